@@ -1,0 +1,59 @@
+# Every target makes what it needs, .venv included; nothing has to be installed by hand first.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# One Dagster instance for the demo, the UI and the command line, beside the data.
+export DAGSTER_HOME ?= $(CURDIR)/.dagster
+
+.PHONY: help install demo dev test test-fast lint format bench lock clean
+
+help: ## Show the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(INSTALLED) ## Install the locked dependencies and this package into .venv
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): requirements.lock pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(DAGSTER_HOME)/dagster.yaml:
+	mkdir -p $(@D)
+	ln -sfn $(CURDIR)/dagster.yaml $@
+
+demo: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## Make a dataset from sample tables, then edit them and watch what is bought
+	$(BIN)/imagepipeline-dagster demo
+
+dev: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## Serve the Dagster UI on http://localhost:3000, sensors and schedules running
+	$(BIN)/dagster dev --port 3000
+
+test: $(INSTALLED) ## Run every test
+	$(BIN)/pytest
+
+test-fast: $(INSTALLED) ## Run the tests that take a moment
+	$(BIN)/pytest -m "not slow"
+
+lint: $(INSTALLED) ## Check style, types and the rules of the house
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(INSTALLED) ## Resolve pyproject.toml anew into requirements.lock
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-emit-index-url --no-emit-find-links --quiet --upgrade \
+		--group dev --extra postgres --output-file requirements.lock pyproject.toml
+
+clean: ## Remove what the targets made, but not the data
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
