@@ -1,0 +1,331 @@
+"""The API's contract: what may be asked, and what an answer says.
+
+Source: the SDXL page of ImagePipeline's API documentation. Whatever the page leaves open (letter
+case, where an error's message stands) is read tolerantly; whatever it states is enforced before a
+request costs money.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, NamedTuple
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+__all__ = [
+    "RANGES",
+    "TASKS",
+    "GenerationRequest",
+    "Image2ImageRequest",
+    "InpaintingRequest",
+    "Job",
+    "JobStatus",
+    "Range",
+    "RequestInvalid",
+    "Task",
+    "Text2ImageRequest",
+    "UnreadableAnswer",
+    "canonical_json",
+    "error_text",
+    "read_job",
+    "request_for",
+    "speaks_of_credits",
+    "speaks_of_safety",
+    "status_path",
+    "submit_path",
+]
+
+
+class Task(StrEnum):
+    """What the API makes a picture from."""
+
+    TEXT2IMAGE = "text2image"
+    IMAGE2IMAGE = "image2image"
+    INPAINTING = "inpainting"
+
+
+TASKS: tuple[str, ...] = tuple(task.value for task in Task)
+
+
+class Range(NamedTuple):
+    """A closed interval of permitted values."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}"
+
+
+RANGES: dict[str, Range] = {
+    "num_inference_steps": Range(1, 100),
+    "strength": Range(0, 1),
+    "samples": Range(1, 4),
+    "guidance_scale": Range(1, 20),
+    # The page asks for 768 or more without a limit; this one only refuses what cannot be meant.
+    "width": Range(1, 8192),
+    "height": Range(1, 8192),
+    # -1 and other negative seeds mean "random" to such models: the picture could not be made again.
+    "seed": Range(0, 2**63 - 1),
+}
+"""The permitted values of each number, both ends included."""
+
+
+class RequestInvalid(ValueError):
+    """A request breaks the contract; `problems` holds one sentence for each broken field."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(problems))
+
+
+def _bounded(field: str, *, whole: bool = False) -> Any:  # noqa: ANN401 - pydantic's own type
+    low, high = RANGES[field]
+    if whole:
+        return Field(strict=True, ge=int(low), le=int(high))
+    return Field(strict=True, ge=low, le=high, allow_inf_nan=False)
+
+
+_Text = Annotated[str, Field(strict=True, min_length=1)]
+
+
+class GenerationRequest(BaseModel):
+    """One call of the API: what is POSTed to `/sdxl/{task}/v1`.
+
+    A field left at None is not sent. Sizes are pixels.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    task: ClassVar[Task]
+
+    model_id: _Text
+    prompt: _Text
+    negative_prompt: Annotated[str, Field(strict=True)] | None = None
+    num_inference_steps: Annotated[int, _bounded("num_inference_steps", whole=True)] | None = None
+    guidance_scale: Annotated[float, _bounded("guidance_scale")] | None = None
+    strength: Annotated[float, _bounded("strength")] | None = None
+    samples: Annotated[int, _bounded("samples", whole=True)] = 1
+    width: Annotated[int, _bounded("width", whole=True)] | None = None
+    height: Annotated[int, _bounded("height", whole=True)] | None = None
+    seed: Annotated[int, _bounded("seed", whole=True)] | None = None
+    embeddings: _Text | None = None
+    safety_checker: Annotated[bool, Field(strict=True)] = True
+    refiner: Annotated[bool, Field(strict=True)] | None = None
+    scheduler: _Text | None = None
+
+    def payload(self) -> dict[str, Any]:
+        """Return the JSON body, without the fields that are None."""
+        return self.model_dump(exclude_none=True)
+
+
+class Text2ImageRequest(GenerationRequest):
+    """A picture from words."""
+
+    task: ClassVar[Task] = Task.TEXT2IMAGE
+
+
+class Image2ImageRequest(GenerationRequest):
+    """A picture from words and a picture; `init_image` is a public link."""
+
+    task: ClassVar[Task] = Task.IMAGE2IMAGE
+
+    init_image: _Text
+
+    @field_validator("init_image")
+    @classmethod
+    def _is_link(cls, value: str) -> str:
+        return _public_link(value)
+
+
+class InpaintingRequest(Image2ImageRequest):
+    """A picture painted anew where `mask_image` (a public link) is white."""
+
+    task: ClassVar[Task] = Task.INPAINTING
+
+    mask_image: _Text
+
+    @field_validator("mask_image")
+    @classmethod
+    def _mask_is_link(cls, value: str) -> str:
+        return _public_link(value)
+
+
+def _public_link(value: str) -> str:
+    if not value.lower().startswith(("http://", "https://")):
+        raise ValueError("must be a public http:// or https:// link")
+    return value
+
+
+_REQUEST_TYPES: dict[Task, type[GenerationRequest]] = {
+    request_type.task: request_type
+    for request_type in (Text2ImageRequest, Image2ImageRequest, InpaintingRequest)
+}
+
+
+def request_for(task: str, parameters: Mapping[str, object]) -> GenerationRequest:
+    """Return the request of `task` with these parameters; None counts as absent.
+
+    Raises:
+        RequestInvalid: with every problem at once, each naming the field, the value and what is
+            permitted.
+    """
+    if task not in TASKS:
+        raise RequestInvalid((f"task: {task!r} is not one of {', '.join(TASKS)}",))
+    given = {name: value for name, value in parameters.items() if value is not None}
+    try:
+        return _REQUEST_TYPES[Task(task)].model_validate(given)
+    except ValidationError as error:
+        problems = tuple(_problem(details, task) for details in error.errors())
+        raise RequestInvalid(problems) from None
+
+
+def _problem(details: ErrorDetails, task: str) -> str:
+    field = str(details["loc"][0])
+    value = details["input"]
+    match details["type"]:
+        case "missing":
+            return f"{field}: is missing, and {task} needs it"
+        case "extra_forbidden":
+            return f"{field}: is not a parameter of {task}"
+        case "string_too_short":
+            return f"{field}: is empty"
+        case "string_type":
+            return f"{field}: {value!r} is not text"
+        case "bool_type":
+            return f"{field}: {value!r} is not true or false"
+        case "value_error":
+            return f"{field}: {value!r} {details['ctx']['error']}"
+        case _ if field in RANGES:
+            kind = "a whole number" if "int" in details["type"] else "a number"
+            what = "is outside" if "than" in details["type"] else f"is not {kind} in"
+            return f"{field}: {value!r} {what} {RANGES[field]}"
+        case _:
+            return f"{field}: {value!r}: {details['msg']}"
+
+
+def canonical_json(value: Mapping[str, object]) -> str:
+    """Return the one spelling of `value`: keys sorted, no blanks, characters as they are."""
+    return json.dumps(
+        value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+    )
+
+
+def submit_path(task: str) -> str:
+    """Return the path that a request of `task` is POSTed to, below the API's base URL."""
+    return f"/sdxl/{quote(task, safe='')}/v1"
+
+
+def status_path(task: str, job_id: str) -> str:
+    """Return the path of a job's status, below the API's base URL."""
+    return f"{submit_path(task)}/status/{quote(job_id, safe='')}"
+
+
+class JobStatus(StrEnum):
+    """Where a job stands."""
+
+    PENDING = "PENDING"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+
+
+_STATUS_WORDS: dict[str, JobStatus] = {
+    "pending": JobStatus.PENDING,
+    "queued": JobStatus.PENDING,
+    "processing": JobStatus.PENDING,
+    "success": JobStatus.SUCCESS,
+    "completed": JobStatus.SUCCESS,
+    "failure": JobStatus.FAILURE,
+    "failed": JobStatus.FAILURE,
+}
+
+
+class Job(BaseModel):
+    """An answer about a job.
+
+    `id` is None where the API finished at once and named none. `word` is the status as it was
+    spelled; where it is not a known one, `status` is PENDING, `known_word` is False, and the job's
+    deadline decides.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    task: Task
+    id: str | None
+    status: JobStatus
+    word: str
+    known_word: bool = True
+    download_urls: tuple[str, ...] = ()
+    error: str | None = None
+
+
+class UnreadableAnswer(ValueError):
+    """An answer that does not follow the contract."""
+
+
+def read_job(answer: object, *, task: str, job_id: str | None = None) -> Job:
+    """Read an answer of the submit or the status endpoint.
+
+    Raises:
+        UnreadableAnswer: when it is no JSON object with a `status`, or is PENDING without an id.
+    """
+    if not isinstance(answer, Mapping) or not isinstance(answer.get("status"), str):
+        raise UnreadableAnswer("the answer is not a JSON object with a status")
+    word = str(answer["status"])
+    status = _STATUS_WORDS.get(word.strip().lower())
+    found_id = next(
+        (str(answer[name]) for name in ("id", "job_id") if isinstance(answer.get(name), str | int)),
+        job_id,
+    )
+    if status in (None, JobStatus.PENDING) and not found_id:
+        raise UnreadableAnswer(f"the job is {word} but the answer names no id")
+    return Job(
+        task=Task(task),
+        id=found_id or None,
+        status=status or JobStatus.PENDING,
+        word=word,
+        known_word=status is not None,
+        download_urls=_links(answer),
+        error=error_text(answer) if status is JobStatus.FAILURE else None,
+    )
+
+
+def _links(answer: Mapping[str, object]) -> tuple[str, ...]:
+    found = answer.get("download_urls") or ()
+    if isinstance(found, str):
+        return (found,)
+    if isinstance(found, list | tuple):
+        return tuple(link for link in found if isinstance(link, str) and link)
+    return ()
+
+
+def error_text(answer: object) -> str:
+    """Return the message of an error answer, wherever the API put it: at most 500 characters."""
+    if not isinstance(answer, Mapping):
+        return "the API gave no message"
+    found = next((answer[name] for name in ("error", "message", "detail") if answer.get(name)), "")
+    text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+    return text[:500] or "the API gave no message"
+
+
+# How the safety checker words a refusal is undocumented: such refusals use these words.
+_SAFETY_WORDS = re.compile(
+    r"nsfw|safety(?!_checker)|unsafe|explicit|content polic|moderation|inappropriate|sexual|nudity",
+    re.IGNORECASE,
+)
+_CREDIT_WORDS = re.compile(r"credit|balance|quota exceeded|payment|billing", re.IGNORECASE)
+
+
+def speaks_of_safety(message: str) -> bool:
+    """Tell whether an error's message says that the safety checker refused."""
+    return _SAFETY_WORDS.search(message) is not None
+
+
+def speaks_of_credits(message: str) -> bool:
+    """Tell whether an error's message says that the account cannot pay."""
+    return _CREDIT_WORDS.search(message) is not None

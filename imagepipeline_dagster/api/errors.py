@@ -1,0 +1,149 @@
+"""What can go wrong at the API, as one tree.
+
+    ImagePipelineError
+    ├── SubmitError                  a POST that created no job, or may have
+    │   ├── Unreachable                it never reached the server: safe to repeat
+    │   ├── Throttled                  429 or 503: refused for now, safe to repeat
+    │   ├── RequestRefused             the input is at fault: repeating it is useless
+    │   ├── RunStopper                 every further request would fail the same way
+    │   │   ├── AccessRefused            the key is wrong or lacks a right
+    │   │   ├── CreditsExhausted         the account cannot pay
+    │   │   └── WrongAddress             something else answers at the base URL
+    │   └── AnswerLost                 it may have been accepted: never repeat it unasked
+    ├── JobError                     carries the job
+    │   ├── JobFailed                  the API says FAILURE
+    │   ├── JobTimedOut                still pending at its deadline
+    │   └── JobNotFound                the API does not know the id
+    ├── StatusUnavailable            the status endpoint gave no usable answer
+    └── DownloadError                carries the link's host, never its query
+        ├── LinkRefused                not http(s), or a private address
+        ├── LinkExpired                the link no longer works: ask the status for a new one
+        ├── ImageTooLarge              more bytes than `max_image_bytes`
+        └── DownloadFailed             interrupted or refused, after every attempt
+
+`Unreachable`, `Throttled`, `AccessRefused`, `CreditsExhausted` and `WrongAddress` are raised by the
+status endpoint too. No error holds the API key: what the server echoes of it is blotted out.
+"""
+
+from __future__ import annotations
+
+from imagepipeline_dagster.api.contract import Job
+
+__all__ = [
+    "AccessRefused",
+    "AnswerLost",
+    "CreditsExhausted",
+    "DownloadError",
+    "DownloadFailed",
+    "ImagePipelineError",
+    "ImageTooLarge",
+    "JobError",
+    "JobFailed",
+    "JobNotFound",
+    "JobTimedOut",
+    "LinkExpired",
+    "LinkRefused",
+    "RequestRefused",
+    "RunStopper",
+    "StatusUnavailable",
+    "SubmitError",
+    "Throttled",
+    "Unreachable",
+    "WrongAddress",
+]
+
+
+class ImagePipelineError(Exception):
+    """Anything that goes wrong at the API."""
+
+
+class SubmitError(ImagePipelineError):
+    """A POST that created no job, or of which nobody knows whether it did."""
+
+
+class Unreachable(SubmitError):
+    """The request never reached the server."""
+
+
+class Throttled(SubmitError):
+    """The server refused for now; `retry_after` is what it asked for, in seconds."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class RequestRefused(SubmitError):
+    """The server refused the input; `filtered` where its words speak of safety."""
+
+    def __init__(self, message: str, *, filtered: bool = False) -> None:
+        super().__init__(message)
+        self.filtered = filtered
+
+
+class RunStopper(SubmitError):
+    """Every further request would fail in the same way."""
+
+
+class AccessRefused(RunStopper):
+    """The API key is wrong or lacks a right."""
+
+
+class CreditsExhausted(RunStopper):
+    """The account cannot pay for more."""
+
+
+class WrongAddress(RunStopper):
+    """What answers at the base URL is not the API."""
+
+
+class AnswerLost(SubmitError):
+    """The POST was sent, and its answer never came or cannot be read."""
+
+
+class JobError(ImagePipelineError):
+    """A job that gave no picture; `job` is its last known state."""
+
+    def __init__(self, message: str, *, job: Job) -> None:
+        super().__init__(message)
+        self.job = job
+
+
+class JobFailed(JobError):
+    """The API says FAILURE; `filtered` where its words speak of safety."""
+
+    def __init__(self, message: str, *, job: Job, filtered: bool = False) -> None:
+        super().__init__(message, job=job)
+        self.filtered = filtered
+
+
+class JobTimedOut(JobError):
+    """The job was still pending at its deadline; it may yet end well."""
+
+
+class JobNotFound(JobError):
+    """The status endpoint does not know the job's id."""
+
+
+class StatusUnavailable(ImagePipelineError):
+    """The status endpoint gave no usable answer."""
+
+
+class DownloadError(ImagePipelineError):
+    """A picture that could not be downloaded."""
+
+
+class LinkRefused(DownloadError):
+    """A link that is not http(s), or that leads to a private address."""
+
+
+class LinkExpired(DownloadError):
+    """A link that no longer works."""
+
+
+class ImageTooLarge(DownloadError):
+    """A picture of more bytes than allowed."""
+
+
+class DownloadFailed(DownloadError):
+    """A download that was interrupted or refused, after every attempt."""
