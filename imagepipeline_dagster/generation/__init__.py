@@ -1,0 +1,13 @@
+"""From a prompt row to stored bytes, in the order of the files below.
+
+- `prompts`: rows validated; `tokens` counts what the model reads of them
+- `seeds`: the seed of a call
+- `planning`: prompts into requests, with keys, reasons and states
+- `ledger`: what was claimed, bought and stored; `ledger_schema` has its tables, and
+  `ledger_writer` commits to it off the event loop
+- `pacing`: when to send, when to ask, when to slow down
+- `purchase`: the plan carried out, from the claim to the finished job
+- `landing`: a finished job's links into stored bytes; `pictures` verifies them
+- `images`: a row of the result
+- `reconciling`: what each prompt set was last requested and built from
+"""

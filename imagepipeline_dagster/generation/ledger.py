@@ -1,0 +1,513 @@
+"""The ledger: what was claimed, bought and stored. A write-ahead log of the purchase.
+
+A request's life, each step committed before the next begins:
+
+    (none) ──claim──> claimed ──job id known──> submitted ──samples stored──> succeeded
+                         │                          └────FAILURE────> failed ──claim──> claimed
+                         ├──the POST provably created no job──> failed (not_sent)
+                         └──its answer was lost, or its process died──> unknown
+
+A claim is atomic and carries its process and a lease, so that two processes never POST the same
+request. Nothing leaves `unknown` by itself.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import socket
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+
+from imagepipeline_dagster.databases import engine_url
+from imagepipeline_dagster.generation.ledger_schema import (
+    attempts,
+    open_ledger_engine,
+    requests,
+    samples,
+    upgrade,
+    uses,
+)
+
+__all__ = [
+    "Claim",
+    "Entry",
+    "Failure",
+    "Ledger",
+    "Owner",
+    "State",
+    "StoredSample",
+    "Use",
+    "upsert",
+]
+
+# Keys in one IN (…): far below every database's limit on bound values.
+_KEYS_AT_ONCE = 500
+
+
+class State(StrEnum):
+    """Where a request stands."""
+
+    CLAIMED = "claimed"
+    SUBMITTED = "submitted"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+class Failure(StrEnum):
+    """Why an attempt gave no picture."""
+
+    NOT_SENT = "not_sent"
+    INPUT_REFUSED = "input_refused"
+    FILTERED = "filtered"
+    MODEL_ERROR = "model_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The process that works on a request. A dead process of this machine holds no lease."""
+
+    name: str
+
+    @classmethod
+    def this_process(cls) -> Owner:
+        """Return a new owner for this process."""
+        return cls(f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:12]}")
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether this owner's process is known to have ended."""
+        host, _, rest = self.name.rpartition("/")[0].rpartition("/")
+        if host != socket.gethostname() or not rest.isdigit():
+            return False
+        try:
+            os.kill(int(rest), 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A request about to be POSTed."""
+
+    request_key: str
+    task: str
+    request: str
+    samples: int
+    embedding_version: str | None
+    endpoint: str
+    emulated: bool
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSample:
+    """What became of one sample of a request; sizes in pixels and bytes.
+
+    `sample_index` is None where fewer links than samples came back: nobody knows which survived.
+    """
+
+    slot: int
+    sample_index: int | None
+    outcome: str
+    stored_at: dt.datetime
+    image_sha256: str | None = None
+    uri: str | None = None
+    format: str | None = None
+    pixel_width: int | None = None
+    pixel_height: int | None = None
+    bytes: int | None = None
+    value_range: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A request as the ledger knows it, with its samples stored so far."""
+
+    request_key: str
+    state: State
+    attempt: int
+    task: str
+    request: str
+    samples: int
+    embedding_version: str | None
+    endpoint: str
+    emulated: bool
+    run_id: str
+    owner: Owner
+    lease_until: dt.datetime
+    claimed_at: dt.datetime
+    job_id: str | None
+    links: tuple[str, ...]
+    submitted_at: dt.datetime | None
+    completed_at: dt.datetime | None
+    failure: Failure | None
+    error: str | None
+    stored: tuple[StoredSample, ...]
+
+    @property
+    def settled(self) -> bool:
+        """Whether every sample has its final outcome: nothing is left to buy or to fetch."""
+        return len(self.stored) >= self.samples
+
+    def is_live(self, now: dt.datetime) -> bool:
+        """Whether a living process works on it."""
+        return (
+            self.state in (State.CLAIMED, State.SUBMITTED)
+            and self.lease_until > now
+            and not self.owner.is_gone
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """A prompt's call and the request that stands for it, with the prompt's row as it was."""
+
+    prompt_id: str
+    call_index: int
+    request_key: str
+    prompt_row: str
+    embedding_row: str | None
+
+
+class Ledger:
+    """The ledger behind a SQLAlchemy URL; its tables are created at the first use.
+
+    Methods that take a connection are the steps of a purchase: they run inside a transaction of
+    the caller, so that many can share a commit.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = engine_url(url)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine, with the ledger's tables in place."""
+        parsed = make_url(self.url)
+        if parsed.get_backend_name() == "sqlite" and parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = open_ledger_engine(self.url)
+        upgrade(engine)
+        return engine
+
+    def close(self) -> None:
+        """Close the connections."""
+        if "engine" in self.__dict__:
+            self.engine.dispose()
+            del self.engine
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Open a transaction that only reads."""
+        with self.engine.connect() as connection:
+            yield connection.execution_options(ledger_reads=True)
+
+    def entries(self, request_keys: Iterable[str]) -> dict[str, Entry]:
+        """Return what is known of these requests, by key; unknown keys are absent."""
+        found: dict[str, Entry] = {}
+        with self.reading() as connection:
+            for keys in _chunks(sorted(set(request_keys))):
+                stored: dict[str, list[StoredSample]] = {}
+                rows = connection.execute(
+                    select(samples)
+                    .where(samples.c.request_key.in_(keys))
+                    .order_by(samples.c.request_key, samples.c.slot)
+                )
+                for row in rows.mappings():
+                    values = {k: v for k, v in row.items() if k != "request_key"}
+                    stored.setdefault(row["request_key"], []).append(StoredSample(**values))
+                for row in connection.execute(
+                    select(requests).where(requests.c.request_key.in_(keys))
+                ).mappings():
+                    found[row["request_key"]] = _entry(
+                        dict(row), tuple(stored.get(row["request_key"], ()))
+                    )
+        return found
+
+    def latest_uses(self, dataset: str, prompt_set: str) -> dict[tuple[str, int], Use]:
+        """Return the request last used by each call of a set, by (prompt id, call index)."""
+        query = (
+            select(uses)
+            .where(uses.c.dataset == dataset, uses.c.prompt_set == prompt_set)
+            .order_by(uses.c.used_at, uses.c.request_key)
+        )
+        with self.reading() as connection:
+            return {
+                (row["prompt_id"], row["call_index"]): Use(
+                    prompt_id=row["prompt_id"],
+                    call_index=row["call_index"],
+                    request_key=row["request_key"],
+                    prompt_row=row["prompt_row"],
+                    embedding_row=row["embedding_row"],
+                )
+                for row in connection.execute(query).mappings()
+            }
+
+    @staticmethod
+    def claim(
+        connection: Connection, claim: Claim, *, owner: Owner, lease_until: dt.datetime, seen: int
+    ) -> bool:
+        """Take the right to POST a request; False where another process has it or had it.
+
+        `seen` is the attempts that the caller knows of: 0 for a request that has no entry, else
+        those of an entry in state failed.
+        """
+        values = {
+            "state": State.CLAIMED,
+            "attempt": seen + 1,
+            "task": claim.task,
+            "request": claim.request,
+            "samples": claim.samples,
+            "embedding_version": claim.embedding_version,
+            "endpoint": claim.endpoint,
+            "emulated": claim.emulated,
+            "run_id": claim.run_id,
+            "owner": owner.name,
+            "lease_until": lease_until,
+            "claimed_at": _now(),
+            "job_id": None,
+            "links": None,
+            "submitted_at": None,
+            "completed_at": None,
+            "failure": None,
+            "error": None,
+        }
+        again = connection.execute(
+            update(requests)
+            .where(
+                requests.c.request_key == claim.request_key,
+                requests.c.state == State.FAILED,
+                requests.c.attempt == seen,
+            )
+            .values(values)
+        )
+        if again.rowcount or seen:
+            return bool(again.rowcount)
+        new = connection.execute(
+            upsert(connection, requests, {"request_key": claim.request_key, **values}, replace=())
+        )
+        return bool(new.rowcount)
+
+    @staticmethod
+    def submitted(
+        connection: Connection,
+        request_key: str,
+        *,
+        owner: Owner,
+        job_id: str | None,
+        links: Sequence[str],
+    ) -> None:
+        """Record that the API took the request, under this job id."""
+        connection.execute(
+            update(requests)
+            .where(
+                requests.c.request_key == request_key,
+                requests.c.owner == owner.name,
+                # A claim that was judged lost while its answer was under way is found again.
+                requests.c.state.in_([State.CLAIMED, State.UNKNOWN]),
+            )
+            .values(
+                state=State.SUBMITTED,
+                job_id=job_id,
+                links=None if job_id else list(links),
+                submitted_at=_now(),
+                error=None,
+            )
+        )
+
+    @staticmethod
+    def resumed(
+        connection: Connection,
+        request_key: str,
+        *,
+        owner: Owner,
+        lease_until: dt.datetime,
+        former: Owner,
+    ) -> bool:
+        """Take over a submitted request from a process that is gone; False where another did."""
+        taken = connection.execute(
+            update(requests)
+            .where(
+                requests.c.request_key == request_key,
+                requests.c.state == State.SUBMITTED,
+                requests.c.owner == former.name,
+            )
+            .values(owner=owner.name, lease_until=lease_until)
+        )
+        return bool(taken.rowcount)
+
+    @staticmethod
+    def stored(connection: Connection, request_key: str, sample: StoredSample) -> None:
+        """Record what became of one sample."""
+        values = {"request_key": request_key, **_values_of(sample)}
+        connection.execute(
+            upsert(connection, samples, values, replace=[k for k in values if k != "slot"])
+        )
+
+    @staticmethod
+    def succeeded(
+        connection: Connection, request_key: str, missing: Iterable[StoredSample] = ()
+    ) -> None:
+        """Record that every sample has its outcome; `missing` are those that never came."""
+        for sample in missing:
+            Ledger.stored(connection, request_key, sample)
+        connection.execute(
+            update(requests)
+            .where(requests.c.request_key == request_key)
+            .values(state=State.SUCCEEDED, completed_at=_now(), error=None)
+        )
+
+    @staticmethod
+    def failed(
+        connection: Connection,
+        request_key: str,
+        failure: Failure,
+        error: str,
+        *,
+        filtered: Iterable[StoredSample] = (),
+    ) -> None:
+        """Record that the attempt provably gave nothing; one that was never sent is not counted.
+
+        `filtered` are the samples, where the safety checker refused them all.
+        """
+        for sample in filtered:
+            Ledger.stored(connection, request_key, sample)
+        found = connection.execute(select(requests).where(requests.c.request_key == request_key))
+        row = found.mappings().one()
+        counted = failure is not Failure.NOT_SENT
+        if counted:
+            attempt = {
+                "request_key": request_key,
+                "attempt": row["attempt"],
+                "job_id": row["job_id"],
+                "run_id": row["run_id"],
+                "submitted_at": row["submitted_at"],
+                "ended_at": _now(),
+                "failure": failure,
+                "error": error,
+            }
+            connection.execute(upsert(connection, attempts, attempt, replace=()))
+        connection.execute(
+            update(requests)
+            .where(requests.c.request_key == request_key)
+            .values(
+                state=State.FAILED,
+                attempt=row["attempt"] if counted else row["attempt"] - 1,
+                completed_at=_now(),
+                failure=failure,
+                error=error,
+            )
+        )
+
+    @staticmethod
+    def unknown(connection: Connection, request_key: str, owner: Owner, error: str) -> None:
+        """Record that nobody knows whether the attempt was bought; only a person may repeat it."""
+        connection.execute(
+            update(requests)
+            .where(requests.c.request_key == request_key, requests.c.owner == owner.name)
+            .values(state=State.UNKNOWN, error=error)
+        )
+
+    @staticmethod
+    def troubled(connection: Connection, request_key: str, error: str) -> None:
+        """Note why a submitted request is not finished; it stays submitted."""
+        connection.execute(
+            update(requests)
+            .where(requests.c.request_key == request_key, requests.c.state == State.SUBMITTED)
+            .values(error=error)
+        )
+
+    @staticmethod
+    def renew(connection: Connection, owner: Owner, *, lease_until: dt.datetime) -> None:
+        """Extend the lease of all that a process works on."""
+        connection.execute(
+            update(requests)
+            .where(
+                requests.c.owner == owner.name,
+                requests.c.state.in_([State.CLAIMED, State.SUBMITTED]),
+            )
+            .values(lease_until=lease_until)
+        )
+
+    @staticmethod
+    def release(connection: Connection, owner: Owner) -> None:
+        """End the lease of all that a process worked on: it works on it no longer."""
+        Ledger.renew(connection, owner, lease_until=_now())
+
+    @staticmethod
+    def used(
+        connection: Connection, dataset: str, prompt_set: str, run_id: str, found: Iterable[Use]
+    ) -> None:
+        """Record which request each of these calls uses now."""
+        for use in found:
+            values = {
+                "dataset": dataset,
+                "prompt_set": prompt_set,
+                "run_id": run_id,
+                "used_at": _now(),
+                **_values_of(use),
+            }
+            connection.execute(
+                upsert(
+                    connection,
+                    uses,
+                    values,
+                    replace=["prompt_row", "embedding_row", "run_id", "used_at"],
+                )
+            )
+
+
+def upsert(
+    connection: Connection, table: Table, values: dict[str, Any], *, replace: Sequence[str]
+) -> Any:  # noqa: ANN401 - one of two dialects' own insert
+    """Return an insert that, where the row exists, sets the columns of `replace` (or nothing)."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table).values(values)
+    key = [column.name for column in table.primary_key]
+    if not replace:
+        return statement.on_conflict_do_nothing(index_elements=key)
+    return statement.on_conflict_do_update(
+        index_elements=key, set_={name: statement.excluded[name] for name in replace}
+    )
+
+
+def _entry(row: dict[str, Any], stored: tuple[StoredSample, ...]) -> Entry:
+    failure = row.pop("failure")
+    return Entry(
+        **{
+            **row,
+            "state": State(row["state"]),
+            "owner": Owner(row["owner"]),
+            "links": tuple(row["links"] or ()),
+            "failure": Failure(failure) if failure else None,
+            "stored": stored,
+        }
+    )
+
+
+def _values_of(record: StoredSample | Use) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__slots__}
+
+
+def _chunks(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(keys), _KEYS_AT_ONCE):
+        yield keys[start : start + _KEYS_AT_ONCE]
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)

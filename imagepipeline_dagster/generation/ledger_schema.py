@@ -1,0 +1,216 @@
+"""The ledger's tables, and how an older ledger becomes a current one.
+
+The engine of a ledger: SQLite in WAL mode with every commit on disk, or PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    select,
+)
+from sqlalchemy.engine import make_url
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from imagepipeline_dagster.databases import engine_url
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "LedgerTooNew",
+    "attempts",
+    "open_ledger_engine",
+    "prompt_sets",
+    "requests",
+    "samples",
+    "upgrade",
+    "uses",
+]
+
+SCHEMA_VERSION = 1
+
+
+class LedgerTooNew(RuntimeError):
+    """The ledger was written by a later version of this package."""
+
+
+class _Utc(TypeDecorator[dt.datetime]):
+    """A moment: UTC without a zone in the database, with one in Python."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> Any:  # noqa: ANN401, ARG002
+        return value and value.astimezone(dt.UTC).replace(tzinfo=None)
+
+    def process_result_value(
+        self,
+        value: Any | None,  # noqa: ANN401 - SQLAlchemy's own signature
+        dialect: Dialect,  # noqa: ARG002
+    ) -> dt.datetime | None:
+        return value and value.replace(tzinfo=dt.UTC)
+
+
+_metadata = MetaData()
+
+version = Table("ledger_version", _metadata, Column("version", Integer, nullable=False))
+
+requests = Table(
+    "ledger_requests",
+    _metadata,
+    Column("request_key", String(64), primary_key=True),
+    Column("state", String(16), nullable=False),
+    # Jobs that were POSTed for this request so far, the current one included.
+    Column("attempt", Integer, nullable=False),
+    Column("task", String(16), nullable=False),
+    Column("request", Text, nullable=False),
+    Column("samples", Integer, nullable=False),
+    Column("embedding_version", Text),
+    Column("endpoint", Text, nullable=False),
+    Column("emulated", Boolean, nullable=False),
+    Column("run_id", Text, nullable=False),
+    # The process that works on it, and until when its word holds.
+    Column("owner", Text, nullable=False),
+    Column("lease_until", _Utc, nullable=False),
+    Column("claimed_at", _Utc, nullable=False),
+    Column("job_id", Text),
+    # Only where a job has no id to ask for them again.
+    Column("links", JSON),
+    Column("submitted_at", _Utc),
+    Column("completed_at", _Utc),
+    Column("failure", String(16)),
+    Column("error", Text),
+    Index("ledger_requests_by_owner", "owner", "state"),
+    Index("ledger_requests_by_state", "state"),
+)
+
+samples = Table(
+    "ledger_samples",
+    _metadata,
+    Column("request_key", String(64), primary_key=True),
+    Column("slot", Integer, primary_key=True),
+    Column("sample_index", Integer),
+    Column("outcome", String(16), nullable=False),
+    Column("image_sha256", String(64), index=True),
+    Column("uri", Text),
+    Column("format", String(8)),
+    Column("pixel_width", Integer),
+    Column("pixel_height", Integer),
+    Column("bytes", Integer),
+    Column("value_range", Integer),
+    Column("stored_at", _Utc, nullable=False),
+    Column("error", Text),
+)
+
+# Attempts that ended without a picture, so that their job ids stay known.
+attempts = Table(
+    "ledger_attempts",
+    _metadata,
+    Column("request_key", String(64), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("job_id", Text),
+    Column("run_id", Text, nullable=False),
+    Column("submitted_at", _Utc),
+    Column("ended_at", _Utc, nullable=False),
+    Column("failure", String(16), nullable=False),
+    Column("error", Text),
+)
+
+# Which prompt asked for which request, with its row as it was: from a picture back to its prompts.
+uses = Table(
+    "ledger_uses",
+    _metadata,
+    Column("dataset", String(200), primary_key=True),
+    Column("prompt_set", Text, primary_key=True),
+    Column("prompt_id", Text, primary_key=True),
+    Column("call_index", Integer, primary_key=True),
+    Column("request_key", String(64), primary_key=True),
+    Column("prompt_row", Text, nullable=False),
+    Column("embedding_row", Text),
+    Column("run_id", Text, nullable=False),
+    Column("used_at", _Utc, nullable=False),
+    Index("ledger_uses_by_key", "request_key"),
+)
+
+prompt_sets = Table(
+    "ledger_prompt_sets",
+    _metadata,
+    Column("dataset", String(200), primary_key=True),
+    Column("prompt_set", Text, primary_key=True),
+    Column("requested_prompts", String(64)),
+    Column("requested_embeddings", String(64)),
+    Column("requested_at", _Utc),
+    # Runs asked for in all: makes each run's key unique.
+    Column("attempt", Integer, nullable=False),
+    Column("retries", Integer, nullable=False),
+    Column("built_content", String(64)),
+    Column("built_at", _Utc),
+    Column("pending", Integer, nullable=False),
+)
+
+
+def open_ledger_engine(url: str) -> Engine:
+    """Return the engine of a ledger; nothing is opened yet."""
+    parsed = make_url(engine_url(url))
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(parsed, pool_pre_ping=True)
+    engine = create_engine(parsed)
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, record: ConnectionPoolEntry) -> None:  # noqa: ANN401, ARG001
+        # The driver's own transactions begin too late to be atomic; ours begin below.
+        connection.isolation_level = None
+        connection.execute("PRAGMA busy_timeout = 30000")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        reads = connection.get_execution_options().get("ledger_reads")
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def upgrade(engine: Engine) -> None:
+    """Create the ledger's tables where there are none, and bring older ones up to date.
+
+    Raises:
+        LedgerTooNew: the tables are of a later version than this package knows.
+    """
+    if inspect(engine).has_table(version.name):
+        with engine.connect().execution_options(ledger_reads=True) as connection:
+            found = connection.execute(select(version.c.version)).scalar_one_or_none()
+        if found == SCHEMA_VERSION:
+            return
+        if found is not None and found > SCHEMA_VERSION:
+            raise LedgerTooNew(
+                f"the ledger has schema version {found}, this package knows {SCHEMA_VERSION}: "
+                "install a later imagepipeline-dagster"
+            )
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":
+            # Two processes may come here at once; CREATE TABLE IF NOT EXISTS alone can collide.
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7190113214)")
+        _metadata.create_all(connection)
+        if connection.execute(select(version.c.version)).first() is None:
+            connection.execute(insert(version).values(version=SCHEMA_VERSION))

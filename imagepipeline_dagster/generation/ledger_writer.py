@@ -1,0 +1,101 @@
+"""Commits to the ledger, grouped and off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+
+import stamina
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import OperationalError
+
+__all__ = ["LedgerWriter"]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+_GROUP = 200
+# A database that restarts or is locked for a while must not cost the job id of a paid picture.
+_PATIENCE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Write(Generic[T]):
+    change: Callable[[Connection], T]
+    done: Future[T] = field(default_factory=Future)
+
+    def __post_init__(self) -> None:
+        # A running future cannot be cancelled: what was handed over is written in any case.
+        self.done.set_running_or_notify_cancel()
+
+
+class LedgerWriter:
+    """One thread that commits what the event loop hands it.
+
+    Whatever waits when a commit ends goes into the next one: no write waits for a timer, and under
+    load many share one commit. `write` returns when its commit is durable.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._waiting: queue.SimpleQueue[_Write[Any] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._waiting.put(None)
+        self._thread.join()
+
+    async def write(
+        self,
+        change: Callable[Concatenate[Connection, P], T],
+        *arguments: P.args,
+        **options: P.kwargs,
+    ) -> T:
+        """Apply `change(connection, …)` in a transaction; return its result once committed."""
+        write = _Write(lambda connection: change(connection, *arguments, **options))
+        self._waiting.put(write)
+        return await asyncio.wrap_future(write.done)
+
+    def _run(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            group = [first]
+            while len(group) < _GROUP and not self._waiting.empty():
+                following = self._waiting.get()
+                if following is None:
+                    self._waiting.put(None)
+                    break
+                group.append(following)
+            self._commit(group)
+
+    def _commit(self, group: list[_Write[Any]]) -> None:
+        try:
+            results = self._apply(group)
+        except Exception as error:  # noqa: BLE001 - handed to whoever waits for the write
+            if len(group) == 1:
+                group[0].done.set_exception(error)
+                return
+            # One bad write must not take the others with it.
+            for write in group:
+                self._commit([write])
+        else:
+            for write, result in zip(group, results, strict=True):
+                write.done.set_result(result)
+
+    @stamina.retry(on=OperationalError, attempts=None, timeout=_PATIENCE_SECONDS)
+    def _apply(self, group: list[_Write[Any]]) -> list[Any]:
+        with self._engine.begin() as connection:
+            return [write.change(connection) for write in group]

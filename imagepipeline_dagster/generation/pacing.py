@@ -1,0 +1,112 @@
+"""When to send, when to ask, when to slow down."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections import defaultdict, deque
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+
+__all__ = ["Brake", "PollClock", "PollTimer"]
+
+_SLOWEST_SECONDS = 20.0
+
+
+@dataclass(slots=True)
+class Brake:
+    """The gaps between POSTs, shared by every task of a run: doubled when the server throttles.
+
+    Without trouble there is none. A 429 or 503 stops every sender for what Retry-After says (else
+    for a growing pause) and doubles the usual gap; each accepted request then takes a twentieth
+    off it.
+    """
+
+    _gap: float = field(default=0.0, init=False)
+    _pause: float = field(default=0.25, init=False)
+    _next_send: float = field(default=0.0, init=False)
+    _last_send: float = field(default=0.0, init=False)
+    _usual_gap: float = field(default=0.0, init=False)
+
+    async def turn(self) -> None:
+        """Wait for the next moment to send."""
+        # Another sender's refusal may have moved the moment while this one slept.
+        while (seconds := self._next_send - time.monotonic()) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(seconds)
+        now = time.monotonic()
+        if self._last_send:
+            self._usual_gap += 0.1 * (min(now - self._last_send, 1.0) - self._usual_gap)
+        self._last_send = now
+        self._next_send = now + self._gap
+
+    def throttled(self, retry_after: float | None) -> None:
+        """Slow every sender down: the server refused a request for now."""
+        now = time.monotonic()
+        pause = self._pause if retry_after is None else retry_after
+        # One refusal speaks for all that were sent in the same moment.
+        if self._next_send - now < pause / 2:
+            self._gap = min(2 * max(self._gap, self._usual_gap, 0.01), _SLOWEST_SECONDS)
+            self._pause = min(2 * self._pause, _SLOWEST_SECONDS)
+        self._next_send = max(self._next_send, now + pause)
+
+    def accepted(self) -> None:
+        """Speed up again, a little: the server took a request."""
+        self._pause = max(self._pause / 2, 0.25)
+        self._gap = self._gap * 0.95 if self._gap > 0.001 else 0.0
+
+
+class PollClock:
+    """Learns how long jobs of a shape take, so that the first poll comes when one is likely done.
+
+    The rule is measured (400 jobs of about a second): the first poll at the median of the last 64
+    latencies, then steps of a tenth of it, each a quarter longer than the one before.
+    """
+
+    def __init__(self, *, poll_min_seconds: float, poll_max_seconds: float) -> None:
+        self._poll_min = poll_min_seconds
+        self._poll_max = poll_max_seconds
+        self._latencies: dict[Hashable, deque[float]] = defaultdict(lambda: deque(maxlen=64))
+
+    def timer(self, shape: Hashable) -> PollTimer:
+        """Return the pauses before each poll of a job that was just accepted."""
+        known = self._latencies[shape]
+        if not known:
+            return PollTimer(self._poll_min, self._poll_min, self._poll_max)
+        usual = statistics.median(known)
+        return PollTimer(usual, max(0.1 * usual, 0.01), self._poll_max)
+
+    def learn(self, shape: Hashable, timer: PollTimer) -> None:
+        """Take in that the timer's job was found done at its last poll."""
+        if timer.polls:
+            self._latencies[shape].append(timer.estimated_latency())
+
+
+class PollTimer:
+    """The pauses before each poll of one job, in seconds; remembers what they amount to."""
+
+    def __init__(self, first: float, step: float, longest: float) -> None:
+        self._step = min(step, longest)
+        self._next = first
+        self._longest = longest
+        self._last_pause = 0.0
+        self._started = time.monotonic()
+        self.polls = 0
+
+    def __iter__(self) -> Iterator[float]:
+        return self
+
+    def __next__(self) -> float:
+        self._last_pause = self._next
+        self._next, self._step = self._step, min(1.25 * self._step, self._longest)
+        self.polls += 1
+        return self._last_pause
+
+    def estimated_latency(self) -> float:
+        """Return how long the job took, as well as the polls can tell, in seconds.
+
+        A first poll that finds the job done only bounds its latency from above; without the
+        discount the estimate would only ever grow.
+        """
+        elapsed = time.monotonic() - self._started
+        return 0.94 * elapsed if self.polls == 1 else elapsed - self._last_pause / 2

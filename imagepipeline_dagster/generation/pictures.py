@@ -1,0 +1,75 @@
+"""What came as a picture, verified: decoded once, and measured from that."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+
+from PIL import Image
+
+from imagepipeline_dagster.previews import thumbnail
+
+__all__ = ["FORMATS", "Picture", "Undecodable", "read_picture"]
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+"""The formats that are accepted, as Pillow names them."""
+
+MAX_PIXELS = 8192 * 8192
+"""The largest picture that is decoded; a header that promises more is a decompression bomb."""
+
+
+class Undecodable(ValueError):
+    """The bytes are no picture that can be used; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture's evidence. Sizes in pixels; `thumbnail` is WebP of at most 128 pixels.
+
+    `value_range` is the largest difference between two values of a channel, 0 to 255.
+    """
+
+    sha256: str
+    format: str
+    width: int
+    height: int
+    value_range: int
+    thumbnail: bytes
+
+
+def read_picture(data: bytes) -> Picture:
+    """Decode a picture and measure it.
+
+    Raises:
+        Undecodable: it is of no accepted format, animated, truncated, corrupt or far too large.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow's own limit is a warning; ours is below, in pixels, and an error.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Undecodable(f"{image.width} x {image.height} pixels are too many")
+                if getattr(image, "n_frames", 1) > 1:
+                    raise Undecodable("it is animated")
+                image.load()
+                picture_format = str(image.format)
+                flat = image if image.mode in ("L", "RGB") else image.convert("RGB")
+    except Undecodable:
+        raise
+    except Exception as error:
+        raise Undecodable(
+            f"{len(data):,} bytes do not decode as a picture: {type(error).__name__}"
+        ) from error
+    extrema = flat.getextrema()
+    bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
+    return Picture(
+        sha256=hashlib.sha256(data).hexdigest(),
+        format=picture_format,
+        width=flat.width,
+        height=flat.height,
+        value_range=max(int(high) - int(low) for low, high in bands),
+        thumbnail=thumbnail(flat),
+    )

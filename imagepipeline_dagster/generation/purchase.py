@@ -1,0 +1,499 @@
+"""The plan carried out: each call claimed, POSTed, waited for and brought home.
+
+A purchase goes in rounds. A round reads what the ledger says of every call, and works off what can
+be done: buys what is to buy, resumes by job id what an earlier process left behind. It ends when
+nothing is left that this run can do; what another living process works on is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from imagepipeline_dagster.api.client import ImagePipelineClient
+from imagepipeline_dagster.api.contract import Job, JobStatus, Task, request_for
+from imagepipeline_dagster.api.errors import (
+    AnswerLost,
+    ImagePipelineError,
+    JobFailed,
+    JobNotFound,
+    RequestRefused,
+    RunStopper,
+    Throttled,
+    Unreachable,
+)
+from imagepipeline_dagster.generation.landing import Landing, filtered_sample
+from imagepipeline_dagster.generation.ledger import (
+    Claim,
+    Entry,
+    Failure,
+    Ledger,
+    Owner,
+    State,
+    Use,
+)
+from imagepipeline_dagster.generation.ledger_writer import LedgerWriter
+from imagepipeline_dagster.generation.pacing import PollClock, PollTimer
+from imagepipeline_dagster.generation.planning import PlannedRequest, PlanState, plan_state
+from imagepipeline_dagster.generation.prompts import Prompt
+from imagepipeline_dagster.storage import Storage
+
+__all__ = ["Progress", "Purchase", "PurchaseReport", "PurchaseSettings"]
+
+_WAIT_FOR_OTHERS_SECONDS = 0.5
+_THROTTLED_ROUNDS = 5
+# A run that is told to end has ten seconds.
+_GRACE_SECONDS = 7.0
+_CLEANUP_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PurchaseSettings:
+    """How a purchase is carried out; times in seconds."""
+
+    max_in_flight: int = 16
+    job_timeout_seconds: float = 900.0
+    poll_min_seconds: float = 0.5
+    poll_max_seconds: float = 10.0
+    lease_seconds: float = 60.0
+    progress_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a purchase has come, in images; `rate` is images a second, `eta` seconds."""
+
+    done: int
+    total: int
+    failed: int
+    in_flight: int
+    rate: float
+    eta: float | None
+
+    def __str__(self) -> str:
+        eta = f", about {self.eta:.0f} s left" if self.eta is not None else ""
+        return (
+            f"{self.done}/{self.total} images, {self.rate:.1f} images/s{eta}, "
+            f"{self.in_flight} jobs in flight, {self.failed} failed"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PurchaseReport:
+    """What a purchase came to.
+
+    `posts` are the API calls that created a job. `stopper` is what made it stop submitting before
+    the plan was carried out.
+    """
+
+    posts: int
+    resumed: int
+    seconds: float
+    stopper: Exception | None
+
+
+class Purchase:
+    """One run's purchase of one prompt set's plan.
+
+    Args:
+        plan: the calls; a request that stands twice is bought once.
+        prompts: the rows that the calls come from, kept beside them in the ledger.
+        dataset: the name of the dataset that asks.
+        run_id: of the Dagster run.
+        open_client: opens the API's client.
+        emulated: whether the emulator answers.
+        on_progress: called every few seconds, from another thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        plan: Sequence[PlannedRequest],
+        prompts: Sequence[Prompt],
+        dataset: str,
+        run_id: str,
+        ledger: Ledger,
+        storage: Storage,
+        open_client: Callable[[], AbstractAsyncContextManager[ImagePipelineClient]],
+        emulated: bool,
+        settings: PurchaseSettings,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+    ) -> None:
+        self._calls = {call.request_key: call for call in plan}
+        self._uses = _uses_by_key(plan, prompts)
+        self._prompt_set = plan[0].prompt_set if plan else ""
+        self._dataset = dataset
+        self._run_id = run_id
+        self._ledger = ledger
+        self._storage = storage
+        self._open_client = open_client
+        self._emulated = emulated
+        self._settings = settings
+        self._on_progress = on_progress
+        self._owner = Owner.this_process()
+        self._polls = PollClock(
+            poll_min_seconds=settings.poll_min_seconds, poll_max_seconds=settings.poll_max_seconds
+        )
+        self._stopper: Exception | None = None
+        self._interrupted = False
+        self._given_up: set[str] = set()
+        self._throttled: Counter[str] = Counter()
+        self._defect: Exception | None = None
+        self._in_flight = 0
+        self._posting = 0
+        self._posts = 0
+        self._resumed = 0
+        self._done = 0
+        self._failed = 0
+
+    def carry_out(self) -> PurchaseReport:
+        """Carry the plan out and return what came of it.
+
+        The event loop runs in a thread of its own, so that an interruption of this one (a person
+        ends the run, or SIGTERM) lets what is under way come to its end: nothing more is sent, and
+        every job id is kept. The interruption is raised again afterwards.
+        """
+        loop = asyncio.new_event_loop()
+        outcome: list[PurchaseReport | BaseException] = []
+
+        def work() -> None:
+            try:
+                with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                    outcome.append(runner.run(self._carry_out()))
+            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+                outcome.append(error)
+
+        thread = threading.Thread(target=work, name="purchase", daemon=True)
+        thread.start()
+        try:
+            thread.join()
+        except BaseException:
+            self._interrupted = True
+            self._let_posts_end(until=time.monotonic() + _GRACE_SECONDS)
+            with contextlib.suppress(RuntimeError):  # the loop may have ended by itself
+                loop.call_soon_threadsafe(_cancel_all, loop)
+            thread.join(_CLEANUP_SECONDS)
+            raise
+        if isinstance(outcome[0], BaseException):
+            raise outcome[0]
+        return outcome[0]
+
+    def _let_posts_end(self, *, until: float) -> None:
+        """Wait for the answers to POSTs that are under way: each may name a job that is paid."""
+        while self._posting and time.monotonic() < until:
+            time.sleep(0.02)
+
+    async def _carry_out(self) -> PurchaseReport:
+        started = time.monotonic()
+        with (
+            LedgerWriter(self._ledger.engine) as self._writer,
+            ThreadPoolExecutor(max(2, os.cpu_count() or 2), "pictures") as executor,
+        ):
+            async with self._open_client() as self._client:
+                self._landing = Landing(
+                    client=self._client,
+                    writer=self._writer,
+                    storage=self._storage,
+                    executor=executor,
+                )
+                attendants = [
+                    asyncio.create_task(self._keep_lease()),
+                    asyncio.create_task(self._report_progress()),
+                ]
+                try:
+                    await self._rounds()
+                finally:
+                    for attendant in attendants:
+                        attendant.cancel()
+                    await self._writer.write(Ledger.release, self._owner)
+        if self._defect is not None:
+            raise self._defect
+        return PurchaseReport(
+            posts=self._posts,
+            resumed=self._resumed,
+            seconds=time.monotonic() - started,
+            stopper=self._stopper,
+        )
+
+    async def _rounds(self) -> None:
+        first = True
+        while not self._interrupted:
+            entries = await asyncio.to_thread(self._ledger.entries, self._calls)
+            if first:
+                await self._note_uses(entries)
+                first = False
+            self._done = sum(len(entry.stored) for entry in entries.values())
+            work, others = await self._sort(entries)
+            if work:
+                await self._work_off(work)
+            elif others:
+                await asyncio.sleep(_WAIT_FOR_OTHERS_SECONDS)
+            else:
+                return
+
+    async def _note_uses(self, entries: Mapping[str, Entry]) -> None:
+        """Record which calls use requests that need no claim: the others are noted at theirs."""
+        latest = await asyncio.to_thread(self._ledger.latest_uses, self._dataset, self._prompt_set)
+        changed = [
+            use
+            for key in entries
+            for use in self._uses[key]
+            if latest.get((use.prompt_id, use.call_index)) != use
+        ]
+        if changed:
+            await self._writer.write(self._use, changed)
+
+    def _use(self, connection: Connection, uses: Sequence[Use]) -> None:
+        Ledger.used(connection, self._dataset, self._prompt_set, self._run_id, uses)
+
+    async def _sort(
+        self, entries: Mapping[str, Entry]
+    ) -> tuple[list[tuple[PlannedRequest, Entry | None]], bool]:
+        """Return the calls that this run can work on, and whether others are being worked on."""
+        now = dt.datetime.now(dt.UTC)
+        work: list[tuple[PlannedRequest, Entry | None]] = []
+        others = False
+        for key, call in self._calls.items():
+            entry = entries.get(key)
+            state = plan_state(entry)
+            if key in self._given_up or state not in (PlanState.TO_BUY, PlanState.IN_FLIGHT):
+                continue
+            if entry and entry.owner != self._owner and entry.is_live(now):
+                others = True
+            elif entry and entry.state is State.CLAIMED:
+                lost = "its process ended between the claim and the answer; it may have been bought"
+                await self._writer.write(Ledger.unknown, key, entry.owner, lost)
+            elif state is PlanState.IN_FLIGHT or self._stopper is None:
+                work.append((call, entry))
+        return work, others
+
+    async def _work_off(self, work: Sequence[tuple[PlannedRequest, Entry | None]]) -> None:
+        """Work on all calls, `max_in_flight` jobs at a time; landing takes no job's place."""
+        places = asyncio.Semaphore(self._settings.max_in_flight)
+        tasks: set[asyncio.Task[None]] = set()
+        try:
+            for call, entry in work:
+                await places.acquire()
+                if self._interrupted or (self._stopper and plan_state(entry) is PlanState.TO_BUY):
+                    places.release()
+                    continue
+                task = asyncio.create_task(self._buy(call, entry, places))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+                while len(tasks) >= 2 * self._settings.max_in_flight + 16:
+                    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            while tasks:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _buy(
+        self, call: PlannedRequest, entry: Entry | None, places: asyncio.Semaphore
+    ) -> None:
+        key = call.request_key
+        try:
+            try:
+                self._in_flight += 1
+                job = await self._finished_job(call, entry)
+            finally:
+                self._in_flight -= 1
+                places.release()
+            if job is not None:
+                stored = entry.stored if entry else ()
+                await self._landing.land(key, job, samples=call.samples, stored=stored)
+                self._done += call.samples
+        except JobFailed as error:
+            failure = Failure.FILTERED if error.filtered else Failure.MODEL_ERROR
+            await self._fail(call, failure, str(error))
+        except JobNotFound as error:
+            await self._writer.write(Ledger.unknown, key, self._owner, str(error))
+            self._failed += call.samples
+        except (ImagePipelineError, OSError) as error:
+            # The job is bought and its id is known: the next run asks for it again.
+            self._given_up.add(key)
+            self._failed += call.samples
+            if isinstance(error, RunStopper | OSError):
+                self._stopper = self._stopper or error
+            trouble = f"{type(error).__name__}: {error}"
+            await self._writer.write(Ledger.troubled, key, trouble)
+        except Exception as error:  # noqa: BLE001 - raised once what is under way has ended
+            self._defect = self._stopper = error
+            self._given_up.add(key)
+
+    async def _finished_job(self, call: PlannedRequest, entry: Entry | None) -> Job | None:
+        """Return the call's job once it has succeeded; None where no job came about."""
+        shape = _shape(call)
+        timeout = self._settings.job_timeout_seconds
+        if entry is not None and plan_state(entry) is PlanState.IN_FLIGHT:
+            job = await self._resume(call, entry)
+            timer = PollTimer(0.0, self._settings.poll_min_seconds, self._settings.poll_max_seconds)
+            if job is None:
+                return None
+            if entry.submitted_at is not None:
+                age = (dt.datetime.now(dt.UTC) - entry.submitted_at).total_seconds()
+                timeout = max(timeout - age, min(timeout, 30.0))
+        else:
+            job = await self._submit(call, entry)
+            timer = self._polls.timer(shape)
+            if job is None:
+                return None
+        finished = await self._client.wait(job, timeout=timeout, delays=timer)
+        if entry is None:
+            self._polls.learn(shape, timer)
+        return finished
+
+    async def _resume(self, call: PlannedRequest, entry: Entry) -> Job | None:
+        if entry.owner != self._owner:
+            taken = await self._writer.write(
+                Ledger.resumed,
+                call.request_key,
+                owner=self._owner,
+                lease_until=self._lease_until(),
+                former=entry.owner,
+            )
+            if not taken:
+                return None
+            self._resumed += 1
+        has_links = bool(entry.links)
+        return Job(
+            task=Task(call.task),
+            id=entry.job_id,
+            status=JobStatus.SUCCESS if has_links else JobStatus.PENDING,
+            word="resumed",
+            download_urls=entry.links,
+        )
+
+    async def _submit(self, call: PlannedRequest, entry: Entry | None) -> Job | None:
+        """Claim a call, POST it and record its job; None where no job came about."""
+        key = call.request_key
+        claim = Claim(
+            request_key=key,
+            task=call.task,
+            request=call.request,
+            samples=call.samples,
+            embedding_version=call.embedding_version,
+            endpoint=self._client.endpoint(call.task),
+            emulated=self._emulated,
+            run_id=self._run_id,
+        )
+        seen = entry.attempt if entry else 0
+        if not await self._writer.write(self._claim, claim, seen):
+            return None
+        try:
+            self._posting += 1
+            job = await self._client.submit(request_for(call.task, _parameters(call)))
+            self._posts += 1
+            await self._writer.write(
+                Ledger.submitted, key, owner=self._owner, job_id=job.id, links=job.download_urls
+            )
+        except RequestRefused as error:
+            failure = Failure.FILTERED if error.filtered else Failure.INPUT_REFUSED
+            await self._fail(call, failure, str(error))
+            return None
+        except AnswerLost as error:
+            self._failed += call.samples
+            await self._writer.write(Ledger.unknown, key, self._owner, str(error))
+            return None
+        except Throttled as error:
+            self._throttled[key] += 1
+            if self._throttled[key] >= _THROTTLED_ROUNDS:
+                self._given_up.add(key)
+            await self._fail(call, Failure.NOT_SENT, str(error))
+            return None
+        except (Unreachable, RunStopper) as error:
+            self._stopper = self._stopper or error
+            await self._fail(call, Failure.NOT_SENT, str(error))
+            return None
+        finally:
+            self._posting -= 1
+        return job
+
+    def _claim(self, connection: Connection, claim: Claim, seen: int) -> bool:
+        taken = Ledger.claim(
+            connection, claim, owner=self._owner, lease_until=self._lease_until(), seen=seen
+        )
+        self._use(connection, self._uses[claim.request_key])
+        return taken
+
+    async def _fail(self, call: PlannedRequest, failure: Failure, error: str) -> None:
+        if failure is not Failure.NOT_SENT:
+            self._failed += call.samples
+        held_back = call.samples if failure is Failure.FILTERED else 0
+        await self._writer.write(
+            Ledger.failed,
+            call.request_key,
+            failure,
+            error,
+            filtered=[filtered_sample(slot, error) for slot in range(held_back)],
+        )
+
+    def _lease_until(self) -> dt.datetime:
+        return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self._settings.lease_seconds)
+
+    async def _keep_lease(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease_seconds / 3)
+            await self._writer.write(Ledger.renew, self._owner, lease_until=self._lease_until())
+
+    async def _report_progress(self) -> None:
+        total = sum(call.samples for call in self._calls.values())
+        started, at_first = time.monotonic(), self._done
+        while True:
+            await asyncio.sleep(self._settings.progress_seconds)
+            rate = (self._done - at_first) / (time.monotonic() - started)
+            progress = Progress(
+                done=self._done,
+                total=total,
+                failed=self._failed,
+                in_flight=self._in_flight,
+                rate=rate,
+                eta=(total - self._done) / rate if rate > 0 else None,
+            )
+            await asyncio.to_thread(self._on_progress, progress)
+
+
+def _uses_by_key(plan: Sequence[PlannedRequest], prompts: Sequence[Prompt]) -> dict[str, list[Use]]:
+    rows = {prompt.prompt_id: prompt for prompt in prompts}
+    uses: dict[str, list[Use]] = {}
+    for call in plan:
+        prompt = rows[call.prompt_id]
+        use = Use(
+            prompt_id=call.prompt_id,
+            call_index=call.call_index,
+            request_key=call.request_key,
+            prompt_row=prompt.prompt_row,
+            embedding_row=prompt.embedding_row,
+        )
+        uses.setdefault(call.request_key, []).append(use)
+    return uses
+
+
+def _parameters(call: PlannedRequest) -> dict[str, Any]:
+    parameters: dict[str, Any] = json.loads(call.request)
+    return parameters
+
+
+def _shape(call: PlannedRequest) -> tuple[object, ...]:
+    """Return what jobs that take about equally long have in common."""
+    parameters = _parameters(call)
+    names = ("model_id", "num_inference_steps", "width", "height", "refiner", "samples")
+    return (call.task, *(parameters.get(name) for name in names))
+
+
+def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    for task in asyncio.all_tasks(loop):
+        task.cancel()

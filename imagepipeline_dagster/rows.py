@@ -1,0 +1,139 @@
+"""A stage's table as dataclasses, Arrow tables and data frames: one definition of its columns.
+
+The dataclass is the definition. Each field is `str`, `int`, `float`, `bool` or `datetime` (UTC),
+or one of these or None; its column's description is the field's `metadata["description"]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterable, Set
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    from _typeshed import DataclassInstance
+
+__all__ = ["arrow_schema", "arrow_table", "column", "content_hash", "frame_of", "rows_of"]
+
+RowT = TypeVar("RowT", bound="DataclassInstance")
+
+
+def column(description: str, **options: Any) -> Any:  # noqa: ANN401 - dataclasses.field's own types
+    """Return a dataclass field with the description of its column."""
+    return dataclasses.field(metadata={"description": description}, **options)
+
+
+@cache
+def _field_types(row_type: type[DataclassInstance]) -> dict[str, tuple[type, bool]]:
+    """Map each field to its plain type and whether None is allowed."""
+    found = {}
+    for name, hint in typing.get_type_hints(row_type).items():
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        plain = [option for option in options if option is not type(None)]
+        found[name] = (plain[0], len(options) > len(plain))
+    return found
+
+
+@cache
+def arrow_schema(row_type: type[DataclassInstance]) -> pa.Schema:
+    """Return the Arrow schema of a row type: UTF-8 text, 64-bit numbers, UTC microseconds."""
+    import pyarrow as pa
+
+    arrow_types: dict[type, pa.DataType] = {
+        str: pa.string(),
+        int: pa.int64(),
+        float: pa.float64(),
+        bool: pa.bool_(),
+        dt.datetime: pa.timestamp("us", tz="UTC"),
+    }
+    columns = _field_types(row_type)
+    return pa.schema(
+        [
+            pa.field(
+                field.name,
+                next(arrow for plain, arrow in arrow_types.items() if plain in _plain_bases(of)),
+                nullable=nullable,
+                metadata={"description": str(field.metadata.get("description", ""))},
+            )
+            for field in dataclasses.fields(row_type)
+            for of, nullable in [columns[field.name]]
+        ]
+    )
+
+
+def _plain_bases(of: type) -> tuple[type, ...]:
+    # bool is an int, and a StrEnum a str: the most specific column type wins.
+    return (bool,) if of is bool else of.__mro__
+
+
+def arrow_table(rows: Iterable[RowT], row_type: type[RowT]) -> pa.Table:
+    """Return the rows as an Arrow table with the row type's schema, also when there are none.
+
+    Raises:
+        ValueError: when a row has None where the row type has no None.
+    """
+    import pyarrow as pa
+
+    listed = list(rows)
+    names = [field.name for field in dataclasses.fields(row_type)]
+    columns = {name: [getattr(row, name) for row in listed] for name in names}
+    table = pa.table(columns, schema=arrow_schema(row_type))
+    for field in table.schema:
+        # Arrow itself notices only when the table is written or read again, far from the cause.
+        if not field.nullable and table.column(field.name).null_count:
+            raise ValueError(f"{field.name} is never null, but a row has none")
+    return table
+
+
+def frame_of(rows: Iterable[RowT], row_type: type[RowT]) -> pd.DataFrame:
+    """Return the rows as a data frame with nullable column types."""
+    import pandas as pd
+    import pyarrow as pa
+
+    nullable: dict[pa.DataType, Any] = {
+        pa.string(): pd.StringDtype(),
+        pa.int64(): pd.Int64Dtype(),
+        pa.float64(): pd.Float64Dtype(),
+        pa.bool_(): pd.BooleanDtype(),
+    }
+    return arrow_table(rows, row_type).to_pandas(types_mapper=nullable.get)
+
+
+def rows_of(frame: pd.DataFrame, row_type: type[RowT]) -> list[RowT]:
+    """Return a data frame's rows; columns that the row type does not know are left out."""
+    import pyarrow as pa
+
+    schema = arrow_schema(row_type)
+    table = pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False)
+    columns = [table.column(name).to_pylist() for name in schema.names]
+    return [
+        row_type(**dict(zip(schema.names, values, strict=True)))
+        for values in zip(*columns, strict=True)
+    ]
+
+
+def content_hash(rows: Iterable[DataclassInstance], *, leave_out: Set[str]) -> str:
+    """Return a hash of what the rows say, whatever their order: 32 hex digits.
+
+    `leave_out` names the fields that are circumstance, not content.
+    """
+    texts = sorted(
+        json.dumps(
+            [
+                [field.name, getattr(row, field.name)]
+                for field in dataclasses.fields(row)
+                if field.name not in leave_out
+            ],
+            default=str,
+        )
+        for row in rows
+    )
+    return hashlib.blake2b("\n".join(texts).encode("ascii"), digest_size=16).hexdigest()
