@@ -1,0 +1,104 @@
+"""Stage tables between assets: Parquet on the storage, a file a partition."""
+
+# No postponed annotations here: Dagster reads a resource's dependencies from the types themselves.
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import dagster as dg
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from imagepipeline_dagster.resources import StorageResource
+from imagepipeline_dagster.storage import ObjectMissing, Storage
+from imagepipeline_dagster.tables.names import path_part
+
+__all__ = ["ParquetIOManager"]
+
+
+class ParquetIOManager(dg.ConfigurableIOManager):
+    """Stores data frames and Arrow tables as Parquet, and hands them on as data frames.
+
+    A table is at `<asset key>/<partition>.parquet`, or `<asset key>.parquet` without partitions,
+    with the partition quoted into one safe path part. An Arrow table keeps its schema and the
+    descriptions of its columns; a data frame's index is not stored. A data frame that comes back
+    has nullable column types, and UTC where a timestamp was stored so.
+    """
+
+    storage: dg.ResourceDependency[StorageResource]
+
+    def handle_output(self, context: dg.OutputContext, obj: pd.DataFrame | pa.Table | None) -> None:
+        """Store an asset's table in place of the former one; None stores nothing.
+
+        Raises:
+            TypeError: when the asset returned neither a table nor None.
+        """
+        if obj is None:
+            return
+        if isinstance(obj, pd.DataFrame):
+            obj = pa.Table.from_pandas(obj, preserve_index=False)
+        elif not isinstance(obj, pa.Table):
+            raise TypeError(
+                f"{context.asset_key.to_user_string()} returned a {type(obj).__name__}: "
+                "return a pandas.DataFrame or a pyarrow.Table"
+            )
+        encoded = io.BytesIO()
+        pq.write_table(obj, encoded, compression="zstd")
+        partition = context.partition_key if context.has_partition_key else None
+        uri = self.storage.open().write(_path(context.asset_key, partition), encoded.getvalue())
+        context.add_output_metadata({"dagster/uri": uri})
+
+    def load_input(self, context: dg.InputContext) -> pd.DataFrame | dict[str, pd.DataFrame]:
+        """Return the table that an asset stored.
+
+        In a run of one partition that is the data frame of the partition asked for; in a run
+        without one, a data frame for each partition that has been materialized, by its key.
+
+        Raises:
+            ObjectMissing: when the table was not materialized yet.
+        """
+        storage = self.storage.open()
+        if not context.has_asset_partitions:
+            return _load(storage, context.asset_key, None)
+        partitions = context.asset_partition_keys
+        if context.has_partition_key and len(partitions) == 1:
+            return _load(storage, context.asset_key, partitions[0])
+        return _load_materialized(storage, context.asset_key, partitions)
+
+
+def _path(asset_key: dg.AssetKey, partition: str | None) -> str:
+    folder = "/".join(asset_key.path)
+    return f"{folder}.parquet" if partition is None else f"{folder}/{path_part(partition)}.parquet"
+
+
+def _load(storage: Storage, asset_key: dg.AssetKey, partition: str | None) -> pd.DataFrame:
+    path = _path(asset_key, partition)
+    try:
+        data = storage.read(path)
+    except ObjectMissing:
+        which = "" if partition is None else f", partition {partition!r},"
+        raise ObjectMissing(
+            f"{asset_key.to_user_string()}{which} has no table at {storage.uri_of(path)}: "
+            "materialize it first"
+        ) from None
+    return pd.read_parquet(io.BytesIO(data), dtype_backend="numpy_nullable")
+
+
+def _load_materialized(
+    storage: Storage, asset_key: dg.AssetKey, partitions: Sequence[str]
+) -> dict[str, pd.DataFrame]:
+    def load(partition: str) -> pd.DataFrame | None:
+        try:
+            return _load(storage, asset_key, partition)
+        except ObjectMissing:
+            return None
+
+    # A bucket answers each read after tens of milliseconds: ask for many at once.
+    with ThreadPoolExecutor(8) as threads:
+        frames = threads.map(load, partitions)
+        return {
+            partition: frame
+            for partition, frame in zip(partitions, frames, strict=True)
+            if frame is not None
+        }

@@ -1,0 +1,218 @@
+"""Thumbnails and contact sheets: small enough to travel inside an event's metadata.
+
+A sheet goes into Markdown as a `data:` picture, so its size is a budget in bytes and not a wish.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+__all__ = ["Tile", "contact_sheet", "markdown_picture", "thumbnail"]
+
+
+def thumbnail(image: Image.Image, *, side: int = 128) -> bytes:
+    """Return a picture's thumbnail as WebP; transparency becomes white.
+
+    Args:
+        image: the decoded picture, in any mode; it stays as it is.
+        side: longest side of the thumbnail, in pixels. A smaller picture keeps its size.
+    """
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    scale = min(1.0, side / max(image.size))
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    small = image.convert(mode).resize(size, Image.Resampling.LANCZOS, reducing_gap=2)
+    if mode == "RGBA":
+        white = Image.new("RGBA", size, "white")
+        small = Image.alpha_composite(white, small).convert("RGB")
+    return _webp(small, quality=80)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """One picture of a contact sheet.
+
+    Attributes:
+        thumbnail: an encoded picture; None draws a grey box that says `mark`.
+        caption: one line below the picture, in any script and of any length.
+        mark: a verdict or a reason, as 'rejected: blank'. Its first word gives the colour.
+        blurred: whether the picture is shown as a blur that nothing can be read from.
+    """
+
+    thumbnail: bytes | None
+    caption: str
+    mark: str | None = None
+    blurred: bool = False
+
+
+_MOST_TILES = 64
+_QUALITIES = (80, 70, 60, 50, 40, 30)
+
+_GAP = 6
+_BAR_HEIGHT = 15
+_CAPTION_HEIGHT = 17
+_FONT_SIZE = 12
+
+_SHEET_COLOUR = "#ffffff"
+_MAT_COLOUR = "#e3e6eb"
+_TEXT_COLOUR = "#2b3440"
+_MARK_COLOURS = {"kept": "#1f7a4d", "rejected": "#b3261e", "quarantined": "#9a5b00"}
+_OTHER_MARK_COLOUR = "#4b5563"
+
+
+def contact_sheet(
+    tiles: Sequence[Tile], *, byte_budget: int = 33_000, columns: int = 8, tile_side: int = 112
+) -> bytes:
+    """Return the tiles as one WebP picture of at most `byte_budget` bytes.
+
+    The sheet first gives up quality and then tiles: the last one then says how many are left out.
+    The same tiles give the same bytes.
+
+    Args:
+        tiles: in the order shown, row by row; more than 64 are never shown.
+        byte_budget: the largest size, in bytes. The default leaves room for text in an event's
+            48 KB of metadata after base64.
+        columns: tiles in a row.
+        tile_side: side of a picture's square, in pixels.
+
+    Raises:
+        ValueError: when the budget is too small for a single tile.
+    """
+    listed = tiles or [Tile(thumbnail=None, caption="", mark="no pictures")]
+    drawn = [_draw_tile(tile, tile_side) for tile in listed[:_MOST_TILES]]
+    places = len(drawn)
+    while places:
+        shown = drawn[:places]
+        if places < len(listed):
+            more = f"+{len(listed) - places + 1:,} more"
+            shown[-1] = _draw_tile(Tile(thumbnail=None, caption="", mark=more), tile_side)
+        sheet = _lay_out(shown, columns)
+        smallest = len(_webp(sheet, quality=_QUALITIES[-1]))
+        if smallest <= byte_budget:
+            encodings = (_webp(sheet, quality=quality) for quality in _QUALITIES)
+            return next(encoded for encoded in encodings if len(encoded) <= byte_budget)
+        # What a tile costs here tells how many would fit; whole rows of them, if there are rows.
+        places = min(places - 1, places * byte_budget // smallest)
+        if places > columns:
+            places -= places % columns
+    raise ValueError(f"a contact sheet does not fit into {byte_budget} bytes")
+
+
+def _lay_out(drawn: Sequence[Image.Image], columns: int) -> Image.Image:
+    across = min(columns, len(drawn))
+    down = -(-len(drawn) // columns)
+    width, height = drawn[0].size
+    sheet = Image.new(
+        "RGB",
+        (_GAP + across * (width + _GAP), _GAP + down * (height + _GAP)),
+        _SHEET_COLOUR,
+    )
+    for place, tile in enumerate(drawn):
+        row, column = divmod(place, columns)
+        sheet.paste(tile, (_GAP + column * (width + _GAP), _GAP + row * (height + _GAP)))
+    return sheet
+
+
+def _draw_tile(tile: Tile, side: int) -> Image.Image:
+    """Return the tile as a picture `side` wide: a square, its mark over the foot, the caption."""
+    drawn = Image.new("RGB", (side, side + _CAPTION_HEIGHT), _SHEET_COLOUR)
+    pencil = ImageDraw.Draw(drawn)
+    picture = _picture(tile, side)
+    pencil.rectangle((0, 0, side - 1, side - 1), fill=_MAT_COLOUR)
+    if picture is None:
+        reason = "\n".join(_wrapped(_drawable(tile.mark or "no picture"), side - 10, lines=6))
+        middle = (side / 2, side / 2)
+        pencil.multiline_text(middle, reason, _TEXT_COLOUR, _font(), anchor="mm", align="center")
+    else:
+        drawn.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+        if tile.mark:
+            mark = _drawable(tile.mark)
+            colour = _MARK_COLOURS.get(mark.split(":")[0], _OTHER_MARK_COLOUR)
+            pencil.rectangle((0, side - _BAR_HEIGHT, side - 1, side - 1), fill=colour)
+            middle = (side / 2, side - _BAR_HEIGHT / 2)
+            pencil.text(middle, _cut(mark, side - 4), "white", _font(), anchor="mm")
+    middle = (side / 2, side + _CAPTION_HEIGHT / 2)
+    pencil.text(middle, _cut(_drawable(tile.caption), side), _TEXT_COLOUR, _font(), anchor="mm")
+    return drawn
+
+
+def _picture(tile: Tile, side: int) -> Image.Image | None:
+    if tile.thumbnail is None:
+        return None
+    with Image.open(io.BytesIO(tile.thumbnail)) as opened:
+        picture = ImageOps.contain(opened.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
+    if tile.blurred:
+        # A few dozen averages are all that is left, so no filter can bring the picture back.
+        averages = picture.resize((6, 6), Image.Resampling.BOX)
+        return averages.resize(picture.size, Image.Resampling.BICUBIC)
+    return picture
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(_FONT_SIZE)
+
+
+def _plain(text: str) -> str:
+    """Return the text's first 200 characters as one line, without invisible characters."""
+    visible = (" " if unicodedata.category(c)[0] in "CZ" else c for c in text[:200])
+    return " ".join("".join(visible).split())
+
+
+def _drawable(text: str) -> str:
+    """Return the text in the letters that Pillow's own font has: ASCII, '?' for all others.
+
+    Other fonts differ between machines, and so would the sheets.
+    """
+    parted = unicodedata.normalize("NFKD", _plain(text))
+    letters = "".join(c for c in parted if not unicodedata.combining(c))
+    return _plain(letters).encode("ascii", "replace").decode()
+
+
+def _cut(text: str, width: float) -> str:
+    """Return the text, cut to `width` pixels with an ellipsis."""
+    font = _font()
+    if font.getlength(text) <= width:
+        return text
+    end = next(
+        (n for n in range(len(text) - 1, 0, -1) if font.getlength(f"{text[:n]}…") <= width), 0
+    )
+    return f"{text[:end].rstrip()}…"
+
+
+def _wrapped(text: str, width: float, *, lines: int) -> list[str]:
+    """Return the text broken at blanks into at most `lines` lines of `width` pixels."""
+    font = _font()
+    wrapped = [""]
+    for word in text.split():
+        longer = f"{wrapped[-1]} {word}".strip()
+        if font.getlength(longer) <= width or len(wrapped) == lines or not wrapped[-1]:
+            wrapped[-1] = longer
+        else:
+            wrapped.append(word)
+    return [_cut(line, width) for line in wrapped]
+
+
+def _webp(image: Image.Image, *, quality: int) -> bytes:
+    encoded = io.BytesIO()
+    image.save(encoded, "WEBP", quality=quality, method=4)
+    return encoded.getvalue()
+
+
+# HTML's own characters become entities, Markdown's get a backslash: neither reads them as markup.
+_ESCAPES = str.maketrans(
+    {character: f"\\{character}" for character in "\\`*_{}[]()#+-.!|~^$:/@"}
+    | {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
+)
+
+
+def markdown_picture(webp: bytes, alt: str) -> str:
+    """Return Markdown that shows a WebP picture without a file; `alt` is taken as plain text."""
+    encoded = base64.b64encode(webp).decode()
+    return f"![{_plain(alt).translate(_ESCAPES)}](data:image/webp;base64,{encoded})"

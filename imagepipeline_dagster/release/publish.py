@@ -1,0 +1,237 @@
+"""A dataset's next version: written whole or not at all, and only where the content changed.
+
+    releases/claims/v0002.json           who took the number
+    releases/v0002/data/…                the shards
+    releases/v0002/README.md             the card
+    releases/v0002/contact_sheet.webp
+    releases/v0002/manifest.json         written last: with it the version exists
+
+A publisher takes a number by creating its claim. Of several only one can, and no number is ever
+taken again: a folder has one writer in all its life, so no release can be a mixture, whoever else
+publishes at the same time and wherever one of them dies. The price is that a publisher that fails
+halfway leaves a number out. Numbers say what is newer, not how many versions there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from imagepipeline_dagster.api.contract import canonical_json
+from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage, Verdict, summarise
+from imagepipeline_dagster.release.card import (
+    CONTACT_SHEET,
+    Release,
+    Shard,
+    card,
+    examples_sheet,
+    pick_examples,
+)
+from imagepipeline_dagster.release.shards import (
+    SHARD_BYTES,
+    fingerprint,
+    split_into_shards,
+    write_shard,
+)
+from imagepipeline_dagster.storage import ObjectExists, Storage
+
+__all__ = [
+    "NothingToRelease",
+    "Release",
+    "UnmoderatedImage",
+    "latest_release",
+    "objections",
+    "publish",
+    "release_counts",
+]
+
+
+class NothingToRelease(ValueError):
+    """No image was kept; `counts` tells what became of the samples."""
+
+    def __init__(self, counts: Counts) -> None:
+        self.counts = counts
+        why = ", ".join(f"{number} {reason}" for reason, number in counts.by_reason.items())
+        super().__init__(
+            f"None of {counts.requested} samples was kept ({why}), so there is nothing to release."
+            " Materialize moderated_images for a prompt set whose images are there and checked."
+            if counts.requested
+            else "There are no samples at all, so there is nothing to release: materialize "
+            "moderated_images for a prompt set first."
+        )
+
+
+class UnmoderatedImage(ValueError):
+    """An image must not be released; `objections` has a sentence for each such row."""
+
+    def __init__(self, objections: Sequence[str]) -> None:
+        self.objections = tuple(objections)
+        further = f" And {len(objections) - 3} more." if len(objections) > 3 else ""
+        super().__init__(f"{' '.join(objections[:3])}{further}")
+
+
+def objections(rows: Iterable[ModeratedImage]) -> list[str]:
+    """Return a sentence for each row that must not be in a dataset, whatever its verdict says.
+
+    Moderation gives no such verdict. Rows can come from elsewhere, or from a table that was edited.
+    """
+    return [
+        f"{row.prompt_set!r}, prompt {row.prompt_id!r}: {objection}"
+        for row in rows
+        if (objection := _objection(row))
+    ]
+
+
+def _objection(row: ModeratedImage) -> str | None:
+    if row.verdict != Verdict.KEPT:
+        return f"its verdict is {row.verdict!r}, not kept."
+    if row.image_sha256 is None or row.format is None:
+        return "it was kept, but has no image."
+    if row.safety_checker is not True and not row.moderation_reason.startswith("override:"):
+        return "it was kept, but nobody checked it: no safety checker and no override."
+    return None
+
+
+def release_counts(rows: Iterable[ModeratedImage]) -> dict[str, Counts]:
+    """Return what became of the samples of each prompt set, the sets sorted by name."""
+    by_set: dict[str, list[ModeratedImage]] = {}
+    for row in rows:
+        by_set.setdefault(row.prompt_set, []).append(row)
+    return {name: summarise(by_set[name]) for name in sorted(by_set)}
+
+
+def latest_release(storage: Storage, folder: str = "releases") -> Release | None:
+    """Return the release with the highest number in `folder`, None where there is none yet."""
+    manifest = re.compile(rf"{re.escape(folder)}/v(\d+)/manifest\.json")
+    found = [match for path in storage.list(folder) if (match := manifest.fullmatch(path))]
+    if not found:
+        return None
+    newest = max(found, key=lambda match: int(match[1]))
+    return Release.model_validate_json(storage.read(newest[0]))
+
+
+def publish(
+    storage: Storage,
+    *,
+    name: str,
+    images: Iterable[ModeratedImage],
+    run_id: str,
+    created_at: datetime,
+    folder: str = "releases",
+    bytes_per_shard: int = SHARD_BYTES,
+) -> Release:
+    """Write the kept images as the dataset's next version, unless the latest one has just them.
+
+    The rows that were not kept are counted in the card and the manifest, and are not released.
+
+    Args:
+        storage: where the images are, and where the release goes.
+        name: the dataset's name, for its card.
+        images: all rows of the dataset, in any order. They are held in memory, without the bytes.
+        run_id: the Dagster run.
+        created_at: now, with a time zone.
+        folder: where the dataset's versions are; another dataset needs another folder.
+        bytes_per_shard: images of a Parquet file, in bytes; also the temporary disk space needed.
+
+    Returns:
+        The new release, or the latest one with `created` False where its content is the same.
+
+    Raises:
+        NothingToRelease: when no image is kept.
+        UnmoderatedImage: when a row is kept that must not be.
+        ImageCorrupt: when stored bytes are not those that were bought.
+        ObjectMissing: when stored bytes are gone.
+    """
+    rows = list(images)
+    # The order makes the same content the same bytes.
+    kept = sorted((row for row in rows if row.verdict == Verdict.KEPT), key=_place_in_release)
+    if problems := objections(kept):
+        raise UnmoderatedImage(problems)
+    counts = summarise(rows)
+    if not kept:
+        raise NothingToRelease(counts)
+    content = fingerprint(kept)
+    latest = latest_release(storage, folder)
+    if latest and latest.fingerprint == content:
+        return latest
+
+    version = _claim(storage, folder, run_id=run_id, created_at=created_at)
+    path = f"{folder}/{version}"
+    try:
+        release = Release(
+            name=name,
+            version=version,
+            path=path,
+            fingerprint=content,
+            created_at=created_at,
+            run_id=run_id,
+            emulated=sum(row.emulated for row in kept),
+            counts=counts,
+            prompt_sets=release_counts(rows),
+            shards=_write_shards(storage, path, kept, bytes_per_shard=bytes_per_shard),
+        )
+        examples = pick_examples(kept)
+        storage.write(f"{path}/{CONTACT_SHEET}", examples_sheet(storage, examples))
+        storage.write(f"{path}/README.md", card(release, examples).encode())
+    except BaseException:
+        _discard(storage, path)
+        raise
+
+    # Writing took a while: somebody may have published, and even the same.
+    latest = latest_release(storage, folder)
+    if latest and latest.fingerprint == content:
+        _discard(storage, path)
+        return latest
+    release = release.model_copy(update={"previous": latest.version if latest else None})
+    # From here on nothing is discarded: a write whose answer was lost may have made the version.
+    storage.create(f"{path}/manifest.json", f"{release.model_dump_json(indent=2)}\n".encode())
+    return release.model_copy(update={"created": True})
+
+
+def _place_in_release(row: ModeratedImage) -> tuple[str, str, int, int, str]:
+    # Where fewer links than samples came back, no sample index is known.
+    call, sample = (-1 if i is None else i for i in (row.call_index, row.sample_index))
+    return row.prompt_set, row.prompt_id, call, sample, row.image_sha256 or ""
+
+
+def _claim(storage: Storage, folder: str, *, run_id: str, created_at: datetime) -> str:
+    """Take the next number and return its version."""
+    taken = re.compile(rf"{re.escape(folder)}/(?:claims/)?v(\d+)[/.]")
+    numbers = (int(match[1]) for path in storage.list(folder) if (match := taken.match(path)))
+    number = max(numbers, default=0) + 1
+    claim = canonical_json({"run_id": run_id, "claimed_at": created_at.isoformat()}).encode()
+    while True:
+        version = f"v{number:04d}"
+        try:
+            storage.create(f"{folder}/claims/{version}.json", claim)
+        except ObjectExists:
+            number += 1
+        else:
+            return version
+
+
+def _write_shards(
+    storage: Storage, path: str, kept: Sequence[ModeratedImage], *, bytes_per_shard: int
+) -> tuple[Shard, ...]:
+    shards = list(split_into_shards(kept, bytes_per_shard=bytes_per_shard))
+    written = []
+    with TemporaryDirectory(prefix="imagepipeline-release-") as scratch:
+        for index, rows in enumerate(shards):
+            name = f"data/train-{index:05d}-of-{len(shards):05d}.parquet"
+            file = Path(scratch, "shard.parquet")
+            write_shard(file, rows, storage)
+            with file.open("rb") as opened:
+                sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+            size = file.stat().st_size
+            storage.upload(f"{path}/{name}", file)
+            written.append(Shard(path=name, sha256=sha256, size=size, rows=len(rows)))
+    return tuple(written)
+
+
+def _discard(storage: Storage, path: str) -> None:
+    for leftover in list(storage.list(path)):
+        storage.delete(leftover)

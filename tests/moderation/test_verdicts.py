@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imagepipeline_dagster.generation.images import GeneratedImage, Outcome
+from imagepipeline_dagster.moderation.verdicts import (
+    Counts,
+    ModeratedImage,
+    ModerationReason,
+    Verdict,
+    accounting_problems,
+    moderate,
+    summarise,
+)
+from imagepipeline_dagster.rows import frame_of, rows_of
+
+PICTURE, BLANK, UNMEASURED = 200, 0, None
+
+
+def sample(
+    prompt_id: str = "fox",
+    *,
+    outcome: str = Outcome.GENERATED,
+    safety_checker: bool | None = True,
+    value_range: int | None = PICTURE,
+) -> GeneratedImage:
+    """Return a requested sample."""
+    return GeneratedImage(
+        prompt_set="spring",
+        prompt_id=prompt_id,
+        call_index=0,
+        sample_index=0,
+        outcome=outcome,
+        content_version="c1",
+        safety_checker=safety_checker,
+        value_range=value_range,
+    )
+
+
+def verdict_on(
+    outcome: str, *, safety_checker: bool | None, value_range: int | None
+) -> tuple[str, str]:
+    """Return the verdict and the reason of one sample."""
+    [row] = moderate(
+        [sample(outcome=outcome, safety_checker=safety_checker, value_range=value_range)]
+    )
+    return row.verdict, row.moderation_reason
+
+
+GENERATED_TRUTH = {
+    (True, PICTURE): ("kept", "ok"),
+    (True, BLANK): ("rejected", "blank"),
+    (True, UNMEASURED): ("quarantined", "unchecked"),
+    (False, PICTURE): ("quarantined", "unchecked"),
+    (False, BLANK): ("rejected", "blank"),
+    (False, UNMEASURED): ("quarantined", "unchecked"),
+    (None, PICTURE): ("quarantined", "unchecked"),
+    (None, BLANK): ("rejected", "blank"),
+    (None, UNMEASURED): ("quarantined", "unchecked"),
+}
+OTHER_TRUTH = {
+    "vendor_filtered": ("rejected", "vendor_filtered"),
+    "failed": ("rejected", "failed"),
+    "undecodable": ("rejected", "undecodable"),
+    "expired": ("rejected", "expired"),
+    "invalid": ("rejected", "invalid"),
+    "unknown": ("quarantined", "unknown"),
+    "pending": ("quarantined", "pending"),
+}
+
+
+@pytest.mark.parametrize(("safety_checker", "value_range"), GENERATED_TRUTH)
+def test_truth_table_of_a_picture_that_came(
+    safety_checker: bool | None,  # noqa: FBT001 - a parameter of the table
+    value_range: int | None,
+) -> None:
+    """A delivered picture is kept only when it was checked and seen not to be blank."""
+    found = verdict_on("generated", safety_checker=safety_checker, value_range=value_range)
+    assert found == GENERATED_TRUTH[safety_checker, value_range]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "safety_checker", "value_range"),
+    list(itertools.product(OTHER_TRUTH, [True, False, None], [PICTURE, BLANK, UNMEASURED])),
+)
+def test_truth_table_of_a_picture_that_did_not_come(
+    outcome: str,
+    safety_checker: bool | None,  # noqa: FBT001 - a parameter of the table
+    value_range: int | None,
+) -> None:
+    """Without a picture the outcome alone decides, and is the reason."""
+    found = verdict_on(outcome, safety_checker=safety_checker, value_range=value_range)
+    assert found == OTHER_TRUTH[outcome]
+
+
+def test_the_truth_tables_cover_every_outcome() -> None:
+    """No outcome is without its documented verdict."""
+    assert {"generated", *OTHER_TRUTH} == set(Outcome)
+
+
+def test_an_outcome_of_another_spelling_is_refused() -> None:
+    """A row that cannot be judged stops the moderation rather than slipping through."""
+    with pytest.raises(ValueError, match="'Generated' is not a valid Outcome"):
+        moderate([sample(outcome="Generated")])
+
+
+texts = st.text(max_size=8)
+numbers = st.integers(0, 2**63 - 1)
+times = st.datetimes(timezones=st.just(dt.UTC))
+samples = st.builds(
+    GeneratedImage,
+    prompt_set=texts,
+    prompt_id=texts,
+    call_index=st.none() | numbers,
+    sample_index=st.none() | numbers,
+    outcome=st.sampled_from([outcome.value for outcome in Outcome]),
+    content_version=texts,
+    prompt=st.none() | texts,
+    seed=st.none() | numbers,
+    safety_checker=st.none() | st.booleans(),
+    image_sha256=st.none() | texts,
+    bytes=st.none() | numbers,
+    value_range=st.none() | st.integers(0, 255),
+    submitted_at=st.none() | times,
+    emulated=st.booleans(),
+    error=st.none() | texts,
+)
+
+
+@given(st.lists(samples, max_size=20))
+def test_each_sample_has_one_verdict_and_keeps_everything_else(rows: list[GeneratedImage]) -> None:
+    """As many verdicts as samples, in their order, and no other field touched."""
+    moderated = moderate(rows)
+    fields = [field.name for field in dataclasses.fields(GeneratedImage)]
+    assert [[getattr(row, name) for name in fields] for row in moderated] == [
+        [getattr(row, name) for name in fields] for row in rows
+    ]
+    assert {row.verdict for row in moderated} <= set(Verdict)
+    assert {row.moderation_reason for row in moderated} <= set(ModerationReason)
+
+
+@given(st.lists(samples, max_size=20))
+def test_moderating_again_gives_the_same_answer(rows: list[GeneratedImage]) -> None:
+    """Moderated rows can be moderated again, and an earlier verdict does not weigh."""
+    moderated = moderate(rows)
+    assert moderate(moderated) == moderated
+
+
+@given(st.lists(samples, max_size=20))
+def test_the_counts_add_up(rows: list[GeneratedImage]) -> None:
+    """The verdicts and the reasons each sum up to the samples asked for."""
+    counts = summarise(moderate(rows))
+    assert counts.kept + counts.rejected + counts.quarantined == counts.requested == len(rows)
+    assert sum(counts.by_reason.values()) == len(rows)
+
+
+def test_counts_by_verdict_and_reason() -> None:
+    """The counts name each verdict and each reason that occurs."""
+    rows = moderate(
+        [
+            sample(),
+            sample(),
+            sample(value_range=BLANK),
+            sample(outcome="failed"),
+            sample(safety_checker=False),
+        ]
+    )
+    assert summarise(rows) == Counts(
+        requested=5,
+        kept=2,
+        rejected=2,
+        quarantined=1,
+        by_reason={"blank": 1, "failed": 1, "ok": 2, "unchecked": 1},
+    )
+
+
+def test_moderated_rows_travel_through_a_data_frame() -> None:
+    """A frame of moderated rows gives back the same rows."""
+    rows = moderate([sample(), sample(safety_checker=None, value_range=None)])
+    assert rows_of(frame_of(rows, ModeratedImage), ModeratedImage) == rows
+
+
+def test_full_accounting_has_no_problems() -> None:
+    """Nothing is reported where each prompt has the rows that it asks for."""
+    rows = [sample("a"), sample("b"), sample("b")]
+    assert accounting_problems({"a": 1, "b": 2}, rows) == []
+
+
+def test_accounting_names_the_prompts_that_differ() -> None:
+    """Missing rows, rows too many and rows of unknown prompts are each named with both numbers."""
+    rows = [sample("b"), sample("b"), sample("d"), sample("ok")]
+    assert accounting_problems({"ok": 1, "a": 2, "b": 1}, rows) == [
+        "Prompt 'a': 2 samples asked for, 0 rows recorded.",
+        "Prompt 'b': 1 samples asked for, 2 rows recorded.",
+        "Prompt 'd': 0 samples asked for, 1 rows recorded.",
+    ]

@@ -1,0 +1,511 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from imagepipeline_dagster.previews import thumbnail
+from imagepipeline_dagster.release.publish import (
+    NothingToRelease,
+    UnmoderatedImage,
+    latest_release,
+    objections,
+    release_counts,
+)
+from imagepipeline_dagster.release.shards import ImageCorrupt
+from imagepipeline_dagster.storage import (
+    LocalFolder,
+    Storage,
+    image_path,
+    open_storage,
+    thumbnail_path,
+)
+from tests.release.samples import kept_row, picture, publish_rows, rejected_row
+
+pytest_plugins = ["tests.s3"]
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalFolder:
+    """Return an empty local storage."""
+    return LocalFolder(tmp_path / "storage")
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def either_home(request: pytest.FixtureRequest) -> Storage:
+    """Return an empty storage of each kind."""
+    if request.param == "folder":
+        return LocalFolder(request.getfixturevalue("tmp_path") / "storage")
+    return open_storage(f"s3://{request.getfixturevalue('s3_bucket')}/data/sets")
+
+
+def contents(storage: Storage, folder: str) -> dict[str, bytes]:
+    """Return every object below the folder."""
+    return {path: storage.read(path) for path in storage.list(folder)}
+
+
+def folder_of(storage: LocalFolder, path: str) -> Path:
+    """Return the local folder of a path."""
+    return Path(storage.uri_of(path).removeprefix("file://"))
+
+
+# What a release is
+
+
+def test_a_release_has_its_shards_card_sheet_and_manifest(either_home: Storage) -> None:
+    """The first version is a folder with everything in it, in either home."""
+    rows = [kept_row(either_home, number) for number in range(3)]
+    release = publish_rows(either_home, rows)
+    assert (release.version, release.created, release.previous) == ("v0001", True, None)
+    assert list(either_home.list("releases/v0001")) == [
+        "releases/v0001/README.md",
+        "releases/v0001/contact_sheet.webp",
+        "releases/v0001/data/train-00000-of-00001.parquet",
+        "releases/v0001/manifest.json",
+    ]
+    found = latest_release(either_home)
+    assert found == release.model_copy(update={"created": False})
+
+
+def test_the_manifest_vouches_for_each_shard(storage: LocalFolder) -> None:
+    """Each shard's size, rows and SHA-256 are those of its file, and the counts are there."""
+    release = publish_rows(
+        storage,
+        [*(kept_row(storage, number) for number in range(5)), rejected_row(9)],
+        bytes_per_shard=2 * len(picture(0)),
+    )
+    manifest = json.loads(storage.read("releases/v0001/manifest.json"))
+    assert len(manifest["shards"]) == len(release.shards) > 1
+    for shard in manifest["shards"]:
+        data = storage.read(f"releases/v0001/{shard['path']}")
+        assert shard["sha256"] == hashlib.sha256(data).hexdigest()
+        assert shard["size"] == len(data)
+        assert shard["rows"] == pq.read_metadata(BytesIO(data)).num_rows
+    assert manifest["counts"] == {
+        "requested": 6,
+        "kept": 5,
+        "rejected": 1,
+        "quarantined": 0,
+        "by_reason": {"failed": 1, "ok": 5},
+    }
+    assert manifest["version"] == "v0001"
+    assert re.fullmatch(r"imagepipeline-dagster \d+\..+", manifest["tool"])
+    assert "created" not in manifest
+
+
+def test_only_kept_images_are_released(storage: LocalFolder) -> None:
+    """A rejected or quarantined image is counted and left out, though its bytes are there."""
+    rows = [
+        kept_row(storage, 1),
+        kept_row(storage, 2, verdict="rejected", moderation_reason="blank"),
+        kept_row(storage, 3, verdict="quarantined", moderation_reason="unchecked"),
+    ]
+    release = publish_rows(storage, rows)
+    assert (release.counts.requested, release.counts.kept) == (3, 1)
+    frame = pd.read_parquet(folder_of(storage, "releases/v0001/data"))
+    assert list(frame["prompt_id"]) == ["p001"]
+
+
+def test_rows_are_in_order_whatever_order_they_came_in(storage: LocalFolder) -> None:
+    """Rows are sorted by set, prompt, call and sample, and equal content has equal bytes."""
+    rows = [
+        kept_row(storage, number, prompt_set=name, prompt_id="p", sample_index=sample)
+        for number, (name, sample) in enumerate([("b", 1), ("b", 0), ("b", None), ("a", 0)])
+    ]
+    first = publish_rows(storage, rows)
+    again = publish_rows(storage, rows[::-1], folder="releases/again")
+    assert [shard.sha256 for shard in first.shards] == [shard.sha256 for shard in again.shards]
+    frame = pd.read_parquet(folder_of(storage, "releases/v0001/data"))
+    assert list(frame["seed"]) == [3, 2, 1, 0]
+
+
+def test_shards_are_as_large_as_asked(storage: LocalFolder) -> None:
+    """A small limit makes several shards, numbered, which together hold every row once."""
+    rows = [kept_row(storage, number) for number in range(7)]
+    release = publish_rows(storage, rows, bytes_per_shard=3 * max(row.bytes or 0 for row in rows))
+    assert [shard.path for shard in release.shards] == [
+        f"data/train-{index:05d}-of-00003.parquet" for index in range(3)
+    ]
+    assert sum(shard.rows for shard in release.shards) == 7
+
+
+def test_one_image_under_two_prompts_is_two_rows(storage: LocalFolder) -> None:
+    """The same bytes kept for two prompts are released for both."""
+    rows = [kept_row(storage, number, data=picture(1)) for number in (1, 2)]
+    assert publish_rows(storage, rows).counts.kept == 2
+
+
+def test_the_contact_sheet_is_made_from_the_thumbnails(storage: LocalFolder) -> None:
+    """The card's sheet shows stored thumbnails, and goes on without one that is gone."""
+    rows = [kept_row(storage, number) for number in (1, 2)]
+    small = thumbnail(Image.new("RGB", (64, 64), "red"))
+    storage.write(thumbnail_path(str(rows[0].image_sha256)), small)
+    publish_rows(storage, rows)
+    sheet = Image.open(BytesIO(storage.read("releases/v0001/contact_sheet.webp"))).convert("RGB")
+    red, green, blue = sheet.resize((2, 1), Image.Resampling.BOX).split()
+    assert red.getpixel((0, 0)) != red.getpixel((1, 0))
+    assert green.getpixel((0, 0)) == pytest.approx(blue.getpixel((0, 0)), abs=3)
+    assert "(contact_sheet.webp)" in storage.read("releases/v0001/README.md").decode()
+
+
+# Versions
+
+
+def test_unchanged_content_makes_no_new_version(either_home: Storage) -> None:
+    """The same images, bought or not by another run, are the release that is there already."""
+    first = publish_rows(either_home, [kept_row(either_home, number) for number in range(3)])
+    before = contents(either_home, "releases")
+    rows = [kept_row(either_home, number, run_id="run2", job_id="j") for number in (2, 0, 1)]
+    second = publish_rows(either_home, [*rows, rejected_row(8)], run_id="run10")
+    assert second == first.model_copy(update={"created": False})
+    assert contents(either_home, "releases") == before
+
+
+def test_one_image_more_makes_a_new_version(either_home: Storage) -> None:
+    """The new version has it, and the former one is untouched byte for byte."""
+    rows = [kept_row(either_home, number) for number in range(3)]
+    publish_rows(either_home, rows)
+    before = contents(either_home, "releases/v0001")
+    second = publish_rows(either_home, [*rows, kept_row(either_home, 3)])
+    assert (second.version, second.previous, second.counts.kept) == ("v0002", "v0001", 4)
+    assert contents(either_home, "releases/v0001") == before
+
+
+def test_content_that_comes_back_is_a_new_version(storage: LocalFolder) -> None:
+    """Only the latest version counts: going back to an older content is a change."""
+    one, two = kept_row(storage, 1), kept_row(storage, 2)
+    versions = [publish_rows(storage, rows).version for rows in ([one], [one, two], [one])]
+    assert versions == ["v0001", "v0002", "v0003"]
+
+
+def test_versions_beyond_four_digits_are_newer(storage: LocalFolder) -> None:
+    """The latest is the highest number, not the last name."""
+    publish_rows(storage, [kept_row(storage, 1)])
+    for version in ("v9999", "v10000"):
+        manifest = json.loads(storage.read("releases/v0001/manifest.json"))
+        data = json.dumps(manifest | {"version": version}).encode()
+        storage.write(f"releases/{version}/manifest.json", data)
+    latest = latest_release(storage)
+    assert latest
+    assert latest.version == "v10000"
+    assert publish_rows(storage, [kept_row(storage, 2)]).version == "v10001"
+
+
+def test_datasets_in_folders_of_their_own_do_not_meet(storage: LocalFolder) -> None:
+    """Another folder has its own numbers, also where one lies inside the other."""
+    rows = [kept_row(storage, 1)]
+    assert publish_rows(storage, rows).path == "releases/v0001"
+    assert publish_rows(storage, rows, folder="releases/cats").path == "releases/cats/v0001"
+    assert publish_rows(storage, rows).created is False
+    latest = latest_release(storage, "releases/cats")
+    assert latest
+    assert latest.path == "releases/cats/v0001"
+
+
+def test_there_is_no_latest_release_at_first(either_home: Storage) -> None:
+    """An empty storage has no release."""
+    assert latest_release(either_home) is None
+
+
+# What is refused
+
+
+def test_nothing_kept_is_nothing_to_release(storage: LocalFolder) -> None:
+    """Without a kept image there is no release, and the error says why and what to do."""
+    with pytest.raises(
+        NothingToRelease, match=r"None of 2 samples was kept \(1 blank, 1 failed\)"
+    ) as e:
+        publish_rows(storage, [rejected_row(1, "blank"), rejected_row(2)])
+    assert e.value.counts.by_reason == {"blank": 1, "failed": 1}
+    with pytest.raises(NothingToRelease, match="no samples at all"):
+        publish_rows(storage, [])
+    assert list(storage.list("releases")) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "objection"),
+    [
+        ({"safety_checker": False}, "nobody checked it"),
+        ({"safety_checker": None}, "nobody checked it"),
+        ({"image_sha256": None}, "has no image"),
+        ({"format": None}, "has no image"),
+    ],
+)
+def test_a_kept_row_that_must_not_be_is_refused(
+    storage: LocalFolder, changes: dict[str, Any], objection: str
+) -> None:
+    """A verdict alone does not bring an unchecked image into a dataset."""
+    rows = [kept_row(storage, 1), dataclasses.replace(kept_row(storage, 2), **changes)]
+    with pytest.raises(UnmoderatedImage, match=f"'spring', prompt 'p002': .*{objection}") as e:
+        publish_rows(storage, rows)
+    assert e.value.objections == tuple(objections(rows))
+    assert list(storage.list("releases")) == []
+
+
+def test_many_objections_are_counted(storage: LocalFolder) -> None:
+    """The message names three rows and counts the others; the exception holds them all."""
+    rows = [kept_row(storage, number, safety_checker=False) for number in range(10)]
+    with pytest.raises(UnmoderatedImage, match=r"And 7 more\.") as e:
+        publish_rows(storage, rows)
+    assert len(e.value.objections) == 10
+
+
+def test_an_override_lets_an_unchecked_image_through(storage: LocalFolder) -> None:
+    """What a person decided is released with the decision beside it."""
+    reason = "override:ana: looked at it"
+    row = kept_row(storage, 1, safety_checker=False, moderation_reason=reason)
+    publish_rows(storage, [row])
+    frame = pd.read_parquet(folder_of(storage, "releases/v0001/data"))
+    assert list(frame["moderation_reason"]) == [reason]
+
+
+def test_rows_that_were_not_kept_are_objected_to(storage: LocalFolder) -> None:
+    """A list that should hold kept rows only is checked for others too."""
+    assert objections([kept_row(storage, 1)]) == []
+    assert objections([rejected_row(2)]) == [
+        "'spring', prompt 'p002': its verdict is 'rejected', not kept."
+    ]
+
+
+def test_release_counts_are_by_prompt_set(storage: LocalFolder) -> None:
+    """Each set's samples are counted apart, the sets in order."""
+    counts = release_counts([kept_row(storage, 1, prompt_set="b"), rejected_row(2, prompt_set="a")])
+    assert [(name, c.requested, c.kept) for name, c in counts.items()] == [("a", 1, 0), ("b", 1, 1)]
+
+
+# Crashes and other publishers
+
+
+class Interrupting(LocalFolder):
+    """A local storage where something happens before a certain object is put."""
+
+    def __init__(self, folder: Path, *, before: str, happening: Callable[[], object]) -> None:
+        super().__init__(folder)
+        self._before = re.compile(before)
+        self._happening = happening
+
+    def create(self, path: str, data: bytes) -> str:  # noqa: D102 - inherited
+        self._maybe(path)
+        return super().create(path, data)
+
+    def write(self, path: str, data: bytes) -> str:  # noqa: D102 - inherited
+        self._maybe(path)
+        return super().write(path, data)
+
+    def upload(self, path: str, file: Path) -> str:  # noqa: D102 - inherited
+        self._maybe(path)
+        return super().upload(path, file)
+
+    def _maybe(self, path: str) -> None:
+        if self._before.search(path):
+            self._before = re.compile("(?!)")  # once
+            self._happening()
+
+
+def interrupt() -> None:
+    """Stop as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "before", ["00001-of", r"contact_sheet", "README", "manifest", r"claims/v0001"]
+)
+def test_a_publisher_that_dies_leaves_no_version(storage: LocalFolder, before: str) -> None:
+    """Wherever a publisher dies there is no release, and the next one makes a whole one."""
+    rows = [kept_row(storage, number) for number in range(4)]
+    size = 2 * max(row.bytes or 0 for row in rows)
+    dying = Interrupting(folder_of(storage, "x").parent, before=before, happening=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        publish_rows(dying, rows, bytes_per_shard=size)
+    assert latest_release(storage) is None
+
+    release = publish_rows(storage, rows, bytes_per_shard=size)
+    assert release.created
+    assert latest_release(storage) == release.model_copy(update={"created": False})
+    assert len(pd.read_parquet(folder_of(storage, f"{release.path}/data"))) == 4
+
+
+def test_a_corrupt_image_stops_the_release(storage: LocalFolder) -> None:
+    """One changed byte in the storage: no version, nothing left over, and the object is named."""
+    rows = [kept_row(storage, number) for number in range(4)]
+    path = image_path(str(rows[3].image_sha256), "PNG")
+    good = storage.read(path)
+    storage.write(path, good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(ImageCorrupt, match=storage.uri_of(path)):
+        publish_rows(storage, rows, bytes_per_shard=1)
+    assert list(storage.list("releases")) == ["releases/claims/v0001.json"]
+    storage.write(path, good)
+    assert publish_rows(storage, rows).created
+
+
+def test_two_publishers_never_mix(storage: LocalFolder) -> None:
+    """While one writes, another publishes something else: two whole versions."""
+    ours = [kept_row(storage, number) for number in range(4)]
+    theirs = [kept_row(storage, number) for number in range(10, 15)]
+    size = 2 * max(row.bytes or 0 for row in ours)
+    shared = Interrupting(
+        folder_of(storage, "x").parent,
+        before="00001-of",
+        happening=lambda: publish_rows(storage, theirs, bytes_per_shard=size),
+    )
+    release = publish_rows(shared, ours, bytes_per_shard=size)
+    assert (release.version, release.previous) == ("v0001", "v0002")
+    for version, rows in (("v0001", ours), ("v0002", theirs)):
+        frame = pd.read_parquet(folder_of(storage, f"releases/{version}/data"))
+        assert list(frame["image_sha256"]) == [row.image_sha256 for row in rows]
+
+
+def test_a_number_taken_meanwhile_is_passed_over(storage: LocalFolder) -> None:
+    """Of two publishers that want the same number, one takes the next."""
+    shared = Interrupting(
+        folder_of(storage, "x").parent,
+        before=r"claims/v0001",
+        happening=lambda: publish_rows(storage, [kept_row(storage, 2)]),
+    )
+    assert publish_rows(shared, [kept_row(storage, 1)]).version == "v0002"
+
+
+def test_many_publishers_at_once_each_make_a_whole_version(either_home: Storage) -> None:
+    """Four at the same moment get four numbers, and each folder holds one publisher's rows."""
+    sets = [[kept_row(either_home, 10 * n + k) for k in range(3)] for n in range(4)]
+    with ThreadPoolExecutor(len(sets)) as publishers:
+        releases = list(publishers.map(partial(publish_rows, either_home), sets))
+    assert {release.version for release in releases} == {"v0001", "v0002", "v0003", "v0004"}
+    for release, rows in zip(releases, sets, strict=True):
+        [shard] = release.shards
+        data = either_home.read(f"{release.path}/{shard.path}")
+        assert hashlib.sha256(data).hexdigest() == shard.sha256
+        found = pd.read_parquet(BytesIO(data))["image_sha256"]
+        assert list(found) == [row.image_sha256 for row in rows]
+
+
+def test_two_publishers_of_the_same_make_one_version(storage: LocalFolder) -> None:
+    """While one writes, another publishes the same: the first one finds it and steps back."""
+    rows = [kept_row(storage, number) for number in range(4)]
+    shared = Interrupting(
+        folder_of(storage, "x").parent,
+        before="README",
+        happening=lambda: publish_rows(storage, rows),
+    )
+    release = publish_rows(shared, rows)
+    assert (release.version, release.created) == ("v0002", False)
+    assert list(storage.list("releases/v0001")) == []
+
+
+# Reading it back
+
+
+@pytest.fixture(scope="module")
+def load_dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Return Hugging Face's loader, cut off from the hub and from the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        # The library reads these when it is imported.
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+        patch.setenv("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        import datasets  # type: ignore[import-untyped] # it has no types
+
+        yield datasets.load_dataset
+
+
+@pytest.fixture
+def released(storage: LocalFolder) -> Path:
+    """Return the folder of a release of 11 images in three formats and several shards."""
+    rows = [
+        kept_row(
+            storage,
+            number,
+            format=["PNG", "JPEG", "WEBP"][number % 3],
+            prompt="<b>hostile</b> | prompt\n🦊" if number else None,
+            nsfw_score=0.5 if number == 2 else None,
+        )
+        for number in range(11)
+    ]
+    release = publish_rows(storage, rows, bytes_per_shard=5 * len(picture(0)))
+    assert len(release.shards) > 1
+    return folder_of(storage, release.path)
+
+
+def assert_is_released(dataset: Any) -> None:  # noqa: ANN401 - datasets has no types
+    """Check that a loaded dataset is the release of `released`."""
+    assert len(dataset) == 11
+    for number, row in enumerate(dataset):
+        original = Image.open(BytesIO(picture(number, format=["PNG", "JPEG", "WEBP"][number % 3])))
+        assert isinstance(row["image"], Image.Image)
+        assert row["image"].tobytes() == original.tobytes()
+        assert row["prompt_id"] == f"p{number:03d}"
+        assert row["seed"] == number
+        assert row["submitted_at"].isoformat() == "2026-03-01T12:00:00+00:00"
+    assert dataset[0]["prompt"] is None
+    assert dataset[1]["prompt"] == "<b>hostile</b> | prompt\n🦊"
+    assert [row["nsfw_score"] for row in dataset].count(0.5) == 1
+
+
+def test_datasets_loads_the_folder(released: Path, load_dataset: Callable[..., Any]) -> None:
+    """`load_dataset(folder)` gives the pictures as Pillow images, with their lineage."""
+    assert_is_released(load_dataset(str(released), split="train"))
+
+
+def test_datasets_loads_the_shards(released: Path, load_dataset: Callable[..., Any]) -> None:
+    """`load_dataset("parquet", data_files=…)` does so without the card."""
+    files = sorted(str(file) for file in released.glob("data/*.parquet"))
+    assert_is_released(load_dataset("parquet", data_files=files, split="train"))
+
+
+def test_datasets_streams_the_folder(released: Path, load_dataset: Callable[..., Any]) -> None:
+    """Streaming needs no cast either."""
+    rows = list(load_dataset(str(released), split="train", streaming=True))
+    assert [row["image"].size for row in rows] == [(24, 24)] * 11
+
+
+def test_the_described_features_are_the_columns(
+    released: Path, load_dataset: Callable[..., Any]
+) -> None:
+    """What `datasets` is told of the columns is what they are."""
+    dataset = load_dataset(str(released), split="train")
+    schema = pq.read_schema(next(released.glob("data/*.parquet")))
+    assert {name: str(feature.dtype) for name, feature in dataset.features.items()} == {
+        field.name: {
+            "double": "float64",
+            "struct<bytes: binary, path: string>": "PIL.Image.Image",
+        }.get(str(field.type), str(field.type))
+        for field in schema
+    }
+
+
+def test_the_cards_own_lines_run(
+    released: Path, load_dataset: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each way of loading that the card shows works as it stands."""
+    monkeypatch.chdir(released)
+    snippets = re.findall(r"```python\n(.+?)```", Path("README.md").read_text(), re.DOTALL)
+    assert len(snippets) == 3
+    found: dict[str, Any] = {}
+    for snippet in snippets:
+        exec(snippet, found)  # noqa: S102 - the card's own lines
+    assert found["images"][1]["image"].size == found["picture"].size == (24, 24)
+    assert found["lineage"].column_names == ["prompt_set", "prompt_id", "seed", "request"]
+    assert found["lineage"].num_rows == 11
+    assert load_dataset is found["load_dataset"]
+
+
+def test_a_release_leaks_no_local_path(storage: LocalFolder, released: Path) -> None:
+    """No file of a release names a folder of the machine that made it."""
+    home = os.fsencode(folder_of(storage, "x").parent)
+    assert not [
+        file for file in released.rglob("*") if file.is_file() and home in file.read_bytes()
+    ]

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.release.shards import (
+    ImageCorrupt,
+    fingerprint,
+    shard_schema,
+    split_into_shards,
+    write_shard,
+)
+from imagepipeline_dagster.storage import LocalFolder, ObjectMissing, image_path
+from tests.release.samples import kept_row, picture
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalFolder:
+    """Return an empty local storage."""
+    return LocalFolder(tmp_path / "storage")
+
+
+def of_size(size: int) -> ModeratedImage:
+    """Return a row whose image takes this many bytes."""
+    return ModeratedImage(
+        prompt_set="s",
+        prompt_id="p",
+        call_index=0,
+        sample_index=0,
+        outcome="generated",
+        content_version="c",
+        bytes=size,
+        verdict="kept",
+        moderation_reason="ok",
+    )
+
+
+def test_shards_are_cut_by_the_size_of_their_images() -> None:
+    """No shard takes more than the limit, but for one image that alone does."""
+    rows = [of_size(size) for size in (60, 40, 1, 250, 10, 90)]
+    shards = split_into_shards(rows, bytes_per_shard=100)
+    assert [[row.bytes for row in shard] for shard in shards] == [[60, 40], [1], [250], [10, 90]]
+
+
+def test_no_rows_make_no_shards() -> None:
+    """There is no empty shard."""
+    assert list(split_into_shards([], bytes_per_shard=100)) == []
+
+
+def test_a_shard_holds_the_bytes_as_delivered(storage: LocalFolder, tmp_path: Path) -> None:
+    """Images of every format come back byte for byte, with a file name."""
+    rows = [
+        kept_row(storage, number, format=format_)
+        for number, format_ in enumerate(["PNG", "JPEG", "WEBP"])
+    ]
+    write_shard(tmp_path / "s.parquet", rows, storage)
+    images = [
+        row["image"] for row in pq.read_table(tmp_path / "s.parquet", columns=["image"]).to_pylist()
+    ]
+    assert [image["bytes"] for image in images] == [
+        picture(0),
+        picture(1, format="JPEG"),
+        picture(2, format="WEBP"),
+    ]
+    assert [Path(image["path"]).suffix for image in images] == [".png", ".jpg", ".webp"]
+    assert all(
+        image["path"].startswith(str(row.image_sha256))
+        for image, row in zip(images, rows, strict=True)
+    )
+
+
+def test_row_groups_are_small(storage: LocalFolder, tmp_path: Path) -> None:
+    """A reader never has to hold more than eight images at once."""
+    rows = [kept_row(storage, number) for number in range(19)]
+    write_shard(tmp_path / "s.parquet", rows, storage)
+    metadata = pq.read_metadata(tmp_path / "s.parquet")
+    sizes = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+    assert sizes == [8, 8, 3]
+
+
+def test_the_lineage_columns_come_back_as_they_were(storage: LocalFolder, tmp_path: Path) -> None:
+    """Each lineage column holds the row's value, and times stay UTC."""
+    row = kept_row(storage, 1, embeddings="style-1", nsfw_score=0.25, negative_prompt="blurry")
+    write_shard(tmp_path / "s.parquet", [row], storage)
+    [found] = pq.read_table(tmp_path / "s.parquet").drop_columns(["image"]).to_pylist()
+    assert found == {name: getattr(row, name) for name in shard_schema().names if name != "image"}
+    assert found["submitted_at"].utcoffset() == dt.timedelta(0)
+
+
+def test_local_paths_are_left_out() -> None:
+    """Nobody learns from a release where its maker keeps files."""
+    assert "uri" not in shard_schema().names
+
+
+def test_every_column_is_described() -> None:
+    """A column says what it means, in the file itself."""
+    assert all((field.metadata or {}).get(b"description") for field in shard_schema())
+
+
+def test_the_same_rows_give_the_same_bytes(storage: LocalFolder, tmp_path: Path) -> None:
+    """A shard's bytes depend on its rows alone."""
+    rows = [kept_row(storage, number) for number in range(10)]
+    for name in ("a", "b"):
+        write_shard(tmp_path / name, rows, storage)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_changed_image_is_refused(storage: LocalFolder, tmp_path: Path) -> None:
+    """Bytes that are not those that were bought are refused, and the error names the object."""
+    row = kept_row(storage, 1)
+    path = image_path(str(row.image_sha256), "PNG")
+    storage.write(path, picture(2))
+    with pytest.raises(ImageCorrupt, match=storage.uri_of(path)):
+        write_shard(tmp_path / "s.parquet", [row], storage)
+
+
+def test_a_lost_image_is_refused(storage: LocalFolder, tmp_path: Path) -> None:
+    """An image that is gone is an error that names the object."""
+    row = kept_row(storage, 1)
+    path = image_path(str(row.image_sha256), "PNG")
+    storage.delete(path)
+    with pytest.raises(ObjectMissing, match=storage.uri_of(path)):
+        write_shard(tmp_path / "s.parquet", [row], storage)
+
+
+def test_a_row_without_an_image_is_refused(storage: LocalFolder, tmp_path: Path) -> None:
+    """A shard has a picture in each row."""
+    with pytest.raises(ValueError, match="'s', prompt 'p': there is no image"):
+        write_shard(tmp_path / "s.parquet", [of_size(0)], storage)
+
+
+def test_the_fingerprint_does_not_depend_on_order(storage: LocalFolder) -> None:
+    """The same rows in another order are the same content."""
+    rows = [kept_row(storage, number) for number in range(5)]
+    shuffled = random.Random(3).sample(rows, k=5)  # noqa: S311 - an order, not a secret
+    assert fingerprint(shuffled) == fingerprint(rows)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run_id": "another"},
+        {"job_id": "another"},
+        {"submitted_at": dt.datetime(2027, 1, 1, tzinfo=dt.UTC)},
+        {"completed_at": None},
+        {"endpoint": "http://127.0.0.1:8188"},
+        {"content_version": "c2"},
+        {"uri": "s3://elsewhere"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_circumstances_leave_the_fingerprint_alone(
+    storage: LocalFolder, changes: dict[str, Any]
+) -> None:
+    """When, where and by which run an image came is not its content."""
+    row = kept_row(storage, 1)
+    assert fingerprint([dataclasses.replace(row, **changes)]) == fingerprint([row])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_sha256": "0" * 64},
+        {"prompt_set": "summer"},
+        {"prompt_id": "p9"},
+        {"call_index": 1},
+        {"sample_index": None},
+        {"prompt": "a cat"},
+        {"seed": 7},
+        {"embedding_version": "2"},
+        {"request": "{}"},
+        {"moderation_reason": "override:ana: fine"},
+        {"nsfw_score": 0.5},
+        {"emulated": True},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_content_changes_the_fingerprint(storage: LocalFolder, changes: dict[str, Any]) -> None:
+    """Another image, identity, request or decision is another content."""
+    row = kept_row(storage, 1)
+    assert fingerprint([dataclasses.replace(row, **changes)]) != fingerprint([row])
+
+
+def test_one_row_twice_is_not_one_row(storage: LocalFolder) -> None:
+    """The fingerprint counts: a row more is another content, even an equal one."""
+    row = kept_row(storage, 1)
+    assert fingerprint([row, row]) != fingerprint([row])

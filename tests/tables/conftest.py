@@ -1,0 +1,46 @@
+"""Both databases that the tables are promised to work on, and tables to read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from imagepipeline_dagster.tables.reading import SourceTables
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def tables_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, SQLite and PostgreSQL in turn."""
+    if request.param == "sqlite":
+        file = tmp_path / "tables.db"
+        file.touch()
+        return f"sqlite:///{file}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+Execute = Callable[..., None]
+
+
+@pytest.fixture
+def execute(tables_url: str) -> Iterator[Execute]:
+    """Run statements on the database as somebody would who does not know this package."""
+    engine = sa.create_engine(tables_url)
+
+    def run(*statements: str, **values: object) -> None:
+        with engine.begin() as connection:
+            for statement in statements:
+                connection.execute(sa.text(statement), values or None)
+
+    yield run
+    engine.dispose()
+
+
+@pytest.fixture
+def tables(tables_url: str) -> Iterator[SourceTables]:
+    """The tables of the database under their default names."""
+    with SourceTables(tables_url) as opened:
+        yield opened

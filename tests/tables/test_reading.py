@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import datetime as dt
+import gc
+import sqlite3
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from imagepipeline_dagster.tables.importing import create_tables
+from imagepipeline_dagster.tables.reading import (
+    ColumnMissing,
+    SourceTables,
+    TableMissing,
+    TablesUnavailable,
+)
+from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
+from tests.tables.conftest import Execute
+
+THREE = (
+    "CREATE TABLE prompts (prompt_set TEXT, prompt_id TEXT, prompt TEXT)",
+    "INSERT INTO prompts VALUES ('b', '10', 'x'), ('b', '9', 'y'), ('a/ü', '1', 'z'),"
+    " (NULL, '1', 'lost')",
+)
+
+
+def test_sets_and_rows(tables: SourceTables, execute: Execute) -> None:
+    """Sets come sorted, their rows in the order of their ids, and rows without a set are counted."""
+    execute(*THREE)
+    assert tables.prompt_sets() == ["a/ü", "b"]
+    assert [row.prompt_id for row in tables.prompts("b")] == ["10", "9"]
+    assert tables.prompts("a/ü") == [PromptRow(prompt_set="a/ü", prompt_id="1", prompt="z")]
+    assert tables.prompts("unknown") == []
+    assert tables.count_prompts() == 3
+    assert tables.unassigned_count() == 1
+    assert sorted(row.prompt for row in tables.iter_prompts()) == ["x", "y", "z"]
+
+
+def test_values_cannot_become_sql(tables: SourceTables, execute: Execute) -> None:
+    """A prompt-set name is a value, whatever it looks like."""
+    execute(*THREE)
+    assert tables.prompts("b' OR '1'='1") == []
+    assert tables.count_prompts() == 3
+
+
+def test_a_change_is_seen_at_once(tables: SourceTables, execute: Execute) -> None:
+    """Every reading shows the tables as they are at that moment."""
+    execute(*THREE)
+    assert tables.prompts("b")
+    execute("UPDATE prompts SET prompt_set = 'c' WHERE prompt_set = 'b'")
+    assert tables.prompt_sets() == ["a/ü", "c"]
+    assert tables.prompts("b") == []
+
+
+def test_tables_of_this_package_are_read_in_full(
+    tables_url: str, tables: SourceTables, execute: Execute
+) -> None:
+    """Every column of the created tables is read as its own type."""
+    create_tables(tables_url)
+    execute(
+        "INSERT INTO prompts VALUES ('s', '1', 'p', 'n', 'inpainting', 'sdxl', 'e', 2, 7, 30, 7.5,"
+        " 0.5, 768, 1024, true, 'euler', false, 'https://a.example', 'https://b.example', :time)",
+        "INSERT INTO embeddings VALUES ('e', 'name', 'sdxl', 'a, b', 'either', '2', :time)",
+        time="2026-05-01 12:00:00+00:00",
+    )
+    time = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)
+    assert tables.prompts("s") == [
+        PromptRow(
+            prompt_set="s",
+            prompt_id="1",
+            prompt="p",
+            negative_prompt="n",
+            task="inpainting",
+            model_id="sdxl",
+            embeddings="e",
+            samples=2,
+            seed=7,
+            num_inference_steps=30,
+            guidance_scale=7.5,
+            strength=0.5,
+            width=768,
+            height=1024,
+            refiner=True,
+            scheduler="euler",
+            safety_checker=False,
+            init_image="https://a.example",
+            mask_image="https://b.example",
+            updated_at=time,
+        )
+    ]
+    assert tables.embeddings() == {
+        "e": EmbeddingRow(
+            embedding_id="e",
+            name="name",
+            base_model="sdxl",
+            trigger_words=("a", "b"),
+            placement="either",
+            version="2",
+            updated_at=time,
+        )
+    }
+
+
+def test_rows_inserted_by_hand_get_a_time(
+    tables_url: str, tables: SourceTables, execute: Execute
+) -> None:
+    """Whoever inserts a row without thinking of `updated_at` still has it noticed."""
+    create_tables(tables_url)
+    execute("INSERT INTO prompts (prompt_set, prompt_id, prompt) VALUES ('s', '1', 'p')")
+    (row,) = tables.prompts("s")
+    assert isinstance(row.updated_at, dt.datetime)
+    assert abs(row.updated_at - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=5)
+
+
+def test_types_as_people_have_them(tables: SourceTables, execute: Execute) -> None:
+    """Numbers as text, flags as numbers and ids as numbers are read as what they mean."""
+    execute(
+        "CREATE TABLE prompts (prompt_set INTEGER, prompt_id INTEGER, prompt TEXT, samples TEXT,"
+        " guidance_scale NUMERIC(4, 2), refiner INTEGER, safety_checker TEXT, updated_at TEXT)",
+        "INSERT INTO prompts VALUES (2026, 7, 'p', '3.0', 7.25, 0, 'yes', '2026-05-01T12:00:00Z'),"
+        " (2026, 8, 'p', 'many', NULL, 5, '', 'soon'), (2027, 9, 'p', NULL, NULL, NULL, NULL, NULL)",
+    )
+    assert tables.prompt_sets() == ["2026", "2027"]
+    good, bad = tables.prompts("2026")
+    assert (good.prompt_set, good.prompt_id, good.samples) == ("2026", "7", 3)
+    assert (good.guidance_scale, good.refiner, good.safety_checker) == (7.25, False, True)
+    assert good.updated_at == dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)
+    assert (bad.samples, bad.refiner, bad.safety_checker) == ("many", "5", None)
+    assert bad.updated_at == "soon"
+
+
+def test_mapped_names(tables_url: str, execute: Execute) -> None:
+    """Tables and columns of other names, spaces and keywords among them, are read by mapping."""
+    execute(
+        'CREATE TABLE "my order" ("Group" TEXT, "select" TEXT, "the ""text""" TEXT, steps INTEGER)',
+        "INSERT INTO \"my order\" VALUES ('s', '1', 'p', 30)",
+    )
+    mapping = TableMapping(
+        "my order",
+        {
+            "prompt_set": "Group",
+            "prompt_id": "select",
+            "prompt": 'the "text"',
+            "num_inference_steps": "steps",
+        },
+    )
+    with SourceTables(tables_url, prompts=mapping) as tables:
+        assert tables.prompts("s") == [
+            PromptRow(prompt_set="s", prompt_id="1", prompt="p", num_inference_steps=30)
+        ]
+
+
+def test_views_are_tables(tables: SourceTables, execute: Execute) -> None:
+    """A view is read like a table."""
+    execute(
+        "CREATE TABLE source (kind TEXT, id TEXT, words TEXT)",
+        "INSERT INTO source VALUES ('s', '1', 'p')",
+        "CREATE VIEW prompts AS SELECT kind AS prompt_set, id AS prompt_id, words AS prompt"
+        " FROM source",
+    )
+    assert tables.prompts("s") == [PromptRow(prompt_set="s", prompt_id="1", prompt="p")]
+
+
+def test_types_of_postgresql(postgres_url: str) -> None:
+    """Schemas, enums, uuids, arrays, JSON and types unknown to SQLAlchemy are read."""
+    with SourceTables(
+        postgres_url,
+        prompts=TableMapping("studio.prompts"),
+        embeddings=TableMapping("studio.embeddings"),
+    ) as tables:
+        engine = sa.create_engine(postgres_url)
+        with engine.begin() as connection:
+            for statement in (
+                "CREATE SCHEMA studio",
+                "CREATE TYPE season AS ENUM ('spring', 'autumn')",
+                "CREATE TABLE studio.prompts (prompt_set season, prompt_id uuid, prompt text,"
+                " shape tsquery)",
+                "INSERT INTO studio.prompts VALUES"
+                " ('spring', '15f002de-bf0c-4b99-857b-a7a4bd7030dc', 'p', NULL)",
+                "CREATE TABLE studio.embeddings (embedding_id text, trigger_words text[])",
+                "INSERT INTO studio.embeddings VALUES ('e', '{one,two words}')",
+            ):
+                connection.execute(sa.text(statement))
+        engine.dispose()
+        assert tables.prompt_sets() == ["spring"]
+        (row,) = tables.prompts("spring")
+        assert row.prompt_id == "15f002de-bf0c-4b99-857b-a7a4bd7030dc"
+        assert tables.prompts("winter") == []
+        assert tables.embeddings()["e"].trigger_words == ("one", "two words")
+
+
+def test_newest_row_of_a_repeated_embedding_counts(tables: SourceTables, execute: Execute) -> None:
+    """Where an embedding's id stands twice, the same row counts in every reading: the newest."""
+    execute(
+        "CREATE TABLE embeddings (embedding_id TEXT, version TEXT, updated_at TIMESTAMP)",
+        "INSERT INTO embeddings VALUES ('e', '2', '2026-05-02 00:00:00'),"
+        " ('e', '1', '2026-05-01 00:00:00'), (NULL, '3', NULL)",
+    )
+    assert {key: row.version for key, row in tables.embeddings().items()} == {"e": "2"}
+
+
+def test_streaming_may_stop_early(tables: SourceTables, execute: Execute) -> None:
+    """A reader that takes one row of many leaves no connection behind."""
+    execute(
+        "CREATE TABLE prompts (prompt_set TEXT, prompt_id TEXT, prompt TEXT)",
+        "INSERT INTO prompts WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n"
+        " WHERE i < 5000) SELECT 's', CAST(i AS TEXT), 'p' FROM n",
+    )
+    rows = tables.iter_prompts()
+    assert next(rows).prompt_set == "s"
+    del rows
+    gc.collect()
+    assert sum(1 for _ in tables.iter_prompts()) == 5000
+
+
+@pytest.mark.parametrize("scheme", ["postgres://", "postgresql://", "postgresql+psycopg://"])
+def test_postgresql_urls(postgres_url: str, scheme: str) -> None:
+    """The usual spellings of a PostgreSQL URL mean psycopg 3."""
+    create_tables(postgres_url)
+    url = postgres_url.replace("postgresql://", scheme)
+    with SourceTables(url) as tables:
+        assert tables.prompt_sets() == []
+
+
+def test_reading_never_writes(tables_url: str, execute: Execute) -> None:
+    """Even a statement that writes is refused on a reader's connection."""
+    execute(*THREE)
+    with SourceTables(tables_url) as tables:
+        delete = sa.text("DELETE FROM prompts")
+        with pytest.raises(sa.exc.DBAPIError), tables._engine.connect() as connection:
+            connection.execute(delete)
+        assert tables.count_prompts() == 3
+
+
+def test_missing_sqlite_file_is_not_made(tmp_path: Path) -> None:
+    """A wrong path is an error that says how to make the tables, and makes no file."""
+    with pytest.raises(TablesUnavailable, match="imagepipeline-dagster init"):
+        SourceTables(f"sqlite:///{tmp_path}/nowhere.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_relative_and_hostile_sqlite_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SQLite path may be relative, and have signs in it that mean something in URLs."""
+    monkeypatch.chdir(tmp_path)
+    url = "sqlite:///50% off #1/ta bles.db"
+    create_tables(url)
+    with SourceTables(url) as tables:
+        assert tables.prompt_sets() == []
+    assert [str(file) for file in Path().rglob("*.db")] == ["50% off #1/ta bles.db"]
+
+
+def test_no_database_in_a_file(tmp_path: Path) -> None:
+    """A file that is no database is named in the error."""
+    file = tmp_path / "notes.db"
+    file.write_text("not a database " * 100)
+    with (
+        SourceTables(f"sqlite:///{file}") as tables,
+        pytest.raises(TablesUnavailable, match=r"notes\.db cannot be used: file is not a database"),
+    ):
+        tables.prompt_sets()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:s3cret@127.0.0.1:9/db",
+        "postgresql://me@127.0.0.1:9/db?password=s3cret",
+        "unknowndb://me:s3cret@host/db",
+        "postgresql//me:s3cret@host/db",
+    ],
+)
+def test_unreachable_database_is_named_without_its_password(url: str) -> None:
+    """A database that cannot be reached gives an error without the password, saying what to do."""
+    with pytest.raises(TablesUnavailable) as caught, SourceTables(url) as tables:
+        tables.prompt_sets()
+    assert "s3cret" not in str(caught.value)
+
+
+def test_missing_table_names_those_there(tables: SourceTables, execute: Execute) -> None:
+    """A table that is not there is named, with those that are and how to map one."""
+    execute("CREATE TABLE ideas (x TEXT)", "CREATE VIEW plans AS SELECT x FROM ideas")
+    with pytest.raises(TableMissing) as caught:
+        tables.prompt_sets()
+    for part in ("'prompts'", "'ideas', 'plans'", "TableMapping", "init"):
+        assert part in str(caught.value)
+
+
+def test_missing_schema(postgres_url: str) -> None:
+    """A schema that is not there gives the same error as a table that is not there."""
+    with (
+        SourceTables(postgres_url, prompts=TableMapping("nowhere.prompts")) as tables,
+        pytest.raises(TableMissing, match="schema 'nowhere' has no tables"),
+    ):
+        tables.prompt_sets()
+
+
+def test_missing_column_names_those_there(tables: SourceTables, execute: Execute) -> None:
+    """A required column that is not there is named, with those that are and how to map one."""
+    execute('CREATE TABLE prompts (prompt_set TEXT, "Text" TEXT)')
+    with pytest.raises(ColumnMissing) as caught:
+        tables.prompt_sets()
+    for part in ("'prompt_id', 'prompt'", "'prompt_set', 'Text'", "columns={"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [({"seed": "Seed"}, "no column 'Seed'"), ({"sead": "s"}, "names 'sead', which")],
+)
+def test_mapping_mistakes(
+    tables_url: str, execute: Execute, columns: dict[str, str], message: str
+) -> None:
+    """A mapping to a column that is not there, or from one that is not ours, is an error."""
+    execute(*THREE)
+    mapping = TableMapping("prompts", columns)
+    with (
+        SourceTables(tables_url, prompts=mapping) as tables,
+        pytest.raises(ColumnMissing, match=message),
+    ):
+        tables.prompt_sets()
+
+
+def test_reader_sees_past_a_writer(tmp_path: Path) -> None:
+    """Somebody's open transaction on the same file does not stop a reader."""
+    file = tmp_path / "tables.db"
+    create_tables(f"sqlite:///{file}")
+    writer = sqlite3.connect(file)
+    writer.execute("INSERT INTO prompts (prompt_set, prompt_id, prompt) VALUES ('s', '1', 'p')")
+    with SourceTables(f"sqlite:///{file}") as tables:
+        assert tables.prompt_sets() == []
+        writer.commit()
+        assert tables.prompt_sets() == ["s"]
+    writer.close()

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from imagepipeline_dagster.api.contract import TASKS, request_for
+from imagepipeline_dagster.tables.database import writing
+from imagepipeline_dagster.tables.fingerprints import fingerprint_sets
+from imagepipeline_dagster.tables.importing import create_tables
+from imagepipeline_dagster.tables.reading import SourceTables, TableMissing
+from imagepipeline_dagster.tables.sample_rows import SAMPLE_EMBEDDINGS, SAMPLE_PROMPTS
+from imagepipeline_dagster.tables.samples import (
+    SampleMissing,
+    create_sample_tables,
+    edit_sample_embedding,
+    edit_sample_prompt,
+)
+from imagepipeline_dagster.tables.schema import PromptRow, columns_of
+from tests.tables.conftest import Execute
+
+
+@pytest.fixture
+def sample_url(tmp_path: Path) -> str:
+    """The URL of a SQLite file, in a folder that is yet to be made, with the sample tables."""
+    url = f"sqlite:///{tmp_path}/data/tables.db"
+    assert create_sample_tables(url)
+    return url
+
+
+def test_samples_are_written_as_they_stand(tables_url: str, tables: SourceTables) -> None:
+    """The sample tables hold the sample rows, on every database."""
+    assert create_sample_tables(tables_url)
+    written = {(row.prompt_set, row.prompt_id): row for row in tables.iter_prompts()}
+    assert len(written) == len(SAMPLE_PROMPTS)
+    for row in SAMPLE_PROMPTS:
+        found = written[row.prompt_set, row.prompt_id]
+        for name in columns_of(PromptRow):
+            if name != "updated_at":
+                assert getattr(found, name) == getattr(row, name)
+        assert found.updated_at is not None
+    assert set(tables.embeddings()) == {row.embedding_id for row in SAMPLE_EMBEDDINGS}
+
+
+def test_samples_show_every_outcome() -> None:
+    """A newcomer meets every task, a derived and a given seed, and each way an image can end."""
+    assert 24 <= len(SAMPLE_PROMPTS) <= 32
+    assert len({row.prompt_set for row in SAMPLE_PROMPTS}) >= 3
+    assert {row.task for row in SAMPLE_PROMPTS} == set(TASKS)
+    assert {1, 2, 3, 4} == {row.samples for row in SAMPLE_PROMPTS}
+    assert [row.prompt_id for row in SAMPLE_PROMPTS if row.seed is not None] == ["wildflowers"]
+    assert [row.prompt_id for row in SAMPLE_PROMPTS if row.safety_checker is False] == ["potter"]
+    assert [row.prompt_id for row in SAMPLE_PROMPTS if "nsfw" in row.prompt] == ["colour_bars"]
+    too_long = [row.prompt_id for row in SAMPLE_PROMPTS if len(row.prompt.split()) > 75]
+    assert too_long == ["everything"]
+    used = {row.embeddings for row in SAMPLE_PROMPTS}
+    assert {row.embedding_id for row in SAMPLE_EMBEDDINGS} <= used
+
+
+def test_samples_make_valid_requests() -> None:
+    """Every sample row keeps the API's contract, and links to hosts that cannot exist."""
+    for row in SAMPLE_PROMPTS:
+        names = ("model_id", "prompt", "negative_prompt", "init_image", "mask_image", "strength")
+        request_for(str(row.task), {name: getattr(row, name) for name in names})
+        for link in (row.init_image, row.mask_image):
+            assert link is None or link.startswith("https://pictures.example/")
+
+
+@pytest.mark.parametrize("table", ["prompts", "embeddings"])
+def test_existing_tables_are_never_touched(tables_url: str, execute: Execute, table: str) -> None:
+    """Where either table is there, nothing is created or filled."""
+    execute(f"CREATE TABLE {table} (mine TEXT)")
+    assert not create_sample_tables(tables_url)
+    with SourceTables(tables_url) as tables, pytest.raises(Exception, match="no prompts|no column"):
+        tables.prompt_sets()
+
+
+def test_edited_prompt_changes_one_set(sample_url: str) -> None:
+    """Each edit gives one prompt a text it never had, and so changes one set's content."""
+    with SourceTables(sample_url) as tables:
+        before = fingerprint_sets(tables)
+        texts, sentences = set(), set()
+        for _ in range(20):
+            sentences.add(edit_sample_prompt(sample_url))
+            (teapot,) = [
+                row for row in tables.prompts("spring_catalogue") if row.prompt_id == "teapot"
+            ]
+            texts.add(teapot.prompt)
+        after = fingerprint_sets(tables)
+    assert len(texts) == len(sentences) == 20
+    assert [name for name in before if before[name].content != after[name].content] == [
+        "spring_catalogue"
+    ]
+
+
+def test_edited_embedding_changes_the_few_sets_that_use_it(sample_url: str) -> None:
+    """Each edit raises the version of an embedding that two or three prompts use."""
+    with SourceTables(sample_url) as tables:
+        old, before = tables.embeddings(), fingerprint_sets(tables)
+        assert "from version 1 to 2" in edit_sample_embedding(sample_url)
+        assert "from version 2 to 3" in edit_sample_embedding(sample_url)
+        new, after = tables.embeddings(), fingerprint_sets(tables)
+    (edited,) = [name for name in old if old[name].version != new[name].version]
+    users = [row for row in SAMPLE_PROMPTS if row.embeddings == edited]
+    assert 2 <= len(users) <= 3
+    changed = {name for name in before if before[name].content != after[name].content}
+    assert changed == {row.prompt_set for row in users}
+
+
+@pytest.mark.parametrize("edit", [edit_sample_prompt, edit_sample_embedding])
+def test_edits_need_the_samples(tmp_path: Path, edit: object) -> None:
+    """Where the sample rows or tables are gone, an edit says so."""
+    assert callable(edit)
+    url = f"sqlite:///{tmp_path}/tables.db"
+    create_tables(url)
+    with pytest.raises(SampleMissing, match="to edit"):
+        edit(url)
+    with writing(url) as connection:
+        connection.execute(text("DROP TABLE prompts"))
+        connection.execute(text("DROP TABLE embeddings"))
+    with pytest.raises(TableMissing):
+        edit(url)

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import io
+from enum import StrEnum
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imagepipeline_dagster.generation.images import GeneratedImage, Outcome
+from imagepipeline_dagster.rows import arrow_schema, arrow_table, column, frame_of, rows_of
+
+
+class Colour(StrEnum):
+    """A word of a list."""
+
+    RED = "red"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A row with every kind of column."""
+
+    name: str = column("Name of the row")
+    number: int | None = column("A whole number", default=None)
+    share: float | None = column("A share, 0 to 1", default=None)
+    kept: bool | None = column("Whether it is kept", default=None)
+    at: dt.datetime | None = column("When it was", default=None)
+    certain: bool = column("Never null", default=True)
+    colour: Colour | None = column("A word of a list", default=None)
+
+
+ROWS = st.builds(
+    Row,
+    name=st.text(st.characters(exclude_categories=["Cs"])),
+    number=st.none() | st.integers(-(2**63), 2**63 - 1),
+    share=st.none() | st.floats(allow_nan=False),
+    kept=st.none() | st.booleans(),
+    at=st.none()
+    | st.datetimes(
+        min_value=dt.datetime(1800, 1, 1),  # noqa: DTZ001 - Hypothesis adds the zone
+        max_value=dt.datetime(2200, 1, 1),  # noqa: DTZ001
+        timezones=st.just(dt.UTC),
+    ),
+    certain=st.booleans(),
+    colour=st.none() | st.just(Colour.RED),
+)
+
+
+@settings(deadline=None)
+@given(rows=st.lists(ROWS, max_size=8))
+def test_rows_come_back_from_a_frame(rows: list[Row]) -> None:
+    """Rows survive the way into a frame and back: large numbers, nulls and times included."""
+    assert rows_of(frame_of(rows, Row), Row) == rows
+
+
+@settings(deadline=None, max_examples=50)
+@given(rows=st.lists(ROWS, max_size=8))
+def test_rows_come_back_from_parquet(rows: list[Row]) -> None:
+    """Rows survive a Parquet file that is read with nullable column types."""
+    file = io.BytesIO()
+    frame_of(rows, Row).to_parquet(file)
+
+    assert rows_of(pd.read_parquet(file, dtype_backend="numpy_nullable"), Row) == rows
+
+
+def test_the_schema_says_what_the_dataclass_says() -> None:
+    """Each field becomes a column of its type, with its nullability and description."""
+    schema = arrow_schema(Row)
+
+    assert {field.name: (str(field.type), field.nullable) for field in schema} == {
+        "name": ("string", False),
+        "number": ("int64", True),
+        "share": ("double", True),
+        "kept": ("bool", True),
+        "at": ("timestamp[us, tz=UTC]", True),
+        "certain": ("bool", False),
+        "colour": ("string", True),
+    }
+    assert schema.field("share").metadata == {b"description": b"A share, 0 to 1"}
+
+
+def test_no_rows_make_a_table_with_every_column() -> None:
+    """An empty stage has the same columns and types as a full one."""
+    assert arrow_table([], Row).schema.equals(arrow_schema(Row), check_metadata=True)
+    full = frame_of([Row(name="a")], Row)
+    pd.testing.assert_series_equal(frame_of([], Row).dtypes, full.dtypes)
+    assert rows_of(frame_of([], Row), Row) == []
+
+
+def test_a_frame_has_nullable_types() -> None:
+    """A null leaves whole numbers whole and booleans boolean."""
+    frame = frame_of([Row(name="a"), Row(name="b", number=2**53 + 1, kept=False)], Row)
+
+    assert frame.dtypes.astype(str).to_dict() == {
+        "name": "string",
+        "number": "Int64",
+        "share": "Float64",
+        "kept": "boolean",
+        "at": "datetime64[us, UTC]",
+        "certain": "boolean",
+        "colour": "string",
+    }
+    assert frame["number"].tolist() == [pd.NA, 2**53 + 1]
+
+
+def test_an_iterator_of_rows_is_read_once() -> None:
+    """Rows may come from a generator."""
+    assert len(frame_of((Row(name=str(n)) for n in range(3)), Row)) == 3
+
+
+def test_unknown_columns_are_left_out() -> None:
+    """A frame of a later stage, with more columns and in another order, still gives the rows."""
+    row = Row(name="a", number=1)
+    frame = frame_of([row], Row)[["number", "name", "share", "kept", "at", "certain", "colour"]]
+
+    assert rows_of(frame.assign(verdict="kept"), Row) == [row]
+
+
+def test_a_selection_of_a_frame_gives_its_rows() -> None:
+    """The index that a filter leaves behind does not matter."""
+    frame = frame_of([Row(name="a", number=1), Row(name="b", number=2)], Row)
+
+    assert rows_of(frame[frame["number"] == 2], Row) == [Row(name="b", number=2)]
+
+
+def test_a_missing_column_is_named() -> None:
+    """A frame that lacks a column raises an error with the column's name."""
+    with pytest.raises(KeyError, match="number"):
+        rows_of(frame_of([Row(name="a")], Row).drop(columns="number"), Row)
+
+
+def test_times_of_another_zone_are_the_same_moment() -> None:
+    """A time with an offset is stored as the same moment in UTC."""
+    noon = dt.datetime(2025, 6, 1, 12, tzinfo=dt.timezone(dt.timedelta(hours=2)))
+
+    (row,) = rows_of(frame_of([Row(name="a", at=noon)], Row), Row)
+    assert row.at == noon
+    assert row.at is not None
+    assert row.at.utcoffset() == dt.timedelta(0)
+
+
+def test_a_null_in_a_required_column_is_refused() -> None:
+    """A column that is never null takes no null, on the way in and on the way out."""
+    with pytest.raises(ValueError, match="name is never null"):
+        arrow_table([Row(name=None)], Row)  # type: ignore[arg-type]
+
+    frame = frame_of([Row(name="a")], Row)
+    frame["name"] = pd.array([None], dtype="string")
+
+    with pytest.raises(ValueError, match="name"):
+        rows_of(frame, Row)
+
+
+def test_a_value_of_another_type_is_refused() -> None:
+    """Text where a number belongs is an error and not a number."""
+    with pytest.raises((pa.ArrowInvalid, pa.ArrowTypeError)):
+        frame_of([Row(name="a", number="1")], Row)  # type: ignore[arg-type]
+
+
+def test_a_generated_image_comes_back() -> None:
+    """The table of images carries its words as text, and gives its rows back."""
+    image = GeneratedImage(
+        prompt_set="spring",
+        prompt_id="p1",
+        call_index=0,
+        sample_index=None,
+        outcome=Outcome.GENERATED,
+        content_version="v",
+        seed=2**31 - 1,
+        submitted_at=dt.datetime(2025, 1, 1, 0, 0, 0, 123456, tzinfo=dt.UTC),
+    )
+
+    assert rows_of(frame_of([image], GeneratedImage), GeneratedImage) == [image]
+    described = [field.metadata for field in arrow_schema(GeneratedImage)]
+    assert all(metadata and metadata[b"description"] for metadata in described)
