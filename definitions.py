@@ -1,0 +1,10 @@
+"""The code location: the environment in, the definitions out."""
+
+import os
+
+from imagepipeline_dagster.defs import ImageDataset, build_definitions
+from imagepipeline_dagster.environment import resources_from_environment
+
+resources = resources_from_environment(os.environ)
+# On a real key, spending begins when a person starts the sensors.
+defs = build_definitions(ImageDataset(), resources, start=resources["imagepipeline"].emulated)

@@ -1,0 +1,82 @@
+"""What one image dataset is called and how it is made: everything that its stages share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from imagepipeline_dagster.generation.prompts import GenerationDefaults
+from imagepipeline_dagster.tables.schema import TableMapping
+
+__all__ = ["ImageDataset", "UnresolvedJob"]
+
+UnresolvedJob = UnresolvedAssetJobDefinition
+"""What `define_asset_job` returns; Dagster exports no name for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageDataset:
+    """A dataset: two of them fit into one code location if their `key_prefix` differs.
+
+    Args:
+        key_prefix: put before every asset key, and before the names of the job, the sensors and
+            the schedules; also the folder of its tables and releases.
+        title: of the release's card.
+        prompts: the user's prompts table, and its columns where their names differ.
+        embeddings: the same for the embeddings table.
+        defaults: what a null in the prompts table stands for.
+        samples_per_call: 1 to 4. With more than 1, a sample cannot be made again alone.
+        pool: the concurrency pool of the paid stage.
+        on_removed: what becomes of the partition of a set that left the tables: "remove" or "keep".
+        max_removed_share: a tick that would remove more of the partitions than this refuses.
+        max_runs_per_tick: runs that one tick of a sensor asks for at the most.
+        sensor_seconds: least time between two ticks of a sensor.
+    """
+
+    key_prefix: tuple[str, ...] = ()
+    title: str = "Image dataset"
+    prompts: TableMapping = TableMapping("prompts")
+    embeddings: TableMapping = TableMapping("embeddings")
+    defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
+    samples_per_call: int = 1
+    pool: str = "imagepipeline_api"
+    on_removed: str = "remove"
+    max_removed_share: float = 0.5
+    max_runs_per_tick: int = 25
+    sensor_seconds: int = 30
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            ValueError: names the option and what it takes.
+        """
+        if not 1 <= self.samples_per_call <= 4:
+            raise ValueError(f"samples_per_call: {self.samples_per_call} is outside 1 to 4")
+        if self.on_removed not in ("remove", "keep"):
+            raise ValueError(f"on_removed: {self.on_removed!r} is neither 'remove' nor 'keep'")
+
+    @property
+    def name(self) -> str:
+        """The dataset's name in the ledger: the key of its last asset."""
+        return "/".join([*self.key_prefix, "image_dataset"])
+
+    @property
+    def partitions(self) -> dg.DynamicPartitionsDefinition:
+        """One partition for each prompt set."""
+        return dg.DynamicPartitionsDefinition(name=self.named("prompt_set"))
+
+    def key(self, asset: str) -> dg.AssetKey:
+        """Return the key of one of the seven assets."""
+        return dg.AssetKey([*self.key_prefix, asset])
+
+    def named(self, name: str) -> str:
+        """Return the name of a job, sensor or schedule of this dataset."""
+        return "_".join([*self.key_prefix, name])
+
+    @property
+    def releases(self) -> str:
+        """The folder of its releases on the storage."""
+        return "/".join([*self.key_prefix, "releases"])

@@ -1,0 +1,73 @@
+"""`generation_requests`: the plan: what would be bought, what is reused, and why."""
+
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+import pyarrow as pa
+
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.metadata import markdown_table, table_metadata
+from imagepipeline_dagster.generation.planning import (
+    PlannedRequest,
+    plan_prompt_set,
+    summarise_plan,
+)
+from imagepipeline_dagster.generation.prompts import Prompt
+from imagepipeline_dagster.resources import ImagePipelineResource, LedgerResource
+from imagepipeline_dagster.rows import arrow_table, content_hash, rows_of
+from imagepipeline_dagster.tables.names import prompt_set_of
+
+__all__ = ["build_generation_requests"]
+
+
+def build_generation_requests(dataset: ImageDataset) -> list[Any]:
+    """Return the asset."""
+
+    @dg.asset(
+        key=dataset.key("generation_requests"),
+        ins={"prompt_sets": dg.AssetIn(dataset.key("prompt_sets"))},
+        partitions_def=dataset.partitions,
+        group_name=dataset.named("image_dataset"),
+        kinds={"pandas", "parquet"},
+        description="A row an API call: what a purchase would buy, what is reused, and why.",
+    )
+    def generation_requests(
+        context: dg.AssetExecutionContext,
+        prompt_sets: pd.DataFrame,
+        imagepipeline: ImagePipelineResource,
+        ledger: LedgerResource,
+    ) -> dg.MaterializeResult[pa.Table]:
+        with ledger.open() as opened:
+            plan = plan_prompt_set(
+                rows_of(prompt_sets, Prompt),
+                prompt_set=prompt_set_of(context.partition_key),
+                dataset=dataset.name,
+                ledger=opened,
+                origin=imagepipeline.origin,
+                samples_per_call=dataset.samples_per_call,
+            )
+        summary = summarise_plan(plan)
+        return dg.MaterializeResult(
+            value=arrow_table(plan, PlannedRequest),
+            # Neither states nor reasons: the plan is the same before and after its purchase.
+            data_version=dg.DataVersion(content_hash(plan, leave_out={"state", "reason"})),
+            metadata={
+                **table_metadata(PlannedRequest, len(plan)),
+                "images_to_buy": summary.images["to_buy"],
+                "images_reused": summary.images["reused"],
+                "plan": dg.MetadataValue.md(
+                    markdown_table(
+                        ["state", "API calls", "images"],
+                        [(s, summary.calls[s], n) for s, n in summary.images.items()],
+                    )
+                ),
+                "why": dg.MetadataValue.md(
+                    markdown_table(
+                        ["reason", "images to buy"], list(summary.to_buy_by_reason.items())
+                    )
+                ),
+            },
+        )
+
+    return [generation_requests]

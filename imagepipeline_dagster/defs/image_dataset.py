@@ -1,0 +1,97 @@
+"""`image_dataset`: the kept images of all prompt sets as a versioned release."""
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.metadata import contact_sheet_of, markdown_table
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
+from imagepipeline_dagster.release.publish import NothingToRelease, objections, publish
+from imagepipeline_dagster.resources import StorageResource
+from imagepipeline_dagster.rows import rows_of
+
+__all__ = ["build_image_dataset"]
+
+_PROBLEMS_SHOWN = 20
+
+
+def build_image_dataset(dataset: ImageDataset) -> list[Any]:
+    """Return the asset and its check."""
+    key = dataset.key("image_dataset")
+    ins = {"moderated_images": dg.AssetIn(dataset.key("moderated_images"))}
+
+    @dg.asset(
+        key=key,
+        ins=ins,
+        group_name=dataset.named("image_dataset"),
+        kinds={"parquet", "huggingface"},
+        description="An immutable, versioned release of the kept images, with their lineage.",
+    )
+    def image_dataset(
+        context: dg.AssetExecutionContext,
+        moderated_images: dict[str, pd.DataFrame],
+        storage: StorageResource,
+    ) -> dg.MaterializeResult[Any]:
+        images = _images(moderated_images)
+        kept = [image for image in images if image.verdict == Verdict.KEPT]
+        try:
+            release = publish(
+                storage.open(),
+                name=dataset.title,
+                images=images,
+                run_id=context.run_id,
+                created_at=dt.datetime.now(dt.UTC),
+                folder=dataset.releases,
+            )
+        except NothingToRelease as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        counts = release.prompt_sets
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(release.fingerprint),
+            metadata={
+                "dagster/uri": f"{storage.open().uri}/{release.path}",
+                "dagster/row_count": release.counts.kept,
+                "version": release.version,
+                "new_version": release.created,
+                "emulated": bool(release.emulated),
+                "prompt_sets": dg.MetadataValue.md(
+                    markdown_table(
+                        ["prompt set", "requested", "kept", "rejected", "quarantined"],
+                        [
+                            (name, c.requested, c.kept, c.rejected, c.quarantined)
+                            for name, c in list(counts.items())[:200]
+                        ],
+                    )
+                ),
+                "contact_sheet": contact_sheet_of(kept, storage.open(), [None] * len(kept)),
+            },
+        )
+
+    @dg.asset_check(
+        asset=key,
+        additional_ins=ins,
+        name="nothing_unchecked",
+        blocking=True,
+        description="Every released image was checked for safety, or a person decided.",
+    )
+    def nothing_unchecked(moderated_images: dict[str, pd.DataFrame]) -> dg.AssetCheckResult:
+        kept = [image for image in _images(moderated_images) if image.verdict == Verdict.KEPT]
+        unchecked = objections(kept)
+        return dg.AssetCheckResult(
+            passed=not unchecked,
+            description=f"{len(unchecked)} of {len(kept)} images are unchecked",
+            metadata={"problems": unchecked[:_PROBLEMS_SHOWN]},
+        )
+
+    return [image_dataset, nothing_unchecked]
+
+
+def _images(tables: Mapping[str, pd.DataFrame]) -> list[ModeratedImage]:
+    """Return the rows of all prompt sets, in the order of their names."""
+    return [
+        image for _, table in sorted(tables.items()) for image in rows_of(table, ModeratedImage)
+    ]

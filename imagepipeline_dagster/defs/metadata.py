@@ -1,0 +1,104 @@
+"""What a stage tells the UI: row count, columns, and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from imagepipeline_dagster.previews import Tile, contact_sheet, markdown_picture
+from imagepipeline_dagster.rows import arrow_schema
+from imagepipeline_dagster.storage import ObjectMissing, Storage, thumbnail_path
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from imagepipeline_dagster.generation.images import GeneratedImage
+
+__all__ = ["contact_sheet_of", "markdown_table", "table_metadata"]
+
+_TILES = 64
+# An event's metadata stays under 48 kB: as base64 this leaves room for the columns' descriptions.
+_SHEET_BYTES = 28_000
+
+
+def table_metadata(row_type: type[DataclassInstance], row_count: int) -> dict[str, Any]:
+    """Return the metadata that every stage's table has."""
+    schema = arrow_schema(row_type)
+    columns = [
+        dg.TableColumn(
+            name=field.name,
+            type=str(schema.field(field.name).type),
+            description=str(field.metadata.get("description", "")),
+            constraints=dg.TableColumnConstraints(nullable=schema.field(field.name).nullable),
+        )
+        for field in fields(row_type)
+    ]
+    return {
+        "dagster/row_count": row_count,
+        "dagster/column_schema": dg.TableSchema(columns=columns),
+    }
+
+
+def contact_sheet_of(
+    images: Sequence[GeneratedImage], storage: Storage, marks: Iterable[str | None]
+) -> dg.MarkdownMetadataValue:
+    """Return a contact sheet of a set's samples, the first of many, that shows in the UI.
+
+    A mark that begins with "rejected" or "quarantined" blurs its picture: nobody should have to
+    look at what was filtered out.
+    """
+    shown = list(zip(images, marks, strict=True))
+    with ThreadPoolExecutor(8) as threads:
+        thumbnails = list(threads.map(lambda shown: _thumbnail(storage, shown[0]), shown[:_TILES]))
+    thumbnails += [None] * (len(shown) - len(thumbnails))
+    tiles = [
+        Tile(
+            thumbnail=thumbnail,
+            caption=image.prompt_id,
+            mark=mark,
+            blurred=bool(mark) and str(mark).startswith(("rejected", "quarantined")),
+        )
+        for (image, mark), thumbnail in zip(shown, thumbnails, strict=True)
+    ]
+    return dg.MetadataValue.md(
+        markdown_picture(contact_sheet(tiles, byte_budget=_SHEET_BYTES), f"{len(images)} samples")
+    )
+
+
+def _thumbnail(storage: Storage, image: GeneratedImage) -> bytes | None:
+    if image.image_sha256 is None:
+        return None
+    try:
+        return storage.read(thumbnail_path(image.image_sha256))
+    except ObjectMissing:
+        return None
+
+
+def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table; cells are text, whatever characters stand in them."""
+    lines = [headers, ["---"] * len(headers), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    text = " ".join(str(value).split())
+    for character, entity in _ENTITIES.items():
+        text = text.replace(character, entity)
+    return text
+
+
+_ENTITIES = {
+    "&": "&amp;",
+    "<": "&lt;",
+    ">": "&gt;",
+    "|": "&#124;",
+    "`": "&#96;",
+    "*": "&#42;",
+    "[": "&#91;",
+    "]": "&#93;",
+    "!": "&#33;",
+}

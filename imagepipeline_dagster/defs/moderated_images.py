@@ -1,0 +1,104 @@
+"""`moderated_images`: a verdict for every sample, from evidence; it costs nothing to make again."""
+
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+import pyarrow as pa
+
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.metadata import contact_sheet_of, markdown_table, table_metadata
+from imagepipeline_dagster.generation.images import CIRCUMSTANCES, OPEN_OUTCOMES, GeneratedImage
+from imagepipeline_dagster.generation.reconciling import PromptSetStates
+from imagepipeline_dagster.moderation.verdicts import (
+    ModeratedImage,
+    Verdict,
+    accounting_problems,
+    moderate,
+    summarise,
+)
+from imagepipeline_dagster.resources import LedgerResource, StorageResource
+from imagepipeline_dagster.rows import arrow_table, content_hash, rows_of
+from imagepipeline_dagster.tables.names import prompt_set_of
+
+__all__ = ["build_moderated_images"]
+
+_PROBLEMS_SHOWN = 20
+
+
+def build_moderated_images(dataset: ImageDataset) -> list[Any]:
+    """Return the asset and its check."""
+
+    @dg.asset(
+        key=dataset.key("moderated_images"),
+        ins={"generated_images": dg.AssetIn(dataset.key("generated_images"))},
+        partitions_def=dataset.partitions,
+        group_name=dataset.named("image_dataset"),
+        kinds={"pandas", "parquet"},
+        description="A row a requested sample, with its verdict: kept, rejected or quarantined.",
+    )
+    def moderated_images(
+        context: dg.AssetExecutionContext,
+        generated_images: pd.DataFrame,
+        ledger: LedgerResource,
+        storage: StorageResource,
+    ) -> dg.MaterializeResult[pa.Table]:
+        generated = rows_of(generated_images, GeneratedImage)
+        images = moderate(generated)
+        with ledger.open() as opened:
+            # The chain ends here: what the set is built from now is what its rows say.
+            PromptSetStates(opened, dataset=dataset.name).note_built(
+                prompt_set_of(context.partition_key),
+                content=images[0].content_version,
+                pending=sum(image.outcome in OPEN_OUTCOMES for image in images),
+            )
+        counts = summarise(images)
+        return dg.MaterializeResult(
+            value=arrow_table(images, ModeratedImage),
+            data_version=dg.DataVersion(content_hash(images, leave_out=CIRCUMSTANCES)),
+            metadata={
+                **table_metadata(ModeratedImage, len(images)),
+                "requested": counts.requested,
+                "kept": counts.kept,
+                "rejected": counts.rejected,
+                "quarantined": counts.quarantined,
+                "reasons": dg.MetadataValue.md(
+                    markdown_table(["reason", "samples"], list(counts.by_reason.items()))
+                ),
+                "contact_sheet": contact_sheet_of(
+                    images,
+                    storage.open(),
+                    [_mark(image) for image in images],
+                ),
+            },
+        )
+
+    @dg.asset_check(
+        asset=dataset.key("moderated_images"),
+        additional_ins={"prompt_sets": dg.AssetIn(dataset.key("prompt_sets"))},
+        name="every_sample_is_accounted_for",
+        partitions_def=dataset.partitions,
+        blocking=True,
+        description="Each row of the prompt set has as many rows here as it asks for samples.",
+    )
+    def every_sample_is_accounted_for(
+        moderated_images: pd.DataFrame, prompt_sets: pd.DataFrame
+    ) -> dg.AssetCheckResult:
+        asked = prompt_sets.groupby("prompt_id")["samples"].sum()
+        problems = accounting_problems(
+            {str(prompt_id): int(samples) for prompt_id, samples in asked.items()},
+            rows_of(moderated_images, ModeratedImage),
+        )
+        return dg.AssetCheckResult(
+            passed=not problems,
+            description=f"{len(moderated_images)} samples, {len(problems)} prompts do not add up",
+            metadata={"problems": problems[:_PROBLEMS_SHOWN]},
+        )
+
+    return [moderated_images, every_sample_is_accounted_for]
+
+
+def _mark(image: ModeratedImage) -> str | None:
+    if image.verdict == Verdict.KEPT:
+        return None
+    return f"{image.verdict}: {image.moderation_reason}"

@@ -1,0 +1,80 @@
+"""`prompt_sets`: the rows of one prompt set, validated and ready to plan."""
+
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+import pyarrow as pa
+
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.metadata import markdown_table, table_metadata
+from imagepipeline_dagster.generation.prompts import Prompt, validated_prompts
+from imagepipeline_dagster.generation.tokens import TOKENS_ARE_ESTIMATED
+from imagepipeline_dagster.resources import TablesResource
+from imagepipeline_dagster.rows import arrow_table, content_hash
+from imagepipeline_dagster.tables.names import prompt_set_of
+
+__all__ = ["build_prompt_sets"]
+
+_PROBLEMS_SHOWN = 50
+
+
+def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
+    """Return the asset and its check."""
+
+    @dg.asset(
+        key=dataset.key("prompt_sets"),
+        deps=[dataset.key("prompts"), dataset.key("embeddings")],
+        partitions_def=dataset.partitions,
+        group_name=dataset.named("image_dataset"),
+        kinds={"pandas", "parquet"},
+        description="A row a prompt: defaults filled in, trigger words in, tokens counted.",
+    )
+    def prompt_sets(
+        context: dg.AssetExecutionContext, tables: TablesResource
+    ) -> dg.MaterializeResult[pa.Table]:
+        prompt_set = prompt_set_of(context.partition_key)
+        with tables.open(dataset.prompts, dataset.embeddings) as source:
+            rows, embeddings = source.prompts(prompt_set), source.embeddings()
+        if not rows:
+            raise dg.Failure(
+                f"the table {dataset.prompts.table!r} has no row of prompt set {prompt_set!r}; "
+                "the prompts sensor removes its partition at its next tick",
+                allow_retries=False,
+            )
+        prompts = validated_prompts(rows, embeddings, defaults=dataset.defaults)
+        refused = [prompt for prompt in prompts if not prompt.valid]
+        return dg.MaterializeResult(
+            value=arrow_table(prompts, Prompt),
+            data_version=dg.DataVersion(content_hash(prompts, leave_out={"prompt_row"})),
+            metadata={
+                **table_metadata(Prompt, len(prompts)),
+                "valid": len(prompts) - len(refused),
+                "refused": len(refused),
+                "images_wanted": sum(prompt.samples for prompt in prompts),
+                "tokens_are_estimated": TOKENS_ARE_ESTIMATED,
+            },
+        )
+
+    @dg.asset_check(
+        asset=dataset.key("prompt_sets"),
+        name="every_row_is_valid",
+        partitions_def=dataset.partitions,
+        description="No row was refused. Refused rows are not bought; the others are.",
+    )
+    def every_row_is_valid(prompt_sets: pd.DataFrame) -> dg.AssetCheckResult:
+        refused = prompt_sets[~prompt_sets["valid"]]
+        problems = refused[["prompt_id", "problems"]].head(_PROBLEMS_SHOWN).to_numpy().tolist()
+        return dg.AssetCheckResult(
+            passed=refused.empty,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{len(refused)} of {len(prompt_sets)} rows are refused",
+            metadata={
+                "refused": len(refused),
+                "problems": dg.MetadataValue.md(
+                    markdown_table(["prompt_id", "problems"], problems)
+                ),
+            },
+        )
+
+    return [prompt_sets, every_row_is_valid]

@@ -1,0 +1,43 @@
+"""`prompts` and `embeddings`: the user's tables, which other tools write and this one reads."""
+
+import dagster as dg
+
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, columns_of
+
+__all__ = ["build_source_tables"]
+
+
+def build_source_tables(dataset: ImageDataset) -> list[dg.AssetSpec]:
+    """Return the two external assets."""
+    return [
+        dg.AssetSpec(
+            dataset.key("prompts"),
+            description="A row a prompt. Read only; edit it wherever it lives.",
+            partitions_def=dataset.partitions,
+            kinds={"sql"},
+            group_name=dataset.named("image_dataset"),
+            metadata={"dagster/column_schema": _schema(PromptRow)},
+        ),
+        dg.AssetSpec(
+            dataset.key("embeddings"),
+            description="A row an embedding: its trigger words, and where they belong.",
+            kinds={"sql"},
+            group_name=dataset.named("image_dataset"),
+            metadata={"dagster/column_schema": _schema(EmbeddingRow)},
+        ),
+    ]
+
+
+def _schema(row_type: type[PromptRow | EmbeddingRow]) -> dg.TableSchema:
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                name=column.name,
+                type=column.kind.value,
+                description=column.description,
+                constraints=dg.TableColumnConstraints(nullable=not column.required),
+            )
+            for column in columns_of(row_type).values()
+        ]
+    )

@@ -1,0 +1,32 @@
+"""The API's contract served on loopback, so that nothing has to be bought to try or to test.
+
+    with EmulatorServer(EmulatorSettings()) as emulator:
+        httpx.post(f"{emulator.url}/sdxl/text2image/v1", headers={"API-Key": "emulator"}, ...)
+
+- `settings`: how the emulated vendor behaves: latency, concurrency, links, the safety checker.
+- `faults`: what goes wrong, where, how often and for which prompts.
+- `jobs`: ids and links that any later process can answer for, and the queue.
+- `stats`: what was asked, accepted and delivered; `bought_twice` is the one to assert on.
+- `app`: the routes. `server`: the same in a thread, or in the foreground.
+- `sources`: the pictures that `init_image` and `mask_image` point to.
+- `pictures`: from a job to a PNG marked EMULATED, by way of `palettes`, `scenery` and `subjects`.
+"""
+
+from imagepipeline_dagster.emulator.app import create_app
+from imagepipeline_dagster.emulator.faults import Fault, FaultKind, Operation
+from imagepipeline_dagster.emulator.server import EmulatorServer, serve
+from imagepipeline_dagster.emulator.settings import EmulatorSettings, FilterSignal
+from imagepipeline_dagster.emulator.stats import EmulatorStats, request_hash
+
+__all__ = [
+    "EmulatorServer",
+    "EmulatorSettings",
+    "EmulatorStats",
+    "Fault",
+    "FaultKind",
+    "FilterSignal",
+    "Operation",
+    "create_app",
+    "request_hash",
+    "serve",
+]

@@ -1,0 +1,79 @@
+"""Answers as the vendor writes them, and as faults spoil them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import shake_256
+
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from imagepipeline_dagster.api.contract import JobStatus, RequestInvalid
+from imagepipeline_dagster.emulator.faults import Fault, FaultKind
+
+__all__ = ["DROP_EXTENSION", "damaged", "failure", "fault_answer", "invalid"]
+
+DROP_EXTENSION = "imagepipeline.drop"
+"""The ASGI extension by which our server lets an answer close its connection unanswered."""
+
+_PAGE = """<!doctype html>
+<html><head><title>Just a moment</title></head>
+<body><h1>We will be right back</h1><p>The service is being updated.</p></body></html>
+"""
+
+
+def failure(message: str, *, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """Return an error answer."""
+    body = {"status": JobStatus.FAILURE, "error": message}
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+def invalid(error: RequestInvalid) -> Response:
+    """Return the answer to a request outside the documented ranges: 422 with every field."""
+    fields = [problem.partition(": ") for problem in error.problems]
+    detail = [{"loc": ["body", name], "msg": message} for name, _, message in fields]
+    body = {"status": JobStatus.FAILURE, "error": str(error), "detail": detail}
+    return JSONResponse(body, status_code=422)
+
+
+def fault_answer(fault: Fault, *, job_id: str | None = None) -> Response | None:
+    """Return the answer that `fault` puts in place of the real one; None where it leaves that."""
+    match fault.kind:
+        case FaultKind.RATE_LIMITED:
+            wait = {"Retry-After": str(fault.retry_after_seconds)}
+            return failure("too many requests", status=429, headers=wait)
+        case FaultKind.SERVER_ERROR:
+            return failure("the server is not well", status=fault.status)
+        case FaultKind.DROPPED_ANSWER:
+            return _DroppedAnswer()
+        case FaultKind.HTML_PAGE:
+            return HTMLResponse(_PAGE)
+        case FaultKind.UNKNOWN_STATUS:
+            return JSONResponse({"status": fault.word, "id": job_id})
+        case FaultKind.EXPIRED_LINK:
+            return failure("the link has expired", status=403)
+        case _:
+            return None
+
+
+def damaged(image: bytes, fault: Fault | None) -> bytes:
+    """Return the bytes as a download under `fault` delivers them."""
+    half = len(image) // 2
+    if fault is not None and fault.kind is FaultKind.TRUNCATED_BYTES:
+        return image[:half]
+    if fault is not None and fault.kind is FaultKind.CORRUPT_BYTES:
+        return image[:half] + shake_256(image).digest(len(image) - half)
+    return image
+
+
+class _DroppedAnswer(Response):
+    """Closes the connection without a word; a server without the extension raises instead."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        drop = scope.get("extensions", {}).get(DROP_EXTENSION)
+        if drop is None:
+            raise ConnectionResetError("the emulator drops this answer")
+        drop()
+        # The server counts an answer as missing unless it has seen the connection end.
+        while (await receive())["type"] != "http.disconnect":
+            pass

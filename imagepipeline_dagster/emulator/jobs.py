@@ -1,0 +1,154 @@
+"""Jobs that need no memory: an id or a link holds all that a later process must know to answer.
+
+An emulator often lives and dies with a run. A run that resumes meets another emulator on another
+port, which reads the job from its id and goes on as if nothing had happened. The checksums tell a
+garbled id from a real one; they are no secret.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import zlib
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as Base64Error
+from dataclasses import dataclass
+from hashlib import blake2b
+from heapq import heapreplace
+from random import Random
+from urllib.parse import urlencode
+
+from imagepipeline_dagster.api.contract import GenerationRequest, Task, canonical_json, request_for
+from imagepipeline_dagster.emulator.settings import EmulatorSettings
+
+__all__ = ["ImageLink", "JobOutcome", "JobTicket", "Queue", "UnknownJob"]
+
+_VERSION = 1
+_CHECKSUM_BYTES = 6
+
+
+class UnknownJob(LookupError):
+    """An id that no emulator of this version gave out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOutcome:
+    """How a job ends, decided when it is accepted.
+
+    `error` makes it a FAILURE; otherwise the samples of `delivered` (counted from 0) get links, and
+    are black all over where `black` says so.
+    """
+
+    delivered: tuple[int, ...] = ()
+    black: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobTicket:
+    """An accepted job. Times are seconds since the epoch, to the millisecond."""
+
+    request: GenerationRequest
+    seed: int
+    accepted_at: float
+    ready_at: float
+    outcome: JobOutcome
+    nonce: str
+    """Tells apart two jobs of the same request in the same millisecond."""
+
+    @classmethod
+    def issue(
+        cls, request: GenerationRequest, *, accepted_at: float, ready_at: float, outcome: JobOutcome
+    ) -> JobTicket:
+        """Return a new job, with a seed of its own where the request names none."""
+        seed = request.seed if request.seed is not None else secrets.randbelow(2**31)
+        return cls(
+            request=request,
+            seed=seed,
+            accepted_at=round(accepted_at, 3),
+            ready_at=round(ready_at, 3),
+            outcome=outcome,
+            nonce=secrets.token_hex(3),
+        )
+
+    def id(self) -> str:
+        """Return the job's id: letters, digits, `-` and `_`; about as long as the prompts."""
+        told = {
+            "v": _VERSION,
+            "task": self.request.task,
+            "request": self.request.payload(),
+            "seed": self.seed,
+            "times": [self.accepted_at, self.ready_at],
+            "outcome": [self.outcome.delivered, self.outcome.black, self.outcome.error],
+            "nonce": self.nonce,
+        }
+        packed = zlib.compress(canonical_json(told).encode(), 9)
+        return urlsafe_b64encode(_checksum(packed) + packed).rstrip(b"=").decode()
+
+    @classmethod
+    def read(cls, job_id: str, *, task: str | None = None) -> JobTicket:
+        """Return the job that an id tells of.
+
+        Raises:
+            UnknownJob: when the id is garbled, of another version, or of another task than `task`.
+        """
+        try:
+            raw = urlsafe_b64decode(job_id + "=" * (-len(job_id) % 4))
+        except (Base64Error, ValueError):
+            raise UnknownJob("no such job") from None
+        check, packed = raw[:_CHECKSUM_BYTES], raw[_CHECKSUM_BYTES:]
+        if check != _checksum(packed):
+            raise UnknownJob("no such job")
+        told = json.loads(zlib.decompress(packed))
+        if told["v"] != _VERSION or task not in {None, told["task"]}:
+            raise UnknownJob("no such job")
+        delivered, black, error = told["outcome"]
+        accepted_at, ready_at = told["times"]
+        return cls(
+            request=request_for(Task(told["task"]), told["request"]),
+            seed=told["seed"],
+            accepted_at=accepted_at,
+            ready_at=ready_at,
+            outcome=JobOutcome(delivered=tuple(delivered), black=black, error=error),
+            nonce=told["nonce"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageLink:
+    """A link to one sample of a job, good until `expires_at` (milliseconds since the epoch)."""
+
+    job_id: str
+    sample_index: int
+    expires_at: int
+
+    def path(self) -> str:
+        """Return the link below the emulator's origin, signed as presigned object links are."""
+        query = urlencode({"expires": self.expires_at, "signature": self.signature()})
+        return f"/images/{self.job_id}/{self.sample_index}.png?{query}"
+
+    def signature(self) -> str:
+        """Return the checksum that a changed sample or expiry would break."""
+        told = f"{self.job_id}/{self.sample_index}?{self.expires_at}"
+        return _checksum(told.encode()).hex()
+
+
+class Queue:
+    """The vendor's workers: a job starts in the order of acceptance, when a worker is free."""
+
+    def __init__(self, settings: EmulatorSettings, *, chance: Random) -> None:
+        self._free_at = [0.0] * settings.concurrency
+        self._mean = settings.latency_seconds
+        self._spread = settings.latency_spread
+        self._chance = chance
+
+    def accept(self, now: float) -> float:
+        """Take a job in at `now` and return when it will be done, both in seconds."""
+        latency = self._mean * (1 + self._spread * self._chance.uniform(-1, 1))
+        done_at = max(now, self._free_at[0]) + latency
+        heapreplace(self._free_at, done_at)
+        return done_at
+
+
+def _checksum(told: bytes) -> bytes:
+    return blake2b(told, digest_size=_CHECKSUM_BYTES, person=b"imagepipeline").digest()

@@ -1,0 +1,250 @@
+"""The Dagster resources: the API, the tables, the ledger and the storage.
+
+`resources_from_environment` gives all of them, with the io manager, from the documented variables.
+"""
+
+# No postponed annotations here: Dagster reads a resource's fields from the types themselves.
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+import dagster as dg
+from dagster_aws.s3 import S3Resource
+from pydantic import Field, field_validator
+
+from imagepipeline_dagster.api.client import ImagePipelineClient, origin_of, poll_delays
+from imagepipeline_dagster.api.contract import Job, RequestInvalid, Task, request_for
+from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.pacing import Brake
+from imagepipeline_dagster.generation.prompts import token_problems
+from imagepipeline_dagster.generation.purchase import PurchaseSettings
+from imagepipeline_dagster.storage import Storage, open_storage
+from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.tables.schema import TableMapping
+
+__all__ = [
+    "EMULATOR_ORIGIN",
+    "Generation",
+    "ImagePipelineResource",
+    "LedgerResource",
+    "StorageResource",
+    "TablesResource",
+]
+
+T = TypeVar("T")
+
+EMULATOR_ORIGIN = "emulator"
+"""The origin of the embedded emulator, whatever its port: part of its requests' keys."""
+
+_SECRET: dict[str, Any] = {"dagster__is_secret": True}
+_EMULATOR_KEY = "emulator"
+_starting_emulator = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a direct call of the resource gave: the finished job, and its pictures' bytes."""
+
+    job: Job
+    images: tuple[bytes, ...]
+
+
+class ImagePipelineResource(dg.ConfigurableResource[Any]):
+    """ImagePipeline's SDXL API, or its emulator where no key is given.
+
+    In an asset of your own, call `text2image`, `image2image` or `inpainting`: each blocks until its
+    pictures are there. What is bought so is not in the ledger. `open()` gives the async client.
+    """
+
+    api_key: str | None = Field(
+        default=None,
+        description="API key. Without one an emulator inside this process serves the API.",
+        json_schema_extra=_SECRET,
+    )
+    base_url: str = Field(
+        default="https://api.imagepipeline.io", description="Origin of the API, http(s)."
+    )
+    max_in_flight: int = Field(default=16, ge=1, description="Jobs in flight at once, per run.")
+    requests_per_second: float | None = Field(
+        default=None, gt=0, description="Limit over all API requests of a run; none by default."
+    )
+    poll_min_seconds: float = Field(
+        default=0.5, gt=0, description="Seconds before the first status request of a job."
+    )
+    poll_max_seconds: float = Field(
+        default=10.0, gt=0, description="Longest pause between status requests, seconds."
+    )
+    job_timeout_seconds: float = Field(
+        default=900.0, gt=0, description="Seconds until a pending job is left for the next run."
+    )
+    request_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="Seconds for one HTTP request."
+    )
+    max_attempts: int = Field(
+        default=5, ge=1, description="Attempts of a request that is safe to repeat."
+    )
+    max_image_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=1, description="A larger download is refused, bytes."
+    )
+
+    @field_validator("api_key")
+    @classmethod
+    def _blank_is_none(cls, value: str | None) -> str | None:
+        return value or None
+
+    @property
+    def emulated(self) -> bool:
+        """Whether the embedded emulator answers instead of the API."""
+        return self.api_key is None
+
+    @property
+    def origin(self) -> str:
+        """What a request's key names as its API."""
+        return EMULATOR_ORIGIN if self.emulated else origin_of(self.base_url)
+
+    @property
+    def purchase_settings(self) -> PurchaseSettings:
+        """How a purchase through this resource is carried out."""
+        return PurchaseSettings(
+            max_in_flight=self.max_in_flight,
+            job_timeout_seconds=self.job_timeout_seconds,
+            poll_min_seconds=self.poll_min_seconds,
+            poll_max_seconds=self.poll_max_seconds,
+        )
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[ImagePipelineClient]:
+        """Open the asynchronous client."""
+        base_url = _embedded_emulator() if self.emulated else self.base_url
+        async with ImagePipelineClient(
+            api_key=self.api_key or _EMULATOR_KEY,
+            base_url=base_url,
+            request_timeout=self.request_timeout_seconds,
+            max_attempts=self.max_attempts,
+            requests_per_second=self.requests_per_second,
+            max_image_bytes=self.max_image_bytes,
+            submit_pace=Brake(),
+        ) as client:
+            yield client
+
+    def text2image(self, **parameters: Any) -> Generation:  # noqa: ANN401 - the API's parameters
+        """Buy pictures from words, and return them; parameters as on the API's page.
+
+        Raises:
+            RequestInvalid: before anything is sent; names every field that is wrong.
+            ImagePipelineError: what went wrong at the API; `AnswerLost` may have been bought.
+        """
+        return self._generate(Task.TEXT2IMAGE, parameters)
+
+    def image2image(self, **parameters: Any) -> Generation:  # noqa: ANN401
+        """Buy pictures from words and `init_image`, a public link; otherwise as `text2image`."""
+        return self._generate(Task.IMAGE2IMAGE, parameters)
+
+    def inpainting(self, **parameters: Any) -> Generation:  # noqa: ANN401
+        """Buy pictures painted anew where `mask_image` is white; otherwise as `image2image`."""
+        return self._generate(Task.INPAINTING, parameters)
+
+    def status(self, *, task: str, job_id: str) -> Job:
+        """Return where a job stands, with links where it has succeeded."""
+
+        async def ask() -> Job:
+            async with self.open() as client:
+                return await client.status(task, job_id)
+
+        return _run(ask())
+
+    def _generate(self, task: Task, parameters: Mapping[str, object]) -> Generation:
+        request = request_for(task, {"model_id": "sdxl", **parameters})
+        if problems := token_problems(request.prompt, request.negative_prompt):
+            raise RequestInvalid(tuple(problems))
+
+        async def generate() -> Generation:
+            async with self.open() as client:
+                delays = poll_delays(self.poll_min_seconds, self.poll_max_seconds)
+                submitted = await client.submit(request)
+                job = await client.wait(submitted, timeout=self.job_timeout_seconds, delays=delays)
+                return Generation(
+                    job, tuple([await client.download(link) for link in job.download_urls])
+                )
+
+        return _run(generate())
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, also where the caller's thread has an event loop already."""
+    with ThreadPoolExecutor(1, "imagepipeline") as executor:
+        return executor.submit(asyncio.run, work).result()
+
+
+def _embedded_emulator() -> str:
+    """Return the URL of this process's emulator, started at the first call."""
+    with _starting_emulator:
+        return _started_emulator()
+
+
+@cache
+def _started_emulator() -> str:
+    from imagepipeline_dagster.emulator.server import EmulatorServer
+    from imagepipeline_dagster.emulator.settings import EmulatorSettings
+
+    # It lives as long as the process: its thread is a daemon.
+    return EmulatorServer(EmulatorSettings(api_key=_EMULATOR_KEY)).__enter__().url
+
+
+class StorageResource(dg.ConfigurableResource[Any]):
+    """Where images, tables and releases are kept."""
+
+    uri: str = Field(description="A folder, or s3://bucket/prefix.")
+    s3: S3Resource | None = Field(
+        default=None,
+        description="Opens the bucket; without it boto3's own environment and profiles count.",
+    )
+
+    def open(self) -> Storage:
+        """Open the storage."""
+        return _opened_storage(self.uri) if self.s3 is None else open_storage(self.uri, s3=self.s3)
+
+
+@cache
+def _opened_storage(uri: str) -> Storage:
+    # Opened once: a bucket's client costs tenths of a second.
+    return open_storage(uri)
+
+
+class TablesResource(dg.ConfigurableResource[Any]):
+    """The database with the prompts and embeddings tables; only ever read."""
+
+    url: str = Field(description="SQLAlchemy URL.", json_schema_extra=_SECRET)
+    create_samples: bool = Field(
+        default=False, description="Create the tables with samples where there is no such file."
+    )
+
+    @contextmanager
+    def open(self, prompts: TableMapping, embeddings: TableMapping) -> Iterator[SourceTables]:
+        """Open the two tables for reading."""
+        if self.create_samples:
+            from imagepipeline_dagster.tables.samples import create_sample_tables
+
+            create_sample_tables(self.url)
+        with SourceTables(self.url, prompts=prompts, embeddings=embeddings) as tables:
+            yield tables
+
+
+class LedgerResource(dg.ConfigurableResource[Any]):
+    """The ledger of what was claimed, bought and stored."""
+
+    url: str = Field(description="SQLAlchemy URL, SQLite or PostgreSQL.", json_schema_extra=_SECRET)
+
+    @contextmanager
+    def open(self) -> Iterator[Ledger]:
+        """Open the ledger; its tables are created at the first use."""
+        ledger = Ledger(self.url)
+        try:
+            yield ledger
+        finally:
+            ledger.close()

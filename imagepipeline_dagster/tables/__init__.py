@@ -1,0 +1,17 @@
+"""The prompts and embeddings tables: read, imported, fingerprinted and named.
+
+What others use:
+
+- `schema`: the columns of both tables, how a user's tables map to them, and a row as it was read.
+- `reading`: rows out of the user's tables; nothing is ever written.
+- `fingerprints`: the content of a prompt set as one short text, whatever the order of its rows.
+- `names`: prompt-set names as partition keys and as path parts.
+- `importing`: the tables created, and the rows of a file brought into them, all or none.
+- `samples`: tables with `sample_rows` that show every outcome, and edits of them to watch.
+
+What these are made of:
+
+- `values`: what people put into columns, read as the column's type where that is unambiguous.
+- `database`: databases by URL, the tables as they have them, and the errors about both.
+- `files` → `incoming` (`checking`, `seen`) → `target`: a file's rows, on their way into a table.
+"""

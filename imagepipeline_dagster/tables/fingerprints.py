@@ -1,0 +1,123 @@
+"""The content of a prompt set as one short text, whatever the order of its rows.
+
+A fingerprint says whether two readings of a set would make the same images. It is computed from
+the values as they are read, not as they are stored: SQLite and PostgreSQL give the same.
+`updated_at` is not in it, so touching a row changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, content_json
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.tables.reading import SourceTables
+
+__all__ = ["SetFingerprint", "fingerprint_embeddings", "fingerprint_set", "fingerprint_sets"]
+
+_ROW_BYTES = 32
+_MODULUS = 2 ** (8 * _ROW_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class SetFingerprint:
+    """What one prompt set says: 32 hex digits for its rows, and for the embeddings they use."""
+
+    prompt_set: str
+    rows: int
+    prompts: str
+    embeddings: str
+
+    @property
+    def content(self) -> str:
+        """Both together: it changes when an image of the set might."""
+        return _digest(f"{self.prompts} {self.embeddings}").hex()
+
+
+def fingerprint_set(
+    prompt_rows: Iterable[PromptRow], embeddings: Mapping[str, EmbeddingRow]
+) -> SetFingerprint:
+    """Return the fingerprint of one prompt set, given its rows and all embeddings by id.
+
+    Raises:
+        ValueError: when the rows are of several sets, or there are none to name the set.
+    """
+    found = _fingerprints(prompt_rows, embeddings)
+    if len(found) != 1:
+        raise ValueError(f"the rows are of {len(found)} prompt sets, not of one")
+    return next(iter(found.values()))
+
+
+def fingerprint_embeddings(embeddings: Mapping[str, EmbeddingRow]) -> str:
+    """Return the fingerprint of the whole embeddings table: 32 hex digits."""
+    rows = _Sum()
+    for embedding in embeddings.values():
+        rows.add(content_json(embedding))
+    return rows.fingerprint()
+
+
+def fingerprint_sets(tables: SourceTables) -> dict[str, SetFingerprint]:
+    """Return the fingerprints of all prompt sets by name, reading every row once.
+
+    Memory grows with the number of sets, not with that of rows. Errors as of `SourceTables`.
+    """
+    # Embeddings first: one that changes in between then looks old, and the next reading sees it.
+    embeddings = tables.embeddings()
+    return _fingerprints(tables.iter_prompts(), embeddings)
+
+
+@dataclass(slots=True)
+class _Sum:
+    """A multiset of texts as one number: digests added, so order is lost and repetitions count."""
+
+    total: int = 0
+    count: int = 0
+
+    def add(self, text: str) -> None:
+        digest = _digest(text, size=_ROW_BYTES)
+        self.total = (self.total + int.from_bytes(digest)) % _MODULUS
+        self.count += 1
+
+    def fingerprint(self) -> str:
+        return _digest(f"{self.count} {self.total:x}").hex()
+
+
+@dataclass(slots=True)
+class _SetSum:
+    prompts: _Sum = field(default_factory=_Sum)
+    embedding_ids: set[str] = field(default_factory=set)
+
+
+def _fingerprints(
+    prompt_rows: Iterable[PromptRow], embeddings: Mapping[str, EmbeddingRow]
+) -> dict[str, SetFingerprint]:
+    sums: dict[str, _SetSum] = {}
+    for row in prompt_rows:
+        of_set = sums.setdefault(row.prompt_set, _SetSum())
+        of_set.prompts.add(content_json(row))
+        # An id that the embeddings table does not know is content of the row alone.
+        if row.embeddings is not None and row.embeddings in embeddings:
+            of_set.embedding_ids.add(row.embeddings)
+    return {name: _fingerprint(name, of_set, embeddings) for name, of_set in sums.items()}
+
+
+def _fingerprint(
+    prompt_set: str, of_set: _SetSum, embeddings: Mapping[str, EmbeddingRow]
+) -> SetFingerprint:
+    used = _Sum()
+    for embedding_id in of_set.embedding_ids:
+        used.add(content_json(embeddings[embedding_id]))
+    return SetFingerprint(
+        prompt_set=prompt_set,
+        rows=of_set.prompts.count,
+        prompts=of_set.prompts.fingerprint(),
+        embeddings=used.fingerprint(),
+    )
+
+
+def _digest(text: str, *, size: int = 16) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()

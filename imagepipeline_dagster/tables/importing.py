@@ -1,0 +1,162 @@
+"""The two tables created, and the rows of a file brought into them, all or none."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from imagepipeline_dagster.tables.database import writing
+from imagepipeline_dagster.tables.incoming import ImportRefused, IncomingRows
+from imagepipeline_dagster.tables.schema import (
+    EmbeddingRow,
+    PromptRow,
+    TableMapping,
+    columns_of,
+)
+from imagepipeline_dagster.tables.target import TargetTable, ValueUnfit, Written, key_columns
+from imagepipeline_dagster.tables.values import Kind
+
+__all__ = [
+    "ImportRefused",
+    "ImportReport",
+    "create_tables",
+    "import_embeddings",
+    "import_prompts",
+    "tables_metadata",
+]
+
+_CHUNK = 2_000  # rows written at a time
+
+_TYPES: dict[Kind, sa.types.TypeEngine[Any]] = {
+    Kind.TEXT: sa.Text(),
+    Kind.WHOLE: sa.BigInteger(),
+    Kind.NUMBER: sa.Double(),
+    Kind.FLAG: sa.Boolean(),
+    Kind.WORDS: sa.Text(),
+    Kind.TIME: sa.DateTime(timezone=True),
+}
+
+
+def tables_metadata() -> sa.MetaData:
+    """Return the definitions of both tables, `prompts` and `embeddings`, with their indexes."""
+    metadata = sa.MetaData()
+    prompts = sa.Table("prompts", metadata, *_columns(PromptRow))
+    sa.Table("embeddings", metadata, *_columns(EmbeddingRow))
+    # What changed since, set by set, is asked for far more often than anything else.
+    sa.Index("prompts_by_set_and_time", prompts.c.prompt_set, prompts.c.updated_at)
+    return metadata
+
+
+def _columns(row_type: type[PromptRow | EmbeddingRow]) -> list[sa.Column[Any]]:
+    return [
+        sa.Column(
+            name,
+            _TYPES[column.kind],
+            primary_key=name in key_columns(row_type),
+            nullable=not column.required,
+            # People who insert rows by hand do not think of it, and the sensors look at it.
+            server_default=sa.func.current_timestamp() if name == "updated_at" else None,
+            comment=column.description,
+        )
+        for name, column in columns_of(row_type).items()
+    ]
+
+
+def create_tables(url: str) -> None:
+    """Create those of the two tables that are not there; a SQLite file is made if need be.
+
+    Raises:
+        TablesUnavailable: when the database cannot be used.
+    """
+    with writing(url, create_file=True) as connection:
+        tables_metadata().create_all(connection)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import did, in rows.
+
+    `duplicates` are rows that stood in the file before, in every column, and so were not written
+    twice. `ignored_columns` are headers of the file that nothing was read from.
+    """
+
+    inserted: int
+    updated: int
+    unchanged: int
+    duplicates: int
+    ignored_columns: tuple[str, ...]
+
+
+def import_prompts(
+    url: str,
+    mapping: TableMapping,
+    file: Path,
+    *,
+    column_map: Mapping[str, str] | None = None,
+    defaults: Mapping[str, str] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ImportReport:
+    """Bring a file's rows into the prompts table, by prompt set and prompt id.
+
+    A file without ids gives each row one that follows from its content: the same row gets the same
+    id in every import. Rows and columns which the file does not have stay as they are.
+
+    Args:
+        url: SQLAlchemy URL of the database.
+        mapping: the table, and its columns where they have other names.
+        file: CSV, TSV, JSON Lines or Parquet, by its ending.
+        column_map: from our column to the file's header; where it is silent, equal names match.
+        defaults: from our column to the value of rows where the file has none.
+        progress: called with the number of rows read so far, every 2,000 rows and at the end.
+
+    Raises:
+        ImportRefused: with what to put right in the file. Nothing was changed.
+        TablesUnavailable, TableMissing, ColumnMissing: about the database. Nothing was changed.
+    """
+    incoming = IncomingRows(
+        file, PromptRow, column_map=column_map or {}, defaults=defaults or {}, progress=progress
+    )
+    return _import(url, mapping, file, incoming)
+
+
+def import_embeddings(
+    url: str,
+    mapping: TableMapping,
+    file: Path,
+    *,
+    column_map: Mapping[str, str] | None = None,
+    defaults: Mapping[str, str] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> ImportReport:
+    """Bring a file's rows into the embeddings table, by embedding id; else as `import_prompts`."""
+    incoming = IncomingRows(
+        file, EmbeddingRow, column_map=column_map or {}, defaults=defaults or {}, progress=progress
+    )
+    return _import(url, mapping, file, incoming)
+
+
+def _import(url: str, mapping: TableMapping, file: Path, incoming: IncomingRows) -> ImportReport:
+    now = dt.datetime.now(dt.UTC)
+    written = Written()
+    # One transaction: a problem in the last row takes back the first.
+    with writing(url) as connection:
+        target = TargetTable(connection, mapping, incoming.row_type, columns=incoming.columns)
+        rows = iter(incoming)
+        while chunk := list(islice(rows, _CHUNK)):
+            try:
+                written += target.write(chunk, now=now)
+            except ValueUnfit as error:
+                raise ImportRefused(file, (str(error),)) from error
+    return ImportReport(
+        inserted=written.inserted,
+        updated=written.updated,
+        unchanged=written.unchanged,
+        duplicates=incoming.duplicates,
+        ignored_columns=incoming.ignored_columns,
+    )

@@ -1,0 +1,237 @@
+"""The rows of a file as rows of a table: its columns mapped, its values checked, ids given.
+
+A file is refused after its last row, so that one reading shows a person all there is to put right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from imagepipeline_dagster.api.contract import canonical_json
+from imagepipeline_dagster.tables.checking import problem_of, shown
+from imagepipeline_dagster.tables.database import TablesError
+from imagepipeline_dagster.tables.files import (
+    FileRow,
+    FileUnreadable,
+    RowUnreadable,
+    open_file,
+)
+from imagepipeline_dagster.tables.schema import (
+    EmbeddingRow,
+    PromptRow,
+    columns_of,
+    content_json,
+)
+from imagepipeline_dagster.tables.seen import SeenRows
+from imagepipeline_dagster.tables.target import key_columns
+
+__all__ = ["ImportRefused", "IncomingRows"]
+
+_SHOWN_PROBLEMS = 20
+_PROGRESS_ROWS = 2_000
+
+
+class ImportRefused(TablesError):
+    """A file was not imported and nothing was changed.
+
+    `problems` holds the first 20, each naming its place, column and value, and what is expected;
+    `count` is how many there are.
+    """
+
+    def __init__(self, file: Path, problems: tuple[str, ...], *, count: int | None = None) -> None:
+        self.file = file
+        self.problems = problems
+        self.count = len(problems) if count is None else count
+        more = self.count - len(problems)
+        lines = [f"{file} was not imported, and nothing was changed:", *problems]
+        super().__init__("\n  ".join(lines + ([f"… and {more:,} more"] if more else [])))
+
+
+class IncomingRows:
+    """A file's rows for one of the tables.
+
+    `columns` are ours that the file or the defaults give; `ignored_columns` are headers of the file
+    that nothing is read from; `duplicates` counts, after reading, rows that stood there before.
+
+    Args:
+        row_type: which table they are for.
+        column_map: from our column to the file's header; where it is silent, equal names match.
+        defaults: from our column to the value where the file has none.
+        progress: called with the number of rows read so far, now and then and at the end.
+
+    Raises:
+        ImportRefused: when the file or its headers will not do.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        row_type: type[PromptRow | EmbeddingRow],
+        *,
+        column_map: Mapping[str, str],
+        defaults: Mapping[str, str],
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self._path = file
+        self.row_type = row_type
+        self._defaults = defaults
+        self._progress = progress
+        self._columns = columns_of(row_type)
+        try:
+            self._file = open_file(file)
+            headers = self._file.headers()
+        except FileUnreadable as error:
+            raise ImportRefused(file, (f"the file {error}",)) from error
+        self._headers = self._resolved(headers, column_map)
+        self.columns = tuple(
+            name for name in self._columns if name in self._headers or name in self._defaults
+        )
+        self._derives_ids = row_type is PromptRow and "prompt_id" not in self.columns
+        used = set(self._headers.values())
+        self.ignored_columns = tuple(header for header in headers if header not in used)
+        self.duplicates = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield each row as values by our names, until there is a problem; check all of them.
+
+        Raises:
+            ImportRefused: after the last row, when any of them had a problem.
+        """
+        self.duplicates = 0
+        problems: list[str] = []
+        problem_count = rows = 0
+        with closing(SeenRows()) as seen:
+            for rows, row in enumerate(self._file.rows(), start=1):
+                values, found = self._checked(row, seen)
+                problem_count += len(found)
+                problems += found[: _SHOWN_PROBLEMS - len(problems)]
+                if values is not None and not problem_count:
+                    yield values
+                if self._progress and rows % _PROGRESS_ROWS == 0:
+                    self._progress(rows)
+        if self._progress:
+            self._progress(rows)
+        if problems:
+            raise ImportRefused(self._path, tuple(problems), count=problem_count)
+
+    def _resolved(self, headers: tuple[str, ...], column_map: Mapping[str, str]) -> dict[str, str]:
+        """Map our columns to the file's headers."""
+        problems = [
+            f"{name!r} is no column of ours; those are {_listed(self._columns)}"
+            for name in (*column_map, *self._defaults)
+            if name not in self._columns
+        ]
+        problems += [
+            f"the file has no column {header!r}, which {name} is mapped to; it has "
+            f"{_listed(headers) or 'none'}"
+            for name, header in column_map.items()
+            if header not in headers
+        ]
+        problems += [
+            f"{name} for all rows: {problem}"
+            for name, value in self._defaults.items()
+            if (column := self._columns.get(name))
+            and (problem := problem_of(column, value, column.read(value)))
+        ]
+        found = {name: column_map.get(name, name) for name in self._columns}
+        found = {name: header for name, header in found.items() if header in headers}
+        problems += [
+            f"the file has the column {header!r} {headers.count(header)} times"
+            for header in dict.fromkeys(found.values())
+            if headers.count(header) > 1
+        ]
+        missing = [
+            name
+            for name, column in self._columns.items()
+            if column.required
+            and name != "prompt_id"
+            and name not in {*found, *self._defaults, *column_map}
+        ]
+        if missing:
+            problems.append(_without_columns(missing, headers))
+        if problems:
+            raise ImportRefused(self._path, tuple(problems))
+        return found
+
+    def _checked(
+        self, row: FileRow | RowUnreadable, seen: SeenRows
+    ) -> tuple[dict[str, Any] | None, list[str]]:
+        """Return the row's values, or None where it is not to be written; and its problems."""
+        if isinstance(row, RowUnreadable):
+            return None, [f"{row.place} {row.problem}"]
+        values: dict[str, Any] = {}
+        problems = []
+        for name in self.columns:
+            raw = row.values.get(self._headers[name]) if name in self._headers else None
+            if raw is None or raw == "":
+                raw = self._defaults.get(name)
+            column = self._columns[name]
+            values[name] = column.read(raw)
+            problem = problem_of(column, raw, values[name])
+            if problem:
+                problems.append(f"{row.place}, {self._label(name)}: {problem}")
+        if problems:
+            return None, problems
+        if self._derives_ids:
+            return self._with_id(values, row, seen), []
+        key = [values[name] for name in key_columns(self.row_type)]
+        earlier = seen.earlier_place(canonical_json({"key": key}), place=row.place)
+        if earlier:
+            names = " and ".join(key_columns(self.row_type))
+            given = " and ".join(map(shown, key))
+            return None, [f"{row.place} repeats the {names} of {earlier}: {given}"]
+        return values, []
+
+    def _with_id(
+        self, values: dict[str, Any], row: FileRow, seen: SeenRows
+    ) -> dict[str, Any] | None:
+        """Give a row the id that follows from its content, or None to a repetition.
+
+        Rows which differ only in columns that are ignored are different rows to whoever made the
+        file: the second of them gets the id of the first with "-2" behind it.
+        """
+        content = content_json(PromptRow(prompt_id="", **values))
+        if seen.earlier_place(content, whole=_whole_row(row), place=row.place):
+            self.duplicates += 1
+            return None
+        digest = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+        ordinal = seen.count(content)
+        return {**values, "prompt_id": f"{digest}-{ordinal}" if ordinal > 1 else digest}
+
+    def _label(self, name: str) -> str:
+        header = self._headers.get(name, name)
+        return f"column {header!r}" if header == name else f"column {header!r} ({name})"
+
+
+def _without_columns(missing: list[str], headers: tuple[str, ...]) -> str:
+    maps = " ".join(f"--map {name}={_likely_header(name, headers)}" for name in missing)
+    return (
+        f"no column is called {' or '.join(map(repr, missing))}; the file has "
+        f"{_listed(headers) or 'none'}. Say which column it is, for example: {maps}"
+    )
+
+
+def _likely_header(name: str, headers: tuple[str, ...]) -> str:
+    """Return the header that differs in case and signs only, or else one that is not ours."""
+    ours = {_letters(column): column for column in columns_of(PromptRow)}
+    alike = [header for header in headers if ours.get(_letters(header)) == name]
+    others = [header for header in headers if _letters(header) not in ours]
+    header = (*alike, *others, "COLUMN")[0]
+    return f"'{header}'" if " " in header else header
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+def _whole_row(row: FileRow) -> str:
+    return json.dumps(dict(row.values), sort_keys=True, default=str)

@@ -1,0 +1,176 @@
+"""Rows out of the user's tables, as they are now; nothing is ever written."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import sqlalchemy as sa
+
+from imagepipeline_dagster.tables.database import (
+    ColumnMissing,
+    FoundTable,
+    TableMissing,
+    TablesError,
+    TablesUnavailable,
+    find_table,
+    reporting_database_errors,
+    source_engine,
+)
+from imagepipeline_dagster.tables.schema import (
+    EmbeddingRow,
+    PromptRow,
+    RowT,
+    TableMapping,
+    row_reader,
+    source_json,
+)
+from imagepipeline_dagster.tables.values import read_text
+
+__all__ = [
+    "ColumnMissing",
+    "SourceTables",
+    "TableMissing",
+    "TablesError",
+    "TablesUnavailable",
+]
+
+_CHUNK = 2_000  # rows held at a time while streaming
+_LONG_AGO = dt.datetime.min.replace(tzinfo=dt.UTC)
+
+
+class SourceTables:
+    """The two tables behind a SQLAlchemy URL, read only. Close it, or use it in a `with` block.
+
+    The plain forms `postgresql://` and `postgres://` mean psycopg 3. Tables and columns are looked
+    up once, when first needed; a column of ours that a table lacks reads as null.
+
+    Every method raises `TablesUnavailable`, `TableMissing` or `ColumnMissing`, whose messages say
+    what to do.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        prompts: TableMapping = TableMapping("prompts"),
+        embeddings: TableMapping = TableMapping("embeddings"),
+    ) -> None:
+        self._url = url
+        self._engine = source_engine(url)
+        self._prompts_mapping = prompts
+        self._embeddings_mapping = embeddings
+        self._found: dict[type, FoundTable] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._engine.dispose()
+
+    def prompt_sets(self) -> list[str]:
+        """Return the names of the prompt sets, sorted; rows without one are left out."""
+        with self._connected() as connection:
+            names = {read_text(raw) for raw in self._set_values(connection)}
+        return sorted(name for name in names if name is not None)
+
+    def prompts(self, prompt_set: str) -> list[PromptRow]:
+        """Return the rows of one prompt set in the order of their ids; none where it is unknown."""
+        with self._connected() as connection:
+            table = self._table(connection, PromptRow)
+            column = table.column("prompt_set")
+            wanted: sa.ColumnElement[bool] = column == prompt_set
+            if not _compares_as_text(table.types["prompt_set"]):
+                # A number, a uuid or an enum: bound as the database has it, not as text.
+                values = self._set_values(connection)
+                wanted = column.in_([raw for raw in values if read_text(raw) == prompt_set])
+            rows = list(self._rows(connection, PromptRow, wanted))
+        # Sorted and compared here, because collations differ and some ignore case.
+        return sorted(
+            (row for row in rows if row.prompt_set == prompt_set), key=lambda row: row.prompt_id
+        )
+
+    def iter_prompts(self) -> Iterator[PromptRow]:
+        """Yield every row that has a prompt set, in no order, 2,000 in memory at a time."""
+        with self._connected() as connection:
+            assigned = self._table(connection, PromptRow).column("prompt_set").is_not(None)
+            yield from self._rows(connection, PromptRow, assigned)
+
+    def count_prompts(self) -> int:
+        """Return the number of rows that have a prompt set."""
+        return self._count_prompts(assigned=True)
+
+    def unassigned_count(self) -> int:
+        """Return the number of rows whose prompt set is null: nothing is made from them."""
+        return self._count_prompts(assigned=False)
+
+    def embeddings(self) -> dict[str, EmbeddingRow]:
+        """Return the embeddings by id. Where an id stands twice, the newest row counts."""
+        with self._connected() as connection:
+            known = self._table(connection, EmbeddingRow).column("embedding_id").is_not(None)
+            rows = list(self._rows(connection, EmbeddingRow, known))
+        return {row.embedding_id: row for row in sorted(rows, key=_age)}
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[sa.Connection]:
+        with reporting_database_errors(self._url), self._engine.connect() as connection:
+            yield connection
+
+    def _table(
+        self, connection: sa.Connection, row_type: type[PromptRow | EmbeddingRow]
+    ) -> FoundTable:
+        if row_type not in self._found:
+            mapping = self._prompts_mapping if row_type is PromptRow else self._embeddings_mapping
+            self._found[row_type] = find_table(connection, mapping, row_type)
+        return self._found[row_type]
+
+    def _rows(
+        self, connection: sa.Connection, row_type: type[RowT], wanted: sa.ColumnElement[bool]
+    ) -> Iterator[RowT]:
+        table = self._table(connection, row_type)
+        names = tuple(table.types)
+        query = (
+            sa.select(*map(table.column, names)).select_from(table.clause()).where(wanted)
+        ).execution_options(yield_per=_CHUNK)
+        read = row_reader(row_type, names)
+        for values in connection.execute(query):
+            yield read(values)
+
+    def _set_values(self, connection: sa.Connection) -> list[Any]:
+        table = self._table(connection, PromptRow)
+        column = table.column("prompt_set")
+        query = sa.select(column).distinct().select_from(table.clause()).where(column.is_not(None))
+        return list(connection.scalars(query))
+
+    def _count_prompts(self, *, assigned: bool) -> int:
+        with self._connected() as connection:
+            table = self._table(connection, PromptRow)
+            column = table.column("prompt_set")
+            query = (
+                sa.select(sa.func.count())
+                .select_from(table.clause())
+                .where(column.is_not(None) if assigned else column.is_(None))
+            )
+            return connection.scalar(query) or 0
+
+
+def _compares_as_text(kind: sa.types.TypeEngine[Any]) -> bool:
+    return isinstance(kind, sa.String) and not isinstance(kind, sa.Enum)
+
+
+def _age(row: EmbeddingRow) -> tuple[dt.datetime, str]:
+    # The text decides between rows of one time, so that every reading chooses the same.
+    time = row.updated_at if isinstance(row.updated_at, dt.datetime) else _LONG_AGO
+    return time, source_json(row)
