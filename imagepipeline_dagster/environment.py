@@ -10,20 +10,27 @@ import dagster as dg
 
 from imagepipeline_dagster.io_manager import ParquetIOManager
 from imagepipeline_dagster.resources import (
+    DEFAULT_BASE_URL,
     ImagePipelineResource,
     LedgerResource,
     StorageResource,
     TablesResource,
 )
 
-__all__ = ["EnvironmentInvalid", "resources_from_environment"]
+__all__ = [
+    "API_KEY",
+    "TABLES_URL",
+    "EnvironmentInvalid",
+    "resources_for",
+    "resources_from_environment",
+]
 
-_KEY = "IMAGEPIPELINE_API_KEY"
-_BASE_URL = "IMAGEPIPELINE_BASE_URL"
-_MAX_IN_FLIGHT = "IMAGEPIPELINE_MAX_IN_FLIGHT"
-_STORAGE = "IMAGEPIPELINE_STORAGE"
-_TABLES_URL = "IMAGEPIPELINE_TABLES_URL"
-_LEDGER_URL = "IMAGEPIPELINE_LEDGER_URL"
+API_KEY = "IMAGEPIPELINE_API_KEY"
+BASE_URL = "IMAGEPIPELINE_BASE_URL"
+MAX_IN_FLIGHT = "IMAGEPIPELINE_MAX_IN_FLIGHT"
+STORAGE = "IMAGEPIPELINE_STORAGE"
+TABLES_URL = "IMAGEPIPELINE_TABLES_URL"
+LEDGER_URL = "IMAGEPIPELINE_LEDGER_URL"
 
 
 class EnvironmentInvalid(ValueError):
@@ -31,46 +38,67 @@ class EnvironmentInvalid(ValueError):
 
 
 def resources_from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return the resources by their Dagster keys.
+    """Return the resources by their Dagster keys, from the documented variables.
 
-    The API key and the database URLs stay references to their variables, so that the UI and the
-    run storage never hold a secret.
+    The API key and the database URLs stay references to their variables, so that neither the UI
+    nor the run storage ever holds a secret.
 
     Raises:
         EnvironmentInvalid: names the variable.
     """
     given = {name: value for name, value in environment.items() if value.strip()}
-    storage = StorageResource(uri=given.get(_STORAGE, "data"))
+    return resources_for(
+        api_key=dg.EnvVar(API_KEY) if API_KEY in given else None,
+        base_url=given.get(BASE_URL, DEFAULT_BASE_URL),
+        max_in_flight=_whole_number(given.get(MAX_IN_FLIGHT, "16")),
+        storage_uri=given.get(STORAGE, "data"),
+        tables_url=dg.EnvVar(TABLES_URL) if TABLES_URL in given else None,
+        ledger_url=dg.EnvVar(LEDGER_URL) if LEDGER_URL in given else None,
+    )
+
+
+def resources_for(
+    *,
+    api_key: str | None = None,
+    base_url: str = DEFAULT_BASE_URL,
+    max_in_flight: int = 16,
+    storage_uri: str = "data",
+    tables_url: str | None = None,
+    ledger_url: str | None = None,
+) -> dict[str, Any]:
+    """Return the resources by their Dagster keys.
+
+    Without URLs, both databases are SQLite files in the storage's folder, and the tables are
+    created there with samples.
+
+    Raises:
+        EnvironmentInvalid: the storage is a bucket, and a database's URL is missing.
+    """
+    storage = StorageResource(uri=storage_uri)
     return {
         "imagepipeline": ImagePipelineResource(
-            api_key=dg.EnvVar(_KEY) if _KEY in given else None,
-            base_url=given.get(_BASE_URL, "https://api.imagepipeline.io"),
-            max_in_flight=_whole_number(given.get(_MAX_IN_FLIGHT, "16")),
+            api_key=api_key, base_url=base_url, max_in_flight=max_in_flight
         ),
         "tables": TablesResource(
-            url=_database_url(given, _TABLES_URL, "tables.db"),
-            create_samples=_TABLES_URL not in given,
+            url=tables_url or _file_url(storage_uri, "tables.db", TABLES_URL),
+            create_samples=tables_url is None,
         ),
-        "ledger": LedgerResource(url=_database_url(given, _LEDGER_URL, "ledger.db")),
+        "ledger": LedgerResource(url=ledger_url or _file_url(storage_uri, "ledger.db", LEDGER_URL)),
         "storage": storage,
         "io_manager": ParquetIOManager(storage=storage),
     }
 
 
-def _database_url(given: Mapping[str, str], name: str, file: str) -> Any:  # noqa: ANN401 - EnvVar is a str
-    if name in given:
-        return dg.EnvVar(name)
-    storage = given.get(_STORAGE, "data")
-    if storage.startswith("s3://"):
+def _file_url(storage_uri: str, file: str, variable: str) -> str:
+    if storage_uri.startswith("s3://"):
         raise EnvironmentInvalid(
-            f"{name}: is required when {_STORAGE} is a bucket ({storage}); "
+            f"{variable}: is required when {STORAGE} is a bucket ({storage_uri}); "
             "set it to a database, such as postgresql://user:password@host/database"
         )
-    folder = Path(storage.removeprefix("file://"))
-    return f"sqlite:///{folder / file}"
+    return f"sqlite:///{Path(storage_uri.removeprefix('file://')) / file}"
 
 
 def _whole_number(value: str) -> int:
-    if not value.isdigit() or int(value) < 1:
-        raise EnvironmentInvalid(f"{_MAX_IN_FLIGHT}: {value!r} is not a whole number from 1 on")
+    if not value.isdecimal() or int(value) < 1:
+        raise EnvironmentInvalid(f"{MAX_IN_FLIGHT}: {value!r} is not a whole number from 1 on")
     return int(value)

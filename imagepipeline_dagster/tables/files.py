@@ -22,6 +22,8 @@ import pyarrow.parquet as pq
 __all__ = ["FILE_ENDINGS", "FileRow", "FileUnreadable", "RowUnreadable", "RowsFile", "open_file"]
 
 _PARQUET_BATCH = 2_000  # rows
+# A field in quotes with doubled quotes inside.
+_DOUBLED_QUOTES = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*""(?:[^"\t]|"")*"(?=\t|\r?\n|\Z)')
 
 # One prompt may be longer than csv's 128 KiB; the limit is the process's, and a C long.
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
@@ -162,9 +164,6 @@ def _tsv_is_quoted(path: Path) -> bool:
             "\t" in field or "\n" in field for field in map(str, row.values.values())
         )
     return is_needed or any(_DOUBLED_QUOTES.search(line) for line in _lines(path))
-
-
-_DOUBLED_QUOTES = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*""(?:[^"\t]|"")*"(?=\t|\r?\n|\Z)')
 
 
 class _JsonLinesFile(RowsFile):

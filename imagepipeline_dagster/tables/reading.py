@@ -90,11 +90,12 @@ class SourceTables:
         """Return the rows of one prompt set in the order of their ids; none where it is unknown."""
         with self._connected() as connection:
             table = self._table(connection, PromptRow)
-            column = table.column("prompt_set")
-            wanted: sa.ColumnElement[bool] = column == prompt_set
-            if not _compares_as_text(table.types["prompt_set"]):
-                # A number, a uuid or an enum: bound as the database has it, not as text.
+            wanted: sa.ColumnElement[bool] = table.column("prompt_set") == prompt_set
+            of = table.types["prompt_set"]
+            if not isinstance(of, sa.String) or isinstance(of, sa.Enum):
+                # A number, a uuid or an enum: compared as the database has it, not as text.
                 values = self._set_values(connection)
+                column = sa.column(table.mapping.column("prompt_set"), of)
                 wanted = column.in_([raw for raw in values if read_text(raw) == prompt_set])
             rows = list(self._rows(connection, PromptRow, wanted))
         # Sorted and compared here, because collations differ and some ignore case.
@@ -145,8 +146,10 @@ class SourceTables:
             sa.select(*map(table.column, names)).select_from(table.clause()).where(wanted)
         ).execution_options(yield_per=_CHUNK)
         read = row_reader(row_type, names)
-        for values in connection.execute(query):
-            yield read(values)
+        # Closed by hand: whoever stops halfway would leave a server's cursor open.
+        with connection.execute(query) as result:
+            for values in result:
+                yield read(values)
 
     def _set_values(self, connection: sa.Connection) -> list[Any]:
         table = self._table(connection, PromptRow)
@@ -164,10 +167,6 @@ class SourceTables:
                 .where(column.is_not(None) if assigned else column.is_(None))
             )
             return connection.scalar(query) or 0
-
-
-def _compares_as_text(kind: sa.types.TypeEngine[Any]) -> bool:
-    return isinstance(kind, sa.String) and not isinstance(kind, sa.Enum)
 
 
 def _age(row: EmbeddingRow) -> tuple[dt.datetime, str]:

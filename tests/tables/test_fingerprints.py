@@ -10,8 +10,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+import imagepipeline_dagster
 from imagepipeline_dagster.tables.fingerprints import (
     SetFingerprint,
+    fingerprint_embeddings,
     fingerprint_set,
     fingerprint_sets,
 )
@@ -99,6 +101,16 @@ def test_embeddings_count_where_they_are_used() -> None:
         assert after.content != before.content
 
 
+def test_fingerprint_of_all_embeddings() -> None:
+    """The embeddings table changes with any version in it, and not with order or times."""
+    one, two = EmbeddingRow(embedding_id="1", version="1"), EmbeddingRow(embedding_id="2")
+    before = fingerprint_embeddings({"1": one, "2": two})
+    touched = dataclasses.replace(two, updated_at="now")
+    assert fingerprint_embeddings({"2": touched, "1": one}) == before
+    newer = dataclasses.replace(one, version="2")
+    assert fingerprint_embeddings({"1": newer, "2": two}) != before
+
+
 def test_fingerprint_of_no_one_set_is_refused() -> None:
     """Rows of several sets, or none, have no set to be the fingerprint of."""
     rows = [PromptRow(prompt_set=name, prompt_id="1", prompt="a") for name in "st"]
@@ -129,8 +141,13 @@ def test_all_sets_at_once_and_one_by_one_agree(
 
 def test_fingerprints_load_no_heavy_library() -> None:
     """A sensor that only compares fingerprints does not pay for pandas, Arrow or SQLAlchemy."""
+    # The package's own __init__, which has all public names and so loads all, is left out.
     code = (
-        "import sys, imagepipeline_dagster.tables.fingerprints\n"
+        "import sys, types\n"
+        "package = types.ModuleType('imagepipeline_dagster')\n"
+        "sys.modules[package.__name__] = package\n"
+        f"package.__path__ = {imagepipeline_dagster.__path__!r}\n"
+        "import imagepipeline_dagster.tables.fingerprints\n"
         "print({'pandas', 'pyarrow', 'sqlalchemy', 'dagster'} & set(sys.modules))"
     )
     result = subprocess.run(  # noqa: S603 - our own interpreter and text

@@ -20,13 +20,13 @@ from tests.tables.conftest import Execute
 
 THREE = (
     "CREATE TABLE prompts (prompt_set TEXT, prompt_id TEXT, prompt TEXT)",
-    "INSERT INTO prompts VALUES ('b', '10', 'x'), ('b', '9', 'y'), ('a/ü', '1', 'z'),"
-    " (NULL, '1', 'lost')",
+    """INSERT INTO prompts
+    VALUES ('b', '10', 'x'), ('b', '9', 'y'), ('a/ü', '1', 'z'), (NULL, '1', 'lost')""",
 )
 
 
 def test_sets_and_rows(tables: SourceTables, execute: Execute) -> None:
-    """Sets come sorted, their rows in the order of their ids, and rows without a set are counted."""
+    """Sets and their rows come sorted, and the rows without a set are counted."""
     execute(*THREE)
     assert tables.prompt_sets() == ["a/ü", "b"]
     assert [row.prompt_id for row in tables.prompts("b")] == ["10", "9"]
@@ -119,7 +119,8 @@ def test_types_as_people_have_them(tables: SourceTables, execute: Execute) -> No
         "CREATE TABLE prompts (prompt_set INTEGER, prompt_id INTEGER, prompt TEXT, samples TEXT,"
         " guidance_scale NUMERIC(4, 2), refiner INTEGER, safety_checker TEXT, updated_at TEXT)",
         "INSERT INTO prompts VALUES (2026, 7, 'p', '3.0', 7.25, 0, 'yes', '2026-05-01T12:00:00Z'),"
-        " (2026, 8, 'p', 'many', NULL, 5, '', 'soon'), (2027, 9, 'p', NULL, NULL, NULL, NULL, NULL)",
+        " (2026, 8, 'p', 'many', NULL, 5, '', 'soon'),"
+        " (2027, 9, 'p', NULL, NULL, NULL, NULL, NULL)",
     )
     assert tables.prompt_sets() == ["2026", "2027"]
     good, bad = tables.prompts("2026")
@@ -171,17 +172,18 @@ def test_types_of_postgresql(postgres_url: str) -> None:
     ) as tables:
         engine = sa.create_engine(postgres_url)
         with engine.begin() as connection:
-            for statement in (
-                "CREATE SCHEMA studio",
-                "CREATE TYPE season AS ENUM ('spring', 'autumn')",
-                "CREATE TABLE studio.prompts (prompt_set season, prompt_id uuid, prompt text,"
-                " shape tsquery)",
-                "INSERT INTO studio.prompts VALUES"
-                " ('spring', '15f002de-bf0c-4b99-857b-a7a4bd7030dc', 'p', NULL)",
-                "CREATE TABLE studio.embeddings (embedding_id text, trigger_words text[])",
-                "INSERT INTO studio.embeddings VALUES ('e', '{one,two words}')",
-            ):
-                connection.execute(sa.text(statement))
+            connection.exec_driver_sql(
+                """
+                CREATE SCHEMA studio;
+                CREATE TYPE studio.season AS ENUM ('spring', 'autumn');
+                CREATE TABLE studio.prompts
+                    (prompt_set studio.season, prompt_id uuid, prompt text, place xid8);
+                INSERT INTO studio.prompts
+                    VALUES ('spring', '15f002de-bf0c-4b99-857b-a7a4bd7030dc', 'p', NULL);
+                CREATE TABLE studio.embeddings (embedding_id text, trigger_words text[]);
+                INSERT INTO studio.embeddings VALUES ('e', '{one,two words}');
+                """
+            )
         engine.dispose()
         assert tables.prompt_sets() == ["spring"]
         (row,) = tables.prompts("spring")

@@ -72,7 +72,10 @@ def test_existing_tables_are_never_touched(tables_url: str, execute: Execute, ta
     """Where either table is there, nothing is created or filled."""
     execute(f"CREATE TABLE {table} (mine TEXT)")
     assert not create_sample_tables(tables_url)
-    with SourceTables(tables_url) as tables, pytest.raises(Exception, match="no prompts|no column"):
+    with (
+        SourceTables(tables_url) as tables,
+        pytest.raises(Exception, match=r"no prompts|no column"),
+    ):
         tables.prompt_sets()
 
 

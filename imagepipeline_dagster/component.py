@@ -1,0 +1,76 @@
+"""`ImageDatasetComponent`: the same pipeline from YAML, for projects laid out by Dagster's `dg`."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import dagster as dg
+from pydantic import Field
+
+from imagepipeline_dagster.defs import ImageDataset, build_definitions
+from imagepipeline_dagster.environment import resources_for
+from imagepipeline_dagster.generation.prompts import GenerationDefaults
+from imagepipeline_dagster.resources import DEFAULT_BASE_URL
+from imagepipeline_dagster.tables.schema import TableMapping
+
+__all__ = ["ImageDatasetComponent", "TableModel"]
+
+
+class TableModel(dg.Model, dg.Resolvable):
+    """A table of the user's, and its columns where their names differ from ours."""
+
+    table: str
+    columns: Mapping[str, str] = Field(default_factory=dict)
+
+    def mapping(self) -> TableMapping:
+        """Return the same for the tables package."""
+        return TableMapping(self.table, dict(self.columns))
+
+
+class ImageDatasetComponent(dg.Component, dg.Model, dg.Resolvable):
+    """Prompt tables in, a moderated image dataset out.
+
+    Secrets belong in the environment: write `api_key: "{{ env.IMAGEPIPELINE_API_KEY }}"`.
+    """
+
+    key_prefix: list[str] = Field(default_factory=list, description="Put before every asset key.")
+    title: str = Field(default="Image dataset", description="Title of the release's card.")
+    prompts: TableModel = Field(default=TableModel(table="prompts"))
+    embeddings: TableModel = Field(default=TableModel(table="embeddings"))
+    defaults: Mapping[str, Any] = Field(
+        default_factory=dict, description="What a null in the prompts table stands for."
+    )
+    samples_per_call: int = 1
+    on_removed: str = "remove"
+    api_key: str | None = Field(default=None, description="Unset: the emulator serves the API.")
+    base_url: str = DEFAULT_BASE_URL
+    max_in_flight: int = 16
+    storage: str = Field(default="data", description="A folder, or s3://bucket/prefix.")
+    tables_url: str | None = Field(default=None, description="SQLAlchemy URL of the tables.")
+    ledger_url: str | None = Field(default=None, description="SQLAlchemy URL of the ledger.")
+    start: Annotated[
+        bool | None,
+        Field(description="Whether sensors and schedules run at first; unset: on the emulator."),
+    ] = None
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Return the dataset's definitions."""
+        del context  # everything is in the attributes
+        dataset = ImageDataset(
+            key_prefix=tuple(self.key_prefix),
+            title=self.title,
+            prompts=self.prompts.mapping(),
+            embeddings=self.embeddings.mapping(),
+            defaults=GenerationDefaults(**self.defaults),
+            samples_per_call=self.samples_per_call,
+            on_removed=self.on_removed,
+        )
+        resources = resources_for(
+            api_key=self.api_key or None,
+            base_url=self.base_url,
+            max_in_flight=self.max_in_flight,
+            storage_uri=self.storage,
+            tables_url=self.tables_url,
+            ledger_url=self.ledger_url,
+        )
+        start = resources["imagepipeline"].emulated if self.start is None else self.start
+        return build_definitions(dataset, resources, start=start)

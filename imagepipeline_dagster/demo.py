@@ -1,0 +1,160 @@
+"""The demo: sample tables become a dataset, an edit buys just what it touches.
+
+It does in one process what the daemon does in several: it evaluates the sensors, applies what they
+ask of the partitions, executes their runs on the real instance, and publishes the release.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+from rich.console import Console
+from rich.table import Table
+
+from imagepipeline_dagster.defs import ImageDataset, build_definitions
+from imagepipeline_dagster.environment import resources_for
+from imagepipeline_dagster.tables.samples import edit_sample_embedding, edit_sample_prompt
+
+__all__ = ["run_demo"]
+
+_COLUMNS = (
+    *("requested", "reused", "bought", "kept", "rejected", "quarantined"),
+    *("api_calls", "seconds"),
+)
+_SENSORS = ("prompts_sensor", "embeddings_sensor")
+_QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
+
+
+@dataclass(frozen=True, slots=True)
+class _PromptSetRun:
+    """What a run of one prompt set said in its metadata, by the names of the demo's columns."""
+
+    partition_key: str
+    figures: dict[str, Any]
+
+
+def run_demo(*, instance: dg.DagsterInstance, storage_uri: str, console: Console) -> None:
+    """Make a dataset from the sample tables, edit them, and make what the edits ask for.
+
+    Always on the emulator: nothing is ever bought here.
+
+    Raises:
+        SampleMissing: the tables are not the samples, so there is nothing to edit.
+        RuntimeError: a run failed; its name and error were printed.
+    """
+    resources = resources_for(storage_uri=storage_uri)
+    definitions = build_definitions(ImageDataset(), resources, start=True)
+    daemon = _Daemon(definitions, instance, console)
+    tables_url = resources["tables"].url
+    started = time.monotonic()
+
+    console.rule("1  The tables, as they are")
+    daemon.tick()
+    daemon.release()
+
+    console.rule("2  One prompt and one embedding edited")
+    for edit in (edit_sample_prompt, edit_sample_embedding):
+        console.print(f"  {edit(tables_url)}", markup=False)
+    daemon.tick()
+    dataset = daemon.release()
+
+    console.print()
+    console.print(f"The dataset is at {dataset}", markup=False, soft_wrap=True)
+    console.print(
+        f"Made with the emulator in {time.monotonic() - started:.0f} s; "
+        "`make dev` shows all of it in the Dagster UI."
+    )
+
+
+class _Daemon:
+    """What Dagster's daemon does with the sensors, one after the other."""
+
+    def __init__(
+        self, definitions: dg.Definitions, instance: dg.DagsterInstance, console: Console
+    ) -> None:
+        self._definitions = definitions
+        self._repository = definitions.get_repository_def()
+        self._instance = instance
+        self._console = console
+        self._cursors: dict[str, str | None] = {}
+
+    def tick(self) -> None:
+        """Evaluate both sensors and execute the runs that they ask for."""
+        runs = [run for sensor in _SENSORS for run in self._evaluate(sensor)]
+        if runs:
+            self._console.print(_table(runs))
+
+    def _evaluate(self, name: str) -> Iterable[_PromptSetRun]:
+        sensor = self._repository.get_sensor_def(name)
+        with dg.build_sensor_context(
+            instance_ref=self._instance.get_ref(),
+            repository_def=self._repository,
+            resources=self._definitions.resources,
+            cursor=self._cursors.get(name),
+        ) as context:
+            ticked = sensor.evaluate_tick(context)
+        self._cursors[name] = ticked.cursor
+        for change in ticked.dynamic_partitions_requests or ():
+            if isinstance(change, dg.AddDynamicPartitionsRequest):
+                self._instance.add_dynamic_partitions(
+                    change.partitions_def_name, list(change.partition_keys)
+                )
+            else:
+                for key in change.partition_keys:
+                    self._instance.delete_dynamic_partition(change.partitions_def_name, key)
+        for event in ticked.asset_events:
+            self._instance.report_runless_asset_event(event)
+        requests = ticked.run_requests or ()
+        asked = f"{len(requests)} runs" if requests else ticked.skip_message
+        self._console.print(f"  {name}: {asked}", markup=False)
+        return [self._execute(request) for request in requests]
+
+    def _execute(self, request: dg.RunRequest) -> _PromptSetRun:
+        key = str(request.partition_key)
+        with self._console.status(f"materializing {key} …"):
+            result = self._definitions.resolve_job_def("materialize_prompt_set").execute_in_process(
+                instance=self._instance,
+                partition_key=key,
+                tags=dict(request.tags),
+                run_config=_QUIET,
+            )
+        return _PromptSetRun(key, _figures(result))
+
+    def release(self) -> str:
+        """Materialize the release; return where it is."""
+        with self._console.status("publishing …"):
+            result = self._definitions.resolve_job_def("release_image_dataset").execute_in_process(
+                instance=self._instance, run_config=_QUIET
+            )
+        figures = _figures(result)
+        what = "published" if figures["new_version"] else "unchanged, still"
+        self._console.print(
+            f"  image_dataset: {what} {figures['version']}, {figures['dagster/row_count']} images"
+        )
+        return str(figures["dagster/uri"])
+
+
+def _figures(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    return {
+        name: value.value
+        for event in result.get_asset_materialization_events()
+        for name, value in event.materialization.metadata.items()
+    }
+
+
+def _table(runs: Sequence[_PromptSetRun]) -> Table:
+    table = Table("prompt set", title_justify="left")
+    for name in _COLUMNS:
+        table.add_column(name.replace("_", " "), justify="right")
+    for run in sorted(runs, key=lambda run: run.partition_key):
+        cells = (run.figures[name] for name in _COLUMNS)
+        table.add_row(run.partition_key, *(_cell(value) for value in cells))
+    return table
+
+
+def _cell(value: object) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,344 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+
+import httpx
+import pytest
+from PIL import Image
+
+from imagepipeline_dagster.api.contract import TASKS, JobStatus, read_job, request_for
+from imagepipeline_dagster.emulator import (
+    EmulatorServer,
+    EmulatorSettings,
+    EmulatorStats,
+    create_app,
+    request_hash,
+)
+from imagepipeline_dagster.emulator.intake import MAX_SIDE
+from tests.emulator.conftest import Caller, Started, fetch
+
+# The request of the API page's own snippet.
+SNIPPET = {
+    "model_id": "sdxl",
+    "prompt": (
+        "Close up of beautiful young woman with red hair, detailed eyes、detailed face, detailed "
+        "skin, standing in a field of wildflowers, wearing a flowing white dress, cinematic-2, "
+        "8k quality"
+    ),
+    "negative_prompt": (
+        "ac_neg1, error, cropped, worst quality, low quality, duplicate, blurry, (unfinished "
+        "objects), stock image, artifacts, blurry face, bad proportion, (deformed iris), too many "
+        "fingers"
+    ),
+    "num_inference_steps": 20,
+    "refiner": False,
+    "samples": 1,
+    "guidance_scale": 7.5,
+    "width": 768,
+    "height": 768,
+    "embeddings": "15f002de-bf0c-4b99-857b-a7a4bd7030dc",
+    "seed": 12345,
+    "safety_checker": True,
+}
+
+
+def test_the_pages_snippet_gets_a_picture(caller: Caller) -> None:
+    """The request of the API's page, sent as its snippet sends it, ends in one 768 px picture."""
+    url = f"{caller.server.url}/sdxl/text2image/v1"
+    answer = httpx.post(url, headers={"API-Key": "emulator"}, content=json.dumps(SNIPPET))
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "PENDING"
+    assert len(answer.json()["id"]) < 1500
+    (link,) = caller.wait(answer.json()["id"]).download_urls
+    with Image.open(BytesIO(fetch(link))) as picture:
+        assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (768, 768))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_answers(caller: Caller, task: str) -> None:
+    """Each task turns its request into as many pictures as samples, unlike each other."""
+    mask = {"mask_image": "https://pictures.example/masks/sky.png"} if task == "inpainting" else {}
+    assert len(set(caller.images(task, samples=4, seed=3, **mask))) == 4
+
+
+def test_answers_follow_the_page() -> None:
+    """An answer holds what the page names for its status and nothing else."""
+    with EmulatorServer(EmulatorSettings(latency_seconds=0.1, latency_spread=0)) as server:
+        http = httpx.Client(base_url=server.url, headers={"API-Key": "emulator"})
+        with http:
+            body = {"model_id": "sdxl", "prompt": "a boat", "width": 64, "height": 64}
+            accepted = http.post("/sdxl/text2image/v1", json=body).json()
+            assert set(accepted) == {"status", "id"}
+            status = f"/sdxl/text2image/v1/status/{accepted['id']}"
+            assert http.get(status).json() == accepted
+            time.sleep(0.12)
+            assert set(http.get(status).json()) == {"status", "download_urls"}
+
+
+def test_answer_at_once(start: Started) -> None:
+    """With `answer_at_once` a POST is answered when the job is done, with links and no id."""
+    caller = start(answer_at_once=True, latency_seconds=0.05)
+    answer = caller.post().json()
+    assert set(answer) == {"status", "download_urls"}
+    assert fetch(answer["download_urls"][0])
+
+
+@pytest.mark.parametrize("key", [None, "", "another", "émulator"])
+def test_wrong_key_is_refused(caller: Caller, key: str | None) -> None:
+    """Neither a job nor a status is given without the key, and nothing is bought."""
+    headers = {} if key is None else {"API-Key": key.encode()}
+    url = f"{caller.server.url}/sdxl/text2image/v1"
+    posted = httpx.post(url, headers=headers, json={"model_id": "sdxl", "prompt": "a boat"})
+    asked = httpx.get(f"{url}/status/{caller.submit()}", headers=headers)
+    assert [posted.status_code, asked.status_code] == [401, 401]
+    assert posted.json()["status"] == "FAILURE"
+    assert "API-Key" in posted.json()["error"]
+    assert caller.server.stats.posts_refused == 1
+
+
+@pytest.mark.parametrize(
+    ("parameters", "field"),
+    [
+        ({"samples": 5}, "samples"),
+        ({"num_inference_steps": 0}, "num_inference_steps"),
+        ({"guidance_scale": 20.5}, "guidance_scale"),
+        ({"strength": -0.1}, "strength"),
+        ({"seed": -1}, "seed"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": None}, "prompt"),
+        ({"model_id": 7}, "model_id"),
+        ({"width": MAX_SIDE + 1}, "width"),
+        ({"height": MAX_SIDE + 1}, "height"),
+        ({"prompt": "word " * 2000}, "prompt"),
+    ],
+)
+def test_broken_request_is_refused(
+    caller: Caller, parameters: dict[str, object], field: str
+) -> None:
+    """A value outside the documented ranges gets 422, naming the field, and buys nothing."""
+    answer = caller.post(**parameters)
+    assert answer.status_code == 422
+    assert answer.json()["status"] == "FAILURE"
+    assert field in answer.json()["error"]
+    assert [entry["loc"] for entry in answer.json()["detail"]] == [["body", field]]
+    assert caller.server.stats.posts_accepted == 0
+
+
+@pytest.mark.parametrize("body", [b"", b"not json", b"[]", b'"text"', b"\xff\xfe"])
+def test_body_that_is_no_object_is_refused(caller: Caller, body: bytes) -> None:
+    """A body that is no JSON object gets 400."""
+    answer = caller.http.post("/sdxl/text2image/v1", content=body)
+    assert (answer.status_code, answer.json()["status"]) == (400, "FAILURE")
+
+
+def test_unknown_fields_are_passed_over(caller: Caller) -> None:
+    """A field that the page does not know changes nothing."""
+    plain, extra = caller.images(seed=1), caller.images(seed=1, colour="red", lora_models="x")
+    assert plain == extra
+
+
+@pytest.mark.parametrize(
+    "path", ["/sdxl/text2video/v1", "/sdxl/text2image/v1/status/nothing", "/elsewhere"]
+)
+def test_unknown_places_are_404(caller: Caller, path: str) -> None:
+    """An unknown task, job or path gets 404 in the API's own form."""
+    method = "POST" if path.endswith("video/v1") else "GET"
+    answer = caller.http.request(method, path, json={})
+    assert (answer.status_code, answer.json()["status"]) == (404, "FAILURE")
+
+
+def test_a_later_server_answers_for_an_earlier_one(start: Started) -> None:
+    """A job outlives its server: another one, on another port, delivers the same bytes."""
+    with EmulatorServer(EmulatorSettings(latency_seconds=0.2)) as first:
+        http = httpx.Client(base_url=first.url, headers={"API-Key": "emulator"})
+        with http:
+            caller = Caller(first, http)
+            job_id, told = caller.submit(samples=2), caller.submit(samples=2, seed=5)
+            bytes_of_first = [fetch(link) for link in caller.wait(told).download_urls]
+    second = start()
+    job = second.wait(job_id)
+    assert all(link.startswith(second.server.url) for link in job.download_urls)
+    assert len({fetch(link) for link in job.download_urls}) == 2
+    assert [fetch(link) for link in second.wait(told).download_urls] == bytes_of_first
+
+
+def test_another_process_draws_the_same_bytes(caller: Caller) -> None:
+    """The same request with the same seed gives the same bytes in any process."""
+    code = """
+import hashlib
+from imagepipeline_dagster.api.contract import request_for
+from imagepipeline_dagster.emulator.pictures import draw_png
+told = {"model_id": "sdxl", "prompt": "a boat", "width": 64, "height": 64, "seed": 9}
+png = draw_png(request_for("text2image", told), seed=9, sample_index=0)
+import sys; sys.stdout.write(hashlib.sha256(png).hexdigest())
+"""
+    import hashlib
+
+    (here,) = caller.images(seed=9)
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert there.stdout == hashlib.sha256(here).hexdigest()
+
+
+def test_seed_decides_the_bytes(caller: Caller) -> None:
+    """An equal seed gives equal bytes; another one, or none, gives others."""
+    assert caller.images(seed=1) == caller.images(seed=1)
+    pictures = [caller.images(seed=1), caller.images(seed=2), caller.images(), caller.images()]
+    assert len({tuple(picture) for picture in pictures}) == 4
+
+
+def test_links_expire_and_are_renewed(start: Started) -> None:
+    """A link past its time gets 403; asking for the status again gives links that work."""
+    caller = start(link_lifetime_seconds=0.15)
+    job_id = caller.submit()
+    (link,) = caller.wait(job_id).download_urls
+    assert fetch(link)
+    time.sleep(0.2)
+    late = httpx.get(link)
+    assert (late.status_code, "expired" in late.json()["error"]) == (403, True)
+    (renewed,) = caller.wait(job_id).download_urls
+    assert fetch(renewed)
+
+
+def test_changed_links_are_refused(caller: Caller) -> None:
+    """Nobody gets another sample, or more time, by changing a link."""
+    (link,) = caller.make().download_urls
+    assert httpx.get(link.replace("expires=", "expires=9")).status_code == 403
+    assert httpx.get(link.replace("/0.png", "/1.png")).status_code == 403
+    assert httpx.get(link.partition("?")[0]).status_code == 403
+    assert httpx.get(link.replace("expires=", "expires=x")).status_code == 403
+
+
+def test_jobs_wait_for_a_free_worker(start: Started) -> None:
+    """With two workers, six jobs of 0.1 s take three turns, in the order of acceptance."""
+    caller = start(latency_seconds=0.1, latency_spread=0, concurrency=2)
+    begun = time.monotonic()
+    ids = [caller.submit(seed=k) for k in range(6)]
+    ended: dict[str, float] = {}
+    while len(ended) < len(ids):
+        for job_id in ids:
+            if job_id not in ended and caller.status(job_id).status is JobStatus.SUCCESS:
+                ended[job_id] = time.monotonic() - begun
+    assert list(ended) == sorted(ended, key=ids.index)
+    assert 0.28 < ended[ids[-1]] < 1.5
+
+
+@pytest.mark.parametrize("prompt", ["NSFW, a boat", "a nude", "explicit!", "gore and more"])
+def test_filtered_pictures_get_no_link(caller: Caller, prompt: str) -> None:
+    """The safety checker holds back the pictures of such prompts, unless it is switched off."""
+    assert caller.make(prompt=prompt, samples=2).download_urls == ()
+    assert len(caller.make(prompt=prompt, samples=2, safety_checker=False).download_urls) == 2
+
+
+def test_filter_reads_whole_words_of_the_prompt(caller: Caller) -> None:
+    """Neither a word within another nor one in the negative prompt is filtered."""
+    job = caller.make(prompt="the gorey nudelman boat", negative_prompt="nsfw, nude")
+    assert len(job.download_urls) == 1
+
+
+def test_filter_signals(start: Started) -> None:
+    """A filtered picture can also come back black, or fail the job."""
+    black = start(filter_signal="black").images(prompt="nsfw", samples=2)
+    assert [Image.open(BytesIO(image)).getextrema() for image in black] == [((0, 0),) * 3] * 2
+    failed = start(filter_signal="failure").make(prompt="nsfw")
+    assert failed.status is JobStatus.FAILURE
+    assert "NSFW" in (failed.error or "")
+
+
+def test_stats_count_what_happened(caller: Caller) -> None:
+    """The counts tell what was asked and bought, by request, and show what was bought twice."""
+    caller.images(seed=1)
+    caller.images(seed=2)
+    caller.submit(seed=2)
+    caller.post(samples=9)
+    key = caller.http.headers["API-Key"]
+    httpx.get(caller.make(seed=3).download_urls[0], headers={"API-Key": key})
+    stats = caller.server.stats
+    assert (stats.posts_received, stats.posts_accepted, stats.posts_refused) == (5, 4, 1)
+    assert (stats.downloads, stats.downloads_with_key) == (3, 1)
+    assert stats.status_requests >= 3
+    told = {"model_id": "sdxl", "prompt": "a boat", "width": 64, "height": 64, "seed": 2}
+    assert stats.bought_twice == (request_hash(request_for("text2image", told)),)
+    answer = httpx.get(f"{caller.server.url}/_emulator/stats")
+    assert EmulatorStats.model_validate_json(answer.content) == stats
+
+
+def test_faults_are_set_from_another_process(caller: Caller) -> None:
+    """The admin endpoint shows the rules in force and takes others, without a key."""
+    url = f"{caller.server.url}/_emulator/faults"
+    assert httpx.get(url).json() == {"faults": []}
+    told = httpx.put(url, json={"faults": [{"kind": "server_error", "status": 500, "times": 1}]})
+    assert told.status_code == 200
+    assert httpx.get(url).json() == told.json()
+    assert [caller.post().status_code for _ in range(2)] == [500, 200]
+    assert httpx.put(url, json={"faults": [{"kind": "meteor"}]}).status_code == 422
+    assert httpx.get(url).json() == told.json()
+
+
+@pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 200), ("10.0.0.7", 403), ("x", 403)])
+def test_admin_is_for_this_machine(host: str, status: int) -> None:
+    """The admin endpoints refuse callers from elsewhere, even if the server listens to them."""
+    import asyncio
+
+    async def ask() -> int:
+        transport = httpx.ASGITransport(create_app(EmulatorSettings()), client=(host, 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://emulator") as http:
+            return (await http.get("/_emulator/stats")).status_code
+
+    assert asyncio.run(ask()) == status
+
+
+def test_server_starts_and_stops_quickly() -> None:
+    """A server answers from its block's first line, is gone after it, and leaves no thread."""
+    before = set(threading.enumerate())
+    begun = time.monotonic()
+    with EmulatorServer() as server:
+        assert server.url.startswith("http://127.0.0.1:")
+        client = httpx.Client(base_url=server.url)
+        assert client.get("/_emulator/stats").status_code == 200
+    assert time.monotonic() - begun < 2
+    with pytest.raises(httpx.TransportError):
+        client.get("/_emulator/stats")
+    client.close()
+    assert set(threading.enumerate()) == before
+
+
+def test_taken_port_is_an_error(caller: Caller) -> None:
+    """Two servers cannot share a port."""
+    port = int(caller.server.url.rpartition(":")[2])
+    with pytest.raises(OSError, match="in use"), EmulatorServer(port=port):
+        pass
+
+
+def test_one_megabyte_pictures(start: Started) -> None:
+    """In benchmark mode a picture has about the bytes asked for, its size, and its own pixels."""
+    caller = start(image_bytes=1_000_000)
+    with ThreadPoolExecutor(4) as pool:
+        links = [caller.make(seed=k, width=256, height=128).download_urls[0] for k in range(8)]
+        images = list(pool.map(fetch, links))
+    assert {len(image) for image in images} == {1_000_000}
+    pictures = [Image.open(BytesIO(image)).convert("RGB") for image in images]
+    assert {picture.size for picture in pictures} == {(256, 128)}
+    assert len({picture.tobytes() for picture in pictures}) == 8
+
+
+def test_drawing_on_the_event_loop(start: Started) -> None:
+    """Without the drawing threads the bytes are the same."""
+    threaded, direct = start(), start(draw_in_thread=False)
+    assert threaded.images(seed=4) == direct.images(seed=4)
+
+
+def test_pending_job_of_another_task_is_unknown(caller: Caller) -> None:
+    """A job is found at its own task's status endpoint only."""
+    answer = caller.http.get(f"/sdxl/inpainting/v1/status/{caller.submit()}")
+    assert answer.status_code == 404
+
+
+def test_answers_are_read_by_the_contract(caller: Caller) -> None:
+    """The contract's own reader understands a refusal, too."""
+    assert read_job(caller.post(samples=0).json(), task="text2image").status is JobStatus.FAILURE

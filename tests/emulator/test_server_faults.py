@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from io import BytesIO
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from imagepipeline_dagster.api.contract import JobStatus
+from imagepipeline_dagster.emulator import Fault, FaultKind, Operation
+from imagepipeline_dagster.emulator.answers import damaged
+from tests.emulator.conftest import Caller, Started, fetch
+
+
+def ask(caller: Caller, operation: Operation) -> httpx.Response:
+    """Do what `operation` names on a healthy job, and return the answer."""
+    if operation is Operation.SUBMIT:
+        return caller.post()
+    faults = caller.http.get("/_emulator/faults").json()
+    caller.server.set_faults()
+    job_id = caller.submit()
+    (link,) = caller.wait(job_id).download_urls
+    caller.http.put("/_emulator/faults", json=faults)
+    if operation is Operation.STATUS:
+        return caller.http.get(f"/sdxl/text2image/v1/status/{job_id}")
+    return httpx.get(link)
+
+
+@pytest.mark.parametrize("operation", Operation)
+def test_rate_limit(start: Started, operation: Operation) -> None:
+    """429 tells how many seconds to wait, the set number of times."""
+    fault = Fault(kind="rate_limited", operation=operation, retry_after_seconds=7, times=1)
+    caller = start(faults=[fault])
+    answer = ask(caller, operation)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "7")
+    assert caller.server.stats.faults == {"rate_limited": 1}
+    caller.server.set_faults()
+    assert ask(caller, operation).status_code == 200
+
+
+@pytest.mark.parametrize("operation", Operation)
+@pytest.mark.parametrize("status", [500, 502, 503])
+def test_server_error(start: Started, operation: Operation, status: int) -> None:
+    """A 5xx answer carries the status that was chosen."""
+    caller = start(faults=[Fault(kind="server_error", operation=operation, status=status)])
+    assert ask(caller, operation).status_code == status
+
+
+@pytest.mark.parametrize("operation", Operation)
+def test_dropped_answer(start: Started, operation: Operation) -> None:
+    """The connection closes without an answer."""
+    caller = start(faults=[Fault(kind="dropped_answer", operation=operation)])
+    with pytest.raises(httpx.RemoteProtocolError, match="without sending a response"):
+        ask(caller, operation)
+
+
+def test_dropped_post_is_accepted(start: Started) -> None:
+    """A POST whose answer was dropped has created its job: only the books tell."""
+    caller = start(faults=[Fault(kind="dropped_answer", times=1)])
+    with pytest.raises(httpx.RemoteProtocolError):
+        caller.post(seed=1)
+    caller.post(seed=1)
+    stats = caller.server.stats
+    assert (stats.posts_accepted, stats.posts_refused) == (2, 0)
+    assert len(stats.bought_twice) == 1
+
+
+@pytest.mark.parametrize("kind", ["server_error", "html_page"])
+@pytest.mark.parametrize("after_accepting", [False, True])
+def test_gateway_error_hides_what_became_of_a_post(
+    start: Started, kind: str, *, after_accepting: bool
+) -> None:
+    """Behind such an answer the job may or may not exist, as the rule says."""
+    caller = start(faults=[Fault(kind=kind, after_accepting=after_accepting)])
+    caller.post()
+    assert caller.server.stats.posts_accepted == int(after_accepting)
+    assert caller.server.stats.posts_refused == int(not after_accepting)
+
+
+@pytest.mark.parametrize("operation", Operation)
+def test_html_page(start: Started, operation: Operation) -> None:
+    """A page for people comes with status 200."""
+    caller = start(faults=[Fault(kind="html_page", operation=operation)])
+    answer = ask(caller, operation)
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"].startswith("text/html")
+    assert answer.text.startswith("<!doctype html>")
+
+
+def test_job_failure(start: Started) -> None:
+    """The job is accepted and ends in FAILURE with the message, and no links."""
+    caller = start(faults=[Fault(kind="job_failure", message="out of luck", times=1)])
+    job = caller.make()
+    assert (job.status, job.error, job.download_urls) == (JobStatus.FAILURE, "out of luck", ())
+    assert caller.make().status is JobStatus.SUCCESS
+
+
+def test_failure_is_remembered_by_the_id(start: Started) -> None:
+    """A job that failed at one server has failed at the next."""
+    job_id = start(faults=[Fault(kind="job_failure", message="out of luck")]).submit()
+    assert start().wait(job_id).error == "out of luck"
+
+
+@pytest.mark.parametrize(("missing", "left"), [(1, 3), (3, 1), (4, 0)])
+def test_fewer_links(start: Started, missing: int, left: int) -> None:
+    """The job succeeds with fewer links, which are those of the last samples."""
+    caller = start(faults=[Fault(kind="fewer_links", missing=missing, times=1)])
+    some = caller.images(samples=4, seed=1)
+    every = caller.images(samples=4, seed=1)
+    assert some == every[missing:]
+    assert len(some) == left
+
+
+def test_black_image(start: Started) -> None:
+    """Every picture of the job is black all over, the mark included."""
+    caller = start(faults=[Fault(kind="black_image")])
+    for image in caller.images(samples=2):
+        with Image.open(BytesIO(image)) as picture:
+            assert (picture.getextrema(), picture.size) == (((0, 0),) * 3, (64, 64))
+
+
+def test_unknown_status(start: Started) -> None:
+    """The status is a word that the page does not know, with the job's id."""
+    fault = Fault(kind="unknown_status", word="DREAMING", times=1)
+    caller = start(faults=[fault])
+    job_id = caller.submit()
+    job = caller.status(job_id)
+    assert (job.word, job.known_word, job.id) == ("DREAMING", False, job_id)
+    assert caller.status(job_id).status is JobStatus.SUCCESS
+
+
+def test_expired_link(start: Started) -> None:
+    """A link can be past its time at once; the next one works."""
+    caller = start(faults=[Fault(kind="expired_link", times=1)])
+    job = caller.make()
+    assert httpx.get(job.download_urls[0]).status_code == 403
+    assert fetch(job.download_urls[0])
+
+
+@pytest.mark.parametrize("kind", [FaultKind.TRUNCATED_BYTES, FaultKind.CORRUPT_BYTES])
+@pytest.mark.parametrize("image_bytes", [None, 100_000])
+def test_damaged_bytes(start: Started, kind: FaultKind, image_bytes: int | None) -> None:
+    """Such a download looks whole to HTTP, and is no picture that can be decoded."""
+    caller = start(faults=[Fault(kind=kind, times=1)], image_bytes=image_bytes)
+    (link,) = caller.make().download_urls
+    broken, whole = fetch(link), fetch(link)
+    assert len(broken) == (len(whole) // 2 if kind == "truncated_bytes" else len(whole))
+    assert broken != whole
+    with pytest.raises((OSError, SyntaxError)), Image.open(BytesIO(broken)) as picture:
+        picture.load()
+    with Image.open(BytesIO(whole)) as picture:
+        picture.load()
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 10**6), size=st.integers(8, 96))
+def test_corrupt_bytes_never_decode(seed: int, size: int) -> None:
+    """Whatever the picture, a corrupt one does not decode by luck."""
+    out = BytesIO()
+    Image.effect_noise((size, size), 1 + seed % 100).convert("RGB").save(out, "PNG")
+    broken = damaged(out.getvalue(), Fault(kind="corrupt_bytes"))
+    with pytest.raises((OSError, SyntaxError)), Image.open(BytesIO(broken)) as picture:
+        picture.load()
+
+
+def test_fault_for_some_prompts(start: Started) -> None:
+    """A rule can be about some prompts alone, at every operation."""
+    caller = start(
+        faults=[
+            Fault(kind="job_failure", prompt_contains="cursed"),
+            Fault(kind="expired_link", prompt_contains="stale"),
+        ]
+    )
+    assert caller.make(prompt="a cursed boat").status is JobStatus.FAILURE
+    assert httpx.get(caller.make(prompt="a stale boat").download_urls[0]).status_code == 403
+    assert fetch(caller.make(prompt="a boat").download_urls[0])
