@@ -44,7 +44,7 @@ lint: $(INSTALLED) ## Check style, types and the rules of the house
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix .

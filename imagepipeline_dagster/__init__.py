@@ -11,23 +11,29 @@ The flow, which is also the order to read the packages in:
 `api` is the HTTP contract, `emulator` the same contract served on loopback, `storage` keeps bytes.
 """
 
-from imagepipeline_dagster.defs import ImageDataset, build_definitions
-from imagepipeline_dagster.environment import resources_from_environment
-from imagepipeline_dagster.generation.prompts import GenerationDefaults
-from imagepipeline_dagster.io_manager import ParquetIOManager
-from imagepipeline_dagster.resources import (
-    Generation,
-    ImagePipelineResource,
-    LedgerResource,
-    StorageResource,
-    TablesResource,
-)
-from imagepipeline_dagster.tables.schema import TableMapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.component import ImageDatasetComponent
+    from imagepipeline_dagster.defs import ImageDataset, build_definitions
+    from imagepipeline_dagster.environment import resources_from_environment
+    from imagepipeline_dagster.generation.prompts import GenerationDefaults
+    from imagepipeline_dagster.io_manager import ParquetIOManager
+    from imagepipeline_dagster.resources import (
+        Generation,
+        ImagePipelineResource,
+        LedgerResource,
+        StorageResource,
+        TablesResource,
+    )
+    from imagepipeline_dagster.tables.schema import TableMapping
 
 __all__ = [
     "Generation",
     "GenerationDefaults",
     "ImageDataset",
+    "ImageDatasetComponent",
     "ImagePipelineResource",
     "LedgerResource",
     "ParquetIOManager",
@@ -37,3 +43,29 @@ __all__ = [
     "build_definitions",
     "resources_from_environment",
 ]
+
+_HOMES = {
+    "Generation": "resources",
+    "GenerationDefaults": "generation.prompts",
+    "ImageDataset": "defs",
+    "ImageDatasetComponent": "component",
+    "ImagePipelineResource": "resources",
+    "LedgerResource": "resources",
+    "ParquetIOManager": "io_manager",
+    "StorageResource": "resources",
+    "TableMapping": "tables.schema",
+    "TablesResource": "resources",
+    "build_definitions": "defs",
+    "resources_from_environment": "environment",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for
+    # Importing Dagster takes a second: the command line's --help and the domain packages need none.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
 
-__all__ = ["engine_url", "shown_url"]
+__all__ = ["parsed_url", "shown_url"]
 
 
-def engine_url(url: str) -> str:
-    """Return the URL as SQLAlchemy needs it: plain `postgres(ql)://` is read as psycopg 3.
+def parsed_url(url: str) -> URL:
+    """Return a database's URL as SQLAlchemy needs it: plain `postgres(ql)://` means psycopg 3.
 
     Raises:
-        ValueError: it is no database URL.
+        ValueError: it is no database URL. The text is not shown: it may hold a password in a place
+            where no parser finds it.
     """
     try:
-        parsed = make_url(url)
-    except ArgumentError as error:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
         raise ValueError(
-            "not a database URL; write for example sqlite:///data/tables.db or "
-            "postgresql://user:password@host/database"
-        ) from error
+            "The URL cannot be read. It looks like sqlite:///data/tables.db or "
+            "postgresql://user:password@host/database; a password's own @ : / are percent-quoted."
+        ) from None
     if parsed.drivername in ("postgres", "postgresql"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    return parsed.render_as_string(hide_password=False)
+        return parsed.set(drivername="postgresql+psycopg")
+    return parsed
 
 
-def shown_url(url: str) -> str:
-    """Return the URL for messages and metadata: without its password and its query."""
-    return make_url(engine_url(url)).set(query={}).render_as_string(hide_password=True)
+def shown_url(url: str | URL) -> str:
+    """Return the URL for messages and metadata, its password masked wherever it stands."""
+    parsed = parsed_url(url) if isinstance(url, str) else url
+    secret = {name: "***" for name in parsed.query if "pass" in name.lower()}
+    return parsed.update_query_dict(secret).render_as_string(hide_password=True)

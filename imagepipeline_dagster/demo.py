@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -21,17 +22,24 @@ from imagepipeline_dagster.tables.samples import edit_sample_embedding, edit_sam
 
 __all__ = ["run_demo"]
 
-_COLUMNS = (
-    *("requested", "reused", "bought", "kept", "rejected", "quarantined"),
-    *("api_calls", "seconds"),
-)
+# What a stage's metadata is called, and what the table calls it.
+_COLUMNS = {
+    "requested": "requested",
+    "reused": "reused",
+    "bought": "bought",
+    "kept": "kept",
+    "rejected": "rejected",
+    "quarantined": "quarantined",
+    "api_calls": "API\ncalls",
+    "seconds": "seconds",
+}
 _SENSORS = ("prompts_sensor", "embeddings_sensor")
 _QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
 
 
 @dataclass(frozen=True, slots=True)
 class _PromptSetRun:
-    """What a run of one prompt set said in its metadata, by the names of the demo's columns."""
+    """A run of one prompt set, and what its stages said in their metadata."""
 
     partition_key: str
     figures: dict[str, Any]
@@ -58,7 +66,7 @@ def run_demo(*, instance: dg.DagsterInstance, storage_uri: str, console: Console
 
     console.rule("2  One prompt and one embedding edited")
     for edit in (edit_sample_prompt, edit_sample_embedding):
-        console.print(f"  {edit(tables_url)}", markup=False)
+        console.print(f"  {edit(tables_url)}", markup=False, highlight=False)
     daemon.tick()
     dataset = daemon.release()
 
@@ -109,7 +117,8 @@ class _Daemon:
         for event in ticked.asset_events:
             self._instance.report_runless_asset_event(event)
         requests = ticked.run_requests or ()
-        asked = f"{len(requests)} runs" if requests else ticked.skip_message
+        runs = "1 run" if len(requests) == 1 else f"{len(requests)} runs"
+        asked = f"asks for {runs}" if requests else ticked.skip_message
         self._console.print(f"  {name}: {asked}", markup=False)
         return [self._execute(request) for request in requests]
 
@@ -147,9 +156,10 @@ def _figures(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
 
 
 def _table(runs: Sequence[_PromptSetRun]) -> Table:
-    table = Table("prompt set", title_justify="left")
-    for name in _COLUMNS:
-        table.add_column(name.replace("_", " "), justify="right")
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    table.add_column("prompt set", overflow="fold")
+    for heading in _COLUMNS.values():
+        table.add_column(heading, justify="right", no_wrap=True)
     for run in sorted(runs, key=lambda run: run.partition_key):
         cells = (run.figures[name] for name in _COLUMNS)
         table.add_row(run.partition_key, *(_cell(value) for value in cells))

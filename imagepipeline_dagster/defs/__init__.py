@@ -36,7 +36,6 @@ def build_definitions(
     job = dg.define_asset_job(
         dataset.named("materialize_prompt_set"),
         selection=dg.AssetSelection.assets(*(dataset.key(stage) for stage in _STAGES)),
-        partitions_def=dataset.partitions,
         # The chain is linear: a process a step would only cost its start.
         executor_def=dg.in_process_executor,
         description="Plans, buys and moderates one prompt set.",

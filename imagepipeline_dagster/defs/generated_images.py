@@ -62,7 +62,7 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
                 plan=plan,
                 prompts=prompts,
                 dataset=dataset.name,
-                run_id=context.run_id,
+                run_id=context.run.run_id,
                 ledger=opened,
                 storage=storage.open(),
                 open_client=imagepipeline.open,
@@ -73,12 +73,12 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
             report = purchase.carry_out()
             images = images_of_plan(prompts, plan, opened.entries(keys))
         outcomes = Counter(image.outcome for image in images)
-        bought = sum(image.run_id == context.run_id for image in images)
+        bought = sum(image.run_id == context.run.run_id for image in images)
         figures = {
             "requested": len(images),
             "bought": bought,
             "reused": sum(
-                image.request_key in before and image.run_id != context.run_id for image in images
+                image.request_key in before and image.run_id != context.run.run_id for image in images
             ),
             "api_calls": report.posts,
             "resumed_jobs": report.resumed,

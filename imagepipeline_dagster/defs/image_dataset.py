@@ -43,7 +43,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
                 storage.open(),
                 name=dataset.title,
                 images=images,
-                run_id=context.run_id,
+                run_id=context.run.run_id,
                 created_at=dt.datetime.now(dt.UTC),
                 folder=dataset.releases,
             )

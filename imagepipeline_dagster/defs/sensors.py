@@ -1,6 +1,7 @@
 """The sensors: they watch the tables, keep the partitions in step, and ask for runs."""
 
 from collections.abc import Callable, Mapping
+
 import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset, UnresolvedJob

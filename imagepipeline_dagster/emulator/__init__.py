@@ -7,9 +7,11 @@
 - `faults`: what goes wrong, where, how often and for which prompts.
 - `jobs`: ids and links that any later process can answer for, and the queue.
 - `stats`: what was asked, accepted and delivered; `bought_twice` is the one to assert on.
+- `intake`, `answers`: what becomes of a POST, and how the vendor, or a fault, words an answer.
 - `app`: the routes. `server`: the same in a thread, or in the foreground.
-- `sources`: the pictures that `init_image` and `mask_image` point to.
-- `pictures`: from a job to a PNG marked EMULATED, by way of `palettes`, `scenery` and `subjects`.
+- `sources`, `masks`: the pictures that `init_image` and `mask_image` point to.
+- `pictures`: from a job to a PNG marked EMULATED. `scenery` composes it of `lands` and `subjects`,
+  with `palettes` for colour, `light` for sky and glow, and `brush` for shapes.
 """
 
 from imagepipeline_dagster.emulator.app import create_app

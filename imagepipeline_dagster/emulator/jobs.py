@@ -97,7 +97,7 @@ class JobTicket:
         except (Base64Error, ValueError):
             raise UnknownJob("no such job") from None
         check, packed = raw[:_CHECKSUM_BYTES], raw[_CHECKSUM_BYTES:]
-        # base64 has several spellings of the same bytes, and its reader skips what it does not know.
+        # base64 has several spellings of the same bytes, and its reader skips foreign letters.
         if check != _checksum(packed) or job_id != _spelled(raw):
             raise UnknownJob("no such job")
         told = json.loads(zlib.decompress(packed))

@@ -28,8 +28,8 @@ _RIM = {"border", "edge", "edges", "frame", "background"}
 def draw_mask(text: str, *, size: tuple[int, int]) -> Image.Image:
     """Return the mask (mode L, pixels of 0 or 255) that a text names.
 
-    Words for sides meet: `top left` is a quarter. Without such a word it is the centre; `circle`
-    rounds it, `border` is what lies around it.
+    Words for sides meet: `top left` is a quarter. Without such a word, or where they contradict
+    each other, it is the centre; `circle` rounds it, `border` is what lies around it.
     """
     words = set(re.findall(r"[a-z]+", text.lower()))
     sides = [box for word, box in _HALVES.items() if word in words]
@@ -52,5 +52,5 @@ def draw_mask(text: str, *, size: tuple[int, int]) -> Image.Image:
 def _common(boxes: list[_Box]) -> _Box:
     left, top = max(box[0] for box in boxes), max(box[1] for box in boxes)
     right, bottom = min(box[2] for box in boxes), min(box[3] for box in boxes)
-    # Words that contradict each other ("left right") have nothing in common: everything, then.
-    return (left, top, right, bottom) if left < right and top < bottom else (0, 0, 1, 1)
+    # Words that contradict each other ("left right") have nothing in common.
+    return (left, top, right, bottom) if left < right and top < bottom else _CENTRE

@@ -31,7 +31,8 @@ _STOP_SECONDS = 5.0
 class EmulatorServer:
     """An emulator in a daemon thread, for as long as the `with` block lasts.
 
-    The port is known and answers from the block's first line; port 0 takes a free one.
+    The port is known and answers from the block's first line; port 0 takes a free one. A server is
+    entered once; its counts can be read after the block, too.
 
     Raises:
         OSError: on entering, when the port is taken.

@@ -56,7 +56,10 @@ class Sources:
 
 
 def _is_imaginary(link: str) -> bool:
-    host = (urlsplit(link).hostname or "").rstrip(".")
+    try:
+        host = (urlsplit(link).hostname or "").rstrip(".")
+    except ValueError:
+        return False
     return host == "example" or host.endswith(".example")
 
 

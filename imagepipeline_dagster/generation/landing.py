@@ -10,12 +10,11 @@ import asyncio
 import datetime as dt
 from collections.abc import Callable
 from concurrent.futures import Executor
-from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
-from imagepipeline_dagster.api.contract import Job
-from imagepipeline_dagster.api.errors import LinkExpired
+from imagepipeline_dagster.api.contract import Job, JobStatus
+from imagepipeline_dagster.api.errors import LinkExpired, StatusUnavailable
 from imagepipeline_dagster.generation.images import Outcome
 from imagepipeline_dagster.generation.ledger import Ledger, StoredSample
 from imagepipeline_dagster.generation.ledger_writer import LedgerWriter
@@ -74,9 +73,10 @@ class Landing:
         await self._writer.write(Ledger.succeeded, request_key, missing)
 
     async def _sample(self, slot: int, job: Job, *, index: int | None) -> StoredSample:
-        settled = partial(
-            StoredSample, slot=slot, sample_index=index, stored_at=dt.datetime.now(dt.UTC)
-        )
+        def settled(**found: Any) -> StoredSample:  # noqa: ANN401 - StoredSample's own fields
+            now = dt.datetime.now(dt.UTC)
+            return StoredSample(slot=slot, sample_index=index, stored_at=now, **found)
+
         trouble: Undecodable | None = None
         for _ in range(_DECODINGS):
             try:
@@ -109,6 +109,12 @@ class Landing:
                 if job.id is None:
                     raise
                 renewed = await self._client.status(job.task, job.id)
+                if renewed.status is JobStatus.PENDING:
+                    # A job that was done is not: a passing confusion, and no reason to give up
+                    # a picture that is paid.
+                    raise StatusUnavailable(
+                        f"the job had links, and is {renewed.word[:40]} now"
+                    ) from None
                 if len(renewed.download_urls) <= slot:
                     raise
                 job = renewed

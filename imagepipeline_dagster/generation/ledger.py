@@ -25,11 +25,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, select, update
+from sqlalchemy import Connection, Engine, Table, and_, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import make_url
 
-from imagepipeline_dagster.databases import engine_url
+from imagepipeline_dagster.databases import parsed_url
 from imagepipeline_dagster.generation.ledger_schema import (
     attempts,
     open_ledger_engine,
@@ -193,15 +192,14 @@ class Ledger:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = engine_url(url)
+        self._url = parsed_url(url)
 
     @cached_property
     def engine(self) -> Engine:
         """The engine, with the ledger's tables in place."""
-        parsed = make_url(self.url)
-        if parsed.get_backend_name() == "sqlite" and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = open_ledger_engine(self.url)
+        if self._url.get_backend_name() == "sqlite" and self._url.database:
+            Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = open_ledger_engine(self._url)
         upgrade(engine)
         return engine
 
@@ -265,7 +263,8 @@ class Ledger:
         """Take the right to POST a request; False where another process has it or had it.
 
         `seen` is the attempts that the caller knows of: 0 for a request that has no entry, else
-        those of an entry in state failed.
+        those of an entry in state failed. Repeating a claim that this owner holds already is no
+        harm: its commit may have come through although its confirmation did not.
         """
         values = {
             "state": State.CLAIMED,
@@ -291,8 +290,14 @@ class Ledger:
             update(requests)
             .where(
                 requests.c.request_key == claim.request_key,
-                requests.c.state == State.FAILED,
-                requests.c.attempt == seen,
+                or_(
+                    and_(requests.c.state == State.FAILED, requests.c.attempt == seen),
+                    and_(
+                        requests.c.state == State.CLAIMED,
+                        requests.c.attempt == seen + 1,
+                        requests.c.owner == owner.name,
+                    ),
+                ),
             )
             .values(values)
         )
@@ -379,16 +384,29 @@ class Ledger:
         failure: Failure,
         error: str,
         *,
+        owner: Owner,
         filtered: Iterable[StoredSample] = (),
     ) -> None:
         """Record that the attempt provably gave nothing; one that was never sent is not counted.
 
-        `filtered` are the samples, where the safety checker refused them all.
+        `filtered` are the samples, where the safety checker refused them all. Nothing happens
+        where another process took the request over meanwhile: it may have a new job of its own.
         """
+        found = connection.execute(
+            select(requests)
+            .where(
+                requests.c.request_key == request_key,
+                requests.c.owner == owner.name,
+                requests.c.state.in_([State.CLAIMED, State.SUBMITTED, State.UNKNOWN]),
+            )
+            .with_for_update()
+        )
+        row = found.mappings().one_or_none()
+        if row is None:
+            return
         for sample in filtered:
             Ledger.stored(connection, request_key, sample)
-        found = connection.execute(select(requests).where(requests.c.request_key == request_key))
-        row = found.mappings().one()
+        error = _storable(error)
         counted = failure is not Failure.NOT_SENT
         if counted:
             attempt = {
@@ -415,12 +433,21 @@ class Ledger:
         )
 
     @staticmethod
-    def unknown(connection: Connection, request_key: str, owner: Owner, error: str) -> None:
-        """Record that nobody knows whether the attempt was bought; only a person may repeat it."""
+    def unknown(
+        connection: Connection, request_key: str, error: str, *, owner: Owner, was: State
+    ) -> None:
+        """Record that nobody knows whether the attempt was bought; only a person may repeat it.
+
+        `was` is the state that the caller saw: a claim whose answer came meanwhile keeps its job.
+        """
         connection.execute(
             update(requests)
-            .where(requests.c.request_key == request_key, requests.c.owner == owner.name)
-            .values(state=State.UNKNOWN, error=error)
+            .where(
+                requests.c.request_key == request_key,
+                requests.c.owner == owner.name,
+                requests.c.state == was,
+            )
+            .values(state=State.UNKNOWN, error=_storable(error))
         )
 
     @staticmethod
@@ -429,7 +456,7 @@ class Ledger:
         connection.execute(
             update(requests)
             .where(requests.c.request_key == request_key, requests.c.state == State.SUBMITTED)
-            .values(error=error)
+            .values(error=_storable(error))
         )
 
     @staticmethod
@@ -502,6 +529,11 @@ def _entry(row: dict[str, Any], stored: tuple[StoredSample, ...]) -> Entry:
 
 def _values_of(record: StoredSample | Use) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__slots__}
+
+
+def _storable(text: str) -> str:
+    """Return the text without what a database refuses: an API's message may hold anything."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 
 def _chunks(keys: Sequence[str]) -> Iterator[Sequence[str]]:

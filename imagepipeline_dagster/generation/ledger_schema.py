@@ -29,10 +29,8 @@ from sqlalchemy import (
     inspect,
     select,
 )
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.pool import ConnectionPoolEntry
-
-from imagepipeline_dagster.databases import engine_url
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -168,12 +166,11 @@ prompt_sets = Table(
 )
 
 
-def open_ledger_engine(url: str) -> Engine:
+def open_ledger_engine(url: URL) -> Engine:
     """Return the engine of a ledger; nothing is opened yet."""
-    parsed = make_url(engine_url(url))
-    if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True)
-    engine = create_engine(parsed)
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True)
+    engine = create_engine(url)
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, record: ConnectionPoolEntry) -> None:  # noqa: ANN401, ARG001

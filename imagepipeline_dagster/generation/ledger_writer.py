@@ -85,8 +85,10 @@ class LedgerWriter:
         try:
             results = self._apply(group)
         except Exception as error:  # noqa: BLE001 - handed to whoever waits for the write
-            if len(group) == 1:
-                group[0].done.set_exception(error)
+            if len(group) == 1 or isinstance(error, OperationalError):
+                # The database is at fault, and had its time: the others would wait as long again.
+                for write in group:
+                    write.done.set_exception(error)
                 return
             # One bad write must not take the others with it.
             for write in group:

@@ -172,6 +172,7 @@ def _validated(
         *sample_problems,
         *embedding_problems,
         *_request_problems(str(values["task"]), parameters),
+        *(["prompt: is blank"] if row.prompt and not row.prompt.strip() else []),
         *token_problems(
             prompt,
             negative_prompt,
@@ -251,7 +252,8 @@ def _with_trigger_words(
     """Return both prompts with the trigger words that they lack, each where its embedding wants it.
 
     An embedding without its trigger words does nothing (the API's page asks for them). `either`, or
-    no placement, is content with a word in either prompt, and adds it to the prompt.
+    no placement, is content with a word in either prompt, and adds it to the prompt. A blank prompt
+    stays blank: trigger words alone would make it look like one that can be bought.
     """
     for word in embedding.trigger_words if embedding else ():
         in_prompt = _stands_in(word, prompt)
@@ -261,9 +263,10 @@ def _with_trigger_words(
                 if not in_negative:
                     negative_prompt = f"{negative_prompt}, {word}" if negative_prompt else word
             case "positive":
-                prompt = prompt if in_prompt else f"{prompt}, {word}"
+                prompt = prompt if in_prompt or not prompt.strip() else f"{prompt}, {word}"
             case _:
-                prompt = prompt if in_prompt or in_negative else f"{prompt}, {word}"
+                stands = in_prompt or in_negative
+                prompt = prompt if stands or not prompt.strip() else f"{prompt}, {word}"
     return prompt, negative_prompt
 
 

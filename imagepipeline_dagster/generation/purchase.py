@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.contract import Job, JobStatus, Task, request_for
@@ -175,17 +176,22 @@ class Purchase:
                     outcome.append(runner.run(self._carry_out()))
             except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
                 outcome.append(error)
+            finally:
+                ended.set()
 
+        # Not Thread.join: interrupted, it takes the running thread for ended (CPython 3.11), and
+        # the second wait below would not wait.
+        ended = threading.Event()
         thread = threading.Thread(target=work, name="purchase", daemon=True)
         thread.start()
         try:
-            thread.join()
+            ended.wait()
         except BaseException:
             self._interrupted = True
             self._let_posts_end(until=time.monotonic() + _GRACE_SECONDS)
             with contextlib.suppress(RuntimeError):  # the loop may have ended by itself
                 loop.call_soon_threadsafe(_cancel_all, loop)
-            thread.join(_CLEANUP_SECONDS)
+            ended.wait(_CLEANUP_SECONDS)
             raise
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
@@ -275,9 +281,13 @@ class Purchase:
                 others = True
             elif entry and entry.state is State.CLAIMED:
                 lost = "its process ended between the claim and the answer; it may have been bought"
-                await self._writer.write(Ledger.unknown, key, entry.owner, lost)
+                await self._writer.write(
+                    Ledger.unknown, key, lost, owner=entry.owner, was=State.CLAIMED
+                )
             elif state is PlanState.IN_FLIGHT or self._stopper is None:
                 work.append((call, entry))
+        # What is paid for already comes first: its links may expire.
+        work.sort(key=lambda item: plan_state(item[1]) is not PlanState.IN_FLIGHT)
         return work, others
 
     async def _work_off(self, work: Sequence[tuple[PlannedRequest, Entry | None]]) -> None:
@@ -304,6 +314,15 @@ class Purchase:
     async def _buy(
         self, call: PlannedRequest, entry: Entry | None, places: asyncio.Semaphore
     ) -> None:
+        try:
+            await self._buy_or_note_why_not(call, entry, places)
+        except Exception as error:  # noqa: BLE001 - raised once what is under way has ended
+            self._defect = self._stopper = error
+            self._given_up.add(call.request_key)
+
+    async def _buy_or_note_why_not(
+        self, call: PlannedRequest, entry: Entry | None, places: asyncio.Semaphore
+    ) -> None:
         key = call.request_key
         try:
             try:
@@ -320,7 +339,9 @@ class Purchase:
             failure = Failure.FILTERED if error.filtered else Failure.MODEL_ERROR
             await self._fail(call, failure, str(error))
         except JobNotFound as error:
-            await self._writer.write(Ledger.unknown, key, self._owner, str(error))
+            await self._writer.write(
+                Ledger.unknown, key, str(error), owner=self._owner, was=State.SUBMITTED
+            )
             self._failed += call.samples
         except (ImagePipelineError, OSError) as error:
             # The job is bought and its id is known: the next run asks for it again.
@@ -330,9 +351,6 @@ class Purchase:
                 self._stopper = self._stopper or error
             trouble = f"{type(error).__name__}: {error}"
             await self._writer.write(Ledger.troubled, key, trouble)
-        except Exception as error:  # noqa: BLE001 - raised once what is under way has ended
-            self._defect = self._stopper = error
-            self._given_up.add(key)
 
     async def _finished_job(self, call: PlannedRequest, entry: Entry | None) -> Job | None:
         """Return the call's job once it has succeeded; None where no job came about."""
@@ -368,11 +386,11 @@ class Purchase:
             if not taken:
                 return None
             self._resumed += 1
-        has_links = bool(entry.links)
         return Job(
             task=Task(call.task),
             id=entry.job_id,
-            status=JobStatus.SUCCESS if has_links else JobStatus.PENDING,
+            # Only a job that had succeeded at once has no id: its links are all there is.
+            status=JobStatus.PENDING if entry.job_id else JobStatus.SUCCESS,
             word="resumed",
             download_urls=entry.links,
         )
@@ -391,22 +409,31 @@ class Purchase:
             run_id=self._run_id,
         )
         seen = entry.attempt if entry else 0
-        if not await self._writer.write(self._claim, claim, seen):
-            return None
+        # Counted from before the claim: an interruption must not cut in between it and the POST,
+        # for a claim without a POST would look as if it might have been bought.
+        self._posting += 1
         try:
-            self._posting += 1
+            if self._stops or not await self._writer.write(self._claim, claim, seen):
+                return None
+            if self._stops:
+                await self._fail(call, Failure.NOT_SENT, "the run stopped before it was sent")
+                return None
             job = await self._client.submit(request_for(call.task, _parameters(call)))
             self._posts += 1
-            await self._writer.write(
-                Ledger.submitted, key, owner=self._owner, job_id=job.id, links=job.download_urls
-            )
+            # A failure without an id is no job that anybody could ask for.
+            if job.id or job.status is not JobStatus.FAILURE:
+                await self._writer.write(
+                    Ledger.submitted, key, owner=self._owner, job_id=job.id, links=job.download_urls
+                )
         except RequestRefused as error:
             failure = Failure.FILTERED if error.filtered else Failure.INPUT_REFUSED
             await self._fail(call, failure, str(error))
             return None
         except AnswerLost as error:
             self._failed += call.samples
-            await self._writer.write(Ledger.unknown, key, self._owner, str(error))
+            await self._writer.write(
+                Ledger.unknown, key, str(error), owner=self._owner, was=State.CLAIMED
+            )
             return None
         except Throttled as error:
             self._throttled[key] += 1
@@ -421,6 +448,10 @@ class Purchase:
         finally:
             self._posting -= 1
         return job
+
+    @property
+    def _stops(self) -> bool:
+        return self._interrupted or self._stopper is not None
 
     def _claim(self, connection: Connection, claim: Claim, seen: int) -> bool:
         taken = Ledger.claim(
@@ -438,6 +469,7 @@ class Purchase:
             call.request_key,
             failure,
             error,
+            owner=self._owner,
             filtered=[filtered_sample(slot, error) for slot in range(held_back)],
         )
 
@@ -447,7 +479,9 @@ class Purchase:
     async def _keep_lease(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_seconds / 3)
-            await self._writer.write(Ledger.renew, self._owner, lease_until=self._lease_until())
+            # A database that is away for a while must not end the renewals for good.
+            with contextlib.suppress(OperationalError):
+                await self._writer.write(Ledger.renew, self._owner, lease_until=self._lease_until())
 
     async def _report_progress(self) -> None:
         total = sum(call.samples for call in self._calls.values())

@@ -15,6 +15,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from imagepipeline_dagster.databases import parsed_url, shown_url
 from imagepipeline_dagster.tables.schema import (
     EmbeddingRow,
     PromptRow,
@@ -61,16 +62,9 @@ class ColumnMissing(TablesError):
 
 def _parsed(url: str) -> URL:
     try:
-        parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
-        # The text may hold a password in a place where no parser finds it, so it is not shown.
-        raise TablesUnavailable(
-            "The tables' URL cannot be read. It looks like sqlite:///data/tables.db or "
-            "postgresql://user:password@host/database; a password's own @ : / are percent-quoted."
-        ) from None
-    if parsed.drivername in ("postgres", "postgresql"):
-        return parsed.set(drivername=_PSYCOPG)
-    return parsed
+        return parsed_url(url)
+    except ValueError as error:
+        raise TablesUnavailable(f"The tables' database: {error}") from None
 
 
 def _file_of(url: URL) -> Path | None:
@@ -85,7 +79,7 @@ def _file_of(url: URL) -> Path | None:
 def _check_exists(file: Path, url: URL) -> None:
     if not file.exists():
         raise TablesUnavailable(
-            f"There is no SQLite file {file.absolute()} (from {_shown(url)}). "
+            f"There is no SQLite file {file.absolute()} (from {shown_url(url)}). "
             "`imagepipeline-dagster init` makes one with sample prompts; "
             "IMAGEPIPELINE_TABLES_URL names another."
         )
@@ -152,7 +146,7 @@ def _engine(url: URL) -> sa.Engine:
             " (pip install 'imagepipeline-dagster[postgres]')" if "psycopg" in str(error) else ""
         )
         raise TablesUnavailable(
-            f"No driver for {_shown(url)} is installed{extra}: {error}"
+            f"No driver for {shown_url(url)} is installed{extra}: {error}"
         ) from error
 
 
@@ -171,12 +165,6 @@ def _begin_writing(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _shown(url: URL) -> str:
-    """Return the URL with its password masked, wherever it stands."""
-    secret = {name: "***" for name in url.query if "pass" in name.lower()}
-    return url.update_query_dict(secret).render_as_string(hide_password=True)
-
-
 @contextlib.contextmanager
 def reporting_database_errors(url: str) -> Iterator[None]:
     """Turn the driver's errors into `TablesUnavailable`, which says where and what to do."""
@@ -185,7 +173,7 @@ def reporting_database_errors(url: str) -> Iterator[None]:
     except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
         cause = getattr(error, "orig", None) or error
         raise TablesUnavailable(
-            f"The tables at {_shown(_parsed(url))} cannot be used: {str(cause).strip()} "
+            f"The tables at {shown_url(_parsed(url))} cannot be used: {str(cause).strip()} "
             "Check that the database runs, and the URL in IMAGEPIPELINE_TABLES_URL."
         ) from error
 

@@ -75,7 +75,7 @@ def test_any_request_becomes_its_picture(prompt: str, width: int, height: int, s
         {"samples": 2},
     ],
 )
-def test_every_field_counts(change: dict[str, object]) -> None:
+def test_every_field_counts(change: dict[str, Any]) -> None:
     """Whatever a request says, bar the safety checker, changes the pixels."""
     plain = draw_png(request(), seed=1, sample_index=0)
     assert draw_png(request(**change), seed=1, sample_index=0) != plain
@@ -118,9 +118,8 @@ def test_mark_is_legible(image_bytes: int | None) -> None:
     picture = opened(draw_png(told, seed=1, sample_index=0, image_bytes=image_bytes))
     box = badge_box(picture.size)
     assert box[2] - box[0] > 768 / 3
-    low, high = picture.crop(box).convert("L").getextrema()
-    assert low < 60
-    assert high > 240
+    tones = picture.crop(box).convert("L").histogram()
+    assert sum(tones[:60]) > sum(tones[240:]) > 0
 
 
 @pytest.mark.parametrize("where", ["sky", "left", "top right", "centre circle", "border"])

@@ -11,7 +11,7 @@ from PIL import Image
 from imagepipeline_dagster.api.contract import JobStatus
 from imagepipeline_dagster.emulator import Fault, FaultKind, Operation
 from imagepipeline_dagster.emulator.answers import damaged
-from tests.emulator.conftest import Caller, Started, fetch
+from tests.emulator.conftest import Caller, Started, fetch, follow
 
 
 def ask(caller: Caller, operation: Operation) -> httpx.Response:
@@ -25,7 +25,7 @@ def ask(caller: Caller, operation: Operation) -> httpx.Response:
     caller.http.put("/_emulator/faults", json=faults)
     if operation is Operation.STATUS:
         return caller.http.get(f"/sdxl/text2image/v1/status/{job_id}")
-    return httpx.get(link)
+    return follow(link)
 
 
 @pytest.mark.parametrize("operation", Operation)
@@ -135,7 +135,7 @@ def test_expired_link(start: Started) -> None:
     """A link can be past its time at once; the next one works."""
     caller = start(faults=[Fault(kind="expired_link", times=1)])
     job = caller.make()
-    assert httpx.get(job.download_urls[0]).status_code == 403
+    assert follow(job.download_urls[0]).status_code == 403
     assert fetch(job.download_urls[0])
 
 
@@ -174,5 +174,5 @@ def test_fault_for_some_prompts(start: Started) -> None:
         ]
     )
     assert caller.make(prompt="a cursed boat").status is JobStatus.FAILURE
-    assert httpx.get(caller.make(prompt="a stale boat").download_urls[0]).status_code == 403
+    assert follow(caller.make(prompt="a stale boat").download_urls[0]).status_code == 403
     assert fetch(caller.make(prompt="a boat").download_urls[0])

@@ -13,7 +13,7 @@ from PIL import Image
 from imagepipeline_dagster.api.contract import JobStatus
 from imagepipeline_dagster.emulator import sources
 from imagepipeline_dagster.emulator.sources import SourceProblem, Sources
-from tests.emulator.conftest import Caller
+from tests.emulator.conftest import Caller, Started
 
 
 @contextmanager
@@ -130,8 +130,9 @@ def test_own_picture_can_be_started_from(caller: Caller) -> None:
     assert len(caller.images("image2image", init_image=link)) == 1
 
 
-def test_picture_that_is_gone_later(caller: Caller) -> None:
-    """A picture that can no longer be had when its job is downloaded gives 502, not other pixels."""
+def test_picture_that_is_gone_later(start: Started) -> None:
+    """A picture that is gone when its job is downloaded gives 502, not other pixels."""
+    caller = start()
     with serving(png((9, 8, 7))) as link:
         job = caller.make("image2image", init_image=link)
     caller.server._emulator._sources = Sources()

@@ -1,0 +1,74 @@
+"""A running Dagster, and a browser that looks at it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.e2e.serving import ServedPipeline, serve
+
+_SCREENSHOTS = Path(__file__).with_name("screenshots")
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# A busy machine takes its time to draw a page.
+_TIMEOUT_MS = 30_000
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The system's browser; without one the tests of the UI are skipped."""
+    found = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    if found is None:
+        pytest.skip("no Chromium on this machine: `apt-get install chromium` brings one")
+    return found
+
+
+@pytest.fixture(scope="session")
+def pipeline(
+    chromium: str,  # noqa: ARG001 - without a browser nothing is served
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[ServedPipeline]:
+    """The pipeline served by a real Dagster, sensors and daemon included."""
+    with serve(tmp_path_factory.mktemp("dagster")) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    """A browser for a module: Playwright's event loop must not outlive it, for other tests' sake."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=_FLAGS)
+        expect.set_options(timeout=_TIMEOUT_MS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, pipeline: ServedPipeline) -> Iterator[Page]:
+    """A fresh page; an address that begins with / leads to the served UI."""
+    page = browser.new_page(base_url=pipeline.url, viewport={"width": 1600, "height": 1000})
+    page.set_default_timeout(_TIMEOUT_MS)
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def screenshot(page: Page) -> Callable[[str], None]:
+    """Save what the page shows now under a name, for people to look at."""
+    _SCREENSHOTS.mkdir(exist_ok=True)
+
+    def save(name: str) -> None:
+        page.screenshot(path=_SCREENSHOTS / f"{name}.png")
+
+    return save

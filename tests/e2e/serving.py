@@ -1,0 +1,192 @@
+"""The real `dagster dev` in a process group of its own, and questions to its GraphQL."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+__all__ = ["Run", "ServedPipeline", "serve", "until"]
+
+T = TypeVar("T")
+
+_REPOSITORY = Path(__file__).parents[2]
+_DEFINITIONS = Path(__file__).with_name("quick_definitions.py")
+_FINISHED = {"SUCCESS", "FAILURE", "CANCELED"}
+
+_RUNS = """
+query Runs($partition: String!) {
+  runsOrError(filter: {tags: [{key: "dagster/partition", value: $partition}]}) {
+    ... on Runs { results { runId status tags { key value } } }
+  }
+}
+"""
+_PARTITIONS = """
+query Partitions {
+  assetNodeOrError(assetKey: {path: ["prompt_sets"]}) { ... on AssetNode { partitionKeys } }
+}
+"""
+_MATERIALIZATIONS = """
+query Materializations($asset: String!, $partition: String!) {
+  assetNodeOrError(assetKey: {path: [$asset]}) {
+    ... on AssetNode {
+      assetMaterializations(partitions: [$partition], limit: 20) {
+        runId
+        metadataEntries { label ... on IntMetadataEntry { intValue } }
+      }
+    }
+  }
+}
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A Dagster run; `sensor` is the one that asked for it, if one did."""
+
+    run_id: str
+    status: str
+    sensor: str | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self.status in _FINISHED
+
+
+class ServedPipeline:
+    """A running Dagster with this package's definitions on an emulator.
+
+    Attributes:
+        url: of the UI.
+        tables: the SQLite file with the prompts and embeddings tables.
+    """
+
+    def __init__(self, client: httpx.Client, *, storage: Path) -> None:
+        self.url = str(client.base_url).rstrip("/")
+        self.tables = storage / "tables.db"
+        self._client = client
+
+    def ask(self, query: str, variables: Mapping[str, object] | None = None) -> dict[str, Any]:
+        """Return the data of a GraphQL answer."""
+        answer = self._client.post("/graphql", json={"query": query, "variables": variables or {}})
+        body: dict[str, Any] = answer.raise_for_status().json()
+        assert "errors" not in body, body["errors"]
+        data: dict[str, Any] = body["data"]
+        return data
+
+    def prompt_sets(self) -> list[str]:
+        """Return the partitions that are there now, sorted."""
+        node = self.ask(_PARTITIONS)["assetNodeOrError"]
+        return sorted(node.get("partitionKeys", []))
+
+    def runs(self, prompt_set: str) -> list[Run]:
+        """Return the runs of a prompt set, the newest first."""
+        found = self.ask(_RUNS, {"partition": prompt_set})["runsOrError"]["results"]
+        tags = [{tag["key"]: tag["value"] for tag in run["tags"]} for run in found]
+        return [
+            Run(run_id=run["runId"], status=run["status"], sensor=tag.get("dagster/sensor_name"))
+            for run, tag in zip(found, tags, strict=True)
+        ]
+
+    def figures(self, asset: str, *, prompt_set: str, run_id: str) -> dict[str, int]:
+        """Return the whole numbers in the metadata of what a run materialized."""
+        variables = {"asset": asset, "partition": prompt_set}
+        node = self.ask(_MATERIALIZATIONS, variables)["assetNodeOrError"]
+        (made,) = (each for each in node["assetMaterializations"] if each["runId"] == run_id)
+        entries = made["metadataEntries"]
+        return {each["label"]: each["intValue"] for each in entries if "intValue" in each}
+
+    def wait_until_built(self, prompt_set: str) -> list[Run]:
+        """Wait until a set has runs, and all of them have succeeded; return them."""
+        runs = until(
+            lambda: (runs := self.runs(prompt_set)) and all(run.finished for run in runs) and runs,
+            what=f"the runs of {prompt_set} to end",
+        )
+        assert {run.status for run in runs} == {"SUCCESS"}, runs
+        return runs
+
+    def wait_for_next_run(self, prompt_set: str, *, after: list[Run]) -> Run:
+        """Wait until a run that is not among the earlier ones has succeeded; return it."""
+        known = {run.run_id for run in after}
+
+        def ended() -> Run | None:
+            new = [run for run in self.runs(prompt_set) if run.run_id not in known]
+            return new[-1] if new and new[-1].finished else None
+
+        run = until(ended, what=f"another run of {prompt_set} to end")
+        assert run.status == "SUCCESS", run
+        return run
+
+
+def until(ask: Callable[[], T | None], *, what: str, seconds: float = 60.0) -> T:
+    """Return the first answer that is neither None nor empty, asking several times a second."""
+    deadline = time.monotonic() + seconds
+    while not (answer := ask()):
+        assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for {what}"
+        time.sleep(0.2)
+    return answer
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[ServedPipeline]:
+    """Run `dagster dev` with everything that it keeps in a folder; end it with all its children."""
+    home, storage, log = folder / "dagster_home", folder / "storage", folder / "dagster.log"
+    home.mkdir()
+    shutil.copy(_REPOSITORY / "dagster.yaml", home)
+    ours = ("IMAGEPIPELINE_", "DAGSTER_")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    port = _free_port()
+    command = [Path(sys.executable).with_name("dagster"), "dev"]
+    options = ["--python-file", _DEFINITIONS, "--host", "127.0.0.1", "--port", str(port)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            [*command, *options],
+            cwd=folder,
+            env={**inherited, "DAGSTER_HOME": str(home), "IMAGEPIPELINE_STORAGE": str(storage)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
+            until(lambda: _answers(client, process, log), what=f"Dagster to answer; see {log}")
+            yield ServedPipeline(client, storage=storage)
+    finally:
+        _end_group(process)
+
+
+def _answers(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> bool:
+    assert process.poll() is None, f"Dagster ended:\n{log.read_text()[-4000:]}"
+    try:
+        return client.get("/server_info").is_success
+    except httpx.TransportError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+    return port
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """Ask the process to end, as Ctrl-C would; kill what is left of its group."""
+    process.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(10)
