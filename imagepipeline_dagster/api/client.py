@@ -10,17 +10,18 @@ import asyncio
 import datetime as dt
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
-from typing import Protocol, Self
-from urllib.parse import urlsplit
+from typing import Any, Protocol, Self
 
 import httpx
 import stamina
 from aiolimiter import AsyncLimiter
 
 from imagepipeline_dagster.api.contract import (
+    NO_MESSAGE,
     GenerationRequest,
     Job,
     JobStatus,
@@ -50,7 +51,13 @@ from imagepipeline_dagster.api.errors import (
     Unreachable,
     WrongAddress,
 )
-from imagepipeline_dagster.api.links import check_link, is_private_host
+from imagepipeline_dagster.api.links import (
+    CheckedLink,
+    check_link,
+    is_loopback,
+    is_private_host,
+    read_link,
+)
 
 __all__ = ["ImagePipelineClient", "SubmitPace", "origin_of", "poll_delays"]
 
@@ -64,6 +71,12 @@ _CONNECTIONS = 8
 _POST_KEEPALIVE_SECONDS = 2.0
 _MAX_REDIRECTS = 5
 _MAX_RETRY_AFTER_SECONDS = 120.0
+# An answer of the API is a page of JSON at the very most.
+_MAX_ANSWER_BYTES = 4 * 1024 * 1024
+_MAX_MESSAGE = 500
+# A picture is larger than an answer, so its body may take so many times `request_timeout`.
+_DOWNLOAD_PATIENCE = 10
+_NOT_BLOTTED = ("id", "job_id")
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
@@ -86,7 +99,8 @@ class ImagePipelineClient:
     Args:
         api_key: goes to the origin of `base_url` and nowhere else.
         base_url: `http(s)://host[:port][/path]`.
-        request_timeout: seconds for one HTTP request.
+        request_timeout: seconds for each step of an HTTP request: connecting, sending, waiting for
+            the answer, and reading it to its end; reading a picture may take ten times as long.
         max_attempts: of a request that is safe to repeat.
         requests_per_second: limit over all API requests; None is no limit.
         max_image_bytes: a larger download is refused.
@@ -118,7 +132,10 @@ class ImagePipelineClient:
         self._max_image_bytes = max_image_bytes
         self._submit_pace = submit_pace
         self._limiter = AsyncLimiter(1, 1 / requests_per_second) if requests_per_second else None
-        self._allow_private = is_private_host(httpx.URL(base_url))
+        self._allow_private: bool | None = None
+        self._request_timeout = request_timeout
+        # A proxy for the outer world cannot reach this machine's loopback, and need not see it.
+        self._use_proxies = not is_loopback(httpx.URL(base_url))
         self._logged_words: set[str] = set()
         timeout = httpx.Timeout(request_timeout, pool=None)
         headers = {"API-Key": api_key, "Accept": "application/json"}
@@ -126,6 +143,7 @@ class ImagePipelineClient:
             headers=headers,
             timeout=timeout,
             transport=transport,
+            trust_env=self._use_proxies,
             limits=httpx.Limits(
                 max_connections=_CONNECTIONS, keepalive_expiry=_POST_KEEPALIVE_SECONDS
             ),
@@ -134,11 +152,16 @@ class ImagePipelineClient:
             headers=headers,
             timeout=timeout,
             transport=transport,
+            trust_env=self._use_proxies,
             limits=httpx.Limits(max_connections=_CONNECTIONS),
         )
         self._downloads = httpx.AsyncClient(
+            # The bytes as they are stored; and no cookies, which would go by address, not by host.
+            headers={"Accept-Encoding": "identity"},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             timeout=timeout,
             transport=transport,
+            trust_env=self._use_proxies,
             limits=httpx.Limits(max_connections=_CONNECTIONS),
         )
 
@@ -185,13 +208,16 @@ class ImagePipelineClient:
     async def _post(self, request: GenerationRequest) -> Job:
         await self._pace()
         try:
-            response = await self._posts.post(self.endpoint(request.task), json=request.payload())
+            response = await self._answer(
+                self._posts, "POST", self.endpoint(request.task), json=request.payload()
+            )
         except _NOT_SENT as error:
-            raise self._unreachable(error) from error
+            raise self._unreachable(error) from self._cause(error)
         except httpx.HTTPError as error:
             raise AnswerLost(
                 f"the answer to a POST never came ({type(error).__name__}); it may have been bought"
-            ) from error
+            ) from self._cause(error)
+        code = response.status_code
         if response.is_success:
             try:
                 return self._read(response, task=request.task)
@@ -199,15 +225,20 @@ class ImagePipelineClient:
                 raise AnswerLost(
                     f"the answer to a POST cannot be read: {error}; it may have been bought"
                 ) from error
-        message = self._message(response)
-        if speaks_of_safety(message):
+        text = self._message(response)
+        message = text[:_MAX_MESSAGE]
+        # The words of a prompt that the API repeats say nothing of what is wrong.
+        words = _without_echo(text, request)
+        self._raise_for_throttling(response, message)
+        refusal = response.is_client_error or code == 500
+        if refusal and code not in (401, 402) and speaks_of_safety(words):
             raise RequestRefused(message, filtered=True)
-        self._raise_for_access(response, message)
-        if response.is_client_error:
-            raise RequestRefused(f"HTTP {response.status_code}: {message}")
+        self._raise_for_access(response, message, words=words)
+        # 408 is what a gateway says when it lost patience, with us or with the API behind it.
+        if response.is_client_error and code != 408:
+            raise RequestRefused(f"HTTP {code}: {message}")
         raise AnswerLost(
-            f"the API answered a POST with HTTP {response.status_code}: {message}; "
-            "it may have been bought"
+            f"the API answered a POST with HTTP {code}: {message}; it may have been bought"
         )
 
     async def status(self, task: str, job_id: str) -> Job:
@@ -226,23 +257,24 @@ class ImagePipelineClient:
     async def _status_once(self, task: str, job_id: str) -> Job:
         await self._pace()
         try:
-            response = await self._polls.get(self._base_url + status_path(task, job_id))
+            response = await self._answer(
+                self._polls, "GET", self._base_url + status_path(task, job_id)
+            )
         except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
+            raise self._unreachable(error) from self._cause(error)
         if response.is_success:
             try:
-                job = self._read(response, task=task, job_id=job_id)
+                return self._read(response, task=task, job_id=job_id)
             except UnreadableAnswer as error:
                 raise StatusUnavailable(f"the status cannot be read: {error}") from error
-            if not job.known_word and job.word not in self._logged_words:
-                self._logged_words.add(job.word)
-                _log.warning("unknown job status %r is taken as pending", job.word[:40])
-            return job
-        message = self._message(response)
+        message = self._message(response)[:_MAX_MESSAGE]
         if response.status_code == 404:
             unknown = Job(task=Task(task), id=job_id, status=JobStatus.PENDING, word="NOT FOUND")
-            raise JobNotFound(f"the API does not know job {job_id}: {message}", job=unknown)
-        self._raise_for_access(response, message)
+            raise JobNotFound(
+                f"the API does not know job {self._blot(job_id)}: {message}", job=unknown
+            )
+        self._raise_for_throttling(response, message)
+        self._raise_for_access(response, message, words=message)
         raise StatusUnavailable(f"the status gave HTTP {response.status_code}: {message}")
 
     async def wait(self, job: Job, *, timeout: float, delays: Iterable[float] | None = None) -> Job:
@@ -268,12 +300,15 @@ class ImagePipelineClient:
                     await asyncio.sleep(pause)
                     try:
                         job = await self.status(job.task, job.id or "")
+                        trouble = None
                     except (StatusUnavailable, Throttled, Unreachable) as error:
                         trouble = error
         except TimeoutError as error:
             because = f"; the last status request failed: {trouble}" if trouble else ""
             raise JobTimedOut(
-                f"job {job.id} was still {job.word} after {timeout:g} s{because}", job=job
+                f"job {self._blot(job.id or '?')} was still {job.word} "
+                f"after {timeout:g} s{because}",
+                job=job,
             ) from error
         if job.status is JobStatus.FAILURE:
             message = job.error or "the API gave no message"
@@ -295,35 +330,62 @@ class ImagePipelineClient:
         raise AssertionError("stamina re-raises the last error")  # pragma: no cover
 
     async def _download_once(self, link: str) -> bytes:
-        host = urlsplit(link).hostname or "?"
+        host = read_link(link).raw_host.decode("ascii")
         try:
             async with self._follow(link) as response:
-                if response.status_code == 429:
-                    raise Throttled(f"{host} answered 429", retry_after=_retry_after(response))
+                code = response.status_code
+                if code in (429, 503):
+                    pause = _retry_after(response)
+                    raise DownloadFailed(f"{host} answered HTTP {code}", retry_after=pause)
                 if response.is_client_error:
-                    raise LinkExpired(f"{host} answered HTTP {response.status_code}")
+                    raise LinkExpired(f"{host} answered HTTP {code}")
                 if not response.is_success:
-                    raise DownloadFailed(f"{host} answered HTTP {response.status_code}")
-                return await self._capped_bytes(response, host)
-        except httpx.HTTPError as error:
+                    raise DownloadFailed(f"{host} answered HTTP {code}")
+                async with asyncio.timeout(_DOWNLOAD_PATIENCE * self._request_timeout):
+                    return await self._capped_bytes(response, host)
+        except (httpx.HTTPError, TimeoutError) as error:
             raise DownloadFailed(
                 f"the download from {host} was interrupted: {type(error).__name__}"
-            ) from error
+            ) from self._cause(error)
 
     @asynccontextmanager
     async def _follow(self, link: str) -> AsyncIterator[httpx.Response]:
         """Open a link, following redirects by hand so that each host is checked."""
-        here = httpx.URL(link)
+        here = read_link(link)
         for _ in range(_MAX_REDIRECTS + 1):
-            checked = await check_link(here, allow_private=self._allow_private)
-            async with self._downloads.stream(
-                "GET", checked.url, headers=checked.headers, extensions=checked.extensions
-            ) as response:
+            checked = await check_link(
+                here,
+                allow_private=await self._is_private(),
+                use_proxies=self._use_proxies,
+            )
+            response = await self._connect(checked)
+            try:
                 if not response.has_redirect_location:
                     yield response
                     return
-                here = here.join(response.headers["Location"])
+            finally:
+                await response.aclose()
+            here = read_link(response.headers["Location"], base=here)
         raise LinkRefused(f"more than {_MAX_REDIRECTS} redirects")
+
+    async def _is_private(self) -> bool:
+        """Tell whether the API itself is on a private address; looked up once, when needed."""
+        if self._allow_private is None:
+            self._allow_private = await is_private_host(httpx.URL(self._base_url))
+        return self._allow_private is True
+
+    async def _connect(self, link: CheckedLink) -> httpx.Response:
+        """Open a link at the first of its addresses that takes the connection."""
+        for url in link.urls[:-1]:
+            with suppress(httpx.ConnectError, httpx.ConnectTimeout):
+                return await self._get(url, link)
+        return await self._get(link.urls[-1], link)
+
+    async def _get(self, url: httpx.URL, link: CheckedLink) -> httpx.Response:
+        request = self._downloads.build_request(
+            "GET", url, headers=link.headers, extensions=link.extensions
+        )
+        return await self._downloads.send(request, stream=True)
 
     async def _capped_bytes(self, response: httpx.Response, host: str) -> bytes:
         received = bytearray()
@@ -334,6 +396,38 @@ class ImagePipelineClient:
                     f"{host} sent more than max_image_bytes = {self._max_image_bytes:,} bytes"
                 )
         return bytes(received)
+
+    async def _answer(
+        self,
+        client: httpx.AsyncClient,
+        method: str,
+        url: str,
+        *,
+        json: dict[str, Any] | None = None,
+    ) -> httpx.Response:
+        """Return an answer of the API, read to its end as long as it keeps its bounds.
+
+        httpx alone bounds the pause between two pieces, not the number of them.
+
+        Raises:
+            httpx.HTTPError: no answer came, or not to its end.
+        """
+        body = bytearray()
+        async with client.stream(method, url, json=json) as response:
+            try:
+                async with asyncio.timeout(self._request_timeout):
+                    async for chunk in response.aiter_bytes():
+                        body += chunk
+                        if len(body) > _MAX_ANSWER_BYTES:
+                            raise httpx.ReadError("the answer is too long")
+            except TimeoutError as error:
+                raise httpx.ReadTimeout("the answer took too long") from error
+        kept = {
+            name: response.headers[name]
+            for name in ("Content-Type", "Retry-After")
+            if name in response.headers
+        }
+        return httpx.Response(response.status_code, headers=kept, content=bytes(body))
 
     def _attempts(
         self, repeat: Callable[[Exception], bool | float]
@@ -353,38 +447,70 @@ class ImagePipelineClient:
 
     def _read(self, response: httpx.Response, *, task: str, job_id: str | None = None) -> Job:
         try:
-            answer = response.json()
-        except ValueError as error:
-            kind = response.headers.get("Content-Type", "no content type")
-            raise UnreadableAnswer(f"it is not JSON ({kind[:60]})") from error
-        job = read_job(answer, task=task, job_id=job_id)
-        return job.model_copy(update={"error": self._blot(job.error)}) if job.error else job
+            answer = self._blotted(response.json())
+            job = read_job(answer, task=task, job_id=job_id)
+        except UnreadableAnswer:
+            raise
+        except (ValueError, RecursionError):
+            kind = self._blot(response.headers.get("Content-Type", "no content type"))
+            raise UnreadableAnswer(f"it is not JSON ({kind[:60]})") from None
+        if not job.known_word and job.word not in self._logged_words:
+            self._logged_words.add(job.word)
+            _log.warning("unknown job status %r is taken as pending", job.word[:40])
+        return job
 
     def _message(self, response: httpx.Response) -> str:
         try:
-            return self._blot(error_text(response.json()))
-        except ValueError:
-            return "the API gave no message"
+            return error_text(self._blotted(response.json()), limit=_MAX_ANSWER_BYTES)
+        except (ValueError, RecursionError):
+            return NO_MESSAGE
 
     def _blot(self, text: str) -> str:
         return text.replace(self._api_key, "[API key]")
+
+    def _blotted(self, answer: object) -> object:
+        """Return an answer with the API key blotted out before anything is cut or shown of it.
+
+        An id stays as it is, because it has to be asked for; so do the hosts of links.
+        """
+        if isinstance(answer, str):
+            scheme, slashes, rest = answer.partition("://")
+            host, slash, path = rest.partition("/")
+            if scheme in ("http", "https") and "@" not in host:
+                return f"{scheme}{slashes}{host}{slash}{self._blot(path)}"
+            return self._blot(answer)
+        if isinstance(answer, list):
+            return [self._blotted(item) for item in answer]
+        if isinstance(answer, dict):
+            return {
+                self._blot(name): value if name in _NOT_BLOTTED else self._blotted(value)
+                for name, value in answer.items()
+            }
+        return answer
 
     def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
         reason = self._blot(str(error)) or type(error).__name__
         return Unreachable(f"{self.origin} cannot be reached: {reason}")
 
-    def _raise_for_access(self, response: httpx.Response, message: str) -> None:
-        """Raise for the answers that mean the same on every endpoint."""
+    def _cause(self, error: Exception) -> Exception | None:
+        """Return the cause to show with an error; None where its words hold the API key."""
+        return None if self._api_key in str(error) else error
+
+    def _raise_for_throttling(self, response: httpx.Response, message: str) -> None:
         code = response.status_code
         if code in (429, 503):
             raise Throttled(f"HTTP {code}: {message}", retry_after=_retry_after(response))
-        if code == 402 or (response.is_client_error and speaks_of_credits(message)):
+
+    def _raise_for_access(self, response: httpx.Response, message: str, *, words: str) -> None:
+        """Raise for the answers that mean the same on every endpoint."""
+        code = response.status_code
+        if code == 402 or (response.is_client_error and speaks_of_credits(words)):
             raise CreditsExhausted(f"the account cannot pay (HTTP {code}): {message}")
         if code in (401, 403):
             raise AccessRefused(
                 f"the API refused the key (HTTP {code}): {message}; check IMAGEPIPELINE_API_KEY"
             )
-        bare = message in ("the API gave no message", "Not Found", "Method Not Allowed")
+        bare = message in (NO_MESSAGE, "Not Found", "Method Not Allowed")
         if response.is_redirect or (code in (404, 405) and bare):
             raise WrongAddress(
                 f"{self.origin} answered HTTP {code}: this is not the API; "
@@ -398,14 +524,26 @@ def origin_of(base_url: str) -> str:
     Raises:
         ValueError: it is not an http(s) URL with a host, or holds a user name or a query.
     """
-    url = httpx.URL(base_url)
-    if url.scheme not in ("http", "https") or not url.host:
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"base_url: is no URL: {error}") from error
+    # An empty query or fragment counts too: it would swallow the path that is put behind it.
+    if url.userinfo or "?" in base_url or "#" in base_url:
+        raise ValueError("base_url: must hold no user name, password, query or fragment")
+    if url.scheme not in ("http", "https") or not url.raw_host or (url.port or 0) > 65535:
         raise ValueError(f"base_url: {base_url!r} is not an http:// or https:// URL")
-    if url.userinfo or url.query:
-        raise ValueError("base_url: must hold no user name, password or query")
     port = f":{url.port}" if url.port else ""
-    host = f"[{url.host}]" if ":" in url.host else url.host
+    name = url.raw_host.decode("ascii")
+    host = f"[{name}]" if ":" in name else name
     return f"{url.scheme}://{host}{port}"
+
+
+def _without_echo(message: str, request: GenerationRequest) -> str:
+    for value in request.payload().values():
+        if isinstance(value, str):
+            message = message.replace(value, " ")
+    return message
 
 
 def poll_delays(first: float = 0.5, longest: float = 10.0) -> Iterator[float]:
@@ -425,12 +563,12 @@ def _repeat_status(error: Exception) -> bool | float:
 
 
 def _repeat_download(error: Exception) -> bool | float:
-    return isinstance(error, Throttled | DownloadFailed) and _pause_of(error)
+    return isinstance(error, DownloadFailed) and _pause_of(error)
 
 
 def _pause_of(error: Exception) -> bool | float:
     """Return the pause that the server asked for in seconds; True leaves it to the back-off."""
-    if isinstance(error, Throttled) and error.retry_after is not None:
+    if isinstance(error, Throttled | DownloadFailed) and error.retry_after is not None:
         return error.retry_after
     return True
 
@@ -438,11 +576,11 @@ def _pause_of(error: Exception) -> bool | float:
 def _retry_after(response: httpx.Response) -> float | None:
     """Return Retry-After in seconds from now, from either of its forms; at most two minutes."""
     value = response.headers.get("Retry-After", "").strip()
-    if value.isdigit():
+    if value.isdecimal():
         return min(float(value), _MAX_RETRY_AFTER_SECONDS)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=dt.UTC)

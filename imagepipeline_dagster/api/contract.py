@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 __all__ = [
+    "NO_MESSAGE",
     "RANGES",
     "TASKS",
     "GenerationRequest",
@@ -223,7 +224,9 @@ def submit_path(task: str) -> str:
 
 def status_path(task: str, job_id: str) -> str:
     """Return the path of a job's status, below the API's base URL."""
-    return f"{submit_path(task)}/status/{quote(job_id, safe='')}"
+    # An id of dots alone would be taken for a step up in the path.
+    quoted = quote(job_id, safe="") if job_id.strip(".") else "%2E" * len(job_id)
+    return f"{submit_path(task)}/status/{quoted}"
 
 
 class JobStatus(StrEnum):
@@ -268,6 +271,14 @@ class UnreadableAnswer(ValueError):
     """An answer that does not follow the contract."""
 
 
+NO_MESSAGE = "the API gave no message"
+"""Stands for the message of an error answer that has none."""
+
+_MAX_WORD = 100
+# Quoted in a path, a character may take 12; httpx refuses URLs of more than 65,536.
+_MAX_ID = 5_000
+
+
 def read_job(answer: object, *, task: str, job_id: str | None = None) -> Job:
     """Read an answer of the submit or the status endpoint.
 
@@ -276,17 +287,15 @@ def read_job(answer: object, *, task: str, job_id: str | None = None) -> Job:
     """
     if not isinstance(answer, Mapping) or not isinstance(answer.get("status"), str):
         raise UnreadableAnswer("the answer is not a JSON object with a status")
-    word = str(answer["status"])
+    word = _storable(answer["status"])[:_MAX_WORD]
     status = _STATUS_WORDS.get(word.strip().lower())
-    found_id = next(
-        (str(answer[name]) for name in ("id", "job_id") if isinstance(answer.get(name), str | int)),
-        job_id,
-    )
+    # A status answer is about the job that was asked for, whatever else it calls it.
+    found_id = job_id or _id_in(answer)
     if status in (None, JobStatus.PENDING) and not found_id:
-        raise UnreadableAnswer(f"the job is {word} but the answer names no id")
+        raise UnreadableAnswer(f"the job is {word} but the answer names no usable id")
     return Job(
         task=Task(task),
-        id=found_id or None,
+        id=found_id,
         status=status or JobStatus.PENDING,
         word=word,
         known_word=status is not None,
@@ -295,22 +304,51 @@ def read_job(answer: object, *, task: str, job_id: str | None = None) -> Job:
     )
 
 
+def _id_in(answer: Mapping[str, object]) -> str | None:
+    """Return the job's id, unless it is one that could be neither stored nor asked for."""
+    for name in ("id", "job_id"):
+        value = answer.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**128:
+            return str(value)
+        if isinstance(value, str) and 0 < len(value) <= _MAX_ID and value.isprintable():
+            return value
+    return None
+
+
 def _links(answer: Mapping[str, object]) -> tuple[str, ...]:
     found = answer.get("download_urls") or ()
     if isinstance(found, str):
-        return (found,)
+        found = (found,)
     if isinstance(found, list | tuple):
-        return tuple(link for link in found if isinstance(link, str) and link)
+        return tuple(_storable(link) for link in found if isinstance(link, str) and link)
     return ()
 
 
-def error_text(answer: object) -> str:
-    """Return the message of an error answer, wherever the API put it: at most 500 characters."""
+def error_text(answer: object, *, limit: int = 500) -> str:
+    """Return the message of an error answer, wherever the API put it: at most `limit` characters.
+
+    Of the lists that validators give, only what is wrong is told: they repeat the input as well.
+    """
     if not isinstance(answer, Mapping):
-        return "the API gave no message"
+        return NO_MESSAGE
     found = next((answer[name] for name in ("error", "message", "detail") if answer.get(name)), "")
+    if isinstance(found, list) and all(isinstance(item, Mapping) for item in found):
+        found = "; ".join(_complaint(item) for item in found)
     text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
-    return text[:500] or "the API gave no message"
+    return _storable(text)[:limit] or NO_MESSAGE
+
+
+def _complaint(item: Mapping[str, object]) -> str:
+    if not isinstance(item.get("msg"), str):
+        return json.dumps(item, ensure_ascii=False)
+    where = item.get("loc")
+    field = f"{where[-1]}: " if isinstance(where, list) and where else ""
+    return f"{field}{item['msg']}"
+
+
+def _storable(text: str) -> str:
+    """Return text without what a database refuses: halves of characters and NUL."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "?")
 
 
 # How the safety checker words a refusal is undocumented: such refusals use these words.

@@ -16,7 +16,7 @@
     │   └── JobNotFound                the API does not know the id
     ├── StatusUnavailable            the status endpoint gave no usable answer
     └── DownloadError                carries the link's host, never its query
-        ├── LinkRefused                not http(s), or a private address
+        ├── LinkRefused                not http(s), a user name in it, or a private address
         ├── LinkExpired                the link no longer works: ask the status for a new one
         ├── ImageTooLarge              more bytes than `max_image_bytes`
         └── DownloadFailed             interrupted or refused, after every attempt
@@ -146,4 +146,11 @@ class ImageTooLarge(DownloadError):
 
 
 class DownloadFailed(DownloadError):
-    """A download that was interrupted or refused, after every attempt."""
+    """A download that was interrupted or refused, after every attempt.
+
+    `retry_after` is what the host asked for, in seconds.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

@@ -12,80 +12,144 @@ import httpx
 
 from imagepipeline_dagster.api.errors import DownloadFailed, LinkRefused
 
-__all__ = ["CheckedLink", "check_link", "is_private_host"]
+__all__ = ["CheckedLink", "check_link", "is_loopback", "is_private_host", "read_link"]
+
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_MAX_ADDRESSES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedLink:
-    """A link that passed: the URL to connect to, and the headers and extensions that go with it.
+    """A link that passed: the URLs to try in turn, and what goes with each.
 
-    The URL holds the very address that was checked, so that a name that resolves differently a
+    The URLs hold the very addresses that were checked, so that a name that resolves differently a
     moment later leads nowhere else; the host's name stays in the Host header and in TLS.
     """
 
-    url: httpx.URL
+    urls: tuple[httpx.URL, ...]
     headers: dict[str, str]
     extensions: dict[str, str]
 
 
-async def check_link(link: str | httpx.URL, *, allow_private: bool) -> CheckedLink:
-    """Return the link, pinned to a permitted address.
+def read_link(link: str, *, base: httpx.URL | None = None) -> httpx.URL:
+    """Return a link as a URL; `base` is the URL that redirected to it.
 
     Raises:
-        LinkRefused: it is not http(s), names no host, or leads to an address that is private,
-            link-local, loopback or otherwise not public, and `allow_private` is False.
-        DownloadFailed: its host cannot be resolved.
+        LinkRefused: it is not an http(s) URL with a host, or holds a user name.
     """
     try:
-        url = httpx.URL(link)
-    except httpx.InvalidURL as error:
+        url = httpx.URL(link) if base is None else base.join(link)
+    except (httpx.InvalidURL, ValueError) as error:
         raise LinkRefused("the API gave a link that is no URL") from error
-    if url.scheme not in ("http", "https") or not url.host:
-        raise LinkRefused(f"only http(s) links are downloaded, not {url.scheme or 'this'}: links")
-    proxied = _has_proxy(url)
-    addresses = [url.host] if proxied and not _is_address(url.host) else await _resolve(url)
+    if url.scheme not in ("http", "https"):
+        raise LinkRefused(f"only http(s) links are downloaded, not {url.scheme or 'other'} links")
+    # httpx reads any number as a port, and the socket would fail on it in its own way.
+    if not url.raw_host or (url.port or 0) > 65535:
+        raise LinkRefused("the API gave a link without a proper host")
+    if url.userinfo:
+        raise LinkRefused("the API gave a link with a user name in it")
+    return url
+
+
+async def check_link(
+    url: httpx.URL, *, allow_private: bool, use_proxies: bool = True
+) -> CheckedLink:
+    """Return the link, pinned to permitted addresses.
+
+    Raises:
+        LinkRefused: it leads to an address that is private, link-local, loopback or otherwise not
+            public, and `allow_private` is False.
+        DownloadFailed: its host cannot be resolved.
+    """
+    host = url.raw_host.decode("ascii")
+    proxied = use_proxies and _has_proxy(url)
+    if not allow_private and _is_localhost(host):
+        raise LinkRefused(f"the link's host {host} is this machine")
+    addresses = _numeric(host) if proxied else await _resolve(url)
     if not allow_private:
         for address in addresses:
-            if _is_address(address) and not ipaddress.ip_address(address).is_global:
+            if not _is_public(address):
                 raise LinkRefused(
-                    f"the link's host {url.host} is at {address}, which is not a public address"
+                    f"the link's host {host} is at {address}, which is not a public address"
                 )
     if proxied:
-        return CheckedLink(url, {}, {})
-    host_header = url.netloc.decode("ascii")
-    return CheckedLink(
-        url.copy_with(host=addresses[0]), {"Host": host_header}, {"sni_hostname": url.host}
-    )
-
-
-def is_private_host(url: httpx.URL) -> bool:
-    """Tell whether a URL's host is, or resolves to, an address that is not public."""
+        return CheckedLink((url,), {}, {})
+    headers = {"Host": url.netloc.decode("ascii")}
+    if url.scheme == "https":
+        # A kept connection is found again by its address: another name at the same address must
+        # not be asked over a connection whose certificate was checked for this one.
+        headers["Connection"] = "close"
     try:
-        found = socket.getaddrinfo(url.host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return False
-    return any(not ipaddress.ip_address(entry[4][0]).is_global for entry in found)
+        urls = tuple(url.copy_with(host=address) for address in addresses[:_MAX_ADDRESSES])
+    except httpx.InvalidURL as error:
+        raise LinkRefused(f"the link's host {host} has an address that is no URL") from error
+    return CheckedLink(urls, headers, {"sni_hostname": host})
+
+
+async def is_private_host(url: httpx.URL) -> bool | None:
+    """Tell whether a URL's host is, or resolves to, an address that is not public.
+
+    None: it cannot be resolved now.
+    """
+    try:
+        return not all(_is_public(address) for address in await _resolve(url))
+    except DownloadFailed:
+        return None
+
+
+def is_loopback(url: httpx.URL) -> bool:
+    """Tell, without asking a name server, whether a URL leads to this very machine."""
+    host = url.raw_host.decode("ascii")
+    return _is_localhost(host) or any(
+        ipaddress.ip_address(address).is_loopback for address in _numeric(host)
+    )
 
 
 async def _resolve(url: httpx.URL) -> list[str]:
     loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+        # As bytes: a name as text would go through a codec that knows an older IDNA than httpx.
+        found = await loop.getaddrinfo(url.raw_host, url.port, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise DownloadFailed(f"the link's host {url.host} cannot be resolved: {error}") from error
+        host = url.raw_host.decode("ascii")
+        raise DownloadFailed(f"the link's host {host} cannot be resolved: {error}") from error
     return [str(entry[4][0]) for entry in found]
 
 
-def _is_address(host: str) -> bool:
+def _numeric(host: str) -> list[str]:
+    """Return the address that a host spells in digits, in any of the ways that sockets read.
+
+    Behind a proxy the names of the outer world need not resolve in here; these need no look-up.
+    """
     try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+        found = socket.getaddrinfo(
+            host.encode("ascii"), None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+        )
+    except OSError:
+        return []
+    return [str(entry[4][0]) for entry in found]
+
+
+def _is_public(address: str) -> bool:
+    found = ipaddress.ip_address(address)
+    if isinstance(found, ipaddress.IPv4Address):
+        return found.is_global and not found.is_multicast
+    # The transition forms lead to the IPv4 address inside, which Python's own flags overlook.
+    inner = found.ipv4_mapped or found.sixtofour
+    if found in _NAT64:
+        inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+    if inner is not None:
+        return _is_public(str(inner))
+    return found in _GLOBAL_UNICAST and found.is_global
+
+
+def _is_localhost(host: str) -> bool:
+    return f".{host.rstrip('.')}".endswith(".localhost")
 
 
 def _has_proxy(url: httpx.URL) -> bool:
     # Behind a proxy the names of the outer world need not resolve in here: the proxy looks them up.
     proxies = urllib.request.getproxies()
     has_one = url.scheme in proxies or "all" in proxies
-    return has_one and not urllib.request.proxy_bypass(url.host)
+    return has_one and not urllib.request.proxy_bypass(url.raw_host.decode("ascii"))

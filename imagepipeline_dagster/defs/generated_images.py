@@ -73,12 +73,15 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
             report = purchase.carry_out()
             images = images_of_plan(prompts, plan, opened.entries(keys))
         outcomes = Counter(image.outcome for image in images)
-        bought = sum(image.run_id == context.run.run_id for image in images)
+        mine = {image.request_key for image in images if image.run_id == context.run.run_id}
         figures = {
             "requested": len(images),
-            "bought": bought,
+            # The API took the request: a vendor bills it, whatever came of it.
+            "bought": sum(
+                image.request_key in mine and image.submitted_at is not None for image in images
+            ),
             "reused": sum(
-                image.request_key in before and image.run_id != context.run.run_id for image in images
+                image.request_key in before and image.request_key not in mine for image in images
             ),
             "api_calls": report.posts,
             "resumed_jobs": report.resumed,

@@ -17,6 +17,8 @@ from imagepipeline_dagster.tables.names import prompt_set_of
 __all__ = ["build_prompt_sets"]
 
 _PROBLEMS_SHOWN = 50
+# The source rows tell when they were last touched, which is no content.
+_AS_THEY_STAND = frozenset({"prompt_row", "embedding_row"})
 
 
 def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
@@ -46,7 +48,7 @@ def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
         refused = [prompt for prompt in prompts if not prompt.valid]
         return dg.MaterializeResult(
             value=arrow_table(prompts, Prompt),
-            data_version=dg.DataVersion(content_hash(prompts, leave_out={"prompt_row"})),
+            data_version=dg.DataVersion(content_hash(prompts, leave_out=_AS_THEY_STAND)),
             metadata={
                 **table_metadata(Prompt, len(prompts)),
                 "valid": len(prompts) - len(refused),

@@ -1,5 +1,6 @@
 """The sensors: they watch the tables, keep the partitions in step, and ask for runs."""
 
+import datetime as dt
 from collections.abc import Callable, Mapping
 
 import dagster as dg
@@ -103,8 +104,11 @@ def build_sensors(
 def run_request(dataset: ImageDataset, desired: SetFingerprint, *, attempt: int) -> dg.RunRequest:
     """Return the request for a run of one prompt set; its key is never used again."""
     key = partition_key(desired.prompt_set)
+    # Attempts start anew with a set that came back, or with a new ledger, and Dagster drops a key
+    # that it has ever seen: the moment tells them apart.
+    asked_at = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
     return dg.RunRequest(
-        run_key=f"{dataset.name}/{key}/{desired.content}/{attempt}", partition_key=key
+        run_key=f"{dataset.name}/{key}/{desired.content}/{attempt}/{asked_at}", partition_key=key
     )
 
 

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from imagepipeline_dagster.api.contract import JobStatus, RequestInvalid
 from imagepipeline_dagster.emulator.faults import Fault, FaultKind
 
-__all__ = ["DROP_EXTENSION", "damaged", "failure", "fault_answer", "invalid"]
+__all__ = ["DROP_EXTENSION", "DroppedAnswer", "damaged", "failure", "fault_answer", "invalid"]
 
 DROP_EXTENSION = "imagepipeline.drop"
 """The ASGI extension by which our server lets an answer close its connection unanswered."""
@@ -45,7 +45,7 @@ def fault_answer(fault: Fault, *, job_id: str | None = None) -> Response | None:
         case FaultKind.SERVER_ERROR:
             return failure("the server is not well", status=fault.status)
         case FaultKind.DROPPED_ANSWER:
-            return _DroppedAnswer()
+            return DroppedAnswer()
         case FaultKind.HTML_PAGE:
             return HTMLResponse(_PAGE)
         case FaultKind.UNKNOWN_STATUS:
@@ -66,7 +66,7 @@ def damaged(image: bytes, fault: Fault | None) -> bytes:
     return image
 
 
-class _DroppedAnswer(Response):
+class DroppedAnswer(Response):
     """Closes the connection without a word; a server without the extension raises instead."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature

@@ -24,7 +24,13 @@ from imagepipeline_dagster.api.contract import (
     JobStatus,
     RequestInvalid,
 )
-from imagepipeline_dagster.emulator.answers import damaged, failure, fault_answer, invalid
+from imagepipeline_dagster.emulator.answers import (
+    DroppedAnswer,
+    damaged,
+    failure,
+    fault_answer,
+    invalid,
+)
 from imagepipeline_dagster.emulator.faults import Fault, FaultPlan, FaultRules, Operation
 from imagepipeline_dagster.emulator.intake import NotJson, outcome_of, read_request
 from imagepipeline_dagster.emulator.jobs import ImageLink, JobTicket, Queue, UnknownJob
@@ -34,6 +40,9 @@ from imagepipeline_dagster.emulator.sources import SourceProblem, Sources
 from imagepipeline_dagster.emulator.stats import EmulatorStats, Tally
 
 __all__ = ["Emulator", "create_app"]
+
+_GLANCE_SECONDS = 0.05
+"""How long an answer that waits for its job goes without a look at whether the server stops."""
 
 
 def create_app(settings: EmulatorSettings) -> Starlette:
@@ -51,6 +60,7 @@ class Emulator:
         self._queue = Queue(settings, chance=_chance(f"latencies {settings.seed}"))
         self._sources = Sources()
         self._tally = Tally()
+        self._ending = False
         self._artists = ThreadPoolExecutor(max_workers=2, thread_name_prefix="emulator-drawing")
 
     def app(self) -> Starlette:
@@ -74,6 +84,10 @@ class Emulator:
     def set_faults(self, *faults: Fault) -> None:
         """Put other faults in force; may be called from any thread."""
         self._faults.replace(faults)
+
+    def end_waits(self) -> None:
+        """Drop the answers that wait for their job, so that a server can stop at once."""
+        self._ending = True
 
     def close(self) -> None:
         """Let go of the drawing threads."""
@@ -108,7 +122,10 @@ class Emulator:
             return True, spoiled
         if not self.settings.answer_at_once:
             return True, _pending(job)
-        await asyncio.sleep(job.ready_at - time.time())
+        while (left := job.ready_at - time.time()) > 0:
+            if self._ending:
+                return True, DroppedAnswer()
+            await asyncio.sleep(min(left, _GLANCE_SECONDS))
         return True, self._ended(job, http)
 
     async def _accept(self, request: GenerationRequest, fault: Fault | None) -> JobTicket:

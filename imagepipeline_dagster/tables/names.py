@@ -59,12 +59,10 @@ def _unquoted(found: re.Match[str]) -> str:
 def path_part(partition_key: str) -> str:
     """Return one safe path part for a key: ASCII, at most 200 bytes, no leading dot.
 
-    Lower-case letters, digits and "._-" stay, the rest is percent-quoted as UTF-8: `50% off`
-    becomes `50%25%20off`. A digest of the key is appended where the quoted key alone would not do:
-
-    - it has upper-case letters, and some file systems take `Spring` and `spring` for one;
-    - it is too long, and was cut;
-    - it ends as if it had a digest, or Windows keeps the name for a device.
+    Letters, digits and "._-" stay, the rest is percent-quoted as UTF-8: `50% off` becomes
+    `50%25%20off`. A digest of the key is appended where the quoted key alone would not do: it is
+    too long and was cut, it ends as if it had a digest, or Windows keeps the name for a device.
+    `Spring` and `spring` stay apart wherever the file system tells them apart.
 
     Raises:
         ValueError: for an empty key, which `partition_key` never returns.
@@ -80,10 +78,9 @@ def path_part(partition_key: str) -> str:
     if part[-1] == ".":
         part = f"{part[:-1]}%2E"
     needs_digest = (
-        partition_key != partition_key.lower()
-        or len(part) > _LONGEST_PART
+        len(part) > _LONGEST_PART
         or _ENDS_LIKE_A_DIGEST.search(part)
-        or _RESERVED_ON_WINDOWS.match(part)
+        or _RESERVED_ON_WINDOWS.match(part.lower())
     )
     if not needs_digest:
         return part

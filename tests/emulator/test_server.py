@@ -312,6 +312,22 @@ def test_server_starts_and_stops_quickly() -> None:
     assert set(threading.enumerate()) <= before
 
 
+def test_server_stops_while_an_answer_waits() -> None:
+    """Stopping does not wait for jobs: an answer that waits for its job is dropped."""
+    slow = EmulatorSettings(latency_seconds=60, answer_at_once=True)
+    body = {"model_id": "sdxl", "prompt": "a boat"}
+    with ThreadPoolExecutor(1) as pool:
+        with EmulatorServer(slow) as server, httpx.Client(verify=NO_TLS) as http:
+            url, key = f"{server.url}/sdxl/text2image/v1", {"API-Key": "emulator"}
+            waiting = pool.submit(http.post, url, headers=key, json=body, timeout=30)
+            while server.stats.posts_accepted == 0:
+                time.sleep(0.01)
+            begun = time.monotonic()
+            server.__exit__(None, None, None)
+            assert time.monotonic() - begun < 1
+            assert isinstance(waiting.exception(), httpx.RemoteProtocolError)
+
+
 def test_taken_port_is_an_error(caller: Caller) -> None:
     """Two servers cannot share a port."""
     port = int(caller.server.url.rpartition(":")[2])

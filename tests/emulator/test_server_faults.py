@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from io import BytesIO
 
 import httpx
@@ -12,6 +13,20 @@ from imagepipeline_dagster.api.contract import JobStatus
 from imagepipeline_dagster.emulator import Fault, FaultKind, Operation
 from imagepipeline_dagster.emulator.answers import damaged
 from tests.emulator.conftest import Caller, Started, fetch, follow
+
+Faulty = Callable[..., Caller]
+
+
+@pytest.fixture
+def faulty(caller: Caller) -> Iterator[Faulty]:
+    """Return what puts faults in force at the server that tests share, until the test ends."""
+
+    def put(*faults: Fault) -> Caller:
+        caller.server.set_faults(*faults)
+        return caller
+
+    yield put
+    caller.server.set_faults()
 
 
 def ask(caller: Caller, operation: Operation) -> httpx.Response:
@@ -42,16 +57,16 @@ def test_rate_limit(start: Started, operation: Operation) -> None:
 
 @pytest.mark.parametrize("operation", Operation)
 @pytest.mark.parametrize("status", [500, 502, 503])
-def test_server_error(start: Started, operation: Operation, status: int) -> None:
+def test_server_error(faulty: Faulty, operation: Operation, status: int) -> None:
     """A 5xx answer carries the status that was chosen."""
-    caller = start(faults=[Fault(kind="server_error", operation=operation, status=status)])
+    caller = faulty(Fault(kind="server_error", operation=operation, status=status))
     assert ask(caller, operation).status_code == status
 
 
 @pytest.mark.parametrize("operation", Operation)
-def test_dropped_answer(start: Started, operation: Operation) -> None:
+def test_dropped_answer(faulty: Faulty, operation: Operation) -> None:
     """The connection closes without an answer."""
-    caller = start(faults=[Fault(kind="dropped_answer", operation=operation)])
+    caller = faulty(Fault(kind="dropped_answer", operation=operation))
     with pytest.raises(httpx.RemoteProtocolError, match="without sending a response"):
         ask(caller, operation)
 
@@ -80,18 +95,18 @@ def test_gateway_error_hides_what_became_of_a_post(
 
 
 @pytest.mark.parametrize("operation", Operation)
-def test_html_page(start: Started, operation: Operation) -> None:
+def test_html_page(faulty: Faulty, operation: Operation) -> None:
     """A page for people comes with status 200."""
-    caller = start(faults=[Fault(kind="html_page", operation=operation)])
+    caller = faulty(Fault(kind="html_page", operation=operation))
     answer = ask(caller, operation)
     assert answer.status_code == 200
     assert answer.headers["Content-Type"].startswith("text/html")
     assert answer.text.startswith("<!doctype html>")
 
 
-def test_job_failure(start: Started) -> None:
+def test_job_failure(faulty: Faulty) -> None:
     """The job is accepted and ends in FAILURE with the message, and no links."""
-    caller = start(faults=[Fault(kind="job_failure", message="out of luck", times=1)])
+    caller = faulty(Fault(kind="job_failure", message="out of luck", times=1))
     job = caller.make()
     assert (job.status, job.error, job.download_urls) == (JobStatus.FAILURE, "out of luck", ())
     assert caller.make().status is JobStatus.SUCCESS
@@ -104,36 +119,36 @@ def test_failure_is_remembered_by_the_id(start: Started) -> None:
 
 
 @pytest.mark.parametrize(("missing", "left"), [(1, 3), (3, 1), (4, 0)])
-def test_fewer_links(start: Started, missing: int, left: int) -> None:
+def test_fewer_links(faulty: Faulty, missing: int, left: int) -> None:
     """The job succeeds with fewer links, which are those of the last samples."""
-    caller = start(faults=[Fault(kind="fewer_links", missing=missing, times=1)])
+    caller = faulty(Fault(kind="fewer_links", missing=missing, times=1))
     some = caller.images(samples=4, seed=1)
     every = caller.images(samples=4, seed=1)
     assert some == every[missing:]
     assert len(some) == left
 
 
-def test_black_image(start: Started) -> None:
+def test_black_image(faulty: Faulty) -> None:
     """Every picture of the job is black all over, the mark included."""
-    caller = start(faults=[Fault(kind="black_image")])
+    caller = faulty(Fault(kind="black_image"))
     for image in caller.images(samples=2):
         with Image.open(BytesIO(image)) as picture:
             assert (picture.getextrema(), picture.size) == (((0, 0),) * 3, (64, 64))
 
 
-def test_unknown_status(start: Started) -> None:
+def test_unknown_status(faulty: Faulty) -> None:
     """The status is a word that the page does not know, with the job's id."""
     fault = Fault(kind="unknown_status", word="DREAMING", times=1)
-    caller = start(faults=[fault])
+    caller = faulty(fault)
     job_id = caller.submit()
     job = caller.status(job_id)
     assert (job.word, job.known_word, job.id) == ("DREAMING", False, job_id)
     assert caller.status(job_id).status is JobStatus.SUCCESS
 
 
-def test_expired_link(start: Started) -> None:
+def test_expired_link(faulty: Faulty) -> None:
     """A link can be past its time at once; the next one works."""
-    caller = start(faults=[Fault(kind="expired_link", times=1)])
+    caller = faulty(Fault(kind="expired_link", times=1))
     job = caller.make()
     assert follow(job.download_urls[0]).status_code == 403
     assert fetch(job.download_urls[0])
@@ -165,13 +180,11 @@ def test_corrupt_bytes_never_decode(seed: int, size: int) -> None:
         picture.load()
 
 
-def test_fault_for_some_prompts(start: Started) -> None:
+def test_fault_for_some_prompts(faulty: Faulty) -> None:
     """A rule can be about some prompts alone, at every operation."""
-    caller = start(
-        faults=[
-            Fault(kind="job_failure", prompt_contains="cursed"),
-            Fault(kind="expired_link", prompt_contains="stale"),
-        ]
+    caller = faulty(
+        Fault(kind="job_failure", prompt_contains="cursed"),
+        Fault(kind="expired_link", prompt_contains="stale"),
     )
     assert caller.make(prompt="a cursed boat").status is JobStatus.FAILURE
     assert follow(caller.make(prompt="a stale boat").download_urls[0]).status_code == 403
