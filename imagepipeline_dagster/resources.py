@@ -18,9 +18,11 @@ import dagster as dg
 from dagster_aws.s3 import S3Resource
 from pydantic import Field, field_validator
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from imagepipeline_dagster.api.client import ImagePipelineClient, origin_of, poll_delays
 from imagepipeline_dagster.api.contract import Job, RequestInvalid, Task, request_for
+from imagepipeline_dagster.databases import shown_url
 from imagepipeline_dagster.generation.ledger import Ledger
 from imagepipeline_dagster.generation.pacing import Brake
 from imagepipeline_dagster.generation.prompts import token_problems
@@ -35,6 +37,7 @@ __all__ = [
     "Generation",
     "ImagePipelineResource",
     "LedgerResource",
+    "LedgerUnavailable",
     "StorageResource",
     "TablesResource",
 ]
@@ -239,6 +242,10 @@ class TablesResource(dg.ConfigurableResource[Any]):
             yield tables
 
 
+class LedgerUnavailable(RuntimeError):
+    """The ledger's database cannot be reached or used; names its URL without the password."""
+
+
 class LedgerResource(dg.ConfigurableResource[Any]):
     """The ledger of what was claimed, bought and stored."""
 
@@ -246,9 +253,25 @@ class LedgerResource(dg.ConfigurableResource[Any]):
 
     @contextmanager
     def open(self) -> Iterator[Ledger]:
-        """Open the ledger; its tables are created at the first use."""
+        """Open the ledger; its tables are created at the first use.
+
+        Raises:
+            LedgerUnavailable: when the database cannot be used.
+        """
         ledger = Ledger(self.url)
         try:
+            _connect(ledger, self.url)
             yield ledger
         finally:
             ledger.close()
+
+
+def _connect(ledger: Ledger, url: str) -> None:
+    try:
+        ledger.engine  # noqa: B018 - made at the first use
+    except (SQLAlchemyError, OSError) as error:
+        cause = str(getattr(error, "orig", None) or error).strip()
+        raise LedgerUnavailable(
+            f"The ledger at {shown_url(url)} cannot be used: {cause}. Check that the database "
+            "runs, and the URL in IMAGEPIPELINE_LEDGER_URL. Nothing is bought without it."
+        ) from error

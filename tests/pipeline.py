@@ -97,7 +97,7 @@ class Pipeline:
         return found
 
     def tick(self, *sensors: str) -> list[dg.RunRequest]:
-        """Evaluate sensors (all of them), apply what they ask of the partitions; return the runs."""
+        """Evaluate sensors, do what they ask of the partitions; return the runs."""
         asked: list[dg.RunRequest] = []
         for sensor in sensors or SENSORS:
             found = self.evaluate(sensor)

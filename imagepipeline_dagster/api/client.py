@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
@@ -76,7 +77,9 @@ _MAX_ANSWER_BYTES = 4 * 1024 * 1024
 _MAX_MESSAGE = 500
 # A picture is larger than an answer, so its body may take so many times `request_timeout`.
 _DOWNLOAD_PATIENCE = 10
-_NOT_BLOTTED = ("id", "job_id")
+# An id has to be asked for as it is; links have a rule of their own.
+_NOT_BLOTTED = ("id", "job_id", "download_urls")
+_SCHEME_AND_HOST = re.compile(r"https?://[^/?#@]*(?=[/?#]|$)", re.IGNORECASE)
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
@@ -311,7 +314,7 @@ class ImagePipelineClient:
                 job=job,
             ) from error
         if job.status is JobStatus.FAILURE:
-            message = job.error or "the API gave no message"
+            message = job.error or NO_MESSAGE
             raise JobFailed(message, job=job, filtered=speaks_of_safety(message))
         return job
 
@@ -457,7 +460,8 @@ class ImagePipelineClient:
         if not job.known_word and job.word not in self._logged_words:
             self._logged_words.add(job.word)
             _log.warning("unknown job status %r is taken as pending", job.word[:40])
-        return job
+        links = tuple(self._blotted_link(link) for link in job.download_urls)
+        return job.model_copy(update={"download_urls": links})
 
     def _message(self, response: httpx.Response) -> str:
         try:
@@ -469,15 +473,8 @@ class ImagePipelineClient:
         return text.replace(self._api_key, "[API key]")
 
     def _blotted(self, answer: object) -> object:
-        """Return an answer with the API key blotted out before anything is cut or shown of it.
-
-        An id stays as it is, because it has to be asked for; so do the hosts of links.
-        """
+        """Return an answer with the API key blotted out, before anything is cut or shown of it."""
         if isinstance(answer, str):
-            scheme, slashes, rest = answer.partition("://")
-            host, slash, path = rest.partition("/")
-            if scheme in ("http", "https") and "@" not in host:
-                return f"{scheme}{slashes}{host}{slash}{self._blot(path)}"
             return self._blot(answer)
         if isinstance(answer, list):
             return [self._blotted(item) for item in answer]
@@ -487,6 +484,12 @@ class ImagePipelineClient:
                 for name, value in answer.items()
             }
         return answer
+
+    def _blotted_link(self, link: str) -> str:
+        # The host stays, or a host that is named like a simple key could not be reached.
+        found = _SCHEME_AND_HOST.match(link)
+        host = found.group() if found else ""
+        return host + self._blot(link[len(host) :])
 
     def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
         reason = self._blot(str(error)) or type(error).__name__
@@ -541,7 +544,7 @@ def origin_of(base_url: str) -> str:
 
 def _without_echo(message: str, request: GenerationRequest) -> str:
     for value in request.payload().values():
-        if isinstance(value, str):
+        if isinstance(value, str) and len(value) > 3:
             message = message.replace(value, " ")
     return message
 

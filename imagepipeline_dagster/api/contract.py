@@ -178,7 +178,8 @@ def request_for(task: str, parameters: Mapping[str, object]) -> GenerationReques
     """
     if task not in TASKS:
         raise RequestInvalid((f"task: {task!r} is not one of {', '.join(TASKS)}",))
-    given = {name: value for name, value in parameters.items() if value is not None}
+    # pydantic gives up on a name that is no proper text without saying which field it was.
+    given = {_storable(name): value for name, value in parameters.items() if value is not None}
     try:
         return _REQUEST_TYPES[Task(task)].model_validate(given)
     except ValidationError as error:

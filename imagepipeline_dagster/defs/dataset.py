@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from imagepipeline_dagster.generation.budget import Allowance, Budget
 from imagepipeline_dagster.generation.prompts import GenerationDefaults
 from imagepipeline_dagster.tables.schema import TableMapping
 
@@ -28,6 +29,9 @@ class ImageDataset:
         embeddings: the same for the embeddings table.
         defaults: what a null in the prompts table stands for.
         samples_per_call: 1 to 4. With more than 1, a sample cannot be made again alone.
+        price_per_image: money for one image, for the plan's cost and a budget of money.
+        budget: the most that may be spent in a period, reserved before each request.
+        max_failure_ratio: a purchase stops once more of its samples than this have failed.
         pool: the concurrency pool of the paid stage.
         on_removed: what becomes of the partition of a set that left the tables: "remove" or "keep".
         max_removed_share: a tick that would remove more of the partitions than this refuses.
@@ -41,6 +45,9 @@ class ImageDataset:
     embeddings: TableMapping = TableMapping("embeddings")
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     samples_per_call: int = 1
+    price_per_image: float | None = None
+    budget: Budget | None = None
+    max_failure_ratio: float = 0.5
     pool: str = "imagepipeline_api"
     on_removed: str = "remove"
     max_removed_share: float = 0.5
@@ -57,6 +64,9 @@ class ImageDataset:
             raise ValueError(f"samples_per_call: {self.samples_per_call} is outside 1 to 4")
         if self.on_removed not in ("remove", "keep"):
             raise ValueError(f"on_removed: {self.on_removed!r} is neither 'remove' nor 'keep'")
+        if not 0 <= self.max_failure_ratio <= 1:
+            raise ValueError(f"max_failure_ratio: {self.max_failure_ratio} is outside 0 to 1")
+        self.allowance("")  # a budget of money needs a price
 
     @property
     def name(self) -> str:
@@ -75,6 +85,14 @@ class ImageDataset:
     def named(self, name: str) -> str:
         """Return the name of a job, sensor or schedule of this dataset."""
         return "_".join([*self.key_prefix, name])
+
+    def allowance(self, origin: str) -> Allowance:
+        """Return what this dataset may spend at one API."""
+        return Allowance(
+            scope=f"{self.name}@{origin}",
+            price_per_image=self.price_per_image,
+            budget=self.budget,
+        )
 
     @property
     def releases(self) -> str:

@@ -1,6 +1,7 @@
 """`generated_images`: the purchase. The one stage that costs money; it resumes where it was."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -9,6 +10,7 @@ import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import contact_sheet_of, markdown_table, table_metadata
+from imagepipeline_dagster.generation.budget import BudgetReached
 from imagepipeline_dagster.generation.images import (
     CIRCUMSTANCES,
     GeneratedImage,
@@ -56,6 +58,7 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
         prompts = rows_of(prompt_sets, Prompt)
         plan = rows_of(generation_requests, PlannedRequest)
         keys = [call.request_key for call in plan]
+        allowance = dataset.allowance(imagepipeline.origin)
         with ledger.open() as opened:
             before = opened.entries(keys)
             purchase = Purchase(
@@ -67,14 +70,17 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
                 storage=storage.open(),
                 open_client=imagepipeline.open,
                 emulated=imagepipeline.emulated,
-                settings=imagepipeline.purchase_settings,
+                allowance=allowance,
+                settings=replace(
+                    imagepipeline.purchase_settings, max_failure_ratio=dataset.max_failure_ratio
+                ),
                 on_progress=lambda progress: context.log.info(str(progress)),
             )
             report = purchase.carry_out()
             images = images_of_plan(prompts, plan, opened.entries(keys))
         outcomes = Counter(image.outcome for image in images)
         mine = {image.request_key for image in images if image.run_id == context.run.run_id}
-        figures = {
+        figures: dict[str, Any] = {
             "requested": len(images),
             # The API took the request: a vendor bills it, whatever came of it.
             "bought": sum(
@@ -87,7 +93,12 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
             "resumed_jobs": report.resumed,
             "seconds": round(report.seconds, 3),
         }
-        if report.stopper is not None:
+        cost = allowance.cost(figures["bought"])
+        if cost is not None:
+            figures["cost"] = cost
+        if isinstance(report.stopper, BudgetReached):
+            figures["stopped"] = str(report.stopper)
+        elif report.stopper is not None:
             raise dg.Failure(
                 f"the purchase stopped: {report.stopper}. What was bought is kept; "
                 "the next run buys only the rest.",
@@ -121,8 +132,22 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
     def images_are_complete(generated_images: pd.DataFrame) -> dg.AssetCheckResult:
         return _check_outcomes(
             generated_images,
-            {Outcome.PENDING, Outcome.UNKNOWN, Outcome.FAILED, Outcome.EXPIRED},
+            {Outcome.PENDING, Outcome.FAILED, Outcome.EXPIRED},
             "are open or failed; materialize the set again to buy what can be bought",
+        )
+
+    @dg.asset_check(
+        asset=dataset.key("generated_images"),
+        name="no_answer_was_lost",
+        partitions_def=dataset.partitions,
+        description="Of every request it is known whether it was bought.",
+    )
+    def no_answer_was_lost(generated_images: pd.DataFrame) -> dg.AssetCheckResult:
+        return _check_outcomes(
+            generated_images,
+            {Outcome.UNKNOWN},
+            "may or may not have been bought, and are not sent again by themselves; "
+            "decide with `imagepipeline-dagster ledger unknown`",
         )
 
     @dg.asset_check(
@@ -136,7 +161,7 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
             generated_images, {Outcome.UNDECODABLE}, "were delivered, and are no pictures"
         )
 
-    return [generated_images, images_are_complete, images_decode]
+    return [generated_images, images_are_complete, no_answer_was_lost, images_decode]
 
 
 def _check_outcomes(

@@ -1,5 +1,6 @@
 """`generation_requests`: the plan: what would be bought, what is reused, and why."""
 
+import datetime as dt
 from typing import Any
 
 import dagster as dg
@@ -10,6 +11,7 @@ from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import markdown_table, table_metadata
 from imagepipeline_dagster.generation.planning import (
     PlannedRequest,
+    PlanState,
     plan_prompt_set,
     summarise_plan,
 )
@@ -38,6 +40,7 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
         imagepipeline: ImagePipelineResource,
         ledger: LedgerResource,
     ) -> dg.MaterializeResult[pa.Table]:
+        allowance = dataset.allowance(imagepipeline.origin)
         with ledger.open() as opened:
             plan = plan_prompt_set(
                 rows_of(prompt_sets, Prompt),
@@ -47,15 +50,26 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
                 origin=imagepipeline.origin,
                 samples_per_call=dataset.samples_per_call,
             )
+            spent = allowance.spent(opened, today=dt.datetime.now(dt.UTC).date())
         summary = summarise_plan(plan)
+        to_buy = summary.images[PlanState.TO_BUY]
+        cost = allowance.cost(to_buy)
         return dg.MaterializeResult(
             value=arrow_table(plan, PlannedRequest),
             # Neither states nor reasons: the plan is the same before and after its purchase.
             data_version=dg.DataVersion(content_hash(plan, leave_out={"state", "reason"})),
             metadata={
                 **table_metadata(PlannedRequest, len(plan)),
-                "images_to_buy": summary.images["to_buy"],
-                "images_reused": summary.images["reused"],
+                "images_to_buy": to_buy,
+                "images_reused": summary.images[PlanState.REUSED],
+                "images_unknown": summary.images[PlanState.UNKNOWN],
+                **({} if cost is None else {"cost": cost}),
+                "spent": dg.MetadataValue.md(
+                    markdown_table(
+                        ["period", "images", "money"],
+                        [(p, s.images, f"{s.money:,.2f}") for p, s in spent.items()],
+                    )
+                ),
                 "plan": dg.MetadataValue.md(
                     markdown_table(
                         ["state", "API calls", "images"],

@@ -8,15 +8,18 @@ import dagster as dg
 import pandas as pd
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.metadata import contact_sheet_of, markdown_table
-from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
+from imagepipeline_dagster.defs.metadata import column_schema, contact_sheet_of, markdown_table
+from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage, Verdict
 from imagepipeline_dagster.release.publish import NothingToRelease, objections, publish
+from imagepipeline_dagster.release.shards import shard_schema
 from imagepipeline_dagster.resources import StorageResource
 from imagepipeline_dagster.rows import rows_of
 
 __all__ = ["build_image_dataset"]
 
 _PROBLEMS_SHOWN = 20
+_SETS_SHOWN = 40
+_NAME_SHOWN = 60
 
 
 def build_image_dataset(dataset: ImageDataset) -> list[Any]:
@@ -49,24 +52,16 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
             )
         except NothingToRelease as error:
             raise dg.Failure(str(error), allow_retries=False) from error
-        counts = release.prompt_sets
         return dg.MaterializeResult(
             data_version=dg.DataVersion(release.fingerprint),
             metadata={
                 "dagster/uri": f"{storage.open().uri}/{release.path}",
                 "dagster/row_count": release.counts.kept,
+                "dagster/column_schema": column_schema(shard_schema()),
                 "version": release.version,
                 "new_version": release.created,
                 "emulated": bool(release.emulated),
-                "prompt_sets": dg.MetadataValue.md(
-                    markdown_table(
-                        ["prompt set", "requested", "kept", "rejected", "quarantined"],
-                        [
-                            (name, c.requested, c.kept, c.rejected, c.quarantined)
-                            for name, c in list(counts.items())[:200]
-                        ],
-                    )
-                ),
+                "prompt_sets": dg.MetadataValue.md(_counts_table(release.prompt_sets)),
                 "contact_sheet": contact_sheet_of(kept, storage.open(), [None] * len(kept)),
             },
         )
@@ -88,6 +83,21 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
         )
 
     return [image_dataset, nothing_unchecked]
+
+
+def _counts_table(counts: Mapping[str, Counts]) -> str:
+    # Beside a contact sheet, an event's metadata has no room for every set of a large dataset.
+    rows: list[tuple[object, ...]] = [
+        (_shortened(name), c.requested, c.kept, c.rejected, c.quarantined)
+        for name, c in list(counts.items())[:_SETS_SHOWN]
+    ]
+    if len(counts) > len(rows):
+        rows.append((f"… and {len(counts) - len(rows):,} more", "", "", "", ""))
+    return markdown_table(["prompt set", "requested", "kept", "rejected", "quarantined"], rows)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _NAME_SHOWN else f"{name[: _NAME_SHOWN - 1]}…"
 
 
 def _images(tables: Mapping[str, pd.DataFrame]) -> list[ModeratedImage]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import pyarrow as pa
 
 from imagepipeline_dagster.previews import Tile, contact_sheet, markdown_picture
 from imagepipeline_dagster.rows import arrow_schema
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from imagepipeline_dagster.generation.images import GeneratedImage
 
-__all__ = ["contact_sheet_of", "markdown_table", "table_metadata"]
+__all__ = ["column_schema", "contact_sheet_of", "markdown_table", "table_metadata"]
 
 _TILES = 64
 # An event's metadata stays under 48 kB: as base64 this leaves room for the columns' descriptions.
@@ -27,20 +27,25 @@ _SHEET_BYTES = 28_000
 
 def table_metadata(row_type: type[DataclassInstance], row_count: int) -> dict[str, Any]:
     """Return the metadata that every stage's table has."""
-    schema = arrow_schema(row_type)
-    columns = [
-        dg.TableColumn(
-            name=field.name,
-            type=str(schema.field(field.name).type),
-            description=str(field.metadata.get("description", "")),
-            constraints=dg.TableColumnConstraints(nullable=schema.field(field.name).nullable),
-        )
-        for field in fields(row_type)
-    ]
     return {
         "dagster/row_count": row_count,
-        "dagster/column_schema": dg.TableSchema(columns=columns),
+        "dagster/column_schema": column_schema(arrow_schema(row_type)),
     }
+
+
+def column_schema(schema: pa.Schema) -> dg.TableSchema:
+    """Return an Arrow schema as Dagster shows it, with the columns' descriptions."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(
+                name=field.name,
+                type=str(field.type),
+                description=(field.metadata or {}).get(b"description", b"").decode(),
+                constraints=dg.TableColumnConstraints(nullable=field.nullable),
+            )
+            for field in schema
+        ]
+    )
 
 
 def contact_sheet_of(

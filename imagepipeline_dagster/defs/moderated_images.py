@@ -19,7 +19,6 @@ from imagepipeline_dagster.moderation.verdicts import (
 )
 from imagepipeline_dagster.resources import LedgerResource, StorageResource
 from imagepipeline_dagster.rows import arrow_table, content_hash, rows_of
-from imagepipeline_dagster.tables.names import prompt_set_of
 
 __all__ = ["build_moderated_images"]
 
@@ -38,20 +37,11 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
         description="A row a requested sample, with its verdict: kept, rejected or quarantined.",
     )
     def moderated_images(
-        context: dg.AssetExecutionContext,
         generated_images: pd.DataFrame,
-        ledger: LedgerResource,
         storage: StorageResource,
     ) -> dg.MaterializeResult[pa.Table]:
         generated = rows_of(generated_images, GeneratedImage)
         images = moderate(generated)
-        with ledger.open() as opened:
-            # The chain ends here: what the set is built from now is what its rows say.
-            PromptSetStates(opened, dataset=dataset.name).note_built(
-                prompt_set_of(context.partition_key),
-                content=images[0].content_version,
-                pending=sum(image.outcome in OPEN_OUTCOMES for image in images),
-            )
         counts = summarise(images)
         return dg.MaterializeResult(
             value=arrow_table(images, ModeratedImage),
@@ -82,16 +72,25 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
         description="Each row of the prompt set has as many rows here as it asks for samples.",
     )
     def every_sample_is_accounted_for(
-        moderated_images: pd.DataFrame, prompt_sets: pd.DataFrame
+        moderated_images: pd.DataFrame, prompt_sets: pd.DataFrame, ledger: LedgerResource
     ) -> dg.AssetCheckResult:
+        images = rows_of(moderated_images, ModeratedImage)
         asked = prompt_sets.groupby("prompt_id")["samples"].sum()
         problems = accounting_problems(
-            {str(prompt_id): int(samples) for prompt_id, samples in asked.items()},
-            rows_of(moderated_images, ModeratedImage),
+            {str(prompt_id): int(samples) for prompt_id, samples in asked.items()}, images
         )
+        if not problems:
+            # Here and not in the asset: only now are the rows stored for certain. What the set is
+            # built from is what they say.
+            with ledger.open() as opened:
+                PromptSetStates(opened, dataset=dataset.name).note_built(
+                    images[0].prompt_set,
+                    content=images[0].content_version,
+                    pending=sum(image.outcome in OPEN_OUTCOMES for image in images),
+                )
         return dg.AssetCheckResult(
             passed=not problems,
-            description=f"{len(moderated_images)} samples, {len(problems)} prompts do not add up",
+            description=f"{len(images)} samples, {len(problems)} prompts do not add up",
             metadata={"problems": problems[:_PROBLEMS_SHOWN]},
         )
 

@@ -5,7 +5,7 @@ import datetime as dt
 import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset, UnresolvedJob
-from imagepipeline_dagster.defs.sensors import run_request
+from imagepipeline_dagster.defs.sensors import run_request, with_partitions
 from imagepipeline_dagster.generation.reconciling import PromptSetStates, retry_due
 from imagepipeline_dagster.resources import LedgerResource, TablesResource
 from imagepipeline_dagster.tables.fingerprints import fingerprint_sets
@@ -42,7 +42,7 @@ def build_schedules(
         context: dg.ScheduleEvaluationContext, tables: TablesResource, ledger: LedgerResource
     ) -> dg.SkipReason | list[dg.RunRequest]:
         with tables.open(dataset.prompts, dataset.embeddings) as source:
-            desired = fingerprint_sets(source)
+            desired = with_partitions(dataset, context.instance, fingerprint_sets(source))
         busy = _partitions_under_way(context.instance, dataset.named("materialize_prompt_set"))
         now = dt.datetime.now(dt.UTC)
         requests: list[dg.RunRequest] = []

@@ -22,7 +22,7 @@ from imagepipeline_dagster.tables.fingerprints import (
 from imagepipeline_dagster.tables.names import partition_key, prompt_set_of
 from imagepipeline_dagster.tables.reading import SourceTables
 
-__all__ = ["build_sensors", "run_request"]
+__all__ = ["build_sensors", "run_request", "with_partitions"]
 
 # Removing so few partitions is never taken for a table truncated by accident.
 _FEW_SETS = 2
@@ -51,7 +51,8 @@ def build_sensors(
         added, removed = _partition_changes(dataset, context.instance, desired)
         with ledger.open() as opened:
             states = PromptSetStates(opened, dataset=dataset.name)
-            states.forget(prompt_set_of(key) for key in removed)
+            # What is new to this instance was never made on it, whatever an older one knew.
+            states.forget(prompt_set_of(key) for key in (*added, *removed))
             requests, changed = _ask_for_runs(dataset, states, desired, wants_run_for_prompts)
         quiet = not (requests or added or removed)
         return dg.SensorResult(
@@ -83,7 +84,7 @@ def build_sensors(
         context: dg.SensorEvaluationContext, tables: TablesResource, ledger: LedgerResource
     ) -> dg.SensorResult:
         with tables.open(dataset.prompts, dataset.embeddings) as source:
-            desired = fingerprint_sets(source)
+            desired = with_partitions(dataset, context.instance, fingerprint_sets(source))
             version = fingerprint_embeddings(source.embeddings())
         with ledger.open() as opened:
             states = PromptSetStates(opened, dataset=dataset.name)
@@ -110,6 +111,14 @@ def run_request(dataset: ImageDataset, desired: SetFingerprint, *, attempt: int)
     return dg.RunRequest(
         run_key=f"{dataset.name}/{key}/{desired.content}/{attempt}/{asked_at}", partition_key=key
     )
+
+
+def with_partitions(
+    dataset: ImageDataset, instance: dg.DagsterInstance, desired: Mapping[str, SetFingerprint]
+) -> dict[str, SetFingerprint]:
+    """Return the sets that have a partition: the prompts sensor sees to the others first."""
+    present = set(instance.get_dynamic_partitions(dataset.named("prompt_set")))
+    return {name: found for name, found in desired.items() if partition_key(name) in present}
 
 
 def _ask_for_runs(

@@ -70,6 +70,7 @@ class DroppedAnswer(Response):
     """Closes the connection without a word; a server without the extension raises instead."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Close the connection, and return when it is closed."""
         drop = scope.get("extensions", {}).get(DROP_EXTENSION)
         if drop is None:
             raise ConnectionResetError("the emulator drops this answer")

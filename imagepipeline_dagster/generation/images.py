@@ -185,7 +185,7 @@ def _outcome_so_far(entry: Entry | None) -> tuple[Outcome, str | None]:
     match entry.state:
         case State.UNKNOWN:
             return Outcome.UNKNOWN, entry.error
-        case State.FAILED if entry.failure is not Failure.NOT_SENT:
+        case State.FAILED if entry.failure not in (Failure.NOT_SENT, Failure.RESUBMITTED):
             return Outcome.FAILED, entry.error
         case State.SUCCEEDED:
             return Outcome.FAILED, "the ledger says succeeded, but holds no such sample"

@@ -25,13 +25,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, and_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Table, and_, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from imagepipeline_dagster.databases import parsed_url
 from imagepipeline_dagster.generation.ledger_schema import (
     attempts,
     open_ledger_engine,
+    open_ledger_for_reading,
     requests,
     samples,
     upgrade,
@@ -39,6 +40,7 @@ from imagepipeline_dagster.generation.ledger_schema import (
 )
 
 __all__ = [
+    "Attempt",
     "Claim",
     "Entry",
     "Failure",
@@ -71,6 +73,9 @@ class Failure(StrEnum):
     INPUT_REFUSED = "input_refused"
     FILTERED = "filtered"
     MODEL_ERROR = "model_error"
+    # What a person decided: one more job, or none ever.
+    RESUBMITTED = "resubmitted"
+    GIVEN_UP = "given_up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,19 @@ class StoredSample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """A job, or what may have been one, that a later one took the place of."""
+
+    attempt: int
+    job_id: str | None
+    run_id: str
+    submitted_at: dt.datetime | None
+    ended_at: dt.datetime
+    failure: Failure
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A request as the ledger knows it, with its samples stored so far."""
 
@@ -158,6 +176,21 @@ class Entry:
     failure: Failure | None
     error: str | None
     stored: tuple[StoredSample, ...]
+    earlier: tuple[Attempt, ...] = ()
+
+    def bought_by(self, sample: StoredSample) -> Entry | Attempt:
+        """Return whose job gave a stored sample: this entry's own, or an earlier attempt's.
+
+        A request that was bought again for the samples that it lacked keeps those that it had.
+        """
+        if sample.stored_at >= self.claimed_at:
+            return self
+        before = [
+            attempt
+            for attempt in self.earlier
+            if attempt.submitted_at is not None and attempt.submitted_at <= sample.stored_at
+        ]
+        return before[-1] if before else self
 
     @property
     def settled(self) -> bool:
@@ -187,16 +220,22 @@ class Use:
 class Ledger:
     """The ledger behind a SQLAlchemy URL; its tables are created at the first use.
 
+    With `create=False` it can only be read, and nothing is created: where there is no ledger, it
+    reads as an empty one.
+
     Methods that take a connection are the steps of a purchase: they run inside a transaction of
     the caller, so that many can share a commit.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, create: bool = True) -> None:
         self._url = parsed_url(url)
+        self._create = create
 
     @cached_property
     def engine(self) -> Engine:
         """The engine, with the ledger's tables in place."""
+        if not self._create:
+            return open_ledger_for_reading(self._url)
         if self._url.get_backend_name() == "sqlite" and self._url.database:
             Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
         engine = open_ledger_engine(self._url)
@@ -217,24 +256,21 @@ class Ledger:
 
     def entries(self, request_keys: Iterable[str]) -> dict[str, Entry]:
         """Return what is known of these requests, by key; unknown keys are absent."""
-        found: dict[str, Entry] = {}
         with self.reading() as connection:
-            for keys in _chunks(sorted(set(request_keys))):
-                stored: dict[str, list[StoredSample]] = {}
-                rows = connection.execute(
-                    select(samples)
-                    .where(samples.c.request_key.in_(keys))
-                    .order_by(samples.c.request_key, samples.c.slot)
-                )
-                for row in rows.mappings():
-                    values = {k: v for k, v in row.items() if k != "request_key"}
-                    stored.setdefault(row["request_key"], []).append(StoredSample(**values))
-                for row in connection.execute(
-                    select(requests).where(requests.c.request_key.in_(keys))
-                ).mappings():
-                    found[row["request_key"]] = _entry(
-                        dict(row), tuple(stored.get(row["request_key"], ()))
-                    )
+            return self.entries_seen_by(connection, request_keys)
+
+    @staticmethod
+    def entries_seen_by(connection: Connection, request_keys: Iterable[str]) -> dict[str, Entry]:
+        """Return the same inside a transaction."""
+        found: dict[str, Entry] = {}
+        for keys in _chunks(sorted(set(request_keys))):
+            stored = _by_key(connection, samples, samples.c.slot, keys)
+            earlier = _by_key(connection, attempts, attempts.c.attempt, keys)
+            for row in connection.execute(
+                select(requests).where(requests.c.request_key.in_(keys))
+            ).mappings():
+                key = row["request_key"]
+                found[key] = _entry(dict(row), stored.get(key, ()), earlier.get(key, ()))
         return found
 
     def latest_uses(self, dataset: str, prompt_set: str) -> dict[tuple[str, int], Use]:
@@ -303,10 +339,9 @@ class Ledger:
         )
         if again.rowcount or seen:
             return bool(again.rowcount)
-        new = connection.execute(
-            upsert(connection, requests, {"request_key": claim.request_key, **values}, replace=())
-        )
-        return bool(new.rowcount)
+        new = upsert(connection, requests, {"request_key": claim.request_key, **values}, replace=())
+        # Not its row count: SQLAlchemy keeps that of updates only, and gives -1 on PostgreSQL.
+        return connection.execute(new.returning(requests.c.request_key)).first() is not None
 
     @staticmethod
     def submitted(
@@ -513,7 +548,21 @@ def upsert(
     )
 
 
-def _entry(row: dict[str, Any], stored: tuple[StoredSample, ...]) -> Entry:
+def _by_key(
+    connection: Connection, table: Table, order: ColumnElement[int], keys: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of these requests, ordered, without their key."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    query = select(table).where(table.c.request_key.in_(keys)).order_by(order)
+    for row in connection.execute(query).mappings():
+        values = {name: value for name, value in row.items() if name != "request_key"}
+        found.setdefault(row["request_key"], []).append(values)
+    return found
+
+
+def _entry(
+    row: dict[str, Any], stored: Sequence[dict[str, Any]], earlier: Sequence[dict[str, Any]]
+) -> Entry:
     failure = row.pop("failure")
     return Entry(
         **{
@@ -522,7 +571,13 @@ def _entry(row: dict[str, Any], stored: tuple[StoredSample, ...]) -> Entry:
             "owner": Owner(row["owner"]),
             "links": tuple(row["links"] or ()),
             "failure": Failure(failure) if failure else None,
-            "stored": stored,
+            "stored": tuple(StoredSample(**values) for values in stored),
+            "earlier": tuple(
+                Attempt(**{**values, "failure": Failure(values["failure"])})
+                for values in earlier
+                # One that goes on counts as the current one; its row tells of a failure to come.
+                if values["attempt"] < row["attempt"] or state is State.FAILED
+            ),
         }
     )
 

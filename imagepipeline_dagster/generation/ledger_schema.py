@@ -6,10 +6,13 @@ The engine of a ledger: SQLite in WAL mode with every commit on disk, or Postgre
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Connection,
@@ -30,16 +33,19 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.engine import URL
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 __all__ = [
     "SCHEMA_VERSION",
     "LedgerTooNew",
     "attempts",
+    "decisions",
     "open_ledger_engine",
+    "open_ledger_for_reading",
     "prompt_sets",
     "requests",
     "samples",
+    "spending",
     "upgrade",
     "uses",
 ]
@@ -149,6 +155,28 @@ uses = Table(
     Index("ledger_uses_by_key", "request_key"),
 )
 
+# Money in millionths, so that sums are exact. The row of the empty day holds the sum of all days.
+spending = Table(
+    "ledger_spending",
+    _metadata,
+    Column("scope", String(400), primary_key=True),
+    Column("day", String(10), primary_key=True),
+    Column("images", BigInteger, nullable=False),
+    Column("micros", BigInteger, nullable=False),
+)
+
+# What people decided about requests; rows are only ever added.
+decisions = Table(
+    "ledger_decisions",
+    _metadata,
+    Column("number", Integer, primary_key=True),
+    Column("request_key", String(64), nullable=False, index=True),
+    Column("decided_at", _Utc, nullable=False),
+    Column("decision", String(16), nullable=False),
+    Column("who", Text, nullable=False),
+    Column("why", Text, nullable=False),
+)
+
 prompt_sets = Table(
     "ledger_prompt_sets",
     _metadata,
@@ -188,22 +216,61 @@ def open_ledger_engine(url: URL) -> Engine:
     return engine
 
 
+def open_ledger_for_reading(url: URL) -> Engine:
+    """Return the engine of a ledger that is only read: no file and no table is made.
+
+    Where there is no ledger it is that of an empty one, in memory.
+
+    Raises:
+        LedgerTooNew: the tables are of a later version than this package knows.
+    """
+    engine = _reading_engine(url)
+    if engine is not None and _version_in(engine) is not None:
+        return engine
+    if engine is not None:
+        engine.dispose()
+    empty = create_engine("sqlite://", poolclass=StaticPool)
+    _metadata.create_all(empty)
+    return empty
+
+
+def _reading_engine(url: URL) -> Engine | None:
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True).execution_options(postgresql_readonly=True)
+    file = url.database
+    if not file or file == ":memory:":
+        return None
+    if not file.startswith("file:"):
+        if not Path(file).exists():
+            return None
+        # mode=rw and not ro: a reader that may not write cannot roll back what a crashed writer
+        # left behind.
+        location = f"file:{quote(str(Path(file).absolute()))}"
+        url = url.set(database=location).update_query_dict({"mode": "rw", "uri": "true"})
+    engine = create_engine(url)
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, record: ConnectionPoolEntry) -> None:  # noqa: ANN401, ARG001
+        connection.isolation_level = None
+        connection.execute("PRAGMA busy_timeout = 30000")
+        connection.execute("PRAGMA query_only = ON")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # Without it each query of a transaction would see another moment.
+        connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
 def upgrade(engine: Engine) -> None:
     """Create the ledger's tables where there are none, and bring older ones up to date.
 
     Raises:
         LedgerTooNew: the tables are of a later version than this package knows.
     """
-    if inspect(engine).has_table(version.name):
-        with engine.connect().execution_options(ledger_reads=True) as connection:
-            found = connection.execute(select(version.c.version)).scalar_one_or_none()
-        if found == SCHEMA_VERSION:
-            return
-        if found is not None and found > SCHEMA_VERSION:
-            raise LedgerTooNew(
-                f"the ledger has schema version {found}, this package knows {SCHEMA_VERSION}: "
-                "install a later imagepipeline-dagster"
-            )
+    if _version_in(engine) == SCHEMA_VERSION:
+        return
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             # Two processes may come here at once; CREATE TABLE IF NOT EXISTS alone can collide.
@@ -211,3 +278,22 @@ def upgrade(engine: Engine) -> None:
         _metadata.create_all(connection)
         if connection.execute(select(version.c.version)).first() is None:
             connection.execute(insert(version).values(version=SCHEMA_VERSION))
+
+
+def _version_in(engine: Engine) -> int | None:
+    """Return the schema version of a ledger; None where its tables are not there, or not all.
+
+    Raises:
+        LedgerTooNew: it is a later one.
+    """
+    tables = set(inspect(engine).get_table_names())
+    if version.name not in tables:
+        return None
+    with engine.connect().execution_options(ledger_reads=True) as connection:
+        found: int | None = connection.execute(select(version.c.version)).scalar_one_or_none()
+    if found is not None and found > SCHEMA_VERSION:
+        raise LedgerTooNew(
+            f"the ledger has schema version {found}, this package knows {SCHEMA_VERSION}: "
+            "install a later imagepipeline-dagster"
+        )
+    return found if tables >= _metadata.tables.keys() else None

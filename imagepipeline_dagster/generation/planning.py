@@ -190,7 +190,7 @@ def plan_state(entry: Entry | None) -> PlanState:
         case State.UNKNOWN:
             return PlanState.UNKNOWN
         case State.FAILED:
-            again = entry.failure is Failure.NOT_SENT or (
+            again = entry.failure in (Failure.NOT_SENT, Failure.RESUBMITTED) or (
                 entry.failure is Failure.MODEL_ERROR and entry.attempt < MAX_JOBS_PER_REQUEST
             )
             return PlanState.TO_BUY if again else PlanState.FAILED

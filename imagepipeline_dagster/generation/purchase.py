@@ -36,6 +36,7 @@ from imagepipeline_dagster.api.errors import (
     Throttled,
     Unreachable,
 )
+from imagepipeline_dagster.generation.budget import Allowance, BudgetReached
 from imagepipeline_dagster.generation.landing import Landing, filtered_sample
 from imagepipeline_dagster.generation.ledger import (
     Claim,
@@ -52,7 +53,7 @@ from imagepipeline_dagster.generation.planning import PlannedRequest, PlanState,
 from imagepipeline_dagster.generation.prompts import Prompt
 from imagepipeline_dagster.storage import Storage
 
-__all__ = ["Progress", "Purchase", "PurchaseReport", "PurchaseSettings"]
+__all__ = ["Progress", "Purchase", "PurchaseReport", "PurchaseSettings", "TooManyFailures"]
 
 _WAIT_FOR_OTHERS_SECONDS = 0.5
 _THROTTLED_ROUNDS = 5
@@ -61,9 +62,21 @@ _GRACE_SECONDS = 7.0
 _CLEANUP_SECONDS = 2.0
 
 
+# Samples that have to come to an end before their failures say anything about the rest.
+_SAMPLES_JUDGED = 20
+
+
+class TooManyFailures(Exception):
+    """So much failed that buying on would waste money."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PurchaseSettings:
-    """How a purchase is carried out; times in seconds."""
+    """How a purchase is carried out; times in seconds.
+
+    Once more than `max_failure_ratio` of the samples that came to an end in this run failed, it
+    stops submitting; a few failures among the first ones are not judged yet.
+    """
 
     max_in_flight: int = 16
     job_timeout_seconds: float = 900.0
@@ -71,6 +84,7 @@ class PurchaseSettings:
     poll_max_seconds: float = 10.0
     lease_seconds: float = 60.0
     progress_seconds: float = 5.0
+    max_failure_ratio: float = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +130,7 @@ class Purchase:
         run_id: of the Dagster run.
         open_client: opens the API's client.
         emulated: whether the emulator answers.
+        allowance: what may be spent; reserved before each POST.
         on_progress: called every few seconds, from another thread.
     """
 
@@ -130,6 +145,7 @@ class Purchase:
         storage: Storage,
         open_client: Callable[[], AbstractAsyncContextManager[ImagePipelineClient]],
         emulated: bool,
+        allowance: Allowance,
         settings: PurchaseSettings,
         on_progress: Callable[[Progress], None] = lambda _: None,
     ) -> None:
@@ -142,6 +158,8 @@ class Purchase:
         self._storage = storage
         self._open_client = open_client
         self._emulated = emulated
+        self._allowance = allowance
+        self._reserved: dict[str, dt.date] = {}
         self._settings = settings
         self._on_progress = on_progress
         self._owner = Owner.this_process()
@@ -159,6 +177,7 @@ class Purchase:
         self._resumed = 0
         self._done = 0
         self._failed = 0
+        self._landed = 0
 
     def carry_out(self) -> PurchaseReport:
         """Carry the plan out and return what came of it.
@@ -335,6 +354,7 @@ class Purchase:
                 stored = entry.stored if entry else ()
                 await self._landing.land(key, job, samples=call.samples, stored=stored)
                 self._done += call.samples
+                self._landed += call.samples
         except JobFailed as error:
             failure = Failure.FILTERED if error.filtered else Failure.MODEL_ERROR
             await self._fail(call, failure, str(error))
@@ -454,15 +474,24 @@ class Purchase:
         return self._interrupted or self._stopper is not None
 
     def _claim(self, connection: Connection, claim: Claim, seen: int) -> bool:
+        """Claim a call and reserve what it costs; False where another has it or none is left."""
         taken = Ledger.claim(
             connection, claim, owner=self._owner, lease_until=self._lease_until(), seen=seen
         )
-        self._use(connection, self._uses[claim.request_key])
-        return taken
+        if not taken:
+            self._use(connection, self._uses[claim.request_key])
+            return False
+        today = dt.datetime.now(dt.UTC).date()
+        refusal = self._allowance.reserve(connection, images=claim.samples, today=today)
+        if refusal is None:
+            self._reserved[claim.request_key] = today
+            self._use(connection, self._uses[claim.request_key])
+            return True
+        self._stopper = self._stopper or BudgetReached(refusal)
+        Ledger.failed(connection, claim.request_key, Failure.NOT_SENT, refusal, owner=self._owner)
+        return False
 
     async def _fail(self, call: PlannedRequest, failure: Failure, error: str) -> None:
-        if failure is not Failure.NOT_SENT:
-            self._failed += call.samples
         held_back = call.samples if failure is Failure.FILTERED else 0
         await self._writer.write(
             Ledger.failed,
@@ -472,6 +501,20 @@ class Purchase:
             owner=self._owner,
             filtered=[filtered_sample(slot, error) for slot in range(held_back)],
         )
+        if failure is Failure.NOT_SENT:
+            await self._writer.write(
+                self._allowance.give_back, images=call.samples, day=self._reserved[call.request_key]
+            )
+        elif failure is not Failure.FILTERED:
+            self._count_failure(call)
+
+    def _count_failure(self, call: PlannedRequest) -> None:
+        self._failed += call.samples
+        ended = self._failed + self._landed
+        if ended >= _SAMPLES_JUDGED and self._failed > self._settings.max_failure_ratio * ended:
+            self._stopper = self._stopper or TooManyFailures(
+                f"{self._failed} of the first {ended} samples failed; see their errors"
+            )
 
     def _lease_until(self) -> dt.datetime:
         return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self._settings.lease_seconds)

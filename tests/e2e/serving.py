@@ -183,8 +183,8 @@ def _free_port() -> int:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Ask the process to end, as Ctrl-C would; kill what is left of its group."""
-    process.send_signal(signal.SIGINT)
+    """Ask the process to end, and its children with it; kill what is left of its group."""
+    process.send_signal(signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(20)
     with suppress(ProcessLookupError):

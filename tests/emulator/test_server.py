@@ -316,16 +316,14 @@ def test_server_stops_while_an_answer_waits() -> None:
     """Stopping does not wait for jobs: an answer that waits for its job is dropped."""
     slow = EmulatorSettings(latency_seconds=60, answer_at_once=True)
     body = {"model_id": "sdxl", "prompt": "a boat"}
-    with ThreadPoolExecutor(1) as pool:
-        with EmulatorServer(slow) as server, httpx.Client(verify=NO_TLS) as http:
-            url, key = f"{server.url}/sdxl/text2image/v1", {"API-Key": "emulator"}
-            waiting = pool.submit(http.post, url, headers=key, json=body, timeout=30)
-            while server.stats.posts_accepted == 0:
-                time.sleep(0.01)
-            begun = time.monotonic()
-            server.__exit__(None, None, None)
-            assert time.monotonic() - begun < 1
-            assert isinstance(waiting.exception(), httpx.RemoteProtocolError)
+    with ThreadPoolExecutor(1) as pool, EmulatorServer(slow) as server:
+        url, key = f"{server.url}/sdxl/text2image/v1", {"API-Key": "emulator"}
+        waiting = pool.submit(httpx.post, url, headers=key, json=body, verify=NO_TLS, timeout=30)
+        while server.stats.posts_accepted == 0:
+            time.sleep(0.01)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 1
+    assert isinstance(waiting.exception(), httpx.RemoteProtocolError)
 
 
 def test_taken_port_is_an_error(caller: Caller) -> None:

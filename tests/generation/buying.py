@@ -16,6 +16,7 @@ from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.contract import GenerationRequest, request_for
 from imagepipeline_dagster.emulator.pictures import draw_png
 from imagepipeline_dagster.emulator.stats import EmulatorStats, request_hash
+from imagepipeline_dagster.generation.budget import Allowance
 from imagepipeline_dagster.generation.images import GeneratedImage, Outcome, images_of_plan
 from imagepipeline_dagster.generation.ledger import Entry, Failure, Ledger
 from imagepipeline_dagster.generation.ledger_schema import attempts
@@ -136,6 +137,7 @@ class Buyer:
         run_id: str = "run",
         storage: Storage | None = None,
         open_client: OpenClient | None = None,
+        allowance: Allowance = Allowance(scope="images@emulator"),  # noqa: B008 - frozen
         **settings: float,
     ) -> Bought:
         """Plan the set, carry the plan out, and return what came of it."""
@@ -151,6 +153,7 @@ class Buyer:
                 storage=storage or self.storage,
                 open_client=open_client or self.client,
                 emulated=True,
+                allowance=allowance,
                 settings=dataclasses.replace(
                     self.settings,
                     **settings,  # type: ignore[arg-type] # whole and other numbers alike

@@ -1,0 +1,507 @@
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import gzip
+import json
+import time
+from collections.abc import Callable
+from email.utils import format_datetime
+
+import httpx
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from imagepipeline_dagster.api.client import ImagePipelineClient, _retry_after, origin_of
+from imagepipeline_dagster.api.contract import Job, JobStatus, canonical_json, request_for
+from imagepipeline_dagster.api.errors import (
+    AccessRefused,
+    AnswerLost,
+    CreditsExhausted,
+    ImagePipelineError,
+    RequestRefused,
+    Throttled,
+    Unreachable,
+    WrongAddress,
+)
+from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings, Fault, FaultKind
+from tests.api.servers import (
+    KEY,
+    PENDING,
+    Reply,
+    a_request,
+    answering,
+    client_of,
+    closed_port,
+    serving,
+)
+
+PAGE = b"<!doctype html><title>Just a moment</title>"
+HTML = {"Content-Type": "text/html"}
+
+
+def submit(client: ImagePipelineClient, **parameters: object) -> Job:
+    async def go() -> Job:
+        async with client:
+            return await client.submit(a_request(**parameters))
+
+    return asyncio.run(go())
+
+
+# What was certainly not bought may be sent again; what may have been bought never is.
+
+AT_MOST_ONCE: dict[str, tuple[Reply, type[ImagePipelineError]]] = {
+    "500": (Reply(status=500, value={"error": "boom"}), AnswerLost),
+    "502": (Reply(status=502, body=PAGE, headers=HTML), AnswerLost),
+    "504": (Reply(status=504, body=PAGE, headers=HTML), AnswerLost),
+    "504 of the moderation": (Reply(status=504, value={"error": "moderation is late"}), AnswerLost),
+    "408": (Reply(status=408), AnswerLost),
+    "dropped": (Reply(drop=True), AnswerLost),
+    "truncated": (Reply(value=PENDING, declared=9_999), AnswerLost),
+    "HTML with 200": (Reply(body=PAGE, headers=HTML), AnswerLost),
+    "empty": (Reply(body=b""), AnswerLost),
+    "no content": (Reply(status=204, body=b""), AnswerLost),
+    "a list": (Reply(value=[PENDING]), AnswerLost),
+    "PENDING without an id": (Reply(value={"status": "PENDING"}), AnswerLost),
+    "no status": (Reply(value={"id": "job-1"}), AnswerLost),
+    "nested too deeply": (Reply(body=b"[" * 200_000), AnswerLost),
+    "not UTF-8": (Reply(body=b'{"status": "\xff"}'), AnswerLost),
+    "not gzip": (Reply(body=b"{}", headers={"Content-Encoding": "gzip"}), AnswerLost),
+    "a gigabyte": (Reply(endless=True), AnswerLost),
+    "a bomb": (
+        Reply(body=gzip.compress(b" " * 20_000_000), headers={"Content-Encoding": "gzip"}),
+        AnswerLost,
+    ),
+    "400": (Reply(status=400, value={"error": "no such model"}), RequestRefused),
+    "404 with a reason": (Reply(status=404, value={"error": "no such model"}), RequestRefused),
+    "409": (Reply(status=409, value={"detail": "conflict"}), RequestRefused),
+    "422": (Reply(status=422, value={"detail": [{"msg": "too big"}]}), RequestRefused),
+    "401": (Reply(status=401, value={"error": "bad key"}), AccessRefused),
+    "403": (Reply(status=403, value={"error": "not your model"}), AccessRefused),
+    "402": (Reply(status=402, value={"error": "pay"}), CreditsExhausted),
+    "400 for money": (Reply(status=400, value={"error": "insufficient credits"}), CreditsExhausted),
+    "404 page": (Reply(status=404, body=PAGE, headers=HTML), WrongAddress),
+    "405 page": (Reply(status=405, body=PAGE, headers=HTML), WrongAddress),
+}
+
+
+@pytest.mark.parametrize("name", AT_MOST_ONCE)
+def test_posted_once(name: str) -> None:
+    """An answer that leaves open whether a job was created, or refuses it, is never asked twice."""
+    reply, expected = AT_MOST_ONCE[name]
+    with serving(reply) as server:
+        with pytest.raises(expected) as raised:
+            submit(client_of(server.url))
+
+        assert type(raised.value) is expected
+        assert server.posts == 1
+        assert server.bytes_sent < 50_000_000
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [Reply(value=PENDING, pause=1.5), Reply(value=PENDING, trickle=0.1)],
+    ids=["silent", "trickling"],
+)
+def test_slow_answer_is_lost(reply: Reply) -> None:
+    """A POST whose answer takes longer than `request_timeout` may have been bought: sent once."""
+    with serving(reply) as server:
+        with pytest.raises(AnswerLost, match="it may have been bought"):
+            submit(client_of(server.url, request_timeout=0.4))
+
+        assert server.posts == 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_throttled_is_sent_again(status: int) -> None:
+    """A POST that is refused for now is sent again until it is accepted, and buys one job."""
+    refused = Reply(status=status, value={"error": "busy"}, headers={"Retry-After": "0"})
+    with serving(refused, refused, Reply(value=PENDING)) as server:
+        assert submit(client_of(server.url)).id == "job-1"
+        assert server.posts == 3
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("message", ["busy", "the moderation queue is full", "credit limit a second"])
+def test_throttled_to_the_end(status: int, message: str) -> None:
+    """After `max_attempts` refusals it is Throttled, whatever the words of the refusal are."""
+    with serving(Reply(status=status, value={"error": message})) as server:
+        with pytest.raises(Throttled, match=f"HTTP {status}: {message}"):
+            submit(client_of(server.url))
+
+        assert server.posts == 3
+
+
+def test_retry_after_seconds_is_honoured() -> None:
+    """The next attempt waits as many seconds as Retry-After asks for."""
+    refused = Reply(status=429, headers={"Retry-After": "1"})
+    with serving(refused, Reply(value=PENDING)) as server:
+        started = time.monotonic()
+        submit(client_of(server.url))
+
+        assert time.monotonic() - started > 0.95
+        assert server.posts == 2
+
+
+def test_retry_after_as_date_reaches_the_error() -> None:
+    """Retry-After as an HTTP date becomes the seconds until then."""
+    soon = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=60)
+    date = format_datetime(soon, usegmt=True)
+    with serving(Reply(status=429, headers={"Retry-After": date})) as server:
+        with pytest.raises(Throttled) as raised:
+            submit(client_of(server.url, max_attempts=1))
+
+    assert raised.value.retry_after is not None
+    assert 30 < raised.value.retry_after <= 60
+
+
+@given(st.text(st.characters(max_codepoint=255)) | st.integers().map(str))
+@example("0")
+@example("²")
+@example("9" * 400)
+@example("Wed, 2 Oct 2015 07:28:05555555555557 GMT")
+@example("Mon, 01 Jan 99999999 00:00:00 GMT")
+@example("Mon, 01 Jan 2035 00:00:00")
+def test_any_retry_after(value: str) -> None:
+    """Whatever stands in Retry-After, the pause is none or within two minutes."""
+    header = value.encode("latin-1")
+    pause = _retry_after(httpx.Response(429, headers=[(b"Retry-After", header)]))
+
+    assert pause is None or 0 <= pause <= 120
+
+
+class FailingTransport(httpx.AsyncBaseTransport):
+    """A network that fails in one way for some requests and then answers PENDING."""
+
+    def __init__(self, error: Callable[[str], Exception], *, failures: int) -> None:
+        self._error = error
+        self._failures = failures
+        self.requests = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.requests += 1
+        if self.requests <= self._failures:
+            raise self._error("it failed")
+        return httpx.Response(200, json=PENDING, request=request)
+
+
+@pytest.mark.parametrize(
+    "error", [httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError]
+)
+def test_what_never_left_is_sent_again(error: type[httpx.TransportError]) -> None:
+    """A POST that provably never reached the server is sent again."""
+    transport = FailingTransport(error, failures=2)
+
+    assert submit(client_of("http://api.example", transport=transport)).id == "job-1"
+    assert transport.requests == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        httpx.ReadError,
+        httpx.ReadTimeout,
+        httpx.WriteError,
+        httpx.WriteTimeout,
+        httpx.CloseError,
+        httpx.RemoteProtocolError,
+        httpx.LocalProtocolError,
+        httpx.DecodingError,
+    ],
+)
+def test_what_may_have_left_is_sent_once(error: type[httpx.TransportError]) -> None:
+    """A POST that broke after it may have left is AnswerLost, and is not sent again."""
+    transport = FailingTransport(error, failures=1)
+
+    with pytest.raises(AnswerLost, match=error.__name__):
+        submit(client_of("http://api.example", transport=transport))
+    assert transport.requests == 1
+
+
+def test_connection_refused() -> None:
+    """A closed port is Unreachable, and the error names the origin."""
+    url = f"http://127.0.0.1:{closed_port()}"
+
+    with pytest.raises(Unreachable, match=url):
+        submit(client_of(url))
+
+
+def test_unknown_host() -> None:
+    """A host that does not resolve is Unreachable."""
+    with pytest.raises(Unreachable, match=r"http://host\.invalid"):
+        submit(client_of("http://host.invalid"))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirect_is_not_followed(status: int) -> None:
+    """A redirect of the API is a wrong address: neither the key nor the request goes there."""
+    with serving(Reply(value=PENDING)) as elsewhere:
+        moved = Reply(status=status, headers={"Location": f"{elsewhere.url}/sdxl/text2image/v1"})
+        with serving(moved) as server:
+            with pytest.raises(WrongAddress, match="check IMAGEPIPELINE_BASE_URL"):
+                submit(client_of(server.url))
+
+            assert server.posts == 1
+        assert elsewhere.received == []
+
+
+def test_connection_closed_while_idle() -> None:
+    """A kept connection that the server closed meanwhile costs no POST its answer."""
+
+    async def go(url: str) -> None:
+        async with client_of(url) as client:
+            for _ in range(3):
+                await client.submit(a_request())
+                await asyncio.sleep(0.1)
+
+    with serving(Reply(value=PENDING, hang_up=True)) as server:
+        asyncio.run(go(server.url))
+
+        assert server.posts == 3
+
+
+def test_what_is_sent() -> None:
+    """A POST carries the key, the documented path below the base URL, and just the payload."""
+    request = request_for(
+        "image2image",
+        {"model_id": "sdxl", "prompt": "café", "init_image": "https://a/1.png", "strength": 0.5},
+    )
+
+    async def go(url: str) -> None:
+        async with client_of(f"{url}/proxy/") as client:
+            await client.submit(request)
+
+    with serving(Reply(value=PENDING)) as server:
+        asyncio.run(go(server.url))
+        (received,) = server.received
+
+    assert received.path == "/proxy/sdxl/image2image/v1"
+    assert received.headers["api-key"] == KEY
+    assert received.headers["content-type"] == "application/json"
+    assert json.loads(received.body) == request.payload()
+
+
+def test_success_at_once() -> None:
+    """A POST may be answered by SUCCESS with links, with or without an id."""
+    done = {"status": "SUCCESS", "download_urls": ["https://a/1.png"]}
+    with serving(Reply(value=done), Reply(value={**done, "id": 7})) as server:
+        nameless, named = submit(client_of(server.url)), submit(client_of(server.url))
+
+    assert nameless.status is named.status is JobStatus.SUCCESS
+    assert nameless.download_urls == named.download_urls == ("https://a/1.png",)
+    assert (nameless.id, named.id) == (None, "7")
+
+
+def test_failure_at_once() -> None:
+    """A POST may be answered by FAILURE: a job that failed, with its message."""
+    with serving(Reply(value={"status": "FAILURE", "error": "no GPU"})) as server:
+        job = submit(client_of(server.url))
+
+    assert (job.status, job.error, job.id) == (JobStatus.FAILURE, "no GPU", None)
+
+
+@pytest.mark.parametrize("status", [400, 403, 422, 500])
+def test_refused_for_safety(status: int) -> None:
+    """An HTTP error that speaks of safety is a filtered request."""
+    with serving(Reply(status=status, value={"message": "NSFW content detected"})) as server:
+        with pytest.raises(RequestRefused, match="NSFW") as raised:
+            submit(client_of(server.url))
+
+    assert raised.value.filtered
+
+
+@pytest.mark.parametrize("prompt", ["a credit card on a balance scale", "an explicit safety notice"])
+@pytest.mark.parametrize("where", ["error", "detail"])
+def test_echoed_prompt_says_nothing(prompt: str, where: str) -> None:
+    """The words of a prompt that a refusal repeats neither stop the run nor count as filtered."""
+    told: dict[str, object] = {
+        "error": {"error": f"cannot parse {prompt!r}"},
+        "detail": {"detail": [{"loc": ["body", "seed"], "msg": "too big", "input": prompt}]},
+    }
+    with serving(Reply(status=422, value=told[where])) as server:
+        with pytest.raises(RequestRefused) as raised:
+            submit(client_of(server.url), prompt=prompt)
+
+    assert not raised.value.filtered
+
+
+def test_dropped_answer_of_the_emulator() -> None:
+    """Where the answer to an accepted POST is dropped, one job is bought, not two."""
+    with EmulatorServer() as emulator:
+        emulator.set_faults(Fault(kind=FaultKind.DROPPED_ANSWER))
+        with pytest.raises(AnswerLost):
+            submit(client_of(emulator.url, api_key="emulator"))
+
+        assert emulator.stats.posts_received == emulator.stats.posts_accepted == 1
+
+
+@pytest.mark.parametrize("kind", [FaultKind.SERVER_ERROR, FaultKind.HTML_PAGE])
+def test_hidden_acceptance_of_the_emulator(kind: FaultKind) -> None:
+    """An error page in place of an accepted POST's answer leads to no second POST."""
+    with EmulatorServer() as emulator:
+        emulator.set_faults(Fault(kind=kind, status=502, after_accepting=True))
+        with pytest.raises(AnswerLost):
+            submit(client_of(emulator.url, api_key="emulator"))
+
+        assert emulator.stats.posts_received == emulator.stats.posts_accepted == 1
+
+
+def test_wrong_key_at_the_emulator() -> None:
+    """A wrong key is refused, and the error says where it is set."""
+    with EmulatorServer() as emulator, pytest.raises(AccessRefused, match="IMAGEPIPELINE_API_KEY"):
+        submit(client_of(emulator.url, api_key="wrong"))
+
+
+def test_hundred_jobs_at_once() -> None:
+    """A hundred jobs at the same time are each bought once, waited for and downloaded."""
+    settings = EmulatorSettings(latency_seconds=0.2, concurrency=100, image_bytes=2048)
+
+    async def one(client: ImagePipelineClient, seed: int) -> bytes:
+        submitted = await client.submit(a_request(seed=seed))
+        job = await client.wait(submitted, timeout=60)
+        return await client.download(job.download_urls[0])
+
+    async def go(url: str) -> list[bytes]:
+        async with client_of(url, api_key="emulator") as client:
+            return await asyncio.gather(*(one(client, seed) for seed in range(100)))
+
+    with EmulatorServer(settings) as emulator:
+        pictures = asyncio.run(go(emulator.url))
+        stats = emulator.stats
+
+    assert len(set(pictures)) == 100
+    assert stats.posts_received == stats.posts_accepted == 100
+    assert stats.bought_twice == ()
+    assert stats.downloads_with_key == 0
+
+
+def test_requests_per_second() -> None:
+    """No more API requests leave in a second than `requests_per_second`, POSTs and GETs together."""
+
+    async def go(url: str) -> None:
+        async with client_of(url, requests_per_second=20) as client:
+            await asyncio.gather(
+                *(client.submit(a_request(seed=seed)) for seed in range(8)),
+                *(client.status("text2image", "job-1") for _ in range(8)),
+            )
+
+    with serving(Reply(value=PENDING)) as server:
+        started = time.monotonic()
+        asyncio.run(go(server.url))
+
+        # 16 requests have 15 gaps of 0.05 s.
+        assert time.monotonic() - started > 0.6
+        assert len(server.received) == 16
+
+
+class RecordingPace:
+    """A pace that holds nothing back and writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    async def turn(self) -> None:
+        self.told.append("turn")
+
+    def throttled(self, retry_after: float | None) -> None:
+        self.told.append(f"throttled {retry_after}")
+
+    def accepted(self) -> None:
+        self.told.append("accepted")
+
+
+def test_pace_is_told() -> None:
+    """The pace is asked before each POST, and told of each refusal and of the acceptance."""
+    pace = RecordingPace()
+    replies = (
+        Reply(status=429, headers={"Retry-After": "0"}),
+        Reply(status=503),
+        Reply(value=PENDING),
+    )
+    with serving(*replies) as server:
+        submit(client_of(server.url, submit_pace=pace))
+
+    assert pace.told == ["turn", "throttled 0.0", "turn", "throttled None", "turn", "accepted"]
+
+
+def test_nothing_stays_open() -> None:
+    """After the client is closed no connection is left for the garbage collector to complain of."""
+    # pytest makes errors of ResourceWarnings, those from the collector too.
+    import gc
+
+    with answering(lambda _: Reply(value=PENDING)) as server:
+        submit(client_of(server.url))
+        gc.collect()
+
+
+@pytest.mark.parametrize("key", ["", " ", "a b", "clé", "a\nb", "a\x00b"])
+def test_impossible_keys(key: str) -> None:
+    """A key that cannot stand in a header is refused without being shown."""
+    with pytest.raises(ValueError, match="api_key: must be printable ASCII without blanks"):
+        client_of("http://api.example", api_key=key)
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://API.imagepipeline.io", "https://api.imagepipeline.io"),
+        ("https://api.imagepipeline.io:443/v2/", "https://api.imagepipeline.io"),
+        ("http://127.0.0.1:8188", "http://127.0.0.1:8188"),
+        ("http://[::1]:8188", "http://[::1]:8188"),
+        ("https://bücher.example", "https://xn--bcher-kva.example"),
+    ],
+)
+def test_origin(url: str, origin: str) -> None:
+    """The origin is the scheme, the host in lower case and a port that is not the usual one."""
+    assert origin_of(url) == origin
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "api.imagepipeline.io",
+        "ftp://api.imagepipeline.io",
+        "https://",
+        "https://[::1",
+        "https://h:99999",
+        "https://h\n",
+        "https://user:password@h",
+        "https://h?a=b",
+        "https://h?",
+        "https://h#",
+    ],
+)
+def test_impossible_base_urls(url: str) -> None:
+    """A base URL that could not be sent to as it stands is refused, without showing a password."""
+    with pytest.raises(ValueError, match="base_url") as raised:
+        origin_of(url)
+
+    assert "password@" not in str(raised.value)
+
+
+def test_proxy_does_not_see_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy for the outer world is not asked for an API on this machine, nor for its pictures."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
+
+    async def go(url: str) -> tuple[Job, bytes]:
+        async with client_of(url) as client:
+            return await client.submit(a_request()), await client.download(f"{url}/1.png")
+
+    with serving(Reply(value=PENDING)) as server:
+        job, data = asyncio.run(go(server.url))
+
+    assert job.id == "job-1"
+    assert json.loads(data) == PENDING
+
+
+def test_payload_is_what_was_planned() -> None:
+    """What the server reads is the canonical request, number for number."""
+    request = a_request(guidance_scale=7, strength=0.1, seed=2**63 - 1)
+    with serving(Reply(value=PENDING)) as server:
+        submit(client_of(server.url), guidance_scale=7, strength=0.1, seed=2**63 - 1)
+        (received,) = server.received
+
+    assert canonical_json(json.loads(received.body)) == canonical_json(request.payload())

@@ -1,0 +1,366 @@
+from __future__ import annotations
+
+import importlib
+import json
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from imagepipeline_dagster.api.contract import (
+    NO_MESSAGE,
+    RANGES,
+    TASKS,
+    GenerationRequest,
+    JobStatus,
+    RequestInvalid,
+    UnreadableAnswer,
+    canonical_json,
+    error_text,
+    read_job,
+    request_for,
+    speaks_of_credits,
+    speaks_of_safety,
+    status_path,
+    submit_path,
+)
+from tests.api.servers import a_request
+
+LINK = "https://pictures.example/lighthouse.png"
+VALID: dict[str, dict[str, object]] = {
+    "text2image": {"model_id": "sdxl", "prompt": "a lighthouse"},
+    "image2image": {"model_id": "sdxl", "prompt": "a lighthouse", "init_image": LINK},
+    "inpainting": {
+        "model_id": "sdxl",
+        "prompt": "a lighthouse",
+        "init_image": LINK,
+        "mask_image": LINK,
+    },
+}
+FIELDS = sorted({"init_image", "mask_image", *GenerationRequest.model_fields})
+
+# Halves of characters too: JSON can spell them.
+text = st.text(st.characters(exclude_categories=()), max_size=20)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | text,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
+    max_leaves=12,
+)
+answers = st.fixed_dictionaries(
+    {"status": json_values | st.sampled_from(["SUCCESS", "PENDING", "FAILURE", "warming up"])},
+    optional={
+        name: json_values
+        for name in ("id", "job_id", "download_urls", "error", "message", "detail")
+    },
+)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_minimal_request(task: str) -> None:
+    """The required fields alone make a request, whose payload holds no field that was not given."""
+    request = request_for(task, VALID[task])
+
+    assert request.task == task
+    assert request.payload() == {**VALID[task], "samples": 1, "safety_checker": True}
+
+
+def test_none_counts_as_absent() -> None:
+    """A parameter that is None is as good as none, even one that the task does not have."""
+    request = request_for("text2image", {**VALID["text2image"], "seed": None, "init_image": None})
+
+    assert request == request_for("text2image", VALID["text2image"])
+
+
+@pytest.mark.parametrize("field", sorted(RANGES))
+def test_ends_of_ranges_are_permitted(field: str) -> None:
+    """Both ends of a documented range are accepted and reach the payload unchanged."""
+    for value in (RANGES[field].low, RANGES[field].high):
+        whole = int(value) if field not in ("strength", "guidance_scale") else value
+        request = request_for("text2image", {**VALID["text2image"], field: whole})
+        assert request.payload()[field] == whole
+
+
+@pytest.mark.parametrize("field", sorted(RANGES))
+@pytest.mark.parametrize("past", ["low", "high"])
+def test_past_the_ends_is_refused(field: str, past: str) -> None:
+    """A value outside its range is refused by a sentence with the field, the value and the range."""
+    low, high = (int(end) for end in RANGES[field])
+    value = low - 1 if past == "low" else high + 1
+
+    with pytest.raises(RequestInvalid) as refused:
+        request_for("text2image", {**VALID["text2image"], field: value})
+
+    assert refused.value.problems == (f"{field}: {value} is outside {RANGES[field]}",)
+
+
+def test_all_problems_at_once() -> None:
+    """One refusal tells of every broken field: missing, unknown, empty, of a wrong type."""
+    with pytest.raises(RequestInvalid) as refused:
+        request_for(
+            "inpainting",
+            {
+                "prompt": "",
+                "samples": 1.5,
+                "guidance_scale": "7",
+                "refiner": "yes",
+                "scheduler": 3,
+                "init_image": "file:///etc/passwd",
+                "styl": "x",
+            },
+        )
+
+    told = dict(problem.split(": ", 1) for problem in refused.value.problems)
+    assert told == {
+        "model_id": "is missing, and inpainting needs it",
+        "prompt": "is empty",
+        "samples": "1.5 is not a whole number in 1 to 4",
+        "guidance_scale": "'7' is not a number in 1 to 20",
+        "refiner": "'yes' is not true or false",
+        "scheduler": "3 is not text",
+        "init_image": "'file:///etc/passwd' must be a public http:// or https:// link",
+        "mask_image": "is missing, and inpainting needs it",
+        "styl": "is not a parameter of inpainting",
+    }
+    assert all(problem in str(refused.value) for problem in refused.value.problems)
+
+
+def test_unknown_task() -> None:
+    """A task that the API does not have is refused by name, with those that it has."""
+    with pytest.raises(RequestInvalid, match="'video' is not one of text2image, image2image"):
+        request_for("video", VALID["text2image"])
+
+
+@given(st.sampled_from(TASKS), st.dictionaries(st.sampled_from(FIELDS) | text, json_values))
+@example("text2image", {"\ud800": 1})
+@example("text2image", {**VALID["text2image"], "guidance_scale": 10**400})
+@example("text2image", {**VALID["text2image"], "prompt": "\ud800"})
+def test_any_parameters(task: str, parameters: dict[str, object]) -> None:
+    """Any parameters give a request or a refusal that names each field which breaks the contract."""
+    given_ones = {name for name, value in parameters.items() if value is not None}
+    try:
+        request = request_for(task, parameters)
+    except RequestInvalid as refused:
+        named = {problem.split(": ", 1)[0] for problem in refused.problems}
+        known = set(type(request_for(task, VALID[task])).model_fields)
+        for name in set(VALID[task]) - given_ones:
+            assert any(problem.startswith(f"{name}: ") for problem in refused.problems)
+        assert len(refused.problems) >= len(given_ones - known)
+        assert named
+    else:
+        assert json.loads(canonical_json(request.payload())) == request.payload()
+
+
+@given(st.dictionaries(st.text(), json_values.filter(lambda value: not _has_no_json(value))))
+def test_canonical_json_ignores_order(value: dict[str, object]) -> None:
+    """The canonical spelling does not depend on the order in which keys were put in."""
+    turned = dict(reversed(value.items()))
+
+    assert canonical_json(value) == canonical_json(turned)
+    assert json.loads(canonical_json(value)) == value
+
+
+def _has_no_json(value: object) -> bool:
+    if isinstance(value, float):
+        return value != value or abs(value) == float("inf")  # noqa: PLR0124 - that is NaN
+    if isinstance(value, dict):
+        return any(_has_no_json(inner) for inner in value.values())
+    return isinstance(value, list) and any(_has_no_json(inner) for inner in value)
+
+
+def test_canonical_json_spelling() -> None:
+    """Keys are sorted, there are no blanks, and characters stand as they are."""
+    assert canonical_json({"b": [1, 2.5], "a": "café"}) == '{"a":"café","b":[1,2.5]}'
+
+
+def test_canonical_json_refuses_nan() -> None:
+    """A number that JSON does not have is an error, not an invented spelling."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json({"a": float("nan")})
+
+
+def test_paths() -> None:
+    """The paths are those of the API's page."""
+    assert submit_path("text2image") == "/sdxl/text2image/v1"
+    assert status_path("inpainting", "a-b_1") == "/sdxl/inpainting/v1/status/a-b_1"
+
+
+@given(st.text(min_size=1))
+@example("..")
+@example("../../text2image/v1?x#y")
+def test_ids_cannot_leave_the_status_path(job_id: str) -> None:
+    """Whatever an id holds, it stays one path part and is read back unchanged."""
+    path = status_path("text2image", job_id)
+    head, _, last = path.rpartition("/")
+
+    assert head == "/sdxl/text2image/v1/status"
+    assert unquote(last) == job_id
+    assert last not in (".", "..")
+    assert not set(last) & set("?# ")
+
+
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [
+        ("SUCCESS", JobStatus.SUCCESS),
+        ("success", JobStatus.SUCCESS),
+        ("Completed", JobStatus.SUCCESS),
+        ("COMPLETED", JobStatus.SUCCESS),
+        ("FAILURE", JobStatus.FAILURE),
+        ("Failed", JobStatus.FAILURE),
+        ("FAILED", JobStatus.FAILURE),
+        ("PENDING", JobStatus.PENDING),
+        ("queued", JobStatus.PENDING),
+        ("QUEUED", JobStatus.PENDING),
+        (" Processing ", JobStatus.PENDING),
+    ],
+)
+def test_status_words(word: str, status: JobStatus) -> None:
+    """The vendor's words are understood in any letter case, also those of its other APIs."""
+    job = read_job({"status": word, "id": "j"}, task="text2image")
+
+    assert (job.status, job.word, job.known_word) == (status, word, True)
+
+
+def test_unknown_word_is_pending() -> None:
+    """A status that nobody documented is pending, and says that it is not known."""
+    job = read_job({"status": "WARMING_UP", "id": "j"}, task="text2image")
+
+    assert (job.status, job.known_word) == (JobStatus.PENDING, False)
+
+
+@pytest.mark.parametrize("name", ["id", "job_id"])
+@pytest.mark.parametrize(("value", "expected"), [(42, "42"), ("abc", "abc"), (0, "0")])
+def test_ids(name: str, value: object, expected: str) -> None:
+    """An id may be text or a whole number, under either of the vendor's names."""
+    assert read_job({"status": "PENDING", name: value}, task="text2image").id == expected
+
+
+@pytest.mark.parametrize("value", ["", None, True, 1.5, [], {}, "a\0b", "\ud800", "x" * 100_000])
+def test_unusable_ids(value: object) -> None:
+    """An id that could not be stored or asked for is none, and then PENDING cannot be read."""
+    with pytest.raises(UnreadableAnswer, match="names no usable id"):
+        read_job({"status": "PENDING", "id": value}, task="text2image")
+    assert read_job({"status": "PENDING", "id": value, "job_id": "j"}, task="text2image").id == "j"
+    assert read_job({"status": "SUCCESS", "id": value}, task="text2image").id is None
+
+
+def test_the_id_that_was_asked_for_stays() -> None:
+    """A status answer that names another id does not change which job is asked for next."""
+    job = read_job({"status": "PENDING", "id": "row-9"}, task="text2image", job_id="job-1")
+
+    assert job.id == "job-1"
+
+
+@pytest.mark.parametrize(
+    ("urls", "links"),
+    [
+        (["https://a/1", "https://a/2"], ("https://a/1", "https://a/2")),
+        ("https://a/1", ("https://a/1",)),
+        (["https://a/1", None, "", 3], ("https://a/1",)),
+        (None, ()),
+        ({"0": "https://a/1"}, ()),
+        (["https://a/\ud800\0"], ("https://a/??",)),
+    ],
+)
+def test_links(urls: object, links: tuple[str, ...]) -> None:
+    """One link or a list of links is read; what is not a link is left out."""
+    answer = {"status": "SUCCESS", "download_urls": urls}
+
+    assert read_job(answer, task="text2image").download_urls == links
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"error": "no GPU"}, "no GPU"),
+        ({"message": "no GPU"}, "no GPU"),
+        ({"detail": "no GPU"}, "no GPU"),
+        ({"error": None, "message": "", "detail": "no GPU"}, "no GPU"),
+        ({"error": {"code": 7}}, '{"code": 7}'),
+        ({"error": "x" * 900}, "x" * 500),
+        ({"error": "a\0b\ud800"}, "a?b?"),
+        ({"detail": [{"loc": ["body", "seed"], "msg": "too big", "input": 9}]}, "seed: too big"),
+        ({"detail": [{"msg": "no"}, {"why": 1}]}, 'no; {"why": 1}'),
+        ({}, NO_MESSAGE),
+        ([], NO_MESSAGE),
+        ("no GPU", NO_MESSAGE),
+    ],
+)
+def test_error_text(answer: object, message: str) -> None:
+    """The message is found wherever the API put it, and is short and storable."""
+    assert error_text(answer) == message
+
+
+@given(json_values | answers)
+@example({"status": "SUCCESS", "download_urls": ["\ud800"]})
+def test_any_answer(answer: object) -> None:
+    """Any JSON is read as a job, whose texts can be stored, or is an UnreadableAnswer."""
+    try:
+        job = read_job(answer, task="text2image")
+    except UnreadableAnswer as error:
+        str(error).encode()
+    else:
+        job.model_dump_json().encode()
+        assert job.id or job.status is not JobStatus.PENDING
+
+
+@given(json_values)
+def test_any_error(answer: object) -> None:
+    """Any JSON has a message of 1 to 500 storable characters."""
+    message = error_text(answer)
+
+    assert 1 <= len(message) <= 500
+    message.encode()
+
+
+@pytest.mark.parametrize(
+    ("message", "safety", "credit"),
+    [
+        ("NSFW content detected", True, False),
+        ("The safety checker refused this", True, False),
+        ("violates our content policy", True, False),
+        ("safety_checker: must be true or false", False, False),
+        ("Insufficient credits", False, True),
+        ("your balance is too low", False, True),
+        ("the worker ran out of memory", False, False),
+    ],
+)
+def test_words_of_refusals(message: str, *, safety: bool, credit: bool) -> None:
+    """A refusal for safety and one for money are told apart from other messages."""
+    assert speaks_of_safety(message) is safety
+    assert speaks_of_credits(message) is credit
+
+
+def test_request_is_frozen() -> None:
+    """A request cannot change after it was checked."""
+    with pytest.raises(ValueError, match="frozen"):
+        a_request().prompt = "other"  # type: ignore[misc] # that is the test
+
+
+@pytest.mark.parametrize("name", ["client", "contract", "errors", "links"])
+def test_public_names(name: str) -> None:
+    """`__all__` is complete and in ruff's order: constants, classes, functions."""
+    module = importlib.import_module(f"imagepipeline_dagster.api.{name}")
+    public = {
+        found
+        for found, value in vars(module).items()
+        if not found.startswith("_")
+        and (
+            getattr(value, "__module__", None) == module.__name__
+            or (found.isupper() and f"\n{found}" in (_source(module.__file__)))
+        )
+    }
+
+    assert set(module.__all__) == public
+    assert module.__all__ == sorted(module.__all__, key=_rank)
+
+
+def _source(path: str | None) -> str:
+    from pathlib import Path
+
+    return Path(str(path)).read_text(encoding="utf-8")
+
+
+def _rank(name: str) -> tuple[int, str]:
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
