@@ -25,6 +25,7 @@ from imagepipeline_dagster.tables.importing import create_tables
 STAGES = ("prompt_sets", "generation_requests", "generated_images", "moderated_images")
 SENSORS = ("prompts_sensor", "embeddings_sensor")
 
+_UNTOLD = {"telemetry": {"enabled": False}}
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -201,7 +202,7 @@ def open_pipeline(
     chosen = dataset or ImageDataset()
     home = folder / "home"
     home.mkdir(parents=True)
-    with dg.DagsterInstance.local_temp(str(home)) as instance:
+    with dg.DagsterInstance.local_temp(str(home), overrides=_UNTOLD) as instance:
         yield Pipeline(
             instance=instance,
             definitions=build_definitions(chosen, resources, start=True),

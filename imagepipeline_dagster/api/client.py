@@ -10,9 +10,11 @@ import asyncio
 import datetime as dt
 import logging
 import re
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
+from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -146,6 +148,7 @@ class ImagePipelineClient:
             headers=headers,
             timeout=timeout,
             transport=transport,
+            verify=_tls_context(),
             trust_env=self._use_proxies,
             limits=httpx.Limits(
                 max_connections=_CONNECTIONS, keepalive_expiry=_POST_KEEPALIVE_SECONDS
@@ -155,6 +158,7 @@ class ImagePipelineClient:
             headers=headers,
             timeout=timeout,
             transport=transport,
+            verify=_tls_context(),
             trust_env=self._use_proxies,
             limits=httpx.Limits(max_connections=_CONNECTIONS),
         )
@@ -164,6 +168,7 @@ class ImagePipelineClient:
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             timeout=timeout,
             transport=transport,
+            verify=_tls_context(),
             trust_env=self._use_proxies,
             limits=httpx.Limits(max_connections=_CONNECTIONS),
         )
@@ -519,6 +524,12 @@ class ImagePipelineClient:
                 f"{self.origin} answered HTTP {code}: this is not the API; "
                 "check IMAGEPIPELINE_BASE_URL"
             )
+
+
+@cache
+def _tls_context() -> ssl.SSLContext:
+    # Reading the certificates takes longer than several requests, and each client would read them.
+    return httpx.create_ssl_context()
 
 
 def origin_of(base_url: str) -> str:

@@ -9,7 +9,12 @@ import pandas as pd
 import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.metadata import contact_sheet_of, markdown_table, table_metadata
+from imagepipeline_dagster.defs.metadata import (
+    contact_sheet_of,
+    found_table,
+    markdown_table,
+    table_metadata,
+)
 from imagepipeline_dagster.generation.budget import BudgetReached
 from imagepipeline_dagster.generation.images import (
     CIRCUMSTANCES,
@@ -45,7 +50,8 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
         group_name=dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
         pool=dataset.pool,
-        description="A row a requested sample. Buys what the plan lacks, and nothing else.",
+        description="The purchase, which costs money: buys what the plan lacks, and nothing else. A row "
+        "a sample asked for. The pictures: Partitions, a prompt set, `contact_sheet`.",
     )
     def generated_images(
         context: dg.AssetExecutionContext,
@@ -93,6 +99,11 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
             "resumed_jobs": report.resumed,
             "seconds": round(report.seconds, 3),
         }
+        context.log.info(
+            "%(requested)d samples: %(bought)d bought, %(reused)d reused; "
+            "%(api_calls)d API calls, %(resumed_jobs)d jobs resumed, %(seconds).1f s",
+            figures,
+        )
         cost = allowance.cost(figures["bought"])
         if cost is not None:
             figures["cost"] = cost
@@ -133,7 +144,8 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
         return _check_outcomes(
             generated_images,
             {Outcome.PENDING, Outcome.FAILED, Outcome.EXPIRED},
-            "are open or failed; materialize the set again to buy what can be bought",
+            "are open or failed",
+            advice="materialize the set again to buy what can be bought",
         )
 
     @dg.asset_check(
@@ -146,7 +158,8 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
         return _check_outcomes(
             generated_images,
             {Outcome.UNKNOWN},
-            "may or may not have been bought, and are not sent again by themselves; "
+            "may or may not have been bought",
+            advice="they are not sent again by themselves; "
             "decide with `imagepipeline-dagster ledger unknown`",
         )
 
@@ -165,7 +178,7 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
 
 
 def _check_outcomes(
-    images: pd.DataFrame, bad: set[Outcome], what_they_are: str
+    images: pd.DataFrame, bad: set[Outcome], what_they_are: str, *, advice: str = ""
 ) -> dg.AssetCheckResult:
     found = images[images["outcome"].isin([outcome.value for outcome in bad])]
     columns = ["prompt_id", "call_index", "outcome", "error"]
@@ -173,9 +186,7 @@ def _check_outcomes(
     return dg.AssetCheckResult(
         passed=found.empty,
         severity=dg.AssetCheckSeverity.ERROR,
-        description=f"{len(found)} of {len(images)} samples {what_they_are}",
-        metadata={
-            "samples": len(found),
-            "which": dg.MetadataValue.md(markdown_table(columns, rows)),
-        },
+        description=f"{len(found)} of {len(images)} samples {what_they_are}"
+        + (f"; {advice}" if advice and rows else ""),
+        metadata={"samples": len(found), **found_table("which", columns, rows)},
     )

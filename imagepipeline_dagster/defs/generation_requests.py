@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.metadata import markdown_table, table_metadata
+from imagepipeline_dagster.defs.metadata import found_table, markdown_table, table_metadata
 from imagepipeline_dagster.generation.planning import (
     PlannedRequest,
     PlanState,
@@ -32,7 +32,8 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
         partitions_def=dataset.partitions,
         group_name=dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
-        description="A row an API call: what a purchase would buy, what is reused, and why.",
+        description="The plan, free of charge: each API call that the set needs, whether it would be "
+        "bought or is reused, and why. Look here before paying.",
     )
     def generation_requests(
         context: dg.AssetExecutionContext,
@@ -73,13 +74,15 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
                 "plan": dg.MetadataValue.md(
                     markdown_table(
                         ["state", "API calls", "images"],
-                        [(s, summary.calls[s], n) for s, n in summary.images.items()],
+                        [
+                            (s, calls, summary.images[s])
+                            for s, calls in summary.calls.items()
+                            if calls
+                        ],
                     )
                 ),
-                "why": dg.MetadataValue.md(
-                    markdown_table(
-                        ["reason", "images to buy"], list(summary.to_buy_by_reason.items())
-                    )
+                **found_table(
+                    "why", ["reason", "images to buy"], list(summary.to_buy_by_reason.items())
                 ),
             },
         )

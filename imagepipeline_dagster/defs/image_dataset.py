@@ -8,7 +8,12 @@ import dagster as dg
 import pandas as pd
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.metadata import column_schema, contact_sheet_of, markdown_table
+from imagepipeline_dagster.defs.metadata import (
+    column_schema,
+    contact_sheet_of,
+    found_table,
+    markdown_table,
+)
 from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage, Verdict
 from imagepipeline_dagster.release.publish import NothingToRelease, objections, publish
 from imagepipeline_dagster.release.shards import shard_schema
@@ -32,7 +37,8 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
         ins=ins,
         group_name=dataset.named("image_dataset"),
         kinds={"parquet", "huggingface"},
-        description="An immutable, versioned release of the kept images, with their lineage.",
+        description="The release: the kept images of all prompt sets with their lineage, as an "
+        "immutable version. Published once a day, or when materialized here.",
     )
     def image_dataset(
         context: dg.AssetExecutionContext,
@@ -79,7 +85,9 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
         return dg.AssetCheckResult(
             passed=not unchecked,
             description=f"{len(unchecked)} of {len(kept)} images are unchecked",
-            metadata={"problems": unchecked[:_PROBLEMS_SHOWN]},
+            metadata=found_table(
+                "problems", ["problem"], [[p] for p in unchecked[:_PROBLEMS_SHOWN]]
+            ),
         )
 
     return [image_dataset, nothing_unchecked]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from imagepipeline_dagster.generation.images import GeneratedImage
 
-__all__ = ["column_schema", "contact_sheet_of", "markdown_table", "table_metadata"]
+__all__ = ["column_schema", "contact_sheet_of", "found_table", "markdown_table", "table_metadata"]
 
 _TILES = 64
 # An event's metadata stays under 48 kB: as base64 this leaves room for the columns' descriptions.
@@ -87,6 +87,13 @@ def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> 
     """Return a Markdown table; cells are text, whatever characters stand in them."""
     lines = [headers, ["---"] * len(headers), *([_cell(value) for value in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def found_table(
+    name: str, headers: Sequence[str], rows: Sequence[Sequence[object]]
+) -> dict[str, dg.MarkdownMetadataValue]:
+    """Return a Markdown table as metadata, or none where it would have no row."""
+    return {name: dg.MetadataValue.md(markdown_table(headers, rows))} if rows else {}
 
 
 def _cell(value: object) -> str:

@@ -7,7 +7,12 @@ import pandas as pd
 import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.metadata import contact_sheet_of, markdown_table, table_metadata
+from imagepipeline_dagster.defs.metadata import (
+    contact_sheet_of,
+    found_table,
+    markdown_table,
+    table_metadata,
+)
 from imagepipeline_dagster.generation.images import CIRCUMSTANCES, OPEN_OUTCOMES, GeneratedImage
 from imagepipeline_dagster.generation.reconciling import PromptSetStates
 from imagepipeline_dagster.moderation.verdicts import (
@@ -34,7 +39,8 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
         partitions_def=dataset.partitions,
         group_name=dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
-        description="A row a requested sample, with its verdict: kept, rejected or quarantined.",
+        description="The verdicts: a row a sample asked for, kept, rejected or quarantined, and why. "
+        "The pictures: Partitions, a prompt set, `contact_sheet`; what is not kept is blurred.",
     )
     def moderated_images(
         generated_images: pd.DataFrame,
@@ -90,8 +96,11 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
                 )
         return dg.AssetCheckResult(
             passed=not problems,
-            description=f"{len(images)} samples, {len(problems)} prompts do not add up",
-            metadata={"problems": problems[:_PROBLEMS_SHOWN]},
+            description=f"{len(problems)} of {len(asked)} prompts do not add up to what they ask for; "
+            f"{len(images)} samples are here",
+            metadata=found_table(
+                "problems", ["problem"], [[p] for p in problems[:_PROBLEMS_SHOWN]]
+            ),
         )
 
     return [moderated_images, every_sample_is_accounted_for]

@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.metadata import markdown_table, table_metadata
+from imagepipeline_dagster.defs.metadata import found_table, table_metadata
 from imagepipeline_dagster.generation.prompts import Prompt, validated_prompts
 from imagepipeline_dagster.generation.tokens import TOKENS_ARE_ESTIMATED
 from imagepipeline_dagster.resources import TablesResource
@@ -30,7 +30,8 @@ def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
         partitions_def=dataset.partitions,
         group_name=dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
-        description="A row a prompt: defaults filled in, trigger words in, tokens counted.",
+        description="The rows of one prompt set, validated: defaults and trigger words filled in, "
+        "tokens counted. A refused row stays here, with its problems, and is never bought.",
     )
     def prompt_sets(
         context: dg.AssetExecutionContext, tables: TablesResource
@@ -73,9 +74,7 @@ def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
             description=f"{len(refused)} of {len(prompt_sets)} rows are refused",
             metadata={
                 "refused": len(refused),
-                "problems": dg.MetadataValue.md(
-                    markdown_table(["prompt_id", "problems"], problems)
-                ),
+                **found_table("problems", ["prompt_id", "problems"], problems),
             },
         )
 

@@ -13,18 +13,26 @@ def build_source_tables(dataset: ImageDataset) -> list[dg.AssetSpec]:
     return [
         dg.AssetSpec(
             dataset.key("prompts"),
-            description="A row a prompt. Read only; edit it wherever it lives.",
+            description="The prompts table, a row a prompt. It is only read here: edit it in its database, "
+            "and the prompts sensor asks for the runs.",
             partitions_def=dataset.partitions,
             kinds={"sql"},
             group_name=dataset.named("image_dataset"),
-            metadata={"dagster/column_schema": _schema(PromptRow)},
+            metadata={
+                "dagster/table_name": dataset.prompts.table,
+                "dagster/column_schema": _schema(PromptRow),
+            },
         ),
         dg.AssetSpec(
             dataset.key("embeddings"),
-            description="A row an embedding: its trigger words, and where they belong.",
+            description="The embeddings table, a row an embedding: its trigger words, and where they "
+            "belong. It is only read here.",
             kinds={"sql"},
             group_name=dataset.named("image_dataset"),
-            metadata={"dagster/column_schema": _schema(EmbeddingRow)},
+            metadata={
+                "dagster/table_name": dataset.embeddings.table,
+                "dagster/column_schema": _schema(EmbeddingRow),
+            },
         ),
     ]
 

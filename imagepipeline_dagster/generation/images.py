@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from imagepipeline_dagster.generation.ledger import Entry, Failure, State, StoredSample
+from imagepipeline_dagster.generation.ledger import Attempt, Entry, Failure, State, StoredSample
 from imagepipeline_dagster.generation.planning import PlannedRequest
 from imagepipeline_dagster.generation.prompts import Prompt
 from imagepipeline_dagster.rows import column
@@ -133,15 +133,13 @@ def _images_of_calls(
         }
         if entry is not None:
             known |= {
-                "job_id": entry.job_id,
-                "submitted_at": entry.submitted_at,
-                "run_id": entry.run_id,
+                **_of_attempt(entry),
                 "endpoint": entry.endpoint,
                 "emulated": entry.emulated,
             }
         stored = {sample.slot: sample for sample in entry.stored} if entry else {}
         for slot in range(call.samples):
-            yield GeneratedImage(**known, **_of_sample(slot, stored.get(slot), entry))
+            yield GeneratedImage(**{**known, **_of_sample(slot, stored.get(slot), entry)})
 
 
 def _of_prompt(prompt: Prompt) -> dict[str, Any]:
@@ -164,6 +162,7 @@ def _of_sample(slot: int, sample: StoredSample | None, entry: Entry | None) -> d
         outcome, error = _outcome_so_far(entry)
         return {"sample_index": slot, "outcome": outcome, "error": error}
     return {
+        **(_of_attempt(entry.bought_by(sample)) if entry else {}),
         "sample_index": sample.sample_index,
         "outcome": sample.outcome,
         "image_sha256": sample.image_sha256,
@@ -175,6 +174,14 @@ def _of_sample(slot: int, sample: StoredSample | None, entry: Entry | None) -> d
         "value_range": sample.value_range,
         "completed_at": sample.stored_at,
         "error": sample.error,
+    }
+
+
+def _of_attempt(attempt: Entry | Attempt) -> dict[str, Any]:
+    return {
+        "job_id": attempt.job_id,
+        "submitted_at": attempt.submitted_at,
+        "run_id": attempt.run_id,
     }
 
 

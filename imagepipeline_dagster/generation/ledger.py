@@ -6,6 +6,7 @@ A request's life, each step committed before the next begins:
                          │                          └────FAILURE────> failed ──claim──> claimed
                          ├──the POST provably created no job──> failed (not_sent)
                          └──its answer was lost, or its process died──> unknown
+                                   ──a person decides──> failed (resubmitted, or given_up)
 
 A claim is atomic and carries its process and a lease, so that two processes never POST the same
 request. Nothing leaves `unknown` by itself.
@@ -358,11 +359,19 @@ class Ledger:
             .where(
                 requests.c.request_key == request_key,
                 requests.c.owner == owner.name,
-                # A claim that was judged lost while its answer was under way is found again.
-                requests.c.state.in_([State.CLAIMED, State.UNKNOWN]),
+                # A claim that was judged lost while its answer was under way is found again,
+                # whatever a person decided about it meanwhile: it is bought.
+                or_(
+                    requests.c.state.in_([State.CLAIMED, State.UNKNOWN]),
+                    and_(
+                        requests.c.state == State.FAILED,
+                        requests.c.failure.in_([Failure.RESUBMITTED, Failure.GIVEN_UP]),
+                    ),
+                ),
             )
             .values(
                 state=State.SUBMITTED,
+                failure=None,
                 job_id=job_id,
                 links=None if job_id else list(links),
                 submitted_at=_now(),
@@ -575,8 +584,8 @@ def _entry(
             "earlier": tuple(
                 Attempt(**{**values, "failure": Failure(values["failure"])})
                 for values in earlier
-                # One that goes on counts as the current one; its row tells of a failure to come.
-                if values["attempt"] < row["attempt"] or state is State.FAILED
+                # The current one is the entry itself; one that was not sent is none.
+                if values["attempt"] < row["attempt"] or failure == Failure.NOT_SENT
             ),
         }
     )

@@ -123,7 +123,9 @@ def test_throttled_is_sent_again(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("message", ["busy", "the moderation queue is full", "credit limit a second"])
+@pytest.mark.parametrize(
+    "message", ["busy", "the moderation queue is full", "credit limit a second"]
+)
 def test_throttled_to_the_end(status: int, message: str) -> None:
     """After `max_attempts` refusals it is Throttled, whatever the words of the refusal are."""
     with serving(Reply(status=status, value={"error": message})) as server:
@@ -311,7 +313,9 @@ def test_refused_for_safety(status: int) -> None:
     assert raised.value.filtered
 
 
-@pytest.mark.parametrize("prompt", ["a credit card on a balance scale", "an explicit safety notice"])
+@pytest.mark.parametrize(
+    "prompt", ["a credit card on a balance scale", "an explicit safety notice"]
+)
 @pytest.mark.parametrize("where", ["error", "detail"])
 def test_echoed_prompt_says_nothing(prompt: str, where: str) -> None:
     """The words of a prompt that a refusal repeats neither stop the run nor count as filtered."""

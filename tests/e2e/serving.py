@@ -161,7 +161,9 @@ def serve(folder: Path) -> Iterator[ServedPipeline]:
             start_new_session=True,
         )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False
+        ) as client:
             until(lambda: _answers(client, process, log), what=f"Dagster to answer; see {log}")
             yield ServedPipeline(client, storage=storage)
     finally:

@@ -66,9 +66,10 @@ def test_a_prompt_set_is_materialized_by_clicking(
     page.get_by_role("menuitem").filter(has_text=CLICKED).click()
     screenshot("launch_dialog")
     page.get_by_role("button", name="Launch 1 run").click()
-    page.get_by_role("button", name="View", exact=True).click()
+    expect(page.get_by_text("Launched run")).to_be_visible()
     run = pipeline.wait_for_next_run(CLICKED, after=before)
     assert run.sensor is None
+    page.goto(f"/runs/{run.run_id}")
     expect(page.get_by_text("Success", exact=True).first).to_be_visible()
     screenshot("run")
     figures = pipeline.figures("generated_images", prompt_set=CLICKED, run_id=run.run_id)

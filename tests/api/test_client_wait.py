@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from itertools import islice
+
+import pytest
+
+from imagepipeline_dagster.api.client import ImagePipelineClient, poll_delays
+from imagepipeline_dagster.api.contract import Job, JobStatus, Task
+from imagepipeline_dagster.api.errors import (
+    AccessRefused,
+    JobFailed,
+    JobNotFound,
+    JobTimedOut,
+)
+from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings, Fault, FaultKind
+from tests.api.servers import PENDING, Reply, a_request, client_of, serving
+
+JOB = Job(task=Task.TEXT2IMAGE, id="job-1", status=JobStatus.PENDING, word="PENDING")
+DONE = Reply(value={"status": "SUCCESS", "download_urls": ["https://a/1.png"]})
+
+
+def wait(
+    client: ImagePipelineClient,
+    job: Job = JOB,
+    *,
+    timeout: float = 20.0,
+    delays: Iterable[float] | None = (0.01,),
+) -> Job:
+    async def go() -> Job:
+        async with client:
+            return await client.wait(job, timeout=timeout, delays=delays)
+
+    return asyncio.run(go())
+
+
+def test_until_success() -> None:
+    """A job is polled while it is pending, and returned with its links under the id it had."""
+    with serving(Reply(value=PENDING), Reply(value={"status": "QUEUED"}), DONE) as server:
+        job = wait(client_of(server.url))
+
+        assert server.count("GET") == 3
+    assert (job.status, job.id, job.download_urls) == (
+        JobStatus.SUCCESS,
+        "job-1",
+        ("https://a/1.png",),
+    )
+
+
+def test_done_already() -> None:
+    """A job that has succeeded already is returned without a request."""
+    done = JOB.model_copy(update={"status": JobStatus.SUCCESS})
+    with serving(DONE) as server:
+        assert wait(client_of(server.url), done) == done
+        assert server.received == []
+
+
+def test_failed_already() -> None:
+    """A job that failed at once is raised without a request, and its message never is empty."""
+    failed = JOB.model_copy(update={"status": JobStatus.FAILURE})
+    with serving(DONE) as server:
+        with pytest.raises(JobFailed, match="gave no message"):
+            wait(client_of(server.url), failed)
+
+        assert server.received == []
+
+
+def test_deadline_carries_the_job() -> None:
+    """A job that is still pending at the deadline is raised, carried by the error."""
+    with serving(Reply(value={"status": "PROCESSING", "id": "job-1"})) as server:
+        started = time.monotonic()
+        with pytest.raises(
+            JobTimedOut, match=r"job job-1 was still PROCESSING after 0\.3 s$"
+        ) as it:
+            wait(client_of(server.url), timeout=0.3)
+
+        assert 0.3 <= time.monotonic() - started < 5
+    assert (it.value.job.id, it.value.job.word) == ("job-1", "PROCESSING")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(value=PENDING, pause=3.0),
+        Reply(status=429, headers={"Retry-After": "60"}),
+        Reply(value=PENDING, trickle=0.2),
+    ],
+    ids=["silent", "throttling", "trickling"],
+)
+def test_deadline_cuts_a_poll_short(reply: Reply) -> None:
+    """The deadline holds while a poll is unanswered or waits for its next attempt."""
+    with serving(reply) as server:
+        started = time.monotonic()
+        with pytest.raises(JobTimedOut):
+            wait(client_of(server.url), timeout=0.3)
+
+        assert time.monotonic() - started < 2.5
+
+
+def test_deadline_cuts_a_pause_short() -> None:
+    """The deadline holds during a long pause between two polls, too."""
+    with serving(DONE) as server:
+        with pytest.raises(JobTimedOut):
+            wait(client_of(server.url), timeout=0.1, delays=(60.0,))
+
+        assert server.received == []
+
+
+def test_outage_does_not_end_it() -> None:
+    """A status that cannot be had for a while is asked for again until the job is done."""
+    trouble = [Reply(status=502), Reply(drop=True), Reply(status=503), Reply(body=b"<html>")] * 3
+    with serving(*trouble, DONE) as server:
+        assert wait(client_of(server.url)).status is JobStatus.SUCCESS
+        assert server.count("GET") == 13
+
+
+def test_outage_at_the_deadline_is_told() -> None:
+    """Where the last poll failed, the deadline's error says how."""
+    with serving(Reply(status=502)) as server:
+        with pytest.raises(JobTimedOut, match="the last status request failed: .* HTTP 502"):
+            wait(client_of(server.url, max_attempts=1), timeout=0.3)
+
+
+def test_past_outage_is_not_told() -> None:
+    """Trouble that was over long before the deadline is not blamed for it."""
+    with serving(Reply(status=502), Reply(value=PENDING)) as server:
+        with pytest.raises(JobTimedOut) as raised:
+            wait(client_of(server.url, max_attempts=1), timeout=0.4)
+
+    assert "502" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [(Reply(status=401), AccessRefused), (Reply(status=404), JobNotFound)],
+)
+def test_what_no_waiting_mends(reply: Reply, expected: type[Exception]) -> None:
+    """A refused key and an unknown id end the waiting at once."""
+    with serving(reply) as server:
+        with pytest.raises(expected):
+            wait(client_of(server.url))
+
+        assert server.count("GET") == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "filtered"), [("the worker ran out of memory", False), ("NSFW content", True)]
+)
+def test_failure(message: str, *, filtered: bool) -> None:
+    """FAILURE is raised with its message and the job, and says whether safety was the reason."""
+    settings = EmulatorSettings(latency_seconds=0)
+
+    async def go(url: str) -> None:
+        async with client_of(url, api_key="emulator") as client:
+            job = await client.submit(a_request())
+            await client.wait(job, timeout=20, delays=(0.01,))
+
+    with EmulatorServer(settings) as emulator:
+        emulator.set_faults(Fault(kind=FaultKind.JOB_FAILURE, message=message))
+        with pytest.raises(JobFailed) as raised:
+            asyncio.run(go(emulator.url))
+
+    assert str(raised.value) == message
+    assert raised.value.filtered is filtered
+    assert raised.value.job.status is JobStatus.FAILURE
+
+
+def test_unknown_word_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
+    """An unknown status word is waited out, and logged once."""
+    caplog.set_level(logging.WARNING, "imagepipeline_dagster")
+    with serving(*[Reply(value={"status": "WARMING_UP"})] * 4, DONE) as server:
+        assert wait(client_of(server.url)).status is JobStatus.SUCCESS
+
+    assert len(caplog.records) == 1
+
+
+def test_delays() -> None:
+    """By default the pauses grow by a quarter from half a second to ten."""
+    assert list(islice(poll_delays(), 3)) == [0.5, 0.625, 0.78125]
+    assert list(islice(poll_delays(), 40))[-1] == 10.0

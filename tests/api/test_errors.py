@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import re
+import traceback
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from imagepipeline_dagster.api import errors
+from imagepipeline_dagster.api.client import ImagePipelineClient
+from imagepipeline_dagster.api.contract import Job, JobStatus, Task
+from imagepipeline_dagster.api.errors import ImagePipelineError, JobFailed, Throttled
+from tests.api.servers import KEY, Reply, a_request, client_of, serving
+
+
+def drawn_tree() -> list[tuple[int, str]]:
+    """Return the names drawn in the module's docstring, each with its depth."""
+    drawn = []
+    for line in (errors.__doc__ or "").splitlines():
+        found = re.match(r"    ([│├└─ ]*)([A-Z]\w+)(  .*)?$", line)
+        if found:
+            drawn.append((len(found.group(1)) // 4, found.group(2)))
+    return drawn
+
+
+def test_tree_is_drawn_as_it_is() -> None:
+    """The docstring draws just the classes of the module, each below the one it derives from."""
+    drawn = drawn_tree()
+    classes = dict(inspect.getmembers(errors, inspect.isclass))
+    own = {name: c for name, c in classes.items() if c.__module__ == errors.__name__}
+
+    assert sorted(name for _, name in drawn) == sorted(own)
+    above: list[str] = ["Exception"]
+    for depth, name in drawn:
+        del above[depth + 1 :]
+        assert own[name].__base__ is not None
+        assert own[name].__base__.__name__ == above[-1]
+        above.append(name)
+
+
+def test_errors_carry_what_they_promise() -> None:
+    """A refusal for now carries the pause asked for, a failed job the job and the reason."""
+    job = Job(task=Task.TEXT2IMAGE, id="j", status=JobStatus.FAILURE, word="FAILURE")
+
+    assert Throttled("busy", retry_after=3).retry_after == 3
+    failed = JobFailed("NSFW", job=job, filtered=True)
+    assert (failed.job, failed.filtered, str(failed)) == (job, True, "NSFW")
+
+
+async def _submit(client: ImagePipelineClient) -> object:
+    return await client.submit(a_request())
+
+
+async def _status(client: ImagePipelineClient) -> object:
+    return await client.status("text2image", "job-1")
+
+
+async def _wait(client: ImagePipelineClient) -> object:
+    job = Job(task=Task.TEXT2IMAGE, id="job-1", status=JobStatus.PENDING, word="PENDING")
+    return await client.wait(job, timeout=0.3, delays=(0.05,))
+
+
+async def _submit_and_wait(client: ImagePipelineClient) -> object:
+    return await client.wait(await client.submit(a_request()), timeout=0.3, delays=(0.05,))
+
+
+CUT_WITHIN_THE_KEY = "x" * (500 - len(KEY) // 2) + KEY
+ECHOES: dict[str, Reply] = {
+    **{
+        f"{status} {where}": Reply(status=status, value={where: f"bad key {KEY}!"})
+        for status in (400, 401, 402, 403, 404, 422, 429, 500, 502, 503)
+        for where in ("error", "message", "detail")
+    },
+    "cut": Reply(status=400, value={"error": CUT_WITHIN_THE_KEY}),
+    "escaped": Reply(
+        status=400, body=b'{"error": "' + "".join(f"\\u{ord(c):04x}" for c in KEY).encode() + b'"}'
+    ),
+    "list": Reply(status=422, value={"detail": [{"msg": "bad", "input": {KEY: [KEY]}}]}),
+    "list without msg": Reply(status=422, value={"detail": [{"input": {KEY: [KEY]}}]}),
+    "link": Reply(status=400, value={"error": f"http://{KEY}.example/"}),
+    "word": Reply(value={"status": f"{KEY} PENDING", "id": "job-1"}),
+    "word at the cut": Reply(value={"status": "x" * 90 + KEY, "id": "job-1"}),
+    "word without id": Reply(value={"status": f"PENDING {KEY}"}),
+    "failure": Reply(value={"status": "FAILURE", "error": f"bad key {KEY}"}),
+    "content type": Reply(body=b"<p>", headers={"Content-Type": f"text/{KEY}"}),
+    "content type at the cut": Reply(body=b"<p>", headers={"Content-Type": "x" * 50 + KEY}),
+    "broken header": Reply(value={}, headers={f"API Key {KEY}": "x"}),
+    "page": Reply(body=f"<p>{KEY}</p>".encode()),
+    "id": Reply(value={"status": "PENDING", "id": KEY}),
+}
+
+
+@pytest.mark.parametrize("act", [_submit, _status, _wait, _submit_and_wait])
+@pytest.mark.parametrize("name", ECHOES)
+def test_echoed_key_is_blotted_out(
+    name: str,
+    act: Callable[[ImagePipelineClient], Awaitable[object]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What a server echoes of the key is in no error, no traceback, no job and no log."""
+    caplog.set_level(logging.DEBUG)
+    # Below this level httpcore writes the headers of answers, which are not ours to change.
+    logging.getLogger("httpcore").setLevel(logging.INFO)
+    outcome: object
+
+    async def go(url: str) -> object:
+        async with client_of(url, max_attempts=2) as client:
+            return await act(client)
+
+    with serving(ECHOES[name]) as server:
+        try:
+            outcome = asyncio.run(go(server.url))
+        except ImagePipelineError as error:
+            outcome = error
+            shown = "".join(traceback.format_exception(error))
+            job = getattr(error, "job", None)
+        else:
+            shown, job = "", outcome
+
+    told = [str(outcome), repr(outcome), shown, *(record.getMessage() for record in caplog.records)]
+    told.append(caplog.text)
+    if isinstance(job, Job):
+        told.append(str(job.model_dump(exclude={"id"})))
+        told = [text.replace(repr(job.id), "") for text in told]
+    # Half a key is half a secret: an error is cut only after the key is blotted out.
+    assert not any(KEY[: len(KEY) // 2] in text for text in told)
+
+
+def test_key_is_not_in_the_clients_repr() -> None:
+    """Printing a client does not show its key."""
+    assert KEY not in repr(client_of("http://api.example"))

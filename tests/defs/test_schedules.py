@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from imagepipeline_dagster.defs import ImageDataset
+from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.ledger_schema import prompt_sets
+from tests.pipeline import Pipeline, open_pipeline, partition_keys
+
+
+def _asked(pipeline: Pipeline, *, ago: dt.timedelta) -> None:
+    """Turn back the clock of what was asked for."""
+    ledger = Ledger(pipeline.ledger_url)
+    with ledger.engine.begin() as connection:
+        connection.execute(prompt_sets.update().values(requested_at=dt.datetime.now(dt.UTC) - ago))
+    ledger.close()
+
+
+@pytest.fixture
+def asked(pipeline: Pipeline) -> Iterator[Pipeline]:
+    """A pipeline with two sets that were asked for, whose runs left no trace."""
+    pipeline.add("spring", "one")
+    pipeline.add("summer", "one")
+    pipeline.tick()
+    yield pipeline
+
+
+def test_runs_that_came_to_nothing_are_asked_for_again(asked: Pipeline) -> None:
+    """Sets that are not built are asked for again after a pause, each under a new key."""
+    assert asked.reconcile() == []
+    _asked(asked, ago=dt.timedelta(minutes=31))
+
+    again = asked.reconcile()
+
+    assert partition_keys(again) == ["spring", "summer"]
+    assert len({request.run_key for request in again}) == 2
+    assert asked.reconcile() == []
+
+
+def test_pauses_grow_to_a_day(asked: Pipeline) -> None:
+    """The pauses double from half an hour, and are never longer than a day."""
+    pauses = [dt.timedelta(hours=hours) for hours in (0.5, 1, 2, 4, 8, 16, 24, 24)]
+    for pause in pauses:
+        _asked(asked, ago=pause - dt.timedelta(minutes=1))
+        assert asked.reconcile() == [], pause
+        _asked(asked, ago=pause + dt.timedelta(minutes=1))
+        assert len(asked.reconcile()) == 2, pause
+
+
+def test_what_is_under_way_is_not_asked_for(asked: Pipeline) -> None:
+    """A set whose run is queued or going is left to it; one whose run has ended is not."""
+    _asked(asked, ago=dt.timedelta(days=2))
+    job = asked.definitions.resolve_job_def("materialize_prompt_set")
+    run = asked.instance.create_run_for_job(
+        job, tags={"dagster/partition": "spring"}, status=dg.DagsterRunStatus.STARTED
+    )
+    asked.instance.create_run_for_job(
+        job, tags={"dagster/partition": "summer"}, status=dg.DagsterRunStatus.FAILURE
+    )
+
+    assert partition_keys(asked.reconcile()) == ["summer"]
+    asked.instance.report_run_failed(run)
+    assert partition_keys(asked.reconcile()) == ["spring"]
+
+
+def test_a_retry_asks_for_so_many_runs(tmp_path: Path) -> None:
+    """The schedule keeps to max_runs_per_tick, and comes to the rest later."""
+    with open_pipeline(tmp_path, dataset=ImageDataset(max_runs_per_tick=2)) as pipeline:
+        for number in range(5):
+            pipeline.add(f"set_{number}", "one")
+        while pipeline.tick():
+            pass
+        _asked(pipeline, ago=dt.timedelta(hours=1))
+        found = [partition_keys(pipeline.reconcile()) for _ in range(4)]
+        assert [len(keys) for keys in found] == [2, 2, 1, 0]
+        assert sorted(sum(found, [])) == pipeline.partitions
+
+
+def test_sets_that_are_gone_are_not_asked_for(asked: Pipeline) -> None:
+    """A set without rows, or without a partition, is none of the schedule's business."""
+    _asked(asked, ago=dt.timedelta(days=2))
+    asked.sql("DELETE FROM prompts WHERE prompt_set = 'spring'")
+    asked.instance.delete_dynamic_partition("prompt_set", "summer")
+
+    assert asked.reconcile() == []
+
+
+def test_a_failed_set_is_asked_for_until_it_is_built(asked: Pipeline) -> None:
+    """A run that fails leaves its set to be asked for; one that ends well does not."""
+    asked.sql("UPDATE prompts SET samples = 'many' WHERE prompt_set = 'spring'")
+    asked.tick()
+    asked.run("spring")
+    _asked(asked, ago=dt.timedelta(days=2))
+
+    assert partition_keys(asked.reconcile()) == ["summer"]
+
+
+def test_the_release_is_asked_for_daily(pipeline: Pipeline) -> None:
+    """The release schedule asks for the release job, once a day, without a partition."""
+    schedule = pipeline.repository.get_schedule_def("image_dataset_schedule")
+    with dg.build_schedule_context(
+        instance_ref=pipeline.instance.get_ref(),
+        repository_def=pipeline.repository,
+        scheduled_execution_time=dt.datetime(2025, 6, 1, 6, tzinfo=dt.UTC),
+    ) as context:
+        (request,) = schedule.evaluate_tick(context).run_requests or ()
+
+    assert (schedule.cron_schedule, schedule.job_name) == ("0 6 * * *", "release_image_dataset")
+    assert request.partition_key is None

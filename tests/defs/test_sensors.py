@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.errors import SensorExecutionError
+
+from imagepipeline_dagster.defs import ImageDataset
+from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.reconciling import PromptSetStates
+from imagepipeline_dagster.tables.fingerprints import fingerprint_sets
+from tests.pipeline import Pipeline, open_pipeline, partition_keys
+
+PASSWORD = "correct-horse-battery"
+
+
+def _build(pipeline: Pipeline, *names: str) -> None:
+    """Note that these sets were built from what the tables say now, as their runs would."""
+    source = pipeline.resources["tables"]
+    with source.open(pipeline.dataset.prompts, pipeline.dataset.embeddings) as tables:
+        found = fingerprint_sets(tables)
+    ledger = Ledger(pipeline.ledger_url)
+    states = PromptSetStates(ledger, dataset=pipeline.dataset.name)
+    for name in names:
+        states.note_built(name, content=found[name].content, pending=0)
+    ledger.close()
+
+
+def _run_keys(requests: list[dg.RunRequest]) -> set[str]:
+    return {str(request.run_key) for request in requests}
+
+
+def test_partitions_follow_the_table(pipeline: Pipeline) -> None:
+    """Sets that appear, change and go are added, asked for and removed; the others are left."""
+    assert pipeline.tick() == []
+    for name in ("autumn", "spring", "winter"):
+        pipeline.add(name, "one")
+    assert partition_keys(pipeline.tick()) == ["autumn", "spring", "winter"]
+    assert pipeline.partitions == ["autumn", "spring", "winter"]
+    assert pipeline.tick() == []
+
+    pipeline.add("summer", "one")
+    pipeline.sql("UPDATE prompts SET prompt = 'a raft' WHERE prompt_set = 'spring'")
+    pipeline.sql("DELETE FROM prompts WHERE prompt_set = 'winter'")
+
+    assert partition_keys(pipeline.tick()) == ["spring", "summer"]
+    assert pipeline.partitions == ["autumn", "spring", "summer"]
+    assert pipeline.tick() == []
+
+
+def test_a_quiet_tick_says_so(pipeline: Pipeline) -> None:
+    """Without a change both sensors skip with a reason, and report no event twice."""
+    pipeline.add("spring", "one")
+    pipeline.tick()
+
+    for sensor in ("prompts_sensor", "embeddings_sensor"):
+        found = pipeline.evaluate(sensor)
+        assert found.skip_message
+        assert (found.run_requests, found.asset_events) in [([], []), (None, [])]
+
+
+def test_changed_sets_are_reported_as_events(pipeline: Pipeline) -> None:
+    """A tick reports the prompts of changed sets alone, with rows and a version of the content."""
+    pipeline.add("spring", "one")
+    pipeline.add("summer", "one")
+    pipeline.tick()
+    pipeline.add("summer", "two")
+
+    (event,) = pipeline.evaluate("prompts_sensor").asset_events
+
+    assert isinstance(event, dg.AssetMaterialization)
+    assert (event.asset_key, event.partition) == (dg.AssetKey("prompts"), "summer")
+    assert event.metadata["dagster/row_count"].value == 2
+    assert event.tags is not None
+    assert event.tags["dagster/data_version"]
+
+
+def test_touching_rows_asks_for_nothing(pipeline: Pipeline) -> None:
+    """A new updated_at, in either table, changes nothing that matters."""
+    pipeline.add_embedding("look")
+    pipeline.add("spring", "one", embeddings="look")
+    pipeline.tick()
+    pipeline.sql("UPDATE prompts SET updated_at = '2030-01-01 00:00:00'")
+    pipeline.sql("UPDATE embeddings SET updated_at = '2030-01-01 00:00:00'")
+
+    assert pipeline.tick() == []
+
+
+@pytest.mark.parametrize(
+    "order", [("prompts_sensor", "embeddings_sensor"), ("embeddings_sensor", "prompts_sensor")]
+)
+def test_a_change_that_both_sensors_see_is_one_run(
+    pipeline: Pipeline, order: tuple[str, str]
+) -> None:
+    """Rows and their embedding edited together lead to one run, whichever sensor ticks first."""
+    pipeline.add_embedding("look")
+    pipeline.add("spring", "one", embeddings="look")
+    pipeline.add("plain", "one")
+    pipeline.tick()
+    pipeline.sql("UPDATE prompts SET prompt = 'a raft' WHERE prompt_set = 'spring'")
+    pipeline.sql("UPDATE embeddings SET version = '2'")
+
+    assert partition_keys(pipeline.tick(*order)) == ["spring"]
+    assert pipeline.tick(*order) == []
+
+
+def test_an_embedding_asks_for_the_sets_that_use_it(pipeline: Pipeline) -> None:
+    """An edited embedding asks for just the sets whose rows name it; an unused one for none."""
+    for name in ("look", "other"):
+        pipeline.add_embedding(name)
+    pipeline.add("spring", "one", embeddings="look")
+    pipeline.add("summer", "one", embeddings="other")
+    pipeline.add("plain", "one")
+    pipeline.tick()
+
+    pipeline.sql("UPDATE embeddings SET trigger_words = 'lk' WHERE embedding_id = 'look'")
+    assert pipeline.tick("prompts_sensor") == []
+    assert partition_keys(pipeline.tick("embeddings_sensor")) == ["spring"]
+    pipeline.add_embedding("unused")
+    assert pipeline.tick() == []
+
+
+def test_a_change_that_is_taken_back_and_made_again(pipeline: Pipeline) -> None:
+    """A, B and A again: built from A, nothing is asked for; B once more is asked for, anew."""
+    pipeline.add("spring", "one", "A")
+    keys = _run_keys(pipeline.tick())
+    _build(pipeline, "spring")
+    for text, wanted in (("B", 1), ("A", 0), ("B", 1)):
+        pipeline.sql("UPDATE prompts SET prompt = :text", text=text)
+        asked = pipeline.tick()
+        assert len(asked) == wanted, text
+        assert not _run_keys(asked) & keys
+        keys |= _run_keys(asked)
+    _build(pipeline, "spring")
+    pipeline.sql("UPDATE prompts SET prompt = 'A'")
+    assert not _run_keys(pipeline.tick()) & keys
+
+
+def test_a_set_that_vanishes_and_returns(pipeline: Pipeline) -> None:
+    """The same rows back again get their partition and a run that Dagster has not seen before."""
+    pipeline.add("spring", "one")
+    pipeline.add("other", "one")
+    first = pipeline.tick()
+    _build(pipeline, "spring")
+    pipeline.sql(
+        "UPDATE prompts SET prompt_set = 'other', prompt_id = 'two' WHERE prompt_set = 'spring'"
+    )
+    pipeline.tick()
+    assert pipeline.partitions == ["other"]
+    pipeline.sql(
+        "UPDATE prompts SET prompt_set = 'spring', prompt_id = 'one' WHERE prompt_id = 'two'"
+    )
+
+    returned = pipeline.tick()
+
+    assert partition_keys(returned) == ["other", "spring"]
+    assert not _run_keys(first) & _run_keys(returned)
+    assert pipeline.partitions == ["other", "spring"]
+
+
+def test_a_new_ledger_asks_again(pipeline: Pipeline) -> None:
+    """Where the ledger was deleted, each set is asked for under a key that Dagster never saw."""
+    pipeline.add("spring", "one")
+    first = pipeline.tick()
+    for file in (pipeline.folder / "data").glob("ledger.db*"):
+        file.unlink()
+
+    again = pipeline.tick()
+
+    assert partition_keys(again) == ["spring"]
+    assert not _run_keys(first) & _run_keys(again)
+
+
+def test_a_reset_cursor_changes_nothing(pipeline: Pipeline) -> None:
+    """The sensors' state is in the ledger: a reset cursor reports, and asks for no run."""
+    pipeline.add_embedding("look")
+    pipeline.add("spring", "one", embeddings="look")
+    pipeline.tick()
+    pipeline.cursors.clear()
+
+    assert pipeline.tick() == []
+    cursor = pipeline.cursors["embeddings_sensor"]
+    assert cursor is not None
+    assert len(cursor) < 1000
+
+
+def test_a_new_instance_makes_what_an_old_one_made(pipeline: Pipeline, tmp_path: Path) -> None:
+    """With a new DAGSTER_HOME beside the old ledger, the sets get partitions and runs again."""
+    pipeline.add_embedding("look")
+    pipeline.add("spring", "one", embeddings="look")
+    pipeline.tick()
+    _build(pipeline, "spring")
+    home = tmp_path / "another"
+    home.mkdir()
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
+        pipeline.instance = instance
+        pipeline.sql("UPDATE embeddings SET version = '2'")
+        assert pipeline.tick("embeddings_sensor") == []
+        assert pipeline.reconcile() == []
+        assert partition_keys(pipeline.tick()) == ["spring"]
+
+
+def test_a_lost_tick_of_new_sets_is_made_up_for(pipeline: Pipeline) -> None:
+    """A tick whose answer the daemon never got adds and asks again at the next one."""
+    pipeline.add("spring", "one")
+    pipeline.evaluate("prompts_sensor")
+
+    assert partition_keys(pipeline.tick()) == ["spring"]
+
+
+def test_most_sets_gone_at_once_removes_nothing(pipeline: Pipeline) -> None:
+    """A truncated catalogue fails the tick, says why and what to do, and removes no partition."""
+    for number in range(10):
+        pipeline.add(f"set_{number}", "one")
+    pipeline.tick()
+    pipeline.sql("DELETE FROM prompts WHERE prompt_set > 'set_3'")
+
+    with pytest.raises(dg.Failure) as raised:
+        pipeline.tick("prompts_sensor")
+    message = str(raised.value.description)
+    assert message.startswith("6 of 10 prompt sets are gone from the table 'prompts'.")
+    assert "Nothing was removed" in message
+    assert "max_removed_share=1.0" in message
+    assert len(pipeline.partitions) == 10
+
+    for number in range(4, 10):
+        pipeline.add(f"set_{number}", "one")
+    assert pipeline.tick() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        ({"max_removed_share": 1.0}, []),
+        ({"on_removed": "keep"}, [f"set_{number}" for number in range(5)]),
+    ],
+)
+def test_what_becomes_of_removed_sets_is_a_choice(
+    tmp_path: Path, options: dict[str, object], left: list[str]
+) -> None:
+    """A person may allow any number of removals, or keep every partition."""
+    dataset = ImageDataset(**options)  # type: ignore[arg-type]
+    with open_pipeline(tmp_path, dataset=dataset) as pipeline:
+        for number in range(5):
+            pipeline.add(f"set_{number}", "one")
+        pipeline.tick()
+        pipeline.sql("DELETE FROM prompts")
+        assert pipeline.tick() == []
+        assert pipeline.partitions == left
+        assert pipeline.reconcile(at=_tomorrow()) == []
+
+
+def _tomorrow() -> dt.datetime:
+    return dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
+
+
+def test_a_tick_asks_for_so_many_runs(tmp_path: Path) -> None:
+    """A tick asks for max_runs_per_tick runs at most; the next ones ask for the rest, once each."""
+    with open_pipeline(tmp_path, dataset=ImageDataset(max_runs_per_tick=3)) as pipeline:
+        for number in range(7):
+            pipeline.add(f"set_{number}", "one")
+        ticks = [partition_keys(pipeline.tick("prompts_sensor")) for _ in range(4)]
+        assert [len(keys) for keys in ticks] == [3, 3, 1, 0]
+        assert sorted(sum(ticks, [])) == pipeline.partitions
+        assert len(pipeline.partitions) == 7
+
+
+def test_rows_without_a_set_are_reported(
+    pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows whose prompt_set is null are counted in the tick's log, and make nothing."""
+    pipeline.sql("DROP TABLE prompts")
+    pipeline.sql("CREATE TABLE prompts (prompt_set TEXT, prompt_id TEXT, prompt TEXT)")
+    pipeline.sql("INSERT INTO prompts VALUES (NULL, 'a', 'x'), (NULL, 'b', 'x'), ('s', 'c', 'x')")
+
+    assert partition_keys(pipeline.tick()) == ["s"]
+    assert "2 rows of the prompts table name no prompt_set" in caplog.text
+
+
+def test_a_dead_tables_database_loses_nothing(pipeline: Pipeline) -> None:
+    """A tick without its tables fails, names the file, and the next good one goes on."""
+    pipeline.add("spring", "one")
+    pipeline.tick()
+    pipeline.add("summer", "one")
+    file = Path(pipeline.tables_url.removeprefix("sqlite:///"))
+    file.rename(file.with_suffix(".away"))
+    pipeline.resources["tables"] = type(pipeline.resources["tables"])(url=pipeline.tables_url)
+
+    for sensor in ("prompts_sensor", "embeddings_sensor"):
+        with pytest.raises(Exception, match=r"There is no SQLite file .*tables\.db"):
+            pipeline.evaluate(sensor)
+    assert pipeline.partitions == ["spring"]
+
+    file.with_suffix(".away").rename(file)
+    assert partition_keys(pipeline.tick()) == ["summer"]
+
+
+@pytest.mark.parametrize("which", ["tables", "ledger"])
+def test_a_dead_server_is_named_without_its_password(pipeline: Pipeline, which: str) -> None:
+    """A server that does not answer fails the tick with its address, and not its password."""
+    pipeline.add("spring", "one")
+    url = f"postgresql://reader:{PASSWORD}@127.0.0.1:9/shop"
+    alive = pipeline.resources[which]
+    pipeline.resources[which] = type(alive)(url=url)
+
+    with pytest.raises(Exception, match=r"127\.0\.0\.1:9/shop cannot be used") as raised:
+        pipeline.evaluate("prompts_sensor")
+    assert PASSWORD not in str(raised.getrepr(style="short"))
+    assert f"IMAGEPIPELINE_{which.upper()}_URL" in str(raised.value)
+
+    pipeline.resources[which] = alive
+    assert partition_keys(pipeline.tick()) == ["spring"]
+
+
+def test_a_missing_table_is_named(pipeline: Pipeline) -> None:
+    """A tick says which table is missing and which there are."""
+    pipeline.sql("ALTER TABLE prompts RENAME TO old_prompts")
+
+    with pytest.raises(Exception, match="no prompts table 'prompts'.*'old_prompts'"):
+        pipeline.evaluate("prompts_sensor")
+    assert SensorExecutionError
