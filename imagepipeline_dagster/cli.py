@@ -1,5 +1,7 @@
 """`imagepipeline-dagster …`: the tables filled, the emulator served, the demo run.
 
+What has to do with purchases is in `purchases_cli`.
+
 Heavy modules are imported by the commands that need them, so that `--help` answers at once.
 """
 
@@ -13,6 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from imagepipeline_dagster.purchases_cli import purchase_commands
+from imagepipeline_dagster.terminal import plain_errors
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.tables.importing import ImportReport
@@ -38,7 +43,7 @@ def init(*, empty: bool) -> None:
     from imagepipeline_dagster.tables.samples import create_sample_tables
 
     url = _tables_url()
-    with _plain_errors():
+    with plain_errors():
         if empty:
             create_tables(url)
             click.echo(f"The tables prompts and embeddings are at {shown_url(url)}.")
@@ -79,7 +84,7 @@ def import_prompts(
     from imagepipeline_dagster.tables.importing import import_prompts as bring_in
     from imagepipeline_dagster.tables.schema import TableMapping
 
-    with _plain_errors(), _counting_rows() as progress:
+    with plain_errors(), _counting_rows() as progress:
         report = bring_in(
             _fillable_tables_url(),
             TableMapping(table or "prompts"),
@@ -101,7 +106,7 @@ def import_embeddings(*, file: Path, mapped: tuple[str, ...], table: str | None)
     from imagepipeline_dagster.tables.importing import import_embeddings as bring_in
     from imagepipeline_dagster.tables.schema import TableMapping
 
-    with _plain_errors(), _counting_rows() as progress:
+    with plain_errors(), _counting_rows() as progress:
         report = bring_in(
             _fillable_tables_url(),
             TableMapping(table or "embeddings"),
@@ -126,7 +131,7 @@ def emulator(*, port: int, api_key: str, latency: float, concurrency: int) -> No
         click.echo(f"Serving the API at {url}. Point a pipeline at it:")
         click.echo(f"  IMAGEPIPELINE_BASE_URL={url} IMAGEPIPELINE_API_KEY={api_key}")
 
-    with _plain_errors():
+    with plain_errors():
         settings = EmulatorSettings(
             api_key=api_key, latency_seconds=latency, concurrency=concurrency
         )
@@ -147,7 +152,7 @@ def demo() -> None:
             raise click.ClickException(
                 f"the demo edits sample tables and runs on the emulator: unset {variable}"
             )
-    with _plain_errors(), dg.DagsterInstance.from_config(str(_dagster_home())) as instance:
+    with plain_errors(), dg.DagsterInstance.from_config(str(_dagster_home())) as instance:
         run_demo(
             instance=instance,
             storage_uri=os.environ.get(STORAGE) or "data",
@@ -156,12 +161,11 @@ def demo() -> None:
 
 
 def _tables_url() -> str:
-    from imagepipeline_dagster.environment import resources_from_environment
+    from imagepipeline_dagster.environment import resources_on_command_line
 
-    with _plain_errors():
-        url: str = resources_from_environment(os.environ)["tables"].url
-        # A variable's reference stands for its value outside of Dagster's runs too.
-        return os.environ.get(url, url)
+    with plain_errors():
+        url: str = resources_on_command_line(os.environ)["tables"].url
+        return url
 
 
 def _fillable_tables_url() -> str:
@@ -220,19 +224,8 @@ def _echo_report(report: ImportReport, table: str) -> None:
         click.echo(f"Ignored columns: {', '.join(report.ignored_columns)}")
 
 
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Show what is wrong and what to do about it, without a traceback."""
-    from imagepipeline_dagster.environment import EnvironmentInvalid
-    from imagepipeline_dagster.tables.database import TablesError
-    from imagepipeline_dagster.tables.incoming import ImportRefused
-    from imagepipeline_dagster.tables.samples import SampleMissing
-
-    try:
-        yield
-    except (TablesError, ImportRefused, SampleMissing, EnvironmentInvalid, OSError) as error:
-        raise click.ClickException(str(error)) from error
-
+for _command in purchase_commands:
+    main.add_command(_command)
 
 if __name__ == "__main__":
     sys.exit(main())

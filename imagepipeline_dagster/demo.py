@@ -156,7 +156,7 @@ def _figures(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
 
 
 def _table(runs: Sequence[_PromptSetRun]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("prompt set", overflow="fold")
     for heading in _COLUMNS.values():
         table.add_column(heading, justify="right", no_wrap=True)

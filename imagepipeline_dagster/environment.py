@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ __all__ = [
     "EnvironmentInvalid",
     "resources_for",
     "resources_from_environment",
+    "resources_on_command_line",
 ]
 
 API_KEY = "IMAGEPIPELINE_API_KEY"
@@ -46,14 +47,27 @@ def resources_from_environment(environment: Mapping[str, str]) -> dict[str, Any]
     Raises:
         EnvironmentInvalid: names the variable.
     """
+    return _resources(environment, dg.EnvVar)
+
+
+def resources_on_command_line(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the same with the values themselves: outside of a run nobody else looks them up.
+
+    Raises:
+        EnvironmentInvalid: names the variable.
+    """
+    return _resources(environment, environment.__getitem__)
+
+
+def _resources(environment: Mapping[str, str], secret: Callable[[str], str]) -> dict[str, Any]:
     given = {name: value for name, value in environment.items() if value.strip()}
     return resources_for(
-        api_key=dg.EnvVar(API_KEY) if API_KEY in given else None,
+        api_key=secret(API_KEY) if API_KEY in given else None,
         base_url=given.get(BASE_URL, DEFAULT_BASE_URL),
         max_in_flight=_whole_number(given.get(MAX_IN_FLIGHT, "16")),
         storage_uri=given.get(STORAGE, "data"),
-        tables_url=dg.EnvVar(TABLES_URL) if TABLES_URL in given else None,
-        ledger_url=dg.EnvVar(LEDGER_URL) if LEDGER_URL in given else None,
+        tables_url=secret(TABLES_URL) if TABLES_URL in given else None,
+        ledger_url=secret(LEDGER_URL) if LEDGER_URL in given else None,
     )
 
 

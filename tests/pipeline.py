@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import datetime as dt
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +186,16 @@ def _execute(url: str, statement: str, values: Mapping[str, object]) -> list[sa.
         engine.dispose()
 
 
+@cache
+def _empty_home() -> Path:
+    home = Path(tempfile.mkdtemp(prefix="imagepipeline-home-"))
+    atexit.register(shutil.rmtree, home)
+    with dg.DagsterInstance.local_temp(str(home), overrides=_UNTOLD) as instance:
+        instance.add_dynamic_partitions("none", ["none"])
+        instance.get_runs()
+    return home
+
+
 @contextmanager
 def open_pipeline(
     folder: Path,
@@ -201,7 +215,8 @@ def open_pipeline(
         create_tables(resources["tables"].url)
     chosen = dataset or ImageDataset()
     home = folder / "home"
-    home.mkdir(parents=True)
+    # Making an instance's databases takes a second, copying them does not.
+    shutil.copytree(_empty_home(), home)
     with dg.DagsterInstance.local_temp(str(home), overrides=_UNTOLD) as instance:
         yield Pipeline(
             instance=instance,

@@ -393,7 +393,10 @@ class ImagePipelineClient:
         request = self._downloads.build_request(
             "GET", url, headers=link.headers, extensions=link.extensions
         )
-        return await self._downloads.send(request, stream=True)
+        try:
+            return await self._downloads.send(request, stream=True)
+        except httpx.InvalidURL as error:
+            raise LinkRefused("the link redirects to what is no URL") from error
 
     async def _capped_bytes(self, response: httpx.Response, host: str) -> bytes:
         received = bytearray()
@@ -421,15 +424,18 @@ class ImagePipelineClient:
             httpx.HTTPError: no answer came, or not to its end.
         """
         body = bytearray()
-        async with client.stream(method, url, json=json) as response:
-            try:
+        try:
+            async with client.stream(method, url, json=json) as response:
                 async with asyncio.timeout(self._request_timeout):
                     async for chunk in response.aiter_bytes():
                         body += chunk
                         if len(body) > _MAX_ANSWER_BYTES:
                             raise httpx.ReadError("the answer is too long")
-            except TimeoutError as error:
-                raise httpx.ReadTimeout("the answer took too long") from error
+        except TimeoutError as error:
+            raise httpx.ReadTimeout("the answer took too long") from error
+        except httpx.InvalidURL as error:
+            # httpx works out where a redirect leads, also where it is not to follow.
+            raise httpx.RemoteProtocolError("the redirect leads nowhere") from error
         kept = {
             name: response.headers[name]
             for name in ("Content-Type", "Retry-After")

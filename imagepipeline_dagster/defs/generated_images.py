@@ -50,8 +50,8 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
         group_name=dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
         pool=dataset.pool,
-        description="The purchase, which costs money: buys what the plan lacks, and nothing else. A row "
-        "a sample asked for. The pictures: Partitions, a prompt set, `contact_sheet`.",
+        description="The purchase, which costs money: buys what the plan lacks, and nothing else. "
+        "A row a sample asked for. The pictures: Partitions, a prompt set, `contact_sheet`.",
     )
     def generated_images(
         context: dg.AssetExecutionContext,

@@ -32,8 +32,8 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
         partitions_def=dataset.partitions,
         group_name=dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
-        description="The plan, free of charge: each API call that the set needs, whether it would be "
-        "bought or is reused, and why. Look here before paying.",
+        description="The plan, free of charge: each API call that the set needs, whether it would "
+        "be bought or is reused, and why. Look here before paying.",
     )
     def generation_requests(
         context: dg.AssetExecutionContext,

@@ -14,7 +14,7 @@ from imagepipeline_dagster.defs.metadata import (
     found_table,
     markdown_table,
 )
-from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage, Verdict
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
 from imagepipeline_dagster.release.publish import NothingToRelease, objections, publish
 from imagepipeline_dagster.release.shards import shard_schema
 from imagepipeline_dagster.resources import StorageResource
@@ -23,8 +23,8 @@ from imagepipeline_dagster.rows import rows_of
 __all__ = ["build_image_dataset"]
 
 _PROBLEMS_SHOWN = 20
-_SETS_SHOWN = 40
-_NAME_SHOWN = 60
+# Beside a contact sheet there is no room for every set of a large dataset.
+_COUNTS_BYTES = 4_000
 
 
 def build_image_dataset(dataset: ImageDataset) -> list[Any]:
@@ -67,7 +67,16 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
                 "version": release.version,
                 "new_version": release.created,
                 "emulated": bool(release.emulated),
-                "prompt_sets": dg.MetadataValue.md(_counts_table(release.prompt_sets)),
+                "prompt_sets": dg.MetadataValue.md(
+                    markdown_table(
+                        ["prompt set", "requested", "kept", "rejected", "quarantined"],
+                        [
+                            (name, c.requested, c.kept, c.rejected, c.quarantined)
+                            for name, c in release.prompt_sets.items()
+                        ],
+                        most_bytes=_COUNTS_BYTES,
+                    )
+                ),
                 "contact_sheet": contact_sheet_of(kept, storage.open(), [None] * len(kept)),
             },
         )
@@ -91,21 +100,6 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
         )
 
     return [image_dataset, nothing_unchecked]
-
-
-def _counts_table(counts: Mapping[str, Counts]) -> str:
-    # Beside a contact sheet, an event's metadata has no room for every set of a large dataset.
-    rows: list[tuple[object, ...]] = [
-        (_shortened(name), c.requested, c.kept, c.rejected, c.quarantined)
-        for name, c in list(counts.items())[:_SETS_SHOWN]
-    ]
-    if len(counts) > len(rows):
-        rows.append((f"… and {len(counts) - len(rows):,} more", "", "", "", ""))
-    return markdown_table(["prompt set", "requested", "kept", "rejected", "quarantined"], rows)
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _NAME_SHOWN else f"{name[: _NAME_SHOWN - 1]}…"
 
 
 def _images(tables: Mapping[str, pd.DataFrame]) -> list[ModeratedImage]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -83,10 +84,28 @@ def _thumbnail(storage: Storage, image: GeneratedImage) -> bytes | None:
         return None
 
 
-def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a Markdown table; cells are text, whatever characters stand in them."""
-    lines = [headers, ["---"] * len(headers), *([_cell(value) for value in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def markdown_table(
+    headers: Sequence[str], rows: Sequence[Sequence[object]], *, most_bytes: int = 20_000
+) -> str:
+    """Return a Markdown table; cells are text, whatever characters stand in them.
+
+    Rows that would take it beyond `most_bytes` as JSON are left out and counted in a last one.
+    """
+    lines = [_line(headers), _line(["---"] * len(headers))]
+    size = 0
+    for place, row in enumerate(rows):
+        line = _line([_cell(value) for value in row])
+        size += len(json.dumps(line))
+        if size > most_bytes:
+            more = f"… and {len(rows) - place:,} more"
+            lines.append(_line([more, *[""] * (len(headers) - 1)]))
+            break
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def found_table(

@@ -39,8 +39,9 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
         partitions_def=dataset.partitions,
         group_name=dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
-        description="The verdicts: a row a sample asked for, kept, rejected or quarantined, and why. "
-        "The pictures: Partitions, a prompt set, `contact_sheet`; what is not kept is blurred.",
+        description="The verdicts: a row a sample asked for, kept, rejected or quarantined, and "
+        "why. The pictures: Partitions, a prompt set, `contact_sheet`, where what is not kept is "
+        "blurred.",
     )
     def moderated_images(
         generated_images: pd.DataFrame,
@@ -96,8 +97,8 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
                 )
         return dg.AssetCheckResult(
             passed=not problems,
-            description=f"{len(problems)} of {len(asked)} prompts do not add up to what they ask for; "
-            f"{len(images)} samples are here",
+            description=f"{len(images)} samples; {len(problems)} of {len(asked)} prompts have "
+            "another number than they ask for",
             metadata=found_table(
                 "problems", ["problem"], [[p] for p in problems[:_PROBLEMS_SHOWN]]
             ),

@@ -4,8 +4,19 @@ import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, columns_of
+from imagepipeline_dagster.tables.values import Kind
 
 __all__ = ["build_source_tables"]
+
+# What a database would call them, which the UI has a sign for.
+_TYPES = {
+    Kind.TEXT: "text",
+    Kind.WHOLE: "integer",
+    Kind.NUMBER: "float",
+    Kind.FLAG: "boolean",
+    Kind.WORDS: "text",
+    Kind.TIME: "timestamp",
+}
 
 
 def build_source_tables(dataset: ImageDataset) -> list[dg.AssetSpec]:
@@ -13,8 +24,8 @@ def build_source_tables(dataset: ImageDataset) -> list[dg.AssetSpec]:
     return [
         dg.AssetSpec(
             dataset.key("prompts"),
-            description="The prompts table, a row a prompt. It is only read here: edit it in its database, "
-            "and the prompts sensor asks for the runs.",
+            description="The prompts table, a row a prompt. It is only read here: edit it in its "
+            "database, and the prompts sensor asks for the runs.",
             partitions_def=dataset.partitions,
             kinds={"sql"},
             group_name=dataset.named("image_dataset"),
@@ -25,8 +36,8 @@ def build_source_tables(dataset: ImageDataset) -> list[dg.AssetSpec]:
         ),
         dg.AssetSpec(
             dataset.key("embeddings"),
-            description="The embeddings table, a row an embedding: its trigger words, and where they "
-            "belong. It is only read here.",
+            description="The embeddings table, a row an embedding: its trigger words, and where "
+            "they belong. It is only read here.",
             kinds={"sql"},
             group_name=dataset.named("image_dataset"),
             metadata={
@@ -42,7 +53,7 @@ def _schema(row_type: type[PromptRow | EmbeddingRow]) -> dg.TableSchema:
         columns=[
             dg.TableColumn(
                 name=column.name,
-                type=column.kind.value,
+                type=_TYPES[column.kind],
                 description=column.description,
                 constraints=dg.TableColumnConstraints(nullable=not column.required),
             )

@@ -50,6 +50,7 @@ __all__ = [
     "State",
     "StoredSample",
     "Use",
+    "storable",
     "upsert",
 ]
 
@@ -240,7 +241,11 @@ class Ledger:
         if self._url.get_backend_name() == "sqlite" and self._url.database:
             Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
         engine = open_ledger_engine(self._url)
-        upgrade(engine)
+        try:
+            upgrade(engine)
+        except BaseException:
+            engine.dispose()
+            raise
         return engine
 
     def close(self) -> None:
@@ -450,7 +455,7 @@ class Ledger:
             return
         for sample in filtered:
             Ledger.stored(connection, request_key, sample)
-        error = _storable(error)
+        error = storable(error)
         counted = failure is not Failure.NOT_SENT
         if counted:
             attempt = {
@@ -491,7 +496,7 @@ class Ledger:
                 requests.c.owner == owner.name,
                 requests.c.state == was,
             )
-            .values(state=State.UNKNOWN, error=_storable(error))
+            .values(state=State.UNKNOWN, error=storable(error))
         )
 
     @staticmethod
@@ -500,7 +505,7 @@ class Ledger:
         connection.execute(
             update(requests)
             .where(requests.c.request_key == request_key, requests.c.state == State.SUBMITTED)
-            .values(error=_storable(error))
+            .values(error=storable(error))
         )
 
     @staticmethod
@@ -595,7 +600,7 @@ def _values_of(record: StoredSample | Use) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__slots__}
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
     """Return the text without what a database refuses: an API's message may hold anything."""
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
@@ -50,10 +50,16 @@ from imagepipeline_dagster.generation.ledger import (
 from imagepipeline_dagster.generation.ledger_writer import LedgerWriter
 from imagepipeline_dagster.generation.pacing import PollClock, PollTimer
 from imagepipeline_dagster.generation.planning import PlannedRequest, PlanState, plan_state
-from imagepipeline_dagster.generation.prompts import Prompt
 from imagepipeline_dagster.storage import Storage
 
-__all__ = ["Progress", "Purchase", "PurchaseReport", "PurchaseSettings", "TooManyFailures"]
+__all__ = [
+    "Progress",
+    "Purchase",
+    "PurchaseReport",
+    "PurchaseSettings",
+    "SourceRow",
+    "TooManyFailures",
+]
 
 _WAIT_FOR_OTHERS_SECONDS = 0.5
 _THROTTLED_ROUNDS = 5
@@ -120,6 +126,22 @@ class PurchaseReport:
     stopper: Exception | None
 
 
+class SourceRow(Protocol):
+    """Where a call comes from: a `Prompt`, or what the ledger kept of one."""
+
+    @property
+    def prompt_id(self) -> str:
+        """Unique within the set."""
+
+    @property
+    def prompt_row(self) -> str:
+        """The row of the prompts table as it was, JSON."""
+
+    @property
+    def embedding_row(self) -> str | None:
+        """The row of the embeddings table as it was, JSON."""
+
+
 class Purchase:
     """One run's purchase of one prompt set's plan.
 
@@ -138,7 +160,7 @@ class Purchase:
         self,
         *,
         plan: Sequence[PlannedRequest],
-        prompts: Sequence[Prompt],
+        prompts: Sequence[SourceRow],
         dataset: str,
         run_id: str,
         ledger: Ledger,
@@ -543,7 +565,9 @@ class Purchase:
             await asyncio.to_thread(self._on_progress, progress)
 
 
-def _uses_by_key(plan: Sequence[PlannedRequest], prompts: Sequence[Prompt]) -> dict[str, list[Use]]:
+def _uses_by_key(
+    plan: Sequence[PlannedRequest], prompts: Sequence[SourceRow]
+) -> dict[str, list[Use]]:
     rows = {prompt.prompt_id: prompt for prompt in prompts}
     uses: dict[str, list[Use]] = {}
     for call in plan:

@@ -22,7 +22,7 @@ from imagepipeline_dagster.emulator import (
     FaultKind,
     Operation,
 )
-from tests.api.servers import PENDING, Received, Reply, a_request, answering, client_of, serving
+from tests.api.servers import Received, Reply, a_request, answering, client_of, serving
 
 PICTURE = bytes(range(256)) * 40
 OK = Reply(body=PICTURE, headers={"Content-Type": "image/png"})
@@ -31,6 +31,8 @@ PUBLIC_API = "http://198.41.0.4"
 
 
 def download(client: ImagePipelineClient, link: str) -> bytes:
+    """Download a link with a client, and close it."""
+
     async def go() -> bytes:
         async with client:
             return await client.download(link)
@@ -74,7 +76,6 @@ def test_redirect_without_the_key() -> None:
     [
         "file:///etc/passwd",
         "ftp://h/x",
-        "http://[::1",
         "http://u:p@h/x",
         "http://h:99999/",
         "data:,",
@@ -87,6 +88,15 @@ def test_redirect_to_no_http(location: str) -> None:
             download(client_of(server.url), f"{server.url}/1.png")
 
         assert len(server.received) == 1
+
+
+def test_redirect_to_no_url() -> None:
+    """A redirect to what cannot be read as a URL is an error of the download, like any other."""
+    with serving(Reply(status=302, headers={"Location": "http://[::1"})) as server:
+        with pytest.raises(DownloadError):
+            download(client_of(server.url), f"{server.url}/1.png")
+
+        assert all(request.path == "/1.png" for request in server.received)
 
 
 def test_endless_redirects() -> None:
@@ -216,8 +226,8 @@ def test_slow_host_gives_up(reply: Reply) -> None:
     """A host that is silent, or that trickles for ever, does not hold a download for ever."""
     with serving(reply) as server:
         started = time.monotonic()
+        client = client_of(server.url, request_timeout=0.05, max_attempts=1)
         with pytest.raises(DownloadFailed, match="was interrupted"):
-            client = client_of(server.url, request_timeout=0.05, max_attempts=1)
             download(client, f"{server.url}/1.png")
 
         assert time.monotonic() - started < 5
@@ -257,9 +267,8 @@ def test_unknown_hosts(host: str) -> None:
 
 def test_errors_hold_no_query() -> None:
     """A download's error names the host and never the signature in the link."""
-    with serving(Reply(status=502)) as server:
-        with pytest.raises(DownloadFailed) as raised:
-            download(client_of(server.url), f"{server.url}/1.png?signature=abc")
+    with serving(Reply(status=502)) as server, pytest.raises(DownloadFailed) as raised:
+        download(client_of(server.url), f"{server.url}/1.png?signature=abc")
 
     assert "signature" not in str(raised.value)
     assert str(raised.value) == "127.0.0.1 answered HTTP 502"
@@ -320,16 +329,17 @@ def test_key_in_a_link_goes_nowhere() -> None:
         )
 
 
-def test_slow_answer_is_no_reason_to_hold_others() -> None:
+def test_slow_host_holds_no_others() -> None:
     """Downloads go on beside one that is slow."""
 
     def script(request: Received) -> Reply:
-        return OK if request.path == "/quick.png" else Reply(value=PENDING)
+        return OK if request.path == "/quick.png" else Reply(body=PICTURE, pause=1.0)
 
     async def go(url: str) -> list[bytes]:
         async with client_of(url) as client:
             slow = asyncio.create_task(client.download(f"{url}/slow.png"))
             quick = [await client.download(f"{url}/quick.png") for _ in range(5)]
+            assert not slow.done()
             await slow
             return quick
 

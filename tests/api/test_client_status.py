@@ -25,6 +25,8 @@ PAGE = Reply(body=b"<!doctype html>", headers={"Content-Type": "text/html"})
 
 
 def status(client: ImagePipelineClient, job_id: str = "job-1", task: str = "text2image") -> Job:
+    """Ask for a status with a client, and close it."""
+
     async def go() -> Job:
         async with client:
             return await client.status(task, job_id)

@@ -42,6 +42,8 @@ HTML = {"Content-Type": "text/html"}
 
 
 def submit(client: ImagePipelineClient, **parameters: object) -> Job:
+    """Submit a small request with a client, and close it."""
+
     async def go() -> Job:
         async with client:
             return await client.submit(a_request(**parameters))
@@ -68,6 +70,7 @@ AT_MOST_ONCE: dict[str, tuple[Reply, type[ImagePipelineError]]] = {
     "nested too deeply": (Reply(body=b"[" * 200_000), AnswerLost),
     "not UTF-8": (Reply(body=b'{"status": "\xff"}'), AnswerLost),
     "not gzip": (Reply(body=b"{}", headers={"Content-Encoding": "gzip"}), AnswerLost),
+    "a redirect to nowhere": (Reply(status=302, headers={"Location": "data:,"}), AnswerLost),
     "a gigabyte": (Reply(endless=True), AnswerLost),
     "a bomb": (
         Reply(body=gzip.compress(b" " * 20_000_000), headers={"Content-Encoding": "gzip"}),
@@ -150,9 +153,9 @@ def test_retry_after_as_date_reaches_the_error() -> None:
     """Retry-After as an HTTP date becomes the seconds until then."""
     soon = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=60)
     date = format_datetime(soon, usegmt=True)
-    with serving(Reply(status=429, headers={"Retry-After": date})) as server:
-        with pytest.raises(Throttled) as raised:
-            submit(client_of(server.url, max_attempts=1))
+    refused = Reply(status=429, headers={"Retry-After": date})
+    with serving(refused) as server, pytest.raises(Throttled) as raised:
+        submit(client_of(server.url, max_attempts=1))
 
     assert raised.value.retry_after is not None
     assert 30 < raised.value.retry_after <= 60
@@ -182,6 +185,7 @@ class FailingTransport(httpx.AsyncBaseTransport):
         self.requests = 0
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Fail or answer."""
         self.requests += 1
         if self.requests <= self._failures:
             raise self._error("it failed")
@@ -306,9 +310,9 @@ def test_failure_at_once() -> None:
 @pytest.mark.parametrize("status", [400, 403, 422, 500])
 def test_refused_for_safety(status: int) -> None:
     """An HTTP error that speaks of safety is a filtered request."""
-    with serving(Reply(status=status, value={"message": "NSFW content detected"})) as server:
-        with pytest.raises(RequestRefused, match="NSFW") as raised:
-            submit(client_of(server.url))
+    refused = Reply(status=status, value={"message": "NSFW content detected"})
+    with serving(refused) as server, pytest.raises(RequestRefused, match="NSFW") as raised:
+        submit(client_of(server.url))
 
     assert raised.value.filtered
 
@@ -323,9 +327,9 @@ def test_echoed_prompt_says_nothing(prompt: str, where: str) -> None:
         "error": {"error": f"cannot parse {prompt!r}"},
         "detail": {"detail": [{"loc": ["body", "seed"], "msg": "too big", "input": prompt}]},
     }
-    with serving(Reply(status=422, value=told[where])) as server:
-        with pytest.raises(RequestRefused) as raised:
-            submit(client_of(server.url), prompt=prompt)
+    refused = Reply(status=422, value=told[where])
+    with serving(refused) as server, pytest.raises(RequestRefused) as raised:
+        submit(client_of(server.url), prompt=prompt)
 
     assert not raised.value.filtered
 
@@ -381,7 +385,7 @@ def test_hundred_jobs_at_once() -> None:
 
 
 def test_requests_per_second() -> None:
-    """No more API requests leave in a second than `requests_per_second`, POSTs and GETs together."""
+    """POSTs and GETs together leave at no more than `requests_per_second`."""
 
     async def go(url: str) -> None:
         async with client_of(url, requests_per_second=20) as client:
@@ -406,12 +410,15 @@ class RecordingPace:
         self.told: list[str] = []
 
     async def turn(self) -> None:
+        """Let it pass."""
         self.told.append("turn")
 
     def throttled(self, retry_after: float | None) -> None:
+        """Write it down."""
         self.told.append(f"throttled {retry_after}")
 
     def accepted(self) -> None:
+        """Write it down."""
         self.told.append("accepted")
 
 

@@ -30,6 +30,8 @@ def wait(
     timeout: float = 20.0,
     delays: Iterable[float] | None = (0.01,),
 ) -> Job:
+    """Wait for a job with a client, and close it."""
+
     async def go() -> Job:
         async with client:
             return await client.wait(job, timeout=timeout, delays=delays)
@@ -119,16 +121,16 @@ def test_outage_does_not_end_it() -> None:
 
 def test_outage_at_the_deadline_is_told() -> None:
     """Where the last poll failed, the deadline's error says how."""
-    with serving(Reply(status=502)) as server:
-        with pytest.raises(JobTimedOut, match="the last status request failed: .* HTTP 502"):
-            wait(client_of(server.url, max_attempts=1), timeout=0.3)
+    told = r"the last status request failed: .* HTTP 502"
+    with serving(Reply(status=502)) as server, pytest.raises(JobTimedOut, match=told):
+        wait(client_of(server.url, max_attempts=1), timeout=0.3)
 
 
 def test_past_outage_is_not_told() -> None:
     """Trouble that was over long before the deadline is not blamed for it."""
-    with serving(Reply(status=502), Reply(value=PENDING)) as server:
-        with pytest.raises(JobTimedOut) as raised:
-            wait(client_of(server.url, max_attempts=1), timeout=0.4)
+    replies = Reply(status=502), Reply(value=PENDING)
+    with serving(*replies) as server, pytest.raises(JobTimedOut) as raised:
+        wait(client_of(server.url, max_attempts=1), timeout=0.4)
 
     assert "502" not in str(raised.value)
 

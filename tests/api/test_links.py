@@ -25,7 +25,7 @@ PRIVATE_HOSTS = [
     "0x7f000001",
     "0x7f.1",
     "127。0。0。1",
-    "0.0.0.0",
+    "0.0.0.0",  # noqa: S104 - nothing is bound to it
     "0",
     "10.0.0.1",
     "172.16.0.1",
@@ -59,6 +59,7 @@ PRIVATE_HOSTS = [
 
 
 def check(link: str, *, allow_private: bool = False, use_proxies: bool = True) -> CheckedLink:
+    """Read a link and check where it leads."""
     return asyncio.run(
         check_link(read_link(link), allow_private=allow_private, use_proxies=use_proxies)
     )
@@ -72,6 +73,8 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Let every name be at these addresses."""
+
     async def resolved(_: httpx.URL) -> list[str]:
         return list(addresses)
 

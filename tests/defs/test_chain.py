@@ -166,6 +166,7 @@ def test_checks_of_the_samples(sampled: Sampled) -> None:
             "every_row_is_valid": key != "harbour_at_night",
             "images_are_complete": True,
             "images_decode": True,
+            "no_answer_was_lost": True,
             "every_sample_is_accounted_for": True,
         }
     refused = checks_of(sampled.runs["harbour_at_night"])["every_row_is_valid"]

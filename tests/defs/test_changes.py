@@ -64,8 +64,16 @@ def test_a_row_that_goes_leaves_the_rest_alone(pipeline: Pipeline) -> None:
     assert set((pipeline.folder / "data/images").rglob("*.png")) == images
 
 
+_LOOSE = (
+    "CREATE TABLE prompts (prompt_set, prompt_id, prompt, task, embeddings, samples, width, height,"
+    " num_inference_steps)"
+)
+
+
 def test_a_set_of_refused_rows_is_accounted_for(pipeline: Pipeline) -> None:
     """Where every row is refused, all samples are rejected as invalid and no call is made."""
+    pipeline.sql("DROP TABLE prompts")
+    pipeline.sql(_LOOSE)
     pipeline.add("bad", "range", num_inference_steps=500, samples=3)
     pipeline.add("bad", "twice")
     pipeline.add("bad", "twice", "another text")
@@ -137,7 +145,7 @@ def test_a_batch_of_samples_is_one_call(tmp_path: Path) -> None:
 def test_a_table_that_could_not_be_stored_is_made_again(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A set whose last table failed to be written does not count as built: it is asked for again."""
+    """A set whose last table failed to be written is not built: it is asked for again."""
     from imagepipeline_dagster.generation import reconciling
     from imagepipeline_dagster.storage import LocalFolder
 
@@ -164,41 +172,41 @@ def test_a_table_that_could_not_be_stored_is_made_again(
 @pytest.mark.parametrize("on_removed", ["delete", "", "Remove"])
 def test_options_that_cannot_be_meant_are_refused(on_removed: str) -> None:
     """A dataset names the option that is wrong and what it takes."""
-    with pytest.raises(ValueError, match="on_removed: .* is neither 'remove' nor 'keep'"):
+    with pytest.raises(ValueError, match=r"on_removed: .* is neither 'remove' nor 'keep'"):
         ImageDataset(on_removed=on_removed)
     with pytest.raises(ValueError, match="samples_per_call: 5 is outside 1 to 4"):
         ImageDataset(samples_per_call=5)
 
 
 def test_two_datasets_in_one_code_location(tmp_path: Path) -> None:
-    """Datasets with their own prefixes share resources and mix neither runs, tables nor releases."""
+    """Datasets with prefixes of their own mix neither runs, nor tables, nor releases."""
     from imagepipeline_dagster.defs import build_definitions
     from imagepipeline_dagster.tables.schema import TableMapping
 
     shoes = ImageDataset(key_prefix=("shoes",), prompts=TableMapping("shoes"))
-    with open_pipeline(tmp_path) as hats:
-        hats.sql("CREATE TABLE shoes AS SELECT * FROM prompts")
+    with open_pipeline(tmp_path) as alone:
+        alone.sql("CREATE TABLE shoes AS SELECT * FROM prompts")
         both = dg.Definitions.merge(
-            hats.definitions, build_definitions(shoes, hats.resources, start=False)
+            alone.definitions, build_definitions(shoes, alone.resources, start=False)
         )
-        hats.add("spring", "hat", "a hat")
-        hats.sql(
+        alone.add("spring", "hat", "a hat")
+        alone.sql(
             "INSERT INTO shoes (prompt_set, prompt_id, prompt, width, height) "
             "VALUES ('spring', 'shoe', 'a shoe', 64, 64)"
         )
         dg.Definitions.validate_loadable(both)
         hats = Pipeline(
-            instance=hats.instance,
+            instance=alone.instance,
             definitions=both,
             dataset=ImageDataset(),
-            resources=hats.resources,
+            resources=alone.resources,
             folder=tmp_path,
         )
         other = Pipeline(
-            instance=hats.instance,
+            instance=alone.instance,
             definitions=both,
             dataset=shoes,
-            resources=hats.resources,
+            resources=alone.resources,
             folder=tmp_path,
         )
         assert partition_keys(hats.tick()) == ["spring"]

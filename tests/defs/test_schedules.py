@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import dagster as dg
@@ -22,12 +22,12 @@ def _asked(pipeline: Pipeline, *, ago: dt.timedelta) -> None:
 
 
 @pytest.fixture
-def asked(pipeline: Pipeline) -> Iterator[Pipeline]:
+def asked(pipeline: Pipeline) -> Pipeline:
     """A pipeline with two sets that were asked for, whose runs left no trace."""
     pipeline.add("spring", "one")
     pipeline.add("summer", "one")
     pipeline.tick()
-    yield pipeline
+    return pipeline
 
 
 def test_runs_that_came_to_nothing_are_asked_for_again(asked: Pipeline) -> None:
@@ -78,7 +78,7 @@ def test_a_retry_asks_for_so_many_runs(tmp_path: Path) -> None:
         _asked(pipeline, ago=dt.timedelta(hours=1))
         found = [partition_keys(pipeline.reconcile()) for _ in range(4)]
         assert [len(keys) for keys in found] == [2, 2, 1, 0]
-        assert sorted(sum(found, [])) == pipeline.partitions
+        assert sorted(chain(*found)) == pipeline.partitions
 
 
 def test_sets_that_are_gone_are_not_asked_for(asked: Pipeline) -> None:

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import datetime as dt
+from itertools import chain
 from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.errors import SensorExecutionError
 
 from imagepipeline_dagster.defs import ImageDataset
 from imagepipeline_dagster.generation.ledger import Ledger
@@ -144,18 +144,14 @@ def test_a_set_that_vanishes_and_returns(pipeline: Pipeline) -> None:
     pipeline.add("other", "one")
     first = pipeline.tick()
     _build(pipeline, "spring")
-    pipeline.sql(
-        "UPDATE prompts SET prompt_set = 'other', prompt_id = 'two' WHERE prompt_set = 'spring'"
-    )
-    pipeline.tick()
+    pipeline.sql("DELETE FROM prompts WHERE prompt_set = 'spring'")
+    assert pipeline.tick() == []
     assert pipeline.partitions == ["other"]
-    pipeline.sql(
-        "UPDATE prompts SET prompt_set = 'spring', prompt_id = 'one' WHERE prompt_id = 'two'"
-    )
+    pipeline.add("spring", "one")
 
     returned = pipeline.tick()
 
-    assert partition_keys(returned) == ["other", "spring"]
+    assert partition_keys(returned) == ["spring"]
     assert not _run_keys(first) & _run_keys(returned)
     assert pipeline.partitions == ["other", "spring"]
 
@@ -263,12 +259,12 @@ def test_a_tick_asks_for_so_many_runs(tmp_path: Path) -> None:
             pipeline.add(f"set_{number}", "one")
         ticks = [partition_keys(pipeline.tick("prompts_sensor")) for _ in range(4)]
         assert [len(keys) for keys in ticks] == [3, 3, 1, 0]
-        assert sorted(sum(ticks, [])) == pipeline.partitions
+        assert sorted(chain(*ticks)) == pipeline.partitions
         assert len(pipeline.partitions) == 7
 
 
 def test_rows_without_a_set_are_reported(
-    pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+    pipeline: Pipeline, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Rows whose prompt_set is null are counted in the tick's log, and make nothing."""
     pipeline.sql("DROP TABLE prompts")
@@ -276,7 +272,7 @@ def test_rows_without_a_set_are_reported(
     pipeline.sql("INSERT INTO prompts VALUES (NULL, 'a', 'x'), (NULL, 'b', 'x'), ('s', 'c', 'x')")
 
     assert partition_keys(pipeline.tick()) == ["s"]
-    assert "2 rows of the prompts table name no prompt_set" in caplog.text
+    assert "2 rows of the prompts table name no prompt_set" in capfd.readouterr().err
 
 
 def test_a_dead_tables_database_loses_nothing(pipeline: Pipeline) -> None:
@@ -318,6 +314,5 @@ def test_a_missing_table_is_named(pipeline: Pipeline) -> None:
     """A tick says which table is missing and which there are."""
     pipeline.sql("ALTER TABLE prompts RENAME TO old_prompts")
 
-    with pytest.raises(Exception, match="no prompts table 'prompts'.*'old_prompts'"):
+    with pytest.raises(Exception, match=r"no prompts table 'prompts'.*'old_prompts'"):
         pipeline.evaluate("prompts_sensor")
-    assert SensorExecutionError

@@ -46,7 +46,7 @@ def pipeline(
 
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
-    """A browser for a module: Playwright's event loop must not outlive it, for other tests' sake."""
+    """A browser for one module: other modules' tests want no event loop of Playwright's."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=_FLAGS)
         expect.set_options(timeout=_TIMEOUT_MS)

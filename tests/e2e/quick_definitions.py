@@ -1,4 +1,4 @@
-"""What `definitions.py` does, with sensors that look as often as they can: a test waits for them."""
+"""What `definitions.py` does, with sensors that look often: a test waits for them."""
 
 import os
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +22,14 @@ T = TypeVar("T")
 
 _REPOSITORY = Path(__file__).parents[2]
 _DEFINITIONS = Path(__file__).with_name("quick_definitions.py")
+# The queue is looked at every second, not every five.
+_IMPATIENT = """
+run_coordinator:
+  module: dagster.core.run_coordinator
+  class: QueuedRunCoordinator
+  config:
+    dequeue_interval_seconds: 1
+"""
 _FINISHED = {"SUCCESS", "FAILURE", "CANCELED"}
 
 _RUNS = """
@@ -110,10 +117,12 @@ class ServedPipeline:
 
     def wait_until_built(self, prompt_set: str) -> list[Run]:
         """Wait until a set has runs, and all of them have succeeded; return them."""
-        runs = until(
-            lambda: (runs := self.runs(prompt_set)) and all(run.finished for run in runs) and runs,
-            what=f"the runs of {prompt_set} to end",
-        )
+
+        def ended() -> list[Run]:
+            runs = self.runs(prompt_set)
+            return runs if all(run.finished for run in runs) else []
+
+        runs = until(ended, what=f"the runs of {prompt_set} to end")
         assert {run.status for run in runs} == {"SUCCESS"}, runs
         return runs
 
@@ -144,12 +153,13 @@ def serve(folder: Path) -> Iterator[ServedPipeline]:
     """Run `dagster dev` with everything that it keeps in a folder; end it with all its children."""
     home, storage, log = folder / "dagster_home", folder / "storage", folder / "dagster.log"
     home.mkdir()
-    shutil.copy(_REPOSITORY / "dagster.yaml", home)
+    settings = (_REPOSITORY / "dagster.yaml").read_text()
+    (home / "dagster.yaml").write_text(settings + _IMPATIENT)
     ours = ("IMAGEPIPELINE_", "DAGSTER_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     port = _free_port()
-    command = [Path(sys.executable).with_name("dagster"), "dev"]
-    options = ["--python-file", _DEFINITIONS, "--host", "127.0.0.1", "--port", str(port)]
+    command = [str(Path(sys.executable).with_name("dagster")), "dev"]
+    options = ["--python-file", str(_DEFINITIONS), "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own command
             [*command, *options],

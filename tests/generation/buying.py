@@ -1,4 +1,4 @@
-"""A prompt set bought from an emulator: rows, plan, purchase and what must be true of the result."""
+"""A prompt set bought from an emulator: its rows, plan and purchase, and what must be true."""
 
 from __future__ import annotations
 

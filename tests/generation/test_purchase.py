@@ -392,7 +392,7 @@ def test_no_index_is_guessed_where_links_are_missing(
 def test_expired_links_are_renewed_by_the_status(
     buyer: Buyer, start_emulator: StartEmulator
 ) -> None:
-    """A job whose links expired while no run was there is asked for new ones, and not paid again."""
+    """Links that expired are asked for anew under the same job; nothing is paid again."""
     vendor = start_emulator(latency_seconds=0.3, latency_spread=0)
     buyer = dataclasses.replace(buyer, base_url=vendor.url)
     prompts = prompts_of(numbered_rows(2))
@@ -557,7 +557,7 @@ def test_a_ledger_that_fails_is_raised_and_does_not_hang(
     def broken(*_arguments: object, **_options: object) -> None:
         raise ValueError("a step that cannot be written")
 
-    prompts = prompts_of(numbered_rows(6))
+    prompts = prompts_of(numbered_rows(40))
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "succeeded", broken)
         with pytest.raises(ValueError, match="cannot be written"):
@@ -565,8 +565,8 @@ def test_a_ledger_that_fails_is_raised_and_does_not_hang(
     paid = emulator.stats.posts_accepted
     bought = buyer.buy(prompts)
 
-    assert paid < 6
-    assert bought.outcomes == {"generated": 6}
+    assert paid < 40
+    assert bought.outcomes == {"generated": 40}
     assert_nothing_bought_twice(buyer, bought, emulator.stats)
 
 
