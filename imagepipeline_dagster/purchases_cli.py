@@ -324,10 +324,11 @@ def _states_table(planned: Sequence[_SetPlan], cost: Callable[[int], float | Non
     from imagepipeline_dagster.generation.planning import PlanState
 
     priced = cost(0) is not None
-    headings = [*(state.replace("_", " ") for state in PlanState), "refused\nrows"]
+    states = sorted(PlanState, key=lambda state: state is not PlanState.TO_BUY)
+    headings = [*(state.replace("_", "\n") for state in states), "refused\nrows"]
     table = _table("Images", [*headings, *(["cost"] if priced else [])])
     for row in planned:
-        counts = [*(row.summary.images[state] for state in PlanState), row.refused]
+        counts = [*(row.summary.images[state] for state in states), row.refused]
         money = [f"{cost(row.to_buy):,.2f}"] if priced else []
         _add_row(table, row, planned, [*map(_number, counts), *money])
     return table
@@ -347,7 +348,13 @@ def _table(title: str, headings: Iterable[str]) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=title,
+        title_justify="left",
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column("prompt set", overflow="fold")
     for heading in headings:
         table.add_column(heading, justify="right")

@@ -146,6 +146,8 @@ def test_a_table_that_could_not_be_stored_is_made_again(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A set whose last table failed to be written is not built: it is asked for again."""
+    import datetime as dt
+
     from imagepipeline_dagster.generation import reconciling
     from imagepipeline_dagster.storage import LocalFolder
 
@@ -161,7 +163,7 @@ def test_a_table_that_could_not_be_stored_is_made_again(
     with monkeypatch.context() as patched:
         patched.setattr(LocalFolder, "write", full_disk)
         pipeline.run(str(request.partition_key), ok=False)
-    monkeypatch.setattr(reconciling, "_FIRST_RETRY", reconciling.dt.timedelta(0))
+    monkeypatch.setattr(reconciling, "_FIRST_RETRY", dt.timedelta(0))
 
     assert partition_keys(pipeline.reconcile()) == ["boats"]
     told = figures(pipeline.run("boats"))

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, text
@@ -48,10 +49,12 @@ def test_writes_that_wait_share_a_commit(ledger: Ledger) -> None:
     async def work() -> None:
         with LedgerWriter(ledger.engine) as writer:
             apply = writer._apply
-            writer._apply = lambda group: (  # type: ignore[method-assign] # counts the groups
-                transactions.append(len(group)),
-                apply(group),
-            )[1]
+
+            def counted(group: list[Any]) -> list[Any]:
+                transactions.append(len(group))
+                return apply(group)
+
+            writer._apply = counted  # type: ignore[method-assign] # counts the groups
             assert await asyncio.gather(*(writer.write(note, n) for n in range(300))) == list(
                 range(300)
             )
@@ -68,7 +71,7 @@ def test_a_bad_write_does_not_take_the_others_with_it(ledger: Ledger) -> None:
     def bad(_connection: Connection) -> int:
         raise LookupError("a defect")
 
-    async def work() -> list[object]:
+    async def work() -> tuple[object, object, object]:
         with LedgerWriter(ledger.engine) as writer:
             return await asyncio.gather(
                 writer.write(note, 1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,8 +18,9 @@ class Time:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(pacing.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(pacing.asyncio, "sleep", self._sleep)
+        # In this module alone: the event loop and pytest need the real one.
+        monkeypatch.setattr(pacing, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(pacing, "asyncio", SimpleNamespace(sleep=self._sleep))
 
     async def _sleep(self, seconds: float) -> None:
         self.now += seconds

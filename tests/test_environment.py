@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from imagepipeline_dagster.environment import (
+    EnvironmentInvalid,
+    resources_for,
+    resources_from_environment,
+)
+
+KEY = "a-key-that-nobody-may-see"
+
+
+def test_defaults() -> None:
+    """Without a variable: the emulator, and everything in the folder data."""
+    found = resources_from_environment({})
+
+    assert set(found) == {"imagepipeline", "tables", "ledger", "storage", "io_manager"}
+    assert found["imagepipeline"].emulated
+    assert found["imagepipeline"].base_url == "https://api.imagepipeline.io"
+    assert found["imagepipeline"].max_in_flight == 16
+    assert found["storage"].uri == "data"
+    assert found["tables"].url == f"sqlite:///{Path('data/tables.db')}"
+    assert found["tables"].create_samples
+    assert found["ledger"].url == f"sqlite:///{Path('data/ledger.db')}"
+
+
+def test_secrets_stay_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key and the databases' URLs are names of variables until a run needs them."""
+    given = {
+        "IMAGEPIPELINE_API_KEY": KEY,
+        "IMAGEPIPELINE_TABLES_URL": "postgresql://me:secret@db/shop",
+        "IMAGEPIPELINE_LEDGER_URL": "postgresql://me:secret@db/ledger",
+        "IMAGEPIPELINE_BASE_URL": "https://api.example",
+        "IMAGEPIPELINE_MAX_IN_FLIGHT": "3",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    found = resources_from_environment(given)
+
+    for resource in found.values():
+        assert KEY not in repr(resource)
+        assert "secret" not in repr(resource)
+        assert KEY not in str(resource.model_dump())
+    assert not found["imagepipeline"].emulated
+    assert not found["tables"].create_samples
+    assert found["imagepipeline"].base_url == "https://api.example"
+    assert found["imagepipeline"].max_in_flight == 3
+
+    ready = found["imagepipeline"].process_config_and_initialize()
+    assert ready.api_key == KEY
+    assert ready.origin == "https://api.example"
+
+
+@pytest.mark.parametrize("blank", ["", "   "])
+def test_a_blank_variable_is_unset(blank: str) -> None:
+    """An empty or blank value counts as none, as people write it in .env files."""
+    names = ("API_KEY", "BASE_URL", "MAX_IN_FLIGHT", "STORAGE", "TABLES_URL", "LEDGER_URL")
+    found = resources_from_environment({f"IMAGEPIPELINE_{name}": blank for name in names})
+
+    assert found["imagepipeline"].emulated
+    assert found["storage"].uri == "data"
+    assert found["ledger"].url == "sqlite:///data/ledger.db"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "²"])
+def test_a_wrong_number_is_named(value: str) -> None:
+    """A number that cannot be meant is refused by the name of its variable."""
+    with pytest.raises(
+        EnvironmentInvalid, match="IMAGEPIPELINE_MAX_IN_FLIGHT: '.*' is not a whole"
+    ):
+        resources_from_environment({"IMAGEPIPELINE_MAX_IN_FLIGHT": value})
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({}, "IMAGEPIPELINE_TABLES_URL"),
+        ({"IMAGEPIPELINE_TABLES_URL": "sqlite:///t.db"}, "IMAGEPIPELINE_LEDGER_URL"),
+    ],
+)
+def test_a_bucket_needs_databases(given: dict[str, str], missing: str) -> None:
+    """With a bucket, a missing database URL is named, with an example of what to set."""
+    with pytest.raises(EnvironmentInvalid, match=f"{missing}: is required when") as raised:
+        resources_from_environment({"IMAGEPIPELINE_STORAGE": "s3://bucket/prefix", **given})
+    assert "postgresql://user:password@host/database" in str(raised.value)
+
+
+@pytest.mark.parametrize("spelling", ["{}", "file://{}"])
+def test_databases_are_where_the_folder_is(tmp_path: Path, spelling: str) -> None:
+    """However the folder is spelled, storage and databases are in the same one."""
+    folder = tmp_path / "with space"
+    uri = spelling.format(str(folder).replace(" ", "%20") if "://" in spelling else folder)
+    found = resources_for(storage_uri=uri)
+
+    found["storage"].open().write("a", b"a")
+    with found["ledger"].open():
+        pass
+    assert {path.name for path in folder.iterdir()} >= {"a", "ledger.db"}
+    assert [path.name for path in tmp_path.iterdir()] == ["with space"]
+
+
+def test_io_manager_uses_the_storage() -> None:
+    """Tables and images go to the same storage."""
+    found = resources_for(storage_uri="elsewhere")
+    assert found["io_manager"].storage.uri == "elsewhere"
+    assert isinstance(found["io_manager"], dg.ConfigurableIOManager)
