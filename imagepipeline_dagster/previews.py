@@ -134,9 +134,12 @@ def _draw_tile(tile: Tile, side: int) -> Image.Image:
         if tile.mark:
             mark = _drawable(tile.mark)
             colour = _MARK_COLOURS.get(mark.split(":")[0], _OTHER_MARK_COLOUR)
-            pencil.rectangle((0, side - _BAR_HEIGHT, side - 1, side - 1), fill=colour)
-            middle = (side / 2, side - _BAR_HEIGHT / 2)
-            pencil.text(middle, _cut(mark, side - 4), "white", _font(), anchor="mm")
+            lines = _wrapped(mark, side - 4, lines=2)
+            height = _BAR_HEIGHT * len(lines)
+            pencil.rectangle((0, side - height, side - 1, side - 1), fill=colour)
+            middle = (side / 2, side - height / 2)
+            text = "\n".join(lines)
+            pencil.multiline_text(middle, text, "white", _font(), anchor="mm", align="center")
     middle = (side / 2, side + _CAPTION_HEIGHT / 2)
     pencil.text(middle, _cut(_drawable(tile.caption), side), _TEXT_COLOUR, _font(), anchor="mm")
     return drawn

@@ -74,7 +74,9 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
         description="API key. Without one an emulator inside this process serves the API.",
         json_schema_extra=_SECRET,
     )
-    base_url: str = Field(default=DEFAULT_BASE_URL, description="Origin of the API, http(s).")
+    base_url: str = Field(
+        default=DEFAULT_BASE_URL, description="Base URL of the API; the emulator does not use it."
+    )
     max_in_flight: int = Field(default=16, ge=1, description="Jobs in flight at once, per run.")
     requests_per_second: float | None = Field(
         default=None, gt=0, description="Limit over all API requests of a run; none by default."

@@ -69,9 +69,7 @@ def test_a_blank_variable_is_unset(blank: str) -> None:
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "²"])
 def test_a_wrong_number_is_named(value: str) -> None:
     """A number that cannot be meant is refused by the name of its variable."""
-    with pytest.raises(
-        EnvironmentInvalid, match="IMAGEPIPELINE_MAX_IN_FLIGHT: '.*' is not a whole"
-    ):
+    with pytest.raises(EnvironmentInvalid, match=r"MAX_IN_FLIGHT: '.*' is not a whole"):
         resources_from_environment({"IMAGEPIPELINE_MAX_IN_FLIGHT": value})
 
 

@@ -91,7 +91,9 @@ class Landing:
             return settled(
                 outcome=Outcome.GENERATED,
                 image_sha256=picture.sha256,
-                uri=await self._in_thread(self._write, picture, data),
+                # Beside the decoding threads: there are as many of those as processors, and a write
+                # waits for a disk or a bucket.
+                uri=await asyncio.to_thread(self._write, picture, data),
                 format=picture.format,
                 pixel_width=picture.width,
                 pixel_height=picture.height,

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -328,6 +328,11 @@ class Ledger:
             "failure": None,
             "error": None,
         }
+        if seen == 0:
+            new = _insert(connection, requests, replace=()).returning(requests.c.request_key)
+            # Not its row count: SQLAlchemy keeps that of updates only, and gives -1 on PostgreSQL.
+            if connection.execute(new, {"request_key": claim.request_key, **values}).first():
+                return True
         again = connection.execute(
             update(requests)
             .where(
@@ -343,11 +348,7 @@ class Ledger:
             )
             .values(values)
         )
-        if again.rowcount or seen:
-            return bool(again.rowcount)
-        new = upsert(connection, requests, {"request_key": claim.request_key, **values}, replace=())
-        # Not its row count: SQLAlchemy keeps that of updates only, and gives -1 on PostgreSQL.
-        return connection.execute(new.returning(requests.c.request_key)).first() is not None
+        return bool(again.rowcount)
 
     @staticmethod
     def submitted(
@@ -408,9 +409,10 @@ class Ledger:
     @staticmethod
     def stored(connection: Connection, request_key: str, sample: StoredSample) -> None:
         """Record what became of one sample."""
-        values = {"request_key": request_key, **_values_of(sample)}
+        values = _values_of(sample)
+        replace = tuple(name for name in values if name != "slot")
         connection.execute(
-            upsert(connection, samples, values, replace=[k for k in values if k != "slot"])
+            _insert(connection, samples, replace=replace), {"request_key": request_key, **values}
         )
 
     @staticmethod
@@ -538,22 +540,27 @@ class Ledger:
                 "used_at": _now(),
                 **_values_of(use),
             }
-            connection.execute(
-                upsert(
-                    connection,
-                    uses,
-                    values,
-                    replace=["prompt_row", "embedding_row", "run_id", "used_at"],
-                )
-            )
+            replace = ("prompt_row", "embedding_row", "run_id", "used_at")
+            connection.execute(_insert(connection, uses, replace=replace), values)
 
 
 def upsert(
     connection: Connection, table: Table, values: dict[str, Any], *, replace: Sequence[str]
 ) -> Any:  # noqa: ANN401 - one of two dialects' own insert
     """Return an insert that, where the row exists, sets the columns of `replace` (or nothing)."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table).values(values)
+    return _insert(connection, table, replace=tuple(replace)).values(values)
+
+
+def _insert(connection: Connection, table: Table, *, replace: tuple[str, ...]) -> Any:  # noqa: ANN401
+    """Return the same without its values, to be executed with them."""
+    return _insert_statement(connection.dialect.name, table, replace)
+
+
+# Kept: building such a statement costs SQLAlchemy more than executing it.
+@cache
+def _insert_statement(dialect_name: str, table: Table, replace: tuple[str, ...]) -> Any:  # noqa: ANN401
+    dialect = postgresql if dialect_name == "postgresql" else sqlite
+    statement = dialect.insert(table)
     key = [column.name for column in table.primary_key]
     if not replace:
         return statement.on_conflict_do_nothing(index_elements=key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -195,8 +196,13 @@ def content_json(row: PromptRow | EmbeddingRow) -> str:
     Nulls are left out so that a column which this package adds one day changes no row's content.
     """
     found = {name: getattr(row, name) for name in columns_of(type(row)) if name != "updated_at"}
-    return canonical_json({name: value for name, value in found.items() if value not in (None, ())})
+    return canonical_json(
+        {name: _json_value(value) for name, value in found.items() if value not in (None, ())}
+    )
 
 
 def _json_value(value: object) -> object:
-    return value.isoformat() if isinstance(value, dt.datetime) else value
+    if isinstance(value, dt.datetime):
+        return value.isoformat()
+    # JSON has no infinities; the row that holds one is refused, not the reading of its set.
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

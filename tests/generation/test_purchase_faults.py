@@ -23,6 +23,9 @@ from tests.generation.buying import (
 )
 from tests.generation.conftest import StartEmulator
 
+# Each is quick; all together they take a while.
+pytestmark = pytest.mark.slow
+
 SUBMIT, STATUS, DOWNLOAD = Operation.SUBMIT, Operation.STATUS, Operation.DOWNLOAD
 
 PASSING: dict[str, tuple[Fault, dict[str, int]]] = {
@@ -199,7 +202,7 @@ def random_fault(chance: random.Random) -> Fault:
     )
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_a_mixture_of_faults_loses_nothing_and_buys_nothing_twice(
     seed: int, start_emulator: StartEmulator, buyer: Buyer
 ) -> None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 
+import pytest
+
 from imagepipeline_dagster.tables.schema import (
     EmbeddingRow,
     PromptRow,
@@ -87,3 +89,12 @@ def test_content_json_leaves_out_times_and_nulls() -> None:
     assert json.loads(content_json(row)) == {"prompt_set": "s", "prompt_id": "1", "prompt": "p"}
     embedding = EmbeddingRow(embedding_id="e", trigger_words=("a", "b"))
     assert json.loads(content_json(embedding)) == {"embedding_id": "e", "trigger_words": ["a", "b"]}
+
+
+@pytest.mark.parametrize("endless", [float("inf"), float("-inf")])
+def test_an_infinite_number_is_content_like_any_other(endless: float) -> None:
+    """A row that holds an infinity can be fingerprinted and shown; only its own row is refused."""
+    row = PromptRow(prompt_set="s", prompt_id="p", prompt="x", strength=endless)
+    plain = PromptRow(prompt_set="s", prompt_id="p", prompt="x")
+    assert content_json(row) != content_json(plain)
+    assert "inf" in source_json(row)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster.components.testing import create_defs_folder_sandbox
+
+from imagepipeline_dagster.component import ImageDatasetComponent
+from imagepipeline_dagster.defs import ImageDataset, build_definitions
+from imagepipeline_dagster.environment import resources_for
+from tests.pipeline import Pipeline, figures, open_pipeline
+
+# Dagster 1.13 reads YAML by a function that pydantic has deprecated, and by its own beta classes.
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:`parse_obj_as` is deprecated"),
+    pytest.mark.filterwarnings(r"ignore:.* is currently in beta"),
+]
+
+TYPE = "imagepipeline_dagster.component.ImageDatasetComponent"
+KEY = "sk-component-93be11f0aa"
+
+
+@contextmanager
+def _built(**attributes: Any) -> Iterator[dg.Definitions]:  # noqa: ANN401 - YAML's own values
+    with create_defs_folder_sandbox() as sandbox:
+        path = sandbox.scaffold_component(
+            component_cls=ImageDatasetComponent,
+            defs_yaml_contents={"type": TYPE, "attributes": attributes},
+        )
+        with sandbox.load_component_and_build_defs(defs_path=path) as (component, definitions):
+            assert isinstance(component, ImageDatasetComponent)
+            yield definitions
+
+
+def _shape(definitions: dg.Definitions) -> dict[str, object]:
+    repository = definitions.get_repository_def()
+    graph = repository.asset_graph
+    return {
+        "assets": {key: graph.get(key).parent_keys for key in graph.get_all_asset_keys()},
+        "checks": graph.asset_check_keys,
+        "jobs": set(repository.job_names),
+        "sensors": {found.name: found.default_status for found in repository.sensor_defs},
+        "schedules": {found.name: found.default_status for found in repository.schedule_defs},
+        "resources": set(definitions.resources or {}),
+    }
+
+
+def test_yaml_builds_what_python_builds(tmp_path: Path) -> None:
+    """A component without attributes is the same pipeline as definitions.py makes."""
+    resources = resources_for(storage_uri=str(tmp_path))
+    with _built(storage=str(tmp_path)) as definitions:
+        assert _shape(definitions) == _shape(
+            build_definitions(ImageDataset(), resources, start=True)
+        )
+
+
+def test_attributes_reach_the_dataset(tmp_path: Path) -> None:
+    """Prefix, mapped tables and defaults from YAML make a dataset that materializes."""
+    dataset = ImageDataset(key_prefix=("art",))
+    with (
+        open_pipeline(tmp_path, dataset=dataset) as pipeline,
+        _built(
+            key_prefix=["art"],
+            title="Boats",
+            prompts={"table": "texts", "columns": {"prompt": "words"}},
+            defaults={"width": 64, "height": 64, "samples": 2},
+            samples_per_call=2,
+            storage=str(tmp_path / "data"),
+            start=False,
+        ) as definitions,
+    ):
+        pipeline.sql("CREATE TABLE texts (prompt_set TEXT, prompt_id TEXT, words TEXT)")
+        pipeline.sql("INSERT INTO texts VALUES ('boats', 'one', 'a boat')")
+        ours = Pipeline(
+            instance=pipeline.instance,
+            definitions=definitions,
+            dataset=dataset,
+            resources=dict(definitions.resources or {}),
+            folder=tmp_path,
+        )
+        told = figures(ours.sync()["boats"])
+        statuses = {found.default_status.value for found in ours.repository.sensor_defs}
+
+    assert (told["requested"], told["kept"], told["api_calls"]) == (2, 2, 1)
+    assert statuses == {"STOPPED"}
+
+
+def test_a_key_stops_the_sensors_and_stays_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key from the environment stops the sensors, and no snapshot of the location holds it."""
+    monkeypatch.setenv("IMAGEPIPELINE_API_KEY", KEY)
+    with (
+        open_pipeline(tmp_path) as pipeline,
+        _built(
+            api_key="{{ env.IMAGEPIPELINE_API_KEY }}",
+            base_url="http://127.0.0.1:9",
+            storage=str(tmp_path / "data"),
+        ) as definitions,
+    ):
+        shape = _shape(definitions)
+        ours = Pipeline(
+            instance=pipeline.instance,
+            definitions=definitions,
+            dataset=ImageDataset(),
+            resources=pipeline.resources,
+            folder=tmp_path,
+        )
+        ours.add("boats", "one")
+        (request,) = ours.tick()
+        ours.run(str(request.partition_key), ok=False)
+        kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+
+    assert set(dict(shape["sensors"]).values()) == {dg.DefaultSensorStatus.STOPPED}  # type: ignore[call-overload]
+    assert not [path for path in kept if KEY.encode() in path.read_bytes()]

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from imagepipeline_dagster.tables.importing import create_tables
+from tests.processes import DRIVE, PROJECT, environment, run, serving_emulator
+
+KEY = "sk-distinctive-4f1c9a7e2b"
+WRONG_KEY = "sk-mistaken-77aa01be93"
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[], dg.Definitions]:
+    """Load definitions.py anew, in the environment of the test."""
+    for name in ("API_KEY", "BASE_URL", "STORAGE", "TABLES_URL", "LEDGER_URL", "MAX_IN_FLIGHT"):
+        monkeypatch.delenv(f"IMAGEPIPELINE_{name}", raising=False)
+
+    def loaded() -> dg.Definitions:
+        namespace: dict[str, object] = {}
+        file = PROJECT / "definitions.py"
+        exec(compile(file.read_text(), file, "exec"), namespace)  # noqa: S102 - our own file
+        found = namespace["defs"]
+        assert isinstance(found, dg.Definitions)
+        return found
+
+    return loaded
+
+
+def test_the_documented_names_are_there(load: Callable[[], dg.Definitions]) -> None:
+    """Assets, partitions, jobs, sensors, schedules, pool and resources have their public names."""
+    definitions = load()
+    dg.Definitions.validate_loadable(definitions)
+    repository = definitions.get_repository_def()
+    graph = repository.asset_graph
+
+    stages = ("prompt_sets", "generation_requests", "generated_images", "moderated_images")
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {
+        *("prompts", "embeddings", *stages, "image_dataset")
+    }
+    for stage in (*stages, "prompts"):
+        partitions = graph.get(dg.AssetKey(stage)).partitions_def
+        assert isinstance(partitions, dg.DynamicPartitionsDefinition)
+        assert partitions.name == "prompt_set"
+    assert {sensor.name for sensor in repository.sensor_defs} == {
+        *("prompts_sensor", "embeddings_sensor")
+    }
+    assert {schedule.name for schedule in repository.schedule_defs} == {
+        *("image_dataset_schedule", "reconcile_schedule")
+    }
+    assert {"materialize_prompt_set", "release_image_dataset"} <= set(repository.job_names)
+    assert set(definitions.resources) == {
+        *("imagepipeline", "tables", "ledger", "storage", "io_manager")
+    }
+    purchase = graph.get(dg.AssetKey("generated_images")).assets_def
+    assert purchase.op.pool == "imagepipeline_api"
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+def test_spending_begins_when_a_person_says_so(
+    load: Callable[[], dg.Definitions], monkeypatch: pytest.MonkeyPatch, key: str | None
+) -> None:
+    """Sensors and schedules run from the start on the emulator, and are stopped on a key."""
+    if key:
+        monkeypatch.setenv("IMAGEPIPELINE_API_KEY", key)
+    repository = load().get_repository_def()
+
+    expected = "STOPPED" if key else "RUNNING"
+    started = [*repository.sensor_defs, *repository.schedule_defs]
+    assert {found.default_status.value for found in started} == {expected}
+    assert len(started) == 4
+
+
+def _small_tables(folder: Path) -> str:
+    url = f"sqlite:///{folder}/tables.db"
+    create_tables(url)
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        for number in range(3):
+            connection.execute(
+                sa.text(
+                    "INSERT INTO prompts (prompt_set, prompt_id, prompt, width, height)"
+                    " VALUES ('boats', :id, :text, 64, 64)"
+                ),
+                {"id": f"boat_{number}", "text": f"boat {number}"},
+            )
+    engine.dispose()
+    return url
+
+
+@pytest.mark.slow
+def test_another_server_is_driven_and_the_key_is_nowhere(tmp_path: Path) -> None:
+    """With URL and key, images are bought there; no file, log or message ever holds the key."""
+    for name in ("home", "data", "work"):
+        (tmp_path / name).mkdir()
+    variables = {
+        "DAGSTER_HOME": str(tmp_path / "home"),
+        "IMAGEPIPELINE_STORAGE": str(tmp_path / "data"),
+        "IMAGEPIPELINE_TABLES_URL": _small_tables(tmp_path),
+    }
+    script = tmp_path / "work" / "drive.py"
+    script.write_text(DRIVE)
+    said = []
+    with serving_emulator("--api-key", KEY, "--latency", "0.1", cwd=tmp_path / "work") as url:
+        variables["IMAGEPIPELINE_BASE_URL"] = url
+        for key, failures in ((WRONG_KEY, 1), (KEY, 0)):
+            ran = run(
+                [sys.executable, str(script), *(["--release"] if key == KEY else [])],
+                cwd=tmp_path / "work",
+                variables={**variables, "IMAGEPIPELINE_API_KEY": key},
+            )
+            assert ran.returncode == failures, ran.stderr[-4000:]
+            said += [ran.stdout, ran.stderr]
+        stats = httpx.get(f"{url}/_emulator/stats").json()
+
+    assert (stats["posts_accepted"], stats["downloads"], stats["downloads_with_key"]) == (3, 3, 0)
+    assert "the purchase stopped" in said[1]
+    with sqlite3.connect(tmp_path / "data/ledger.db") as ledger:
+        endpoints = ledger.execute("SELECT DISTINCT endpoint, emulated FROM ledger_requests")
+        assert endpoints.fetchall() == [(f"{url}/sdxl/text2image/v1", 0)]
+    ledger.close()
+    assert (tmp_path / "data/releases/v0001/manifest.json").exists()
+
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 20
+    for secret in (KEY, WRONG_KEY):
+        assert not [path for path in files if secret.encode() in path.read_bytes()]
+        assert not [text for text in said if secret in text]
+
+
+_COUNTS = "SELECT state, count(*) FROM ledger_requests GROUP BY state"
+
+
+@pytest.mark.slow
+def test_a_killed_run_buys_only_the_rest(tmp_path: Path) -> None:
+    """After SIGKILL amid a purchase on the embedded default, the next run buys what is left."""
+    variables = {
+        "DAGSTER_HOME": str(tmp_path / "home"),
+        "IMAGEPIPELINE_STORAGE": str(tmp_path / "data"),
+        "IMAGEPIPELINE_MAX_IN_FLIGHT": "2",
+    }
+    (tmp_path / "home").mkdir()
+    (tmp_path / "data").mkdir()
+    script = tmp_path / "drive.py"
+    script.write_text(DRIVE)
+    tables = _small_tables(tmp_path / "data")
+    engine = sa.create_engine(tables)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE prompts SET samples = 5"))
+    engine.dispose()
+    ledger = tmp_path / "data/ledger.db"
+
+    with subprocess.Popen(  # noqa: S603 - this Python
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env=environment(**variables),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        deadline = time.monotonic() + 60
+        while _counts(ledger).get("succeeded", 0) < 3:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    before = _counts(ledger)
+    assert 3 <= before["succeeded"] < 15
+
+    again = run([sys.executable, str(script)], cwd=tmp_path, variables=variables)
+
+    assert again.returncode == 0, again.stderr[-4000:]
+    after = _counts(ledger)
+    # Only a claim without an answer may be lost, and there are two places for one.
+    assert after.get("unknown", 0) <= before.get("claimed", 0) <= 2
+    assert after.pop("unknown", 0) + after.pop("succeeded") == 15
+    assert after == {}
+    with sqlite3.connect(ledger) as opened:
+        assert opened.execute("SELECT max(attempt) FROM ledger_requests").fetchone() == (1,)
+        assert opened.execute("SELECT count(DISTINCT run_id) FROM ledger_requests").fetchone() == (
+            2,
+        )
+    opened.close()
+    with sqlite3.connect(tmp_path / "home/history/runs.db") as opened:
+        assert len(opened.execute("SELECT run_id FROM runs").fetchall()) == 2
+    opened.close()
+
+
+def _counts(ledger: Path) -> dict[str, int]:
+    if not ledger.exists():
+        return {}
+    opened = sqlite3.connect(ledger)
+    try:
+        return dict(opened.execute(_COUNTS).fetchall())
+    except sqlite3.OperationalError:
+        return {}
+    finally:
+        opened.close()
+
+
+def test_the_local_instance_tells_nobody() -> None:
+    """dagster.yaml switches telemetry and nags off and limits what runs at once."""
+    text = (PROJECT / "dagster.yaml").read_text()
+    assert re.search(r"telemetry:\n  enabled: false", text)
+    assert re.search(r"nux:\n  enabled: false", text)
+    assert "max_concurrent_runs: 2" in text
