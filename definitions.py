@@ -5,6 +5,7 @@ import os
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_from_environment
 
+dataset = ImageDataset()
 resources = resources_from_environment(os.environ)
 # On a real key, spending begins when a person starts the sensors.
-defs = build_definitions(ImageDataset(), resources, start=resources["imagepipeline"].emulated)
+defs = build_definitions(dataset, resources, start=resources["imagepipeline"].emulated)

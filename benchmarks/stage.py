@@ -15,10 +15,13 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from imagepipeline_dagster.api.contract import request_for
+from imagepipeline_dagster.emulator.pictures import draw_png
 from imagepipeline_dagster.generation.budget import Allowance
 from imagepipeline_dagster.generation.images import Outcome, images_of_plan
 from imagepipeline_dagster.generation.ledger import Claim, Ledger, Owner, StoredSample, Use
 from imagepipeline_dagster.generation.ledger_writer import LedgerWriter
+from imagepipeline_dagster.generation.pictures import read_picture
 from imagepipeline_dagster.generation.planning import PlannedRequest, plan_prompt_set
 from imagepipeline_dagster.generation.prompts import GenerationDefaults, Prompt, validated_prompts
 from imagepipeline_dagster.generation.purchase import Purchase
@@ -26,17 +29,19 @@ from imagepipeline_dagster.resources import ImagePipelineResource
 from imagepipeline_dagster.storage import LocalFolder
 from imagepipeline_dagster.tables.schema import PromptRow
 
-__all__ = ["Stage", "buy_a_set", "store_a_set"]
+__all__ = ["Api", "Decoding", "Stage", "buy_a_set", "measure_decoding", "store_a_set"]
 
 _DATASET = "bench"
+_DECODINGS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
     """What the stage came to; `seconds` are of the wall, all others of this process's CPU.
 
-    `loop_seconds` is what writing to the ledger took on the event loop, `writer_seconds` what it
-    took in the ledger's own thread. `peak_mib` is the process's largest resident set.
+    `ledger_seconds` is what writing to the ledger took on the event loop, `writer_seconds` the CPU
+    time of the same in the ledger's own thread, `loop_seconds` that of the event loop in all.
+    `peak_mib` is the process's largest resident set.
     """
 
     seconds: float
@@ -44,38 +49,74 @@ class Stage:
     posts: int
     cpu_seconds: float
     loop_seconds: float
+    ledger_seconds: float
     writer_seconds: float
     peak_mib: float
 
 
-def buy_a_set(
-    *, url: str, api_key: str, jobs: int, max_in_flight: int, folder: Path, prompt_set: str
-) -> Stage:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """An API and how it is used; a resource itself does not travel between processes."""
+
+    url: str
+    api_key: str
+    max_in_flight: int
+    poll_min_seconds: float
+
+    def resource(self) -> ImagePipelineResource:
+        """Return the resource of a run."""
+        return ImagePipelineResource(
+            api_key=self.api_key,
+            base_url=self.url,
+            max_in_flight=self.max_in_flight,
+            poll_min_seconds=self.poll_min_seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """CPU milliseconds to verify one picture of 768 x 768 pixels.
+
+    The emulator's quick pictures have a palette, which is less to unpack than true colours.
+    """
+
+    quick_ms: float
+    true_colour_ms: float
+
+
+def buy_a_set(api: Api, *, jobs: int, folder: Path, prompt_set: str) -> Stage:
     """Plan and buy a prompt set of so many images, as `generated_images` does."""
-    return _carry_out(
-        url=url,
-        api_key=api_key,
-        prompts=_prompts(prompt_set, jobs),
-        max_in_flight=max_in_flight,
-        folder=folder,
+    return _carry_out(api.resource(), _prompts(prompt_set, jobs), folder)
+
+
+def store_a_set(api: Api, *, jobs: int, folder: Path, prompt_set: str) -> Stage:
+    """Fill the ledger with a set that is bought and stored already; measure its next run."""
+    prompts = _prompts(prompt_set, jobs)
+    with closing(_ledger(folder)) as ledger, ledger.engine.begin() as connection:
+        rows = {prompt.prompt_id: prompt for prompt in prompts}
+        for call in _plan(prompts, ledger, api.resource()):
+            _enter(connection, call, rows[call.prompt_id])
+    return _carry_out(api.resource(), prompts, folder)
+
+
+def measure_decoding(picture_bytes: int) -> Decoding:
+    """Measure what looking at a picture costs, on this machine as it is now."""
+    request = request_for("text2image", {"model_id": "sdxl", "prompt": "a", "width": 768})
+    quick = draw_png(request, seed=1, sample_index=0, image_bytes=picture_bytes)
+    return Decoding(
+        quick_ms=_decoding_ms(quick),
+        true_colour_ms=_decoding_ms(draw_png(request, seed=1, sample_index=0)),
     )
 
 
-def store_a_set(*, url: str, api_key: str, jobs: int, folder: Path, prompt_set: str) -> Stage:
-    """Fill the ledger with a set that is bought and stored already; measure its next run."""
-    prompts = _prompts(prompt_set, jobs)
-    api = ImagePipelineResource(api_key=api_key, base_url=url)
-    with closing(_ledger(folder)) as ledger, ledger.engine.begin() as connection:
-        rows = {prompt.prompt_id: prompt for prompt in prompts}
-        for call in _plan(prompts, ledger, api):
-            _enter(connection, call, rows[call.prompt_id])
-    return _carry_out(url=url, api_key=api_key, prompts=prompts, max_in_flight=16, folder=folder)
+def _decoding_ms(picture: bytes) -> float:
+    began = time.thread_time()
+    for _ in range(_DECODINGS):
+        read_picture(picture)
+    return 1000 * (time.thread_time() - began) / _DECODINGS
 
 
-def _carry_out(
-    *, url: str, api_key: str, prompts: list[Prompt], max_in_flight: int, folder: Path
-) -> Stage:
-    api = ImagePipelineResource(api_key=api_key, base_url=url, max_in_flight=max_in_flight)
+def _carry_out(api: ImagePipelineResource, prompts: list[Prompt], folder: Path) -> Stage:
     with closing(_ledger(folder)) as ledger, _LedgerTimes() as ledger_times:
         began, began_cpu = time.perf_counter(), time.process_time()
         plan = _plan(prompts, ledger, api)
@@ -102,6 +143,7 @@ def _carry_out(
         posts=report.posts,
         cpu_seconds=cpu_seconds,
         loop_seconds=ledger_times.loop_seconds,
+        ledger_seconds=ledger_times.ledger_seconds,
         writer_seconds=ledger_times.writer_seconds,
         peak_mib=_peak_mib(),
     )
@@ -189,8 +231,9 @@ class _LedgerTimes:
     """
 
     def __init__(self) -> None:
-        self.loop_seconds = 0.0
+        self.ledger_seconds = 0.0
         self.writer_seconds = 0.0
+        self.loop_seconds = 0.0
 
     def __enter__(self) -> _LedgerTimes:
         self._write = write = LedgerWriter.write
@@ -198,6 +241,8 @@ class _LedgerTimes:
         async def measured(
             writer: LedgerWriter, change: Callable[..., Any], *arguments: object, **options: object
         ) -> Any:  # noqa: ANN401 - whatever the change returns
+            # The loop has its thread to itself, so its last write knows the CPU time of all.
+            self.loop_seconds = time.thread_time()
             return await _Steps(
                 write(writer, self._measured_change(change), *arguments, **options), self
             )
@@ -235,5 +280,5 @@ class _Steps:
             except StopIteration as done:
                 return done.value
             finally:
-                self._times.loop_seconds += time.perf_counter() - began
+                self._times.ledger_seconds += time.perf_counter() - began
             yield awaited

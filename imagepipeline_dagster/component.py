@@ -1,6 +1,8 @@
 """`ImageDatasetComponent`: the same pipeline from YAML, for projects laid out by Dagster's `dg`."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import dagster as dg
@@ -13,6 +15,42 @@ from imagepipeline_dagster.resources import DEFAULT_BASE_URL
 from imagepipeline_dagster.tables.schema import TableMapping
 
 __all__ = ["ImageDatasetComponent", "TableModel"]
+
+
+_Resolve = Callable[[dg.ResolutionContext, str | None], "str | Variable | None"]
+_REFERENCE = re.compile(r"\s*\{\{\s*env(?:\.(\w+)|\(\s*['\"](\w+)['\"]\s*\))\s*\}\}\s*")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable of the environment, whose value is read when a run needs it."""
+
+    name: str
+
+
+def _resolve_secret(context: dg.ResolutionContext, raw: str | None) -> str | Variable | None:
+    # As a value it would stand in the snapshots that Dagster keeps of each run.
+    found = _REFERENCE.fullmatch(raw) if raw else None
+    value = context.resolve_value(raw, as_type=str) if raw else None
+    return Variable(found[1] or found[2]) if found and value else value or None
+
+
+def _resolve_key(context: dg.ResolutionContext, raw: str | None) -> str | Variable | None:
+    found = _resolve_secret(context, raw)
+    if isinstance(found, str):
+        raise ValueError(
+            "api_key: would be stored with every run; put the key into the environment and write "
+            'api_key: "{{ env.IMAGEPIPELINE_API_KEY }}"'
+        )
+    return found
+
+
+def _unrendered(resolve: _Resolve) -> dg.Resolver:
+    return dg.Resolver(resolve, model_field_type=str, inject_before_resolve=False)
+
+
+_Key = Annotated[str | Variable | None, _unrendered(_resolve_key)]
+_Secret = Annotated[str | Variable | None, _unrendered(_resolve_secret)]
 
 
 class TableModel(dg.Model, dg.Resolvable):
@@ -41,12 +79,12 @@ class ImageDatasetComponent(dg.Component, dg.Model, dg.Resolvable):
     )
     samples_per_call: int = 1
     on_removed: str = "remove"
-    api_key: str | None = Field(default=None, description="Unset: the emulator serves the API.")
+    api_key: _Key = Field(default=None, description="Unset: the emulator serves the API.")
     base_url: str = DEFAULT_BASE_URL
     max_in_flight: int = 16
     storage: str = Field(default="data", description="A folder, or s3://bucket/prefix.")
-    tables_url: str | None = Field(default=None, description="SQLAlchemy URL of the tables.")
-    ledger_url: str | None = Field(default=None, description="SQLAlchemy URL of the ledger.")
+    tables_url: _Secret = Field(default=None, description="SQLAlchemy URL of the tables.")
+    ledger_url: _Secret = Field(default=None, description="SQLAlchemy URL of the ledger.")
     start: Annotated[
         bool | None,
         Field(description="Whether sensors and schedules run at first; unset: on the emulator."),
@@ -65,12 +103,16 @@ class ImageDatasetComponent(dg.Component, dg.Model, dg.Resolvable):
             on_removed=self.on_removed,
         )
         resources = resources_for(
-            api_key=self.api_key or None,
+            api_key=_referred(self.api_key),
             base_url=self.base_url,
             max_in_flight=self.max_in_flight,
             storage_uri=self.storage,
-            tables_url=self.tables_url,
-            ledger_url=self.ledger_url,
+            tables_url=_referred(self.tables_url),
+            ledger_url=_referred(self.ledger_url),
         )
         start = resources["imagepipeline"].emulated if self.start is None else self.start
         return build_definitions(dataset, resources, start=start)
+
+
+def _referred(value: str | Variable | None) -> str | None:
+    return dg.EnvVar(value.name) if isinstance(value, Variable) else value

@@ -589,7 +589,7 @@ def _opened_ledger(url: str, *, create: bool) -> Iterator[Ledger]:
 
     from imagepipeline_dagster.databases import shown_url
     from imagepipeline_dagster.generation.ledger import Ledger
-    from imagepipeline_dagster.generation.ledger_schema import LedgerTooNew
+    from imagepipeline_dagster.generation.ledger_schema import LedgerTooNew, LedgerTooOld
 
     try:
         ledger = Ledger(url, create=create)
@@ -597,7 +597,7 @@ def _opened_ledger(url: str, *, create: bool) -> Iterator[Ledger]:
         raise click.ClickException(f"The ledger's database: {error}") from error
     try:
         yield ledger
-    except LedgerTooNew as error:
+    except (LedgerTooNew, LedgerTooOld) as error:
         raise click.ClickException(f"{shown_url(url)}: {error}") from error
     except SQLAlchemyError as error:
         cause = printable(str(getattr(error, "orig", None) or error).strip())

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+
+import pyarrow.parquet as pq
 
 PROJECT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "imagepipeline_dagster.cli"]
@@ -69,6 +73,32 @@ def run(
         timeout=timeout,
         check=False,
     )
+
+
+def files_with(folder: Path, secret: str) -> list[Path]:
+    """Return the files below a folder that hold a secret, compressed or not."""
+    return [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and any(secret.encode() in part for part in _contents(path))
+    ]
+
+
+def _contents(file: Path) -> Iterator[bytes]:
+    """Yield a file's bytes, and what is packed in it: Parquet's cells, Dagster's snapshots."""
+    data = file.read_bytes()
+    yield data
+    if file.suffix == ".parquet":
+        yield repr(pq.read_table(file, partitioning=None).to_pylist()).encode()
+    elif data.startswith(b"SQLite format 3"):
+        with closing(sqlite3.connect(file)) as database:
+            names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            for (name,) in names.fetchall():
+                for row in database.execute(f'SELECT * FROM "{name}"'):  # noqa: S608
+                    for packed in row:
+                        if isinstance(packed, bytes):
+                            with suppress(zlib.error):
+                                yield zlib.decompress(packed)
 
 
 @contextmanager

@@ -7,12 +7,14 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster.components.core.component_tree import ComponentTreeException
 from dagster.components.testing import create_defs_folder_sandbox
 
 from imagepipeline_dagster.component import ImageDatasetComponent
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
 from tests.pipeline import Pipeline, figures, open_pipeline
+from tests.processes import files_with
 
 # Dagster 1.13 reads YAML by a function that pydantic has deprecated, and by its own beta classes.
 pytestmark = [
@@ -113,7 +115,28 @@ def test_a_key_stops_the_sensors_and_stays_in_the_environment(
         ours.add("boats", "one")
         (request,) = ours.tick()
         ours.run(str(request.partition_key), ok=False)
-        kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+        leaks = files_with(tmp_path, KEY)
 
     assert set(dict(shape["sensors"]).values()) == {dg.DefaultSensorStatus.STOPPED}  # type: ignore[call-overload]
-    assert not [path for path in kept if KEY.encode() in path.read_bytes()]
+    assert leaks == []
+
+
+def test_a_key_in_the_yaml_is_refused(tmp_path: Path) -> None:
+    """A key written out is refused with what to write instead: it would be stored with each run."""
+    with (
+        pytest.raises(ComponentTreeException) as raised,
+        _built(api_key=KEY, storage=str(tmp_path)),
+    ):
+        pass
+    why = str(raised.value.__cause__)
+    assert "api_key: would be stored with every run" in why
+    assert 'write api_key: "{{ env.IMAGEPIPELINE_API_KEY }}"' in why
+
+
+def test_a_key_that_is_not_set_means_the_emulator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a reference to a variable that is empty, the emulator answers."""
+    monkeypatch.setenv("IMAGEPIPELINE_API_KEY", "")
+    with _built(api_key="{{ env.IMAGEPIPELINE_API_KEY }}", storage=str(tmp_path)) as definitions:
+        assert (definitions.resources or {})["imagepipeline"].emulated

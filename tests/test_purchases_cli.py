@@ -49,7 +49,7 @@ class Shop:
             **row,
         }
         engine = sa.create_engine(self.tables_url)
-        columns = [sa.column(name) for name in values]
+        columns: list[sa.ColumnClause[object]] = [sa.column(name) for name in values]
         with engine.begin() as connection:
             connection.execute(sa.insert(sa.table("prompts", *columns)).values(values))
         engine.dispose()
@@ -124,6 +124,33 @@ def test_plan_touches_nothing(shop: Shop) -> None:
     assert files_in(shop.folder) == before
 
 
+def test_plan_leaves_a_ledger_as_it_is(shop: Shop) -> None:
+    """Reading a ledger changes no byte of it and leaves no file beside it."""
+    shop.add("a")
+    shop.buy()
+    before = {path: path.read_bytes() for path in files_in(shop.folder)}
+    assert row_of(shop.run("plan"), "spring")[:2] == ["·", "1"]
+    assert {path: path.read_bytes() for path in files_in(shop.folder)} == before
+
+
+def test_a_ledger_of_another_version_is_not_taken_for_an_empty_one(shop: Shop) -> None:
+    """A ledger that lacks tables, or is of a later version, is named instead of planned against."""
+    shop.add("a")
+    shop.buy()
+    engine = sa.create_engine(shop.buyer.ledger_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE ledger_decisions")
+    assert "earlier version" in shop.run("plan", ok=False)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE ledger_version SET version = 99")
+    assert "schema version 99" in shop.run("ledger", "unknown", ok=False)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE ledger_version SET version = 1")
+    engine.dispose()
+    assert shop.buy().outcomes == {"generated": 1}
+    assert row_of(shop.run("plan"), "spring")[:2] == ["·", "1"]
+
+
 def test_plan_without_tables_says_what_to_do(shop: Shop) -> None:
     """Without tables a plan says how to get some, and makes no sample tables by itself."""
     (shop.folder / "data" / "tables.db").unlink()
@@ -178,9 +205,7 @@ def test_texts_of_tables_cannot_steer_the_terminal(shop: Shop) -> None:
     shop.add("a\x1b]0;pwned\x07", prompt_set=name, prompt="[link=x]boat[/link] \u202e\x1b[2J")
     plan = shop.run("plan")
     assert "[bold" in plan
-    assert (
-        "red]x[/]\\x1b[31m" in "".join(plan.split("─\n")[-1].split("\n"))[:400] or "\\x1b" in plan
-    )
+    assert "\\x1b" in plan.replace("\n", "")
     bought = shop.buy(name)
     shown = shop.run("lineage", str(bought.images[0].image_sha256))
     as_json = shop.run("lineage", str(bought.images[0].image_sha256), "--json")

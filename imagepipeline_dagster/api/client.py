@@ -11,6 +11,7 @@ import datetime as dt
 import logging
 import re
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
@@ -110,6 +111,7 @@ class ImagePipelineClient:
         requests_per_second: limit over all API requests; None is no limit.
         max_image_bytes: a larger download is refused.
         wait_initial: seconds before the first repetition; doubled for each further one.
+        not_found_patience: seconds in which `wait` asks again for a job unknown to the API.
         submit_pace: is asked before each POST, and told what came of it.
         transport: stands in for the network in tests.
     """
@@ -124,6 +126,7 @@ class ImagePipelineClient:
         requests_per_second: float | None = None,
         max_image_bytes: int = 64 * 1024 * 1024,
         wait_initial: float = 0.2,
+        not_found_patience: float = 5.0,
         submit_pace: SubmitPace | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -135,6 +138,7 @@ class ImagePipelineClient:
         self._max_attempts = max_attempts
         self._wait_initial = wait_initial
         self._max_image_bytes = max_image_bytes
+        self._not_found_patience = not_found_patience
         self._submit_pace = submit_pace
         self._limiter = AsyncLimiter(1, 1 / requests_per_second) if requests_per_second else None
         self._allow_private: bool | None = None
@@ -189,8 +193,13 @@ class ImagePipelineClient:
         """Return the URL that requests of `task` are POSTed to."""
         return self._base_url + submit_path(task)
 
-    async def submit(self, request: GenerationRequest) -> Job:
+    async def submit(
+        self, request: GenerationRequest, *, sending: Callable[[bool], None] = lambda _: None
+    ) -> Job:
         """POST a request and return its job, in whatever state the API says.
+
+        `sending` is told True just before each attempt is sent, and False once it is known that
+        this attempt created no job: whoever cancels in between cannot know what became of it.
 
         Raises:
             AnswerLost: the request may have been accepted; it was not and must not be repeated.
@@ -198,23 +207,28 @@ class ImagePipelineClient:
         """
         async for attempt in self._attempts(_repeat_submit):
             with attempt:
-                return await self._submit_once(request)
+                return await self._submit_once(request, sending)
         raise AssertionError("stamina re-raises the last error")  # pragma: no cover
 
-    async def _submit_once(self, request: GenerationRequest) -> Job:
-        if self._submit_pace is None:
-            return await self._post(request)
-        await self._submit_pace.turn()
+    async def _submit_once(
+        self, request: GenerationRequest, sending: Callable[[bool], None]
+    ) -> Job:
+        if self._submit_pace is not None:
+            await self._submit_pace.turn()
+        await self._pace()
+        sending(True)  # noqa: FBT003 - the callback's only argument
         try:
             job = await self._post(request)
-        except Throttled as error:
-            self._submit_pace.throttled(error.retry_after)
+        except (Throttled, Unreachable) as error:
+            sending(False)  # noqa: FBT003
+            if self._submit_pace is not None and isinstance(error, Throttled):
+                self._submit_pace.throttled(error.retry_after)
             raise
-        self._submit_pace.accepted()
+        if self._submit_pace is not None:
+            self._submit_pace.accepted()
         return job
 
     async def _post(self, request: GenerationRequest) -> Job:
-        await self._pace()
         try:
             response = await self._answer(
                 self._posts, "POST", self.endpoint(request.task), json=request.payload()
@@ -290,17 +304,19 @@ class ImagePipelineClient:
 
         `timeout` is in seconds from now; `delays` are the pauses before each poll, in seconds, of
         which the last is repeated. A status that cannot be had is asked for again until the
-        deadline.
+        deadline; one of a job that the API does not know, for some seconds, because an API may lag
+        behind its own answers.
 
         Raises:
             JobFailed: the API says FAILURE.
             JobTimedOut: the job was still pending at the deadline.
-            JobNotFound: the API does not know it.
+            JobNotFound: the API still does not know it.
             RunStopper: the key is refused, or the address is wrong.
         """
         pauses: Iterator[float] = iter(delays if delays is not None else poll_delays())
         pause = 0.0
         trouble: Exception | None = None
+        patience_ends = time.monotonic() + self._not_found_patience
         try:
             async with asyncio.timeout(timeout):
                 while job.status is JobStatus.PENDING:
@@ -310,6 +326,10 @@ class ImagePipelineClient:
                         job = await self.status(job.task, job.id or "")
                         trouble = None
                     except (StatusUnavailable, Throttled, Unreachable) as error:
+                        trouble = error
+                    except JobNotFound as error:
+                        if time.monotonic() >= patience_ends:
+                            raise
                         trouble = error
         except TimeoutError as error:
             because = f"; the last status request failed: {trouble}" if trouble else ""

@@ -145,7 +145,7 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
             generated_images,
             {Outcome.PENDING, Outcome.FAILED, Outcome.EXPIRED},
             "are open or failed",
-            advice="materialize the set again to buy what can be bought",
+            advice="materialize the set again; for what stays open see the column `error`",
         )
 
     @dg.asset_check(

@@ -105,6 +105,8 @@ class Fault(BaseModel):
             raise ValueError(f"{self.kind} happens on {' or '.join(possible)} only")
         if self.after_accepting and self.kind not in _HIDES_ACCEPTANCE:
             raise ValueError(f"after_accepting is for {' and '.join(_HIDES_ACCEPTANCE)} only")
+        if self.after_accepting and self.kind is FaultKind.SERVER_ERROR and self.status == 503:
+            raise ValueError("status 503 says that nothing was accepted: give another status")
         return self
 
     @property

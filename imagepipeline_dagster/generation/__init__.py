@@ -9,5 +9,7 @@
 - `purchase`: the plan carried out, from the claim to the finished job
 - `landing`: a finished job's links into stored bytes; `pictures` verifies them
 - `images`: a row of the result
+- `decisions`: what a person decides about requests that no run goes on with
+- `lineage`: from an image back to all that it comes from; `replaying` buys its request again
 - `reconciling`: what each prompt set was last requested and built from
 """

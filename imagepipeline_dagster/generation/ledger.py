@@ -26,7 +26,17 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Table, and_, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Table,
+    and_,
+    bindparam,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from imagepipeline_dagster.databases import parsed_url
@@ -360,30 +370,14 @@ class Ledger:
         links: Sequence[str],
     ) -> None:
         """Record that the API took the request, under this job id."""
-        connection.execute(
-            update(requests)
-            .where(
-                requests.c.request_key == request_key,
-                requests.c.owner == owner.name,
-                # A claim that was judged lost while its answer was under way is found again,
-                # whatever a person decided about it meanwhile: it is bought.
-                or_(
-                    requests.c.state.in_([State.CLAIMED, State.UNKNOWN]),
-                    and_(
-                        requests.c.state == State.FAILED,
-                        requests.c.failure.in_([Failure.RESUBMITTED, Failure.GIVEN_UP]),
-                    ),
-                ),
-            )
-            .values(
-                state=State.SUBMITTED,
-                failure=None,
-                job_id=job_id,
-                links=None if job_id else list(links),
-                submitted_at=_now(),
-                error=None,
-            )
-        )
+        values = {
+            "its_key": request_key,
+            "its_owner": owner.name,
+            "its_job_id": job_id,
+            "its_links": None if job_id else list(links),
+            "now": _now(),
+        }
+        connection.execute(_SUBMITTED, values)
 
     @staticmethod
     def resumed(
@@ -437,11 +431,11 @@ class Ledger:
         *,
         owner: Owner,
         filtered: Iterable[StoredSample] = (),
-    ) -> None:
+    ) -> bool:
         """Record that the attempt provably gave nothing; one that was never sent is not counted.
 
-        `filtered` are the samples, where the safety checker refused them all. Nothing happens
-        where another process took the request over meanwhile: it may have a new job of its own.
+        `filtered` are the samples, where the safety checker refused them all. False, and nothing
+        happens, where another process has the request: it may have a new job of its own.
         """
         found = connection.execute(
             select(requests)
@@ -454,7 +448,7 @@ class Ledger:
         )
         row = found.mappings().one_or_none()
         if row is None:
-            return
+            return False
         for sample in filtered:
             Ledger.stored(connection, request_key, sample)
         error = storable(error)
@@ -482,6 +476,7 @@ class Ledger:
                 error=error,
             )
         )
+        return True
 
     @staticmethod
     def unknown(
@@ -567,6 +562,32 @@ def _insert_statement(dialect_name: str, table: Table, replace: tuple[str, ...])
     return statement.on_conflict_do_update(
         index_elements=key, set_={name: statement.excluded[name] for name in replace}
     )
+
+
+_SUBMITTED = (
+    update(requests)
+    .where(
+        requests.c.request_key == bindparam("its_key"),
+        requests.c.owner == bindparam("its_owner"),
+        # A claim that was judged lost while its answer was under way is found again, whatever a
+        # person decided about it meanwhile: it is bought.
+        or_(
+            requests.c.state.in_([State.CLAIMED, State.UNKNOWN]),
+            and_(
+                requests.c.state == State.FAILED,
+                requests.c.failure.in_([Failure.RESUBMITTED, Failure.GIVEN_UP]),
+            ),
+        ),
+    )
+    .values(
+        state=State.SUBMITTED,
+        failure=None,
+        job_id=bindparam("its_job_id"),
+        links=bindparam("its_links"),
+        submitted_at=bindparam("now"),
+        error=None,
+    )
+)
 
 
 def _by_key(

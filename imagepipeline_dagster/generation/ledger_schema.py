@@ -38,6 +38,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 __all__ = [
     "SCHEMA_VERSION",
     "LedgerTooNew",
+    "LedgerTooOld",
     "attempts",
     "decisions",
     "open_ledger_engine",
@@ -55,6 +56,10 @@ SCHEMA_VERSION = 1
 
 class LedgerTooNew(RuntimeError):
     """The ledger was written by a later version of this package."""
+
+
+class LedgerTooOld(RuntimeError):
+    """The ledger lacks tables, and is opened in a way that creates none."""
 
 
 class _Utc(TypeDecorator[dt.datetime]):
@@ -223,12 +228,17 @@ def open_ledger_for_reading(url: URL) -> Engine:
 
     Raises:
         LedgerTooNew: the tables are of a later version than this package knows.
+        LedgerTooOld: they are of an earlier one.
     """
     engine = _reading_engine(url)
-    if engine is not None and _version_in(engine) is not None:
-        return engine
     if engine is not None:
+        if _version_in(engine) == SCHEMA_VERSION:
+            return engine
+        there = inspect(engine).has_table(version.name)
         engine.dispose()
+        if there:
+            # Read as an empty one, it would look as if nothing had ever been bought.
+            raise LedgerTooOld("the ledger is of an earlier version; a run brings it up to date")
     empty = create_engine("sqlite://", poolclass=StaticPool)
     _metadata.create_all(empty)
     return empty

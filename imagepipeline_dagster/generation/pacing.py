@@ -6,8 +6,9 @@ import asyncio
 import statistics
 import time
 from collections import defaultdict, deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 __all__ = ["Brake", "PollClock", "PollTimer"]
 
@@ -70,11 +71,15 @@ class PollClock:
 
     def timer(self, shape: Hashable) -> PollTimer:
         """Return the pauses before each poll of a job that was just accepted."""
+        usual = self._usual(shape)
+        if usual is None:
+            learned = partial(self._usual, shape)
+            return PollTimer(self._poll_min, self._poll_min, self._poll_max, learned=learned)
+        return PollTimer(usual, _step(usual), self._poll_max)
+
+    def _usual(self, shape: Hashable) -> float | None:
         known = self._latencies[shape]
-        if not known:
-            return PollTimer(self._poll_min, self._poll_min, self._poll_max)
-        usual = statistics.median(known)
-        return PollTimer(usual, max(0.1 * usual, 0.01), self._poll_max)
+        return statistics.median(known) if known else None
 
     def learn(self, shape: Hashable, timer: PollTimer) -> None:
         """Take in that the timer's job was found done at its last poll."""
@@ -83,9 +88,21 @@ class PollClock:
 
 
 class PollTimer:
-    """The pauses before each poll of one job, in seconds; remembers what they amount to."""
+    """The pauses before each poll of one job, in seconds; remembers what they amount to.
 
-    def __init__(self, first: float, step: float, longest: float) -> None:
+    `learned` tells a timer that began without knowing how long such jobs take, once it is known:
+    a run's first jobs are all sent before one of them has finished.
+    """
+
+    def __init__(
+        self,
+        first: float,
+        step: float,
+        longest: float,
+        *,
+        learned: Callable[[], float | None] | None = None,
+    ) -> None:
+        self._learned = learned
         self._step = min(step, longest)
         self._next = first
         self._longest = longest
@@ -97,6 +114,11 @@ class PollTimer:
         return self
 
     def __next__(self) -> float:
+        if self._learned is not None and (usual := self._learned()) is not None:
+            self._learned = None
+            self._step = min(_step(usual), self._longest)
+            left = usual - (time.monotonic() - self._started)
+            self._next = max(left, self._step)
         self._last_pause = self._next
         self._next, self._step = self._step, min(1.25 * self._step, self._longest)
         self.polls += 1
@@ -110,3 +132,8 @@ class PollTimer:
         """
         elapsed = time.monotonic() - self._started
         return 0.94 * elapsed if self.polls == 1 else elapsed - self._last_pause / 2
+
+
+def _step(usual: float) -> float:
+    """Return the pause after a first poll that came too early, in seconds."""
+    return max(0.1 * usual, 0.01)

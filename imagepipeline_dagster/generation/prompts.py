@@ -40,7 +40,6 @@ class GenerationDefaults:
     task: str = Task.TEXT2IMAGE
     model_id: str = "sdxl"
     negative_prompt: str | None = None
-    embeddings: str | None = None
     samples: int = 1
     num_inference_steps: int | None = 30
     guidance_scale: float | None = 7.5

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from sqlalchemy import Connection
@@ -74,6 +75,10 @@ _SAMPLES_JUDGED = 20
 
 class TooManyFailures(Exception):
     """So much failed that buying on would waste money."""
+
+
+class _Stopped(Exception):
+    """The run stopped while a call was on its way to be sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,11 +195,12 @@ class Purchase:
         )
         self._stopper: Exception | None = None
         self._interrupted = False
+        self._noted: set[str] = set()
         self._given_up: set[str] = set()
         self._throttled: Counter[str] = Counter()
         self._defect: Exception | None = None
         self._in_flight = 0
-        self._posting = 0
+        self._sending: set[str] = set()
         self._posts = 0
         self._resumed = 0
         self._done = 0
@@ -240,7 +246,7 @@ class Purchase:
 
     def _let_posts_end(self, *, until: float) -> None:
         """Wait for the answers to POSTs that are under way: each may name a job that is paid."""
-        while self._posting and time.monotonic() < until:
+        while self._sending and time.monotonic() < until:
             time.sleep(0.02)
 
     async def _carry_out(self) -> PurchaseReport:
@@ -276,12 +282,9 @@ class Purchase:
         )
 
     async def _rounds(self) -> None:
-        first = True
         while not self._interrupted:
             entries = await asyncio.to_thread(self._ledger.entries, self._calls)
-            if first:
-                await self._note_uses(entries)
-                first = False
+            await self._note_uses(entries)
             self._done = sum(len(entry.stored) for entry in entries.values())
             work, others = await self._sort(entries)
             if work:
@@ -292,11 +295,16 @@ class Purchase:
                 return
 
     async def _note_uses(self, entries: Mapping[str, Entry]) -> None:
-        """Record which calls use requests that need no claim: the others are noted at theirs."""
+        """Record which calls use requests that this run does not claim itself."""
+        # What was never sent is used by nobody yet; its claim will note it.
+        used = {key for key, entry in entries.items() if entry.failure is not Failure.NOT_SENT}
+        if used <= self._noted:
+            return
+        self._noted |= used
         latest = await asyncio.to_thread(self._ledger.latest_uses, self._dataset, self._prompt_set)
         changed = [
             use
-            for key in entries
+            for key in used
             for use in self._uses[key]
             if latest.get((use.prompt_id, use.call_index)) != use
         ]
@@ -451,22 +459,23 @@ class Purchase:
             run_id=self._run_id,
         )
         seen = entry.attempt if entry else 0
-        # Counted from before the claim: an interruption must not cut in between it and the POST,
-        # for a claim without a POST would look as if it might have been bought.
-        self._posting += 1
         try:
             if self._stops or not await self._writer.write(self._claim, claim, seen):
                 return None
-            if self._stops:
-                await self._fail(call, Failure.NOT_SENT, "the run stopped before it was sent")
-                return None
-            job = await self._client.submit(request_for(call.task, _parameters(call)))
+            job = await self._client.submit(
+                request_for(call.task, _parameters(call)), sending=partial(self._note_sending, key)
+            )
             self._posts += 1
             # A failure without an id is no job that anybody could ask for.
             if job.id or job.status is not JobStatus.FAILURE:
                 await self._writer.write(
                     Ledger.submitted, key, owner=self._owner, job_id=job.id, links=job.download_urls
                 )
+        except asyncio.CancelledError:
+            # A claim without a POST would look as if it might have been bought.
+            if key not in self._sending:
+                await self._fail(call, Failure.NOT_SENT, "the run ended before it was sent")
+            raise
         except RequestRefused as error:
             failure = Failure.FILTERED if error.filtered else Failure.INPUT_REFUSED
             await self._fail(call, failure, str(error))
@@ -483,13 +492,22 @@ class Purchase:
                 self._given_up.add(key)
             await self._fail(call, Failure.NOT_SENT, str(error))
             return None
-        except (Unreachable, RunStopper) as error:
+        except (Unreachable, RunStopper, _Stopped) as error:
             self._stopper = self._stopper or error
             await self._fail(call, Failure.NOT_SENT, str(error))
             return None
         finally:
-            self._posting -= 1
+            self._sending.discard(key)
         return job
+
+    def _note_sending(self, key: str, under_way: bool) -> None:  # noqa: FBT001 - the client's callback
+        """Keep in mind which POSTs are under way; a run that stops sends no further one."""
+        if not under_way:
+            self._sending.discard(key)
+        elif self._stops:
+            raise _Stopped("the run stopped before it was sent")
+        else:
+            self._sending.add(key)
 
     @property
     def _stops(self) -> bool:
@@ -501,7 +519,6 @@ class Purchase:
             connection, claim, owner=self._owner, lease_until=self._lease_until(), seen=seen
         )
         if not taken:
-            self._use(connection, self._uses[claim.request_key])
             return False
         today = dt.datetime.now(dt.UTC).date()
         refusal = self._allowance.reserve(connection, images=claim.samples, today=today)
@@ -514,21 +531,25 @@ class Purchase:
         return False
 
     async def _fail(self, call: PlannedRequest, failure: Failure, error: str) -> None:
+        await self._writer.write(self._record_failure, call, failure, error)
+        if failure not in (Failure.NOT_SENT, Failure.FILTERED):
+            self._count_failure(call)
+
+    def _record_failure(
+        self, connection: Connection, call: PlannedRequest, failure: Failure, error: str
+    ) -> None:
         held_back = call.samples if failure is Failure.FILTERED else 0
-        await self._writer.write(
-            Ledger.failed,
+        recorded = Ledger.failed(
+            connection,
             call.request_key,
             failure,
             error,
             owner=self._owner,
             filtered=[filtered_sample(slot, error) for slot in range(held_back)],
         )
-        if failure is Failure.NOT_SENT:
-            await self._writer.write(
-                self._allowance.give_back, images=call.samples, day=self._reserved[call.request_key]
-            )
-        elif failure is not Failure.FILTERED:
-            self._count_failure(call)
+        if recorded and failure is Failure.NOT_SENT:
+            day = self._reserved[call.request_key]
+            self._allowance.give_back(connection, images=call.samples, day=day)
 
     def _count_failure(self, call: PlannedRequest) -> None:
         self._failed += call.samples

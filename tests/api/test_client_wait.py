@@ -135,17 +135,25 @@ def test_past_outage_is_not_told() -> None:
     assert "502" not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("reply", "expected"),
-    [(Reply(status=401), AccessRefused), (Reply(status=404), JobNotFound)],
-)
-def test_what_no_waiting_mends(reply: Reply, expected: type[Exception]) -> None:
-    """A refused key and an unknown id end the waiting at once."""
-    with serving(reply) as server:
-        with pytest.raises(expected):
+def test_a_refused_key_ends_the_waiting_at_once() -> None:
+    """No further poll is sent with a key that the API refused."""
+    with serving(Reply(status=401)) as server:
+        with pytest.raises(AccessRefused):
             wait(client_of(server.url))
 
         assert server.count("GET") == 1
+
+
+def test_an_api_that_lags_behind_its_answers_is_waited_for() -> None:
+    """A job that the API does not know at first is asked for again."""
+    with serving(Reply(status=404), Reply(status=404), DONE) as server:
+        assert wait(client_of(server.url)).status is JobStatus.SUCCESS
+
+
+def test_a_job_that_stays_unknown_is_given_up() -> None:
+    """After the client's patience an unknown id ends the waiting, long before the deadline."""
+    with serving(Reply(status=404)) as server, pytest.raises(JobNotFound):
+        wait(client_of(server.url, not_found_patience=0.1))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from tests.pipeline import (
 )
 
 
+@pytest.mark.slow
 def test_an_edited_prompt_buys_one_image(pipeline: Pipeline) -> None:
     """One edited prompt among several buys its image again, and every stage's version changes."""
     pipeline.add_embedding("look", version="1")

@@ -21,7 +21,7 @@ NAMES = [
 def test_hostile_names_stay_inside_the_storage(pipeline: Pipeline, tmp_path: Path) -> None:
     """Whatever sets and prompts are called, the chain works and writes inside its folder alone."""
     for number, name in enumerate(NAMES):
-        pipeline.add(name, f"../{number}/..|`[x]" if number % 2 else "☃" * 100)
+        pipeline.add(name, f"../{number}/..|`[x]" if number % 2 else "☃" * 100, "a boat")
 
     runs = pipeline.sync()
     released = pipeline.release()

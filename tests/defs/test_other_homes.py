@@ -10,6 +10,7 @@ from tests.pipeline import figures, open_pipeline
 pytest_plugins = ["tests.s3"]
 
 
+@pytest.mark.slow
 def test_the_chain_on_a_bucket_and_postgresql(
     tmp_path: Path, s3_bucket: str, postgres_url: str
 ) -> None:

@@ -88,7 +88,7 @@ def test_gateway_error_hides_what_became_of_a_post(
     start: Started, kind: str, *, after_accepting: bool
 ) -> None:
     """Behind such an answer the job may or may not exist, as the rule says."""
-    caller = start(faults=[Fault(kind=kind, after_accepting=after_accepting)])
+    caller = start(faults=[Fault(kind=kind, status=502, after_accepting=after_accepting)])
     caller.post()
     assert caller.server.stats.posts_accepted == int(after_accepting)
     assert caller.server.stats.posts_refused == int(not after_accepting)

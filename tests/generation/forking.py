@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import stamina
 from pydantic import BaseModel
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
@@ -135,6 +136,8 @@ def _carry_out(order: Order) -> NoReturn:
     """Buy what was ordered, and leave without any of the parent's own ending."""
     # Not handled in the parent, where a Ctrl-C in the terminal must end everything.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Retries are announced on standard output, which is for exit codes here.
+    stamina.instrumentation.set_on_retry_hooks([])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if order.dies_at:
         _arm(_Death(order.dies_at))

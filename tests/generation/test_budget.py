@@ -36,7 +36,7 @@ def reserve(
 
 
 def test_a_budget_of_images_is_spent_to_the_last_one_and_no_further(ledger: Ledger) -> None:
-    """A reservation that would pass the budget is refused, with its figures; a smaller one is not."""
+    """A reservation that would pass the budget is refused with its figures."""
     allowance = Allowance(scope="a", budget=Budget(images=5, period=Period.DAY))
     assert reserve(ledger, allowance, 4) is None
     refusal = reserve(ledger, allowance, 2)

@@ -62,7 +62,8 @@ def test_an_image_leads_back_to_everything(buyer: Buyer, emulator: EmulatorServe
     assert sample.outcome == "generated"
     assert (sample.submitted_at, sample.stored_at) == (image.submitted_at, image.completed_at)
     assert (sample.uri, sample.format, sample.bytes) == (image.uri, image.format, image.bytes)
-    assert sample.earlier == sample.decisions == ()
+    assert not sample.earlier
+    assert not sample.decisions
 
 
 def test_every_name_of_an_image_finds_it(buyer: Buyer, tmp_path: Path) -> None:

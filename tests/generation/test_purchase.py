@@ -7,7 +7,7 @@ import datetime as dt
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -48,12 +48,14 @@ class ListeningClient(ImagePipelineClient):
         self._jobs = 0
         self.most_jobs = 0
 
-    async def submit(self, request: GenerationRequest) -> Job:
+    async def submit(
+        self, request: GenerationRequest, *, sending: Callable[[bool], None] = lambda _: None
+    ) -> Job:
         """Note the POST."""
         self._heard.append(f"submit {request.prompt}")
         self._jobs += 1
         self.most_jobs = max(self.most_jobs, self._jobs)
-        return await super().submit(request)
+        return await super().submit(request, sending=sending)
 
     async def wait(self, job: Job, *, timeout: float, delays: Iterable[float] | None = None) -> Job:
         """Note the end of a job."""
@@ -140,10 +142,15 @@ def test_a_key_refused_midway_lets_paid_jobs_come_home(
     @asynccontextmanager
     async def open_client() -> AsyncIterator[ImagePipelineClient]:
         class Refusing(ListeningClient):
-            async def submit(self, request: GenerationRequest) -> Job:
+            async def submit(
+                self,
+                request: GenerationRequest,
+                *,
+                sending: Callable[[bool], None] = lambda _: None,
+            ) -> Job:
                 if request.prompt != "boat number 0":
                     raise AccessRefused("the key was withdrawn")
-                return await super().submit(request)
+                return await super().submit(request, sending=sending)
 
         async with Refusing(vendor.url, []) as client:
             yield client

@@ -21,7 +21,7 @@ import pytest
 
 from imagepipeline_dagster.emulator import EmulatorStats, Fault, FaultKind
 from imagepipeline_dagster.generation.images import Outcome
-from imagepipeline_dagster.generation.ledger import State
+from imagepipeline_dagster.generation.ledger import Failure, State
 from tests.generation.buying import (
     API_KEY,
     assert_bytes_are_the_vendors,
@@ -66,8 +66,10 @@ def vendor_process(latency_seconds: float) -> Iterator[Vendor]:
     command = [sys.executable, "-c", _EMULATOR, API_KEY, str(latency_seconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         assert process.stdout is not None
-        yield Vendor(process.stdout.readline().strip())
-        process.kill()
+        try:
+            yield Vendor(process.stdout.readline().strip())
+        finally:
+            process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +114,10 @@ def workers() -> Iterator[Workers]:
     with subprocess.Popen(  # noqa: S603 - this very interpreter
         command, cwd=_REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        yield Workers(process)
-        process.kill()
+        try:
+            yield Workers(process)
+        finally:
+            process.kill()
 
 
 MakeOrder = Callable[..., Order]
@@ -301,3 +305,30 @@ def test_an_interrupted_purchase_ends_soon_and_keeps_every_job(
     assert bought.outcomes == {"generated": 40}
     assert stats.posts_accepted == 40
     assert stats.bought_twice == ()
+
+
+def test_an_interruption_while_throttled_leaves_nothing_unknown(
+    workers: Workers, make_order: MakeOrder
+) -> None:
+    """A POST that waits for its turn is not sent any more, and is known not to have been."""
+    with vendor_process(0.1) as vendor:
+        vendor.set_faults(Fault(kind=FaultKind.RATE_LIMITED, retry_after_seconds=60))
+        order = make_order(vendor, calls=4, max_in_flight=4)
+        buyer, prompts = order.buyer(), order.prompts()
+        [pid] = workers.start(order)
+        until(lambda: vendor.stats.posts_received >= 1)
+
+        started = time.monotonic()
+        os.kill(pid, signal.SIGINT)
+        codes = workers.wait()
+        seconds = time.monotonic() - started
+
+        left = buyer.entries(buyer.plan(prompts))
+        vendor.set_faults()
+        bought = buyer.buy(prompts, run_id="after")
+        stats = vendor.stats
+    assert codes == [INTERRUPTED]
+    assert seconds < 10
+    assert {entry.failure for entry in left.values()} == {Failure.NOT_SENT}
+    assert bought.outcomes == {"generated": 4}
+    assert stats.posts_accepted == 4

@@ -1,0 +1,34 @@
+"""`make bench`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def test_the_benchmark_runs_and_writes_its_figures(tmp_path: Path) -> None:
+    """A quick run compares every contestant, judges every promise and says so in JSON."""
+    figures = tmp_path / "figures.json"
+    ran = subprocess.run(  # noqa: S603 - this very interpreter
+        [
+            *(sys.executable, "-m", "benchmarks.purchase"),
+            *("--quick", "--jobs", "20", "--json", str(figures)),
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "promised and measured" in ran.stdout
+    told = json.loads(figures.read_text())
+    assert [line["jobs"] for line in told["lines"]] == [2, 20, 20, 20, 20, 20, 40, 20, 40]
+    assert all(line["ratio"] >= 1 for line in told["lines"])
+    assert all(line["status_requests"] >= 1 for line in told["lines"])
+    assert told["second_run"]["posts"] == told["second_run"]["api_requests"] == 0
+    assert {verdict["what"]: verdict["met"] for verdict in told["verdicts"]}[
+        "second run: requests to the API"
+    ]
