@@ -148,11 +148,9 @@ class _Daemon:
 
 
 def _figures(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
-    return {
-        name: value.value
-        for event in result.get_asset_materialization_events()
-        for name, value in event.materialization.metadata.items()
-    }
+    stages = [event.materialization.metadata for event in result.get_asset_materialization_events()]
+    figures = {name: value.value for stage in stages for name, value in stage.items()}
+    return {**figures, "seconds": sum(float(str(stage["seconds"].value)) for stage in stages)}
 
 
 def _table(runs: Sequence[_PromptSetRun]) -> Table:

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_and_writes_its_figures(tmp_path: Path) -> None:
     """A quick run compares every contestant, judges every promise and says so in JSON."""
     figures = tmp_path / "figures.json"

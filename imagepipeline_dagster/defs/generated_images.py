@@ -1,7 +1,8 @@
 """`generated_images`: the purchase. The one stage that costs money; it resumes where it was."""
 
+import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dagster as dg
@@ -20,6 +21,7 @@ from imagepipeline_dagster.generation.images import (
     CIRCUMSTANCES,
     GeneratedImage,
     Outcome,
+    bought_and_reused,
     images_of_plan,
 )
 from imagepipeline_dagster.generation.planning import PlannedRequest
@@ -61,6 +63,7 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
         ledger: LedgerResource,
         storage: StorageResource,
     ) -> dg.MaterializeResult[pa.Table]:
+        started = time.monotonic()
         prompts = rows_of(prompt_sets, Prompt)
         plan = rows_of(generation_requests, PlannedRequest)
         keys = [call.request_key for call in plan]
@@ -85,26 +88,20 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
             report = purchase.carry_out()
             images = images_of_plan(prompts, plan, opened.entries(keys))
         outcomes = Counter(image.outcome for image in images)
-        mine = {image.request_key for image in images if image.run_id == context.run.run_id}
+        bought, reused = bought_and_reused(images, run_id=context.run.run_id, before=before)
         figures: dict[str, Any] = {
             "requested": len(images),
-            # The API took the request: a vendor bills it, whatever came of it.
-            "bought": sum(
-                image.request_key in mine and image.submitted_at is not None for image in images
-            ),
-            "reused": sum(
-                image.request_key in before and image.request_key not in mine for image in images
-            ),
+            "bought": bought,
+            "reused": reused,
             "api_calls": report.posts,
             "resumed_jobs": report.resumed,
-            "seconds": round(report.seconds, 3),
         }
         context.log.info(
             "%(requested)d samples: %(bought)d bought, %(reused)d reused; "
-            "%(api_calls)d API calls, %(resumed_jobs)d jobs resumed, %(seconds).1f s",
+            "%(api_calls)d API calls, %(resumed_jobs)d jobs resumed",
             figures,
         )
-        cost = allowance.cost(figures["bought"])
+        cost = allowance.cost(bought)
         if cost is not None:
             figures["cost"] = cost
         if isinstance(report.stopper, BudgetReached):
@@ -120,7 +117,7 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
             value=arrow_table(images, GeneratedImage),
             data_version=dg.DataVersion(content_hash(images, leave_out=CIRCUMSTANCES)),
             metadata={
-                **table_metadata(GeneratedImage, len(images)),
+                **table_metadata(GeneratedImage, len(images), started=started),
                 **figures,
                 "emulated": imagepipeline.emulated,
                 "outcomes": dg.MetadataValue.md(
@@ -134,59 +131,62 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
             },
         )
 
-    @dg.asset_check(
-        asset=dataset.key("generated_images"),
+    return [generated_images, *(_build_check(dataset, rule) for rule in _RULES)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rule:
+    """What no sample may have become, and what a person can do where one has."""
+
+    name: str
+    description: str
+    outcomes: tuple[Outcome, ...]
+    finding: str
+    advice: str
+
+
+_RULES = (
+    _Rule(
         name="images_are_complete",
-        partitions_def=dataset.partitions,
         description="Every sample came, was filtered or was refused; none is still open or failed.",
-    )
-    def images_are_complete(generated_images: pd.DataFrame) -> dg.AssetCheckResult:
-        return _check_outcomes(
-            generated_images,
-            {Outcome.PENDING, Outcome.FAILED, Outcome.EXPIRED},
-            "are open or failed",
-            advice="materialize the set again; for what stays open see the column `error`",
-        )
-
-    @dg.asset_check(
-        asset=dataset.key("generated_images"),
+        outcomes=(Outcome.PENDING, Outcome.FAILED, Outcome.EXPIRED),
+        finding="are open or failed",
+        advice="materialize the set again; for what stays open see the column `error`",
+    ),
+    _Rule(
         name="no_answer_was_lost",
-        partitions_def=dataset.partitions,
         description="Of every request it is known whether it was bought.",
-    )
-    def no_answer_was_lost(generated_images: pd.DataFrame) -> dg.AssetCheckResult:
-        return _check_outcomes(
-            generated_images,
-            {Outcome.UNKNOWN},
-            "may or may not have been bought",
-            advice="they are not sent again by themselves; "
-            "decide with `imagepipeline-dagster ledger unknown`",
-        )
+        outcomes=(Outcome.UNKNOWN,),
+        finding="may or may not have been bought",
+        advice="none is sent again by itself: see `imagepipeline-dagster ledger unknown`",
+    ),
+    _Rule(
+        name="images_decode",
+        description="No delivered file was something else than a picture.",
+        outcomes=(Outcome.UNDECODABLE,),
+        finding="were delivered, and are no pictures",
+        advice="to buy them again: `imagepipeline-dagster ledger resubmit`",
+    ),
+)
 
+
+def _build_check(dataset: ImageDataset, rule: _Rule) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=dataset.key("generated_images"),
-        name="images_decode",
+        name=rule.name,
         partitions_def=dataset.partitions,
-        description="No delivered file was something else than a picture.",
+        description=rule.description,
     )
-    def images_decode(generated_images: pd.DataFrame) -> dg.AssetCheckResult:
-        return _check_outcomes(
-            generated_images, {Outcome.UNDECODABLE}, "were delivered, and are no pictures"
+    def check(generated_images: pd.DataFrame) -> dg.AssetCheckResult:
+        found = generated_images[generated_images["outcome"].isin(rule.outcomes)]
+        columns = ["prompt_id", "call_index", "outcome", "error"]
+        rows = found[columns].head(_ROWS_SHOWN).astype(object).fillna("").to_numpy().tolist()
+        counted = f"{len(found)} of {len(generated_images)} samples {rule.finding}"
+        return dg.AssetCheckResult(
+            passed=found.empty,
+            severity=dg.AssetCheckSeverity.ERROR,
+            description=f"{counted}; {rule.advice}" if rows else counted,
+            metadata={"samples": len(found), **found_table("which", columns, rows)},
         )
 
-    return [generated_images, images_are_complete, no_answer_was_lost, images_decode]
-
-
-def _check_outcomes(
-    images: pd.DataFrame, bad: set[Outcome], what_they_are: str, *, advice: str = ""
-) -> dg.AssetCheckResult:
-    found = images[images["outcome"].isin([outcome.value for outcome in bad])]
-    columns = ["prompt_id", "call_index", "outcome", "error"]
-    rows = found[columns].head(_ROWS_SHOWN).astype(object).fillna("").to_numpy().tolist()
-    return dg.AssetCheckResult(
-        passed=found.empty,
-        severity=dg.AssetCheckSeverity.ERROR,
-        description=f"{len(found)} of {len(images)} samples {what_they_are}"
-        + (f"; {advice}" if advice and rows else ""),
-        metadata={"samples": len(found), **found_table("which", columns, rows)},
-    )
+    return check

@@ -1,6 +1,7 @@
 """`generation_requests`: the plan: what would be bought, what is reused, and why."""
 
 import datetime as dt
+import time
 from typing import Any
 
 import dagster as dg
@@ -41,6 +42,7 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
         imagepipeline: ImagePipelineResource,
         ledger: LedgerResource,
     ) -> dg.MaterializeResult[pa.Table]:
+        started = time.monotonic()
         allowance = dataset.allowance(imagepipeline.origin)
         with ledger.open() as opened:
             plan = plan_prompt_set(
@@ -60,7 +62,7 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
             # Neither states nor reasons: the plan is the same before and after its purchase.
             data_version=dg.DataVersion(content_hash(plan, leave_out={"state", "reason"})),
             metadata={
-                **table_metadata(PlannedRequest, len(plan)),
+                **table_metadata(PlannedRequest, len(plan), started=started),
                 "images_to_buy": to_buy,
                 "images_reused": summary.images[PlanState.REUSED],
                 "images_unknown": summary.images[PlanState.UNKNOWN],

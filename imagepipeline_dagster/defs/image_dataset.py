@@ -1,6 +1,7 @@
 """`image_dataset`: the kept images of all prompt sets as a versioned release."""
 
 import datetime as dt
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from imagepipeline_dagster.defs.metadata import (
     contact_sheet_of,
     found_table,
     markdown_table,
+    seconds_since,
 )
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
 from imagepipeline_dagster.release.publish import NothingToRelease, objections, publish
@@ -45,6 +47,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
         moderated_images: dict[str, pd.DataFrame],
         storage: StorageResource,
     ) -> dg.MaterializeResult[Any]:
+        started = time.monotonic()
         images = _images(moderated_images)
         kept = [image for image in images if image.verdict == Verdict.KEPT]
         try:
@@ -64,6 +67,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
                 "dagster/uri": f"{storage.open().uri}/{release.path}",
                 "dagster/row_count": release.counts.kept,
                 "dagster/column_schema": column_schema(shard_schema()),
+                "seconds": seconds_since(started),
                 "version": release.version,
                 "new_version": release.created,
                 "emulated": bool(release.emulated),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -19,19 +20,34 @@ if TYPE_CHECKING:
 
     from imagepipeline_dagster.generation.images import GeneratedImage
 
-__all__ = ["column_schema", "contact_sheet_of", "found_table", "markdown_table", "table_metadata"]
+__all__ = [
+    "column_schema",
+    "contact_sheet_of",
+    "found_table",
+    "markdown_table",
+    "seconds_since",
+    "table_metadata",
+]
 
 _TILES = 64
 # An event's metadata stays under 48 kB: as base64 this leaves room for the columns' descriptions.
 _SHEET_BYTES = 28_000
 
 
-def table_metadata(row_type: type[DataclassInstance], row_count: int) -> dict[str, Any]:
-    """Return the metadata that every stage's table has."""
+def table_metadata(
+    row_type: type[DataclassInstance], row_count: int, *, started: float
+) -> dict[str, Any]:
+    """Return the metadata that every stage's table has; `started` is of the monotonic clock."""
     return {
+        "seconds": seconds_since(started),
         "dagster/row_count": row_count,
         "dagster/column_schema": column_schema(arrow_schema(row_type)),
     }
+
+
+def seconds_since(started: float) -> float:
+    """Return the seconds since a moment of the monotonic clock, to the millisecond."""
+    return round(time.monotonic() - started, 3)
 
 
 def column_schema(schema: pa.Schema) -> dg.TableSchema:

@@ -1,5 +1,6 @@
 """`moderated_images`: a verdict for every sample, from evidence; it costs nothing to make again."""
 
+import time
 from typing import Any
 
 import dagster as dg
@@ -47,14 +48,14 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
         generated_images: pd.DataFrame,
         storage: StorageResource,
     ) -> dg.MaterializeResult[pa.Table]:
-        generated = rows_of(generated_images, GeneratedImage)
-        images = moderate(generated)
+        started = time.monotonic()
+        images = moderate(rows_of(generated_images, GeneratedImage))
         counts = summarise(images)
         return dg.MaterializeResult(
             value=arrow_table(images, ModeratedImage),
             data_version=dg.DataVersion(content_hash(images, leave_out=CIRCUMSTANCES)),
             metadata={
-                **table_metadata(ModeratedImage, len(images)),
+                **table_metadata(ModeratedImage, len(images), started=started),
                 "requested": counts.requested,
                 "kept": counts.kept,
                 "rejected": counts.rejected,

@@ -1,5 +1,6 @@
 """`prompt_sets`: the rows of one prompt set, validated and ready to plan."""
 
+import time
 from typing import Any
 
 import dagster as dg
@@ -36,6 +37,7 @@ def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
     def prompt_sets(
         context: dg.AssetExecutionContext, tables: TablesResource
     ) -> dg.MaterializeResult[pa.Table]:
+        started = time.monotonic()
         prompt_set = prompt_set_of(context.partition_key)
         with tables.open(dataset.prompts, dataset.embeddings) as source:
             rows, embeddings = source.prompts(prompt_set), source.embeddings()
@@ -51,7 +53,7 @@ def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
             value=arrow_table(prompts, Prompt),
             data_version=dg.DataVersion(content_hash(prompts, leave_out=_AS_THEY_STAND)),
             metadata={
-                **table_metadata(Prompt, len(prompts)),
+                **table_metadata(Prompt, len(prompts), started=started),
                 "valid": len(prompts) - len(refused),
                 "refused": len(refused),
                 "images_wanted": sum(prompt.samples for prompt in prompts),

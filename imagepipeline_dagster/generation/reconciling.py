@@ -73,15 +73,16 @@ def wants_run_for_embeddings(desired: SetFingerprint, state: PromptSetState | No
 
 
 def retry_due(desired: SetFingerprint, state: PromptSetState, *, now: dt.datetime) -> bool:
-    """Tell whether a set that was asked for, but is not built whole, is to be asked for again.
+    """Tell whether a set that is not built whole, by request or by hand, is to be asked for again.
 
     The pauses double from half an hour to a day.
     """
-    if state.requested_at is None or (is_built(desired, state) and not state.pending):
+    last = state.requested_at or state.built_at
+    if last is None or (is_built(desired, state) and not state.pending):
         return False
     doublings: int = 2 ** min(state.retries, 10)
     pause = min(_FIRST_RETRY * doublings, _LONGEST_PAUSE)
-    return now >= state.requested_at + pause
+    return now >= last + pause
 
 
 def _requested(state: PromptSetState) -> tuple[str | None, str | None]:
