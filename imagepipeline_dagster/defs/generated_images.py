@@ -66,10 +66,8 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
         started = time.monotonic()
         prompts = rows_of(prompt_sets, Prompt)
         plan = rows_of(generation_requests, PlannedRequest)
-        keys = [call.request_key for call in plan]
         allowance = dataset.allowance(imagepipeline.origin)
         with ledger.open() as opened:
-            before = opened.entries(keys)
             purchase = Purchase(
                 plan=plan,
                 prompts=prompts,
@@ -86,9 +84,11 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
                 on_progress=lambda progress: context.log.info(str(progress)),
             )
             report = purchase.carry_out()
-            images = images_of_plan(prompts, plan, opened.entries(keys))
+        images = images_of_plan(prompts, plan, report.entries)
         outcomes = Counter(image.outcome for image in images)
-        bought, reused = bought_and_reused(images, run_id=context.run.run_id, before=before)
+        bought, reused = bought_and_reused(
+            images, run_id=context.run.run_id, before=report.known_before
+        )
         figures: dict[str, Any] = {
             "requested": len(images),
             "bought": bought,

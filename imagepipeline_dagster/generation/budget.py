@@ -19,7 +19,7 @@ from imagepipeline_dagster.generation.ledger_schema import spending
 __all__ = ["Allowance", "Budget", "BudgetReached", "Period", "Spent"]
 
 _MICROS = 1_000_000
-# The row of a scope that holds its sum; every reservation locks it, so that none overtakes another.
+# The row of a scope that holds its sum.
 _IN_ALL = ""
 
 
@@ -93,17 +93,22 @@ class Allowance:
 
     def reserve(self, connection: Connection, *, images: int, today: dt.date) -> str | None:
         """Count images as spent; returns why not, where that would pass the budget."""
-        for day in (_IN_ALL, today.isoformat()):
-            nothing = {"scope": self.scope, "day": day, "images": 0, "micros": 0}
-            connection.execute(upsert(connection, spending, nothing, replace=()))
-        in_all = (spending.c.scope == self.scope) & (spending.c.day == _IN_ALL)
-        connection.execute(select(spending).where(in_all).with_for_update())
-        if self.budget is not None:
-            spent = _spent(connection, self.scope, self.budget.period, today)
-            if refusal := self._refusal(spent, images):
-                return refusal
-        self._add(connection, images, today)
-        return None
+        # Added first: that locks the row of the sum, so that no other reservation overtakes this.
+        touched = self._add(connection, images, today)
+        if touched < len(_rows_of(today)):
+            if touched:
+                self._add(connection, -images, today)
+            for day in _rows_of(today):
+                nothing = {"scope": self.scope, "day": day, "images": 0, "micros": 0}
+                connection.execute(upsert(connection, spending, nothing, replace=()))
+            self._add(connection, images, today)
+        if self.budget is None:
+            return None
+        spent, micros = _spent(connection, self.scope, self.budget.period, today)
+        refusal = self._refusal((spent - images, micros - self._micros(images)), images)
+        if refusal is not None:
+            self._add(connection, -images, today)
+        return refusal
 
     def give_back(self, connection: Connection, *, images: int, day: dt.date) -> None:
         """Take back what was reserved on a day: its POST created no job."""
@@ -132,18 +137,24 @@ class Allowance:
             return f"the budget of {budget.money:,.2f} {per} is reached: {money:,.2f} are spent"
         return None
 
-    def _add(self, connection: Connection, images: int, day: dt.date) -> None:
-        connection.execute(
+    def _add(self, connection: Connection, images: int, day: dt.date) -> int:
+        """Add to what was spent on a day and in all; returns how many of their rows exist."""
+        added = connection.execute(
             update(spending)
-            .where(spending.c.scope == self.scope, spending.c.day.in_([_IN_ALL, day.isoformat()]))
+            .where(spending.c.scope == self.scope, spending.c.day.in_(_rows_of(day)))
             .values(
                 images=spending.c.images + images,
                 micros=spending.c.micros + self._micros(images),
             )
         )
+        return added.rowcount
 
     def _micros(self, images: int) -> int:
         return round(images * (self.price_per_image or 0) * _MICROS)
+
+
+def _rows_of(day: dt.date) -> tuple[str, str]:
+    return _IN_ALL, day.isoformat()
 
 
 def _spent(connection: Connection, scope: str, period: str, today: dt.date) -> tuple[int, int]:

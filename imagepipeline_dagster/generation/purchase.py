@@ -122,13 +122,16 @@ class PurchaseReport:
     """What a purchase came to.
 
     `posts` are the API calls that created a job. `stopper` is what made it stop submitting before
-    the plan was carried out.
+    the plan was carried out. `known_before` are the keys that the ledger knew at the beginning,
+    `entries` what it says of each request at the end.
     """
 
     posts: int
     resumed: int
     seconds: float
     stopper: Exception | None
+    known_before: frozenset[str]
+    entries: Mapping[str, Entry]
 
 
 class SourceRow(Protocol):
@@ -195,6 +198,7 @@ class Purchase:
         )
         self._stopper: Exception | None = None
         self._interrupted = False
+        self._known_before: frozenset[str] = frozenset()
         self._noted: set[str] = set()
         self._given_up: set[str] = set()
         self._throttled: Counter[str] = Counter()
@@ -267,7 +271,7 @@ class Purchase:
                     asyncio.create_task(self._report_progress()),
                 ]
                 try:
-                    await self._rounds()
+                    entries = await self._rounds()
                 finally:
                     for attendant in attendants:
                         attendant.cancel()
@@ -279,20 +283,27 @@ class Purchase:
             resumed=self._resumed,
             seconds=time.monotonic() - started,
             stopper=self._stopper,
+            known_before=self._known_before,
+            entries=entries,
         )
 
-    async def _rounds(self) -> None:
-        while not self._interrupted:
+    async def _rounds(self) -> Mapping[str, Entry]:
+        """Work in rounds until nothing is left to do; returns what the ledger says then."""
+        first = True
+        while True:
             entries = await asyncio.to_thread(self._ledger.entries, self._calls)
+            if first:
+                self._known_before = frozenset(entries)
+                first = False
             await self._note_uses(entries)
             self._done = sum(len(entry.stored) for entry in entries.values())
             work, others = await self._sort(entries)
+            if self._interrupted or not (work or others):
+                return entries
             if work:
                 await self._work_off(work)
-            elif others:
-                await asyncio.sleep(_WAIT_FOR_OTHERS_SECONDS)
             else:
-                return
+                await asyncio.sleep(_WAIT_FOR_OTHERS_SECONDS)
 
     async def _note_uses(self, entries: Mapping[str, Entry]) -> None:
         """Record which calls use requests that this run does not claim itself."""
