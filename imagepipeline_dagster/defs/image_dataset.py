@@ -14,9 +14,14 @@ from imagepipeline_dagster.defs.metadata import (
     found_table,
     markdown_table,
 )
-from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage, Verdict
-from imagepipeline_dagster.release.publish import NothingToRelease, objections, publish
-from imagepipeline_dagster.release.shards import shard_schema
+from imagepipeline_dagster.moderation.verdicts import (
+    Counts,
+    ModeratedImage,
+    Verdict,
+    objections,
+)
+from imagepipeline_dagster.release.publish import NothingToRelease, latest_release, publish
+from imagepipeline_dagster.release.shards import fingerprint, shard_schema
 from imagepipeline_dagster.resources import StorageResource
 from imagepipeline_dagster.rows import rows_of
 
@@ -28,7 +33,7 @@ _NAME_SHOWN = 60
 
 
 def build_image_dataset(dataset: ImageDataset) -> list[Any]:
-    """Return the asset and its check."""
+    """Return the asset and its checks."""
     key = dataset.key("image_dataset")
     ins = {"moderated_images": dg.AssetIn(dataset.key("moderated_images"))}
 
@@ -90,7 +95,24 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
             ),
         )
 
-    return [image_dataset, nothing_unchecked]
+    @dg.asset_check(
+        asset=key,
+        additional_ins=ins,
+        name="only_kept_is_released",
+        blocking=True,
+        description="The newest release holds the kept images, all of them and no others.",
+    )
+    def only_kept_is_released(
+        moderated_images: dict[str, pd.DataFrame], storage: StorageResource
+    ) -> dg.AssetCheckResult:
+        kept = [image for image in _images(moderated_images) if image.verdict == Verdict.KEPT]
+        release = latest_release(storage.open(), dataset.releases)
+        return dg.AssetCheckResult(
+            passed=release is not None and release.fingerprint == fingerprint(kept),
+            description=f"{release.version if release else 'no release'}; {len(kept)} images kept",
+        )
+
+    return [image_dataset, nothing_unchecked, only_kept_is_released]
 
 
 def _counts_table(counts: Mapping[str, Counts]) -> str:
