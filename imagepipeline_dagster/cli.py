@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imagepipeline_dagster.moderation_cli import override, review
+
 if TYPE_CHECKING:
     from imagepipeline_dagster.tables.importing import ImportReport
 
@@ -27,6 +29,10 @@ def main() -> None:
 
     The tables are where IMAGEPIPELINE_TABLES_URL says, or in data/tables.db.
     """
+
+
+main.add_command(review)
+main.add_command(override)
 
 
 @main.command()
