@@ -58,7 +58,7 @@ def small(format: str, **options: object) -> bytes:  # noqa: A002
     """Return a small honest picture."""
     encoded = io.BytesIO()
     picture = Image.linear_gradient("L").resize((48, 48)).convert("RGB")
-    picture.save(encoded, format, **options)  # type: ignore[arg-type]
+    picture.save(encoded, format, **options)
     return encoded.getvalue()
 
 

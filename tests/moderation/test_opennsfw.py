@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_a_black_picture_scores_as_safe(classifier: OpenNsfw) -> None:
 
 @pytest.mark.slow
 def test_pictures_are_scored_about_as_fast_as_the_model_is(
-    classifier: OpenNsfw, tmp_path: Path, record_property: pytest.RecordProperty
+    classifier: OpenNsfw, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     """Reading, decoding and storing cost little beside the model; a second pass asks it nothing."""
     storage = LocalFolder(tmp_path / "storage")

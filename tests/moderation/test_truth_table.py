@@ -109,19 +109,21 @@ def found(case: Case) -> tuple[str, str]:
         {"checked": case.checked, "unchecked": case.unchecked, "blank": case.blank}
     )
     score = SCORES[case.classifier]
-    people = (
+    people = [
         Override(
             prompt_set="spring",
             prompt_id="fox",
-            decision=case.override,
+            decision=decision,
             reviewer="ana",
             reason="seen",
             decided_at=NOON,
-        ),
-    )
+        )
+        for decision in [case.override]
+        if decision is not None
+    ]
     evidence = Evidence(
         scores={} if score is None else {SHA256: score},
-        overrides=people if case.override else (),
+        overrides=people,
     )
     [row] = moderate([image], rules, evidence)
     return row.verdict, row.moderation_reason
