@@ -27,11 +27,12 @@ def test_a_decision_by_sql_is_applied_by_the_daemon(pipeline: ServedPipeline) ->
             "INSERT INTO moderation_overrides (prompt_set, prompt_id, decision, reviewer, reason)"
             " VALUES ('portraits', 'potter', 'keep', 'ana', 'hands and clay')"
         )
-    after = until(
-        lambda: (runs := finished()) and len(runs) > len(before) and runs,
-        what="the run that the decision leads to",
-        seconds=_PATIENCE,
-    )
+
+    def finished_anew() -> list[Run]:
+        runs = finished()
+        return runs if len(runs) > len(before) else []
+
+    after = until(finished_anew, what="the run that the decision leads to", seconds=_PATIENCE)
     run = next(run for run in after if run.sensor == "moderation_overrides_sensor")
     assert run.status == "SUCCESS"
     figures = pipeline.figures("moderated_images", prompt_set="portraits", run_id=run.run_id)
