@@ -56,7 +56,7 @@ bench: $(INSTALLED) ## Compare a purchase with hand-written loops and with the i
 lock: $(INSTALLED) ## Resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-index-url --no-emit-find-links --quiet --upgrade \
-		--group dev --extra postgres --output-file requirements.lock pyproject.toml
+		--group dev --extra moderation --extra postgres --output-file requirements.lock pyproject.toml
 
 clean: ## Remove what the targets made, but not the data
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.environment import resources_from_environment
     from imagepipeline_dagster.generation.prompts import GenerationDefaults
     from imagepipeline_dagster.io_manager import ParquetIOManager
+    from imagepipeline_dagster.moderation.policy import ModerationPolicy
     from imagepipeline_dagster.resources import (
         Generation,
         ImagePipelineResource,
@@ -36,6 +37,7 @@ __all__ = [
     "ImageDatasetComponent",
     "ImagePipelineResource",
     "LedgerResource",
+    "ModerationPolicy",
     "ParquetIOManager",
     "StorageResource",
     "TableMapping",
@@ -51,6 +53,7 @@ _HOMES = {
     "ImageDatasetComponent": "component",
     "ImagePipelineResource": "resources",
     "LedgerResource": "resources",
+    "ModerationPolicy": "moderation.policy",
     "ParquetIOManager": "io_manager",
     "StorageResource": "resources",
     "TableMapping": "tables.schema",

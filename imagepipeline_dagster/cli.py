@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imagepipeline_dagster.moderation_cli import override, review
 from imagepipeline_dagster.purchases_cli import purchase_commands
 from imagepipeline_dagster.terminal import plain_errors
 
@@ -32,6 +33,10 @@ def main() -> None:
 
     The tables are where IMAGEPIPELINE_TABLES_URL says, or in data/tables.db.
     """
+
+
+main.add_command(review)
+main.add_command(override)
 
 
 @main.command()

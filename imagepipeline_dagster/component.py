@@ -11,6 +11,7 @@ from pydantic import Field
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.generation.prompts import GenerationDefaults
+from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.resources import DEFAULT_BASE_URL
 from imagepipeline_dagster.tables.schema import TableMapping
 
@@ -77,6 +78,9 @@ class ImageDatasetComponent(dg.Component, dg.Model, dg.Resolvable):
     defaults: Mapping[str, Any] = Field(
         default_factory=dict, description="What a null in the prompts table stands for."
     )
+    moderation: Mapping[str, Any] = Field(
+        default_factory=dict, description="The moderation policy, as ModerationPolicy takes it."
+    )
     samples_per_call: int = 1
     on_removed: str = "remove"
     api_key: _Key = Field(default=None, description="Unset: the emulator serves the API.")
@@ -99,6 +103,7 @@ class ImageDatasetComponent(dg.Component, dg.Model, dg.Resolvable):
             prompts=self.prompts.mapping(),
             embeddings=self.embeddings.mapping(),
             defaults=GenerationDefaults(**self.defaults),
+            moderation=ModerationPolicy(**self.moderation),
             samples_per_call=self.samples_per_call,
             on_removed=self.on_removed,
         )

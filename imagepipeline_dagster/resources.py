@@ -28,6 +28,7 @@ from imagepipeline_dagster.generation.pacing import Brake
 from imagepipeline_dagster.generation.prompts import token_problems
 from imagepipeline_dagster.generation.purchase import PurchaseSettings
 from imagepipeline_dagster.storage import Storage, open_storage
+from imagepipeline_dagster.tables.overrides import Override, count_overrides, read_overrides
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import TableMapping
 
@@ -235,13 +236,26 @@ class TablesResource(dg.ConfigurableResource[Any]):
     @contextmanager
     def open(self, prompts: TableMapping, embeddings: TableMapping) -> Iterator[SourceTables]:
         """Open the two tables for reading."""
+        self._ensure_samples()
+        with SourceTables(self.url, prompts=prompts, embeddings=embeddings) as tables:
+            yield tables
+
+    def overrides(self, table: str) -> list[Override]:
+        """Return what people decided about pictures, oldest first."""
+        self._ensure_samples()
+        return read_overrides(self.url, table=table)
+
+    def count_overrides(self, table: str) -> int:
+        """Return how many decisions there are."""
+        self._ensure_samples()
+        return count_overrides(self.url, table=table)
+
+    def _ensure_samples(self) -> None:
         file = make_url(self.url).database if self.create_samples else None
         if file is not None and not Path(file).exists():
             from imagepipeline_dagster.tables.samples import create_sample_tables
 
             create_sample_tables(self.url)
-        with SourceTables(self.url, prompts=prompts, embeddings=embeddings) as tables:
-            yield tables
 
 
 class LedgerUnavailable(RuntimeError):

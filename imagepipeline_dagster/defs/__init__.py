@@ -1,8 +1,9 @@
 """The Dagster definitions: one file a stage, named after its asset, in the order of the flow.
 
 `source_tables` → `prompt_sets` → `generation_requests` → `generated_images` → `moderated_images` →
-`image_dataset`; then what starts runs: `sensors` and `schedules`. `dataset` holds what they share,
-`metadata` what they show. `build_definitions` puts one dataset together.
+`image_dataset`; then what starts runs: `sensors`, `moderation_overrides` and `schedules`.
+`dataset` holds what they share, `metadata` what they show. `build_definitions` puts one dataset
+together.
 """
 
 import warnings
@@ -15,10 +16,12 @@ from imagepipeline_dagster.defs.generated_images import build_generated_images
 from imagepipeline_dagster.defs.generation_requests import build_generation_requests
 from imagepipeline_dagster.defs.image_dataset import build_image_dataset
 from imagepipeline_dagster.defs.moderated_images import build_moderated_images
+from imagepipeline_dagster.defs.moderation_overrides import build_moderation_overrides
 from imagepipeline_dagster.defs.prompt_sets import build_prompt_sets
 from imagepipeline_dagster.defs.schedules import build_schedules
 from imagepipeline_dagster.defs.sensors import build_sensors
 from imagepipeline_dagster.defs.source_tables import build_source_tables
+from imagepipeline_dagster.moderation.moderating import check_policy
 
 __all__ = ["ImageDataset", "build_definitions"]
 
@@ -32,6 +35,9 @@ def build_definitions(
 
     `start` says whether the sensors and schedules run from the beginning; a person can switch each
     of them in the UI.
+
+    Raises:
+        ClassifierMissing, HashesMissing: the moderation policy needs what is not installed.
     """
     job = dg.define_asset_job(
         dataset.named("materialize_prompt_set"),
@@ -46,6 +52,8 @@ def build_definitions(
         executor_def=dg.in_process_executor,
         description="Publishes the kept images of all prompt sets, if anything changed.",
     )
+    check_policy(dataset.moderation)
+    moderation_job, *moderation_sensors = build_moderation_overrides(dataset, start=start)
     with warnings.catch_warnings():
         # Checks of dynamic partitions work, and are marked as a preview.
         warnings.filterwarnings("ignore", "Specifying a partitions_def", dg.PreviewWarning)
@@ -67,8 +75,8 @@ def build_definitions(
             *(each for each in definitions if each not in checks),
         ],
         asset_checks=checks,
-        jobs=[job, release_job],
-        sensors=build_sensors(dataset, job, status=sensor_status),
+        jobs=[job, release_job, moderation_job],
+        sensors=[*build_sensors(dataset, job, status=sensor_status), *moderation_sensors],
         schedules=build_schedules(dataset, job, release_job, status=schedule_status),
         resources=dict(resources),
     )

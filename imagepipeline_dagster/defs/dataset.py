@@ -9,6 +9,8 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from imagepipeline_dagster.generation.budget import Allowance, Budget
 from imagepipeline_dagster.generation.prompts import GenerationDefaults
+from imagepipeline_dagster.moderation.policy import ModerationPolicy
+from imagepipeline_dagster.tables.overrides import OVERRIDES
 from imagepipeline_dagster.tables.schema import TableMapping
 
 __all__ = ["ImageDataset", "UnresolvedJob"]
@@ -32,6 +34,8 @@ class ImageDataset:
         price_per_image: money for one image, for the plan's cost and a budget of money.
         budget: the most that may be spent in a period, reserved before each request.
         max_failure_ratio: a purchase stops once more of its samples than this have failed.
+        moderation: what is kept, rejected and set aside; another policy buys nothing.
+        overrides: the table of people's decisions, in the database of the prompts.
         pool: the concurrency pool of the paid stage.
         on_removed: what becomes of the partition of a set that left the tables: "remove" or "keep".
         max_removed_share: a tick that would remove more of the partitions than this refuses.
@@ -48,6 +52,8 @@ class ImageDataset:
     price_per_image: float | None = None
     budget: Budget | None = None
     max_failure_ratio: float = 0.5
+    moderation: ModerationPolicy = field(default_factory=ModerationPolicy)
+    overrides: str = OVERRIDES
     pool: str = "imagepipeline_api"
     on_removed: str = "remove"
     max_removed_share: float = 0.5

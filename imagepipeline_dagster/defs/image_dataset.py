@@ -16,9 +16,13 @@ from imagepipeline_dagster.defs.metadata import (
     markdown_table,
     seconds_since,
 )
-from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
-from imagepipeline_dagster.release.publish import NothingToRelease, objections, publish
-from imagepipeline_dagster.release.shards import shard_schema
+from imagepipeline_dagster.moderation.verdicts import (
+    ModeratedImage,
+    Verdict,
+    objections,
+)
+from imagepipeline_dagster.release.publish import NothingToRelease, latest_release, publish
+from imagepipeline_dagster.release.shards import fingerprint, shard_schema
 from imagepipeline_dagster.resources import StorageResource
 from imagepipeline_dagster.rows import rows_of
 
@@ -30,7 +34,7 @@ _COUNTS_BYTES = 4_000
 
 
 def build_image_dataset(dataset: ImageDataset) -> list[Any]:
-    """Return the asset and its check."""
+    """Return the asset and its checks."""
     key = dataset.key("image_dataset")
     ins = {"moderated_images": dg.AssetIn(dataset.key("moderated_images"))}
 
@@ -103,7 +107,24 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
             ),
         )
 
-    return [image_dataset, nothing_unchecked]
+    @dg.asset_check(
+        asset=key,
+        additional_ins=ins,
+        name="only_kept_is_released",
+        blocking=True,
+        description="The newest release holds the kept images, all of them and no others.",
+    )
+    def only_kept_is_released(
+        moderated_images: dict[str, pd.DataFrame], storage: StorageResource
+    ) -> dg.AssetCheckResult:
+        kept = [image for image in _images(moderated_images) if image.verdict == Verdict.KEPT]
+        release = latest_release(storage.open(), dataset.releases)
+        return dg.AssetCheckResult(
+            passed=release is not None and release.fingerprint == fingerprint(kept),
+            description=f"{release.version if release else 'no release'}; {len(kept)} images kept",
+        )
+
+    return [image_dataset, nothing_unchecked, only_kept_is_released]
 
 
 def _images(tables: Mapping[str, pd.DataFrame]) -> list[ModeratedImage]:

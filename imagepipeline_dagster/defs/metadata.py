@@ -66,7 +66,11 @@ def column_schema(schema: pa.Schema) -> dg.TableSchema:
 
 
 def contact_sheet_of(
-    images: Sequence[GeneratedImage], storage: Storage, marks: Iterable[str | None]
+    images: Sequence[GeneratedImage],
+    storage: Storage,
+    marks: Iterable[str | None],
+    *,
+    byte_budget: int = _SHEET_BYTES,
 ) -> dg.MarkdownMetadataValue:
     """Return a contact sheet of a set's samples, the first of many, that shows in the UI.
 
@@ -87,7 +91,7 @@ def contact_sheet_of(
         for (image, mark), thumbnail in zip(shown, thumbnails, strict=True)
     ]
     return dg.MetadataValue.md(
-        markdown_picture(contact_sheet(tiles, byte_budget=_SHEET_BYTES), f"{len(images)} samples")
+        markdown_picture(contact_sheet(tiles, byte_budget=byte_budget), f"{len(images)} samples")
     )
 
 

@@ -8,31 +8,27 @@ import pandas as pd
 import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.metadata import (
-    contact_sheet_of,
-    found_table,
-    markdown_table,
-    table_metadata,
-)
+from imagepipeline_dagster.defs.metadata import found_table, table_metadata
+from imagepipeline_dagster.defs.moderation_checks import build_moderation_checks
+from imagepipeline_dagster.defs.moderation_metadata import moderation_metadata
 from imagepipeline_dagster.generation.images import CIRCUMSTANCES, OPEN_OUTCOMES, GeneratedImage
 from imagepipeline_dagster.generation.reconciling import PromptSetStates
-from imagepipeline_dagster.moderation.verdicts import (
-    ModeratedImage,
-    Verdict,
-    accounting_problems,
-    moderate,
-    summarise,
-)
-from imagepipeline_dagster.resources import LedgerResource, StorageResource
+from imagepipeline_dagster.moderation.bases import Bases
+from imagepipeline_dagster.moderation.moderating import moderate_set
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage, accounting_problems
+from imagepipeline_dagster.resources import LedgerResource, StorageResource, TablesResource
 from imagepipeline_dagster.rows import arrow_table, content_hash, rows_of
+from imagepipeline_dagster.tables.names import prompt_set_of
 
 __all__ = ["build_moderated_images"]
 
 _PROBLEMS_SHOWN = 20
+# The basis is in the data version as the rules alone: overrides show in the rows they are about.
+_NO_CONTENT = CIRCUMSTANCES | {"moderation_basis"}
 
 
 def build_moderated_images(dataset: ImageDataset) -> list[Any]:
-    """Return the asset and its check."""
+    """Return the asset and its checks."""
 
     @dg.asset(
         key=dataset.key("moderated_images"),
@@ -45,29 +41,30 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
         "blurred.",
     )
     def moderated_images(
+        context: dg.AssetExecutionContext,
         generated_images: pd.DataFrame,
         storage: StorageResource,
+        ledger: LedgerResource,
+        tables: TablesResource,
     ) -> dg.MaterializeResult[pa.Table]:
         started = time.monotonic()
-        images = moderate(rows_of(generated_images, GeneratedImage))
-        counts = summarise(images)
+        with ledger.open() as opened:
+            moderation = moderate_set(
+                rows_of(generated_images, GeneratedImage),
+                prompt_set=prompt_set_of(context.partition_key),
+                dataset=dataset.name,
+                policy=dataset.moderation,
+                overrides=tables.overrides(dataset.overrides),
+                ledger=opened,
+                storage=storage.open(),
+            )
+        content = content_hash(moderation.images, leave_out=_NO_CONTENT)
         return dg.MaterializeResult(
-            value=arrow_table(images, ModeratedImage),
-            data_version=dg.DataVersion(content_hash(images, leave_out=CIRCUMSTANCES)),
+            value=arrow_table(moderation.images, ModeratedImage),
+            data_version=dg.DataVersion(f"{content}-{moderation.rules.digest[:8]}"),
             metadata={
-                **table_metadata(ModeratedImage, len(images), started=started),
-                "requested": counts.requested,
-                "kept": counts.kept,
-                "rejected": counts.rejected,
-                "quarantined": counts.quarantined,
-                "reasons": dg.MetadataValue.md(
-                    markdown_table(["reason", "samples"], list(counts.by_reason.items()))
-                ),
-                "contact_sheet": contact_sheet_of(
-                    images,
-                    storage.open(),
-                    [_mark(image) for image in images],
-                ),
+                **table_metadata(ModeratedImage, len(moderation.images), started=started),
+                **moderation_metadata(moderation, storage.open()),
             },
         )
 
@@ -96,6 +93,9 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
                     content=images[0].content_version,
                     pending=sum(image.outcome in OPEN_OUTCOMES for image in images),
                 )
+                Bases(opened, dataset=dataset.name).note_built(
+                    images[0].prompt_set, str(images[0].moderation_basis)
+                )
         return dg.AssetCheckResult(
             passed=not problems,
             description=f"{len(images)} samples; {len(problems)} of {len(asked)} prompts have "
@@ -105,10 +105,8 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
             ),
         )
 
-    return [moderated_images, every_sample_is_accounted_for]
-
-
-def _mark(image: ModeratedImage) -> str | None:
-    if image.verdict == Verdict.KEPT:
-        return None
-    return f"{image.verdict}: {image.moderation_reason}"
+    return [
+        moderated_images,
+        every_sample_is_accounted_for,
+        *build_moderation_checks(dataset),
+    ]

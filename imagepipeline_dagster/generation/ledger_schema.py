@@ -19,6 +19,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Engine,
+    Float,
     Index,
     Integer,
     MetaData,
@@ -41,11 +42,14 @@ __all__ = [
     "LedgerTooOld",
     "attempts",
     "decisions",
+    "moderations",
     "open_ledger_engine",
     "open_ledger_for_reading",
+    "perceptual_hashes",
     "prompt_sets",
     "requests",
     "samples",
+    "scores",
     "spending",
     "upgrade",
     "uses",
@@ -196,6 +200,35 @@ prompt_sets = Table(
     Column("built_content", String(64)),
     Column("built_at", _Utc),
     Column("pending", Integer, nullable=False),
+)
+
+# What each prompt set's verdicts were last asked for and made from: the policy and the overrides.
+moderations = Table(
+    "ledger_moderations",
+    _metadata,
+    Column("dataset", String(200), primary_key=True),
+    Column("prompt_set", Text, primary_key=True),
+    Column("requested_basis", String(64)),
+    Column("requested_at", _Utc),
+    Column("built_basis", String(64)),
+)
+
+# What a classifier said of a picture: the same bytes and the same model give the same score.
+scores = Table(
+    "ledger_scores",
+    _metadata,
+    Column("image_sha256", String(64), primary_key=True),
+    Column("model_sha256", String(64), primary_key=True),
+    Column("score", Float(53), nullable=False),
+    Column("scored_at", _Utc, nullable=False),
+)
+
+perceptual_hashes = Table(
+    "ledger_perceptual_hashes",
+    _metadata,
+    Column("image_sha256", String(64), primary_key=True),
+    Column("method", String(32), primary_key=True),
+    Column("hash", String(64), nullable=False),
 )
 
 

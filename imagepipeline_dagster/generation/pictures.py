@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from imagepipeline_dagster.generation.smuggling import smuggled
 from imagepipeline_dagster.previews import thumbnail
 
 __all__ = ["FORMATS", "Picture", "Undecodable", "read_picture"]
@@ -43,7 +44,8 @@ def read_picture(data: bytes) -> Picture:
     """Decode a picture and measure it.
 
     Raises:
-        Undecodable: it is of no accepted format, animated, truncated, corrupt or far too large.
+        Undecodable: it is of no accepted format, animated, truncated, corrupt or far too large, or
+            it carries what no picture needs.
     """
     try:
         with warnings.catch_warnings():
@@ -54,6 +56,8 @@ def read_picture(data: bytes) -> Picture:
                     raise Undecodable(f"{image.width} x {image.height} pixels are too many")
                 if getattr(image, "n_frames", 1) > 1:
                     raise Undecodable("it is animated")
+                if found := smuggled(data, image):
+                    raise Undecodable(found)
                 image.load()
                 picture_format = str(image.format)
                 flat = image if image.mode in ("L", "RGB") else image.convert("RGB")

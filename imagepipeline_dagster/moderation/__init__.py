@@ -1,5 +1,12 @@
 """Verdicts with their evidence: which samples are kept, and why the others are not.
 
+- `policy`: what a dataset keeps, rejects and sets aside, and the sets that differ.
 - `blank`: whether a decoded picture is one flat colour.
+- `classifier`, `opennsfw`: the independent classifier, and the one of the extra [moderation].
+- `duplicates`: pictures that repeat another of their set.
+- `evidence`: scores and hashes, computed once and kept.
 - `verdicts`: a verdict and a reason for each requested sample, and their counts.
+- `moderating`: all of it for one prompt set.
+- `bases`: what each set's verdicts were made from, and which are to be made anew.
+- `charts`, `review`: pictures of the verdicts, and the sheet that a person reviews them on.
 """

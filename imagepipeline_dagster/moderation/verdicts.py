@@ -1,12 +1,20 @@
 """A verdict for each requested sample, with its reason, and the counts of both.
 
-A row of `moderated_images` is the row of `generated_images` with three columns more. No row is
-dropped: what is not kept says why.
+A row of `moderated_images` is the row of `generated_images` with its verdict and evidence. No row
+is dropped: what is not kept says why. The evidence, in this order:
+
+1. what the API signalled: no picture came, and the outcome says why
+2. bytes that are no picture
+3. a picture of one flat colour
+4. the classifier, where the policy asks it
+5. whether the picture repeats another that is kept
+6. a person, who overrules all of it but cannot keep what did not come
 """
 
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,17 +22,26 @@ from enum import StrEnum
 
 from imagepipeline_dagster.generation.images import GeneratedImage, Outcome
 from imagepipeline_dagster.moderation.blank import is_blank
+from imagepipeline_dagster.moderation.duplicates import repeated
+from imagepipeline_dagster.moderation.policy import Rules
 from imagepipeline_dagster.rows import column
+from imagepipeline_dagster.tables.overrides import Decision, Override
 
 __all__ = [
+    "OVERRIDDEN",
     "Counts",
+    "Evidence",
     "ModeratedImage",
     "ModerationReason",
     "Verdict",
     "accounting_problems",
     "moderate",
+    "objections",
     "summarise",
 ]
+
+OVERRIDDEN = "override:"
+"""What the reason of a person's decision begins with; the reason that it overrules follows."""
 
 
 class Verdict(StrEnum):
@@ -42,6 +59,7 @@ class ModerationReason(StrEnum):
     VENDOR_FILTERED = "vendor_filtered"
     BLANK = "blank"
     NSFW = "nsfw"
+    DUPLICATE = "duplicate"
     UNCHECKED = "unchecked"
     UNDECODABLE = "undecodable"
     FAILED = "failed"
@@ -61,6 +79,36 @@ class ModeratedImage(GeneratedImage):
         "Score of the independent classifier, 0 (safe) to 1; null where it did not look",
         default=None,
     )
+    nsfw_model: str | None = column("SHA-256 of the classifier's model", default=None)
+    duplicate_of: str | None = column(
+        "SHA-256 of the picture of this set that it repeats; its own where the bytes are equal",
+        default=None,
+    )
+    overridden_by: str | None = column("Who decided in place of the evidence", default=None)
+    override_reason: str | None = column("Why that person decided so", default=None)
+    overridden_at: dt.datetime | None = column("When that person decided", default=None)
+    moderation_basis: str | None = column(
+        "Digest of the policy and the overrides behind the set's verdicts", default=None
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What is known of a set's pictures beyond their rows, by SHA-256 where it is about a picture.
+
+    Attributes:
+        scores: the classifier's, 0 (safe) to 1.
+        model: SHA-256 of the classifier's model.
+        hashes: perceptual hashes of 64 bits.
+        overrides: what people decided, in any order.
+        basis: digest of the policy and of these overrides.
+    """
+
+    scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    model: str | None = None
+    hashes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    overrides: Sequence[Override] = ()
+    basis: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +139,20 @@ _WITHOUT_PICTURE: dict[Outcome, tuple[Verdict, ModerationReason]] = {
 _GENERATED_FIELDS = tuple(field.name for field in dataclasses.fields(GeneratedImage))
 
 
-def moderate(images: Sequence[GeneratedImage]) -> list[ModeratedImage]:
+_VERDICTS = {
+    Decision.KEEP: Verdict.KEPT,
+    Decision.REJECT: Verdict.REJECTED,
+    Decision.QUARANTINE: Verdict.QUARANTINED,
+}
+_NO_EVIDENCE = Evidence()
+_DEFAULT_RULES = Rules()
+
+
+def moderate(
+    images: Sequence[GeneratedImage],
+    rules: Rules = _DEFAULT_RULES,
+    evidence: Evidence = _NO_EVIDENCE,
+) -> list[ModeratedImage]:
     """Return the same rows in the same order, each with its verdict.
 
     An earlier verdict of a row is not looked at: moderating again gives the same answer.
@@ -99,28 +160,132 @@ def moderate(images: Sequence[GeneratedImage]) -> list[ModeratedImage]:
     Raises:
         ValueError: when an outcome is not one of `Outcome`.
     """
-    return [_moderated(image) for image in images]
+    people = _latest_overrides(evidence.overrides)
+    judged = [_judged(image, rules, evidence, people) for image in images]
+    return _without_repetitions(judged, rules, evidence)
 
 
-def _moderated(image: GeneratedImage) -> ModeratedImage:
-    verdict, reason = _verdict_on(image)
-    return ModeratedImage(
+def _judged(
+    image: GeneratedImage, rules: Rules, evidence: Evidence, people: Mapping[object, Override]
+) -> ModeratedImage:
+    score = evidence.scores.get(image.image_sha256 or "")
+    verdict, reason = _verdict_on(image, rules, score)
+    row = ModeratedImage(
         **{name: getattr(image, name) for name in _GENERATED_FIELDS},
         verdict=verdict.value,
         moderation_reason=reason.value,
+        nsfw_score=score,
+        nsfw_model=None if score is None else evidence.model,
+        moderation_basis=evidence.basis,
+    )
+    if image.outcome != Outcome.GENERATED:
+        return row  # nobody can keep what did not come
+    about = (image.image_sha256, (image.prompt_set, image.prompt_id))
+    decided = [people[key] for key in about if key in people]
+    if not decided:
+        return row
+    latest = max(decided, key=lambda override: override.rank)
+    return dataclasses.replace(
+        row,
+        verdict=_VERDICTS[latest.decision].value,
+        moderation_reason=f"{OVERRIDDEN}{row.moderation_reason}",
+        overridden_by=latest.reviewer,
+        override_reason=latest.reason,
+        overridden_at=latest.decided_at,
     )
 
 
-def _verdict_on(image: GeneratedImage) -> tuple[Verdict, ModerationReason]:
+def _verdict_on(
+    image: GeneratedImage, rules: Rules, score: float | None
+) -> tuple[Verdict, ModerationReason]:
     outcome = Outcome(image.outcome)
     if outcome is not Outcome.GENERATED:
         return _WITHOUT_PICTURE[outcome]
+    measured = image.value_range is not None
     if image.value_range is not None and is_blank(image.value_range):
-        return Verdict.REJECTED, ModerationReason.BLANK
+        if rules.blank == "reject":
+            return Verdict.REJECTED, ModerationReason.BLANK
+        if rules.blank == "quarantine":
+            return Verdict.QUARANTINED, ModerationReason.BLANK
     # A picture that nobody measured may be the blank one of a filter: it is unchecked too.
-    if image.safety_checker is not True or image.value_range is None:
-        return Verdict.QUARANTINED, ModerationReason.UNCHECKED
-    return Verdict.KEPT, ModerationReason.OK
+    checked = image.safety_checker is True and measured
+    match rules.checked if checked else rules.unchecked:
+        case "keep":
+            return Verdict.KEPT, ModerationReason.OK if checked else ModerationReason.UNCHECKED
+        case "classify" if score is not None and score >= rules.reject_score:
+            return Verdict.REJECTED, ModerationReason.NSFW
+        case "classify" if score is not None and score >= rules.quarantine_score:
+            return Verdict.QUARANTINED, ModerationReason.NSFW
+        # A black picture scores as safe: a low score says nothing where blank was not ruled out.
+        case "classify" if score is not None and measured:
+            return Verdict.KEPT, ModerationReason.OK
+        case _:
+            return Verdict.QUARANTINED, ModerationReason.UNCHECKED
+
+
+def _latest_overrides(overrides: Iterable[Override]) -> dict[object, Override]:
+    """Return what counts, by SHA-256 or by (prompt set, prompt id)."""
+    return {
+        override.image_sha256 or (override.prompt_set, override.prompt_id): override
+        for override in sorted(overrides, key=lambda override: override.rank)
+    }
+
+
+def _without_repetitions(
+    rows: Sequence[ModeratedImage], rules: Rules, evidence: Evidence
+) -> list[ModeratedImage]:
+    """Return the rows with what each repeats; where the policy says so, each picture kept once."""
+    # The first of several is one that is kept, and rather one that a person kept.
+    order = sorted(
+        range(len(rows)),
+        key=lambda i: (rows[i].verdict != Verdict.KEPT, rows[i].overridden_by is None, i),
+    )
+    originals = repeated(
+        [rows[i].image_sha256 for i in order],
+        evidence.hashes,
+        distance=rules.near_duplicate_distance,
+    )
+    found = list(rows)
+    for i, original in zip(order, originals, strict=True):
+        if original is None:
+            continue
+        row = rows[i]
+        once = rules.duplicates == "keep_once" and row.overridden_by is None
+        rejected = once and row.verdict == Verdict.KEPT
+        found[i] = dataclasses.replace(
+            row,
+            duplicate_of=original,
+            verdict=Verdict.REJECTED.value if rejected else row.verdict,
+            moderation_reason=(
+                ModerationReason.DUPLICATE.value if rejected else row.moderation_reason
+            ),
+        )
+    return found
+
+
+def objections(rows: Iterable[ModeratedImage]) -> list[str]:
+    """Return a sentence for each row that must not be in a dataset, whatever its verdict says.
+
+    Moderation gives no such verdict. Rows can come from elsewhere, or from a table that was edited.
+    """
+    return [
+        f"{row.prompt_set!r}, prompt {row.prompt_id!r}: {objection}"
+        for row in rows
+        if (objection := _objection(row))
+    ]
+
+
+def _objection(row: ModeratedImage) -> str | None:
+    if row.verdict != Verdict.KEPT:
+        return f"its verdict is {row.verdict!r}, not kept."
+    if row.image_sha256 is None or row.format is None:
+        return "it was kept, but has no image."
+    decided = row.moderation_reason.startswith(OVERRIDDEN)
+    # A policy that keeps unchecked pictures says so in each row's reason.
+    by_policy = row.moderation_reason == ModerationReason.UNCHECKED
+    if not (row.safety_checker is True or row.nsfw_score is not None or by_policy or decided):
+        return "it was kept, but nobody checked it: no safety checker and no override."
+    return None
 
 
 def summarise(rows: Iterable[ModeratedImage]) -> Counts:

@@ -22,7 +22,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from imagepipeline_dagster.api.contract import canonical_json
-from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage, Verdict, summarise
+from imagepipeline_dagster.moderation.verdicts import (
+    Counts,
+    ModeratedImage,
+    Verdict,
+    objections,
+    summarise,
+)
 from imagepipeline_dagster.release.card import (
     CONTACT_SHEET,
     Release,
@@ -44,7 +50,6 @@ __all__ = [
     "Release",
     "UnmoderatedImage",
     "latest_release",
-    "objections",
     "publish",
     "release_counts",
 ]
@@ -72,28 +77,6 @@ class UnmoderatedImage(ValueError):
         self.objections = tuple(objections)
         further = f" And {len(objections) - 3} more." if len(objections) > 3 else ""
         super().__init__(f"{' '.join(objections[:3])}{further}")
-
-
-def objections(rows: Iterable[ModeratedImage]) -> list[str]:
-    """Return a sentence for each row that must not be in a dataset, whatever its verdict says.
-
-    Moderation gives no such verdict. Rows can come from elsewhere, or from a table that was edited.
-    """
-    return [
-        f"{row.prompt_set!r}, prompt {row.prompt_id!r}: {objection}"
-        for row in rows
-        if (objection := _objection(row))
-    ]
-
-
-def _objection(row: ModeratedImage) -> str | None:
-    if row.verdict != Verdict.KEPT:
-        return f"its verdict is {row.verdict!r}, not kept."
-    if row.image_sha256 is None or row.format is None:
-        return "it was kept, but has no image."
-    if row.safety_checker is not True and not row.moderation_reason.startswith("override:"):
-        return "it was kept, but nobody checked it: no safety checker and no override."
-    return None
 
 
 def release_counts(rows: Iterable[ModeratedImage]) -> dict[str, Counts]:

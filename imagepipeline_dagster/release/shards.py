@@ -46,6 +46,7 @@ _LEFT_OUT = frozenset(
         "uri",  # the maker's own folders are nobody else's business
         "bytes",  # the image tells its size
         "value_range",
+        "moderation_basis",
         # The same for every kept image:
         "outcome",
         "error",
@@ -53,7 +54,10 @@ _LEFT_OUT = frozenset(
 )
 
 _CIRCUMSTANCES = frozenset(
-    {"job_id", "submitted_at", "completed_at", "run_id", "endpoint", "content_version"}
+    {
+        *("job_id", "submitted_at", "completed_at", "run_id", "endpoint", "content_version"),
+        "overridden_at",
+    }
 )
 # How an image came to be here. The same image of the same request is the same content, whichever
 # run fetched it, and whatever else changed in its prompt set.

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.database import writing
 from imagepipeline_dagster.tables.incoming import ImportRefused, IncomingRows
+from imagepipeline_dagster.tables.overrides import overrides_table
 from imagepipeline_dagster.tables.schema import (
     EmbeddingRow,
     PromptRow,
@@ -44,12 +45,13 @@ _TYPES: dict[Kind, sa.types.TypeEngine[Any]] = {
 
 
 def tables_metadata() -> sa.MetaData:
-    """Return the definitions of both tables, `prompts` and `embeddings`, with their indexes."""
+    """Return the definitions of `prompts`, `embeddings` and `moderation_overrides`."""
     metadata = sa.MetaData()
     prompts = sa.Table("prompts", metadata, *_columns(PromptRow))
     sa.Table("embeddings", metadata, *_columns(EmbeddingRow))
     # What changed since, set by set, is asked for far more often than anything else.
     sa.Index("prompts_by_set_and_time", prompts.c.prompt_set, prompts.c.updated_at)
+    overrides_table(metadata)
     return metadata
 
 
@@ -69,7 +71,7 @@ def _columns(row_type: type[PromptRow | EmbeddingRow]) -> list[sa.Column[Any]]:
 
 
 def create_tables(url: str) -> None:
-    """Create those of the two tables that are not there; a SQLite file is made if need be.
+    """Create those of the tables that are not there; a SQLite file is made if need be.
 
     Raises:
         TablesUnavailable: when the database cannot be used.

@@ -168,6 +168,10 @@ def test_checks_of_the_samples(sampled: Sampled) -> None:
             "images_decode": True,
             "no_answer_was_lost": True,
             "every_sample_is_accounted_for": True,
+            "only_kept_passes_on": True,
+            "few_are_rejected": True,
+            "classifier_agrees_with_the_api": True,
+            "few_are_duplicates": True,
         }
     refused = checks_of(sampled.runs["harbour_at_night"])["every_row_is_valid"]
     assert refused.severity is dg.AssetCheckSeverity.WARN
@@ -178,7 +182,8 @@ def test_checks_of_the_samples(sampled: Sampled) -> None:
     assert re.search(r"\| everything \| prompt: has \d+ tokens, and the model reads 75", table)
 
     assert {name: check.passed for name, check in checks_of(sampled.release).items()} == {
-        "nothing_unchecked": True
+        "nothing_unchecked": True,
+        "only_kept_is_released": True,
     }
 
 

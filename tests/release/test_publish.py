@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from imagepipeline_dagster.moderation.verdicts import objections
 from imagepipeline_dagster.previews import thumbnail
 from imagepipeline_dagster.release.publish import (
     NothingToRelease,
     UnmoderatedImage,
     latest_release,
-    objections,
     release_counts,
 )
 from imagepipeline_dagster.release.shards import ImageCorrupt

@@ -1,0 +1,68 @@
+"""What the moderation of a set tells the UI: counts, charts, and contact sheets by verdict."""
+
+from collections import Counter
+from typing import Any
+
+import dagster as dg
+
+from imagepipeline_dagster.defs.metadata import contact_sheet_of, markdown_table
+from imagepipeline_dagster.moderation.charts import bar_chart, histogram
+from imagepipeline_dagster.moderation.moderating import Moderation
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict, summarise
+from imagepipeline_dagster.previews import markdown_picture
+from imagepipeline_dagster.storage import Storage
+
+__all__ = ["moderation_metadata"]
+
+# Bytes of pictures; as base64, with the charts and the columns, an event stays under 48 kB.
+_SHEET_BYTES = {Verdict.KEPT: 12_000, Verdict.QUARANTINED: 6_000, Verdict.REJECTED: 4_500}
+_SHEET_NAMES = {
+    Verdict.KEPT: "contact_sheet",
+    Verdict.QUARANTINED: "quarantined_pictures",
+    Verdict.REJECTED: "rejected_pictures",
+}
+
+
+def moderation_metadata(moderation: Moderation, storage: Storage) -> dict[str, Any]:
+    """Return the event's metadata; sheets of verdicts that nothing has are left out."""
+    images = moderation.images
+    counts = summarise(images)
+    by_reason = Counter((image.verdict, image.moderation_reason) for image in images)
+    scores = [image.nsfw_score for image in images if image.nsfw_score is not None]
+    rules = moderation.rules
+    metadata: dict[str, Any] = {
+        "requested": counts.requested,
+        "kept": counts.kept,
+        "rejected": counts.rejected,
+        "quarantined": counts.quarantined,
+        "overridden": sum(image.overridden_by is not None for image in images),
+        "duplicates": sum(image.duplicate_of is not None for image in images),
+        "classified": len(scores),
+        "classified_now": moderation.classified,
+        "policy": dg.MetadataValue.json(rules.model_dump()),
+        "reasons": dg.MetadataValue.md(
+            markdown_table(["reason", "samples"], list(counts.by_reason.items()))
+        ),
+        "outcomes": _picture(bar_chart(by_reason), "samples by verdict and reason"),
+    }
+    if scores:
+        marks = [rules.quarantine_score, rules.reject_score]
+        metadata["scores"] = _picture(histogram(scores, marks=marks), "the classifier's scores")
+    for verdict, name in _SHEET_NAMES.items():
+        shown = [image for image in images if image.verdict == verdict]
+        if shown or verdict is Verdict.KEPT:
+            marks_of = [_mark(image) for image in shown]
+            metadata[name] = contact_sheet_of(
+                shown, storage, marks_of, byte_budget=_SHEET_BYTES[verdict]
+            )
+    return metadata
+
+
+def _picture(webp: bytes, alt: str) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(markdown_picture(webp, alt))
+
+
+def _mark(image: ModeratedImage) -> str | None:
+    if image.verdict == Verdict.KEPT:
+        return None
+    return f"{image.verdict}: {image.moderation_reason}"

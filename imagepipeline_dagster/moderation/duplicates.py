@@ -1,0 +1,76 @@
+"""Pictures that repeat another of their set: by their bytes, or nearly, by a perceptual hash."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+
+import numpy as np
+from PIL import Image
+
+__all__ = ["HASH_METHOD", "HashesMissing", "check_hashes", "perceptual_hash", "repeated"]
+
+HASH_METHOD = "imagehash.phash/64"
+"""What the hashes are kept under; another method needs another name."""
+
+
+class HashesMissing(RuntimeError):
+    """The policy asks for near-duplicates, and there is no library to find them with."""
+
+
+def check_hashes() -> None:
+    """See whether perceptual hashes can be computed.
+
+    Raises:
+        HashesMissing: says what to install.
+    """
+    if find_spec("imagehash") is None:
+        raise HashesMissing(
+            "The moderation policy has a near_duplicate_distance, and ImageHash is not installed: "
+            "pip install 'imagepipeline-dagster[moderation]', or leave the distance out: equal "
+            "bytes are found without it."
+        )
+
+
+def perceptual_hash(picture: bytes) -> int:
+    """Return a picture's perceptual hash (a discrete cosine transform's signs): 64 bits."""
+    import imagehash
+
+    with Image.open(io.BytesIO(picture)) as opened:
+        return int(str(imagehash.phash(opened.convert("RGB"))), 16)
+
+
+def repeated(
+    pictures: Sequence[str | None], hashes: Mapping[str, int], *, distance: int | None
+) -> list[str | None]:
+    """Return for each picture the SHA-256 of the earlier one that it repeats, or None.
+
+    Equal bytes repeat the picture that has their own SHA-256.
+
+    Args:
+        pictures: their SHA-256, in the order in which the first of several counts; None has none.
+        hashes: perceptual hashes by SHA-256; a picture without one only repeats equal bytes.
+        distance: bits in which the hashes of near-duplicates differ at most; None: equal bytes.
+    """
+    found: list[str | None] = []
+    stands_for: dict[str, str] = {}
+    firsts: list[str] = []
+    their_hashes = np.zeros(len(pictures), dtype=np.uint64)
+    for sha256 in pictures:
+        if sha256 is None or sha256 in stands_for:
+            found.append(None if sha256 is None else stands_for[sha256])
+            continue
+        nearest = None
+        if distance is not None and sha256 in hashes:
+            own = np.uint64(hashes[sha256])
+            bits = np.bitwise_count(their_hashes[: len(firsts)] ^ own)
+            close = np.flatnonzero(bits <= distance)
+            if len(close):
+                nearest = firsts[int(close[0])]
+            else:
+                their_hashes[len(firsts)] = own
+                firsts.append(sha256)
+        stands_for[sha256] = nearest or sha256
+        found.append(nearest)
+    return found

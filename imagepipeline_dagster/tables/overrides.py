@@ -1,0 +1,221 @@
+"""What people decided about pictures: the table `moderation_overrides`, which only ever grows.
+
+A row names a picture by its SHA-256, or all pictures of a prompt by its set and id. Of several that
+are about a picture the latest counts, so a decision is taken back by another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from imagepipeline_dagster.tables.database import (
+    TablesError,
+    reporting_database_errors,
+    source_engine,
+    writing,
+)
+from imagepipeline_dagster.tables.values import read_time
+
+__all__ = [
+    "OVERRIDES",
+    "Decision",
+    "Override",
+    "OverrideInvalid",
+    "count_overrides",
+    "overrides_table",
+    "read_overrides",
+    "record_overrides",
+]
+
+OVERRIDES = "moderation_overrides"
+"""The table's name, unless a dataset gives it another."""
+
+_SHA256_DIGITS = 64
+
+
+class OverrideInvalid(TablesError):
+    """A decision that cannot be meant; the message says what is wrong with it."""
+
+
+class Decision(StrEnum):
+    """What a person decides about a picture."""
+
+    KEEP = "keep"
+    REJECT = "reject"
+    QUARANTINE = "quarantine"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """A person's decision about one picture, or about all pictures of a prompt.
+
+    `number` is its place in the table; 0 before it is there.
+    """
+
+    decision: Decision
+    reviewer: str
+    reason: str
+    decided_at: dt.datetime
+    image_sha256: str | None = None
+    prompt_set: str | None = None
+    prompt_id: str | None = None
+    number: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what names nothing, or nobody.
+
+        Raises:
+            OverrideInvalid: says what is missing.
+        """
+        names_prompt = self.prompt_set is not None and self.prompt_id is not None
+        half_named = (self.prompt_set is None) is not (self.prompt_id is None)
+        if half_named or names_prompt is (self.image_sha256 is not None):
+            raise OverrideInvalid(
+                "An override is about a picture (image_sha256) or about a prompt (prompt_set and "
+                "prompt_id), and about one of the two only."
+            )
+        sha256 = self.image_sha256
+        if sha256 is not None and not (
+            len(sha256) == _SHA256_DIGITS and set(sha256) <= set("0123456789abcdef")
+        ):
+            raise OverrideInvalid(f"{sha256!r} is not a SHA-256: 64 digits, 0 to 9 and a to f.")
+        for name, text in (("reviewer", self.reviewer), ("reason", self.reason)):
+            if not text.strip():
+                raise OverrideInvalid(f"An override needs a {name}: somebody stands behind it.")
+
+    @property
+    def rank(self) -> tuple[dt.datetime, int]:
+        """What tells the later of two decisions."""
+        # By seconds, because a database's own CURRENT_TIMESTAMP has no more; then as they came.
+        return self.decided_at.replace(microsecond=0), self.number
+
+
+def overrides_table(metadata: sa.MetaData, name: str = OVERRIDES) -> sa.Table:
+    """Define the table, with triggers that let nobody change or delete a row."""
+    table = sa.Table(
+        name,
+        metadata,
+        sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("image_sha256", sa.String(_SHA256_DIGITS), comment="The picture, or null"),
+        sa.Column("prompt_set", sa.Text, comment="The prompt's set, or null"),
+        sa.Column("prompt_id", sa.Text, comment="The prompt, all of whose pictures are meant"),
+        sa.Column("decision", sa.String(16), nullable=False, comment="keep, reject, quarantine"),
+        sa.Column("reviewer", sa.Text, nullable=False, comment="Who decided"),
+        sa.Column("reason", sa.Text, nullable=False, comment="Why"),
+        sa.Column(
+            "decided_at",
+            sa.DateTime(timezone=True),
+            nullable=False,
+            server_default=sa.func.current_timestamp(),
+            comment="When; the latest decision counts",
+        ),
+        sa.CheckConstraint(sa.column("decision").in_([each.value for each in Decision])),
+        sa.CheckConstraint("(image_sha256 IS NULL) = (prompt_set IS NOT NULL)"),
+        sa.CheckConstraint("(prompt_set IS NULL) = (prompt_id IS NULL)"),
+    )
+    for dialect, statements in _APPEND_ONLY.items():
+        for statement in statements:
+            ddl = sa.DDL(statement).execute_if(dialect=dialect)  # type: ignore[no-untyped-call]
+            sa.event.listen(table, "after_create", ddl)
+    return table
+
+
+_REFUSAL = "overrides are only added: add a later one"
+# DDL fills in %(table)s by itself.
+_APPEND_ONLY = {
+    "sqlite": [
+        f"CREATE TRIGGER %(table)s_no_{verb.lower()} BEFORE {verb} ON %(fullname)s"
+        f" BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END"
+        for verb in ("UPDATE", "DELETE")
+    ],
+    "postgresql": [
+        (
+            "CREATE OR REPLACE FUNCTION %(table)s_only_grows() RETURNS trigger LANGUAGE plpgsql "
+            f"AS $$ BEGIN RAISE EXCEPTION '{_REFUSAL}'; END $$"
+        ),
+        (
+            "CREATE TRIGGER %(table)s_only_grows BEFORE UPDATE OR DELETE ON %(fullname)s "
+            "FOR EACH ROW EXECUTE FUNCTION %(table)s_only_grows()"
+        ),
+    ],
+}
+
+
+def read_overrides(url: str, *, table: str = OVERRIDES) -> list[Override]:
+    """Return every decision, oldest first; none where there is no such table.
+
+    Raises:
+        TablesUnavailable: the database cannot be used.
+        OverrideInvalid: a row that somebody wrote cannot be meant; names its number.
+    """
+    with _reading(url, table) as (connection, definition):
+        if definition is None:
+            return []
+        # Times as the driver gives them: SQLite keeps whatever people wrote.
+        columns: list[Any] = [sa.column(column.name) for column in definition.columns]
+        rows = connection.execute(sa.select(*columns).select_from(sa.table(table))).mappings()
+        return sorted((_override(dict(row)) for row in rows), key=lambda found: found.rank)
+
+
+def count_overrides(url: str, *, table: str = OVERRIDES) -> int:
+    """Return how many decisions there are: as rows are only added, a change shows here."""
+    with _reading(url, table) as (connection, definition):
+        if definition is None:
+            return 0
+        return connection.scalar(sa.select(sa.func.count()).select_from(definition)) or 0
+
+
+def record_overrides(url: str, overrides: Iterable[Override], *, table: str = OVERRIDES) -> int:
+    """Add decisions, all or none, and return how many; the table is made if it is not there.
+
+    Raises:
+        TablesUnavailable: the database cannot be used.
+    """
+    rows = [
+        {
+            name: getattr(override, name)
+            for name in Override.__slots__
+            if name not in ("number", "decision")
+        }
+        | {"decision": override.decision.value}
+        for override in overrides
+    ]
+    with writing(url) as connection:
+        metadata = sa.MetaData()
+        definition = overrides_table(metadata, table)
+        metadata.create_all(connection)
+        if rows:
+            connection.execute(sa.insert(definition), rows)
+    return len(rows)
+
+
+@contextlib.contextmanager
+def _reading(url: str, table: str) -> Iterator[tuple[sa.Connection, sa.Table | None]]:
+    """Give a connection that only reads, and the table where it is there."""
+    engine = source_engine(url)
+    try:
+        with reporting_database_errors(url), engine.connect() as connection:
+            there = sa.inspect(connection).has_table(table)
+            yield connection, overrides_table(sa.MetaData(), table) if there else None
+    finally:
+        engine.dispose()
+
+
+def _override(row: Mapping[str, Any]) -> Override:
+    decided_at = read_time(row["decided_at"])
+    decision = str(row["decision"]).strip().lower()
+    try:
+        if not isinstance(decided_at, dt.datetime):
+            raise OverrideInvalid(f"decided_at: {decided_at!r} is no time.")
+        if decision not in set(Decision):
+            raise OverrideInvalid(f"decision: {decision!r} is none of {', '.join(Decision)}.")
+        return Override(**{**row, "decision": Decision(decision), "decided_at": decided_at})
+    except OverrideInvalid as error:
+        raise OverrideInvalid(f"Override number {row['number']}: {error}") from None

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+import io
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from sqlalchemy import insert
+
+from imagepipeline_dagster.generation.images import GeneratedImage
+from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.ledger_schema import perceptual_hashes, scores
+from imagepipeline_dagster.moderation.duplicates import HASH_METHOD
+from imagepipeline_dagster.moderation.evidence import hashes_of, scores_of
+from imagepipeline_dagster.moderation.moderating import Moderation, moderate_set
+from imagepipeline_dagster.moderation.policy import ModerationPolicy
+from imagepipeline_dagster.previews import thumbnail
+from imagepipeline_dagster.storage import LocalFolder, image_path, thumbnail_path
+from tests.moderation.classifiers import Given
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalFolder:
+    """An empty storage."""
+    return LocalFolder(tmp_path / "storage")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """An empty ledger."""
+    opened = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    yield opened
+    opened.close()
+
+
+def stored(storage: LocalFolder, number: int, **changes: object) -> GeneratedImage:
+    """Return a sample whose small picture and thumbnail are in the storage."""
+    picture = Image.linear_gradient("L").resize((32, 32)).rotate(number * 7).convert("RGB")
+    picture.putpixel((0, 0), (number % 256, number // 256, 7))
+    encoded = io.BytesIO()
+    picture.save(encoded, "PNG")
+    data = encoded.getvalue()
+    sha256 = hashlib.sha256(data).hexdigest()
+    storage.write_once(image_path(sha256, "PNG"), data)
+    storage.write_once(thumbnail_path(sha256), thumbnail(picture))
+    image = sample(number, sha256)
+    return dataclasses.replace(image, bytes=len(data), **changes)  # type: ignore[arg-type]
+
+
+def sample(number: int, sha256: str) -> GeneratedImage:
+    """Return a sample that came unchecked."""
+    return GeneratedImage(
+        prompt_set="spring",
+        prompt_id=f"p{number:05d}",
+        call_index=0,
+        sample_index=0,
+        outcome="generated",
+        content_version="c1",
+        safety_checker=False,
+        value_range=200,
+        image_sha256=sha256,
+        format="PNG",
+    )
+
+
+class Unreadable(LocalFolder):
+    """A storage that nothing may be read from."""
+
+    def read(self, path: str) -> bytes:
+        """Fail the test."""
+        raise AssertionError(f"{path} was read")
+
+
+def test_scores_are_computed_once_for_a_picture_and_a_model(
+    storage: LocalFolder, ledger: Ledger
+) -> None:
+    """A second pass asks the model nothing and reads nothing; another model looks for itself."""
+    images = [stored(storage, number) for number in range(20)]
+    twice = [*images, images[0]]
+    first = Given({str(images[3].image_sha256): 0.75})
+    found = scores_of(twice, first, ledger=ledger, storage=storage)
+    assert (found.computed, first.looked_at, len(found.scores)) == (20, 20, 20)
+    assert max(first.batches) <= 16
+    assert found.scores[str(images[3].image_sha256)] == 0.75
+
+    again = scores_of(
+        images, first, ledger=ledger, storage=Unreadable(Path(storage.uri.removeprefix("file://")))
+    )
+    assert (again.computed, again.scores, first.looked_at) == (0, found.scores, 20)
+
+    other = Given(otherwise=0.2, model_sha256="b" * 64)
+    third = scores_of(images, other, ledger=ledger, storage=storage)
+    assert (third.computed, set(third.scores.values())) == (20, {0.2})
+
+
+def test_a_crash_loses_one_batch_at_most(storage: LocalFolder, ledger: Ledger) -> None:
+    """Scores are stored batch by batch: those computed before a failure are not computed again."""
+    images = [stored(storage, number) for number in range(40)]
+
+    class Breaking(Given):
+        def score(self, pictures: Sequence[bytes]) -> Sequence[float]:
+            if self.batches:
+                raise RuntimeError("the model broke")
+            return super().score(pictures)
+
+    with pytest.raises(RuntimeError, match="the model broke"):
+        scores_of(images, Breaking(), ledger=ledger, storage=storage)
+    after = Given()
+    assert scores_of(images, after, ledger=ledger, storage=storage).computed == 40 - 16
+
+
+def test_a_picture_whose_bytes_are_gone_has_no_score(storage: LocalFolder, ledger: Ledger) -> None:
+    """A lost picture is not guessed about: it has no score, and is set aside."""
+    here, gone = stored(storage, 1), sample(2, "0" * 64)
+    found = scores_of([here, gone], Given(), ledger=ledger, storage=storage)
+    assert set(found.scores) == {here.image_sha256}
+    policy = ModerationPolicy(unchecked="classify")
+    moderation = moderated([here, gone], policy, ledger, storage, Given())
+    assert [row.verdict for row in moderation.images] == ["kept", "quarantined"]
+
+
+def test_hashes_are_computed_once(storage: LocalFolder, ledger: Ledger) -> None:
+    """Perceptual hashes come from thumbnails, and a second time from the ledger."""
+    images = [stored(storage, number) for number in range(6)]
+    found = hashes_of([*images, sample(9, "0" * 64)], ledger=ledger, storage=storage)
+    assert set(found) == {image.image_sha256 for image in images}
+    blind = Unreadable(Path(storage.uri.removeprefix("file://")))
+    assert hashes_of(images, ledger=ledger, storage=blind) == found
+
+
+def moderated(
+    images: Sequence[GeneratedImage],
+    policy: ModerationPolicy,
+    ledger: Ledger,
+    storage: LocalFolder,
+    classifier: Given,
+) -> Moderation:
+    """Moderate the set with the given classifier."""
+    return moderate_set(
+        images,
+        prompt_set="spring",
+        dataset="image_dataset",
+        policy=policy,
+        overrides=[],
+        ledger=ledger,
+        storage=storage,
+        classifier=lambda: classifier,
+    )
+
+
+def test_only_what_the_policy_names_is_classified(storage: LocalFolder, ledger: Ledger) -> None:
+    """Blank pictures and those that the policy believes are not shown to the classifier."""
+    images = [
+        stored(storage, 1),
+        stored(storage, 2, safety_checker=True),
+        stored(storage, 3, value_range=0),
+        stored(storage, 4, outcome="failed", image_sha256=None),
+    ]
+    for policy, looked_at in (
+        (ModerationPolicy(), 0),
+        (ModerationPolicy(unchecked="classify"), 1),
+        (ModerationPolicy(checked="classify", for_sets={"spr*": {"unchecked": "classify"}}), 2),
+    ):
+        classifier = Given(model_sha256=policy.rules_for("spring").digest * 2)
+        moderation = moderated(images, policy, ledger, storage, classifier)
+        assert (classifier.looked_at, moderation.classified) == (looked_at, looked_at)
+        named = {row.nsfw_model for row in moderation.images if row.nsfw_score is not None}
+        assert named == ({classifier.model_sha256} if looked_at else set())
+
+
+@pytest.mark.slow
+def test_ten_thousand_verdicts_are_replayed_from_what_is_known(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """A new threshold over 10,000 rows reads no picture, asks no model, and takes 5 s at most."""
+    images = [sample(n, hashlib.sha256(b"%d" % n).hexdigest()) for n in range(10_000)]
+    classifier = Given()
+    now = dt.datetime.now(dt.UTC)
+    with ledger.engine.begin() as connection:
+        connection.execute(
+            insert(scores),
+            [
+                {
+                    "image_sha256": image.image_sha256,
+                    "model_sha256": classifier.model_sha256,
+                    "score": number / 10_000,
+                    "scored_at": now,
+                }
+                for number, image in enumerate(images)
+            ],
+        )
+        connection.execute(
+            insert(perceptual_hashes),
+            [
+                {
+                    "image_sha256": image.image_sha256,
+                    "method": HASH_METHOD,
+                    "hash": str(image.image_sha256)[:16],
+                }
+                for image in images
+            ],
+        )
+    policy = ModerationPolicy(unchecked="classify", near_duplicate_distance=4)
+    storage = Unreadable(tmp_path)
+    before = moderated(images, policy, ledger, storage, classifier)
+    stricter = policy.model_copy(update={"reject_score": 0.5, "quarantine_score": 0.2})
+    # The processor's time: how busy the machine is otherwise is not this code's doing.
+    started = time.process_time()
+    after = moderated(images, stricter, ledger, storage, classifier)
+    took = time.process_time() - started
+
+    def rejected(moderation: Moderation) -> int:
+        return sum(row.verdict == "rejected" for row in moderation.images)
+
+    assert (rejected(before), rejected(after)) == (2_000, 5_000)
+    assert (classifier.looked_at, after.classified) == (0, 0)
+    assert took <= 5.0

