@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 # One Dagster instance for the demo, the UI and the command line, beside the data.
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: help install demo dev test test-fast lint format bench lock clean
+.PHONY: help install demo dev test test-slow lint format bench lock clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,11 +34,12 @@ demo: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## Make a dataset from sample ta
 dev: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## Serve the Dagster UI on http://localhost:3000, sensors and schedules running
 	$(BIN)/dagster dev --port 3000
 
-test: $(INSTALLED) ## Run every test
-	$(BIN)/pytest
+# Three workers on two cores: much of the time is waiting, for browsers, servers and jobs.
+test: $(INSTALLED) ## Run the tests that belong before every commit
+	$(BIN)/pytest -n 3 --dist loadfile -m "not slow"
 
-test-fast: $(INSTALLED) ## Run the tests that take a moment
-	$(BIN)/pytest -m "not slow"
+test-slow: $(INSTALLED) ## Run the others: crash and fault matrices, the demo, the benchmark's own test
+	$(BIN)/pytest -m slow
 
 lint: $(INSTALLED) ## Check style, types and the rules of the house
 	$(BIN)/ruff check .

@@ -19,8 +19,8 @@ from imagepipeline_dagster.rows import rows_of
 __all__ = ["build_moderation_checks"]
 
 _ROWS_SHOWN = 20
-_FEW = 4
-# Of so few judged samples one flag is a large share, and no sign of anything.
+# Among fewer judged samples some flags are a large share, and no sign of anything.
+_FEW = 20
 
 
 def build_moderation_checks(dataset: ImageDataset) -> list[Any]:

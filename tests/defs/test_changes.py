@@ -50,6 +50,7 @@ def test_an_edited_prompt_buys_one_image(pipeline: Pipeline) -> None:
     assert {row["attempt"] for row in pipeline.ledger_rows()} == {1}
 
 
+@pytest.mark.slow
 def test_a_row_that_goes_leaves_the_rest_alone(pipeline: Pipeline) -> None:
     """Removing a prompt buys nothing, and its rows leave the tables but not the storage."""
     pipeline.add("boats", "one")
@@ -181,6 +182,7 @@ def test_options_that_cannot_be_meant_are_refused(on_removed: str) -> None:
         ImageDataset(samples_per_call=5)
 
 
+@pytest.mark.slow
 def test_two_datasets_in_one_code_location(tmp_path: Path) -> None:
     """Datasets with prefixes of their own mix neither runs, nor tables, nor releases."""
     from imagepipeline_dagster.defs import build_definitions

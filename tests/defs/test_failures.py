@@ -111,6 +111,10 @@ def test_each_fault_ends_in_its_outcome(server: EmulatorServer, outside: Pipelin
         "images_decode": False,
         "no_answer_was_lost": False,
         "every_sample_is_accounted_for": True,
+        "only_kept_passes_on": True,
+        "few_are_rejected": True,
+        "classifier_agrees_with_the_api": True,
+        "few_are_duplicates": True,
     }
     table = str(checks["images_are_complete"].metadata["which"].value)
     assert "| breaks | 0 | failed |" in table

@@ -81,6 +81,7 @@ def decide(pipeline: Pipeline, decision: str, **about: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_another_policy_makes_other_verdicts_and_buys_nothing(pipeline: Pipeline) -> None:
     """A changed policy is noticed by the sensor, changes verdicts and data version, and is free."""
     pipeline.add("risky", "off", safety_checker=False)
@@ -119,6 +120,7 @@ def test_another_policy_makes_other_verdicts_and_buys_nothing(pipeline: Pipeline
     assert pipeline.ledger_rows() == before
 
 
+@pytest.mark.slow
 def test_a_decision_by_sql_reaches_the_verdict_and_the_release(pipeline: Pipeline) -> None:
     """The sensor moderates just the set concerned; the next release names who decided and why."""
     pipeline.add("statues", "david", safety_checker=False)
@@ -203,7 +205,7 @@ def test_signals_of_the_api_become_verdicts(
         Fault(kind=FaultKind.BLACK_IMAGE, prompt_contains="dark"),
     )
     pipeline.add("boats", "fewer", "a short boat", samples=4)
-    pipeline.add("boats", "black", "a dark boat", samples=4)
+    pipeline.add("boats", "black", "a dark boat", samples=16)
     run = pipeline.run(pipeline.tick()[0].partition_key or "", ok=False)
     frame = pipeline.table("moderated_images", "boats")
     fewer, black = (frame[frame["prompt_id"] == name] for name in ("fewer", "black"))
@@ -213,7 +215,7 @@ def test_signals_of_the_api_become_verdicts(
 
     share = checks_of(run)["few_are_rejected"]
     assert not share.passed
-    assert "5 of 8 judged samples are rejected; the policy allows 50%" in str(share.description)
+    assert "17 of 20 judged samples are rejected; the policy allows 50%" in str(share.description)
 
 
 def test_duplicates_are_reported_and_kept_once(pipeline: Pipeline) -> None:

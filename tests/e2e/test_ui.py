@@ -87,7 +87,7 @@ def test_a_contact_sheet_shows(
     page.goto(f"/assets/{asset}?view=partitions")
     page.get_by_text(CLICKED, exact=True).first.click()
     page.get_by_role("row").filter(has_text="contact_sheet").get_by_text("Show Markdown").click()
-    sheet = page.locator('img[src^="data:image/webp;base64,"]')
+    sheet = page.locator('img[src^="data:image/webp;base64,"][alt$=" samples"]')
     expect(sheet).to_be_visible()
     sheet.evaluate("picture => picture.decode()")
     assert sheet.evaluate("picture => picture.naturalWidth") > 500
