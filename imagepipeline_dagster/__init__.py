@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.component import ImageDatasetComponent
     from imagepipeline_dagster.defs import ImageDataset, build_definitions
     from imagepipeline_dagster.environment import resources_from_environment
+    from imagepipeline_dagster.generation.budget import Budget
     from imagepipeline_dagster.generation.prompts import GenerationDefaults
     from imagepipeline_dagster.io_manager import ParquetIOManager
     from imagepipeline_dagster.moderation.policy import ModerationPolicy
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.tables.schema import TableMapping
 
 __all__ = [
+    "Budget",
     "Generation",
     "GenerationDefaults",
     "ImageDataset",
@@ -47,6 +49,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Budget": "generation.budget",
     "Generation": "resources",
     "GenerationDefaults": "generation.prompts",
     "ImageDataset": "defs",

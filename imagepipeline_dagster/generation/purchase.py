@@ -515,7 +515,7 @@ class Purchase:
         """Keep in mind which POSTs are under way; a run that stops sends no further one."""
         if not under_way:
             self._sending.discard(key)
-        elif self._stops:
+        elif self._stops and not self._budget_reached:
             raise _Stopped("the run stopped before it was sent")
         else:
             self._sending.add(key)
@@ -523,6 +523,11 @@ class Purchase:
     @property
     def _stops(self) -> bool:
         return self._interrupted or self._stopper is not None
+
+    @property
+    def _budget_reached(self) -> bool:
+        """Whether nothing but the budget stops this run: what is reserved is still to be sent."""
+        return isinstance(self._stopper, BudgetReached) and not self._interrupted
 
     def _claim(self, connection: Connection, claim: Claim, seen: int) -> bool:
         """Claim a call and reserve what it costs; False where another has it or none is left."""
