@@ -202,6 +202,7 @@ def test_help_is_quick() -> None:
     assert list(Path.cwd().iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_emulator_answers_the_pages_own_snippet(tmp_path: Path) -> None:
     """`emulator` serves the contract with its key on the port that it tells, until interrupted."""
     with serving_emulator("--api-key", "chosen", "--latency", "0", cwd=tmp_path) as url:
@@ -217,6 +218,7 @@ def test_the_emulator_answers_the_pages_own_snippet(tmp_path: Path) -> None:
         assert "Traceback" not in taken.stderr
 
 
+@pytest.mark.slow
 def test_the_emulator_ends_well_when_interrupted(tmp_path: Path) -> None:
     """Ctrl-C is how it is meant to end: status 0 and no traceback."""
     import signal

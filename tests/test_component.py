@@ -60,6 +60,7 @@ def test_yaml_builds_what_python_builds(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_attributes_reach_the_dataset(tmp_path: Path) -> None:
     """Prefix, mapped tables and defaults from YAML make a dataset that materializes."""
     dataset = ImageDataset(key_prefix=("art",))
@@ -91,6 +92,7 @@ def test_attributes_reach_the_dataset(tmp_path: Path) -> None:
     assert statuses == {"STOPPED"}
 
 
+@pytest.mark.slow
 def test_a_key_stops_the_sensors_and_stays_in_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

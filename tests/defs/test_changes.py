@@ -96,6 +96,7 @@ def test_a_set_of_refused_rows_is_accounted_for(pipeline: Pipeline) -> None:
     assert "None of 7 samples was kept (7 invalid)" in message
 
 
+@pytest.mark.slow
 def test_problems_of_many_rows_stay_small(pipeline: Pipeline) -> None:
     """A set of hundreds of refused rows with long, unkind texts keeps its events under 48 kB."""
     nasty = "| *x* [y](z) ` <b> " * 60
@@ -144,6 +145,7 @@ def test_a_batch_of_samples_is_one_call(tmp_path: Path) -> None:
     assert sorted(indices) == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)]
 
 
+@pytest.mark.slow
 def test_a_table_that_could_not_be_stored_is_made_again(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:

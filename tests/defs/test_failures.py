@@ -146,6 +146,7 @@ def test_what_was_bought_counts_as_bought(server: EmulatorServer, outside: Pipel
     assert (again["bought"].value, again["api_calls"].value) == (0, 0)
 
 
+@pytest.mark.slow
 def test_a_job_that_is_still_pending_is_resumed(server: EmulatorServer, tmp_path: Path) -> None:
     """A job past its deadline is shown as pending, and the next run fetches it without a POST."""
     api = _api(server, job_timeout_seconds=0.3)

@@ -159,6 +159,7 @@ def test_a_decision_by_sql_reaches_the_verdict_and_the_release(pipeline: Pipelin
     assert figures(pipeline.release())["version"] == "v0003"
 
 
+@pytest.mark.slow
 def test_a_decision_about_what_nobody_has_asks_for_nothing(pipeline: Pipeline) -> None:
     """Decisions about unknown pictures and sets are no errors, and moderate nothing."""
     pipeline.add("boats", "raft")
@@ -218,6 +219,7 @@ def test_signals_of_the_api_become_verdicts(
     assert "17 of 20 judged samples are rejected; the policy allows 50%" in str(share.description)
 
 
+@pytest.mark.slow
 def test_duplicates_are_reported_and_kept_once(pipeline: Pipeline) -> None:
     """Two rows that ask for the same picture are marked, and one of them is kept by policy."""
     for name in ("one", "two"):

@@ -191,12 +191,14 @@ def test_a_process_killed_at_any_step_buys_nothing_twice(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["before", "uncommitted", "committed"])
+@pytest.mark.parametrize(
+    "point", ["failed:before", "failed:uncommitted", "record_failure:committed"]
+)
 def test_a_process_killed_at_a_failure_buys_one_more_job_and_not_two(
-    moment: str, vendor: Vendor, workers: Workers, make_order: MakeOrder
+    point: str, vendor: Vendor, workers: Workers, make_order: MakeOrder
 ) -> None:
     """The failure of a paid job is counted once, wherever the process dies around noting it."""
-    order = make_order(vendor, calls=1, dies_at=f"failed:{moment}:1")
+    order = make_order(vendor, calls=1, dies_at=f"{point}:1")
     buyer, prompts = order.buyer(), order.prompts()
     vendor.set_faults(Fault(kind=FaultKind.JOB_FAILURE, times=1))
 
