@@ -128,7 +128,6 @@ class PurchaseReport:
 
     posts: int
     resumed: int
-    seconds: float
     stopper: Exception | None
     known_before: frozenset[str]
     entries: Mapping[str, Entry]
@@ -254,7 +253,6 @@ class Purchase:
             time.sleep(0.02)
 
     async def _carry_out(self) -> PurchaseReport:
-        started = time.monotonic()
         with (
             LedgerWriter(self._ledger.engine) as self._writer,
             ThreadPoolExecutor(max(2, os.cpu_count() or 2), "pictures") as executor,
@@ -281,7 +279,6 @@ class Purchase:
         return PurchaseReport(
             posts=self._posts,
             resumed=self._resumed,
-            seconds=time.monotonic() - started,
             stopper=self._stopper,
             known_before=self._known_before,
             entries=entries,

@@ -442,7 +442,7 @@ def test_nothing_stays_open() -> None:
     import gc
 
     with answering(lambda _: Reply(value=PENDING)) as server:
-        submit(client_of(server.url))
+        assert submit(client_of(server.url)).id
         gc.collect()
 
 
