@@ -132,8 +132,7 @@ def _carry_out(api: ImagePipelineResource, prompts: list[Prompt], folder: Path) 
             allowance=Allowance(scope=_DATASET),
             settings=api.purchase_settings,
         ).carry_out()
-        entries = ledger.entries(call.request_key for call in plan)
-        images = images_of_plan(prompts, plan, entries)
+        images = images_of_plan(prompts, plan, report.entries)
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
     if report.stopper is not None:
         raise report.stopper

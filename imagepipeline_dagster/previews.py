@@ -27,7 +27,9 @@ def thumbnail(image: Image.Image, *, side: int = 128) -> bytes:
     mode = "RGBA" if image.has_transparency_data else "RGB"
     scale = min(1.0, side / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    small = image.convert(mode).resize(size, Image.Resampling.LANCZOS, reducing_gap=2)
+    # Converting to the same mode would copy the whole picture.
+    whole = image if image.mode == mode else image.convert(mode)
+    small = whole.resize(size, Image.Resampling.LANCZOS, reducing_gap=2)
     if mode == "RGBA":
         white = Image.new("RGBA", size, "white")
         small = Image.alpha_composite(white, small).convert("RGB")

@@ -143,11 +143,13 @@ class LocalFolder(Storage):
         return (self._root / _checked(path)).as_uri()
 
     def write(self, path: str, data: bytes) -> str:  # noqa: D102 - inherited
+        _replace_file(self._location(path), data)
+        return self.uri_of(path)
+
+    def write_once(self, path: str, data: bytes) -> str:  # noqa: D102 - inherited
         location = self._location(path)
-        with _temporary_beside(location) as temporary:
-            _write_synced(temporary, data)
-            temporary.replace(location)
-        _sync_folder(location.parent)
+        if not location.is_file():
+            _replace_file(location, data)
         return self.uri_of(path)
 
     def create(self, path: str, data: bytes) -> str:  # noqa: D102 - inherited
@@ -220,6 +222,13 @@ def _make_folder(folder: Path) -> None:
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         _sync_folder(folder.parent)
+
+
+def _replace_file(location: Path, data: bytes) -> None:
+    with _temporary_beside(location) as temporary:
+        _write_synced(temporary, data)
+        temporary.replace(location)
+    _sync_folder(location.parent)
 
 
 def _write_synced(file: Path, data: bytes) -> None:

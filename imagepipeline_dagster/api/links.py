@@ -66,7 +66,9 @@ async def check_link(
     proxied = use_proxies and _has_proxy(url)
     if not allow_private and _is_localhost(host):
         raise LinkRefused(f"the link's host {host} is this machine")
-    addresses = _numeric(host) if proxied else await _resolve(url)
+    addresses = _numeric(host)
+    if not (addresses or proxied):
+        addresses = await _resolve(url)
     if not allow_private:
         for address in addresses:
             if not _is_public(address):

@@ -61,16 +61,20 @@ class Landing:
         delivered = min(len(job.download_urls), samples)
         complete = delivered == samples
         have = {sample.slot for sample in stored} if complete else set()
-        async with self._places:
-            for slot in range(delivered):
-                if slot not in have:
-                    sample = await self._sample(slot, job, index=slot if complete else None)
-                    await self._writer.write(Ledger.stored, request_key, sample)
-        missing = [
+        last = [
             filtered_sample(slot, f"{delivered} links came for {samples} samples")
             for slot in range(delivered, samples)
         ]
-        await self._writer.write(Ledger.succeeded, request_key, missing)
+        async with self._places:
+            to_come = [slot for slot in range(delivered) if slot not in have]
+            for slot in to_come:
+                sample = await self._sample(slot, job, index=slot if complete else None)
+                if slot != to_come[-1]:
+                    await self._writer.write(Ledger.stored, request_key, sample)
+                else:
+                    # Shares its commit with the end of the job.
+                    last.append(sample)
+        await self._writer.write(Ledger.succeeded, request_key, last)
 
     async def _sample(self, slot: int, job: Job, *, index: int | None) -> StoredSample:
         def settled(**found: Any) -> StoredSample:  # noqa: ANN401 - StoredSample's own fields

@@ -411,10 +411,10 @@ class Ledger:
 
     @staticmethod
     def succeeded(
-        connection: Connection, request_key: str, missing: Iterable[StoredSample] = ()
+        connection: Connection, request_key: str, last: Iterable[StoredSample] = ()
     ) -> None:
-        """Record that every sample has its outcome; `missing` are those that never came."""
-        for sample in missing:
+        """Record that every sample has its outcome; `last` are those not recorded before."""
+        for sample in last:
             Ledger.stored(connection, request_key, sample)
         connection.execute(
             update(requests)
@@ -607,22 +607,22 @@ def _by_key(
 def _entry(
     row: dict[str, Any], stored: Sequence[dict[str, Any]], earlier: Sequence[dict[str, Any]]
 ) -> Entry:
-    failure = row.pop("failure")
+    failure = row["failure"]
+    row |= {
+        "state": State(row["state"]),
+        "owner": Owner(row["owner"]),
+        "links": tuple(row["links"] or ()),
+        "failure": Failure(failure) if failure else None,
+    }
     return Entry(
-        **{
-            **row,
-            "state": State(row["state"]),
-            "owner": Owner(row["owner"]),
-            "links": tuple(row["links"] or ()),
-            "failure": Failure(failure) if failure else None,
-            "stored": tuple(StoredSample(**values) for values in stored),
-            "earlier": tuple(
-                Attempt(**{**values, "failure": Failure(values["failure"])})
-                for values in earlier
-                # The current one is the entry itself; one that was not sent is none.
-                if values["attempt"] < row["attempt"] or failure == Failure.NOT_SENT
-            ),
-        }
+        **row,
+        stored=tuple([StoredSample(**values) for values in stored]),
+        earlier=tuple(
+            Attempt(**{**values, "failure": Failure(values["failure"])})
+            for values in earlier
+            # The current one is the entry itself; one that was not sent is none.
+            if values["attempt"] < row["attempt"] or failure == Failure.NOT_SENT
+        ),
     )
 
 

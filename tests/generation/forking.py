@@ -42,17 +42,23 @@ class Order(BaseModel):
     base_url: str
     prompt_set: str
     calls: int
+    samples_per_call: int = 1
     max_in_flight: int = 1
     lease_seconds: float = 30.0
     dies_at: str | None = None
 
     def buyer(self) -> Buyer:
         """Return the buyer of this order."""
-        return Buyer(ledger_url=self.ledger_url, folder=self.folder, base_url=self.base_url)
+        return Buyer(
+            ledger_url=self.ledger_url,
+            folder=self.folder,
+            base_url=self.base_url,
+            samples_per_call=self.samples_per_call,
+        )
 
     def prompts(self) -> list[Prompt]:
-        """Return the prompts of this order; the first is of two calls."""
-        rows = numbered_rows(self.calls, prompt_set=self.prompt_set)
+        """Return the prompts of this order, a call each."""
+        rows = numbered_rows(self.calls, prompt_set=self.prompt_set, samples=self.samples_per_call)
         return prompts_of(rows)
 
 
@@ -85,16 +91,16 @@ def _arm(death: _Death) -> None:
     for step in ("submit", "status", "download"):
         method = getattr(ImagePipelineClient, step)
         setattr(ImagePipelineClient, step, _deadly_request(method, step, death))
-    written = LocalFolder.write
+    written = LocalFolder.write_once
 
-    def write(self: LocalFolder, path: str, data: bytes) -> str:
+    def write_once(self: LocalFolder, path: str, data: bytes) -> str:
         step = path.partition("/")[0]
         death.at(step, "before")
         uri = written(self, path, data)
         death.at(step, "after")
         return uri
 
-    LocalFolder.write = write  # type: ignore[method-assign]
+    LocalFolder.write_once = write_once  # type: ignore[method-assign]
 
 
 def _deadly(function: Callable[..., Any], step: str, death: _Death) -> Callable[..., Any]:

@@ -167,7 +167,8 @@ def test_a_process_killed_at_any_step_buys_nothing_twice(
 ) -> None:
     """After SIGKILL at a step, the next run buys just the rest; the claim's window is unknown."""
     occurrence = 1 if point.startswith("release") else 2
-    order = make_order(vendor, dies_at=f"{point}:{occurrence}")
+    # Of two samples a call: the first is recorded by itself, the last with the job's end.
+    order = make_order(vendor, samples_per_call=2, dies_at=f"{point}:{occurrence}")
     buyer, prompts = order.buyer(), order.prompts()
 
     assert workers.run(order) == [-signal.SIGKILL]
@@ -219,10 +220,13 @@ def test_a_busy_process_killed_again_and_again_buys_nothing_twice(
 
     Each run comes further than the one before, and what ends unknown was claimed when a run died.
     """
-    buyer, prompts = make_order(vendor, calls=24).buyer(), make_order(vendor, calls=24).prompts()
+    # A death takes six claims with it at most, so there is work left for the last of the four.
+    calls = 64
+    order = make_order(vendor, calls=calls)
+    buyer, prompts = order.buyer(), order.prompts()
     claimed: set[str] = set()
     for point in ("stored:before:3", "submitted:committed:4", "images:after:5", "status:after:2"):
-        order = make_order(vendor, calls=24, max_in_flight=6, dies_at=point)
+        order = make_order(vendor, calls=calls, max_in_flight=6, dies_at=point)
         assert workers.run(order) == [-signal.SIGKILL]
         left = buyer.entries(buyer.plan(prompts))
         claimed |= {key for key, entry in left.items() if entry.state is State.CLAIMED}
@@ -230,7 +234,7 @@ def test_a_busy_process_killed_again_and_again_buys_nothing_twice(
 
     lost = {image.request_key for image in bought.images if image.outcome == Outcome.UNKNOWN}
     assert lost <= claimed
-    assert bought.outcomes["generated"] == 24 - len(lost)
+    assert bought.outcomes["generated"] == calls - len(lost)
     assert max(times_accepted(bought.plan, vendor.stats).values()) == 1
     assert_each_sample_has_one_outcome(prompts, bought)
     assert_bytes_are_the_vendors(bought, buyer.storage)
