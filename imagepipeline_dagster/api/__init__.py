@@ -1,5 +1,10 @@
 """The HTTP contract of ImagePipeline's SDXL API and an asynchronous client of it.
 
-`contract` says what may be asked and how answers read, `errors` what can go wrong, `client` sends.
+- `contract`: what may be asked, and how answers read
+- `errors`: what can go wrong, drawn as a tree
+- `client`: submit, status, wait, download; made of `connections`, `retrying` (what may be asked
+  again), `answers` (what a refusal means), `redaction` (the key out of every text), and
+  `downloads` with the `links` that it may follow
+
 Nothing in here knows of tables, ledgers or Dagster.
 """

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from imagepipeline_dagster.api.client import ImagePipelineClient, _retry_after, origin_of
+from imagepipeline_dagster.api.client import ImagePipelineClient, origin_of
 from imagepipeline_dagster.api.contract import Job, JobStatus, canonical_json, request_for
 from imagepipeline_dagster.api.errors import (
     AccessRefused,
@@ -25,6 +25,7 @@ from imagepipeline_dagster.api.errors import (
     Unreachable,
     WrongAddress,
 )
+from imagepipeline_dagster.api.retrying import retry_after
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings, Fault, FaultKind
 from tests.api.servers import (
     KEY,
@@ -171,7 +172,7 @@ def test_retry_after_as_date_reaches_the_error() -> None:
 def test_any_retry_after(value: str) -> None:
     """Whatever stands in Retry-After, the pause is none or within two minutes."""
     header = value.encode("latin-1")
-    pause = _retry_after(httpx.Response(429, headers=[(b"Retry-After", header)]))
+    pause = retry_after(httpx.Response(429, headers=[(b"Retry-After", header)]))
 
     assert pause is None or 0 <= pause <= 120
 
