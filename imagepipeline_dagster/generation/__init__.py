@@ -6,8 +6,10 @@
 - `ledger`: what was claimed, bought and stored; `ledger_schema` has its tables, and
   `ledger_writer` commits to it off the event loop
 - `pacing`: when to send, when to ask, when to slow down
-- `purchase`: the plan carried out, from the claim to the finished job
-- `landing`: a finished job's links into stored bytes; `pictures` verifies them
+- `purchase`: the plan carried out in rounds; its tasks share a `run_state`
+- `submission`: a call into a job: claimed within the `budget`, POSTed, recorded with its `uses`
+- `landing`: a finished job's links into stored bytes; `pictures` verifies them, and looks for what
+  is smuggled in them (`smuggling`)
 - `images`: a row of the result
 - `decisions`: what a person decides about requests that no run goes on with
 - `lineage`: from an image back to all that it comes from; `replaying` buys its request again

@@ -55,6 +55,7 @@ __all__ = [
     "Claim",
     "Entry",
     "Failure",
+    "Lease",
     "Ledger",
     "Owner",
     "State",
@@ -114,6 +115,18 @@ class Owner:
         except PermissionError:
             return False
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """How long an owner's word holds without being renewed, in seconds."""
+
+    owner: Owner
+    seconds: float
+
+    def until(self) -> dt.datetime:
+        """Return until when it holds, were it renewed now."""
+        return _now() + dt.timedelta(seconds=self.seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

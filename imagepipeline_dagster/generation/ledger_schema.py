@@ -6,11 +6,13 @@ The engine of a ledger: SQLite in WAL mode with every commit on disk, or Postgre
 from __future__ import annotations
 
 import datetime as dt
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import stamina
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -254,7 +256,7 @@ def open_ledger_engine(url: URL) -> Engine:
         # The driver's own transactions begin too late to be atomic; ours begin below.
         connection.isolation_level = None
         connection.execute("PRAGMA busy_timeout = 30000")
-        connection.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(connection)
         connection.execute("PRAGMA synchronous = FULL")
 
     @event.listens_for(engine, "begin")
@@ -263,6 +265,12 @@ def open_ledger_engine(url: URL) -> Engine:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
     return engine
+
+
+@stamina.retry(on=sqlite3.OperationalError, attempts=None, timeout=30.0, wait_initial=0.02)
+def _write_ahead(connection: Any) -> None:  # noqa: ANN401 - the driver's own
+    # Two processes that make a ledger at once: SQLite does not wait for this lock by itself.
+    connection.execute("PRAGMA journal_mode = WAL")
 
 
 def open_ledger_for_reading(url: URL) -> Engine:

@@ -14,71 +14,45 @@ import json
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
 
-from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
-from imagepipeline_dagster.api.contract import Job, JobStatus, Task, request_for
+from imagepipeline_dagster.api.contract import Job, JobStatus, Task
 from imagepipeline_dagster.api.errors import (
-    AnswerLost,
     ImagePipelineError,
     JobFailed,
     JobNotFound,
-    RequestRefused,
     RunStopper,
-    Throttled,
-    Unreachable,
 )
-from imagepipeline_dagster.generation.budget import Allowance, BudgetReached
-from imagepipeline_dagster.generation.landing import Landing, filtered_sample
+from imagepipeline_dagster.generation.budget import Allowance
+from imagepipeline_dagster.generation.landing import Landing
 from imagepipeline_dagster.generation.ledger import (
-    Claim,
     Entry,
     Failure,
+    Lease,
     Ledger,
     Owner,
     State,
-    Use,
 )
 from imagepipeline_dagster.generation.ledger_writer import LedgerWriter
 from imagepipeline_dagster.generation.pacing import PollClock, PollTimer
 from imagepipeline_dagster.generation.planning import PlannedRequest, PlanState, plan_state
+from imagepipeline_dagster.generation.run_state import Progress, RunState
+from imagepipeline_dagster.generation.submission import Submission
+from imagepipeline_dagster.generation.uses import PromptSetUses, SourceRow
 from imagepipeline_dagster.storage import Storage
 
-__all__ = [
-    "Progress",
-    "Purchase",
-    "PurchaseReport",
-    "PurchaseSettings",
-    "SourceRow",
-    "TooManyFailures",
-]
+__all__ = ["Purchase", "PurchaseReport", "PurchaseSettings"]
 
 _WAIT_FOR_OTHERS_SECONDS = 0.5
-_THROTTLED_ROUNDS = 5
 # A run that is told to end has ten seconds.
 _GRACE_SECONDS = 7.0
 _CLEANUP_SECONDS = 2.0
-
-
-# Samples that have to come to an end before their failures say anything about the rest.
-_SAMPLES_JUDGED = 20
-
-
-class TooManyFailures(Exception):
-    """So much failed that buying on would waste money."""
-
-
-class _Stopped(Exception):
-    """The run stopped while a call was on its way to be sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,25 +73,6 @@ class PurchaseSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a purchase has come, in images; `rate` is images a second, `eta` seconds."""
-
-    done: int
-    total: int
-    failed: int
-    in_flight: int
-    rate: float
-    eta: float | None
-
-    def __str__(self) -> str:
-        eta = f", about {self.eta:.0f} s left" if self.eta is not None else ""
-        return (
-            f"{self.done}/{self.total} images, {self.rate:.1f} images/s{eta}, "
-            f"{self.in_flight} jobs in flight, {self.failed} failed"
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PurchaseReport:
     """What a purchase came to.
 
@@ -131,22 +86,6 @@ class PurchaseReport:
     stopper: Exception | None
     known_before: frozenset[str]
     entries: Mapping[str, Entry]
-
-
-class SourceRow(Protocol):
-    """Where a call comes from: a `Prompt`, or what the ledger kept of one."""
-
-    @property
-    def prompt_id(self) -> str:
-        """Unique within the set."""
-
-    @property
-    def prompt_row(self) -> str:
-        """The row of the prompts table as it was, JSON."""
-
-    @property
-    def embedding_row(self) -> str | None:
-        """The row of the embeddings table as it was, JSON."""
 
 
 class Purchase:
@@ -179,36 +118,23 @@ class Purchase:
         on_progress: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self._calls = {call.request_key: call for call in plan}
-        self._uses = _uses_by_key(plan, prompts)
-        self._prompt_set = plan[0].prompt_set if plan else ""
-        self._dataset = dataset
+        self._uses = PromptSetUses(plan=plan, prompts=prompts, dataset=dataset, run_id=run_id)
         self._run_id = run_id
         self._ledger = ledger
         self._storage = storage
         self._open_client = open_client
         self._emulated = emulated
         self._allowance = allowance
-        self._reserved: dict[str, dt.date] = {}
         self._settings = settings
         self._on_progress = on_progress
-        self._owner = Owner.this_process()
+        self._lease = Lease(Owner.this_process(), settings.lease_seconds)
         self._polls = PollClock(
             poll_min_seconds=settings.poll_min_seconds, poll_max_seconds=settings.poll_max_seconds
         )
-        self._stopper: Exception | None = None
-        self._interrupted = False
+        self._state = RunState(max_failure_ratio=settings.max_failure_ratio)
         self._known_before: frozenset[str] = frozenset()
         self._noted: set[str] = set()
-        self._given_up: set[str] = set()
-        self._throttled: Counter[str] = Counter()
         self._defect: Exception | None = None
-        self._in_flight = 0
-        self._sending: set[str] = set()
-        self._posts = 0
-        self._resumed = 0
-        self._done = 0
-        self._failed = 0
-        self._landed = 0
 
     def carry_out(self) -> PurchaseReport:
         """Carry the plan out and return what came of it.
@@ -237,7 +163,7 @@ class Purchase:
         try:
             ended.wait()
         except BaseException:
-            self._interrupted = True
+            self._state.interrupted = True
             self._let_posts_end(until=time.monotonic() + _GRACE_SECONDS)
             with contextlib.suppress(RuntimeError):  # the loop may have ended by itself
                 loop.call_soon_threadsafe(_cancel_all, loop)
@@ -249,7 +175,7 @@ class Purchase:
 
     def _let_posts_end(self, *, until: float) -> None:
         """Wait for the answers to POSTs that are under way: each may name a job that is paid."""
-        while self._sending and time.monotonic() < until:
+        while self._state.sending and time.monotonic() < until:
             time.sleep(0.02)
 
     async def _carry_out(self) -> PurchaseReport:
@@ -264,6 +190,16 @@ class Purchase:
                     storage=self._storage,
                     executor=executor,
                 )
+                self._submission = Submission(
+                    client=self._client,
+                    writer=self._writer,
+                    state=self._state,
+                    lease=self._lease,
+                    allowance=self._allowance,
+                    run_id=self._run_id,
+                    emulated=self._emulated,
+                    record_uses=self._uses.record_request,
+                )
                 attendants = [
                     asyncio.create_task(self._keep_lease()),
                     asyncio.create_task(self._report_progress()),
@@ -273,13 +209,13 @@ class Purchase:
                 finally:
                     for attendant in attendants:
                         attendant.cancel()
-                    await self._writer.write(Ledger.release, self._owner)
+                    await self._writer.write(Ledger.release, self._lease.owner)
         if self._defect is not None:
             raise self._defect
         return PurchaseReport(
-            posts=self._posts,
-            resumed=self._resumed,
-            stopper=self._stopper,
+            posts=self._state.posts,
+            resumed=self._state.resumed,
+            stopper=self._state.stopper,
             known_before=self._known_before,
             entries=entries,
         )
@@ -293,9 +229,9 @@ class Purchase:
                 self._known_before = frozenset(entries)
                 first = False
             await self._note_uses(entries)
-            self._done = sum(len(entry.stored) for entry in entries.values())
+            self._state.done = sum(len(entry.stored) for entry in entries.values())
             work, others = await self._sort(entries)
-            if self._interrupted or not (work or others):
+            if self._state.interrupted or not (work or others):
                 return entries
             if work:
                 await self._work_off(work)
@@ -309,18 +245,8 @@ class Purchase:
         if used <= self._noted:
             return
         self._noted |= used
-        latest = await asyncio.to_thread(self._ledger.latest_uses, self._dataset, self._prompt_set)
-        changed = [
-            use
-            for key in used
-            for use in self._uses[key]
-            if latest.get((use.prompt_id, use.call_index)) != use
-        ]
-        if changed:
-            await self._writer.write(self._use, changed)
-
-    def _use(self, connection: Connection, uses: Sequence[Use]) -> None:
-        Ledger.used(connection, self._dataset, self._prompt_set, self._run_id, uses)
+        if uses := await asyncio.to_thread(self._uses.unrecorded, self._ledger, used):
+            await self._writer.write(self._uses.record, uses)
 
     async def _sort(
         self, entries: Mapping[str, Entry]
@@ -332,16 +258,16 @@ class Purchase:
         for key, call in self._calls.items():
             entry = entries.get(key)
             state = plan_state(entry)
-            if key in self._given_up or state not in (PlanState.TO_BUY, PlanState.IN_FLIGHT):
+            if key in self._state.given_up or state not in (PlanState.TO_BUY, PlanState.IN_FLIGHT):
                 continue
-            if entry and entry.owner != self._owner and entry.is_live(now):
+            if entry and entry.owner != self._lease.owner and entry.is_live(now):
                 others = True
             elif entry and entry.state is State.CLAIMED:
                 lost = "its process ended between the claim and the answer; it may have been bought"
                 await self._writer.write(
                     Ledger.unknown, key, lost, owner=entry.owner, was=State.CLAIMED
                 )
-            elif state is PlanState.IN_FLIGHT or self._stopper is None:
+            elif state is PlanState.IN_FLIGHT or self._state.stopper is None:
                 work.append((call, entry))
         # What is paid for already comes first: its links may expire.
         work.sort(key=lambda item: plan_state(item[1]) is not PlanState.IN_FLIGHT)
@@ -354,7 +280,8 @@ class Purchase:
         try:
             for call, entry in work:
                 await places.acquire()
-                if self._interrupted or (self._stopper and plan_state(entry) is PlanState.TO_BUY):
+                buys = plan_state(entry) is PlanState.TO_BUY
+                if self._state.interrupted or (buys and self._state.stopper):
                     places.release()
                     continue
                 task = asyncio.create_task(self._buy(call, entry, places))
@@ -374,8 +301,8 @@ class Purchase:
         try:
             await self._buy_or_note_why_not(call, entry, places)
         except Exception as error:  # noqa: BLE001 - raised once what is under way has ended
-            self._defect = self._stopper = error
-            self._given_up.add(call.request_key)
+            self._defect = self._state.stopper = error
+            self._state.given_up.add(call.request_key)
 
     async def _buy_or_note_why_not(
         self, call: PlannedRequest, entry: Entry | None, places: asyncio.Semaphore
@@ -383,30 +310,29 @@ class Purchase:
         key = call.request_key
         try:
             try:
-                self._in_flight += 1
+                self._state.in_flight += 1
                 job = await self._finished_job(call, entry)
             finally:
-                self._in_flight -= 1
+                self._state.in_flight -= 1
                 places.release()
             if job is not None:
                 stored = entry.stored if entry else ()
                 await self._landing.land(key, job, samples=call.samples, stored=stored)
-                self._done += call.samples
-                self._landed += call.samples
+                self._state.land(call.samples)
         except JobFailed as error:
             failure = Failure.FILTERED if error.filtered else Failure.MODEL_ERROR
-            await self._fail(call, failure, str(error))
+            await self._submission.fail(call, failure, str(error))
         except JobNotFound as error:
             await self._writer.write(
-                Ledger.unknown, key, str(error), owner=self._owner, was=State.SUBMITTED
+                Ledger.unknown, key, str(error), owner=self._lease.owner, was=State.SUBMITTED
             )
-            self._failed += call.samples
+            self._state.failed += call.samples
         except (ImagePipelineError, OSError) as error:
             # The job is bought and its id is known: the next run asks for it again.
-            self._given_up.add(key)
-            self._failed += call.samples
+            self._state.given_up.add(key)
+            self._state.failed += call.samples
             if isinstance(error, RunStopper | OSError):
-                self._stopper = self._stopper or error
+                self._state.stop(error)
             trouble = f"{type(error).__name__}: {error}"
             await self._writer.write(Ledger.troubled, key, trouble)
 
@@ -423,7 +349,7 @@ class Purchase:
                 age = (dt.datetime.now(dt.UTC) - entry.submitted_at).total_seconds()
                 timeout = max(timeout - age, min(timeout, 30.0))
         else:
-            job = await self._submit(call, entry)
+            job = await self._submission.submit(call, entry)
             timer = self._polls.timer(shape)
             if job is None:
                 return None
@@ -433,17 +359,17 @@ class Purchase:
         return finished
 
     async def _resume(self, call: PlannedRequest, entry: Entry) -> Job | None:
-        if entry.owner != self._owner:
+        if entry.owner != self._lease.owner:
             taken = await self._writer.write(
                 Ledger.resumed,
                 call.request_key,
-                owner=self._owner,
-                lease_until=self._lease_until(),
+                owner=self._lease.owner,
+                lease_until=self._lease.until(),
                 former=entry.owner,
             )
             if not taken:
                 return None
-            self._resumed += 1
+            self._state.resumed += 1
         return Job(
             task=Task(call.task),
             id=entry.job_id,
@@ -453,178 +379,35 @@ class Purchase:
             download_urls=entry.links,
         )
 
-    async def _submit(self, call: PlannedRequest, entry: Entry | None) -> Job | None:
-        """Claim a call, POST it and record its job; None where no job came about."""
-        key = call.request_key
-        claim = Claim(
-            request_key=key,
-            task=call.task,
-            request=call.request,
-            samples=call.samples,
-            embedding_version=call.embedding_version,
-            endpoint=self._client.endpoint(call.task),
-            emulated=self._emulated,
-            run_id=self._run_id,
-        )
-        seen = entry.attempt if entry else 0
-        try:
-            if self._stops or not await self._writer.write(self._claim, claim, seen):
-                return None
-            job = await self._client.submit(
-                request_for(call.task, _parameters(call)), sending=partial(self._note_sending, key)
-            )
-            self._posts += 1
-            # A failure without an id is no job that anybody could ask for.
-            if job.id or job.status is not JobStatus.FAILURE:
-                await self._writer.write(
-                    Ledger.submitted, key, owner=self._owner, job_id=job.id, links=job.download_urls
-                )
-        except asyncio.CancelledError:
-            # A claim without a POST would look as if it might have been bought.
-            if key not in self._sending:
-                await self._fail(call, Failure.NOT_SENT, "the run ended before it was sent")
-            raise
-        except RequestRefused as error:
-            failure = Failure.FILTERED if error.filtered else Failure.INPUT_REFUSED
-            await self._fail(call, failure, str(error))
-            return None
-        except AnswerLost as error:
-            self._failed += call.samples
-            await self._writer.write(
-                Ledger.unknown, key, str(error), owner=self._owner, was=State.CLAIMED
-            )
-            return None
-        except Throttled as error:
-            self._throttled[key] += 1
-            if self._throttled[key] >= _THROTTLED_ROUNDS:
-                self._given_up.add(key)
-            await self._fail(call, Failure.NOT_SENT, str(error))
-            return None
-        except (Unreachable, RunStopper, _Stopped) as error:
-            self._stopper = self._stopper or error
-            await self._fail(call, Failure.NOT_SENT, str(error))
-            return None
-        finally:
-            self._sending.discard(key)
-        return job
-
-    def _note_sending(self, key: str, under_way: bool) -> None:  # noqa: FBT001 - the client's callback
-        """Keep in mind which POSTs are under way; a run that stops sends no further one."""
-        if not under_way:
-            self._sending.discard(key)
-        elif self._stops and not self._budget_reached:
-            raise _Stopped("the run stopped before it was sent")
-        else:
-            self._sending.add(key)
-
-    @property
-    def _stops(self) -> bool:
-        return self._interrupted or self._stopper is not None
-
-    @property
-    def _budget_reached(self) -> bool:
-        """Whether nothing but the budget stops this run: what is reserved is still to be sent."""
-        return isinstance(self._stopper, BudgetReached) and not self._interrupted
-
-    def _claim(self, connection: Connection, claim: Claim, seen: int) -> bool:
-        """Claim a call and reserve what it costs; False where another has it or none is left."""
-        taken = Ledger.claim(
-            connection, claim, owner=self._owner, lease_until=self._lease_until(), seen=seen
-        )
-        if not taken:
-            return False
-        today = dt.datetime.now(dt.UTC).date()
-        refusal = self._allowance.reserve(connection, images=claim.samples, today=today)
-        if refusal is None:
-            self._reserved[claim.request_key] = today
-            self._use(connection, self._uses[claim.request_key])
-            return True
-        self._stopper = self._stopper or BudgetReached(refusal)
-        Ledger.failed(connection, claim.request_key, Failure.NOT_SENT, refusal, owner=self._owner)
-        return False
-
-    async def _fail(self, call: PlannedRequest, failure: Failure, error: str) -> None:
-        await self._writer.write(self._record_failure, call, failure, error)
-        if failure not in (Failure.NOT_SENT, Failure.FILTERED):
-            self._count_failure(call)
-
-    def _record_failure(
-        self, connection: Connection, call: PlannedRequest, failure: Failure, error: str
-    ) -> None:
-        held_back = call.samples if failure is Failure.FILTERED else 0
-        recorded = Ledger.failed(
-            connection,
-            call.request_key,
-            failure,
-            error,
-            owner=self._owner,
-            filtered=[filtered_sample(slot, error) for slot in range(held_back)],
-        )
-        if recorded and failure is Failure.NOT_SENT:
-            day = self._reserved[call.request_key]
-            self._allowance.give_back(connection, images=call.samples, day=day)
-
-    def _count_failure(self, call: PlannedRequest) -> None:
-        self._failed += call.samples
-        ended = self._failed + self._landed
-        if ended >= _SAMPLES_JUDGED and self._failed > self._settings.max_failure_ratio * ended:
-            self._stopper = self._stopper or TooManyFailures(
-                f"{self._failed} of the first {ended} samples failed; see their errors"
-            )
-
-    def _lease_until(self) -> dt.datetime:
-        return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self._settings.lease_seconds)
-
     async def _keep_lease(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_seconds / 3)
             # A database that is away for a while must not end the renewals for good.
             with contextlib.suppress(OperationalError):
-                await self._writer.write(Ledger.renew, self._owner, lease_until=self._lease_until())
+                await self._writer.write(
+                    Ledger.renew, self._lease.owner, lease_until=self._lease.until()
+                )
 
     async def _report_progress(self) -> None:
         total = sum(call.samples for call in self._calls.values())
-        started, at_first = time.monotonic(), self._done
+        started, at_first = time.monotonic(), self._state.done
         while True:
             await asyncio.sleep(self._settings.progress_seconds)
-            rate = (self._done - at_first) / (time.monotonic() - started)
+            rate = (self._state.done - at_first) / (time.monotonic() - started)
             progress = Progress(
-                done=self._done,
+                done=self._state.done,
                 total=total,
-                failed=self._failed,
-                in_flight=self._in_flight,
+                failed=self._state.failed,
+                in_flight=self._state.in_flight,
                 rate=rate,
-                eta=(total - self._done) / rate if rate > 0 else None,
+                eta=(total - self._state.done) / rate if rate > 0 else None,
             )
             await asyncio.to_thread(self._on_progress, progress)
 
 
-def _uses_by_key(
-    plan: Sequence[PlannedRequest], prompts: Sequence[SourceRow]
-) -> dict[str, list[Use]]:
-    rows = {prompt.prompt_id: prompt for prompt in prompts}
-    uses: dict[str, list[Use]] = {}
-    for call in plan:
-        prompt = rows[call.prompt_id]
-        use = Use(
-            prompt_id=call.prompt_id,
-            call_index=call.call_index,
-            request_key=call.request_key,
-            prompt_row=prompt.prompt_row,
-            embedding_row=prompt.embedding_row,
-        )
-        uses.setdefault(call.request_key, []).append(use)
-    return uses
-
-
-def _parameters(call: PlannedRequest) -> dict[str, Any]:
-    parameters: dict[str, Any] = json.loads(call.request)
-    return parameters
-
-
 def _shape(call: PlannedRequest) -> tuple[object, ...]:
     """Return what jobs that take about equally long have in common."""
-    parameters = _parameters(call)
+    parameters = json.loads(call.request)
     names = ("model_id", "num_inference_steps", "width", "height", "refiner", "samples")
     return (call.task, *(parameters.get(name) for name in names))
 

@@ -23,7 +23,8 @@ from imagepipeline_dagster.generation.ledger import Claim, Failure, Ledger, Owne
 from imagepipeline_dagster.generation.ledger_schema import requests
 from imagepipeline_dagster.generation.planning import PlannedRequest
 from imagepipeline_dagster.generation.prompts import Prompt
-from imagepipeline_dagster.generation.purchase import Progress, Purchase
+from imagepipeline_dagster.generation.purchase import Purchase
+from imagepipeline_dagster.generation.run_state import Progress
 from imagepipeline_dagster.storage import LocalFolder
 from tests.generation.buying import (
     API_KEY,
