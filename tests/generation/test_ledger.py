@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -389,22 +388,3 @@ def test_an_entry_is_live_while_its_lease_and_its_process_last(ledger: Ledger) -
     assert not claimed.is_live(LATER)
     fail(ledger, owner=Owner("another-host/1/x"))
     assert not the_entry(ledger).is_live(NOW)
-
-
-def test_processes_that_make_a_ledger_at_once_all_get_it(tmp_path: Path) -> None:
-    """The first runs of a new folder may start together; none fails because another is first."""
-    together = 8
-    for attempt in range(10):
-        url = f"sqlite:///{tmp_path / str(attempt)}/ledger.db"
-        starting = threading.Barrier(together)
-
-        def entries_at_once(
-            url: str = url, starting: threading.Barrier = starting
-        ) -> dict[str, Entry]:
-            with closing(Ledger(url)) as opened:
-                starting.wait()
-                return opened.entries(["k"])
-
-        with ThreadPoolExecutor(together) as threads:
-            found = [threads.submit(entries_at_once) for _ in range(together)]
-        assert [each.result() for each in found] == [{}] * together
