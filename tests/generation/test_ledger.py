@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -388,3 +390,40 @@ def test_an_entry_is_live_while_its_lease_and_its_process_last(ledger: Ledger) -
     assert not claimed.is_live(LATER)
     fail(ledger, owner=Owner("another-host/1/x"))
     assert not the_entry(ledger).is_live(NOW)
+
+
+_MAKE_LEDGERS = """
+import sys, time
+from contextlib import closing
+from imagepipeline_dagster.generation.ledger import Ledger
+folder, count = sys.argv[1], int(sys.argv[2])
+print("ready", flush=True)
+start = float(sys.stdin.readline())
+for number in range(count):
+    time.sleep(max(0.0, start + number * 0.05 - time.time()))
+    with closing(Ledger(f"sqlite:///{folder}/ledger{number}.db")) as ledger:
+        assert ledger.entries(["k"]) == {}
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_make_a_ledger_at_once_all_get_it(tmp_path: Path) -> None:
+    """The first runs of a new folder may start together; none fails because another is first."""
+    command = [sys.executable, "-c", _MAKE_LEDGERS, str(tmp_path), "40"]
+    with ExitStack() as stack:
+        makers = [
+            stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - this very interpreter
+            )
+            for _ in range(4)
+        ]
+        for maker in makers:
+            assert maker.stdout is not None
+            assert maker.stdout.readline() == "ready\n"
+        start = time.time() + 0.2
+        for maker in makers:
+            assert maker.stdin is not None
+            maker.stdin.write(f"{start}\n")
+            maker.stdin.flush()
+        codes = [maker.wait() for maker in makers]
+    assert codes == [0, 0, 0, 0]

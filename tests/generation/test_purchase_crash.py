@@ -258,17 +258,6 @@ def test_two_processes_on_one_set_buy_each_call_once(
     assert_bytes_are_the_vendors(bought, order.buyer().storage)
 
 
-@pytest.mark.slow
-def test_processes_that_make_a_ledger_at_once_all_get_it(
-    tmp_path: Path, vendor: Vendor, workers: Workers, make_order: MakeOrder
-) -> None:
-    """The first runs of a new folder may start together; none fails because another is first."""
-    for attempt in range(12):
-        url = f"sqlite:///{tmp_path / f'ledger{attempt}.db'}"
-        order = make_order(vendor, ledger_url=url, calls=1)
-        assert workers.run(*[order] * 6) == [0] * 6
-
-
 def test_two_processes_share_the_failures_of_one_set(
     ledger_url: str, vendor: Vendor, workers: Workers, make_order: MakeOrder
 ) -> None:
