@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.generation.decisions import Decision, PromptCall
     from imagepipeline_dagster.generation.ledger import Entry, Ledger
+    from imagepipeline_dagster.generation.likeness import Comparison
     from imagepipeline_dagster.generation.lineage import ImageLineage, SampleLineage
     from imagepipeline_dagster.generation.planning import PlanSummary
-    from imagepipeline_dagster.generation.replaying import Comparison, ReplayReport
+    from imagepipeline_dagster.generation.replaying import ReplayReport
     from imagepipeline_dagster.resources import ImagePipelineResource
     from imagepipeline_dagster.tables.reading import SourceTables
 

@@ -12,6 +12,7 @@
   is smuggled in them (`smuggling`)
 - `images`: a row of the result
 - `decisions`: what a person decides about requests that no run goes on with
-- `lineage`: from an image back to all that it comes from; `replaying` buys its request again
+- `lineage`: from an image back to all that it comes from; `replaying` buys its request again, and
+  `likeness` says how the pictures compare
 - `reconciling`: what each prompt set was last requested and built from
 """

@@ -17,15 +17,13 @@ from imagepipeline_dagster.generation.budget import Allowance, Budget, BudgetRea
 from imagepipeline_dagster.generation.decisions import unknown_requests
 from imagepipeline_dagster.generation.ledger import Ledger
 from imagepipeline_dagster.generation.ledger_schema import requests
+from imagepipeline_dagster.generation.likeness import Likeness, compare_pictures, difference_hash
 from imagepipeline_dagster.generation.lineage import lineage_of
 from imagepipeline_dagster.generation.replaying import (
-    Likeness,
     OtherOrigin,
     Replay,
     ReplayFailed,
     ReplayReport,
-    compare_pictures,
-    difference_hash,
 )
 from tests.generation.buying import Bought, Buyer, numbered_rows, prompts_of, request_of
 from tests.generation.conftest import StartEmulator
