@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -17,11 +17,11 @@ from imagepipeline_dagster.defs.metadata import (
     table_metadata,
 )
 from imagepipeline_dagster.generation.budget import BudgetReached
+from imagepipeline_dagster.generation.expectations import EXPECTATIONS, Expectation
 from imagepipeline_dagster.generation.images import (
     CIRCUMSTANCES,
     GeneratedImage,
     Outcome,
-    bought_and_reused,
     images_of_plan,
 )
 from imagepipeline_dagster.generation.planning import PlannedRequest
@@ -86,9 +86,7 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
             report = purchase.carry_out()
         images = images_of_plan(prompts, plan, report.entries)
         outcomes = Counter(image.outcome for image in images)
-        bought, reused = bought_and_reused(
-            images, run_id=context.run.run_id, before=report.known_before
-        )
+        bought, reused = report.bought_and_reused(images, run_id=context.run.run_id)
         figures: dict[str, Any] = {
             "requested": len(images),
             "bought": bought,
@@ -131,61 +129,24 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
             },
         )
 
-    return [generated_images, *(_build_check(dataset, rule) for rule in _RULES)]
+    return [generated_images, *(_build_check(dataset, each) for each in EXPECTATIONS)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rule:
-    """What no sample may have become, and what a person can do where one has."""
-
-    name: str
-    description: str
-    outcomes: tuple[Outcome, ...]
-    finding: str
-    advice: str
-
-
-_RULES = (
-    _Rule(
-        name="images_are_complete",
-        description="Every sample came, was filtered or was refused; none is still open or failed.",
-        outcomes=(Outcome.PENDING, Outcome.FAILED, Outcome.EXPIRED),
-        finding="are open or failed",
-        advice="materialize the set again; for what stays open see the column `error`",
-    ),
-    _Rule(
-        name="no_answer_was_lost",
-        description="Of every request it is known whether it was bought.",
-        outcomes=(Outcome.UNKNOWN,),
-        finding="may or may not have been bought",
-        advice="none is sent again by itself: see `imagepipeline-dagster ledger unknown`",
-    ),
-    _Rule(
-        name="images_decode",
-        description="No delivered file was something else than a picture.",
-        outcomes=(Outcome.UNDECODABLE,),
-        finding="were delivered, and are no pictures",
-        advice="to buy them again: `imagepipeline-dagster ledger resubmit`",
-    ),
-)
-
-
-def _build_check(dataset: ImageDataset, rule: _Rule) -> dg.AssetChecksDefinition:
+def _build_check(dataset: ImageDataset, expectation: Expectation) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=dataset.key("generated_images"),
-        name=rule.name,
+        name=expectation.name,
         partitions_def=dataset.partitions,
-        description=rule.description,
+        description=expectation.description,
     )
     def check(generated_images: pd.DataFrame) -> dg.AssetCheckResult:
-        found = generated_images[generated_images["outcome"].isin(rule.outcomes)]
+        found = generated_images[generated_images["outcome"].isin(expectation.outcomes)]
         columns = ["prompt_id", "call_index", "outcome", "error"]
         rows = found[columns].head(_ROWS_SHOWN).astype(object).fillna("").to_numpy().tolist()
-        counted = f"{len(found)} of {len(generated_images)} samples {rule.finding}"
         return dg.AssetCheckResult(
             passed=found.empty,
             severity=dg.AssetCheckSeverity.ERROR,
-            description=f"{counted}; {rule.advice}" if rows else counted,
+            description=expectation.verdict(len(found), of=len(generated_images)),
             metadata={"samples": len(found), **found_table("which", columns, rows)},
         )
 

@@ -10,7 +10,7 @@
 - `submission`: a call into a job: claimed within the `budget`, POSTed, recorded with its `uses`
 - `landing`: a finished job's links into stored bytes; `pictures` verifies them, and looks for what
   is smuggled in them (`smuggling`)
-- `images`: a row of the result
+- `images`: a row of the result, and the `expectations` that a set's rows should meet
 - `decisions`: what a person decides about requests that no run goes on with
 - `lineage`: from an image back to all that it comes from; `replaying` buys its request again, and
   `likeness` says how the pictures compare

@@ -6,7 +6,7 @@ Every sample that a row of the prompts table asks for is one row here, whatever 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -21,7 +21,6 @@ __all__ = [
     "OPEN_OUTCOMES",
     "GeneratedImage",
     "Outcome",
-    "bought_and_reused",
     "images_of_plan",
 ]
 
@@ -91,20 +90,6 @@ class GeneratedImage:
     endpoint: str | None = column("URL that the request was sent to", default=None)
     emulated: bool = column("Made by the emulator, not bought", default=False)
     error: str | None = column("What went wrong", default=None)
-
-
-def bought_and_reused(
-    images: Sequence[GeneratedImage], *, run_id: str, before: Container[str]
-) -> tuple[int, int]:
-    """Return how many samples a run bought, and how many it found in the ledger.
-
-    Bought is what the API took, whatever came of it: that is what a vendor bills. `before` holds
-    the keys of the requests that the ledger knew when the run began.
-    """
-    mine = {image.request_key for image in images if image.run_id == run_id}
-    bought = sum(image.request_key in mine and image.submitted_at is not None for image in images)
-    reused = sum(image.request_key in before and image.request_key not in mine for image in images)
-    return bought, reused
 
 
 def images_of_plan(

@@ -30,6 +30,7 @@ from imagepipeline_dagster.api.errors import (
     RunStopper,
 )
 from imagepipeline_dagster.generation.budget import Allowance
+from imagepipeline_dagster.generation.images import GeneratedImage
 from imagepipeline_dagster.generation.landing import Landing
 from imagepipeline_dagster.generation.ledger import (
     Entry,
@@ -86,6 +87,19 @@ class PurchaseReport:
     stopper: Exception | None
     known_before: frozenset[str]
     entries: Mapping[str, Entry]
+
+    def bought_and_reused(
+        self, images: Sequence[GeneratedImage], *, run_id: str
+    ) -> tuple[int, int]:
+        """Return how many of the samples this run bought, and how many it found in the ledger.
+
+        Bought is what the API took, whatever came of it: that is what a vendor bills.
+        """
+        mine = {image.request_key for image in images if image.run_id == run_id}
+        bought = sum(i.request_key in mine and i.submitted_at is not None for i in images)
+        before = self.known_before - mine
+        reused = sum(i.request_key in before for i in images)
+        return bought, reused
 
 
 class Purchase:
