@@ -19,6 +19,7 @@ from imagepipeline_dagster.api.client import ImagePipelineClient, origin_of
 from imagepipeline_dagster.generation.budget import Allowance
 from imagepipeline_dagster.generation.ledger import Entry, Ledger, State, StoredSample
 from imagepipeline_dagster.generation.lineage import ImageLineage, SampleLineage
+from imagepipeline_dagster.generation.pictures import eight_bits
 from imagepipeline_dagster.generation.planning import (
     PlannedRequest,
     PlanState,
@@ -319,7 +320,7 @@ def compare_pictures(
     with Image.open(io.BytesIO(original)) as before, Image.open(io.BytesIO(replayed)) as now:
         transparent = before.has_transparency_data or now.has_transparency_data
         mode = "RGBA" if transparent else "RGB"
-        then, today = before.convert(mode), now.convert(mode)
+        then, today = (eight_bits(image).convert(mode) for image in (before, now))
     difference = None
     if then.size == today.size:
         channels = ImageStat.Stat(ImageChops.difference(then, today)).mean
