@@ -84,6 +84,41 @@ def test_spending_begins_when_a_person_says_so(
     assert (len(sensors), len(schedules)) == (3, 2)
 
 
+@pytest.mark.slow
+def test_killed_runs_leave_the_purchase_free_for_the_next(tmp_path: Path) -> None:
+    """However many purchases were killed on the local instance, a later run is not kept waiting."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").symlink_to(PROJECT / "dagster.yaml")
+    script = tmp_path / "drive.py"
+    script.write_text(DRIVE)
+    # As many as the pool takes, as in a process that dies in the middle of its purchase.
+    killed = """
+import os, sys
+import dagster as dg
+from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+
+with dg.DagsterInstance.get() as instance:
+    for number in range(2):
+        run = dg.DagsterRun(f"purchase-{number}")
+        slots = InstanceConcurrencyContext(instance, run).__enter__()
+        assert slots.claim("imagepipeline_api", "generated_images")
+    os._exit(0)
+"""
+    variables = {
+        "DAGSTER_HOME": str(home),
+        "IMAGEPIPELINE_STORAGE": str(tmp_path / "data"),
+        "IMAGEPIPELINE_TABLES_URL": _small_tables(tmp_path),
+    }
+
+    for program in (["-c", killed], [str(script)]):
+        # A run that waits for the slots of the dead would wait for ever.
+        ran = run([sys.executable, *program], cwd=tmp_path, variables=variables)
+        assert ran.returncode == 0, ran.stderr[-4000:]
+
+    assert _counts(tmp_path / "data/ledger.db") == {"succeeded": 3}
+
+
 def _small_tables(folder: Path) -> str:
     url = f"sqlite:///{folder}/tables.db"
     create_tables(url)

@@ -9,10 +9,12 @@ import httpx
 from imagepipeline_dagster.api.contract import (
     NO_MESSAGE,
     Job,
+    JobStatus,
     UnreadableAnswer,
     error_text,
     read_job,
     speaks_of_credits,
+    speaks_of_key,
 )
 from imagepipeline_dagster.api.errors import (
     AccessRefused,
@@ -94,4 +96,22 @@ class AnswerReader:
             raise WrongAddress(
                 f"{self._origin} answered HTTP {code}: this is not the API; "
                 "check IMAGEPIPELINE_BASE_URL"
+            )
+
+    def raise_for_account(self, job: Job, *, words: str) -> None:
+        """Raise where a POST's answer is FAILURE because of the account: no job came of it.
+
+        The page knows no other sign than FAILURE and a message. `words` is the message without
+        what it repeats of the request.
+
+        Raises:
+            RunStopper: the account cannot pay, or the key is refused.
+        """
+        if job.status is not JobStatus.FAILURE or job.id is not None:
+            return
+        if speaks_of_credits(words):
+            raise CreditsExhausted(f"the account cannot pay: {job.error}")
+        if speaks_of_key(words):
+            raise AccessRefused(
+                f"the API refused the key: {job.error}; check IMAGEPIPELINE_API_KEY"
             )

@@ -205,11 +205,13 @@ class ImagePipelineClient:
         code = response.status_code
         if response.is_success:
             try:
-                return self._answers.job(response, task=request.task)
+                job = self._answers.job(response, task=request.task)
             except UnreadableAnswer as error:
                 raise AnswerLost(
                     f"the answer to a POST cannot be read: {error}; it may have been bought"
                 ) from error
+            self._answers.raise_for_account(job, words=_without_echo(job.error or "", request))
+            return job
         text = self._answers.message(response)
         message = text[:MAX_MESSAGE]
         # The words of a prompt that the API repeats say nothing of what is wrong.

@@ -36,6 +36,7 @@ __all__ = [
     "read_job",
     "request_for",
     "speaks_of_credits",
+    "speaks_of_key",
     "speaks_of_safety",
     "status_path",
     "submit_path",
@@ -358,6 +359,11 @@ _SAFETY_WORDS = re.compile(
     re.IGNORECASE,
 )
 _CREDIT_WORDS = re.compile(r"credit|balance|quota exceeded|payment|billing", re.IGNORECASE)
+_KEY_WORDS = re.compile(
+    r"(invalid|incorrect|wrong|missing|expired|revoked|unknown) api[ _-]?key"
+    r"|api[ _-]?key\W+(is|was|has)\b|unauthori[sz]ed|not authenticated",
+    re.IGNORECASE,
+)
 
 
 def speaks_of_safety(message: str) -> bool:
@@ -368,3 +374,8 @@ def speaks_of_safety(message: str) -> bool:
 def speaks_of_credits(message: str) -> bool:
     """Tell whether an error's message says that the account cannot pay."""
     return _CREDIT_WORDS.search(message) is not None
+
+
+def speaks_of_key(message: str) -> bool:
+    """Tell whether an error's message says that the API key is refused."""
+    return _KEY_WORDS.search(message) is not None

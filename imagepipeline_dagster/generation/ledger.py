@@ -9,7 +9,8 @@ A request's life, each step committed before the next begins:
                                    ──a person decides──> failed (resubmitted, or given_up)
 
 A claim is atomic and carries its process and a lease, so that two processes never POST the same
-request. Nothing leaves `unknown` by itself.
+request. Nothing leaves `unknown` by itself, but for a request whose job the API did not know: each
+run asks for that job once more, which costs nothing.
 """
 
 from __future__ import annotations
@@ -401,15 +402,19 @@ class Ledger:
         lease_until: dt.datetime,
         former: Owner,
     ) -> bool:
-        """Take over a submitted request from a process that is gone; False where another did."""
+        """Take over a request with a job id from a process that is gone; False where another did.
+
+        One that is unknown, because the API did not know its job, is submitted again by that.
+        """
         taken = connection.execute(
             update(requests)
             .where(
                 requests.c.request_key == request_key,
-                requests.c.state == State.SUBMITTED,
+                requests.c.state.in_([State.SUBMITTED, State.UNKNOWN]),
+                or_(requests.c.state == State.SUBMITTED, requests.c.job_id.is_not(None)),
                 requests.c.owner == former.name,
             )
-            .values(owner=owner.name, lease_until=lease_until)
+            .values(state=State.SUBMITTED, owner=owner.name, lease_until=lease_until)
         )
         return bool(taken.rowcount)
 

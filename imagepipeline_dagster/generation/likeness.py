@@ -9,6 +9,8 @@ from enum import StrEnum
 
 from PIL import Image, ImageChops, ImageStat
 
+from imagepipeline_dagster.generation.pictures import eight_bits
+
 __all__ = ["Comparison", "Likeness", "compare_pictures", "difference_hash"]
 
 _HASH_COLUMNS, _HASH_ROWS = 8, 8
@@ -55,7 +57,7 @@ def compare_pictures(
     with Image.open(io.BytesIO(original)) as before, Image.open(io.BytesIO(replayed)) as now:
         transparent = before.has_transparency_data or now.has_transparency_data
         mode = "RGBA" if transparent else "RGB"
-        then, today = before.convert(mode), now.convert(mode)
+        then, today = (eight_bits(image).convert(mode) for image in (before, now))
     difference = None
     if then.size == today.size:
         channels = ImageStat.Stat(ImageChops.difference(then, today)).mean

@@ -12,7 +12,7 @@ from PIL import Image
 from imagepipeline_dagster.generation.smuggling import smuggled
 from imagepipeline_dagster.previews import thumbnail
 
-__all__ = ["FORMATS", "Picture", "Undecodable", "read_picture"]
+__all__ = ["FORMATS", "Picture", "Undecodable", "eight_bits", "read_picture"]
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 """The formats that are accepted, as Pillow names them."""
@@ -60,7 +60,7 @@ def read_picture(data: bytes) -> Picture:
                     raise Undecodable(found)
                 image.load()
                 picture_format = str(image.format)
-                flat = image if image.mode in ("L", "RGB") else image.convert("RGB")
+                flat = image if image.mode in ("L", "RGB") else eight_bits(image).convert("RGB")
     except Undecodable:
         raise
     except Exception as error:
@@ -77,3 +77,14 @@ def read_picture(data: bytes) -> Picture:
         value_range=max(int(high) - int(low) for low, high in bands),
         thumbnail=thumbnail(flat),
     )
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Return a decoded picture with values of 0 to 255; only grey ones of 16 bits have larger ones.
+
+    Pillow's own conversion cuts such values off at 255: the picture would look white all over, to
+    whoever measures it and to a classifier.
+    """
+    if not image.mode.startswith("I"):
+        return image
+    return image.point(lambda value: value * (1 / 257) + 0.5).convert("L")

@@ -272,7 +272,8 @@ class Purchase:
         for key, call in self._calls.items():
             entry = entries.get(key)
             state = plan_state(entry)
-            if key in self._state.given_up or state not in (PlanState.TO_BUY, PlanState.IN_FLIGHT):
+            under_way = state is PlanState.IN_FLIGHT or _lost_its_job(entry)
+            if key in self._state.given_up or not (under_way or state is PlanState.TO_BUY):
                 continue
             if entry and entry.owner != self._lease.owner and entry.is_live(now):
                 others = True
@@ -281,10 +282,10 @@ class Purchase:
                 await self._writer.write(
                     Ledger.unknown, key, lost, owner=entry.owner, was=State.CLAIMED
                 )
-            elif state is PlanState.IN_FLIGHT or self._state.stopper is None:
+            elif under_way or self._state.stopper is None:
                 work.append((call, entry))
         # What is paid for already comes first: its links may expire.
-        work.sort(key=lambda item: plan_state(item[1]) is not PlanState.IN_FLIGHT)
+        work.sort(key=lambda item: plan_state(item[1]) is PlanState.TO_BUY)
         return work, others
 
     async def _work_off(self, work: Sequence[tuple[PlannedRequest, Entry | None]]) -> None:
@@ -337,6 +338,8 @@ class Purchase:
             failure = Failure.FILTERED if error.filtered else Failure.MODEL_ERROR
             await self._submission.fail(call, failure, str(error))
         except JobNotFound as error:
+            # A later run asks for it once more; this one would only hear the same.
+            self._state.given_up.add(key)
             await self._writer.write(
                 Ledger.unknown, key, str(error), owner=self._lease.owner, was=State.SUBMITTED
             )
@@ -354,11 +357,14 @@ class Purchase:
         """Return the call's job once it has succeeded; None where no job came about."""
         shape = _shape(call)
         timeout = self._settings.job_timeout_seconds
-        if entry is not None and plan_state(entry) is PlanState.IN_FLIGHT:
+        if entry is not None and plan_state(entry) is not PlanState.TO_BUY:
             job = await self._resume(call, entry)
             timer = PollTimer(0.0, self._settings.poll_min_seconds, self._settings.poll_max_seconds)
             if job is None:
                 return None
+            if _lost_its_job(entry):
+                # Without the patience for an API that lags behind its own answers.
+                job = await self._client.status(job.task, job.id or "")
             if entry.submitted_at is not None:
                 age = (dt.datetime.now(dt.UTC) - entry.submitted_at).total_seconds()
                 timeout = max(timeout - age, min(timeout, 30.0))
@@ -417,6 +423,11 @@ class Purchase:
                 eta=(total - self._state.done) / rate if rate > 0 else None,
             )
             await asyncio.to_thread(self._on_progress, progress)
+
+
+def _lost_its_job(entry: Entry | None) -> bool:
+    """Tell whether the API did not know a request's job: asking for it once more costs nothing."""
+    return entry is not None and entry.state is State.UNKNOWN and entry.job_id is not None
 
 
 def _shape(call: PlannedRequest) -> tuple[object, ...]:

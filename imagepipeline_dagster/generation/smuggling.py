@@ -47,8 +47,10 @@ def _end_of_picture(data: bytes, picture_format: str) -> int:
         case "WEBP":
             return 8 + int.from_bytes(data[4:8], "little")
         case _:
-            # A JPEG ends in a marker; behind the last one there is nothing but padding.
-            return data.rfind(b"\xff\xd9") + 2 or len(data)
+            # A JPEG ends in a marker; behind the last one there is nothing but padding. One that
+            # was cut off has none: that shows when it is decoded.
+            last = data.rfind(b"\xff\xd9")
+            return len(data) if last < 0 else last + 2
 
 
 def _is_profile(profile: object) -> bool:

@@ -9,6 +9,8 @@ from importlib.util import find_spec
 import numpy as np
 from PIL import Image
 
+from imagepipeline_dagster.generation.pictures import eight_bits
+
 __all__ = ["HASH_METHOD", "HashesMissing", "check_hashes", "perceptual_hash", "repeated"]
 
 HASH_METHOD = "imagehash.phash/64"
@@ -38,7 +40,7 @@ def perceptual_hash(picture: bytes) -> int:
     import imagehash
 
     with Image.open(io.BytesIO(picture)) as opened:
-        return int(str(imagehash.phash(opened.convert("RGB"))), 16)
+        return int(str(imagehash.phash(eight_bits(opened).convert("RGB"))), 16)
 
 
 def repeated(

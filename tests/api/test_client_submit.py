@@ -85,6 +85,14 @@ AT_MOST_ONCE: dict[str, tuple[Reply, type[ImagePipelineError]]] = {
     "403": (Reply(status=403, value={"error": "not your model"}), AccessRefused),
     "402": (Reply(status=402, value={"error": "pay"}), CreditsExhausted),
     "400 for money": (Reply(status=400, value={"error": "insufficient credits"}), CreditsExhausted),
+    "FAILURE for money": (
+        Reply(value={"status": "FAILURE", "error": "insufficient credits"}),
+        CreditsExhausted,
+    ),
+    "FAILURE for the key": (
+        Reply(value={"status": "FAILED", "message": "Invalid API key"}),
+        AccessRefused,
+    ),
     "404 page": (Reply(status=404, body=PAGE, headers=HTML), WrongAddress),
     "405 page": (Reply(status=405, body=PAGE, headers=HTML), WrongAddress),
 }
@@ -101,6 +109,21 @@ def test_posted_once(name: str) -> None:
         assert type(raised.value) is expected
         assert server.posts == 1
         assert server.bytes_sent < 50_000_000
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "out of memory while drawing a balance of credits",
+        f"the worker for {KEY} ran out of memory",
+    ],
+)
+def test_a_failure_of_the_model_is_no_failure_of_the_account(message: str) -> None:
+    """Words that the API repeats of the prompt, or the key itself, say nothing of the account."""
+    with serving(Reply(value={"status": "FAILURE", "error": message})) as server:
+        job = submit(client_of(server.url), prompt="a balance of credits")
+
+    assert job.status is JobStatus.FAILURE
 
 
 @pytest.mark.parametrize(

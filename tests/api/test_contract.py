@@ -21,6 +21,7 @@ from imagepipeline_dagster.api.contract import (
     read_job,
     request_for,
     speaks_of_credits,
+    speaks_of_key,
     speaks_of_safety,
     status_path,
     submit_path,
@@ -335,6 +336,21 @@ def test_words_of_refusals(message: str, *, safety: bool, credit: bool) -> None:
     """A refusal for safety and one for money are told apart from other messages."""
     assert speaks_of_safety(message) is safety
     assert speaks_of_credits(message) is credit
+
+
+@pytest.mark.parametrize(
+    ("message", "refused"),
+    [
+        ("Invalid API Key", True),
+        ("Your api-key is expired", True),
+        ("Unauthorized", True),
+        ("the worker of key [API key] ran out of memory", False),
+        ("a key of ivory", False),
+    ],
+)
+def test_words_of_a_refused_key(message: str, *, refused: bool) -> None:
+    """A refused key is told apart from a message that only names one."""
+    assert speaks_of_key(message) is refused
 
 
 def test_request_is_frozen() -> None:

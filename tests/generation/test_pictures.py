@@ -41,6 +41,19 @@ def test_one_flat_colour_has_no_range(mode: str) -> None:
     assert read_picture(encoded(Image.new(mode, (16, 16)))).value_range == 0
 
 
+def test_grey_values_of_16_bits_are_seen_as_they_are() -> None:
+    """A grey picture of 16 bits is measured and shown as the same one of 8 bits would be."""
+    fine = Image.new("I;16", (64, 1))
+    for x in range(64):
+        fine.putpixel((x, 0), 20_000 + 700 * x)
+
+    picture = read_picture(encoded(fine))
+
+    assert picture.value_range == pytest.approx(700 * 63 / 257, abs=1)
+    with Image.open(io.BytesIO(picture.thumbnail)) as thumbnail:
+        assert int(thumbnail.convert("L").getextrema()[0]) < 100  # type: ignore[arg-type] # one band
+
+
 def test_the_widest_channel_counts() -> None:
     """A picture that varies in one colour alone is not flat."""
     image = Image.new("RGB", (2, 1), (9, 9, 9))
@@ -65,6 +78,13 @@ def test_bytes_that_are_no_picture_are_refused() -> None:
     for name, data in spoiled.items():
         with pytest.raises(Undecodable):
             pytest.fail(f"{name} was read as {read_picture(data).format}")
+
+
+def test_a_jpeg_that_was_cut_off_is_said_to_be_incomplete() -> None:
+    """Without its last marker nothing follows the picture: its pixels do not decode."""
+    whole = encoded(Image.effect_noise((64, 64), 90).convert("RGB"), "JPEG")
+    with pytest.raises(Undecodable, match="do not decode as a picture"):
+        read_picture(whole[: len(whole) // 2])
 
 
 def test_a_decompression_bomb_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

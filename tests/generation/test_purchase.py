@@ -15,7 +15,7 @@ import pytest
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.contract import GenerationRequest, Job
-from imagepipeline_dagster.api.errors import AccessRefused, Unreachable
+from imagepipeline_dagster.api.errors import AccessRefused, CreditsExhausted, Unreachable
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation
 from imagepipeline_dagster.generation.budget import Allowance
 from imagepipeline_dagster.generation.images import Outcome
@@ -380,6 +380,58 @@ def test_a_filtered_picture_is_recorded_and_not_bought_again(
     assert {image.value_range == 0 for image in bought.images if image.prompt_id == "p0000"} == {
         signal == "black"
     }
+
+
+def test_a_job_that_the_api_lost_for_a_while_comes_home(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """Its request is unknown, a later run asks for the job once more, and nothing is paid again."""
+    asked: list[str] = []
+
+    @asynccontextmanager
+    async def forgetful() -> AsyncIterator[ImagePipelineClient]:
+        class Forgetful(ImagePipelineClient):
+            async def status(self, task: str, job_id: str) -> Job:
+                asked.append(job_id)
+                return await super().status(task, "never-heard-of")
+
+        async with Forgetful(
+            api_key=API_KEY, base_url=emulator.url, wait_initial=0.01, not_found_patience=0.1
+        ) as client:
+            yield client
+
+    prompts = prompts_of(numbered_rows(2))
+    lost = buyer.buy(prompts, open_client=forgetful)
+    asked.clear()
+    still_lost = buyer.buy(prompts, open_client=forgetful)
+    bought = buyer.buy(prompts)
+
+    assert lost.outcomes == still_lost.outcomes == {"unknown": 2}
+    assert len(asked) == 2
+    assert {entry.state for entry in still_lost.entries.values()} == {State.UNKNOWN}
+    assert bought.outcomes == {"generated": 2}
+    assert emulator.stats.posts_received == 2
+    assert_bytes_are_the_vendors(bought, buyer.storage)
+
+
+def test_an_account_that_cannot_pay_stops_the_purchase(
+    buyer: Buyer, start_emulator: StartEmulator
+) -> None:
+    """A FAILURE for want of credits parks no request: the run stops, and a later one buys all."""
+    no_credits = Fault(kind=FaultKind.JOB_FAILURE, message="insufficient credits")
+    vendor = start_emulator(answer_at_once=True, faults=(no_credits,))
+    buyer = dataclasses.replace(buyer, base_url=vendor.url)
+    prompts = prompts_of(numbered_rows(30))
+
+    refused = buyer.buy(prompts)
+    sent = vendor.stats.posts_received
+    vendor.set_faults()
+    bought = buyer.buy(prompts)
+
+    assert isinstance(refused.report.stopper, CreditsExhausted)
+    assert sent <= QUICK.max_in_flight
+    assert refused.outcomes == {"pending": 30}
+    assert bought.outcomes == {"generated": 30}
 
 
 def test_no_index_is_guessed_where_links_are_missing(

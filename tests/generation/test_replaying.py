@@ -220,6 +220,17 @@ def test_pictures_are_compared_by_bytes_pixels_and_eye(buyer: Buyer) -> None:
     assert compare_pictures(picture, cases[Likeness.DRIFTED][2]).mean_difference is None
 
 
+def test_grey_pictures_of_16_bits_are_compared_by_their_shades() -> None:
+    """Shades that only 16 bits can hold count: cut off at 255 any two pictures would be white."""
+    ramp = Image.linear_gradient("L")
+    fine, turned = (
+        image.convert("I;16").point(lambda value: value * 200 + 1000)
+        for image in (ramp, ramp.transpose(Image.Transpose.FLIP_TOP_BOTTOM))
+    )
+
+    assert compare_pictures(encoded(fine), encoded(turned)).likeness is Likeness.DRIFTED
+
+
 def test_the_difference_hash_sees_structure_only() -> None:
     """A flat picture hashes to 0, falling brightness to 64 ones, whatever the sizes."""
     assert difference_hash(Image.new("RGB", (200, 100), "grey")) == 0

@@ -69,6 +69,22 @@ def test_a_black_picture_scores_as_safe(classifier: OpenNsfw) -> None:
     assert classifier.score([black.getvalue()])[0] < 0.4
 
 
+def test_grey_of_16_bits_scores_as_grey_of_8_bits(classifier: OpenNsfw) -> None:
+    """The classifier sees the picture, and not the white that cut-off values would look like."""
+    with Image.open(io.BytesIO(picture(3))) as opened:
+        grey = opened.convert("L")
+    coarse, fine = io.BytesIO(), io.BytesIO()
+    grey.save(coarse, "PNG")
+    grey.convert("I;16").point(lambda value: value * 257).save(fine, "PNG")
+    white = io.BytesIO()
+    Image.new("L", grey.size, 255).save(white, "PNG")
+
+    eight, sixteen, cut_off = classifier.score([x.getvalue() for x in (coarse, fine, white)])
+
+    assert sixteen == pytest.approx(eight, abs=1e-3)
+    assert cut_off != pytest.approx(eight, abs=1e-3)
+
+
 @pytest.mark.slow
 def test_pictures_are_scored_about_as_fast_as_the_model_is(
     classifier: OpenNsfw, tmp_path: Path
