@@ -2,8 +2,7 @@
 
 import os
 
-from imagepipeline_dagster.defs import ImageDataset, build_definitions
-from imagepipeline_dagster.environment import resources_from_environment
+from imagepipeline_dagster import ImageDataset, build_definitions, resources_from_environment
 
 dataset = ImageDataset()
 resources = resources_from_environment(os.environ)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
+from imagepipeline_dagster.generation.budget import Budget
 from imagepipeline_dagster.generation.prompts import GenerationDefaults
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.resources import DEFAULT_BASE_URL
@@ -82,6 +83,13 @@ class ImageDatasetComponent(dg.Component, dg.Model, dg.Resolvable):
         default_factory=dict, description="The moderation policy, as ModerationPolicy takes it."
     )
     samples_per_call: int = 1
+    price_per_image: float | None = Field(default=None, description="Money for one image.")
+    budget: Mapping[str, Any] | None = Field(
+        default=None, description="The most that may be spent, as {money: 50, period: day}."
+    )
+    max_failure_ratio: float = Field(
+        default=0.5, description="A purchase stops once more of its samples than this have failed."
+    )
     on_removed: str = "remove"
     api_key: _Key = Field(default=None, description="Unset: the emulator serves the API.")
     base_url: str = DEFAULT_BASE_URL
@@ -105,6 +113,9 @@ class ImageDatasetComponent(dg.Component, dg.Model, dg.Resolvable):
             defaults=GenerationDefaults(**self.defaults),
             moderation=ModerationPolicy(**self.moderation),
             samples_per_call=self.samples_per_call,
+            price_per_image=self.price_per_image,
+            budget=Budget(**self.budget) if self.budget else None,
+            max_failure_ratio=self.max_failure_ratio,
             on_removed=self.on_removed,
         )
         resources = resources_for(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import dagster as dg
 
@@ -16,6 +17,7 @@ from imagepipeline_dagster.resources import (
     StorageResource,
     TablesResource,
 )
+from imagepipeline_dagster.storage import open_storage
 
 __all__ = [
     "API_KEY",
@@ -86,18 +88,23 @@ def resources_for(
     created there with samples.
 
     Raises:
-        EnvironmentInvalid: the storage is a bucket, and a database's URL is missing.
+        EnvironmentInvalid: the storage is neither a folder nor a bucket; or it is a bucket, and a
+            database's URL is missing; or the base URL is none.
     """
+    _check_storage(storage_uri)
     storage = StorageResource(uri=storage_uri)
+    tables = tables_url or _file_url(storage_uri, "tables.db", TABLES_URL)
+    ledger = ledger_url or _file_url(storage_uri, "ledger.db", LEDGER_URL)
+    _check_base_url(base_url)
     return {
         "imagepipeline": ImagePipelineResource(
             api_key=api_key, base_url=base_url, max_in_flight=max_in_flight
         ),
         "tables": TablesResource(
-            url=tables_url or _file_url(storage_uri, "tables.db", TABLES_URL),
+            url=tables,
             create_samples=tables_url is None,
         ),
-        "ledger": LedgerResource(url=ledger_url or _file_url(storage_uri, "ledger.db", LEDGER_URL)),
+        "ledger": LedgerResource(url=ledger),
         "storage": storage,
         "io_manager": ParquetIOManager(storage=storage),
     }
@@ -110,6 +117,26 @@ def _file_url(storage_uri: str, file: str, variable: str) -> str:
             "set it to a database, such as postgresql://user:password@host/database"
         )
     return f"sqlite:///{Path(storage_uri.removeprefix('file://')) / file}"
+
+
+def _check_storage(storage_uri: str) -> None:
+    # Now, and not in the first run; a bucket is left to it, as its libraries take long to load.
+    if not storage_uri.startswith("s3://"):
+        try:
+            open_storage(storage_uri)
+        except ValueError as error:
+            raise EnvironmentInvalid(f"{STORAGE}: {error}") from error
+
+
+def _check_base_url(value: str) -> None:
+    try:
+        parts = urlsplit(value.strip())
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise EnvironmentInvalid(
+            f"{BASE_URL}: is not an http:// or https:// URL such as {DEFAULT_BASE_URL}"
+        )
 
 
 def _whole_number(value: str) -> int:

@@ -35,3 +35,26 @@ def test_the_benchmark_runs_and_writes_its_figures(tmp_path: Path) -> None:
     assert {verdict["what"]: verdict["met"] for verdict in told["verdicts"]}[
         "second run: requests to the API"
     ]
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_moderation_runs_and_writes_its_figures(tmp_path: Path) -> None:
+    """A small run compares the classifier with the bare model, and replays without asking it."""
+    figures = tmp_path / "figures.json"
+    ran = subprocess.run(  # noqa: S603 - this very interpreter
+        [
+            *(sys.executable, "-m", "benchmarks.moderation"),
+            *("--pictures", "4", "--rows", "200", "--json", str(figures)),
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "promised and measured" in ran.stdout
+    lines = {line["what"]: line for line in json.loads(figures.read_text())["lines"]}
+    assert len(lines) == 6
+    assert lines["ours, a second pass"]["measured"] == 0
+    assert all(line["measured"] > 0 for what, line in lines.items() if "second pass" not in what)

@@ -135,6 +135,20 @@ def test_a_key_in_the_yaml_is_refused(tmp_path: Path) -> None:
     assert 'write api_key: "{{ env.IMAGEPIPELINE_API_KEY }}"' in why
 
 
+def test_a_budget_comes_from_yaml(tmp_path: Path) -> None:
+    """A price and a budget written in YAML are the dataset's, and wrong ones are refused."""
+    with _built(
+        price_per_image=0.02, budget={"money": 50, "period": "day"}, storage=str(tmp_path)
+    ) as definitions:
+        assert definitions.sensors
+    with (
+        pytest.raises(ComponentTreeException) as raised,
+        _built(budget={"money": 50, "period": "day"}, storage=str(tmp_path)),
+    ):
+        pass
+    assert "needs price_per_image" in str(raised.value.__cause__)
+
+
 def test_a_key_that_is_not_set_means_the_emulator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,19 @@ def test_a_wrong_number_is_named(value: str) -> None:
         resources_from_environment({"IMAGEPIPELINE_MAX_IN_FLIGHT": value})
 
 
+@pytest.mark.parametrize("value", ["api.imagepipeline.io", "ftp://host", "https://", "http://["])
+def test_a_base_url_that_is_none_is_refused_at_once(value: str) -> None:
+    """What is no http URL is refused when the location loads, not by the first purchase."""
+    with pytest.raises(EnvironmentInvalid, match="BASE_URL: is not an http:// or https:// URL"):
+        resources_from_environment({"IMAGEPIPELINE_BASE_URL": value})
+
+
+def test_a_storage_of_another_kind_is_refused_at_once() -> None:
+    """Another bucket's scheme is refused when the location loads, and makes no folder."""
+    with pytest.raises(EnvironmentInvalid, match=r"STORAGE: .* nor s3://bucket.* starts with gs:"):
+        resources_from_environment({"IMAGEPIPELINE_STORAGE": "gs://bucket/prefix"})
+
+
 @pytest.mark.parametrize(
     ("given", "missing"),
     [

@@ -70,7 +70,11 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
                 "spent": dg.MetadataValue.md(
                     markdown_table(
                         ["period", "images", "money"],
-                        [(p, s.images, f"{s.money:,.2f}") for p, s in spent.items()],
+                        # What was bought without a price says nothing about money.
+                        [
+                            (p, s.images, "" if cost is None else f"{s.money:,.2f}")
+                            for p, s in spent.items()
+                        ],
                     )
                 ),
                 "plan": dg.MetadataValue.md(

@@ -39,9 +39,9 @@ def table_metadata(
 ) -> dict[str, Any]:
     """Return the metadata that every stage's table has; `started` is of the monotonic clock."""
     return {
-        "seconds": seconds_since(started),
         "dagster/row_count": row_count,
         "dagster/column_schema": column_schema(arrow_schema(row_type)),
+        "seconds": seconds_since(started),
     }
 
 

@@ -77,12 +77,17 @@ def build_moderation_checks(dataset: ImageDataset) -> list[Any]:
     ) -> dg.AssetCheckResult:
         images = rows_of(moderated_images, ModeratedImage)
         compared, found = disagreements(images, dataset.moderation.rules_for(images[0].prompt_set))
+        told = (
+            f"the classifier doubts {len(found)} of {len(compared)} pictures that the API let pass"
+        )
+        if not compared:
+            told = "the classifier looked at no picture that the API let pass: nothing to compare"
         rows = [[i.prompt_id, i.call_index, i.nsfw_score, i.image_sha256] for i in found]
         headers = ["prompt_id", "call", "score", "image_sha256"]
         return dg.AssetCheckResult(
             passed=not found,
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"{len(found)} of {len(compared)} pictures that both looked at",
+            description=told,
             metadata={
                 "compared": len(compared),
                 **found_table("disagreements", headers, rows[:_ROWS_SHOWN]),

@@ -37,14 +37,13 @@ def moderation_metadata(moderation: Moderation, storage: Storage) -> dict[str, A
         "quarantined": counts.quarantined,
         "overridden": sum(image.overridden_by is not None for image in images),
         "duplicates": sum(image.duplicate_of is not None for image in images),
-        "classified": len(scores),
-        "classified_now": moderation.classified,
-        "policy": dg.MetadataValue.json(rules.model_dump()),
         "reasons": dg.MetadataValue.md(
             markdown_table(["reason", "samples"], list(counts.by_reason.items()))
         ),
         "outcomes": _picture(bar_chart(by_reason), "samples by verdict and reason"),
     }
+    if scores or rules.classifies:
+        metadata |= {"classified": len(scores), "classified_now": moderation.classified}
     if scores:
         marks = [rules.quarantine_score, rules.reject_score]
         metadata["scores"] = _picture(histogram(scores, marks=marks), "the classifier's scores")
@@ -55,7 +54,8 @@ def moderation_metadata(moderation: Moderation, storage: Storage) -> dict[str, A
             metadata[name] = contact_sheet_of(
                 shown, storage, marks_of, byte_budget=_SHEET_BYTES[verdict]
             )
-    return metadata
+    # Last, as it is long and mostly the same.
+    return metadata | {"policy": dg.MetadataValue.json(rules.model_dump())}
 
 
 def _picture(webp: bytes, alt: str) -> dg.MarkdownMetadataValue:

@@ -28,7 +28,7 @@ class _Setting(NamedTuple):
 _SETTINGS: dict[_Setting, str] = {
     _Setting(lands.sea, "ocean"): """
         sea ocean beach lake river harbour harbor coast island wave waves boat rowboat sailboat ship
-        yacht surf lighthouse underwater fjord""",
+        yacht ferry trawler tugboat pier quay surf lighthouse underwater fjord""",
     _Setting(lands.city, "sunset"): """
         city street skyline tokyo urban downtown buildings cyberpunk rooftop paris london york taxi
         architecture""",

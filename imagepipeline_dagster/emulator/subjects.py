@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import cos, pi, sin
 
 from imagepipeline_dagster.emulator.brush import Brush
@@ -231,14 +232,16 @@ _Drawer = Callable[[Brush], None]
 _SUBJECTS: dict[str, _Drawer] = {
     word: drawer
     for drawer, words in {
-        _boat: "boat rowboat sailboat ship yacht sailing fishing",
+        _boat: "boat rowboat sailboat ship yacht sailing fishing ferry trawler tugboat",
         _house: "house cabin cottage barn farmhouse hut home",
         _tree: "tree oak maple bonsai blossom",
         _flower: "flower flowers rose tulip tulips bouquet sunflower sunflowers orchid poppies",
         _bottle: "bottle perfume wine cosmetic serum vase shampoo jar",
         _cup: "cup coffee mug tea espresso latte cappuccino teapot",
         _bowl: "bowl ramen soup salad noodles food breakfast pasta curry dish",
-        _person: "woman man person girl boy portrait face astronaut samurai model child queen king",
+        _person: """
+            woman man person girl boy portrait face astronaut samurai model child queen king baker
+            potter cellist student fisherman gardener astronomer dancer chef nurse teacher""",
         _cat: "cat kitten fox wolf lynx",
         _dog: "dog puppy retriever bear corgi labrador",
         _car: "car automobile taxi truck convertible porsche van",
@@ -257,5 +260,9 @@ INDOORS = frozenset({_bottle, _cup, _bowl, _shoe, _chair})
 
 
 def subject_of(words: Sequence[str]) -> _Drawer | None:
-    """Return what draws the first thing that a text names."""
-    return next((_SUBJECTS[word] for word in words if word in _SUBJECTS), None)
+    """Return what draws the first thing that a text names: of a car ferry the ferry."""
+    for word, after in pairwise([*words, ""]):
+        if word in _SUBJECTS:
+            compound = _SUBJECTS.get(after, _person)
+            return _SUBJECTS[word] if compound is _person else compound
+    return None

@@ -50,6 +50,26 @@ class GenerationDefaults:
     scheduler: str | None = None
     safety_checker: bool = True
 
+    def __post_init__(self) -> None:
+        """Refuse what would have every row refused that leaves a column empty.
+
+        Raises:
+            ValueError: names each default, its value and what is permitted.
+        """
+        values = {name: getattr(self, name) for name in _DEFAULTED if name not in _NO_PARAMETER}
+        # Prompt and links are the rows' own.
+        values |= {"prompt": "a", **dict.fromkeys(_LINKS.get(self.task, ()), "https://host/a.png")}
+        problems = [*_samples(self.samples)[1], *_request_problems(self.task, values)]
+        if problems:
+            raise ValueError(f"defaults: {'; '.join(problems)}")
+
+
+_NO_PARAMETER = frozenset({"task", "samples"})
+_LINKS: Mapping[str, tuple[str, ...]] = {
+    Task.IMAGE2IMAGE: ("init_image",),
+    Task.INPAINTING: ("init_image", "mask_image"),
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 __all__ = ["ModerationPolicy", "Rules"]
 
@@ -86,7 +86,13 @@ class ModerationPolicy(Rules):
     @model_validator(mode="after")
     def _patterns_can_be_meant(self) -> Self:
         for pattern in self.for_sets:
-            self._with(self.for_sets[pattern])
+            try:
+                self._with(self.for_sets[pattern])
+            except ValidationError as error:
+                problems = (
+                    ": ".join([*map(str, found["loc"]), found["msg"]]) for found in error.errors()
+                )
+                raise ValueError(f"for_sets[{pattern!r}]: {'; '.join(problems)}") from error
         return self
 
     def rules_for(self, prompt_set: str) -> Rules:

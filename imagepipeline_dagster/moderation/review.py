@@ -54,7 +54,8 @@ article.rejected { border-color: #b3261e; } article.quarantined { border-color: 
 .flagged:has(:focus-visible) { outline: 3px solid #6aa4ff; }
 .none { display: block; padding: 60px 8px; background: #e3e6eb; }
 .text { min-width: 0; overflow-wrap: anywhere; }
-h2 { font-size: 16px; margin: 0 0 4px; } p { margin: 0 0 6px; white-space: pre-wrap; }
+h2 { font-size: 16px; margin: 0 0 4px; } p { margin: 0 0 6px; }
+article p { white-space: pre-wrap; }
 code { display: block; margin: 2px 0 8px; padding: 5px 8px; background: #f0f1f4; user-select: all;
   white-space: pre-wrap; }
 """
@@ -187,7 +188,9 @@ def _decisions(image: ModeratedImage, reviewer: str, table: str | None) -> str:
         shown.append(
             f"<code>{_shown(shlex.join(command))}</code><code>{_shown(row.getvalue())}</code>"
         )
-    return f"<details><summary>Decide</summary>{''.join(shown)}</details>"
+    # A thumbnail may be too small to decide by.
+    whole = f"<p>The whole picture:</p><code>{_shown(image.uri)}</code>" if image.uri else ""
+    return f"<details><summary>Decide</summary>{whole}{''.join(shown)}</details>"
 
 
 def _shown(text: str) -> str:

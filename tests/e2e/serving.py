@@ -56,6 +56,19 @@ query Materializations($asset: String!, $partition: String!) {
   }
 }
 """
+_REPOSITORIES = """
+{ repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }
+"""
+_LAUNCH = """
+mutation Launch($parameters: ExecutionParams!) {
+  launchRun(executionParams: $parameters) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+  }
+}
+"""
+_STATUS = "query Status($run: ID!) { runOrError(runId: $run) { ... on Run { status } } }"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +91,13 @@ class ServedPipeline:
     Attributes:
         url: of the UI.
         tables: the SQLite file with the prompts and embeddings tables.
+        releases: the folder of the dataset's releases.
     """
 
     def __init__(self, client: httpx.Client, *, storage: Path) -> None:
         self.url = str(client.base_url).rstrip("/")
         self.tables = storage / "tables.db"
+        self.releases = storage / "releases"
         self._client = client
 
     def ask(self, query: str, variables: Mapping[str, object] | None = None) -> dict[str, Any]:
@@ -106,6 +121,24 @@ class ServedPipeline:
             Run(run_id=run["runId"], status=run["status"], sensor=tag.get("dagster/sensor_name"))
             for run, tag in zip(found, tags, strict=True)
         ]
+
+    def launch(self, job: str) -> str:
+        """Launch a job without partitions, as the UI does; return the run's id."""
+        (code,) = self.ask(_REPOSITORIES)["repositoriesOrError"]["nodes"]
+        selector = {
+            "repositoryName": code["name"],
+            "repositoryLocationName": code["location"]["name"],
+            "jobName": job,
+        }
+        launched = self.ask(_LAUNCH, {"parameters": {"selector": selector}})["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        run_id: str = launched["run"]["runId"]
+        return run_id
+
+    def status(self, run_id: str) -> str:
+        """Return a run's status, such as SUCCESS."""
+        status: str = self.ask(_STATUS, {"run": run_id})["runOrError"]["status"]
+        return status
 
     def figures(self, asset: str, *, prompt_set: str, run_id: str) -> dict[str, int]:
         """Return the whole numbers in the metadata of what a run materialized."""

@@ -5,23 +5,44 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.e2e.serving import Run, ServedPipeline, until
 
 _PATIENCE = 240.0  # seconds, for a busy machine that starts a process for each run
+_SETS = ("harbour_at_night", "portraits", "spring_catalogue")
+_ENDED = ("SUCCESS", "FAILURE", "CANCELED")
+
+
+def _released(pipeline: ServedPipeline) -> list[dict[str, object]]:
+    """Return the rows of the prompt that is decided about, in a release made now."""
+    run_id = pipeline.launch("release_image_dataset")
+    until(lambda: pipeline.status(run_id) in _ENDED, what="the release", seconds=_PATIENCE)
+    assert pipeline.status(run_id) == "SUCCESS"
+    newest = max(pipeline.releases.glob("v*"))
+    columns = ["prompt_set", "prompt_id", "verdict", "moderation_reason"]
+    columns += ["overridden_by", "override_reason"]
+    rows = pq.read_table(newest / "data", columns=columns).to_pylist()
+    return [row for row in rows if (row["prompt_set"], row["prompt_id"]) == ("portraits", "potter")]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_decision_by_sql_is_applied_by_the_daemon(pipeline: ServedPipeline) -> None:
-    """An override inserted while the daemon runs leads to a run that moderates its set anew."""
+    """An override inserted while the daemon runs is in the next release, with who and why."""
 
     def finished() -> list[Run]:
         runs = pipeline.runs("portraits")
         return runs if all(run.finished for run in runs) else []
 
-    before = until(finished, what="the first run of portraits", seconds=_PATIENCE)
+    def all_built() -> bool:
+        runs = [pipeline.runs(prompt_set) for prompt_set in _SETS]
+        return all(each and all(run.finished for run in each) for each in runs)
+
+    until(all_built, what="the first runs", seconds=_PATIENCE)
+    before = finished()
+    assert _released(pipeline) == []
     with closing(sqlite3.connect(pipeline.tables, timeout=30)) as tables, tables:
         tables.execute(
             "INSERT INTO moderation_overrides (prompt_set, prompt_id, decision, reviewer, reason)"
@@ -37,3 +58,13 @@ def test_a_decision_by_sql_is_applied_by_the_daemon(pipeline: ServedPipeline) ->
     assert run.status == "SUCCESS"
     figures = pipeline.figures("moderated_images", prompt_set="portraits", run_id=run.run_id)
     assert (figures["kept"], figures["quarantined"], figures["overridden"]) == (12, 0, 1)
+    assert _released(pipeline) == [
+        {
+            "prompt_set": "portraits",
+            "prompt_id": "potter",
+            "verdict": "kept",
+            "moderation_reason": "override:unchecked",
+            "overridden_by": "ana",
+            "override_reason": "hands and clay",
+        }
+    ]

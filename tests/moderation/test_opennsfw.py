@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import time
 from pathlib import Path
 
 import pytest
@@ -86,14 +85,12 @@ def test_grey_of_16_bits_scores_as_grey_of_8_bits(classifier: OpenNsfw) -> None:
 
 
 @pytest.mark.slow
-def test_pictures_are_scored_about_as_fast_as_the_model_is(
-    classifier: OpenNsfw, tmp_path: Path
-) -> None:
-    """Reading, decoding and storing cost little beside the model; a second pass asks it nothing."""
+def test_a_second_pass_asks_the_model_nothing(classifier: OpenNsfw, tmp_path: Path) -> None:
+    """The model's own scores are stored under its weights' SHA-256 and found there again."""
     storage = LocalFolder(tmp_path / "storage")
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
     images = []
-    for number in range(48):
+    for number in range(20):
         data = picture(number, side=768, format="JPEG")
         sha256 = hashlib.sha256(data).hexdigest()
         storage.write_once(image_path(sha256, "JPEG"), data)
@@ -110,23 +107,9 @@ def test_pictures_are_scored_about_as_fast_as_the_model_is(
                 bytes=len(data),
             )
         )
-    model = NSFWClassifier(providers=["CPUExecutionProvider"])
-    small = [Image.new("RGB", (256, 256), (number, 9, 9)) for number in range(16)]
-    model.classify_batch(small, max_workers=2)
-    classifier.score([picture(0)])
-    started = time.monotonic()
-    for _ in range(3):
-        model.classify_batch(small, max_workers=2)
-    ideal = time.monotonic() - started
-
-    started = time.monotonic()
     first = scores_of(images, classifier, ledger=ledger, storage=storage)
-    took = time.monotonic() - started
     second = scores_of(images, classifier, ledger=ledger, storage=storage)
     ledger.close()
 
-    assert (first.computed, second.computed) == (48, 0)
+    assert (first.computed, second.computed) == (20, 0)
     assert second.scores == first.scores
-    # A ratio, since a busy machine slows both: the model alone does 30 a second on two cores.
-    told = f"{len(images) / took:.1f} images/s, the model alone {len(images) / ideal:.1f}"
-    assert took < 4 * ideal, told

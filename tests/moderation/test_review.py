@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import html
 import re
 import shlex
@@ -118,6 +119,12 @@ def test_each_decision_has_its_command_and_row(storage: LocalFolder) -> None:
         ["a" * 64, "", "", word, "Ana O'Neil", "WHY"] for word in ("reject", "quarantine")
     ]
     assert ",".join(OVERRIDE_COLUMNS) in codes
+
+
+def test_the_whole_picture_is_named(storage: LocalFolder) -> None:
+    """Beside a decision stands where the picture lies, as text."""
+    page = review_sheet([dataclasses.replace(ROWS[0], uri="s3://b/<x>.png")], storage, title="s")
+    assert "<code>s3://b/&lt;x&gt;.png</code>" in page
 
 
 def test_what_needs_a_person_comes_first(storage: LocalFolder) -> None:
