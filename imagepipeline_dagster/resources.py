@@ -64,7 +64,6 @@ def _close_watched_tables() -> None:
         tables.close()
 
 
-
 @dataclass(frozen=True, slots=True)
 class Generation:
     """What a direct call of the resource gave: the finished job, and its pictures' bytes."""

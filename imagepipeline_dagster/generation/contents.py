@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 
@@ -59,7 +59,9 @@ class SetContents:
     def differing(self, summaries: Iterable[SetSummary]) -> list[SetSummary]:
         """Return those of all sets whose number of rows or newest time is not the one kept."""
         known = self._summaries()
-        return [each for each in summaries if known.get(each.prompt_set) != (each.rows, each.newest)]
+        return [
+            each for each in summaries if known.get(each.prompt_set) != (each.rows, each.newest)
+        ]
 
     def unknown(self, prompt_sets: Collection[str]) -> list[str]:
         """Return those of the sets that nothing is kept of."""
@@ -149,9 +151,7 @@ class SetContents:
         known: Mapping[str, _Content],
         embeddings: Mapping[str, EmbeddingRow],
     ) -> None:
-        found = fingerprint_sets(
-            tables, [each.prompt_set for each in sets], embeddings=embeddings
-        )
+        found = fingerprint_sets(tables, [each.prompt_set for each in sets], embeddings=embeddings)
         now = dt.datetime.now(dt.UTC)
         contents = []
         for each in sets:
@@ -230,7 +230,7 @@ def _save(connection: Connection, dataset: str, contents: Sequence[_Content]) ->
     if not contents:
         return
     names = _Content.__slots__
-    places = {name: bindparam(f"its_{name}") for name in names}
+    places: dict[str, Any] = {name: bindparam(f"its_{name}") for name in names}
     connection.execute(
         upsert(
             connection,

@@ -196,9 +196,7 @@ class PromptSetStates:
             )
             connection.execute(
                 update(set_contents)
-                .where(
-                    _desired.dataset == self._dataset, _desired.prompt_set == desired.prompt_set
-                )
+                .where(_desired.dataset == self._dataset, _desired.prompt_set == desired.prompt_set)
                 .values(asked_in=tick)
             )
         return attempt

@@ -4,8 +4,8 @@
    suspect; where it went back, everything is.
 2. At an interval the number of rows and the newest `updated_at` of each set: deletions, and rows
    that were committed late with an older time.
-3. At a longer interval the rows of every set, in slices that leave a tick time: what changed without
-   a new `updated_at`. A small table, and one without times, is verified at each tick.
+3. At a longer interval the rows of every set, in slices that leave a tick time: what changed
+   without a new `updated_at`. A small table, and one without times, is verified at each tick.
 
 Suspect sets are compared by their checksums, and read only where these differ. A `Watch` is what
 one tick leaves to the next. It only moves on with what was looked at to the end.
@@ -27,7 +27,6 @@ from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.summaries import (
     SetSummary,
     is_later,
-    newest_time,
     sets_since,
     summarise_sets,
 )

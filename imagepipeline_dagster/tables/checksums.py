@@ -33,9 +33,7 @@ def checksums_among(tables: SourceTables, prompt_sets: Collection[str]) -> dict[
         return _checksums(tables, connection, tables.among(connection, prompt_sets))
 
 
-def checksums_between(
-    tables: SourceTables, first: SetSummary, last: SetSummary
-) -> dict[str, str]:
+def checksums_between(tables: SourceTables, first: SetSummary, last: SetSummary) -> dict[str, str]:
     """Return the checksums of all sets from one to another, in the database's own order."""
     with tables.connected() as connection:
         column = tables.prompts_table(connection).prompt_set
@@ -82,8 +80,8 @@ def _summed_here(
     query = sa.select(*columns).select_from(table.clause()).where(wanted)
     with connection.execute(query) as result:
         # From the driver itself: SQLAlchemy's rows would add a fifth. SQLite's cursor streams.
-        cursor = result.cursor
-        while cursor is not None and (rows := cursor.fetchmany(_CHUNK)):
+        cursor: Any = result.cursor
+        while rows := cursor.fetchmany(_CHUNK):
             for row in rows:
                 yield row[0], _row_number(row)
 

@@ -76,9 +76,7 @@ def fingerprint_embeddings(embeddings: Mapping[str, EmbeddingRow]) -> str:
     return rows.fingerprint()
 
 
-def fingerprint_used(
-    embedding_ids: Iterable[str], embeddings: Mapping[str, EmbeddingRow]
-) -> str:
+def fingerprint_used(embedding_ids: Iterable[str], embeddings: Mapping[str, EmbeddingRow]) -> str:
     """Return the fingerprint of those embeddings that a set's rows name: 32 hex digits.
 
     An id that the embeddings table does not know is content of the row alone.

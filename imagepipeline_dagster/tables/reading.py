@@ -96,8 +96,8 @@ class SourceTables:
         """Yield the rows of these sets, or of all, in no order, 2,000 in memory at a time."""
         with self.connected() as connection:
             if prompt_sets is None:
-                wanted = self.prompts_table(connection).column("prompt_set").is_not(None)
-                yield from self._rows(connection, PromptRow, wanted)
+                assigned = self.prompts_table(connection).column("prompt_set").is_not(None)
+                yield from self._rows(connection, PromptRow, assigned)
                 return
             wanted = self.among(connection, prompt_sets)
             # Compared here too, because some collations ignore case.
@@ -150,9 +150,7 @@ class SourceTables:
             return column.in_(prompt_sets)
         # A number, a uuid or an enum: compared as the database has it, not as text.
         names = frozenset(prompt_sets)
-        return column.in_(
-            [raw for raw in self._set_values(connection) if read_text(raw) in names]
-        )
+        return column.in_([raw for raw in self._set_values(connection) if read_text(raw) in names])
 
     def _table(
         self, connection: sa.Connection, row_type: type[PromptRow | EmbeddingRow]

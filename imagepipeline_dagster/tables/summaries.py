@@ -76,9 +76,8 @@ def summarise_sets(
     with tables.connected() as connection:
         table = tables.prompts_table(connection)
         column = table.column("prompt_set")
-        if prompt_sets is None:
-            wanted = column.is_not(None)
-        else:
+        wanted: sa.ColumnElement[bool] = column.is_not(None)
+        if prompt_sets is not None:
             wanted = tables.among(connection, prompt_sets)
         newest = table.column("updated_at") if "updated_at" in table.types else sa.null()
         query = (
