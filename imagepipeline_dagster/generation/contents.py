@@ -129,6 +129,8 @@ class SetContents:
                     versions[ids] = fingerprint_used(ids, embeddings)
                 if versions[ids] != before:
                     changed.append((name, prompts, versions[ids]))
+        if not changed:
+            return
         now = dt.datetime.now(dt.UTC)
         with self._ledger.engine.begin() as connection:
             for name, prompts, version in changed:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from sqlalchemy import ColumnElement, and_, delete, func, not_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, not_, or_, select, update
 
 from imagepipeline_dagster.generation.ledger import Ledger, upsert
 from imagepipeline_dagster.generation.ledger_schema import prompt_sets, set_contents
@@ -84,18 +84,18 @@ class AskedRun:
     asked_at: dt.datetime
 
 
-_desired, _state = set_contents.c, prompt_sets.c
+_DESIRED, _STATE = set_contents.c, prompt_sets.c
 _WITH_STATE = set_contents.outerjoin(
     prompt_sets,
-    and_(_desired.dataset == _state.dataset, _desired.prompt_set == _state.prompt_set),
+    and_(_DESIRED.dataset == _STATE.dataset, _DESIRED.prompt_set == _STATE.prompt_set),
 )
-_AS_DESIRED = (_desired.prompt_set, _desired.rows, _desired.prompts, _desired.embeddings)
-_NOT_BUILT = _state.built_content.is_distinct_from(_desired.content)
+_AS_DESIRED = (_DESIRED.prompt_set, _DESIRED.rows, _DESIRED.prompts, _DESIRED.embeddings)
+_NOT_BUILT = _STATE.built_content.is_distinct_from(_DESIRED.content)
 _ASKED_AS_DESIRED = and_(
-    _state.requested_prompts == _desired.prompts, _state.requested_embeddings == _desired.embeddings
+    _STATE.requested_prompts == _DESIRED.prompts, _STATE.requested_embeddings == _DESIRED.embeddings
 )
 # A set that was never asked for nor made waits for its rows, whatever its embeddings say.
-_KNOWN = or_(_state.attempt > 0, _state.built_content.is_not(None))
+_KNOWN = or_(_STATE.attempt > 0, _STATE.built_content.is_not(None))
 
 
 class PromptSetStates:
@@ -118,20 +118,20 @@ class PromptSetStates:
 
     def wanting_for_prompts(self) -> list[SetFingerprint]:
         """Return the sets whose rows changed since a run was last asked for, longest wait first."""
-        return self._wanting(_state.requested_prompts.is_distinct_from(_desired.prompts))
+        return self._wanting(_STATE.requested_prompts.is_distinct_from(_DESIRED.prompts))
 
     def wanting_for_embeddings(self) -> list[SetFingerprint]:
         """Return those whose embeddings changed since; a set that is new is not among them."""
         return self._wanting(
-            and_(_KNOWN, _state.requested_embeddings.is_distinct_from(_desired.embeddings))
+            and_(_KNOWN, _STATE.requested_embeddings.is_distinct_from(_DESIRED.embeddings))
         )
 
     def _wanting(self, changed: ColumnElement[bool]) -> list[SetFingerprint]:
         query = (
             select(*_AS_DESIRED)
             .select_from(_WITH_STATE)
-            .where(_desired.dataset == self._dataset, _NOT_BUILT, changed)
-            .order_by(_desired.changed_at, _desired.prompt_set)
+            .where(_DESIRED.dataset == self._dataset, _NOT_BUILT, changed)
+            .order_by(_DESIRED.changed_at, _DESIRED.prompt_set)
         )
         with self._ledger.reading() as connection:
             return [SetFingerprint(*row) for row in connection.execute(query)]
@@ -141,19 +141,19 @@ class PromptSetStates:
 
         Longest wait first. What a set says now may not be known yet: `retry_due` has the last word.
         """
-        last = func.coalesce(_state.requested_at, _state.built_at)
+        last = func.coalesce(_STATE.requested_at, _STATE.built_at)
         query = (
-            select(*(_state[name] for name in PromptSetState.__slots__))
+            select(*(_STATE[name] for name in PromptSetState.__slots__))
             .select_from(
                 prompt_sets.outerjoin(
                     set_contents,
                     and_(
-                        _desired.dataset == _state.dataset, _desired.prompt_set == _state.prompt_set
+                        _DESIRED.dataset == _STATE.dataset, _DESIRED.prompt_set == _STATE.prompt_set
                     ),
                 )
             )
-            .where(_state.dataset == self._dataset, or_(_NOT_BUILT, _state.pending > 0))
-            .order_by(last, _state.prompt_set)
+            .where(_STATE.dataset == self._dataset, or_(_NOT_BUILT, _STATE.pending > 0))
+            .order_by(last, _STATE.prompt_set)
         )
         with self._ledger.reading() as connection:
             states = [PromptSetState(**row) for row in connection.execute(query).mappings()]
@@ -167,38 +167,41 @@ class PromptSetStates:
         None where the same was asked for already, by another sensor or process; `again` asks all
         the same.
         """
+        with self._ledger.engine.begin() as connection:
+            return self._ask(connection, desired, tick=tick, again=again)
+
+    def _ask(
+        self, connection: Connection, desired: SetFingerprint, *, tick: str | None, again: bool
+    ) -> int | None:
         asked = (desired.prompts, desired.embeddings)
         mine = self._is(desired.prompt_set)
-        with self._ledger.engine.begin() as connection:
-            unknown = {
-                "dataset": self._dataset,
-                "prompt_set": desired.prompt_set,
-                "attempt": 0,
-                "retries": 0,
-                "pending": 0,
-            }
-            connection.execute(upsert(connection, prompt_sets, unknown, replace=()))
-            row = connection.execute(select(prompt_sets).where(mine).with_for_update()).one()
-            same = asked == (row.requested_prompts, row.requested_embeddings)
-            if same and not again:
-                return None
-            attempt: int = row.attempt + 1
-            connection.execute(
-                update(prompt_sets)
-                .where(mine)
-                .values(
-                    requested_prompts=desired.prompts,
-                    requested_embeddings=desired.embeddings,
-                    requested_at=dt.datetime.now(dt.UTC),
-                    attempt=attempt,
-                    retries=row.retries + 1 if same else 0,
-                )
+        unknown = {
+            "dataset": self._dataset,
+            "prompt_set": desired.prompt_set,
+            "attempt": 0,
+            "retries": 0,
+            "pending": 0,
+        }
+        connection.execute(upsert(connection, prompt_sets, unknown, replace=()))
+        row = connection.execute(select(prompt_sets).where(mine).with_for_update()).one()
+        same = asked == (row.requested_prompts, row.requested_embeddings)
+        if same and not again:
+            return None
+        attempt: int = row.attempt + 1
+        connection.execute(
+            update(prompt_sets)
+            .where(mine)
+            .values(
+                requested_prompts=desired.prompts,
+                requested_embeddings=desired.embeddings,
+                requested_at=dt.datetime.now(dt.UTC),
+                attempt=attempt,
+                retries=row.retries + 1 if same else 0,
             )
-            connection.execute(
-                update(set_contents)
-                .where(_desired.dataset == self._dataset, _desired.prompt_set == desired.prompt_set)
-                .values(asked_in=tick)
-            )
+        )
+        connection.execute(
+            update(set_contents).where(self._says(desired.prompt_set)).values(asked_in=tick)
+        )
         return attempt
 
     def ask_for(
@@ -209,15 +212,18 @@ class PromptSetStates:
         Where the tick is repeated, what it asked for the first time comes first.
         """
         room = at_most - len(self.asked_in(tick))
-        for each in islice(wanting, max(room, 0)):
-            self.ask(each, tick=tick)
+        # In the order of their names: two sensors that ask at once wait for each other.
+        chosen = sorted(islice(wanting, max(room, 0)), key=lambda each: each.prompt_set)
+        with self._ledger.engine.begin() as connection:
+            for each in chosen:
+                self._ask(connection, each, tick=tick, again=False)
         return self.asked_in(tick)
 
     def ask_again(
         self, overdue: Sequence[PromptSetState], *, now: dt.datetime, tick: str, at_most: int
     ) -> list[AskedRun]:
         """Ask for those of these sets that are due by what they say now; return the runs."""
-        desired = self._desired({state.prompt_set for state in overdue})
+        desired = self._known({state.prompt_set for state in overdue})
         due = (
             found
             for state in overdue
@@ -232,19 +238,19 @@ class PromptSetStates:
         """Return the runs that a tick asked for and that are wanted still, longest wait first."""
         query = (
             select(
-                _state.prompt_set,
-                _desired.content,
-                _state.attempt,
-                _state.requested_at,
+                _STATE.prompt_set,
+                _DESIRED.content,
+                _STATE.attempt,
+                _STATE.requested_at,
             )
             .select_from(_WITH_STATE)
             .where(
-                _desired.dataset == self._dataset,
-                _desired.asked_in == tick,
-                or_(_NOT_BUILT, _state.pending > 0),
+                _DESIRED.dataset == self._dataset,
+                _DESIRED.asked_in == tick,
+                or_(_NOT_BUILT, _STATE.pending > 0),
                 _ASKED_AS_DESIRED,
             )
-            .order_by(_desired.changed_at, _desired.prompt_set)
+            .order_by(_DESIRED.changed_at, _DESIRED.prompt_set)
         )
         with self._ledger.reading() as connection:
             return [
@@ -257,13 +263,13 @@ class PromptSetStates:
         query = (
             select(*_AS_DESIRED)
             .where(
-                _desired.dataset == self._dataset,
+                _DESIRED.dataset == self._dataset,
                 or_(
-                    _desired.reported.is_distinct_from(_desired.prompts),
-                    _desired.reported_in == tick,
+                    _DESIRED.reported.is_distinct_from(_DESIRED.prompts),
+                    _DESIRED.reported_in == tick,
                 ),
             )
-            .order_by(_desired.changed_at, _desired.prompt_set)
+            .order_by(_DESIRED.changed_at, _DESIRED.prompt_set)
         )
         with self._ledger.reading() as connection:
             return [SetFingerprint(*row) for row in connection.execute(query)]
@@ -274,9 +280,7 @@ class PromptSetStates:
             for each in reported:
                 connection.execute(
                     update(set_contents)
-                    .where(
-                        _desired.dataset == self._dataset, _desired.prompt_set == each.prompt_set
-                    )
+                    .where(self._says(each.prompt_set))
                     .values(reported=each.prompts, reported_in=tick)
                 )
 
@@ -305,12 +309,12 @@ class PromptSetStates:
         Otherwise a change that was taken back, and is made again, would look as if asked for.
         """
         stale = (
-            select(_state.prompt_set)
+            select(_STATE.prompt_set)
             .select_from(_WITH_STATE)
             .where(
-                _desired.dataset == self._dataset,
-                _state.built_content == _desired.content,
-                _state.requested_prompts.is_not(None),
+                _DESIRED.dataset == self._dataset,
+                _STATE.built_content == _DESIRED.content,
+                _STATE.requested_prompts.is_not(None),
                 not_(_ASKED_AS_DESIRED),
             )
         )
@@ -333,18 +337,21 @@ class PromptSetStates:
                 connection.execute(delete(prompt_sets).where(self._is(prompt_set)))
                 connection.execute(
                     update(set_contents)
-                    .where(_desired.dataset == self._dataset, _desired.prompt_set == prompt_set)
+                    .where(self._says(prompt_set))
                     .values(reported=None, reported_in=None, asked_in=None)
                 )
 
-    def _desired(self, names: Collection[str]) -> dict[str, SetFingerprint]:
-        query = select(*_AS_DESIRED).where(_desired.dataset == self._dataset)
+    def _known(self, names: Collection[str]) -> dict[str, SetFingerprint]:
+        query = select(*_AS_DESIRED).where(_DESIRED.dataset == self._dataset)
         with self._ledger.reading() as connection:
             return {
                 row.prompt_set: SetFingerprint(*row)
                 for row in connection.execute(query)
                 if row.prompt_set in names
             }
+
+    def _says(self, prompt_set: str) -> ColumnElement[bool]:
+        return and_(_DESIRED.dataset == self._dataset, _DESIRED.prompt_set == prompt_set)
 
     def _is(self, prompt_set: str) -> ColumnElement[bool]:
         return and_(prompt_sets.c.dataset == self._dataset, prompt_sets.c.prompt_set == prompt_set)
