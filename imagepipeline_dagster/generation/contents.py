@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, bindparam, delete, select, update
@@ -133,7 +134,7 @@ class SetContents:
             return
         now = dt.datetime.now(dt.UTC)
         with self._ledger.engine.begin() as connection:
-            for name, prompts, version in changed:
+            for name, prompts, version in sorted(changed):
                 connection.execute(
                     update(set_contents)
                     # Rows that were read anew meanwhile were read with their embeddings.
@@ -211,7 +212,7 @@ class SetContents:
                 statement,
                 [
                     {"its_name": each.prompt_set, "its_rows": each.rows, "its_newest": each.newest}
-                    for each in sets
+                    for each in _by_name(sets)
                 ],
             )
 
@@ -240,8 +241,13 @@ def _save(connection: Connection, dataset: str, contents: Sequence[_Content]) ->
             {"dataset": dataset, **places},
             replace=[name for name in names if name != "prompt_set"],
         ),
-        [{f"its_{name}": getattr(each, name) for name in names} for each in contents],
+        [{f"its_{name}": getattr(each, name) for name in names} for each in _by_name(contents)],
     )
+
+
+def _by_name(items: Iterable[T]) -> list[T]:
+    # Sorted, so that two who save the same sets at once wait for each other and never both.
+    return sorted(items, key=attrgetter("prompt_set"))
 
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -14,6 +14,7 @@ import datetime as dt
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, not_, or_, select, update
 
@@ -96,6 +97,10 @@ _ASKED_AS_DESIRED = and_(
 )
 # A set that was never asked for nor made waits for its rows, whatever its embeddings say.
 _KNOWN = or_(_STATE.attempt > 0, _STATE.built_content.is_not(None))
+
+
+# Rows are changed in this order, so that two sensors wait for each other and never both.
+_name = attrgetter("prompt_set")
 
 
 class PromptSetStates:
@@ -212,8 +217,7 @@ class PromptSetStates:
         Where the tick is repeated, what it asked for the first time comes first.
         """
         room = at_most - len(self.asked_in(tick))
-        # In the order of their names: two sensors that ask at once wait for each other.
-        chosen = sorted(islice(wanting, max(room, 0)), key=lambda each: each.prompt_set)
+        chosen = sorted(islice(wanting, max(room, 0)), key=_name)
         with self._ledger.engine.begin() as connection:
             for each in chosen:
                 self._ask(connection, each, tick=tick, again=False)
@@ -277,7 +281,7 @@ class PromptSetStates:
     def note_reported(self, reported: Iterable[SetFingerprint], *, tick: str) -> None:
         """Record that a tick tells Dagster what these sets' rows say."""
         with self._ledger.engine.begin() as connection:
-            for each in reported:
+            for each in sorted(reported, key=_name):
                 connection.execute(
                     update(set_contents)
                     .where(self._says(each.prompt_set))
@@ -323,7 +327,7 @@ class PromptSetStates:
         if not names:
             return
         with self._ledger.engine.begin() as connection:
-            for name in names:
+            for name in sorted(names):
                 connection.execute(
                     update(prompt_sets)
                     .where(self._is(name))
@@ -332,8 +336,11 @@ class PromptSetStates:
 
     def forget(self, vanished: Iterable[str]) -> None:
         """Drop the states of sets that left the tables: one that comes back is compared anew."""
+        names = sorted(vanished)
+        if not names:
+            return
         with self._ledger.engine.begin() as connection:
-            for prompt_set in vanished:
+            for prompt_set in names:
                 connection.execute(delete(prompt_sets).where(self._is(prompt_set)))
                 connection.execute(
                     update(set_contents)

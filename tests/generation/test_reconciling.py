@@ -13,8 +13,6 @@ from imagepipeline_dagster.generation.reconciling import (
     PromptSetStates,
     is_built,
     retry_due,
-    wants_run_for_embeddings,
-    wants_run_for_prompts,
 )
 from imagepipeline_dagster.tables.fingerprints import SetFingerprint
 
