@@ -1,6 +1,6 @@
 """A catalogue to watch: prompts tables of any size, made inside their database.
 
-    python -m benchmarks.catalogue URL [--rows 1000000] [--sets 10000]
+python -m benchmarks.catalogue URL [--rows 1000000] [--sets 10000]
 """
 
 from __future__ import annotations

@@ -49,7 +49,9 @@ def measure_quiet_ticks(
             time.sleep(1)
             found = {name: _quiet(instance, name) for name in _SENSORS}
     # The first ones pay for connections, or came while others looked at everything.
-    medians = {name: statistics.median(sorted_by_age[:ticks]) for name, sorted_by_age in found.items()}
+    medians = {
+        name: statistics.median(sorted_by_age[:ticks]) for name, sorted_by_age in found.items()
+    }
     return QuietTicks(
         empty=medians["empty_sensor"],
         prompts=medians["prompts_sensor"],
@@ -68,8 +70,11 @@ def _quiet(instance: dg.DagsterInstance, sensor: str) -> list[float]:
         for tick in ticks
         if tick.status is TickStatus.SKIPPED
         and tick.tick_data.end_timestamp is not None
-        and tick.tick_data.skip_reason in (
-            "nothing to look at", "no row changed", "no embedding changed",
+        and tick.tick_data.skip_reason
+        in (
+            "nothing to look at",
+            "no row changed",
+            "no embedding changed",
         )
     ]
 
@@ -84,7 +89,12 @@ def _running(home: Path, *, tables_url: str, ledger_url: str) -> Iterator[None]:
         "IMAGEPIPELINE_TABLES_URL": tables_url,
         "IMAGEPIPELINE_LEDGER_URL": ledger_url,
     }
-    command = [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-f", _DEFINITIONS]
+    command = [
+        str(Path(sys.executable).with_name("dagster-daemon")),
+        "run",
+        "-f",
+        str(_DEFINITIONS),
+    ]
     with (home / "daemon.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603 - our own command
             command,

@@ -30,9 +30,8 @@ def ledger_of(context: dg.SensorEvaluationContext) -> LedgerResource:
 
 def _definitions(context: dg.SensorEvaluationContext) -> Mapping[str, dg.ResourceDefinition]:
     # Given to `build_sensor_context`, or those of the code location.
-    if context.resource_defs:
-        return context.resource_defs
-    assert context.repository_def is not None, "a sensor is evaluated in a code location"
+    if context.resource_defs or context.repository_def is None:
+        return context.resource_defs or {}
     return context.repository_def.get_top_level_resources()
 
 

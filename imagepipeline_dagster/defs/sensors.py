@@ -55,7 +55,9 @@ def build_sensors(
             if seen.all_sets:
                 contents.keep_only(seen.sets)
                 if unassigned := source.unassigned_count():
-                    context.log.warning("%d rows of the prompts table name no prompt_set", unassigned)
+                    context.log.warning(
+                        "%d rows of the prompts table name no prompt_set", unassigned
+                    )
             repeated = {run.prompt_set for run in states.asked_in(tick)}
             # What is new to this instance was never made on it, whatever an older one knew.
             states.forget({prompt_set_of(key) for key in (*added, *removed)} - repeated)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, bindparam, delete, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, select, update
 
 from imagepipeline_dagster.generation.ledger import Ledger, upsert
 from imagepipeline_dagster.generation.ledger_schema import set_contents
@@ -47,9 +47,6 @@ class _Content:
     changed_at: dt.datetime
 
 
-_COLUMNS = [set_contents.c[name] for name in _Content.__slots__]
-
-
 class SetContents:
     """The contents of one dataset's prompt sets, in the ledger's database."""
 
@@ -64,9 +61,9 @@ class SetContents:
             each for each in summaries if known.get(each.prompt_set) != (each.rows, each.newest)
         ]
 
-    def unknown(self, prompt_sets: Collection[str]) -> list[str]:
+    def unknown(self, prompt_sets: Sequence[str]) -> list[str]:
         """Return those of the sets that nothing is kept of."""
-        known = self._of(prompt_sets)
+        known = self._kept(prompt_sets)
         return [name for name in prompt_sets if name not in known]
 
     def keep_only(self, prompt_sets: Collection[str]) -> None:
@@ -97,24 +94,18 @@ class SetContents:
             checksums = checksums_between(tables, sets[0], sets[-1])
         else:
             checksums = checksums_among(tables, names)
-        known = self._of(names)
-        embeddings = tables.embeddings()
+        kept = self._kept(names)
         changed, seen = [], []
         for each in sets:
-            earlier = known.get(each.prompt_set)
             checksum = checksums.get(each.prompt_set)
-            if checksum is not None and (earlier is None or earlier.checksum != checksum):
+            rows, newest, known = kept.get(each.prompt_set, (0, None, None))
+            if checksum is not None and checksum != known:
                 changed.append(each)
-            elif earlier is not None and (earlier.rows, earlier.newest) != (each.rows, each.newest):
+            elif known is not None and (rows, newest) != (each.rows, each.newest):
                 seen.append(each)
         self._save_summaries(seen)
-        for some in _parts(changed):
-            self._read(tables, some, checksums, known, embeddings)
         if changed:
-            now = tables.embeddings()
-            if fingerprint_embeddings(now) != fingerprint_embeddings(embeddings):
-                # Changed meanwhile: whoever looks after them may have been here before us.
-                self.use_embeddings(now)
+            self._read(tables, changed, checksums)
 
     def use_embeddings(self, embeddings: Mapping[str, EmbeddingRow]) -> None:
         """Note what the embeddings say now, for all sets whose rows name them."""
@@ -147,37 +138,36 @@ class SetContents:
                 )
 
     def _read(
-        self,
-        tables: SourceTables,
-        sets: Sequence[SetSummary],
-        checksums: Mapping[str, str],
-        known: Mapping[str, _Content],
-        embeddings: Mapping[str, EmbeddingRow],
+        self, tables: SourceTables, sets: Sequence[SetSummary], checksums: Mapping[str, str]
     ) -> None:
-        found = fingerprint_sets(tables, [each.prompt_set for each in sets], embeddings=embeddings)
-        now = dt.datetime.now(dt.UTC)
-        contents = []
-        for each in sets:
-            fingerprint = found.get(each.prompt_set)
-            if fingerprint is None:
-                continue  # gone meanwhile, which the next look sees
-            earlier = known.get(each.prompt_set)
-            same = earlier is not None and earlier.content == fingerprint.content
-            contents.append(
+        embeddings = tables.embeddings()
+        for some in _parts(sets):
+            names = [each.prompt_set for each in some]
+            found = fingerprint_sets(tables, names, embeddings=embeddings)
+            earlier = self._contents(names)
+            now = dt.datetime.now(dt.UTC)
+            # A set without rows now is gone meanwhile, which the next look sees.
+            read = [
                 _Content(
                     prompt_set=each.prompt_set,
                     rows=each.rows,
                     newest=each.newest,
                     checksum=checksums[each.prompt_set],
-                    prompts=fingerprint.prompts,
-                    embeddings=fingerprint.embeddings,
-                    content=fingerprint.content,
-                    embedding_ids=sorted(fingerprint.embedding_ids),
-                    changed_at=earlier.changed_at if earlier is not None and same else now,
+                    prompts=says.prompts,
+                    embeddings=says.embeddings,
+                    content=says.content,
+                    embedding_ids=sorted(says.embedding_ids),
+                    changed_at=earlier.get((each.prompt_set, says.content), now),
                 )
-            )
-        with self._ledger.engine.begin() as connection:
-            _save(connection, self._dataset, contents)
+                for each in some
+                if (says := found.get(each.prompt_set)) is not None
+            ]
+            with self._ledger.engine.begin() as connection:
+                _save(connection, self._dataset, read)
+        now_there = tables.embeddings()
+        if fingerprint_embeddings(now_there) != fingerprint_embeddings(embeddings):
+            # Changed meanwhile: whoever looks after them may have been here before us.
+            self.use_embeddings(now_there)
 
     def _summaries(self) -> dict[str, tuple[int, str | None]]:
         c = set_contents.c
@@ -185,16 +175,33 @@ class SetContents:
         with self._ledger.reading() as connection:
             return {name: (rows, newest) for name, rows, newest in connection.execute(query).all()}
 
-    def _of(self, prompt_sets: Collection[str]) -> dict[str, _Content]:
-        found: dict[str, _Content] = {}
+    def _kept(self, prompt_sets: Sequence[str]) -> dict[str, tuple[int, str | None, str]]:
+        c = set_contents.c
+        return {
+            name: (rows, newest, checksum)
+            for name, rows, newest, checksum in self._select(
+                [c.prompt_set, c.rows, c.newest, c.checksum], prompt_sets
+            )
+        }
+
+    def _contents(self, prompt_sets: Sequence[str]) -> dict[tuple[str, str], dt.datetime]:
+        c = set_contents.c
+        return {
+            (name, content): changed_at
+            for name, content, changed_at in self._select(
+                [c.prompt_set, c.content, c.changed_at], prompt_sets
+            )
+        }
+
+    def _select(
+        self, columns: Sequence[ColumnElement[Any]], prompt_sets: Sequence[str]
+    ) -> Iterator[Any]:
         with self._ledger.reading() as connection:
-            for names in _parts(list(prompt_sets)):
-                query = select(*_COLUMNS).where(
+            for names in _parts(prompt_sets):
+                query = select(*columns).where(
                     set_contents.c.dataset == self._dataset, set_contents.c.prompt_set.in_(names)
                 )
-                for row in connection.execute(query).mappings():
-                    found[row["prompt_set"]] = _Content(**row)
-        return found
+                yield from connection.execute(query)
 
     def _save_summaries(self, sets: Sequence[SetSummary]) -> None:
         if not sets:
