@@ -191,7 +191,7 @@ def test_a_verification_goes_on_where_it_stopped(looker: Looker) -> None:
     """A tick without time compares one slice; sets that changed behind it are seen all the same."""
     hasty = dataclasses.replace(TIERS, slice_rows=1, tick_seconds=0)
     looker.sql("UPDATE prompts SET prompt = 'x' WHERE prompt_set IN ('b', 'c')")
-    found = []
+    found: list[list[str]] = []
     for _ in range(3):
         looker.look(after=1000 if not found else 1, tiers=hasty)
         found.append(looker.changed())
@@ -204,7 +204,7 @@ def test_many_suspects_are_compared_in_slices(looker: Looker) -> None:
     """A load of more sets than a tick looks at one by one is worked off, tick after tick."""
     hasty = dataclasses.replace(TIERS, few_sets=1, slice_rows=1, tick_seconds=0)
     looker.sql("UPDATE prompts SET prompt = 'x', updated_at = '2026-05-01 12:01:00'")
-    found = []
+    found: list[str] = []
     while looker.look(after=1, tiers=hasty) is not None:
         found += looker.changed()
         assert len(looker.watch.text()) < 1000

@@ -23,7 +23,8 @@ TABLES = (
     ),
     (
         "INSERT INTO studio.briefs VALUES"
-        " ('spring', '15f002de-bf0c-4b99-857b-a7a4bd7030dc', 'a boat', '3', 7.25, true, '2026-05-01 12:00:00+02')"
+        " ('spring', '15f002de-bf0c-4b99-857b-a7a4bd7030dc', 'a boat', '3', 7.25, true,"
+        " '2026-05-01 12:00:00+02')"
     ),
     "CREATE TABLE embeddings (embedding_id TEXT, trigger_words TEXT[], version INTEGER)",
     "INSERT INTO embeddings VALUES ('look', ['lk', 'two words'], 2)",

@@ -114,7 +114,7 @@ def test_times_with_a_zone_are_kept_in_utc(postgres_url: str) -> None:
     engine = sa.create_engine(postgres_url)
     with engine.begin() as connection:
         connection.exec_driver_sql(
-            "ALTER DATABASE " + engine.url.database + " SET timezone='Asia/Tokyo'"
+            f"ALTER DATABASE {engine.url.database} SET timezone='Asia/Tokyo'"
         )
         connection.exec_driver_sql(
             "CREATE TABLE prompts"
