@@ -51,8 +51,9 @@ format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## Compare a purchase with hand-written loops and with the ideal; takes minutes
+bench: $(INSTALLED) ## Compare a purchase with hand-written loops, and the sensors with pandas; takes minutes
 	$(BIN)/python -m benchmarks.purchase
+	$(BIN)/python -m benchmarks.tables
 
 lock: $(INSTALLED) ## Resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \

@@ -131,7 +131,9 @@ class SourceTables:
         try:
             with reporting_database_errors(self._url), self._engine.connect() as connection:
                 if connection.dialect.name == "postgresql":
-                    connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{_QUERY_SECONDS}s'")
+                    connection.exec_driver_sql(
+                        f"SET LOCAL statement_timeout = {int(1000 * _QUERY_SECONDS)}"
+                    )
                 yield connection
         except TablesError:
             self.look_up_again()
