@@ -51,8 +51,9 @@ format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## Measure purchase and moderation beside hand-written loops; takes minutes
+bench: $(INSTALLED) ## Measure purchase, sensors and moderation beside what one would write by hand
 	$(BIN)/python -m benchmarks.purchase
+	$(BIN)/python -m benchmarks.tables
 	$(BIN)/python -m benchmarks.moderation
 
 lock: $(INSTALLED) ## Resolve pyproject.toml anew into requirements.lock

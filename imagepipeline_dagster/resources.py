@@ -5,6 +5,7 @@
 
 # No postponed annotations here: Dagster reads a resource's fields from the types themselves.
 import asyncio
+import atexit
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -53,6 +54,14 @@ EMULATOR_ORIGIN = "emulator"
 _SECRET: dict[str, Any] = {"dagster__is_secret": True}
 _EMULATOR_KEY = "emulator"
 _starting_emulator = threading.Lock()
+_opening_tables = threading.Lock()
+_watched_tables: dict[tuple[str, str, str], SourceTables] = {}
+
+
+@atexit.register
+def _close_watched_tables() -> None:
+    for tables in _watched_tables.values():
+        tables.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,12 +242,22 @@ class TablesResource(dg.ConfigurableResource[Any]):
         default=False, description="Create the tables with samples where there is no such file."
     )
 
-    @contextmanager
-    def open(self, prompts: TableMapping, embeddings: TableMapping) -> Iterator[SourceTables]:
-        """Open the two tables for reading."""
+    def open(self, prompts: TableMapping, embeddings: TableMapping) -> SourceTables:
+        """Open the two tables for reading; close them, or use them in a `with` block."""
         self._ensure_samples()
-        with SourceTables(self.url, prompts=prompts, embeddings=embeddings) as tables:
-            yield tables
+        return SourceTables(self.url, prompts=prompts, embeddings=embeddings)
+
+    def watched(self, prompts: TableMapping, embeddings: TableMapping) -> SourceTables:
+        """Return the two tables, open as long as the process lives: for who asks again and again.
+
+        Opening a connection and looking up the tables would cost more than what a tick asks.
+        """
+        self._ensure_samples()
+        key = (self.url, repr(prompts), repr(embeddings))
+        with _opening_tables:
+            if key not in _watched_tables:
+                _watched_tables[key] = self.open(prompts, embeddings)
+            return _watched_tables[key]
 
     def overrides(self, table: str) -> list[Override]:
         """Return what people decided about pictures, oldest first."""

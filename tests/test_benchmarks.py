@@ -58,3 +58,24 @@ def test_the_benchmark_of_moderation_runs_and_writes_its_figures(tmp_path: Path)
     assert len(lines) == 6
     assert lines["ours, a second pass"]["measured"] == 0
     assert all(line["measured"] > 0 for what, line in lines.items() if "second pass" not in what)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_benchmark_of_the_sensors_runs(tmp_path: Path) -> None:
+    """A quick run looks at both databases in every way, and judges every promise."""
+    figures = tmp_path / "figures.json"
+    ran = subprocess.run(  # noqa: S603 - this very interpreter
+        [sys.executable, "-m", "benchmarks.tables", "--quick", "--json", str(figures)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "promised and measured" in ran.stdout
+    told = json.loads(figures.read_text())
+    assert [each["database"] for each in told["figures"]] == ["SQLite", "PostgreSQL"]
+    assert len(told["verdicts"]) == 14
+    assert all(each["measured"] > 0 for each in told["verdicts"] if each["unit"] != "MiB")

@@ -9,6 +9,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from imagepipeline_dagster.generation.budget import Allowance, Budget
 from imagepipeline_dagster.generation.prompts import GenerationDefaults
+from imagepipeline_dagster.generation.watching import Tiers
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.tables.overrides import OVERRIDES
 from imagepipeline_dagster.tables.schema import TableMapping
@@ -41,6 +42,11 @@ class ImageDataset:
         max_removed_share: a tick that would remove more of the partitions than this refuses.
         max_runs_per_tick: runs that one tick of a sensor asks for at the most.
         sensor_seconds: least time between two ticks of a sensor.
+        audit_seconds: time between two counts of each set's rows, which show deletions and rows
+            that were committed late. Each tick looks at the newest `updated_at`.
+        verify_seconds: time between two comparisons of every row, which show what changed without
+            a new `updated_at`.
+        small_table_rows: a table of at most so many rows is compared whole at each tick.
     """
 
     key_prefix: tuple[str, ...] = ()
@@ -59,6 +65,9 @@ class ImageDataset:
     max_removed_share: float = 0.5
     max_runs_per_tick: int = 25
     sensor_seconds: int = 30
+    audit_seconds: float = 300
+    verify_seconds: float = 3600
+    small_table_rows: int = 10_000
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
@@ -72,6 +81,11 @@ class ImageDataset:
             raise ValueError(f"on_removed: {self.on_removed!r} is neither 'remove' nor 'keep'")
         if not 0 <= self.max_failure_ratio <= 1:
             raise ValueError(f"max_failure_ratio: {self.max_failure_ratio} is outside 0 to 1")
+        for option in ("audit_seconds", "verify_seconds", "small_table_rows"):
+            if getattr(self, option) < 0:
+                raise ValueError(f"{option}: {getattr(self, option)} is below 0")
+        if self.max_runs_per_tick < 1:
+            raise ValueError(f"max_runs_per_tick: {self.max_runs_per_tick} is below 1")
         self.allowance("")  # a budget of money needs a price
 
     @property
@@ -91,6 +105,15 @@ class ImageDataset:
     def named(self, name: str) -> str:
         """Return the name of a job, sensor or schedule of this dataset."""
         return "_".join([*self.key_prefix, name])
+
+    @property
+    def tiers(self) -> Tiers:
+        """How often its tables are looked at how closely."""
+        return Tiers(
+            audit_seconds=self.audit_seconds,
+            verify_seconds=self.verify_seconds,
+            small_table_rows=self.small_table_rows,
+        )
 
     def allowance(self, origin: str) -> Allowance:
         """Return what this dataset may spend at one API."""

@@ -5,10 +5,10 @@ import datetime as dt
 import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset, UnresolvedJob
-from imagepipeline_dagster.defs.sensors import run_request, with_partitions
-from imagepipeline_dagster.generation.reconciling import PromptSetStates, retry_due
+from imagepipeline_dagster.defs.sensors import run_request
+from imagepipeline_dagster.generation.contents import SetContents
+from imagepipeline_dagster.generation.reconciling import PromptSetStates
 from imagepipeline_dagster.resources import LedgerResource, TablesResource
-from imagepipeline_dagster.tables.fingerprints import fingerprint_sets
 from imagepipeline_dagster.tables.names import partition_key
 
 __all__ = ["build_schedules"]
@@ -41,24 +41,23 @@ def build_schedules(
     def reconcile_schedule(
         context: dg.ScheduleEvaluationContext, tables: TablesResource, ledger: LedgerResource
     ) -> dg.SkipReason | list[dg.RunRequest]:
-        with tables.open(dataset.prompts, dataset.embeddings) as source:
-            desired = with_partitions(dataset, context.instance, fingerprint_sets(source))
+        there = set(context.instance.get_dynamic_partitions(dataset.named("prompt_set")))
         busy = _partitions_under_way(context.instance, dataset.named("materialize_prompt_set"))
         now = dt.datetime.now(dt.UTC)
-        requests: list[dg.RunRequest] = []
-        with ledger.open() as opened:
+        tick = f"reconcile {context.scheduled_execution_time.isoformat()}"
+        with tables.open(dataset.prompts, dataset.embeddings) as source, ledger.open() as opened:
             states = PromptSetStates(opened, dataset=dataset.name)
-            due = [
-                found
-                for name, state in states.all().items()
-                if (found := desired.get(name)) is not None
-                and partition_key(name) not in busy
-                and retry_due(found, state, now=now)
+            overdue = [
+                state
+                for state in states.overdue(now=now)
+                if partition_key(state.prompt_set) in there - busy
             ]
-            for found in due[: dataset.max_runs_per_tick]:
-                attempt = states.ask(found, again=True)
-                if attempt is not None:
-                    requests.append(run_request(dataset, found, attempt=attempt))
+            # What they say may have changed since the sensors looked.
+            SetContents(opened, dataset=dataset.name).look_at(
+                source, [state.prompt_set for state in overdue]
+            )
+            runs = states.ask_again(overdue, now=now, tick=tick, at_most=dataset.max_runs_per_tick)
+        requests = [run_request(dataset, run) for run in runs]
         return requests or dg.SkipReason("every prompt set is built, under way, or was just tried")
 
     image_dataset_schedule = dg.ScheduleDefinition(

@@ -53,6 +53,7 @@ __all__ = [
     "requests",
     "samples",
     "scores",
+    "set_contents",
     "spending",
     "upgrade",
     "uses",
@@ -213,6 +214,29 @@ prompt_sets = Table(
     Column("built_content", String(64)),
     Column("built_at", _Utc),
     Column("pending", Integer, nullable=False),
+)
+
+# What each prompt set of the tables says, as far as the sensors have looked: how it was recognised
+# (rows, newest time, checksum), and what its rows said when they were last read.
+set_contents = Table(
+    "ledger_set_contents",
+    _metadata,
+    Column("dataset", String(200), primary_key=True),
+    Column("prompt_set", Text, primary_key=True),
+    Column("rows", BigInteger, nullable=False),
+    Column("newest", Text),
+    Column("checksum", String(64), nullable=False),
+    Column("prompts", String(64), nullable=False),
+    Column("embeddings", String(64), nullable=False),
+    Column("content", String(64), nullable=False),
+    # Those that its rows name, known to the embeddings table or not.
+    Column("embedding_ids", JSON, nullable=False),
+    Column("changed_at", _Utc, nullable=False),
+    # The version of the rows that Dagster was last told of; and the ticks, so that one whose answer
+    # was lost can give the same answer again.
+    Column("reported", String(64)),
+    Column("reported_in", String(64)),
+    Column("asked_in", String(64)),
 )
 
 # What each prompt set's verdicts were last asked for and made from: the policy and the overrides.

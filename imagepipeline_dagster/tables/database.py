@@ -100,7 +100,10 @@ def source_engine(url: str) -> sa.Engine:
         # left behind. Writing is refused by query_only below.
         location = f"file:{quote(str(file.absolute()))}"
         parsed = parsed.set(database=location).update_query_dict({"mode": "rw", "uri": "true"})
-    engine = _engine(parsed)
+    engine = _engine(parsed, reading=True)
+    if file is not None:
+        # At each connection: the engine may be older than the loss of the file.
+        sa.event.listen(engine, "do_connect", lambda *_: _check_exists(file, parsed))
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _refuse_writes)
     if engine.dialect.name == "postgresql":
@@ -135,12 +138,19 @@ def writing(url: str, *, create_file: bool = False) -> Iterator[sa.Connection]:
         engine.dispose()
 
 
-def _engine(url: URL) -> sa.Engine:
+def _engine(url: URL, *, reading: bool = False) -> sa.Engine:
     arguments: dict[str, Any] = {}
+    options: dict[str, Any] = {"pool_pre_ping": True}
     if url.drivername == _PSYCOPG and "connect_timeout" not in url.query:
         arguments["connect_timeout"] = _CONNECT_SECONDS
+    if url.get_backend_name() in ("sqlite", "duckdb"):
+        # An open connection would go on reading a file that was replaced, or keep DuckDB's writers
+        # out; a new one costs next to nothing.
+        options = {"poolclass": sa.pool.NullPool}
+    if url.get_backend_name() == "duckdb" and reading:
+        arguments["read_only"] = True
     try:
-        return sa.create_engine(url, connect_args=arguments)
+        return sa.create_engine(url, connect_args=arguments, **options)
     except (sa.exc.NoSuchModuleError, ImportError) as error:
         extra = (
             " (pip install 'imagepipeline-dagster[postgres]')" if "psycopg" in str(error) else ""
@@ -190,6 +200,14 @@ class FoundTable:
         # Without the column's type: SQLite keeps texts in columns declared as times or booleans,
         # and SQLAlchemy's reading of those types fails on them.
         return sa.column(self.mapping.column(name))
+
+    @property
+    def prompt_set(self) -> sa.ColumnClause[Any]:
+        """The column of the sets, to compare with: without a type where it holds texts."""
+        of = self.types["prompt_set"]
+        if isinstance(of, sa.String) and not isinstance(of, sa.Enum):
+            return self.column("prompt_set")
+        return sa.column(self.mapping.column("prompt_set"), of)
 
     def clause(self) -> sa.TableClause:
         """Return the table, for FROM."""

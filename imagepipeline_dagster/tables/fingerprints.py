@@ -8,7 +8,7 @@ the values as they are read, not as they are stored: SQLite and PostgreSQL give 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,14 @@ from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, content
 if TYPE_CHECKING:
     from imagepipeline_dagster.tables.reading import SourceTables
 
-__all__ = ["SetFingerprint", "fingerprint_embeddings", "fingerprint_set", "fingerprint_sets"]
+__all__ = [
+    "SetFingerprint",
+    "content_version",
+    "fingerprint_embeddings",
+    "fingerprint_set",
+    "fingerprint_sets",
+    "fingerprint_used",
+]
 
 _ROW_BYTES = 32
 _MODULUS = 2 ** (8 * _ROW_BYTES)
@@ -25,17 +32,26 @@ _MODULUS = 2 ** (8 * _ROW_BYTES)
 
 @dataclass(frozen=True, slots=True)
 class SetFingerprint:
-    """What one prompt set says: 32 hex digits for its rows, and for the embeddings they use."""
+    """What one prompt set says: 32 hex digits for its rows, and for the embeddings they use.
+
+    `embedding_ids` are all that its rows name, whether the embeddings table knows them or not.
+    """
 
     prompt_set: str
     rows: int
     prompts: str
     embeddings: str
+    embedding_ids: frozenset[str] = frozenset()
 
     @property
     def content(self) -> str:
         """Both together: it changes when an image of the set might."""
-        return _digest(f"{self.prompts} {self.embeddings}").hex()
+        return content_version(self.prompts, self.embeddings)
+
+
+def content_version(prompts: str, embeddings: str) -> str:
+    """Return the fingerprint of rows and of the embeddings that they use, together."""
+    return _digest(f"{prompts} {embeddings}").hex()
 
 
 def fingerprint_set(
@@ -60,14 +76,33 @@ def fingerprint_embeddings(embeddings: Mapping[str, EmbeddingRow]) -> str:
     return rows.fingerprint()
 
 
-def fingerprint_sets(tables: SourceTables) -> dict[str, SetFingerprint]:
-    """Return the fingerprints of all prompt sets by name, reading every row once.
+def fingerprint_used(embedding_ids: Iterable[str], embeddings: Mapping[str, EmbeddingRow]) -> str:
+    """Return the fingerprint of those embeddings that a set's rows name: 32 hex digits.
 
-    Memory grows with the number of sets, not with that of rows. Errors as of `SourceTables`.
+    An id that the embeddings table does not know is content of the row alone.
     """
-    # Embeddings first: one that changes in between then looks old, and the next reading sees it.
-    embeddings = tables.embeddings()
-    return _fingerprints(tables.iter_prompts(), embeddings)
+    used = _Sum()
+    for embedding_id in embedding_ids:
+        if embedding_id in embeddings:
+            used.add(content_json(embeddings[embedding_id]))
+    return used.fingerprint()
+
+
+def fingerprint_sets(
+    tables: SourceTables,
+    prompt_sets: Collection[str] | None = None,
+    *,
+    embeddings: Mapping[str, EmbeddingRow] | None = None,
+) -> dict[str, SetFingerprint]:
+    """Return the fingerprints of these prompt sets, or of all, reading each row once.
+
+    A set without rows is absent. Memory grows with the number of sets, not with that of rows.
+    Errors as of `SourceTables`.
+    """
+    if embeddings is None:
+        # First: one that changes in between then looks old, and the next reading sees it.
+        embeddings = tables.embeddings()
+    return _fingerprints(tables.iter_prompts(prompt_sets), embeddings)
 
 
 @dataclass(slots=True)
@@ -99,8 +134,7 @@ def _fingerprints(
     for row in prompt_rows:
         of_set = sums.setdefault(row.prompt_set, _SetSum())
         of_set.prompts.add(content_json(row))
-        # An id that the embeddings table does not know is content of the row alone.
-        if row.embeddings is not None and row.embeddings in embeddings:
+        if row.embeddings is not None:
             of_set.embedding_ids.add(row.embeddings)
     return {name: _fingerprint(name, of_set, embeddings) for name, of_set in sums.items()}
 
@@ -108,14 +142,12 @@ def _fingerprints(
 def _fingerprint(
     prompt_set: str, of_set: _SetSum, embeddings: Mapping[str, EmbeddingRow]
 ) -> SetFingerprint:
-    used = _Sum()
-    for embedding_id in of_set.embedding_ids:
-        used.add(content_json(embeddings[embedding_id]))
     return SetFingerprint(
         prompt_set=prompt_set,
         rows=of_set.prompts.count,
         prompts=of_set.prompts.fingerprint(),
-        embeddings=used.fingerprint(),
+        embeddings=fingerprint_used(of_set.embedding_ids, embeddings),
+        embedding_ids=frozenset(of_set.embedding_ids),
     )
 
 

@@ -51,6 +51,7 @@ def tables_metadata() -> sa.MetaData:
     sa.Table("embeddings", metadata, *_columns(EmbeddingRow))
     # What changed since, set by set, is asked for far more often than anything else.
     sa.Index("prompts_by_set_and_time", prompts.c.prompt_set, prompts.c.updated_at)
+    sa.Index("prompts_by_time", prompts.c.updated_at)
     overrides_table(metadata)
     return metadata
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 _CHUNK = 2_000  # rows held at a time while streaming
+_QUERY_SECONDS = 40  # a sensor has 60 for everything
 _LONG_AGO = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
@@ -46,7 +47,8 @@ class SourceTables:
     """The two tables behind a SQLAlchemy URL, read only. Close it, or use it in a `with` block.
 
     The plain forms `postgresql://` and `postgres://` mean psycopg 3. Tables and columns are looked
-    up once, when first needed; a column of ours that a table lacks reads as null.
+    up once, when first needed, and again after an error or `look_up_again()`; a column of ours that
+    a table lacks reads as null. A query may take 40 seconds on PostgreSQL.
 
     Every method raises `TablesUnavailable`, `TableMissing` or `ColumnMissing`, whose messages say
     what to do.
@@ -82,32 +84,27 @@ class SourceTables:
 
     def prompt_sets(self) -> list[str]:
         """Return the names of the prompt sets, sorted; rows without one are left out."""
-        with self._connected() as connection:
+        with self.connected() as connection:
             names = {read_text(raw) for raw in self._set_values(connection)}
         return sorted(name for name in names if name is not None)
 
     def prompts(self, prompt_set: str) -> list[PromptRow]:
         """Return the rows of one prompt set in the order of their ids; none where it is unknown."""
-        with self._connected() as connection:
-            table = self._table(connection, PromptRow)
-            wanted: sa.ColumnElement[bool] = table.column("prompt_set") == prompt_set
-            of = table.types["prompt_set"]
-            if not isinstance(of, sa.String) or isinstance(of, sa.Enum):
-                # A number, a uuid or an enum: compared as the database has it, not as text.
-                values = self._set_values(connection)
-                column = sa.column(table.mapping.column("prompt_set"), of)
-                wanted = column.in_([raw for raw in values if read_text(raw) == prompt_set])
-            rows = list(self._rows(connection, PromptRow, wanted))
-        # Sorted and compared here, because collations differ and some ignore case.
-        return sorted(
-            (row for row in rows if row.prompt_set == prompt_set), key=lambda row: row.prompt_id
-        )
+        return sorted(self.iter_prompts([prompt_set]), key=lambda row: row.prompt_id)
 
-    def iter_prompts(self) -> Iterator[PromptRow]:
-        """Yield every row that has a prompt set, in no order, 2,000 in memory at a time."""
-        with self._connected() as connection:
-            assigned = self._table(connection, PromptRow).column("prompt_set").is_not(None)
-            yield from self._rows(connection, PromptRow, assigned)
+    def iter_prompts(self, prompt_sets: Collection[str] | None = None) -> Iterator[PromptRow]:
+        """Yield the rows of these sets, or of all, in no order, 2,000 in memory at a time."""
+        with self.connected() as connection:
+            if prompt_sets is None:
+                assigned = self.prompts_table(connection).column("prompt_set").is_not(None)
+                yield from self._rows(connection, PromptRow, assigned)
+                return
+            wanted = self.among(connection, prompt_sets)
+            # Compared here too, because some collations ignore case.
+            names = frozenset(prompt_sets)
+            for row in self._rows(connection, PromptRow, wanted):
+                if row.prompt_set in names:
+                    yield row
 
     def count_prompts(self) -> int:
         """Return the number of rows that have a prompt set."""
@@ -119,15 +116,43 @@ class SourceTables:
 
     def embeddings(self) -> dict[str, EmbeddingRow]:
         """Return the embeddings by id. Where an id stands twice, the newest row counts."""
-        with self._connected() as connection:
+        with self.connected() as connection:
             known = self._table(connection, EmbeddingRow).column("embedding_id").is_not(None)
             rows = list(self._rows(connection, EmbeddingRow, known))
         return {row.embedding_id: row for row in sorted(rows, key=_age)}
 
+    def look_up_again(self) -> None:
+        """Forget which columns the tables have: somebody may have added one."""
+        self._found = {}
+
     @contextlib.contextmanager
-    def _connected(self) -> Iterator[sa.Connection]:
-        with reporting_database_errors(self._url), self._engine.connect() as connection:
-            yield connection
+    def connected(self) -> Iterator[sa.Connection]:
+        """Give a connection in a transaction that only reads; for the modules of this package."""
+        try:
+            with reporting_database_errors(self._url), self._engine.connect() as connection:
+                if connection.dialect.name == "postgresql":
+                    connection.exec_driver_sql(
+                        f"SET LOCAL statement_timeout = {int(1000 * _QUERY_SECONDS)}"
+                    )
+                yield connection
+        except TablesError:
+            self.look_up_again()
+            raise
+
+    def prompts_table(self, connection: sa.Connection) -> FoundTable:
+        """Return the prompts table as the database has it."""
+        return self._table(connection, PromptRow)
+
+    def among(
+        self, connection: sa.Connection, prompt_sets: Collection[str]
+    ) -> sa.ColumnElement[bool]:
+        """Return the condition that a row is of one of these sets."""
+        column = self.prompts_table(connection).prompt_set
+        if isinstance(column.type, sa.types.NullType):
+            return column.in_(prompt_sets)
+        # A number, a uuid or an enum: compared as the database has it, not as text.
+        names = frozenset(prompt_sets)
+        return column.in_([raw for raw in self._set_values(connection) if read_text(raw) in names])
 
     def _table(
         self, connection: sa.Connection, row_type: type[PromptRow | EmbeddingRow]
@@ -158,7 +183,7 @@ class SourceTables:
         return list(connection.scalars(query))
 
     def _count_prompts(self, *, assigned: bool) -> int:
-        with self._connected() as connection:
+        with self.connected() as connection:
             table = self._table(connection, PromptRow)
             column = table.column("prompt_set")
             query = (

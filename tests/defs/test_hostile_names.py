@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from imagepipeline_dagster.tables.schema import PromptRow, columns_of
+from imagepipeline_dagster.tables.values import Kind
 from tests.pipeline import Pipeline, figures
 
 NAMES = [
@@ -48,3 +50,22 @@ def test_hostile_names_stay_inside_the_storage(pipeline: Pipeline, tmp_path: Pat
     pipeline.sql("DELETE FROM prompts WHERE prompt_set = '...'")
     assert pipeline.tick() == []
     assert len(pipeline.partitions) == len(NAMES) - 1
+
+
+@pytest.mark.slow
+def test_hostile_values_stay_inside_the_storage(pipeline: Pipeline, tmp_path: Path) -> None:
+    """A path in any text column of either table is text: it makes no file outside the folder."""
+    path = "../../../outside"
+    pipeline.add_embedding(path, name=path, base_model=path, trigger_words=path, version=path)
+    columns = [name for name, column in columns_of(PromptRow).items() if column.kind is Kind.TEXT]
+    for name in columns:
+        values = {"prompt_set": path, "prompt_id": f"{path}/{name}", "prompt": "a boat"}
+        pipeline.add(**{**values, name: path})
+
+    (run,) = pipeline.sync().values()
+    released = pipeline.release()
+
+    assert len(pipeline.table("moderated_images", path)) == len(columns)
+    assert 0 < figures(released)["dagster/row_count"] <= figures(run)["kept"]
+    assert {found.name for found in tmp_path.iterdir()} == {"data", "home"}
+    assert not [found for found in tmp_path.parent.rglob("outside*") if found.is_file()]

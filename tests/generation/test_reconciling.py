@@ -6,15 +6,15 @@ import datetime as dt
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import delete, insert
 
 from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.ledger_schema import set_contents
 from imagepipeline_dagster.generation.reconciling import (
     PromptSetState,
     PromptSetStates,
     is_built,
     retry_due,
-    wants_run_for_embeddings,
-    wants_run_for_prompts,
 )
 from imagepipeline_dagster.tables.fingerprints import SetFingerprint
 
@@ -34,19 +34,81 @@ def state_of(states: PromptSetStates) -> PromptSetState:
     return states.all()["spring"]
 
 
-def test_a_change_is_asked_for_once(states: PromptSetStates) -> None:
+def now_saying(ledger: Ledger, *desired: SetFingerprint) -> None:
+    """Keep that the tables of the dataset say just this."""
+    now = dt.datetime.now(dt.UTC)
+    with ledger.engine.begin() as connection:
+        connection.execute(delete(set_contents))
+        for number, each in enumerate(desired):
+            values = {
+                "dataset": "images",
+                "prompt_set": each.prompt_set,
+                "rows": each.rows,
+                "checksum": "",
+                "prompts": each.prompts,
+                "embeddings": each.embeddings,
+                "content": each.content,
+                "embedding_ids": [],
+                "changed_at": now + dt.timedelta(seconds=number),
+            }
+            connection.execute(insert(set_contents).values(values))
+
+
+def wanting(states: PromptSetStates) -> tuple[list[str], list[str]]:
+    """Return the sets that want a run for their prompts, and for their embeddings."""
+    return (
+        [each.prompt_set for each in states.wanting_for_prompts()],
+        [each.prompt_set for each in states.wanting_for_embeddings()],
+    )
+
+
+def test_a_change_is_asked_for_once(states: PromptSetStates, ledger: Ledger) -> None:
     """A new set, an edit and a new embedding each want one run, numbered from 1."""
     assert states.all() == {}
-    assert wants_run_for_prompts(FIRST, None)
-    assert not wants_run_for_embeddings(FIRST, None)
+    now_saying(ledger, FIRST)
+    assert wanting(states) == (["spring"], [])
     assert states.ask(FIRST) == 1
     assert states.ask(FIRST) is None
-    assert not wants_run_for_prompts(FIRST, state_of(states))
-    assert wants_run_for_prompts(EDITED, state_of(states))
-    assert wants_run_for_embeddings(RETRAINED, state_of(states))
-    assert not wants_run_for_prompts(RETRAINED, state_of(states))
+    assert wanting(states) == ([], [])
+    now_saying(ledger, EDITED)
+    assert wanting(states) == (["spring"], [])
+    now_saying(ledger, RETRAINED)
+    assert wanting(states) == ([], ["spring"])
     assert states.ask(EDITED) == 2
     assert states.ask(EDITED, again=True) == 3
+
+
+def test_the_longest_wait_comes_first(states: PromptSetStates, ledger: Ledger) -> None:
+    """Sets are asked for in the order in which they changed, whatever they are called."""
+    names = ["winter", "spring", "autumn"]
+    now_saying(ledger, *(SetFingerprint(name, 1, "p", "e") for name in names))
+
+    assert [each.prompt_set for each in states.wanting_for_prompts()] == names
+    first = states.ask_for(states.wanting_for_prompts(), tick="one", at_most=2)
+    assert [run.prompt_set for run in first] == ["winter", "spring"]
+    second = states.ask_for(states.wanting_for_prompts(), tick="two", at_most=2)
+    assert [run.prompt_set for run in second] == ["autumn"]
+
+
+def test_a_repeated_tick_gives_the_same_answer(states: PromptSetStates, ledger: Ledger) -> None:
+    """A tick whose answer was lost asks for the same runs; the next one asks for nothing."""
+    now_saying(ledger, FIRST)
+    first = states.ask_for(states.wanting_for_prompts(), tick="one", at_most=5)
+
+    assert states.ask_for(states.wanting_for_prompts(), tick="one", at_most=5) == first
+    assert [run.attempt for run in first] == [1]
+    assert states.ask_for(states.wanting_for_prompts(), tick="two", at_most=5) == []
+    states.note_built("spring", content=FIRST.content, pending=0)
+    assert states.ask_for([], tick="one", at_most=5) == []
+
+
+def test_what_rows_say_is_reported_once(states: PromptSetStates, ledger: Ledger) -> None:
+    """New rows are unreported until a tick tells; the same tick, repeated, tells them again."""
+    now_saying(ledger, FIRST)
+    assert [each.prompts for each in states.unreported("one")] == ["rows-1"]
+    states.note_reported(states.unreported("one"), tick="one")
+    assert [each.prompts for each in states.unreported("one")] == ["rows-1"]
+    assert states.unreported("two") == []
 
 
 def test_one_of_many_processes_asks(states: PromptSetStates) -> None:
@@ -56,26 +118,44 @@ def test_one_of_many_processes_asks(states: PromptSetStates) -> None:
     assert sorted(number for number in numbers if number is not None) == [1]
 
 
-def test_what_is_built_wants_nothing(states: PromptSetStates) -> None:
+def test_what_is_built_wants_nothing(states: PromptSetStates, ledger: Ledger) -> None:
     """A set that was built by hand, without any sensor, is not built again."""
     states.note_built("spring", content=FIRST.content, pending=0)
     assert is_built(FIRST, state_of(states))
-    assert not wants_run_for_prompts(FIRST, state_of(states))
-    assert not wants_run_for_embeddings(FIRST, state_of(states))
-    assert wants_run_for_prompts(EDITED, state_of(states))
+    now_saying(ledger, FIRST)
+    assert wanting(states) == ([], [])
+    now_saying(ledger, EDITED)
+    assert wanting(states)[0] == ["spring"]
 
 
-def test_a_change_that_is_taken_back_and_made_again_is_seen(states: PromptSetStates) -> None:
-    """What is built counts as asked for, so that a later change differs from it."""
+def test_a_change_that_is_taken_back_and_made_again_is_seen(
+    states: PromptSetStates, ledger: Ledger
+) -> None:
+    """Once what is built is desired again, nothing counts as asked for."""
     states.ask(FIRST)
     states.note_built("spring", content=FIRST.content, pending=0)
     states.ask(EDITED)
-    assert not wants_run_for_prompts(FIRST, state_of(states))
+    now_saying(ledger, FIRST)
+    assert wanting(states) == ([], [])
 
-    states.settle([FIRST], states.all())
+    states.settle()
 
-    assert wants_run_for_prompts(EDITED, state_of(states))
+    now_saying(ledger, EDITED)
+    assert wanting(states)[0] == ["spring"]
     assert states.ask(EDITED) == 3
+
+
+def test_a_run_that_comes_too_late_is_made_up_for(states: PromptSetStates, ledger: Ledger) -> None:
+    """A run for a change that was taken back meanwhile leaves its set wanting what it was."""
+    states.ask(FIRST)
+    states.note_built("spring", content=FIRST.content, pending=0)
+    states.ask(EDITED)
+    now_saying(ledger, FIRST)
+    states.settle()
+
+    states.note_built("spring", content=EDITED.content, pending=0)
+
+    assert wanting(states)[0] == ["spring"]
 
 
 def test_an_incomplete_set_is_asked_for_again_with_growing_pauses(states: PromptSetStates) -> None:
@@ -118,3 +198,20 @@ def test_a_set_that_left_and_comes_back_is_new(states: PromptSetStates, ledger: 
     assert states.all() == {}
     assert states.ask(FIRST) == 1
     assert other.ask(FIRST) is None
+
+
+def test_what_is_overdue_waited_long_enough(states: PromptSetStates, ledger: Ledger) -> None:
+    """A set that is not built whole is overdue after its pause, and asked for under one tick."""
+    now_saying(ledger, FIRST)
+    states.ask(FIRST)
+    now = dt.datetime.now(dt.UTC)
+    later = now + dt.timedelta(hours=1)
+    assert states.overdue(now=now) == []
+    overdue = states.overdue(now=later)
+    assert [state.prompt_set for state in overdue] == ["spring"]
+
+    (run,) = states.ask_again(overdue, now=later, tick="hour", at_most=5)
+
+    assert (run.content, run.attempt) == (FIRST.content, 2)
+    states.note_built("spring", content=FIRST.content, pending=0)
+    assert states.overdue(now=later + dt.timedelta(days=2)) == []

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from imagepipeline_dagster.tables.checksums import checksums_among
 from imagepipeline_dagster.tables.importing import create_tables
 from imagepipeline_dagster.tables.reading import (
     ColumnMissing,
@@ -16,6 +17,7 @@ from imagepipeline_dagster.tables.reading import (
     TablesUnavailable,
 )
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
+from imagepipeline_dagster.tables.summaries import newest_time, sets_since, summarise_sets
 from tests.tables.conftest import Execute
 
 THREE = (
@@ -334,3 +336,67 @@ def test_reader_sees_past_a_writer(tmp_path: Path) -> None:
         writer.commit()
         assert tables.prompt_sets() == ["s"]
     writer.close()
+
+
+def test_a_user_who_may_only_read_is_enough(postgres_url: str) -> None:
+    """With SELECT on the two tables, and nothing else, everything that is asked is answered."""
+    create_tables(postgres_url)
+    engine = sa.create_engine(postgres_url)
+    with engine.begin() as connection:
+        for statement in (
+            "CREATE ROLE reader LOGIN PASSWORD 'reader'",
+            "GRANT SELECT ON prompts, embeddings TO reader",
+            "INSERT INTO prompts (prompt_set, prompt_id, prompt) VALUES ('s', '1', 'p')",
+        ):
+            connection.exec_driver_sql(statement)
+    try:
+        read_only = engine.url.set(username="reader", password="reader")
+        with SourceTables(read_only.render_as_string(hide_password=False)) as tables:
+            newest = newest_time(tables)
+            assert newest is not None
+            assert sets_since(tables, newest, at_most=5) == ["s"]
+            assert [each.rows for each in summarise_sets(tables)] == [1]
+            assert set(checksums_among(tables, ["s"])) == {"s"}
+            assert tables.prompts("s")
+            assert tables.embeddings() == {}
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DROP OWNED BY reader")
+            connection.exec_driver_sql("DROP ROLE reader")
+        engine.dispose()
+
+
+def test_a_database_that_does_not_answer_in_time(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query that waits longer than a tick can is given up with an error that says so."""
+    monkeypatch.setattr("imagepipeline_dagster.tables.reading._QUERY_SECONDS", 0.2)
+    create_tables(postgres_url)
+    engine = sa.create_engine(postgres_url)
+    with SourceTables(postgres_url) as tables, engine.begin() as connection:
+        tables.prompt_sets()
+        connection.exec_driver_sql("LOCK TABLE prompts IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(TablesUnavailable, match="statement timeout"):
+            tables.prompt_sets()
+    engine.dispose()
+
+
+def test_a_file_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
+    """Whoever moves another database to the same path has that one read, columns included."""
+    for name, column in (("one", "seed"), ("two", "samples")):
+        with sqlite3.connect(tmp_path / name) as connection:
+            connection.execute(
+                f"CREATE TABLE prompts (prompt_set TEXT, prompt_id TEXT, prompt TEXT, {column} INT)"
+            )
+            connection.execute("INSERT INTO prompts VALUES (?, '1', 'p', 3)", [name])
+        connection.close()
+    file = (tmp_path / "one").rename(tmp_path / "tables.db")
+    with SourceTables(f"sqlite:///{file}") as tables:
+        assert tables.prompts("one")[0].seed == 3
+        (tmp_path / "two").rename(file)
+        with pytest.raises(TablesUnavailable, match="no such column: seed"):
+            tables.prompts("two")
+        assert tables.prompts("two")[0].samples == 3
+        file.unlink()
+        with pytest.raises(TablesUnavailable, match="There is no SQLite file"):
+            tables.prompt_sets()

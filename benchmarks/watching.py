@@ -1,0 +1,216 @@
+"""The sensors' looks at a catalogue, each in a process that does nothing else: seconds and memory.
+
+Every function takes and returns what a process can be given, and measures itself.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import sqlalchemy as sa
+
+from imagepipeline_dagster.databases import parsed_url
+from imagepipeline_dagster.defs import ImageDataset, build_definitions
+from imagepipeline_dagster.environment import resources_for
+from imagepipeline_dagster.generation.contents import SetContents
+from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.watching import Tiers, Watch, observe
+from imagepipeline_dagster.tables.names import partition_key
+from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.tables.summaries import newest_time
+
+__all__ = ["Place", "Spent", "audit", "first_look", "pandas_reads", "settle", "ticks", "verify"]
+
+_MIB = 2**20
+_DATASET = ImageDataset(sensor_seconds=1)
+# Made as built from just what the tables say, and as reported.
+_SETTLE = (
+    """INSERT INTO ledger_prompt_sets (dataset, prompt_set, requested_prompts,
+       requested_embeddings, requested_at, attempt, retries, built_content, built_at, pending)
+       SELECT dataset, prompt_set, prompts, embeddings, changed_at, 1, 0, content, changed_at, 0
+       FROM ledger_set_contents""",
+    "UPDATE ledger_set_contents SET reported = prompts",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A catalogue, the ledger that knows it, and a Dagster instance."""
+
+    tables_url: str
+    ledger_url: str
+    home: Path
+
+    @contextmanager
+    def instance(self) -> Iterator[dg.DagsterInstance]:
+        """Open the instance."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        untold = {"telemetry": {"enabled": False}}
+        with dg.DagsterInstance.local_temp(str(self.home), overrides=untold) as instance:
+            yield instance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """Seconds, the MiB that the process grew by, and of how many ticks the longest's seconds."""
+
+    seconds: float
+    mib: float
+    ticks: int = 1
+    longest: float = 0.0
+
+
+def _spent(work: Callable[[], None]) -> Spent:
+    before, started = _peak(), time.perf_counter()
+    work()
+    seconds = time.perf_counter() - started
+    return Spent(seconds=seconds, mib=_peak() - before, longest=seconds)
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _MIB
+
+
+def pandas_reads(place: Place) -> Spent:
+    """Read the table into pandas, and hash it set by set: what one would write."""
+    import pandas as pd
+
+    engine = sa.create_engine(parsed_url(place.tables_url))
+
+    def work() -> None:
+        frame = pd.read_sql_query("SELECT * FROM prompts", engine)
+        rows = pd.util.hash_pandas_object(frame.drop(columns="updated_at"), index=False)
+        rows.groupby(frame["prompt_set"]).sum()
+
+    with engine.connect():
+        return _spent(work)
+
+
+@contextmanager
+def _opened(place: Place) -> Iterator[tuple[SourceTables, SetContents]]:
+    ledger = Ledger(place.ledger_url)
+    with SourceTables(place.tables_url) as tables:
+        tables.embeddings()
+        yield tables, SetContents(ledger, dataset=_DATASET.name)
+    ledger.close()
+
+
+def first_look(place: Place) -> Spent:
+    """Look at a catalogue that nothing is known of, tick after tick until every set was read."""
+    lasted: list[float] = []
+
+    def work() -> None:
+        watch = Watch()
+        while not watch.verified_at:
+            started = time.perf_counter()
+            newest, now = newest_time(tables), time.time()
+            seen = observe(tables, contents, watch, newest=newest, now=now, tiers=Tiers())
+            watch = seen.watch
+            lasted.append(time.perf_counter() - started)
+
+    with _opened(place) as (tables, contents):
+        spent = _spent(work)
+    return Spent(seconds=spent.seconds, mib=spent.mib, ticks=len(lasted), longest=max(lasted))
+
+
+def settle(place: Place) -> None:
+    """Make every set known, built and reported, and give it its partition."""
+    ledger = Ledger(place.ledger_url)
+    with ledger.engine.begin() as connection:
+        for statement in _SETTLE:
+            connection.exec_driver_sql(statement)
+        names = connection.exec_driver_sql("SELECT prompt_set FROM ledger_set_contents").scalars()
+        keys = [partition_key(name) for name in names]
+    ledger.close()
+    with place.instance() as instance:
+        instance.add_dynamic_partitions(_DATASET.named("prompt_set"), keys)
+
+
+def audit(place: Place) -> Spent:
+    """Count each set's rows, find their newest times, and compare both with what is known."""
+    with _opened(place) as (tables, contents):
+        newest, now = newest_time(tables), time.time()
+        watch = Watch(newest=newest, rows=10**9, verified_at=now)
+        return _spent(lambda: _look(tables, contents, watch, newest=newest, now=now, tiers=Tiers()))
+
+
+def verify(place: Place) -> Spent:
+    """Compare every row with what is known, in slices."""
+    with _opened(place) as (tables, contents):
+        newest, now = newest_time(tables), time.time()
+        watch = Watch(newest=newest, rows=10**9, audited_at=now)
+        tiers = Tiers(tick_seconds=1000)
+        return _spent(lambda: _look(tables, contents, watch, newest=newest, now=now, tiers=tiers))
+
+
+def _look(
+    tables: SourceTables,
+    contents: SetContents,
+    watch: Watch,
+    *,
+    newest: str | None,
+    now: float,
+    tiers: Tiers,
+) -> None:
+    seen = observe(tables, contents, watch, newest=newest, now=now, tiers=tiers)
+    if not seen.all_sets or seen.watch.verifying_since:
+        raise AssertionError("not all was looked at")
+
+
+def ticks(place: Place, *, changed: int, repetitions: int) -> tuple[float, float]:
+    """Return the median seconds of a tick without a change, and of one with changed sets."""
+    resources = resources_for(
+        storage_uri=str(place.home / "data"),
+        tables_url=place.tables_url,
+        ledger_url=place.ledger_url,
+    )
+    definitions = build_definitions(_DATASET, resources, start=False)
+    repository = definitions.get_repository_def()
+    sensor = repository.get_sensor_def("prompts_sensor")
+    engine = sa.create_engine(parsed_url(place.tables_url))
+    quiet, busy = [], []
+    with place.instance() as instance:
+        cursor: str | None = None
+
+        def tick() -> tuple[float, int]:
+            nonlocal cursor
+            started = time.perf_counter()
+            with dg.build_sensor_context(
+                instance_ref=instance.get_ref(), repository_def=repository, cursor=cursor
+            ) as context:
+                found = sensor.evaluate_tick(context)
+            cursor = found.cursor
+            return time.perf_counter() - started, len(found.run_requests or ())
+
+        tick()
+        time.sleep(2.1)  # until the clock has gone on, the newest rows are looked at again
+        tick()
+        for number in range(repetitions):
+            quiet += [tick()[0] for _ in range(3)]
+            with engine.begin() as connection:
+                connection.execute(
+                    sa.text(
+                        "UPDATE prompts SET prompt = prompt || :n, updated_at = CURRENT_TIMESTAMP"
+                        " WHERE prompt_set IN"
+                        " (SELECT DISTINCT prompt_set FROM prompts"
+                        "  WHERE prompt_set >= :first ORDER BY prompt_set LIMIT :changed)"
+                    ),
+                    {"n": f" {number}", "first": f"set_{number * changed:06}", "changed": changed},
+                )
+            seconds, asked = tick()
+            if asked != changed:
+                raise AssertionError(f"{asked} sets were asked for, not {changed}")
+            busy.append(seconds)
+            time.sleep(2.1)
+            tick()
+    return _median(quiet), _median(busy)
+
+
+def _median(seconds: list[float]) -> float:
+    return sorted(seconds)[len(seconds) // 2]

@@ -1,0 +1,95 @@
+"""Whether a prompt set's rows are as they were: a sum over the rows as the database has them.
+
+A checksum is cheaper than a fingerprint, and says less. Equal checksums mean equal rows; different
+ones may mean the same content in other words (`1` for `true`), on another driver or server. So a
+set whose checksum differs is read, and its fingerprint decides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import marshal
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from imagepipeline_dagster.tables.database import FoundTable
+from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.tables.summaries import SetSummary
+from imagepipeline_dagster.tables.values import read_text
+
+__all__ = ["checksums_among", "checksums_between"]
+
+_BYTES = 16
+_CHUNK = 2_000  # rows held at a time
+# Of marshal's formats the last in which equal rows have equal bytes.
+_MARSHAL_VERSION = 2
+
+
+def checksums_among(tables: SourceTables, prompt_sets: Collection[str]) -> dict[str, str]:
+    """Return the checksums of these sets; one without rows is absent. `updated_at` is not in it."""
+    with tables.connected() as connection:
+        return _checksums(tables, connection, tables.among(connection, prompt_sets))
+
+
+def checksums_between(tables: SourceTables, first: SetSummary, last: SetSummary) -> dict[str, str]:
+    """Return the checksums of all sets from one to another, in the database's own order."""
+    with tables.connected() as connection:
+        column = tables.prompts_table(connection).prompt_set
+        between = sa.and_(column >= first.value, column <= last.value)
+        return _checksums(tables, connection, between)
+
+
+def _checksums(
+    tables: SourceTables, connection: sa.Connection, wanted: sa.ColumnElement[bool]
+) -> dict[str, str]:
+    table = tables.prompts_table(connection)
+    in_database = connection.dialect.name == "postgresql"
+    add_up = _summed_by_postgresql if in_database else _summed_here
+    sums: dict[str, int] = {}
+    for raw, number in add_up(connection, table, wanted):
+        name = read_text(raw) or ""
+        sums[name] = sums.get(name, 0) + number
+    return {name: f"{number % 2 ** (8 * _BYTES):x}" for name, number in sums.items()}
+
+
+def _content_columns(table: FoundTable) -> list[sa.ColumnClause[Any]]:
+    return [table.column(name) for name in table.types if name not in ("prompt_set", "updated_at")]
+
+
+def _summed_by_postgresql(
+    connection: sa.Connection, table: FoundTable, wanted: sa.ColumnElement[bool]
+) -> Iterator[tuple[Any, int]]:
+    row = sa.cast(sa.func.row(*_content_columns(table)), sa.Text)
+    column = table.column("prompt_set")
+    query = (
+        sa.select(column, sa.func.sum(sa.func.hashtextextended(row, 0)))
+        .select_from(table.clause())
+        .where(wanted)
+        .group_by(column)
+    )
+    for raw, number in connection.execute(query):
+        yield raw, int(number)
+
+
+def _summed_here(
+    connection: sa.Connection, table: FoundTable, wanted: sa.ColumnElement[bool]
+) -> Iterator[tuple[Any, int]]:
+    columns = [table.column("prompt_set"), *_content_columns(table)]
+    query = sa.select(*columns).select_from(table.clause()).where(wanted)
+    with connection.execute(query) as result:
+        # From the driver itself: SQLAlchemy's rows would add a fifth. SQLite's cursor streams.
+        cursor: Any = result.cursor
+        while rows := cursor.fetchmany(_CHUNK):
+            for row in rows:
+                yield row[0], _row_number(row)
+
+
+def _row_number(row: Sequence[Any]) -> int:
+    try:
+        # A quarter of the time that repr() takes.
+        text = marshal.dumps(tuple(row), _MARSHAL_VERSION)
+    except ValueError:  # a time, a decimal, a uuid
+        text = repr(tuple(row)).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=_BYTES).digest())

@@ -1,0 +1,151 @@
+"""The cheap questions: the newest time, and of each prompt set its rows and their newest time.
+
+None of them reads content. A newest time is kept as text: `stored_time` writes it, and it is equal
+where the database's value is.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+
+from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.tables.values import read_text
+
+__all__ = [
+    "SetSummary",
+    "is_later",
+    "newest_time",
+    "sets_since",
+    "stored_time",
+    "summarise_sets",
+]
+
+_TO_THE_SECOND = len("2026-05-01 12:00:00")
+
+
+@dataclass(frozen=True, slots=True)
+class SetSummary:
+    """A prompt set's number of rows and newest time; `value` is its name as the database has it."""
+
+    prompt_set: str
+    rows: int
+    newest: str | None
+    value: Any
+
+
+def newest_time(tables: SourceTables) -> str | None:
+    """Return the newest time in the prompts table; None where there is none, or no such column."""
+    with tables.connected() as connection:
+        table = tables.prompts_table(connection)
+        if "updated_at" not in table.types:
+            return None
+        query = sa.select(sa.func.max(table.column("updated_at"))).select_from(table.clause())
+        return stored_time(connection.scalar(query))
+
+
+def sets_since(tables: SourceTables, newest: str, *, at_most: int) -> list[str]:
+    """Return the sets with a row of this time or later, `at_most` of them.
+
+    Counted from the whole second: a database's own clock may have no finer times.
+    """
+    with tables.connected() as connection:
+        table = tables.prompts_table(connection)
+        query = (
+            sa.select(table.column("prompt_set"))
+            .distinct()
+            .select_from(table.clause())
+            .where(
+                table.column("prompt_set").is_not(None),
+                table.column("updated_at") >= _whole_second(_time_of(newest)),
+            )
+            .limit(at_most)
+        )
+        return sorted({read_text(raw) or "" for raw in connection.scalars(query)})
+
+
+def summarise_sets(
+    tables: SourceTables, prompt_sets: Collection[str] | None = None
+) -> list[SetSummary]:
+    """Return the summaries of these sets, or of all, in the database's own order of their names."""
+    with tables.connected() as connection:
+        table = tables.prompts_table(connection)
+        column = table.column("prompt_set")
+        wanted: sa.ColumnElement[bool] = column.is_not(None)
+        if prompt_sets is not None:
+            wanted = tables.among(connection, prompt_sets)
+        newest = table.column("updated_at") if "updated_at" in table.types else sa.null()
+        query = (
+            sa.select(column, sa.func.count(), sa.func.max(newest))
+            .select_from(table.clause())
+            .where(wanted)
+            .group_by(column)
+            .order_by(column)
+        )
+        rows = connection.execute(query).all()
+    return list(_by_name(SetSummary(read_text(v) or "", n, stored_time(t), v) for v, n, t in rows))
+
+
+def _by_name(summaries: Iterable[SetSummary]) -> Iterable[SetSummary]:
+    # In SQLite the number 1 and the text '1' are two groups, and one name.
+    found: dict[str, SetSummary] = {}
+    for each in summaries:
+        earlier = found.get(each.prompt_set)
+        found[each.prompt_set] = (
+            each
+            if earlier is None
+            else SetSummary(each.prompt_set, earlier.rows + each.rows, each.newest, each.value)
+        )
+    return found.values()
+
+
+def stored_time(raw: object) -> str | None:
+    """Return a time as the ledger and a sensor's cursor keep it: its kind, and its value."""
+    match raw:
+        case None:
+            return None
+        case dt.datetime():
+            return f"time {raw.astimezone(dt.UTC) if raw.tzinfo else raw}"
+        case dt.date():
+            return f"date {raw}"
+        case int() | float() | Decimal():
+            return f"number {raw}"
+        case _:
+            return f"text {raw}"
+
+
+def _time_of(stored: str) -> Any:  # noqa: ANN401 - what the column holds
+    kind, _, value = stored.partition(" ")
+    match kind:
+        case "time":
+            return dt.datetime.fromisoformat(value)
+        case "date":
+            return dt.date.fromisoformat(value)
+        case "number":
+            return float(value) if "." in value or "e" in value else int(value)
+        case _:
+            return value
+
+
+def is_later(stored: str, other: str) -> bool:
+    """Tell whether a stored time is later than another, as far as the two compare."""
+    try:
+        return bool(_time_of(stored) > _time_of(other))
+    except TypeError:
+        return False
+
+
+def _whole_second(time: Any) -> sa.ColumnElement[Any]:  # noqa: ANN401 - what the column holds
+    match time:
+        case dt.datetime():
+            zoned = sa.DateTime(timezone=time.tzinfo is not None)
+            return sa.literal(time.replace(microsecond=0), zoned)
+        case str():
+            return sa.literal(time[:_TO_THE_SECOND])
+        case _:
+            return sa.literal(time)

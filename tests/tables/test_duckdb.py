@@ -1,0 +1,101 @@
+"""A database that is neither SQLite nor PostgreSQL, by its URL alone."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from imagepipeline_dagster.tables.checksums import checksums_among, checksums_between
+from imagepipeline_dagster.tables.fingerprints import fingerprint_sets
+from imagepipeline_dagster.tables.reading import SourceTables, TableMissing, TablesUnavailable
+from imagepipeline_dagster.tables.schema import TableMapping
+from imagepipeline_dagster.tables.summaries import newest_time, sets_since, summarise_sets
+
+TABLES = (
+    "CREATE SCHEMA studio",
+    (
+        "CREATE TABLE studio.briefs (campaign TEXT, prompt_id UUID, prompt TEXT, samples TEXT,"
+        " guidance_scale DECIMAL(4, 2), refiner BOOLEAN, updated_at TIMESTAMPTZ)"
+    ),
+    (
+        "INSERT INTO studio.briefs VALUES"
+        " ('spring', '15f002de-bf0c-4b99-857b-a7a4bd7030dc', 'a boat', '3', 7.25, true,"
+        " '2026-05-01 12:00:00+02')"
+    ),
+    "CREATE TABLE embeddings (embedding_id TEXT, trigger_words TEXT[], version INTEGER)",
+    "INSERT INTO embeddings VALUES ('look', ['lk', 'two words'], 2)",
+    "CREATE VIEW prompts AS SELECT campaign AS prompt_set, prompt_id, prompt FROM studio.briefs",
+)
+BRIEFS = TableMapping("studio.briefs", {"prompt_set": "campaign"})
+
+Execute = Callable[..., None]
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """The URL of a DuckDB file with tables in it."""
+    found = f"duckdb:///{tmp_path / 'warehouse.duckdb'}"
+    execute(found, *TABLES)
+    return found
+
+
+def execute(url: str, *statements: str) -> None:
+    """Run statements as another program would, which then lets the file go."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def test_rows_are_read(url: str) -> None:
+    """A mapped table in a schema, uuids, decimals, arrays and a view are read as elsewhere."""
+    with SourceTables(url, prompts=BRIEFS) as tables:
+        (row,) = tables.prompts("spring")
+        embedding = tables.embeddings()["look"]
+    assert (row.prompt_id, row.samples) == ("15f002de-bf0c-4b99-857b-a7a4bd7030dc", 3)
+    assert (row.guidance_scale, row.refiner) == (7.25, True)
+    assert row.updated_at == dt.datetime(2026, 5, 1, 10, tzinfo=dt.UTC)
+    assert (embedding.trigger_words, embedding.version) == (("lk", "two words"), "2")
+    with SourceTables(url) as tables:
+        assert [row.prompt for row in tables.iter_prompts()] == ["a boat"]
+
+
+def test_changes_are_seen(url: str) -> None:
+    """Newest times, summaries and checksums follow what another program writes."""
+    with SourceTables(url, prompts=BRIEFS) as tables:
+        newest, before = newest_time(tables), checksums_among(tables, ["spring"])
+        fingerprints = fingerprint_sets(tables)
+        assert newest is not None
+        execute(
+            url,
+            "UPDATE studio.briefs SET updated_at = now()",
+            "INSERT INTO studio.briefs (campaign, prompt_id, prompt, updated_at)"
+            " VALUES ('autumn', uuid(), 'a raft', now())",
+        )
+        assert sets_since(tables, newest, at_most=9) == ["autumn", "spring"]
+        first, last = summarise_sets(tables)
+        assert checksums_between(tables, last, last) == before
+        assert set(checksums_between(tables, first, last)) == {"autumn", "spring"}
+        assert fingerprint_sets(tables, ["spring"]) == fingerprints
+
+
+def test_nothing_is_written(url: str, tmp_path: Path) -> None:
+    """The file is opened for reading alone, and one that is missing is an error."""
+    with (
+        SourceTables(url) as tables,
+        pytest.raises(TablesUnavailable, match="read-only"),
+        tables.connected() as connection,
+    ):
+        connection.exec_driver_sql("DELETE FROM embeddings")
+    missing = f"duckdb:///{tmp_path / 'nowhere.duckdb'}"
+    with SourceTables(missing) as tables, pytest.raises(TablesUnavailable, match="nowhere"):
+        tables.prompt_sets()
+    with (
+        SourceTables(url, prompts=TableMapping("ideas")) as tables,
+        pytest.raises(TableMissing, match="'prompts'"),
+    ):
+        tables.prompt_sets()
