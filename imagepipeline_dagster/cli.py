@@ -96,7 +96,7 @@ def import_prompts(
             file,
             column_map=_pairs(mapped),
             defaults={"prompt_set": prompt_set} if prompt_set else {},
-            progress=progress,
+            on_progress=lambda told: progress(told.rows),
         )
     _echo_report(report, "prompts")
 
@@ -117,7 +117,7 @@ def import_embeddings(*, file: Path, mapped: tuple[str, ...], table: str | None)
             TableMapping(table or "embeddings"),
             file,
             column_map=_pairs(mapped),
-            progress=progress,
+            on_progress=lambda told: progress(told.rows),
         )
     _echo_report(report, "embeddings")
 
