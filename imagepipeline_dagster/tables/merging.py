@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
@@ -21,10 +21,12 @@ from imagepipeline_dagster.tables.database import (
 )
 from imagepipeline_dagster.tables.incoming import ImportRefused, IncomingRows
 from imagepipeline_dagster.tables.progress import OnProgress, Progress
+from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import (
     EmbeddingRow,
     PromptRow,
     TableMapping,
+    content_json,
     key_columns,
 )
 from imagepipeline_dagster.tables.staged import StagedRows
@@ -130,20 +132,38 @@ class Merge:
             sample=tuple(chain.from_iterable(sample.values())),
         )
 
-    def prompts_after(self, prompt_set: str, rows: Iterable[PromptRow]) -> list[PromptRow]:
-        """Return the rows of a prompt set as they are to be, given those that it has."""
+    def sets_after(
+        self, tables: SourceTables, changes: Changes
+    ) -> Iterator[tuple[str, list[PromptRow]]]:
+        """Yield the prompt sets that the changes concern, with all rows as they are to be.
+
+        A change of an embedding concerns the sets whose prompts use it. `tables` are as they are.
+        """
+        if self._incoming.row_type is PromptRow:
+            for name in changes.by_set:
+                yield name, self._prompts_after(name, tables.prompts(name))
+            return
+        before = {key: content_json(row) for key, row in tables.embeddings().items()}
+        after = self.embeddings_after(tables)
+        changed = {key for key, row in after.items() if before.get(key) != content_json(row)}
+        concerned = {row.prompt_set for row in tables.iter_prompts() if row.embeddings in changed}
+        for name in sorted(concerned):
+            yield name, tables.prompts(name)
+
+    def _prompts_after(self, prompt_set: str, rows: Iterable[PromptRow]) -> list[PromptRow]:
         brought = {row["prompt_id"]: row for row in self._staged.of_set(prompt_set)}
         kept = [row for row in rows if not self._replaces_sets or row.prompt_id in brought]
         after = [replace(row, **brought.pop(row.prompt_id, {})) for row in kept]
         after += [PromptRow(**row) for row in brought.values()]
         return sorted(after, key=lambda row: row.prompt_id)
 
-    def embeddings_after(self, rows: Mapping[str, EmbeddingRow]) -> dict[str, EmbeddingRow]:
-        """Return the embeddings by id as they are to be, given those that there are."""
-        after = dict(rows)
-        for row in chain.from_iterable(self._staged.chunks(_CHUNK)):
-            there = after.get(row["embedding_id"])
-            after[row["embedding_id"]] = replace(there, **row) if there else EmbeddingRow(**row)
+    def embeddings_after(self, tables: SourceTables) -> dict[str, EmbeddingRow]:
+        """Return the embeddings by id as they are to be; `tables` are as they are."""
+        after = tables.embeddings()
+        if self._incoming.row_type is EmbeddingRow:
+            for row in chain.from_iterable(self._staged.chunks(_CHUNK)):
+                there = after.get(row["embedding_id"])
+                after[row["embedding_id"]] = replace(there, **row) if there else EmbeddingRow(**row)
         return after
 
     def carry_out(self, *, at_most_deleted: int | None = None) -> ImportReport:

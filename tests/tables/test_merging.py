@@ -121,10 +121,11 @@ def test_what_is_told_is_what_comes(filled_url: str, tmp_path: Path, replace_set
     """The counts and the content that were foretold are those after the import."""
     file = csv_file(tmp_path, SPRING)
     with merge_of(filled_url, file, replace_sets=replace_sets) as merge:
+        changes = merge.changes()
         with SourceTables(filled_url) as tables:
-            foretold = merge.prompts_after("spring", tables.prompts("spring"))
-        total = merge.changes().total
-        report = merge.carry_out(at_most_deleted=total.deleted)
+            ((name, foretold),) = merge.sets_after(tables, changes)
+        report = merge.carry_out(at_most_deleted=changes.total.deleted)
+    assert name == "spring"
     with SourceTables(filled_url) as tables:
         found = tables.prompts("spring")
     assert [(row.prompt_id, row.prompt, row.seed) for row in found] == [
@@ -137,7 +138,7 @@ def test_what_is_told_is_what_comes(filled_url: str, tmp_path: Path, replace_set
             unchanged=report.unchanged,
             deleted=report.deleted,
         )
-        == total
+        == changes.total
     )
 
 
@@ -202,7 +203,9 @@ def test_embeddings_as_they_are_to_be(tables_url: str, tmp_path: Path, execute: 
     create_tables(tables_url)
     execute(
         "INSERT INTO embeddings (embedding_id, name, version)"
-        " VALUES ('e', 'E', '1'), ('f', 'F', '1')"
+        " VALUES ('e', 'E', '1'), ('f', 'F', '1')",
+        "INSERT INTO prompts (prompt_set, prompt_id, prompt, embeddings)"
+        " VALUES ('s', '1', 'p', 'e'), ('s', '2', 'p', NULL), ('t', '1', 'p', 'f')",
     )
     file = tmp_path / "e.csv"
     file.write_text("embedding_id,version\ne,2\ng,1\n")
@@ -212,7 +215,9 @@ def test_embeddings_as_they_are_to_be(tables_url: str, tmp_path: Path, execute: 
         SourceTables(tables_url) as tables,
     ):
         changes = merge.changes()
-        after = merge.embeddings_after(tables.embeddings())
+        after = merge.embeddings_after(tables)
+        concerned = dict(merge.sets_after(tables, changes))
+    assert {name: len(rows) for name, rows in concerned.items()} == {"s": 2}
     assert (changes.total, changes.by_set) == (RowCounts(inserted=1, updated=1), {})
     assert {(row.embedding_id, row.name, row.version) for row in after.values()} == {
         ("e", "E", "2"),
