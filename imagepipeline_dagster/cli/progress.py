@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress as Bars
 
     from imagepipeline_dagster.tables.progress import Progress
@@ -21,10 +22,10 @@ class ShownProgress:
     A step's bar goes when the step is done, so that there is room for questions between two steps.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         from rich.console import Console
 
-        self._console = Console(stderr=True)
+        self._console = console or Console(stderr=True)
         self._bars: Bars | None = None
         self._told = 0
 
