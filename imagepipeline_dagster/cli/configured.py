@@ -110,7 +110,7 @@ def opened_ledger(url: str, *, create: bool) -> Iterator[Ledger]:
     """Open the ledger; without `create` it is only read, and an absent one reads as empty."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    from imagepipeline_dagster.databases import shown_url
+    from imagepipeline_dagster.databases import cause_of, shown_url
     from imagepipeline_dagster.generation.ledger import Ledger
     from imagepipeline_dagster.generation.ledger_schema import LedgerTooNew, LedgerTooOld
 
@@ -123,9 +123,8 @@ def opened_ledger(url: str, *, create: bool) -> Iterator[Ledger]:
     except (LedgerTooNew, LedgerTooOld) as error:
         raise click.ClickException(f"{shown_url(url)}: {error}") from error
     except SQLAlchemyError as error:
-        cause = printable(str(getattr(error, "orig", None) or error).strip())
         raise click.ClickException(
-            f"The ledger at {shown_url(url)} cannot be used: {cause} "
+            f"The ledger at {shown_url(url)} cannot be used: {printable(cause_of(error))} "
             "Check that the database runs, and the URL in IMAGEPIPELINE_LEDGER_URL."
         ) from error
     finally:

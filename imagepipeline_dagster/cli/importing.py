@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,7 +126,7 @@ def _import(
     from imagepipeline_dagster.tables.incoming import IncomingRows
     from imagepipeline_dagster.tables.merging import Merge
 
-    with plain_errors(), ShownProgress() as on_progress:
+    with plain_errors(), closing(ShownProgress()) as on_progress:
         incoming = IncomingRows(
             file,
             row_type,
@@ -133,9 +134,10 @@ def _import(
             defaults=defaults or {},
             on_progress=on_progress,
         )
-        with Merge(
+        merge = Merge(
             tables_url(), mapping, incoming, replace_sets=replace_sets, on_progress=on_progress
-        ) as merge:
+        )
+        with closing(merge):
             if dry_run:
                 changes = merge.changes()
                 show_changes(changes)

@@ -18,8 +18,9 @@ from imagepipeline_dagster.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from imagepipeline_dagster.generation.decisions import Decision, PromptCall
+    from imagepipeline_dagster.generation.decisions import Decision
     from imagepipeline_dagster.generation.ledger import Entry, Ledger
+    from imagepipeline_dagster.generation.uses import PromptCall
 
 __all__ = ["call_text", "ledger_errors", "ledger_group"]
 
@@ -155,11 +156,11 @@ def _decide(
 
 
 def _sets_of(ledger: Ledger, entries: Iterable[Entry]) -> list[str]:
-    from imagepipeline_dagster.generation.decisions import prompt_calls
+    from imagepipeline_dagster.generation.uses import calls_of
 
     with ledger.reading() as connection:
-        calls = prompt_calls(connection, [entry.request_key for entry in entries])
-    names = {(call.dataset, call.prompt_set) for found in calls.values() for call in found}
+        calls = [call for entry in entries for call in calls_of(connection, entry.request_key)]
+    names = {(call.dataset, call.prompt_set) for call in calls}
     return [printable(f"{prompt_set} ({dataset})") for dataset, prompt_set in sorted(names)]
 
 

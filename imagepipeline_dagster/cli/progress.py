@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +16,7 @@ _ROWS_OF_A_LINE = 100_000
 
 
 class ShownProgress:
-    """Shows on the standard error what it is called with; use it in a `with` block.
+    """Shows on the standard error what it is called with; close it when done.
 
     A step's bar goes when the step is done, so that there is room for questions between two steps.
     """
@@ -29,17 +28,6 @@ class ShownProgress:
         self._bars: Bars | None = None
         self._told = 0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._end_step()
-
     def __call__(self, progress: Progress) -> None:
         """Show how far the step is."""
         if self._console.is_terminal:
@@ -49,7 +37,7 @@ class ShownProgress:
             of = f" of {progress.of:,}" if progress.of else ""
             self._console.print(f"{progress.done} {progress.rows:,}{of} rows", highlight=False)
         if progress.rows == progress.of:
-            self._end_step()
+            self.close()
 
     def _show_bar(self, progress: Progress) -> None:
         from rich import progress as rich
@@ -66,7 +54,8 @@ class ShownProgress:
             self._bars.start()
         self._bars.update(self._bars.task_ids[0], completed=progress.rows)
 
-    def _end_step(self) -> None:
+    def close(self) -> None:
+        """End the step that is shown, if one is."""
         self._told = 0
         if self._bars is not None:
             self._bars.stop()

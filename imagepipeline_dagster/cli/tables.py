@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ def export(
 
     if embeddings and prompt_sets:
         raise click.UsageError("Embeddings belong to no prompt set: leave --set or --embeddings.")
-    with plain_errors(), ShownProgress() as on_progress:
+    with plain_errors(), closing(ShownProgress()) as on_progress:
         chosen = chosen_dataset(dataset, prompts=table, embeddings=table)
         url = tables_url()
         if embeddings:

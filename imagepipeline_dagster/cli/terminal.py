@@ -54,7 +54,10 @@ def plain_errors(*more: type[Exception]) -> Iterator[None]:
     try:
         yield
     except known as error:
-        lines = map(printable, str(error).splitlines())
+        text = str(error)
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            text = f"{error.filename}: {error.strerror}"
+        lines = map(printable, text.splitlines())
         raise click.ClickException("\n".join(lines)) from error
 
 

@@ -101,7 +101,7 @@ class _DelimitedFile(RowsFile):
     def headers(self) -> tuple[str, ...]:
         first = next(self._records(), None)
         if isinstance(first, RowUnreadable):
-            raise FileUnreadable(f"{first.place} {first.problem}")
+            raise FileUnreadable(f"cannot be read: {first.place} {first.problem}")
         if first is None:
             raise FileUnreadable("is empty; its first line must name the columns")
         return tuple(header.strip() for header in first[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,8 @@ def import_prompts(
         defaults=defaults or {},
         on_progress=on_progress,
     )
-    with Merge(url, mapping, incoming, replace_sets=replace_sets, on_progress=on_progress) as merge:
+    merge = Merge(url, mapping, incoming, replace_sets=replace_sets, on_progress=on_progress)
+    with closing(merge):
         return merge.carry_out()
 
 
@@ -133,5 +135,5 @@ def import_embeddings(
         defaults=defaults or {},
         on_progress=on_progress,
     )
-    with Merge(url, mapping, incoming, on_progress=on_progress) as merge:
+    with closing(Merge(url, mapping, incoming, on_progress=on_progress)) as merge:
         return merge.carry_out()

@@ -5,11 +5,9 @@ from __future__ import annotations
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
-from types import TracebackType
-from typing import Self
 
 import sqlalchemy as sa
 
@@ -59,7 +57,7 @@ class ImportReport:
 class Merge:
     """A file's rows, read and checked, before they are brought into a table.
 
-    Use it in a `with` block. The database is not touched before `changes`, which only reads, and
+    Close it when done. The database is not touched before `changes`, which only reads, and
     not changed before `carry_out`.
 
     Args:
@@ -89,15 +87,8 @@ class Merge:
         self._on_progress = on_progress
         self._staged = incoming.stage()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Forget the rows."""
         self._staged.close()
 
     def changes(self) -> Changes:
@@ -227,7 +218,7 @@ class Merge:
 
     def _deletions(self, target: TargetTable) -> Iterator[list[RowChange]]:
         # Gathered first: not every database reads on while rows are deleted.
-        with StagedRows(PromptRow) as surplus:
+        with closing(StagedRows(PromptRow)) as surplus:
             for names in self._staged.prompt_sets(_SETS):
                 for key in target.keys_of_sets(names):
                     if key not in self._staged:

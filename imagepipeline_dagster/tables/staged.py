@@ -6,8 +6,7 @@ import datetime as dt
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, columns_of, key_columns
 
@@ -47,17 +46,6 @@ class StagedRows:
         self._find = f"SELECT place FROM staged WHERE {is_key}"  # noqa: S608
         self._all = f"SELECT {names} FROM staged ORDER BY {keys}"  # noqa: S608
         self._of_set = f"SELECT {names} FROM staged WHERE prompt_set = ? ORDER BY {keys}"  # noqa: S608
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Forget everything."""

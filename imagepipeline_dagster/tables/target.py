@@ -121,11 +121,15 @@ class TargetTable:
         return tuple(row[name] for name in self._keys)
 
     def _those_there(self, rows: Sequence[Values]) -> dict[tuple[Any, ...], dict[str, Any]]:
+        # Joined with their keys: SQLite uses no index for a list of pairs, and would read the whole
+        # table for each chunk of rows.
+        names = [sa.column(f"wanted_{name}", self._found.types[name]) for name in self._keys]
+        keys = [tuple(self._fitted(name, row[name]) for name in self._keys) for row in rows]
+        wanted = sa.values(*names).data(keys).cte("wanted")
+        is_wanted = (self._table.c[name] == wanted.c[f"wanted_{name}"] for name in self._keys)
         # Values as the driver gives them, for the same reason as in FoundTable.column.
-        query = (
-            sa.select(*(self._found.column(name) for name in self._columns))
-            .select_from(self._table)
-            .where(self._by_key().in_(self._bound_keys(rows)))
+        query = sa.select(*(self._found.column(name) for name in self._columns)).select_from(
+            wanted.join(self._table, sa.and_(*is_wanted))
         )
         found = (self._read(self._columns, raw) for raw in self._connection.execute(query))
         return {self._key(row): row for row in found}
@@ -134,12 +138,6 @@ class TargetTable:
         return {
             name: self._ours[name].read(value) for name, value in zip(columns, raw, strict=True)
         }
-
-    def _by_key(self) -> sa.Tuple:
-        return sa.tuple_(*(self._table.c[name] for name in self._keys))
-
-    def _bound_keys(self, rows: Sequence[Values]) -> list[tuple[object, ...]]:
-        return [tuple(self._fitted(name, row[name]) for name in self._keys) for row in rows]
 
     def _rows_to_write(
         self, changes: Sequence[RowChange], kind: ChangeKind, now: dt.datetime
@@ -198,10 +196,14 @@ class TargetTable:
             self._connection.execute(sa.update(self._table).where(*here).values(changed))
 
     def _delete(self, rows: list[Values]) -> None:
-        whole = [row for row in rows if all(self._key(row))]
-        if whole:
-            there = self._by_key().in_(self._bound_keys(whole))
-            self._connection.execute(sa.delete(self._table).where(there))
+        here = [self._table.c[name] == sa.bindparam(f"key_{name}") for name in self._keys]
+        keys = [
+            {f"key_{name}": self._fitted(name, row[name]) for name in self._keys}
+            for row in rows
+            if all(self._key(row))
+        ]
+        if keys:
+            self._connection.execute(sa.delete(self._table).where(*here), keys)
         for row in rows:
             if not all(self._key(row)):
                 self._delete_without_id(row["prompt_set"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -247,7 +248,8 @@ def test_a_terminal_gets_a_bar() -> None:
     from rich.console import Console
 
     shown = io.StringIO()
-    with ShownProgress(Console(file=shown, force_terminal=True, width=80)) as on_progress:
+    console = Console(file=shown, force_terminal=True, width=80)
+    with closing(ShownProgress(console)) as on_progress:
         for rows in (2_000, 4_000, 4_500):
             on_progress(Progress("written", rows, 4_500))
     assert "written 4,500 rows" in shown.getvalue()

@@ -49,19 +49,6 @@ HARD_TEXTS = (
 )
 
 
-@pytest.fixture
-def created_url(tables_url: str) -> str:
-    """The URL of a database with both tables, empty."""
-    create_tables(tables_url)
-    return tables_url
-
-
-@pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    """The URL of a SQLite file with both tables, empty: for what no database has a part in."""
-    return new_tables(tmp_path / "tables.db")
-
-
 def new_tables(file: Path) -> str:
     """Return the URL of new, empty tables."""
     file.unlink(missing_ok=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,7 @@ def test_changes_are_told_and_nothing_is_written(filled_url: str, tmp_path: Path
     """What would change is counted by set, with examples of each kind, in a read-only database."""
     before = content(filled_url)
     file = csv_file(tmp_path, [*SPRING, ("new", "a", "p"), ("kept", "a", "p")])
-    with merge_of(filled_url, file, replace_sets=True) as merge:
+    with closing(merge_of(filled_url, file, replace_sets=True)) as merge:
         changes = merge.changes()
     assert changes.total == RowCounts(inserted=2, updated=1, unchanged=2, deleted=1)
     assert changes.by_set == {
@@ -120,7 +121,7 @@ def test_changes_are_told_and_nothing_is_written(filled_url: str, tmp_path: Path
 def test_what_is_told_is_what_comes(filled_url: str, tmp_path: Path, replace_sets: bool) -> None:  # noqa: FBT001
     """The counts and the content that were foretold are those after the import."""
     file = csv_file(tmp_path, SPRING)
-    with merge_of(filled_url, file, replace_sets=replace_sets) as merge:
+    with closing(merge_of(filled_url, file, replace_sets=replace_sets)) as merge:
         changes = merge.changes()
         with SourceTables(filled_url) as tables:
             ((name, foretold),) = merge.sets_after(tables, changes)
@@ -146,7 +147,7 @@ def test_more_deletions_than_were_agreed_on_are_refused(
     filled_url: str, tmp_path: Path, execute: Execute
 ) -> None:
     """A row that came after the changes were shown is not deleted without being seen."""
-    with merge_of(filled_url, csv_file(tmp_path, SPRING), replace_sets=True) as merge:
+    with closing(merge_of(filled_url, csv_file(tmp_path, SPRING), replace_sets=True)) as merge:
         agreed = merge.changes().total.deleted
         execute("INSERT INTO prompts (prompt_set, prompt_id, prompt) VALUES ('spring', 'z', 'p')")
         before = content(filled_url)
@@ -180,7 +181,7 @@ def test_a_value_that_does_not_fit_is_told_before_writing(
     execute("CREATE TABLE prompts (prompt_set TEXT, prompt_id TEXT, prompt INTEGER)")
     file = csv_file(tmp_path, [("s", "1", "words")])
     with (
-        merge_of(tables_url, file) as merge,
+        closing(merge_of(tables_url, file)) as merge,
         pytest.raises(ImportRefused, match="does not fit the column 'prompt'"),
     ):
         merge.changes()
@@ -192,7 +193,7 @@ def test_the_database_is_not_asked_about_a_bad_file(tmp_path: Path) -> None:
     with pytest.raises(ImportRefused):
         merge_of(nowhere, csv_file(tmp_path, [("s", "1", "")]))
     with (
-        merge_of(nowhere, csv_file(tmp_path, SPRING)) as merge,
+        closing(merge_of(nowhere, csv_file(tmp_path, SPRING))) as merge,
         pytest.raises(TablesUnavailable),
     ):
         merge.changes()
@@ -211,7 +212,7 @@ def test_embeddings_as_they_are_to_be(tables_url: str, tmp_path: Path, execute: 
     file.write_text("embedding_id,version\ne,2\ng,1\n")
     incoming = IncomingRows(file, EmbeddingRow, column_map={}, defaults={})
     with (
-        Merge(tables_url, TableMapping("embeddings"), incoming) as merge,
+        closing(Merge(tables_url, TableMapping("embeddings"), incoming)) as merge,
         SourceTables(tables_url) as tables,
     ):
         changes = merge.changes()
