@@ -1,11 +1,11 @@
-"""How a database's URL is read, and how it is shown."""
+"""How a database's URL is read and shown, and what its driver says."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
-__all__ = ["parsed_url", "shown_url"]
+__all__ = ["cause_of", "parsed_url", "shown_url"]
 
 
 def parsed_url(url: str) -> URL:
@@ -32,3 +32,9 @@ def shown_url(url: str | URL) -> str:
     parsed = parsed_url(url) if isinstance(url, str) else url
     secret = {name: "***" for name in parsed.query if "pass" in name.lower()}
     return parsed.update_query_dict(secret).render_as_string(hide_password=True)
+
+
+def cause_of(error: BaseException) -> str:
+    """Return what a driver says about an error, as a sentence on one line."""
+    words = " ".join(str(getattr(error, "orig", None) or error).split())
+    return words if words.endswith((".", "?", "!")) else f"{words}."

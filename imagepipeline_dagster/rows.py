@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from _typeshed import DataclassInstance
 
-__all__ = ["arrow_schema", "arrow_table", "column", "content_hash", "frame_of", "rows_of"]
+__all__ = ["arrow_schema", "arrow_table", "column", "content_hash", "rows_of"]
 
 RowT = TypeVar("RowT", bound="DataclassInstance")
 
@@ -91,20 +91,6 @@ def arrow_table(rows: Iterable[RowT], row_type: type[RowT]) -> pa.Table:
         if not field.nullable and table.column(field.name).null_count:
             raise ValueError(f"{field.name} is never null, but a row has none")
     return table
-
-
-def frame_of(rows: Iterable[RowT], row_type: type[RowT]) -> pd.DataFrame:
-    """Return the rows as a data frame with nullable column types."""
-    import pandas as pd
-    import pyarrow as pa
-
-    nullable: dict[pa.DataType, Any] = {
-        pa.string(): pd.StringDtype(),
-        pa.int64(): pd.Int64Dtype(),
-        pa.float64(): pd.Float64Dtype(),
-        pa.bool_(): pd.BooleanDtype(),
-    }
-    return arrow_table(rows, row_type).to_pandas(types_mapper=nullable.get)
 
 
 def rows_of(frame: pd.DataFrame, row_type: type[RowT]) -> list[RowT]:

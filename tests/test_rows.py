@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import io
 from enum import StrEnum
 
 import pandas as pd
@@ -12,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagepipeline_dagster.generation.images import GeneratedImage, Outcome
-from imagepipeline_dagster.rows import arrow_schema, arrow_table, column, frame_of, rows_of
+from imagepipeline_dagster.rows import arrow_schema, arrow_table, column, rows_of
+from tests.frames import frame_of
 
 
 class Colour(StrEnum):
@@ -58,16 +58,6 @@ def test_rows_come_back_from_a_frame(rows: list[Row]) -> None:
     assert rows_of(frame_of(rows, Row), Row) == rows
 
 
-@settings(deadline=None, max_examples=50)
-@given(rows=st.lists(ROWS, max_size=8))
-def test_rows_come_back_from_parquet(rows: list[Row]) -> None:
-    """Rows survive a Parquet file that is read with nullable column types."""
-    file = io.BytesIO()
-    frame_of(rows, Row).to_parquet(file)
-
-    assert rows_of(pd.read_parquet(file, dtype_backend="numpy_nullable"), Row) == rows
-
-
 def test_the_schema_says_what_the_dataclass_says() -> None:
     """Each field becomes a column of its type, with its nullability and description."""
     schema = arrow_schema(Row)
@@ -90,22 +80,6 @@ def test_no_rows_make_a_table_with_every_column() -> None:
     full = frame_of([Row(name="a")], Row)
     pd.testing.assert_series_equal(frame_of([], Row).dtypes, full.dtypes)
     assert rows_of(frame_of([], Row), Row) == []
-
-
-def test_a_frame_has_nullable_types() -> None:
-    """A null leaves whole numbers whole and booleans boolean."""
-    frame = frame_of([Row(name="a"), Row(name="b", number=2**53 + 1, kept=False)], Row)
-
-    assert frame.dtypes.astype(str).to_dict() == {
-        "name": "string",
-        "number": "Int64",
-        "share": "Float64",
-        "kept": "boolean",
-        "at": "datetime64[us, UTC]",
-        "certain": "boolean",
-        "colour": "string",
-    }
-    assert frame["number"].tolist() == [pd.NA, 2**53 + 1]
 
 
 def test_an_iterator_of_rows_is_read_once() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -29,21 +29,19 @@ from imagepipeline_dagster.generation.ledger_schema import (
     prompt_sets,
     requests,
     samples,
-    uses,
 )
 from imagepipeline_dagster.generation.planning import PlanState, plan_state
+from imagepipeline_dagster.generation.uses import PromptCall, calls_of
 
 __all__ = [
     "MIN_PREFIX",
     "Decision",
     "DecisionRefused",
-    "PromptCall",
     "TakenDecision",
     "UndecidedRequest",
     "concerned",
     "decisions_about",
     "forget",
-    "prompt_calls",
     "resubmit",
     "unknown_requests",
 ]
@@ -64,16 +62,6 @@ class Decision(StrEnum):
 
 class DecisionRefused(ValueError):
     """A key that names no single request, or a request for which the decision makes no sense."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptCall:
-    """A prompt's call that uses a request."""
-
-    dataset: str
-    prompt_set: str
-    prompt_id: str
-    call_index: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,11 +101,11 @@ def unknown_requests(ledger: Ledger) -> list[UndecidedRequest]:
     with ledger.reading() as connection:
         found = Ledger.entries_seen_by(connection, connection.scalars(waiting).all())
         undecided = [entry for entry in found.values() if _is_unknown(entry)]
-        calls = prompt_calls(connection, [entry.request_key for entry in undecided])
+        calls = {e.request_key: calls_of(connection, e.request_key) for e in undecided}
     return [
         UndecidedRequest(
             request_key=entry.request_key,
-            calls=tuple(calls.get(entry.request_key, ())),
+            calls=calls[entry.request_key],
             claimed_at=entry.claimed_at,
             endpoint=entry.endpoint,
             emulated=entry.emulated,
@@ -128,23 +116,6 @@ def unknown_requests(ledger: Ledger) -> list[UndecidedRequest]:
         )
         for entry in sorted(undecided, key=lambda entry: (entry.claimed_at, entry.request_key))
     ]
-
-
-def prompt_calls(
-    connection: Connection, request_keys: Iterable[str]
-) -> dict[str, list[PromptCall]]:
-    """Return the calls that use, or used, these requests, by key."""
-    found: dict[str, list[PromptCall]] = {}
-    for key in request_keys:
-        query = (
-            select(uses)
-            .where(uses.c.request_key == key)
-            .order_by(uses.c.dataset, uses.c.prompt_set, uses.c.prompt_id, uses.c.call_index)
-        )
-        for row in connection.execute(query).mappings():
-            names = {name: row[name] for name in PromptCall.__slots__}
-            found.setdefault(key, []).append(PromptCall(**names))
-    return found
 
 
 def concerned(ledger: Ledger, keys: Sequence[str], decision: Decision) -> list[Entry]:
@@ -250,7 +221,7 @@ def _resubmit(connection: Connection, entry: Entry, error: str, now: dt.datetime
     )
     _set_failed(connection, entry, Failure.RESUBMITTED, error, now)
     # Its sets are complete no longer: the schedule that asks for such sets again finds them.
-    calls = prompt_calls(connection, [entry.request_key]).get(entry.request_key, [])
+    calls = calls_of(connection, entry.request_key)
     for dataset, prompt_set in {(call.dataset, call.prompt_set) for call in calls}:
         connection.execute(
             update(prompt_sets)

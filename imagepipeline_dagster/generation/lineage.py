@@ -19,14 +19,14 @@ from sqlalchemy import Connection, select
 
 from imagepipeline_dagster.generation.decisions import (
     MIN_PREFIX,
-    PromptCall,
     TakenDecision,
     decisions_about,
 )
 from imagepipeline_dagster.generation.ledger import Attempt, Entry, Ledger, StoredSample
-from imagepipeline_dagster.generation.ledger_schema import samples, uses
+from imagepipeline_dagster.generation.ledger_schema import samples
+from imagepipeline_dagster.generation.uses import PromptUse, uses_of
 
-__all__ = ["ImageLineage", "ImageUnknown", "PromptUse", "SampleLineage", "lineage_of"]
+__all__ = ["ImageLineage", "ImageUnknown", "SampleLineage", "lineage_of"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}", re.IGNORECASE)
@@ -34,17 +34,6 @@ _PREFIX = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}", re.IGNORECASE)
 
 class ImageUnknown(LookupError):
     """What was given names no single image of the ledger; the message says what it does name."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptUse:
-    """A prompt's call that uses the request, with the rows of both tables as they were, JSON."""
-
-    call: PromptCall
-    prompt_row: str
-    embedding_row: str | None
-    run_id: str
-    used_at: dt.datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,22 +111,12 @@ def lineage_of(ledger: Ledger, image: str) -> ImageLineage:
 def _sample(connection: Connection, entry: Entry, slot: int) -> SampleLineage:
     sample: StoredSample = next(stored for stored in entry.stored if stored.slot == slot)
     bought = entry.bought_by(sample)
-    query = select(uses).where(uses.c.request_key == entry.request_key).order_by(uses.c.used_at)
     return SampleLineage(
         request_key=entry.request_key,
         slot=slot,
         sample_index=sample.sample_index,
         outcome=sample.outcome,
-        uses=tuple(
-            PromptUse(
-                call=PromptCall(**{name: row[name] for name in PromptCall.__slots__}),
-                prompt_row=row["prompt_row"],
-                embedding_row=row["embedding_row"],
-                run_id=row["run_id"],
-                used_at=row["used_at"],
-            )
-            for row in connection.execute(query).mappings()
-        ),
+        uses=tuple(uses_of(connection, entry.request_key)),
         task=entry.task,
         request=entry.request,
         embedding_version=entry.embedding_version,

@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from imagepipeline_dagster.databases import parsed_url, shown_url
+from imagepipeline_dagster.databases import cause_of, parsed_url, shown_url
 from imagepipeline_dagster.tables.schema import (
     EmbeddingRow,
     PromptRow,
@@ -181,9 +181,8 @@ def reporting_database_errors(url: str) -> Iterator[None]:
     try:
         yield
     except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
-        cause = getattr(error, "orig", None) or error
         raise TablesUnavailable(
-            f"The tables at {shown_url(_parsed(url))} cannot be used: {str(cause).strip()} "
+            f"The tables at {shown_url(_parsed(url))} cannot be used: {cause_of(error)} "
             "Check that the database runs, and the URL in IMAGEPIPELINE_TABLES_URL."
         ) from error
 

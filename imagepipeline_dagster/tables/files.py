@@ -101,7 +101,7 @@ class _DelimitedFile(RowsFile):
     def headers(self) -> tuple[str, ...]:
         first = next(self._records(), None)
         if isinstance(first, RowUnreadable):
-            raise FileUnreadable(f"{first.place} {first.problem}")
+            raise FileUnreadable(f"cannot be read: {first.place} {first.problem}")
         if first is None:
             raise FileUnreadable("is empty; its first line must name the columns")
         return tuple(header.strip() for header in first[1])
@@ -144,6 +144,15 @@ def _ragged(fields: int, headers: int) -> str:
     return f"has {fields} fields where the header has {headers}"
 
 
+def _csv_delimiter(path: Path) -> str:
+    # Where the comma is the decimal sign, spreadsheets write semicolons.
+    try:
+        header = next(_lines(path), "")
+    except _LineUnreadable:
+        return ","
+    return ";" if ";" in header and "," not in header else ","
+
+
 def _tsv_is_quoted(path: Path) -> bool:
     """Return whether quotes in a TSV file are its syntax, or part of its texts.
 
@@ -166,14 +175,20 @@ def _tsv_is_quoted(path: Path) -> bool:
     return is_needed or any(_DOUBLED_QUOTES.search(line) for line in _lines(path))
 
 
+_LIKE_THIS = '{"prompt": "…"}'
+
+
 class _JsonLinesFile(RowsFile):
     """A file with a JSON object a line; a key that some rows lack is null in them."""
 
     def headers(self) -> tuple[str, ...]:
         found: dict[str, None] = {}
+        row = None
         for row in self._objects():
             if isinstance(row, FileRow):
                 found.update(dict.fromkeys(row.values))
+        if row is None:
+            raise FileUnreadable(f"is empty; its lines are JSON objects, like {_LIKE_THIS}")
         return tuple(found)
 
     def rows(self) -> Iterator[FileRow | RowUnreadable]:
@@ -197,7 +212,7 @@ class _JsonLinesFile(RowsFile):
             if isinstance(value, dict):
                 yield FileRow(place, value)
             elif line.strip():
-                yield RowUnreadable(place, 'is not a JSON object, like {"prompt": "…"}')
+                yield RowUnreadable(place, f"is not a JSON object, like {_LIKE_THIS}")
 
 
 class _ParquetFile(RowsFile):
@@ -236,7 +251,7 @@ def open_file(path: Path) -> RowsFile:
         raise FileUnreadable("is not there" if not path.exists() else "is not a file")
     match path.suffix.lower():
         case ".csv":
-            return _DelimitedFile(path, delimiter=",", quoted=True)
+            return _DelimitedFile(path, delimiter=_csv_delimiter(path), quoted=True)
         case ".tsv":
             return _DelimitedFile(path, delimiter="\t", quoted=_tsv_is_quoted(path))
         case ".jsonl" | ".ndjson":

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,16 @@ import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.database import writing
 from imagepipeline_dagster.tables.incoming import ImportRefused, IncomingRows
+from imagepipeline_dagster.tables.merging import ImportReport, Merge
 from imagepipeline_dagster.tables.overrides import overrides_table
+from imagepipeline_dagster.tables.progress import OnProgress
 from imagepipeline_dagster.tables.schema import (
     EmbeddingRow,
     PromptRow,
     TableMapping,
     columns_of,
+    key_columns,
 )
-from imagepipeline_dagster.tables.target import TargetTable, ValueUnfit, Written, key_columns
 from imagepipeline_dagster.tables.values import Kind
 
 __all__ = [
@@ -31,8 +31,6 @@ __all__ = [
     "import_prompts",
     "tables_metadata",
 ]
-
-_CHUNK = 2_000  # rows written at a time
 
 _TYPES: dict[Kind, sa.types.TypeEngine[Any]] = {
     Kind.TEXT: sa.Text(),
@@ -81,21 +79,6 @@ def create_tables(url: str) -> None:
         tables_metadata().create_all(connection)
 
 
-@dataclass(frozen=True, slots=True)
-class ImportReport:
-    """What an import did, in rows.
-
-    `duplicates` are rows that stood in the file before, in every column, and so were not written
-    twice. `ignored_columns` are headers of the file that nothing was read from.
-    """
-
-    inserted: int
-    updated: int
-    unchanged: int
-    duplicates: int
-    ignored_columns: tuple[str, ...]
-
-
 def import_prompts(
     url: str,
     mapping: TableMapping,
@@ -103,7 +86,8 @@ def import_prompts(
     *,
     column_map: Mapping[str, str] | None = None,
     defaults: Mapping[str, str] | None = None,
-    progress: Callable[[int], None] | None = None,
+    replace_sets: bool = False,
+    on_progress: OnProgress = lambda _: None,
 ) -> ImportReport:
     """Bring a file's rows into the prompts table, by prompt set and prompt id.
 
@@ -116,16 +100,23 @@ def import_prompts(
         file: CSV, TSV, JSON Lines or Parquet, by its ending.
         column_map: from our column to the file's header; where it is silent, equal names match.
         defaults: from our column to the value of rows where the file has none.
-        progress: called with the number of rows read so far, every 2,000 rows and at the end.
+        replace_sets: whether rows which the file lacks go, out of the sets that the file has.
+        on_progress: told of the rows "read", then "written".
 
     Raises:
         ImportRefused: with what to put right in the file. Nothing was changed.
         TablesUnavailable, TableMissing, ColumnMissing: about the database. Nothing was changed.
     """
     incoming = IncomingRows(
-        file, PromptRow, column_map=column_map or {}, defaults=defaults or {}, progress=progress
+        file,
+        PromptRow,
+        column_map=column_map or {},
+        defaults=defaults or {},
+        on_progress=on_progress,
     )
-    return _import(url, mapping, file, incoming)
+    merge = Merge(url, mapping, incoming, replace_sets=replace_sets, on_progress=on_progress)
+    with closing(merge):
+        return merge.carry_out()
 
 
 def import_embeddings(
@@ -135,31 +126,15 @@ def import_embeddings(
     *,
     column_map: Mapping[str, str] | None = None,
     defaults: Mapping[str, str] | None = None,
-    progress: Callable[[int], None] | None = None,
+    on_progress: OnProgress = lambda _: None,
 ) -> ImportReport:
     """Bring a file's rows into the embeddings table, by embedding id; else as `import_prompts`."""
     incoming = IncomingRows(
-        file, EmbeddingRow, column_map=column_map or {}, defaults=defaults or {}, progress=progress
+        file,
+        EmbeddingRow,
+        column_map=column_map or {},
+        defaults=defaults or {},
+        on_progress=on_progress,
     )
-    return _import(url, mapping, file, incoming)
-
-
-def _import(url: str, mapping: TableMapping, file: Path, incoming: IncomingRows) -> ImportReport:
-    now = dt.datetime.now(dt.UTC)
-    written = Written()
-    # One transaction: a problem in the last row takes back the first.
-    with writing(url) as connection:
-        target = TargetTable(connection, mapping, incoming.row_type, columns=incoming.columns)
-        rows = iter(incoming)
-        while chunk := list(islice(rows, _CHUNK)):
-            try:
-                written += target.write(chunk, now=now)
-            except ValueUnfit as error:
-                raise ImportRefused(file, (str(error),)) from error
-    return ImportReport(
-        inserted=written.inserted,
-        updated=written.updated,
-        unchanged=written.unchanged,
-        duplicates=incoming.duplicates,
-        ignored_columns=incoming.ignored_columns,
-    )
+    with closing(Merge(url, mapping, incoming, on_progress=on_progress)) as merge:
+        return merge.carry_out()

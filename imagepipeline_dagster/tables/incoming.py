@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.tables.checking import problem_of, shown
 from imagepipeline_dagster.tables.database import TablesError
 from imagepipeline_dagster.tables.files import (
@@ -21,14 +20,16 @@ from imagepipeline_dagster.tables.files import (
     RowUnreadable,
     open_file,
 )
+from imagepipeline_dagster.tables.progress import OnProgress, Progress
 from imagepipeline_dagster.tables.schema import (
     EmbeddingRow,
     PromptRow,
     columns_of,
     content_json,
+    key_columns,
 )
 from imagepipeline_dagster.tables.seen import SeenRows
-from imagepipeline_dagster.tables.target import key_columns
+from imagepipeline_dagster.tables.staged import StagedRows
 
 __all__ = ["ImportRefused", "IncomingRows"]
 
@@ -55,14 +56,15 @@ class ImportRefused(TablesError):
 class IncomingRows:
     """A file's rows for one of the tables.
 
-    `columns` are ours that the file or the defaults give; `ignored_columns` are headers of the file
-    that nothing is read from; `duplicates` counts, after reading, rows that stood there before.
+    `path` is the file; `columns` are ours that it or the defaults give; `ignored_columns` are
+    headers of the file that nothing is read from; `duplicates` counts, after reading, rows that
+    stood there before.
 
     Args:
         row_type: which table they are for.
         column_map: from our column to the file's header; where it is silent, equal names match.
         defaults: from our column to the value where the file has none.
-        progress: called with the number of rows read so far, now and then and at the end.
+        on_progress: told of the rows "read".
 
     Raises:
         ImportRefused: when the file or its headers will not do.
@@ -75,12 +77,12 @@ class IncomingRows:
         *,
         column_map: Mapping[str, str],
         defaults: Mapping[str, str],
-        progress: Callable[[int], None] | None = None,
+        on_progress: OnProgress = lambda _: None,
     ) -> None:
-        self._path = file
+        self.path = file
         self.row_type = row_type
         self._defaults = defaults
-        self._progress = progress
+        self._on_progress = on_progress
         self._columns = columns_of(row_type)
         try:
             self._file = open_file(file)
@@ -96,28 +98,34 @@ class IncomingRows:
         self.ignored_columns = tuple(header for header in headers if header not in used)
         self.duplicates = 0
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield each row as values by our names, until there is a problem; check all of them.
+    def stage(self) -> StagedRows:
+        """Return the rows, all of them checked; close them when done.
 
         Raises:
             ImportRefused: after the last row, when any of them had a problem.
         """
         self.duplicates = 0
+        staged = StagedRows(self.row_type, (*self.columns, *key_columns(self.row_type)))
+        try:
+            self._read_into(staged)
+        except BaseException:
+            staged.close()
+            raise
+        return staged
+
+    def _read_into(self, staged: StagedRows) -> None:
         problems: list[str] = []
         problem_count = rows = 0
         with closing(SeenRows()) as seen:
             for rows, row in enumerate(self._file.rows(), start=1):
-                values, found = self._checked(row, seen)
+                found = self._problems_of(row, staged, seen)
                 problem_count += len(found)
                 problems += found[: _SHOWN_PROBLEMS - len(problems)]
-                if values is not None and not problem_count:
-                    yield values
-                if self._progress and rows % _PROGRESS_ROWS == 0:
-                    self._progress(rows)
-        if self._progress:
-            self._progress(rows)
+                if rows % _PROGRESS_ROWS == 0:
+                    self._on_progress(Progress("read", rows))
+        self._on_progress(Progress("read", rows, rows))
         if problems:
-            raise ImportRefused(self._path, tuple(problems), count=problem_count)
+            raise ImportRefused(self.path, tuple(problems), count=problem_count)
 
     def _resolved(self, headers: tuple[str, ...], column_map: Mapping[str, str]) -> dict[str, str]:
         """Map our columns to the file's headers."""
@@ -155,15 +163,15 @@ class IncomingRows:
         if missing:
             problems.append(_without_columns(missing, headers))
         if problems:
-            raise ImportRefused(self._path, tuple(problems))
+            raise ImportRefused(self.path, tuple(problems))
         return found
 
-    def _checked(
-        self, row: FileRow | RowUnreadable, seen: SeenRows
-    ) -> tuple[dict[str, Any] | None, list[str]]:
-        """Return the row's values, or None where it is not to be written; and its problems."""
+    def _problems_of(
+        self, row: FileRow | RowUnreadable, staged: StagedRows, seen: SeenRows
+    ) -> list[str]:
+        """Stage a row, unless it repeats one without an id; return what is wrong with it."""
         if isinstance(row, RowUnreadable):
-            return None, [f"{row.place} {row.problem}"]
+            return [f"{row.place} {row.problem}"]
         values: dict[str, Any] = {}
         problems = []
         for name in self.columns:
@@ -176,32 +184,32 @@ class IncomingRows:
             if problem:
                 problems.append(f"{row.place}, {self._label(name)}: {problem}")
         if problems:
-            return None, problems
+            return problems
         if self._derives_ids:
-            return self._with_id(values, row, seen), []
-        key = [values[name] for name in key_columns(self.row_type)]
-        earlier = seen.earlier_place(canonical_json({"key": key}), place=row.place)
+            prompt_id = self._derived_id(values, row, seen)
+            if prompt_id is None:
+                self.duplicates += 1
+                return []
+            values["prompt_id"] = prompt_id
+        earlier = staged.add(values, place=row.place)
         if earlier:
-            names = " and ".join(key_columns(self.row_type))
-            given = " and ".join(map(shown, key))
-            return None, [f"{row.place} repeats the {names} of {earlier}: {given}"]
-        return values, []
+            keys = key_columns(self.row_type)
+            given = " and ".join(shown(values[name]) for name in keys)
+            return [f"{row.place} repeats the {' and '.join(keys)} of {earlier}: {given}"]
+        return []
 
-    def _with_id(
-        self, values: dict[str, Any], row: FileRow, seen: SeenRows
-    ) -> dict[str, Any] | None:
-        """Give a row the id that follows from its content, or None to a repetition.
+    def _derived_id(self, values: dict[str, Any], row: FileRow, seen: SeenRows) -> str | None:
+        """Return the id that follows from a row's content, or None for a repetition.
 
         Rows which differ only in columns that are ignored are different rows to whoever made the
         file: the second of them gets the id of the first with "-2" behind it.
         """
         content = content_json(PromptRow(prompt_id="", **values))
-        if seen.earlier_place(content, whole=_whole_row(row), place=row.place):
-            self.duplicates += 1
+        ordinal = seen.ordinal(content, whole=_whole_row(row))
+        if ordinal is None:
             return None
         digest = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
-        ordinal = seen.count(content)
-        return {**values, "prompt_id": f"{digest}-{ordinal}" if ordinal > 1 else digest}
+        return f"{digest}-{ordinal}" if ordinal > 1 else digest
 
     def _label(self, name: str) -> str:
         header = self._headers.get(name, name)

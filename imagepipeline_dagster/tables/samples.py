@@ -63,7 +63,7 @@ def _fill(
 ) -> None:
     columns = tuple(columns_of(row_type))
     table = TargetTable(connection, _MAPPINGS[row_type], row_type, columns=columns)
-    table.write([asdict(row) for row in rows], now=dt.datetime.now(dt.UTC))
+    table.apply(table.compared([asdict(row) for row in rows]), now=dt.datetime.now(dt.UTC))
 
 
 def edit_sample_prompt(url: str) -> str:

@@ -21,6 +21,7 @@ __all__ = [
     "TableMapping",
     "columns_of",
     "content_json",
+    "key_columns",
     "row_reader",
     "source_json",
 ]
@@ -166,6 +167,11 @@ _COLUMNS = {row_type: _columns(row_type) for row_type in (PromptRow, EmbeddingRo
 def columns_of(row_type: type[PromptRow | EmbeddingRow]) -> Mapping[str, Column]:
     """Return the table's columns by name, in their order."""
     return _COLUMNS[row_type]
+
+
+def key_columns(row_type: type[PromptRow | EmbeddingRow]) -> tuple[str, ...]:
+    """Return the columns which tell a table's rows apart."""
+    return ("prompt_set", "prompt_id") if row_type is PromptRow else ("embedding_id",)
 
 
 def row_reader(row_type: type[RowT], names: Sequence[str]) -> Callable[[Sequence[object]], RowT]:

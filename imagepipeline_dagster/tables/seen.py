@@ -17,31 +17,24 @@ class SeenRows:
         self._database = sqlite3.connect("")
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute(
-            "CREATE TABLE seen (key BLOB, whole BLOB, place TEXT, PRIMARY KEY (key, whole))"
-            " WITHOUT ROWID"
+            "CREATE TABLE seen (key BLOB, whole BLOB, PRIMARY KEY (key, whole)) WITHOUT ROWID"
         )
 
     def close(self) -> None:
         """Forget everything."""
         self._database.close()
 
-    def earlier_place(self, key: str, *, whole: str = "", place: str) -> str | None:
-        """Note a row and its place; return where the same row was noted before, if it was."""
-        digests = (_digest(key), _digest(whole))
-        added = self._database.execute(
-            "INSERT OR IGNORE INTO seen VALUES (?, ?, ?)", (*digests, place)
-        )
-        if added.rowcount:
-            return None
-        found = self._database.execute(
-            "SELECT place FROM seen WHERE key = ? AND whole = ?", digests
-        )
-        return str(found.fetchone()[0])
+    def ordinal(self, key: str, *, whole: str) -> int | None:
+        """Note a row; return its place among the different rows of its key, from 1.
 
-    def count(self, key: str) -> int:
-        """Return how many different rows were noted under a key."""
-        found = self._database.execute("SELECT count(*) FROM seen WHERE key = ?", (_digest(key),))
-        return int(found.fetchone()[0])
+        None where the same row was noted before.
+        """
+        digests = (_digest(key), _digest(whole))
+        added = self._database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", digests)
+        if not added.rowcount:
+            return None
+        count = self._database.execute("SELECT count(*) FROM seen WHERE key = ?", digests[:1])
+        return int(count.fetchone()[0])
 
 
 def _digest(text: str) -> bytes:

@@ -3,52 +3,32 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from imagepipeline_dagster.tables.changes import ChangeKind, RowChange
 from imagepipeline_dagster.tables.database import ColumnMissing, FoundTable, find_table
 from imagepipeline_dagster.tables.schema import (
     EmbeddingRow,
     PromptRow,
     TableMapping,
     columns_of,
+    key_columns,
 )
+from imagepipeline_dagster.tables.staged import Values
+from imagepipeline_dagster.tables.values import words_text
 
-__all__ = ["TargetTable", "ValueUnfit", "Written", "key_columns"]
+__all__ = ["TargetTable", "ValueUnfit"]
 
-Values = Mapping[str, Any]
-"""A row by our names."""
+_CHUNK = 2_000  # rows held at a time while streaming
 
 
 class ValueUnfit(ValueError):
     """A column of the user's table is of a type that cannot hold the value."""
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """How many rows were new, different, and as they had been."""
-
-    inserted: int = 0
-    updated: int = 0
-    unchanged: int = 0
-
-    def __add__(self, other: Written) -> Written:
-        return Written(
-            inserted=self.inserted + other.inserted,
-            updated=self.updated + other.updated,
-            unchanged=self.unchanged + other.unchanged,
-        )
-
-
-def key_columns(row_type: type[PromptRow | EmbeddingRow]) -> tuple[str, ...]:
-    """Return the columns which tell a table's rows apart."""
-    return ("prompt_set", "prompt_id") if row_type is PromptRow else ("embedding_id",)
 
 
 class TargetTable:
@@ -84,8 +64,17 @@ class TargetTable:
         self._stamps = "updated_at" in self._found.types
         self._upserts = self._has_unique_key()
 
-    def write(self, rows: Sequence[Values], *, now: dt.datetime) -> Written:
-        """Insert the rows that are not there and update those that are different.
+    def compared(self, rows: Sequence[Values]) -> list[RowChange]:
+        """Return what becomes of each row when it is written; nothing is written yet.
+
+        Raises:
+            ValueUnfit: when a column of the table cannot hold a value.
+        """
+        there = self._those_there(rows)
+        return [RowChange(before=there.get(self._key(row)), after=row) for row in rows]
+
+    def apply(self, changes: Sequence[RowChange], *, now: dt.datetime) -> None:
+        """Insert rows that are new, update those that are different, and delete those that go.
 
         `updated_at` becomes `now` in the rows that are written, unless they bring one. Columns that
         the rows do not bring keep what they hold.
@@ -93,53 +82,67 @@ class TargetTable:
         Raises:
             ValueUnfit: when a column of the table cannot hold a value.
         """
-        there = self._those_there(rows)
-        new, different = [], []
-        for row in rows:
-            earlier = there.get(self._key(row))
-            if earlier is None:
-                new.append(self._stored(row, now))
-            elif any(earlier[name] != value for name, value in self._brought(row).items()):
-                different.append(self._stored(row, now))
+        new = self._rows_to_write(changes, ChangeKind.INSERTED, now)
+        different = self._rows_to_write(changes, ChangeKind.UPDATED, now)
         if self._upserts:
             self._upsert([*new, *different])
         else:
             self._insert(new)
             self._update(different)
-        return Written(
-            inserted=len(new),
-            updated=len(different),
-            unchanged=len(rows) - len(new) - len(different),
+        self._delete([c.values for c in changes if c.kind is ChangeKind.DELETED])
+
+    def check(self, changes: Sequence[RowChange]) -> None:
+        """Find out whether `apply` could write the rows.
+
+        Raises:
+            ValueUnfit: when a column of the table cannot hold a value.
+        """
+        for kind in (ChangeKind.INSERTED, ChangeKind.UPDATED):
+            self._rows_to_write(changes, kind, dt.datetime.now(dt.UTC))
+
+    def keys_of_sets(self, prompt_sets: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        """Yield the keys of all rows of these prompt sets; a null id is the empty text."""
+        wanted = [self._fitted("prompt_set", name) for name in prompt_sets]
+        query = (
+            sa.select(*(self._found.column(name) for name in self._keys))
+            .select_from(self._table)
+            .where(self._table.c.prompt_set.in_(wanted))
+            .execution_options(yield_per=_CHUNK)
         )
+        names = set(prompt_sets)
+        with self._connection.execute(query) as result:
+            for raw in result:
+                key = self._read(self._keys, raw)
+                # Compared here too, because some collations ignore case.
+                if key["prompt_set"] in names:
+                    yield self._key(key)
 
     def _key(self, row: Values) -> tuple[Any, ...]:
         return tuple(row[name] for name in self._keys)
 
-    def _brought(self, row: Values) -> dict[str, Any]:
-        # A file may have times for some rows only; the others get theirs when they change.
+    def _those_there(self, rows: Sequence[Values]) -> dict[tuple[Any, ...], dict[str, Any]]:
+        # Joined with their keys: SQLite uses no index for a list of pairs, and would read the whole
+        # table for each chunk of rows.
+        names = [sa.column(f"wanted_{name}", self._found.types[name]) for name in self._keys]
+        keys = [tuple(self._fitted(name, row[name]) for name in self._keys) for row in rows]
+        wanted = sa.values(*names).data(keys).cte("wanted")
+        is_wanted = (self._table.c[name] == wanted.c[f"wanted_{name}"] for name in self._keys)
+        # Values as the driver gives them, for the same reason as in FoundTable.column.
+        query = sa.select(*(self._found.column(name) for name in self._columns)).select_from(
+            wanted.join(self._table, sa.and_(*is_wanted))
+        )
+        found = (self._read(self._columns, raw) for raw in self._connection.execute(query))
+        return {self._key(row): row for row in found}
+
+    def _read(self, columns: Sequence[str], raw: Sequence[object]) -> dict[str, Any]:
         return {
-            name: row[name]
-            for name in self._columns
-            if name != "updated_at" or row[name] is not None
+            name: self._ours[name].read(value) for name, value in zip(columns, raw, strict=True)
         }
 
-    def _those_there(self, rows: Sequence[Values]) -> dict[tuple[Any, ...], dict[str, Any]]:
-        keys = sa.tuple_(*(self._table.c[name] for name in self._keys))
-        wanted = [tuple(self._fitted(name, row[name]) for name in self._keys) for row in rows]
-        # Values as the driver gives them, for the same reason as in FoundTable.column.
-        query = (
-            sa.select(*(self._found.column(name) for name in self._columns))
-            .select_from(self._table)
-            .where(keys.in_(wanted))
-        )
-        found = [
-            {
-                name: self._ours[name].read(raw)
-                for name, raw in zip(self._columns, values, strict=True)
-            }
-            for values in self._connection.execute(query)
-        ]
-        return {self._key(row): row for row in found}
+    def _rows_to_write(
+        self, changes: Sequence[RowChange], kind: ChangeKind, now: dt.datetime
+    ) -> list[dict[str, Any]]:
+        return [self._stored(change.values, now) for change in changes if change.kind is kind]
 
     def _stored(self, row: Values, now: dt.datetime) -> dict[str, Any]:
         """Return the row as it is bound: the same columns for every row."""
@@ -192,6 +195,28 @@ class TargetTable:
             changed = {name: value for name, value in row.items() if name not in self._keys}
             self._connection.execute(sa.update(self._table).where(*here).values(changed))
 
+    def _delete(self, rows: list[Values]) -> None:
+        here = [self._table.c[name] == sa.bindparam(f"key_{name}") for name in self._keys]
+        keys = [
+            {f"key_{name}": self._fitted(name, row[name]) for name in self._keys}
+            for row in rows
+            if all(self._key(row))
+        ]
+        if keys:
+            self._connection.execute(sa.delete(self._table).where(*here), keys)
+        for row in rows:
+            if not all(self._key(row)):
+                self._delete_without_id(row["prompt_set"])
+
+    def _delete_without_id(self, prompt_set: str) -> None:
+        prompt_id = self._table.c.prompt_id
+        self._connection.execute(
+            sa.delete(self._table).where(
+                self._table.c.prompt_set == self._fitted("prompt_set", prompt_set),
+                sa.or_(prompt_id.is_(None), sa.cast(prompt_id, sa.Text) == ""),
+            )
+        )
+
 
 _INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
@@ -216,7 +241,7 @@ def _fitted(value: Any, column_type: sa.types.TypeEngine[Any]) -> Any:  # noqa: 
         case None:
             return None
         case tuple():
-            return list(value) if python_type in (list, dict) else _words_text(value)
+            return list(value) if python_type in (list, dict) else words_text(value)
         case dt.datetime():
             # A column without time zones holds UTC.
             has_zone = getattr(column_type, "timezone", False)
@@ -230,8 +255,3 @@ def _fitted(value: Any, column_type: sa.types.TypeEngine[Any]) -> Any:  # noqa: 
             return python_type(value)
         case _:
             return value
-
-
-def _words_text(words: tuple[str, ...]) -> str:
-    has_comma = any("," in word or word.startswith("[") for word in words)
-    return json.dumps(words, ensure_ascii=False) if has_comma else ", ".join(words)

@@ -22,6 +22,7 @@ __all__ = [
     "read_whole",
     "read_words",
     "reader_of",
+    "words_text",
 ]
 
 
@@ -154,6 +155,12 @@ def read_words(raw: object) -> tuple[str, ...]:
         raw = [raw]
     words = (read_text(word) or "" for word in raw)
     return tuple(word.strip() for word in words if word.strip())
+
+
+def words_text(words: tuple[str, ...]) -> str:
+    """Return words as one text that `read_words` reads as them."""
+    has_comma = any("," in word or word.startswith("[") for word in words)
+    return json.dumps(words, ensure_ascii=False) if has_comma else ", ".join(words)
 
 
 def _json_list(text: str) -> list[object] | None:

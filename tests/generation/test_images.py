@@ -10,7 +10,8 @@ import pytest
 from imagepipeline_dagster.generation.images import GeneratedImage, Outcome, images_of_plan
 from imagepipeline_dagster.generation.ledger import Failure, State, StoredSample
 from imagepipeline_dagster.generation.planning import unplanned_requests
-from imagepipeline_dagster.rows import frame_of, rows_of
+from imagepipeline_dagster.rows import rows_of
+from tests.frames import frame_of
 from tests.generation.buying import numbered_rows, prompts_of
 from tests.generation.test_planning import entry_of
 

@@ -20,8 +20,9 @@ from imagepipeline_dagster.generation.prompts import (
     validated_prompts,
 )
 from imagepipeline_dagster.generation.tokens import MAX_TOKENS, TOKENS_ARE_ESTIMATED, count_tokens
-from imagepipeline_dagster.rows import arrow_table, frame_of, rows_of
+from imagepipeline_dagster.rows import arrow_table, rows_of
 from imagepipeline_dagster.tables.schema import PLACEMENTS, EmbeddingRow, PromptRow, row_reader
+from tests.frames import frame_of
 
 DEFAULTS = GenerationDefaults()
 ROW = PromptRow(prompt_set="spring", prompt_id="p1", prompt="a boat at sea")

@@ -18,7 +18,8 @@ from imagepipeline_dagster.moderation.verdicts import (
     moderate,
     summarise,
 )
-from imagepipeline_dagster.rows import frame_of, rows_of
+from imagepipeline_dagster.rows import rows_of
+from tests.frames import frame_of
 
 PICTURE, BLANK, UNMEASURED = 200, 0, None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from imagepipeline_dagster.tables.importing import create_tables
 from imagepipeline_dagster.tables.reading import SourceTables
 
 
@@ -44,3 +45,18 @@ def tables(tables_url: str) -> Iterator[SourceTables]:
     """The tables of the database under their default names."""
     with SourceTables(tables_url) as opened:
         yield opened
+
+
+@pytest.fixture
+def created_url(tables_url: str) -> str:
+    """The URL of a database with both tables, empty."""
+    create_tables(tables_url)
+    return tables_url
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The URL of a SQLite file with both tables, empty: for what no database has a part in."""
+    url = f"sqlite:///{tmp_path}/tables.db"
+    create_tables(url)
+    return url

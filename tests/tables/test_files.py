@@ -33,6 +33,16 @@ def test_long_fields(tmp_path: Path) -> None:
     assert len(str(row.values["a"])) == 200_000
 
 
+def test_semicolons(tmp_path: Path) -> None:
+    """A CSV file whose header has semicolons and no comma is separated by them."""
+    assert rows_of(tmp_path, "x.csv", 'a;"b"\r\n1,5;"x;y"\r\n') == [
+        FileRow("line 2", {"a": "1,5", "b": "x;y"})
+    ]
+    assert rows_of(tmp_path, "x.csv", "a,b;c\n1,2;3\n") == [
+        FileRow("line 2", {"a": "1", "b;c": "2;3"})
+    ]
+
+
 def test_ragged_and_malformed_csv(tmp_path: Path) -> None:
     """A row of another length, or with stray quotes, is shown with its line; the rest is read."""
     found = rows_of(tmp_path, "x.csv", 'a,b\n1\n"x"y,2\n3,4\n5,6,7\n"open,8\n')
@@ -111,14 +121,16 @@ def test_parquet(tmp_path: Path) -> None:
     ("name", "content", "problem"),
     [
         ("x.csv", "", "is empty"),
+        ("x.jsonl", "\n\n", "is empty"),
         ("x.parquet", "no", "is not a Parquet file"),
         ("x.xlsx", "", r"ends in '\.xlsx'.*\.csv, \.tsv"),
     ],
 )
 def test_unreadable_files(tmp_path: Path, name: str, content: str, problem: str) -> None:
     """A file that cannot be read at all says why, and what can be."""
+    (tmp_path / name).write_text(content)
     with pytest.raises(FileUnreadable, match=problem):
-        rows_of(tmp_path, name, content)
+        open_file(tmp_path / name).headers()
 
 
 def test_no_such_file(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from imagepipeline_dagster.tables.importing import (
     import_embeddings,
     import_prompts,
 )
+from imagepipeline_dagster.tables.progress import Progress
 from imagepipeline_dagster.tables.reading import (
     ColumnMissing,
     SourceTables,
@@ -32,21 +33,6 @@ from tests.tables.conftest import Execute
 PROMPTS = TableMapping("prompts")
 EMBEDDINGS = TableMapping("embeddings")
 HEADERS = ("prompt_set", "prompt_id", "prompt")
-
-
-@pytest.fixture
-def created_url(tables_url: str) -> str:
-    """The URL of a database with both tables, empty."""
-    create_tables(tables_url)
-    return tables_url
-
-
-@pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    """The URL of a SQLite file with both tables, empty: for what no database has a part in."""
-    url = f"sqlite:///{tmp_path}/tables.db"
-    create_tables(url)
-    return url
 
 
 def csv_file(
@@ -224,11 +210,15 @@ def test_defaults_fill_what_the_file_lacks(
 
 
 def test_progress_counts_rows(sqlite_url: str, tmp_path: Path) -> None:
-    """A long import tells how many rows it has read, now and then and at the end."""
+    """A long import tells how many rows it has read and written, now and then and at the end."""
     file = csv_file(tmp_path, [("s", number, "p") for number in range(4500)])
-    counts: list[int] = []
-    import_prompts(sqlite_url, PROMPTS, file, progress=counts.append)
-    assert counts == [2000, 4000, 4500]
+    told: list[Progress] = []
+    import_prompts(sqlite_url, PROMPTS, file, on_progress=told.append)
+    assert told == [
+        *(Progress("read", rows) for rows in (2000, 4000)),
+        Progress("read", 4500, 4500),
+        *(Progress("written", rows, 4500) for rows in (2000, 4000, 4500)),
+    ]
 
 
 def test_all_problems_are_shown(created_url: str, tmp_path: Path, tables: SourceTables) -> None:

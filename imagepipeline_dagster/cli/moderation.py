@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
-import getpass
 import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
+
+from imagepipeline_dagster.cli.configured import system_user, tables_url
+from imagepipeline_dagster.cli.terminal import count_of, plain_errors
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.tables.overrides import Override
@@ -43,6 +44,7 @@ def review(
     """
     import pandas as pd
 
+    from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.moderation.review import review_sheet
     from imagepipeline_dagster.moderation.verdicts import ModeratedImage
     from imagepipeline_dagster.rows import rows_of
@@ -51,26 +53,27 @@ def review(
 
     part = path_part(partition_key(prompt_set))
     folder = "/".join([*filter(None, prefix.split("/")), "moderated_images"])
-    storage = _resources()["storage"].open()
-    try:
-        stored = storage.read(f"{folder}/{part}.parquet")
-    except ObjectMissing as error:
-        raise click.ClickException(
-            f"{error}: prompt set {prompt_set!r} was not moderated yet."
-        ) from error
-    frame = pd.read_parquet(io.BytesIO(stored), dtype_backend="numpy_nullable")
-    rows = [row for row in rows_of(frame, ModeratedImage) if only in (None, row.verdict)]
+    file = output or Path(f"review-{part}.html")
+    with plain_errors():
+        storage = resources_on_command_line(os.environ)["storage"].open()
+        try:
+            stored = storage.read(f"{folder}/{part}.parquet")
+        except ObjectMissing as error:
+            raise click.ClickException(
+                f"{error}: prompt set {prompt_set!r} was not moderated yet."
+            ) from error
+        frame = pd.read_parquet(io.BytesIO(stored), dtype_backend="numpy_nullable")
+        rows = [row for row in rows_of(frame, ModeratedImage) if only in (None, row.verdict)]
+        sheet = review_sheet(
+            rows[:_ROWS_OF_A_SHEET],
+            storage,
+            title=f"Review of {prompt_set}",
+            reviewer=reviewer or system_user() or "NAME",
+            table=table,
+        )
+        file.write_text(sheet, encoding="utf-8")
     if len(rows) > _ROWS_OF_A_SHEET:
         click.echo(f"The first {_ROWS_OF_A_SHEET:,} of {len(rows):,}: no browser shows more well.")
-    sheet = review_sheet(
-        rows[:_ROWS_OF_A_SHEET],
-        storage,
-        title=f"Review of {prompt_set}",
-        reviewer=reviewer or _user(),
-        table=table,
-    )
-    file = output or Path(f"review-{part}.html")
-    file.write_text(sheet, encoding="utf-8")
     click.echo(f"Open {file} in a browser.")
 
 
@@ -85,8 +88,8 @@ def review(
     "--from",
     "file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A CSV file of decisions, all or none: image_sha256, prompt_set, prompt_id, decision, "
-    "reviewer, reason.",
+    help="A file of decisions, as for imports, all or none: image_sha256, prompt_set, prompt_id, "
+    "decision, reviewer, reason.",
 )
 @click.option("--table", metavar="NAME", help="The table of decisions, if it has another name.")
 def override(
@@ -104,12 +107,11 @@ def override(
 
     The moderation_overrides_sensor makes the verdicts of the sets concerned anew.
     """
-    from imagepipeline_dagster.tables.database import TablesError
     from imagepipeline_dagster.tables.overrides import OVERRIDES, record_overrides
 
     if (file is None) is (decision is None):
         raise click.UsageError("give a decision (keep, reject, quarantine), or a file by --from")
-    try:
+    with plain_errors():
         if file is not None:
             decided = list(_from_file(file))
         else:
@@ -118,26 +120,31 @@ def override(
                 "prompt_set": prompt_set,
                 "prompt_id": prompt_id,
                 "decision": decision,
-                "reviewer": reviewer or _user(),
+                "reviewer": reviewer or system_user(),
                 "reason": reason,
             }
             decided = [_decided(row)]
-        url: str = _resources()["tables"].url
-        recorded = record_overrides(os.environ.get(url, url), decided, table=table or OVERRIDES)
-    except TablesError as error:
-        raise click.ClickException(str(error)) from error
-    click.echo("1 decision recorded." if recorded == 1 else f"{recorded} decisions recorded.")
+        recorded = record_overrides(tables_url(), decided, table=table or OVERRIDES)
+    click.echo(f"{count_of(recorded, 'decision')} recorded.")
 
 
 def _from_file(file: Path) -> Iterator[Override]:
+    from imagepipeline_dagster.tables.files import FileUnreadable, RowUnreadable, open_file
     from imagepipeline_dagster.tables.overrides import OverrideInvalid
+    from imagepipeline_dagster.tables.values import read_text
 
-    with file.open(encoding="utf-8-sig", newline="") as opened:
-        for row in (reader := csv.DictReader(opened)):
-            try:
-                yield _decided(row)
-            except OverrideInvalid as error:
-                raise OverrideInvalid(f"{file}, line {reader.line_num}: {error}") from None
+    try:
+        opened = open_file(file)
+        opened.headers()
+    except FileUnreadable as error:
+        raise click.ClickException(f"{file} {error}") from error
+    for row in opened.rows():
+        if isinstance(row, RowUnreadable):
+            raise OverrideInvalid(f"{file}, {row.place} {row.problem}")
+        try:
+            yield _decided({name: read_text(value) for name, value in row.values.items()})
+        except OverrideInvalid as error:
+            raise OverrideInvalid(f"{file}, {row.place}: {error}") from None
 
 
 def _decided(row: dict[str, str | None]) -> Override:
@@ -155,19 +162,3 @@ def _decided(row: dict[str, str | None]) -> Override:
         reason=row.get("reason") or "",
         decided_at=dt.datetime.now(dt.UTC),
     )
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        return "NAME"
-
-
-def _resources() -> dict[str, Any]:
-    from imagepipeline_dagster.environment import EnvironmentInvalid, resources_from_environment
-
-    try:
-        return resources_from_environment(os.environ)
-    except EnvironmentInvalid as error:
-        raise click.ClickException(str(error)) from error

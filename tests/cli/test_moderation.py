@@ -7,10 +7,10 @@ from click.testing import CliRunner, Result
 
 from imagepipeline_dagster.cli import main
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
-from imagepipeline_dagster.rows import frame_of
 from imagepipeline_dagster.storage import LocalFolder
 from imagepipeline_dagster.tables.importing import create_tables
 from imagepipeline_dagster.tables.overrides import read_overrides
+from tests.frames import frame_of
 from tests.moderation.test_review import ROWS
 
 SHA256 = "ab" * 32

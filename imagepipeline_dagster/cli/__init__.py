@@ -1,0 +1,45 @@
+"""`imagepipeline-dagster …`, a module for each group of commands.
+
+Heavy modules are imported by the commands that need them, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import click
+
+from imagepipeline_dagster.cli.demo import demo
+from imagepipeline_dagster.cli.emulator import emulator
+from imagepipeline_dagster.cli.importing import import_embeddings, import_prompts
+from imagepipeline_dagster.cli.ledger import ledger_group
+from imagepipeline_dagster.cli.lineage import lineage, replay
+from imagepipeline_dagster.cli.moderation import override, review
+from imagepipeline_dagster.cli.plan import plan
+from imagepipeline_dagster.cli.tables import export, init
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="imagepipeline-dagster")
+def main() -> None:
+    """Image datasets out of ImagePipeline's SDXL API, as Dagster assets.
+
+    The tables are where IMAGEPIPELINE_TABLES_URL says, or in data/tables.db.
+    """
+
+
+for _command in (
+    init,
+    import_prompts,
+    import_embeddings,
+    export,
+    plan,
+    ledger_group,
+    lineage,
+    replay,
+    review,
+    override,
+    emulator,
+    demo,
+):
+    main.add_command(_command)

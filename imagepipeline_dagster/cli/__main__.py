@@ -1,0 +1,5 @@
+"""`python -m imagepipeline_dagster.cli …`: the command where its script is not on the path."""
+
+from imagepipeline_dagster.cli import main
+
+main()

@@ -1,0 +1,92 @@
+"""What `--dry-run` shows: the changes of an import, and what a purchase would buy after it."""
+
+from __future__ import annotations
+
+import os
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import click
+
+from imagepipeline_dagster.cli.configured import opened_ledger, origin_of
+from imagepipeline_dagster.cli.plan import forecast, to_buy_text
+from imagepipeline_dagster.cli.terminal import counts_table, printable, shown_number
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.tables.changes import Changes, RowChange, RowCounts
+    from imagepipeline_dagster.tables.merging import Merge
+    from imagepipeline_dagster.tables.progress import OnProgress
+
+__all__ = ["show_changes", "show_cost"]
+
+_KINDS = ("inserted", "updated", "unchanged", "deleted")
+_SETS = 20
+_VALUE = 40  # characters
+
+
+def show_changes(changes: Changes) -> None:
+    """Print how many rows would change, by prompt set if they have one, and some of them."""
+    import rich
+
+    rows = [(name, _numbers(counts)) for name, counts in islice(changes.by_set.items(), _SETS)]
+    if len(changes.by_set) > _SETS:
+        rows.append((f"… {len(changes.by_set) - _SETS:,} more", []))
+    rows.append(("total", _numbers(changes.total)))
+    rich.print(counts_table("Rows", _KINDS, rows))
+    for change in changes.sample:
+        click.echo(f"  {_row_text(change)}")
+
+
+def _numbers(counts: RowCounts) -> list[str]:
+    return [shown_number(getattr(counts, kind)) for kind in _KINDS]
+
+
+def _row_text(change: RowChange) -> str:
+    keys = [name for name in ("prompt_set", "prompt_id", "embedding_id") if name in change.values]
+    row = " / ".join(_short(change.values[name]) for name in keys)
+    fields = [
+        f"{name}: {_short((change.before or {}).get(name))} → {_short(change.values[name])}"
+        if change.before
+        else f"{name}: {_short(change.values[name])}"
+        for name in change.changed
+        if name not in keys and (change.before or change.values[name])
+    ]
+    return f"{change.kind:<8}  {row}  {'; '.join(fields[:3])}".rstrip()
+
+
+def _short(value: object) -> str:
+    text = printable(", ".join(value) if isinstance(value, tuple) else str(value))
+    return text if len(text) <= _VALUE else f"{text[:_VALUE]}…"
+
+
+def show_cost(
+    dataset: ImageDataset, merge: Merge, changes: Changes, *, on_progress: OnProgress
+) -> None:
+    """Print what a purchase of the prompt sets concerned would buy after an import, and why."""
+    from imagepipeline_dagster.environment import resources_on_command_line
+    from imagepipeline_dagster.tables.progress import counted
+    from imagepipeline_dagster.tables.reading import SourceTables
+
+    resources = resources_on_command_line(os.environ)
+    api = resources["imagepipeline"]
+    origin = origin_of(api)
+    with (
+        SourceTables(
+            resources["tables"].url, prompts=dataset.prompts, embeddings=dataset.embeddings
+        ) as tables,
+        opened_ledger(resources["ledger"].url, create=False) as ledger,
+    ):
+        sets = merge.sets_after(tables, changes)
+        embeddings = merge.embeddings_after(tables)
+        found = forecast(counted(sets, on_progress), embeddings, dataset, ledger, origin=origin)
+    total = found.total
+    to_buy = to_buy_text(
+        total.to_buy, dataset.allowance(origin).cost(total.to_buy), emulated=api.emulated
+    )
+    click.echo(f"\nThe prompt sets concerned ({len(found.sets):,}) would then have {to_buy}")
+    for reason, images in total.summary.to_buy_by_reason.items():
+        click.echo(f"  {images:,} {reason.replace('_', ' ')}")
+    if total.refused:
+        click.echo(f"Rows that would be refused before paying: {total.refused:,}.")
+    click.echo("Nothing was changed.")

@@ -1,0 +1,51 @@
+"""`imagepipeline-dagster emulator`: the API's contract, served on loopback."""
+
+from __future__ import annotations
+
+import click
+
+from imagepipeline_dagster.cli.terminal import plain_errors
+
+__all__ = ["emulator"]
+
+
+@click.command()
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8188,
+    show_default=True,
+    help="Port on 127.0.0.1; 0 takes any.",
+)
+@click.option("--api-key", default="emulator", show_default=True, help="The key that it accepts.")
+@click.option(
+    "--latency",
+    type=click.FloatRange(min=0),
+    default=0.4,
+    show_default=True,
+    help="Mean seconds of a job.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Jobs that run at once.",
+)
+def emulator(*, port: int, api_key: str, latency: float, concurrency: int) -> None:
+    """Serve the API's contract on loopback, until interrupted."""
+    from imagepipeline_dagster.emulator.server import serve
+    from imagepipeline_dagster.emulator.settings import EmulatorSettings
+
+    if not api_key:
+        raise click.BadParameter("an API key is never empty", param_hint="--api-key")
+
+    def say_where(url: str) -> None:
+        click.echo(f"Serving the API at {url}. Point a pipeline at it:")
+        click.echo(f"  IMAGEPIPELINE_BASE_URL={url} IMAGEPIPELINE_API_KEY={api_key}")
+
+    with plain_errors():
+        settings = EmulatorSettings(
+            api_key=api_key, latency_seconds=latency, concurrency=concurrency
+        )
+        serve(settings, port=port, on_ready=say_where)

@@ -1,0 +1,184 @@
+"""`imagepipeline-dagster ledger …`: requests whose answer was lost, and decisions about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from imagepipeline_dagster.cli.configured import configured_ledger, system_user
+from imagepipeline_dagster.cli.terminal import (
+    count_of,
+    echo_fields,
+    moment,
+    plain_errors,
+    printable,
+)
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.generation.decisions import Decision
+    from imagepipeline_dagster.generation.ledger import Entry, Ledger
+    from imagepipeline_dagster.generation.uses import PromptCall
+
+__all__ = ["call_text", "ledger_errors", "ledger_group"]
+
+_KEY_DIGITS = 12
+
+
+@click.group("ledger")
+def ledger_group() -> None:
+    """Look at requests whose answer was lost, and decide about them."""
+
+
+@ledger_group.command("unknown")
+def ledger_unknown() -> None:
+    """List the requests of which nobody knows whether they were bought."""
+    from imagepipeline_dagster.generation.decisions import unknown_requests
+
+    with ledger_errors(), configured_ledger(create=False) as ledger:
+        found = unknown_requests(ledger)
+    if not found:
+        click.echo("No request is unknown.")
+        return
+    for request in found:
+        emulated = " (emulator)" if request.emulated else ""
+        click.echo(f"{request.request_key[:_KEY_DIGITS]}  {count_of(request.samples, 'image')}")
+        echo_fields(
+            {
+                "prompt": [call_text(call) for call in request.calls],
+                "claimed": moment(request.claimed_at),
+                "sent to": request.endpoint + emulated,
+                "job": request.job_id,
+                "run": request.run_id,
+                "error": request.error,
+            }
+        )
+    images = sum(request.samples for request in found)
+    click.echo(
+        f"\n{count_of(len(found), 'request')}, {count_of(images, 'image')}. Look for them in the "
+        "vendor's list of jobs, then decide:\n"
+        "  imagepipeline-dagster ledger resubmit KEY… --why …   buys them once more\n"
+        "  imagepipeline-dagster ledger forget KEY… --why …     gives them up"
+    )
+
+
+def _decision_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--yes", is_flag=True, help="Do not ask."),
+        click.option("--who", metavar="NAME", help="Who decides; the system's user by default."),
+        click.option("--why", required=True, metavar="TEXT", help="Kept with the decision."),
+        click.option("--all-unknown", is_flag=True, help="All that `ledger unknown` lists."),
+        click.argument("keys", nargs=-1, metavar="[KEY]..."),
+    ):
+        command = option(command)
+    return command
+
+
+@ledger_group.command()
+@_decision_options
+def resubmit(
+    *, keys: tuple[str, ...], all_unknown: bool, why: str, who: str | None, yes: bool
+) -> None:
+    """Allow one more job for requests; the next run of their prompt sets buys it.
+
+    KEY is a request's key, or the first eight or more of its digits. Besides unknown requests it
+    takes those that failed for good or were given up, and those whose pictures expired or cannot
+    be decoded.
+    """
+    from imagepipeline_dagster.generation.decisions import Decision
+
+    _decide(Decision.RESUBMIT, keys, all_unknown=all_unknown, why=why, who=who, yes=yes)
+
+
+@ledger_group.command()
+@_decision_options
+def forget(
+    *, keys: tuple[str, ...], all_unknown: bool, why: str, who: str | None, yes: bool
+) -> None:
+    """Give requests up: what they lack is `failed`, and no run buys it.
+
+    KEY is a request's key, or the first eight or more of its digits.
+    """
+    from imagepipeline_dagster.generation.decisions import Decision
+
+    _decide(Decision.FORGET, keys, all_unknown=all_unknown, why=why, who=who, yes=yes)
+
+
+def _decide(
+    decision: Decision,
+    keys: tuple[str, ...],
+    *,
+    all_unknown: bool,
+    why: str,
+    who: str | None,
+    yes: bool,
+) -> None:
+    from imagepipeline_dagster.generation import decisions
+
+    if bool(keys) == all_unknown:
+        raise click.UsageError("Give either request keys or --all-unknown.")
+    who = who or system_user()
+    if who is None:
+        raise click.ClickException("The system names no user: say --who.")
+    if not why.strip():
+        raise click.BadParameter("must not be blank", param_hint="--why")
+    with ledger_errors():
+        # Read first: a ledger that is not there must not be made by a decision about it.
+        with configured_ledger(create=False) as ledger:
+            if all_unknown:
+                keys = tuple(each.request_key for each in decisions.unknown_requests(ledger))
+            if not keys:
+                click.echo("No request is unknown.")
+                return
+            entries = decisions.concerned(ledger, keys, decision)
+        images = sum(entry.samples for entry in entries)
+        about = f"{count_of(len(entries), 'request')} of {count_of(images, 'image')}"
+        buys = decision is decisions.Decision.RESUBMIT
+        if not yes:
+            will = f"Buy {about} once more?" if buys else f"Give up {about}?"
+            click.confirm(will, abort=True)
+        with configured_ledger(create=True) as ledger:
+            decide = decisions.resubmit if buys else decisions.forget
+            decided = decide(
+                ledger,
+                # As they were shown: what became unknown meanwhile was not asked about.
+                [entry.request_key for entry in entries],
+                who=who,
+                why=why,
+            )
+            sets = _sets_of(ledger, decided)
+    what = "The next run buys" if buys else "No run buys"
+    click.echo(f"{what} {about}.")
+    for name in sets:
+        click.echo(f"  materialize {name}" if buys else f"  in {name}")
+
+
+def _sets_of(ledger: Ledger, entries: Iterable[Entry]) -> list[str]:
+    from imagepipeline_dagster.generation.uses import calls_of
+
+    with ledger.reading() as connection:
+        calls = [call for entry in entries for call in calls_of(connection, entry.request_key)]
+    names = {(call.dataset, call.prompt_set) for call in calls}
+    return [printable(f"{prompt_set} ({dataset})") for dataset, prompt_set in sorted(names)]
+
+
+@contextmanager
+def ledger_errors() -> Iterator[None]:
+    """Show what the ledger's commands refuse, without a traceback."""
+    from imagepipeline_dagster.api.errors import ImagePipelineError
+    from imagepipeline_dagster.generation.budget import BudgetReached
+    from imagepipeline_dagster.generation.decisions import DecisionRefused
+    from imagepipeline_dagster.generation.lineage import ImageUnknown
+    from imagepipeline_dagster.generation.replaying import OtherOrigin, ReplayFailed
+
+    with plain_errors(
+        BudgetReached, DecisionRefused, ImagePipelineError, ImageUnknown, OtherOrigin, ReplayFailed
+    ):
+        yield
+
+
+def call_text(call: PromptCall) -> str:
+    """Return which call of which prompt it is."""
+    return f"{call.prompt_set} / {call.prompt_id}, call {call.call_index} of {call.dataset}"

@@ -1,0 +1,146 @@
+"""`imagepipeline-dagster plan`: what a purchase would buy now, and why."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from imagepipeline_dagster.cli.configured import (
+    chosen_dataset,
+    dataset_option,
+    opened_ledger,
+    origin_of,
+)
+from imagepipeline_dagster.cli.tables import chosen_sets
+from imagepipeline_dagster.cli.terminal import (
+    count_of,
+    counts_table,
+    plain_errors,
+    shown_number,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.generation.forecast import Forecast, SetPlan
+    from imagepipeline_dagster.generation.ledger import Ledger
+    from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow
+
+__all__ = ["forecast", "plan", "price_option", "to_buy_text"]
+
+
+price_option = click.option(
+    "--price-per-image",
+    type=click.FloatRange(min=0),
+    metavar="MONEY",
+    help="What an image costs; the dataset's own price by default.",
+)
+
+
+@click.command()
+@click.argument("prompt_sets", nargs=-1, metavar="[SET]...")
+@price_option
+@dataset_option
+def plan(
+    *, prompt_sets: tuple[str, ...], price_per_image: float | None, dataset: str | None
+) -> None:
+    """Show what a purchase would buy now, and why: of these prompt sets, or of all.
+
+    It reads the tables and the ledger, and changes nothing.
+    """
+    import rich
+
+    from imagepipeline_dagster.environment import resources_on_command_line
+    from imagepipeline_dagster.generation.planning import PlanState
+    from imagepipeline_dagster.tables.reading import SourceTables
+
+    with plain_errors():
+        chosen = chosen_dataset(dataset, price_per_image=price_per_image)
+        resources = resources_on_command_line(os.environ)
+        api = resources["imagepipeline"]
+        # Not the resource's own way to open them: that makes sample tables where there are none.
+        with (
+            SourceTables(
+                resources["tables"].url, prompts=chosen.prompts, embeddings=chosen.embeddings
+            ) as tables,
+            opened_ledger(resources["ledger"].url, create=False) as ledger,
+        ):
+            origin = origin_of(api)
+            names = chosen_sets(tables, prompt_sets)
+            sets = ((name, tables.prompts(name)) for name in names)
+            planned = forecast(sets, tables.embeddings(), chosen, ledger, origin=origin)
+            allowance = chosen.allowance(origin)
+            spent = allowance.spent(ledger, today=dt.datetime.now(dt.UTC).date())
+    total = planned.total
+    shown = planned.sets if len(planned.sets) == 1 else (*planned.sets, total)
+    rich.print(_states_table(shown, allowance.cost))
+    if total.to_buy:
+        rich.print(_reasons_table(shown))
+    click.echo(to_buy_text(total.to_buy, allowance.cost(total.to_buy), emulated=api.emulated))
+    if spent["total"].images:
+        periods = {"day": "today", "month": "this month", "total": "in all"}
+        told = (f"{spent[name].images:,} {when}" for name, when in periods.items())
+        click.echo(f"Images bought so far: {', '.join(told)}.")
+    if total.summary.images[PlanState.UNKNOWN]:
+        click.echo("Unknown: `imagepipeline-dagster ledger unknown` shows what was lost.")
+    if total.refused:
+        click.echo("Refused rows: `prompt_sets` says what is wrong with each.")
+
+
+def forecast(
+    prompt_sets: Iterable[tuple[str, Sequence[PromptRow]]],
+    embeddings: Mapping[str, EmbeddingRow],
+    dataset: ImageDataset,
+    ledger: Ledger,
+    *,
+    origin: str,
+) -> Forecast:
+    """Return what a purchase of prompt sets would buy, as this dataset would."""
+    from imagepipeline_dagster.generation.forecast import forecast_of
+
+    return forecast_of(
+        prompt_sets,
+        embeddings,
+        defaults=dataset.defaults,
+        samples_per_call=dataset.samples_per_call,
+        dataset=dataset.name,
+        ledger=ledger,
+        origin=origin,
+    )
+
+
+def to_buy_text(images: int, cost: float | None, *, emulated: bool) -> str:
+    """Return how many images are to buy, and for how much."""
+    to_buy = f"{count_of(images, 'image')} to buy"
+    priced = to_buy if cost is None else f"{to_buy}, for {cost:,.2f}"
+    return priced + ("; on the emulator nothing is paid." if emulated else ".")
+
+
+def _states_table(planned: Sequence[SetPlan], cost: Callable[[int], float | None]) -> Table:
+    from imagepipeline_dagster.generation.planning import PlanState
+
+    priced = cost(0) is not None
+    states = sorted(PlanState, key=lambda state: state is not PlanState.TO_BUY)
+    headings = [*(state.replace("_", "\n") for state in states), "refused\nrows"]
+    rows = []
+    for row in planned:
+        counts = [*(row.summary.images[state] for state in states), row.refused]
+        money = [f"{cost(row.to_buy):,.2f}"] if priced else []
+        rows.append((row.name, [*map(shown_number, counts), *money]))
+    return counts_table("Images", [*headings, *(["cost"] if priced else [])], rows)
+
+
+def _reasons_table(planned: Sequence[SetPlan]) -> Table:
+    from imagepipeline_dagster.generation.planning import Reason
+
+    rows = []
+    for row in planned:
+        counts = (row.summary.to_buy_by_reason.get(reason, 0) for reason in Reason)
+        rows.append((row.name, [*map(shown_number, counts)]))
+    headings = [reason.replace("_", "\n") for reason in Reason]
+    return counts_table("Images to buy, by reason", headings, rows)

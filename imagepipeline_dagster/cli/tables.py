@@ -1,0 +1,106 @@
+"""`imagepipeline-dagster init` and `export`: the tables made, and their rows in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from imagepipeline_dagster.cli.configured import chosen_dataset, dataset_option, tables_url
+from imagepipeline_dagster.cli.progress import ShownProgress
+from imagepipeline_dagster.cli.terminal import count_of, plain_errors, printable
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.tables.reading import SourceTables
+
+__all__ = ["chosen_sets", "export", "init"]
+
+
+@click.command()
+@click.option("--empty", is_flag=True, help="Create the tables without sample rows.")
+def init(*, empty: bool) -> None:
+    """Create the prompts and embeddings tables, with samples to start from."""
+    from imagepipeline_dagster.databases import shown_url
+    from imagepipeline_dagster.tables.importing import create_tables
+    from imagepipeline_dagster.tables.samples import create_sample_tables
+
+    with plain_errors():
+        url = tables_url()
+        if empty:
+            create_tables(url)
+            click.echo(f"The tables prompts and embeddings are at {shown_url(url)}.")
+        elif create_sample_tables(url):
+            click.echo(f"Created prompts and embeddings with samples at {shown_url(url)}.")
+        else:
+            click.echo(f"There are tables at {shown_url(url)} already: nothing was changed.")
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--set",
+    "prompt_sets",
+    multiple=True,
+    metavar="NAME",
+    help="The rows of this prompt set alone. May be repeated.",
+)
+@click.option("--embeddings", is_flag=True, help="The embeddings table, not the prompts.")
+@click.option("--table", metavar="NAME", help="The table, where it is not ours: schema.table.")
+@dataset_option
+def export(
+    *,
+    file: Path,
+    prompt_sets: tuple[str, ...],
+    embeddings: bool,
+    table: str | None,
+    dataset: str | None,
+) -> None:
+    """Write the prompts table, or the embeddings table, to a file that imports again unchanged.
+
+    FILE is CSV, TSV, JSON Lines or Parquet, by its ending: .csv, .tsv, .jsonl, .ndjson, .parquet.
+    A file of this name is replaced once the new one is whole.
+    """
+    from imagepipeline_dagster.tables.exporting import export_table
+    from imagepipeline_dagster.tables.reading import SourceTables
+    from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow
+
+    if embeddings and prompt_sets:
+        raise click.UsageError("Embeddings belong to no prompt set: leave --set or --embeddings.")
+    with plain_errors(), closing(ShownProgress()) as on_progress:
+        chosen = chosen_dataset(dataset, prompts=table, embeddings=table)
+        url = tables_url()
+        if embeddings:
+            report = export_table(
+                url, chosen.embeddings, EmbeddingRow, file, on_progress=on_progress
+            )
+        else:
+            if prompt_sets:
+                with SourceTables(url, prompts=chosen.prompts) as tables:
+                    prompt_sets = tuple(chosen_sets(tables, prompt_sets))
+            report = export_table(
+                url,
+                chosen.prompts,
+                PromptRow,
+                file,
+                prompt_sets=prompt_sets,
+                on_progress=on_progress,
+            )
+    what = "embeddings" if embeddings else "prompts"
+    click.echo(f"{what}: {count_of(report.rows, 'row')} exported to {file}")
+    if report.left_out:
+        click.echo(f"Left out: {count_of(report.left_out, 'row')} without a prompt set or an id.")
+
+
+def chosen_sets(tables: SourceTables, wanted: Sequence[str]) -> list[str]:
+    """Return the prompt sets that are wanted, once each; all that there are if none is."""
+    there = tables.prompt_sets()
+    unknown = sorted(set(wanted) - set(there))
+    if unknown:
+        listed = ", ".join(map(repr, there[:20])) + (", …" if len(there) > 20 else "")
+        raise click.ClickException(
+            printable(f"The prompts table has no set {unknown[0]!r}. It has: {listed or 'none'}.")
+        )
+    return list(dict.fromkeys(wanted)) or there

@@ -1,0 +1,111 @@
+"""What commands say: errors without a traceback, texts that cannot steer a terminal, numbers."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = [
+    "count_of",
+    "counts_table",
+    "echo_fields",
+    "moment",
+    "plain_errors",
+    "printable",
+    "shown_number",
+]
+
+
+def printable(text: str) -> str:
+    """Return one line that shows what a text holds: what a terminal would obey is spelled out.
+
+    Texts come from tables and from an API; colours, cursor movements and reversed writing in them
+    must not change what a person reads.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+@contextmanager
+def plain_errors(*more: type[Exception]) -> Iterator[None]:
+    """Show what is wrong and what to do about it, without a traceback; `more` are further kinds."""
+    from imagepipeline_dagster.environment import EnvironmentInvalid
+    from imagepipeline_dagster.tables.database import TablesError
+    from imagepipeline_dagster.tables.incoming import ImportRefused
+    from imagepipeline_dagster.tables.samples import SampleMissing
+
+    known: tuple[type[Exception], ...] = (
+        TablesError,
+        ImportRefused,
+        SampleMissing,
+        EnvironmentInvalid,
+        OSError,
+        *more,
+    )
+    try:
+        yield
+    except known as error:
+        text = str(error)
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            text = f"{error.filename}: {error.strerror}"
+        lines = map(printable, text.splitlines())
+        raise click.ClickException("\n".join(lines)) from error
+
+
+def echo_fields(fields: Mapping[str, str | list[str] | None]) -> None:
+    """Print what there is of the fields, a line a value."""
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        values = [value] if isinstance(value, str) else value or []
+        for label, text in zip([name] + [""] * len(values), values, strict=False):
+            click.echo(f"  {label:<{width}}  {printable(text)}")
+
+
+def moment(time: dt.datetime | None) -> str | None:
+    """Return a time as people read it, in UTC."""
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time else None
+
+
+def count_of(number: int, what: str) -> str:
+    """Return how many there are of something: "1 image", "2 images"."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
+def counts_table(
+    title: str, headings: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]
+) -> Table:
+    """Return a table with a row of cells for each prompt set; the last of several is the total."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=title,
+        title_justify="left",
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("prompt set", overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for row, (name, cells) in enumerate(rows, start=1):
+        is_total = len(rows) > 1 and row == len(rows)
+        if is_total:
+            table.add_section()
+        table.add_row(Text(printable(name)), *cells, style="bold" if is_total else "")
+    return table
+
+
+def shown_number(number: int) -> str:
+    """Return a number as a table shows it."""
+    return f"{number:,}" if number else "·"

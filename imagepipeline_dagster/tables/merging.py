@@ -1,0 +1,232 @@
+"""The rows of a file merged into a table: what would change, and then the change, all or none."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain, groupby
+
+import sqlalchemy as sa
+
+from imagepipeline_dagster.tables.changes import ChangeKind, Changes, RowChange, RowCounts
+from imagepipeline_dagster.tables.database import (
+    reporting_database_errors,
+    source_engine,
+    writing,
+)
+from imagepipeline_dagster.tables.incoming import ImportRefused, IncomingRows
+from imagepipeline_dagster.tables.progress import OnProgress, Progress
+from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.tables.schema import (
+    EmbeddingRow,
+    PromptRow,
+    TableMapping,
+    content_json,
+    key_columns,
+)
+from imagepipeline_dagster.tables.staged import StagedRows
+from imagepipeline_dagster.tables.target import TargetTable, ValueUnfit
+
+__all__ = ["ImportReport", "Merge"]
+
+_CHUNK = 2_000  # rows compared and written at a time
+_SETS = 500  # prompt sets asked for at a time
+_SAMPLED = (ChangeKind.INSERTED, ChangeKind.UPDATED, ChangeKind.DELETED)
+_SAMPLE = 5  # rows of each kind
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import did, in rows.
+
+    `duplicates` are rows that stood in the file before, in every column, and so were not written
+    twice. `ignored_columns` are headers of the file that nothing was read from.
+    """
+
+    inserted: int
+    updated: int
+    unchanged: int
+    duplicates: int
+    ignored_columns: tuple[str, ...]
+    deleted: int = 0
+
+
+class Merge:
+    """A file's rows, read and checked, before they are brought into a table.
+
+    Close it when done. The database is not touched before `changes`, which only reads, and
+    not changed before `carry_out`.
+
+    Args:
+        url: SQLAlchemy URL of the database.
+        mapping: the table, and its columns where they have other names.
+        incoming: the file's rows.
+        replace_sets: whether rows which the file lacks go, out of the sets that the file has.
+        on_progress: told of the rows "compared" and "written".
+
+    Raises:
+        ImportRefused: with what to put right in the file.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        mapping: TableMapping,
+        incoming: IncomingRows,
+        *,
+        replace_sets: bool = False,
+        on_progress: OnProgress = lambda _: None,
+    ) -> None:
+        self._url = url
+        self._mapping = mapping
+        self._incoming = incoming
+        self._replaces_sets = replace_sets
+        self._on_progress = on_progress
+        self._staged = incoming.stage()
+
+    def close(self) -> None:
+        """Forget the rows."""
+        self._staged.close()
+
+    def changes(self) -> Changes:
+        """Return what would change if it were carried out now.
+
+        Raises:
+            ImportRefused: when the table cannot hold a value.
+            TablesUnavailable, TableMissing, ColumnMissing: about the database.
+        """
+        by_set: defaultdict[str, RowCounts] = defaultdict(RowCounts)
+        sample: dict[ChangeKind, list[RowChange]] = {kind: [] for kind in _SAMPLED}
+        engine = source_engine(self._url)
+        try:
+            with (
+                self._refusing_unfit_values(),
+                reporting_database_errors(self._url),
+                engine.connect() as connection,
+            ):
+                target = self._target(connection)
+                for changes in self._compared(target, done="compared"):
+                    target.check(changes)
+                    for name, of_set in groupby(changes, key=_prompt_set):
+                        by_set[name] += RowCounts.of(of_set)
+                    for change in changes:
+                        if change.kind in sample and len(sample[change.kind]) < _SAMPLE:
+                            sample[change.kind].append(change)
+        finally:
+            engine.dispose()
+        return Changes(
+            total=sum(by_set.values(), start=RowCounts()),
+            by_set={name: counts for name, counts in by_set.items() if name and counts.changed},
+            sample=tuple(chain.from_iterable(sample.values())),
+        )
+
+    def sets_after(
+        self, tables: SourceTables, changes: Changes
+    ) -> Iterator[tuple[str, list[PromptRow]]]:
+        """Yield the prompt sets that the changes concern, with all rows as they are to be.
+
+        A change of an embedding concerns the sets whose prompts use it. `tables` are as they are.
+        """
+        if self._incoming.row_type is PromptRow:
+            for name in changes.by_set:
+                yield name, self._prompts_after(name, tables.prompts(name))
+            return
+        before = {key: content_json(row) for key, row in tables.embeddings().items()}
+        after = self.embeddings_after(tables)
+        changed = {key for key, row in after.items() if before.get(key) != content_json(row)}
+        concerned = {row.prompt_set for row in tables.iter_prompts() if row.embeddings in changed}
+        for name in sorted(concerned):
+            yield name, tables.prompts(name)
+
+    def _prompts_after(self, prompt_set: str, rows: Iterable[PromptRow]) -> list[PromptRow]:
+        brought = {row["prompt_id"]: row for row in self._staged.of_set(prompt_set)}
+        kept = [row for row in rows if not self._replaces_sets or row.prompt_id in brought]
+        after = [replace(row, **brought.pop(row.prompt_id, {})) for row in kept]
+        after += [PromptRow(**row) for row in brought.values()]
+        return sorted(after, key=lambda row: row.prompt_id)
+
+    def embeddings_after(self, tables: SourceTables) -> dict[str, EmbeddingRow]:
+        """Return the embeddings by id as they are to be; `tables` are as they are."""
+        after = tables.embeddings()
+        if self._incoming.row_type is EmbeddingRow:
+            for row in chain.from_iterable(self._staged.chunks(_CHUNK)):
+                there = after.get(row["embedding_id"])
+                after[row["embedding_id"]] = replace(there, **row) if there else EmbeddingRow(**row)
+        return after
+
+    def carry_out(self, *, at_most_deleted: int | None = None) -> ImportReport:
+        """Write the rows, in one transaction.
+
+        `at_most_deleted` is how many rows somebody agreed to lose.
+
+        Raises:
+            ImportRefused: when the table cannot hold a value, or when more rows would go than were
+                agreed on. Nothing was changed.
+            TablesUnavailable, TableMissing, ColumnMissing: about the database. Nothing was changed.
+        """
+        now = dt.datetime.now(dt.UTC)
+        total = RowCounts()
+        with self._refusing_unfit_values(), writing(self._url) as connection:
+            target = self._target(connection)
+            for changes in self._compared(target, done="written"):
+                target.apply(changes, now=now)
+                total += RowCounts.of(changes)
+                if at_most_deleted is not None and total.deleted > at_most_deleted:
+                    raise self._refused(
+                        "the table changed meanwhile: more rows would be deleted than the "
+                        f"{at_most_deleted:,} that were shown; look again"
+                    )
+        return ImportReport(
+            inserted=total.inserted,
+            updated=total.updated,
+            unchanged=total.unchanged,
+            deleted=total.deleted,
+            duplicates=self._incoming.duplicates,
+            ignored_columns=self._incoming.ignored_columns,
+        )
+
+    @contextmanager
+    def _refusing_unfit_values(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueUnfit as error:
+            raise self._refused(str(error)) from error
+
+    def _refused(self, problem: str) -> ImportRefused:
+        return ImportRefused(self._incoming.path, (problem,))
+
+    def _target(self, connection: sa.Connection) -> TargetTable:
+        return TargetTable(
+            connection,
+            self._mapping,
+            self._incoming.row_type,
+            columns=self._incoming.columns,
+        )
+
+    def _compared(self, target: TargetTable, *, done: str) -> Iterator[list[RowChange]]:
+        """Yield what becomes of each row, those of a set one after the other; deletions last."""
+        number, of = 0, len(self._staged)
+        for chunk in self._staged.chunks(_CHUNK):
+            yield target.compared(chunk)
+            number += len(chunk)
+            self._on_progress(Progress(done, number, of))
+        if self._replaces_sets:
+            yield from self._deletions(target)
+
+    def _deletions(self, target: TargetTable) -> Iterator[list[RowChange]]:
+        # Gathered first: not every database reads on while rows are deleted.
+        with closing(StagedRows(PromptRow)) as surplus:
+            for names in self._staged.prompt_sets(_SETS):
+                for key in target.keys_of_sets(names):
+                    if key not in self._staged:
+                        surplus.add(dict(zip(key_columns(PromptRow), key, strict=True)))
+            for chunk in surplus.chunks(_CHUNK):
+                yield [RowChange(before=row, after=None) for row in chunk]
+
+
+def _prompt_set(change: RowChange) -> str:
+    """Return the row's prompt set; all embeddings are one set without a name."""
+    return str(change.values.get("prompt_set", ""))

@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import io
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from imagepipeline_dagster.cli.progress import ShownProgress
+from imagepipeline_dagster.tables.progress import Progress
+from tests.cli.running import do, prompts
+from tests.cli.shop import Shop, files_in, row_of
+
+ROWS = [
+    {"prompt_set": "boats", "prompt_id": "one", "prompt": "a boat"},
+    {"prompt_set": "boats", "prompt_id": "two", "prompt": 'a raft, with "sails"\tand a tab'},
+]
+
+
+def write(file: Path) -> None:
+    """Write the rows to a file, as its ending says."""
+    match file.suffix:
+        case ".jsonl":
+            file.write_text("\n".join(map(json.dumps, ROWS)))
+        case ".parquet":
+            pq.write_table(pa.Table.from_pylist(ROWS), file)
+        case suffix:
+            import csv
+
+            with file.open("w", newline="") as opened:
+                writer = csv.DictWriter(
+                    opened, list(ROWS[0]), delimiter="\t" if suffix == ".tsv" else ","
+                )
+                writer.writeheader()
+                writer.writerows(ROWS)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_every_format_comes_in(tmp_path: Path, suffix: str) -> None:
+    """A file of each format is imported as it is, and changes nothing the second time."""
+    file = tmp_path / f"prompts{suffix}"
+    write(file)
+
+    first, second = do("import-prompts", str(file)), do("import-prompts", str(file))
+
+    assert first.output == "prompts: 2 inserted, 0 updated, 0 unchanged\n"
+    assert second.output == "prompts: 0 inserted, 0 updated, 2 unchanged\n"
+    assert prompts() == [(row["prompt_set"], row["prompt_id"], row["prompt"]) for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.csv", "prompt_set,prompt\nboats,x\nboats,\n", ["a.csv", "line 3", "'prompt'"]),
+        ("a.csv", "prompt_set,prompt,seed\nb,x,1\nb,y,many\n", ["line 3", "'seed'", "many"]),
+        ("a.tsv", "prompt_set\tprompt\tsamples\nb\tx\t0.5\n", ["a.tsv", "line 2", "'samples'"]),
+        ("a.jsonl", '{"prompt_set": "b", "prompt": "x"}\n{"prompt": \n', ["a.jsonl", "line 2"]),
+        ("a.csv", "Category,Text\nb,x\n", ["a.csv", "--map prompt=", "'Category'"]),
+        ("a.parquet", "no parquet at all", ["a.parquet"]),
+        ("a.xls", "x", ["a.xls"]),
+        ("a.csv", "", ["a.csv"]),
+        (
+            "a.csv",
+            "prompt_set,prompt_id,prompt\nb,1,x\nb,1,y\n",
+            ["line 3", "repeats the prompt_set and prompt_id of line 2"],
+        ),
+    ],
+)
+def test_a_bad_file_changes_nothing(name: str, text: str, words: list[str]) -> None:
+    """What is wrong is told with file, row and column, in status 1, and nothing was imported."""
+    Path("good.jsonl").write_text(json.dumps(ROWS[0]))
+    assert do("import-prompts", "good.jsonl").exit_code == 0
+    Path(name).write_text(text)
+
+    result = do("import-prompts", name)
+
+    assert (result.exit_code, isinstance(result.exception, SystemExit)) == (1, True)
+    for word in words:
+        assert word in result.output
+    assert "Traceback" not in result.output
+    assert len(prompts()) == 1
+
+
+def test_columns_are_mapped() -> None:
+    """`--map` names the file's header for a column; rows without a set take `--prompt-set`."""
+    Path("a.csv").write_text("Category,Text here,Other\nboats,x,1\n,y,2\n")
+
+    result = do(
+        *("import-prompts", "a.csv", "--map", "prompt=Text here"),
+        *("--map", "prompt_set=Category", "--prompt-set", "rest"),
+    )
+
+    assert result.exit_code == 0, result.output
+    assert [(row[0], row[2]) for row in prompts()] == [("boats", "x"), ("rest", "y")]
+    assert "Ignored columns: Other" in result.output
+
+
+@pytest.mark.parametrize("pair", ["prompt", "=x", "prompt=", ""])
+def test_a_map_that_is_none_is_refused(pair: str) -> None:
+    """A `--map` without both sides is a wrong use: status 2, and the form that it takes."""
+    Path("a.csv").write_text("prompt_set,prompt\nb,x\n")
+    result = do("import-prompts", "a.csv", "--map", pair)
+    assert result.exit_code == 2
+    assert "is not COLUMN=HEADER" in result.output
+
+
+@pytest.mark.parametrize("pair", ["nothing=prompt", "prompt=Nothing"])
+def test_a_map_of_what_is_not_there_is_refused(pair: str) -> None:
+    """A `--map` to an unknown column or header names it and those that there are."""
+    Path("a.csv").write_text("prompt_set,prompt\nb,x\n")
+    result = do("import-prompts", "a.csv", "--map", pair)
+    assert result.exit_code == 1
+    assert "othing" in result.output
+    assert "'prompt_set'" in result.output
+
+
+def test_embeddings_come_in() -> None:
+    """`import-embeddings` fills the other table, and a missing file is a wrong use."""
+    Path("e.csv").write_text('embedding_id,trigger_words,placement\nlook,"a, b",positive\n')
+    assert "embeddings: 1 inserted" in do("import-embeddings", "e.csv").output
+    assert do("import-embeddings", "missing.csv").exit_code == 2
+
+
+def test_a_set_is_replaced_once_somebody_agreed() -> None:
+    """`--replace-set` shows what goes and asks; without an agreement nothing is changed."""
+    write(Path("all.jsonl"))
+    Path("one.csv").write_text("prompt_set,prompt_id,prompt\nboats,one,a ferry\n")
+    do("import-prompts", "all.jsonl")
+    before = prompts()
+
+    declined = do("import-prompts", "one.csv", "--replace-set", answer="n\n")
+    assert declined.exit_code == 1
+    assert "deleted   boats / two" in declined.output
+    assert "updated   boats / one  prompt: a boat → a ferry" in declined.output
+    assert "Delete 1 row, and write the others?" in declined.output
+    assert prompts() == before
+
+    agreed = do("import-prompts", "one.csv", "--replace-set", answer="y\n")
+    assert agreed.output.endswith("prompts: 0 inserted, 1 updated, 0 unchanged, 1 deleted\n")
+    assert prompts() == [("boats", "one", "a ferry")]
+
+
+def test_a_replacement_asks_only_about_deletions() -> None:
+    """With `--yes`, or with nothing to delete, nobody is asked."""
+    write(Path("all.jsonl"))
+    assert do("import-prompts", "all.jsonl", "--replace-set").output == (
+        "prompts: 2 inserted, 0 updated, 0 unchanged\n"
+    )
+    Path("one.csv").write_text("prompt_set,prompt_id,prompt\nboats,one,a boat\n")
+    assert do("import-prompts", "one.csv", "--replace-set", "--yes").output == (
+        "prompts: 0 inserted, 0 updated, 1 unchanged, 1 deleted\n"
+    )
+
+
+def test_a_dry_run_shows_changes_and_cost(shop: Shop) -> None:
+    """A dry run tells rows by set, images by reason and money, and writes no byte."""
+    shop.add("a")
+    shop.add("b")
+    shop.buy()
+    file = shop.folder / "new.csv"
+    file.write_text(
+        "prompt_set,prompt_id,prompt,samples\nspring,a,a boat called a,1\n"
+        "spring,c,a boat called c,1\nautumn,a,leaves,3\n"
+    )
+    before = {path: path.read_bytes() for path in files_in(shop.folder)}
+
+    output = shop.run(
+        *("import-prompts", "new.csv", "--dry-run", "--replace-set", "--price-per-image", "0.5")
+    )
+
+    assert row_of(output, "spring") == ["1", "1", "·", "1"]
+    assert row_of(output, "autumn") == ["1", "·", "·", "·"]
+    assert row_of(output, "total") == ["2", "1", "·", "1"]
+    assert "(2) would then have 4 images to buy, for 2.00; on the emulator" in output
+    assert "  4 new" in output
+    assert output.endswith("Nothing was changed.\n")
+    assert {path: path.read_bytes() for path in files_in(shop.folder)} == before
+
+
+def test_a_dry_run_foretells_the_plan(shop: Shop) -> None:
+    """What a dry run says would be bought is what the plan says after the import."""
+    for prompt_id in "abc":
+        shop.add(prompt_id)
+    shop.buy()
+    file = shop.folder / "new.csv"
+    file.write_text(
+        "prompt_set,prompt_id,prompt,guidance_scale\nspring,a,another boat,7\n"
+        "spring,b,a boat called b,8\nspring,d,a ferry,\n"
+    )
+    foretold = shop.run("import-prompts", "new.csv", "--dry-run")
+    shop.run("import-prompts", "new.csv")
+    planned = shop.run("plan")
+    assert "3 images to buy" in foretold
+    assert "3 images to buy" in planned
+
+
+def test_a_dry_run_of_embeddings_counts_the_sets_that_use_them(shop: Shop) -> None:
+    """A changed embedding costs what the prompts that use it cost."""
+    (shop.folder / "e.csv").write_text("embedding_id,version\nlook,1\n")
+    shop.run("import-embeddings", "e.csv")
+    shop.add("a", embeddings="look")
+    shop.add("b", prompt_set="plain")
+    shop.buy()
+    shop.buy("plain")
+    (shop.folder / "e.csv").write_text("embedding_id,version\nlook,2\n")
+    output = shop.run("import-embeddings", "e.csv", "--dry-run")
+    assert "updated   look  version: 1 → 2" in output
+    assert "(1) would then have 1 image to buy" in output
+
+
+def test_a_dry_run_of_a_bad_file_is_refused() -> None:
+    """A dry run finds what an import would refuse, and makes no tables."""
+    Path("a.csv").write_text("prompt_set,prompt\nboats,\n")
+    result = do("import-prompts", "a.csv", "--dry-run")
+    assert result.exit_code == 1
+    assert "line 2, column 'prompt': is empty" in result.output
+    assert not Path("data").exists()
+
+
+def test_texts_of_a_file_cannot_steer_the_terminal(shop: Shop) -> None:
+    """Escapes and markup in a file are shown as text before anything is imported."""
+    line = {"prompt_set": "[bold]x\x1b[31m", "prompt_id": "\x1b]0;p\x07", "prompt": "\u202e\x1b[2J"}
+    (shop.folder / "a.jsonl").write_text(json.dumps(line))
+    output = shop.run("import-prompts", "a.jsonl", "--dry-run")
+    assert "[bold]" in output
+    assert not {"\x1b", "\x07", "\u202e"} & set(output)
+
+
+def test_a_long_import_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody watches a terminal, a line says how far each step is, now and then."""
+    monkeypatch.setattr("imagepipeline_dagster.cli.progress._ROWS_OF_A_LINE", 2_000)
+    lines = [f"boats,{number},p" for number in range(4_500)]
+    Path("a.csv").write_text("\n".join(["prompt_set,prompt_id,prompt", *lines]))
+    assert do("import-prompts", "a.csv").output.splitlines() == [
+        "read 2,000 rows",
+        "read 4,000 rows",
+        "written 2,000 of 4,500 rows",
+        "written 4,000 of 4,500 rows",
+        "prompts: 4,500 inserted, 0 updated, 0 unchanged",
+    ]
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    """On a terminal a bar shows how far an import is, and goes when it is done."""
+    from rich.console import Console
+
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=80)
+    with closing(ShownProgress(console)) as on_progress:
+        for rows in (2_000, 4_000, 4_500):
+            on_progress(Progress("written", rows, 4_500))
+    assert "written 4,500 rows" in shown.getvalue()

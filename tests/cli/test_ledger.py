@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.cli.shop import Shop, files_in, lose_one, row_of
+
+
+def test_nothing_unknown_is_said(shop: Shop) -> None:
+    """Without a ledger no request is unknown, and none is made by asking or deciding."""
+    before = files_in(shop.folder)
+    assert shop.run("ledger", "unknown") == "No request is unknown.\n"
+    assert shop.run("ledger", "resubmit", "--all-unknown", "--why", "x").startswith("No request")
+    assert "has no request" in shop.run("ledger", "forget", "0" * 64, "--why", "x", ok=False)
+    assert files_in(shop.folder) == before
+
+
+def test_a_lost_answer_is_listed_and_bought_once_more(shop: Shop) -> None:
+    """An unknown request is shown with its prompt; after `resubmit` a run POSTs it once."""
+    key = lose_one(shop)
+    listed = shop.run("ledger", "unknown")
+    assert "spring / a, call 0 of images" in listed
+    assert "may have been bought" in listed
+
+    declined = shop.run("ledger", "resubmit", key, "--why", "lost", ok=False, answer="n\n")
+    assert "1 request of 1 image" in declined
+    shop.buy()
+    assert shop.emulator.stats.posts_accepted == 1
+
+    done = shop.run("ledger", "resubmit", key, "--why", "lost", answer="y\n")
+    assert "materialize spring (images)" in done
+    assert row_of(shop.run("plan"), "spring")[0] == "1"
+    assert shop.buy().outcomes == {"generated": 1}
+    assert shop.emulator.stats.posts_accepted == 2
+
+
+def test_a_lost_answer_can_be_given_up(shop: Shop) -> None:
+    """After `forget` no run sends the request, and its sample says who gave it up and why."""
+    lose_one(shop)
+    shop.run("ledger", "forget", "--all-unknown", "--why", "no need", "--who", "mira", "--yes")
+    bought = shop.buy()
+    assert bought.images[0].error == "given up by mira: no need"
+    assert shop.emulator.stats.posts_accepted == 1
+    assert shop.run("ledger", "unknown") == "No request is unknown.\n"
+    assert row_of(shop.run("plan"), "spring")[4] == "1"
+
+
+def test_a_decision_needs_a_request_and_a_reason(shop: Shop) -> None:
+    """Neither keys nor --all-unknown, both of them, or no reason is a mistake that is named."""
+    key = lose_one(shop)
+    assert "--why" in shop.run("ledger", "forget", key, ok=False)
+    assert "--why" in shop.run("ledger", "forget", key, "--why", " ", ok=False)
+    assert "--all-unknown" in shop.run("ledger", "forget", "--why", "x", ok=False)
+    assert "--all-unknown" in shop.run(
+        "ledger", "forget", key, "--all-unknown", "--why", "x", ok=False
+    )
+    assert "no request key" in shop.run("ledger", "forget", "abc", "--why", "x", ok=False)
+
+
+def test_the_system_user_decides_unless_named(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --who the decision carries the name of the system's user."""
+    monkeypatch.setenv("LOGNAME", "jon")
+    key = lose_one(shop)
+    shop.run("ledger", "forget", key, "--why", "x", "--yes")
+    assert shop.buy().images[0].error == "given up by jon: x"
+
+
+def test_a_database_that_cannot_be_used_is_said_without_its_password(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Errors about the ledger name its URL with the password masked, and what to check."""
+    shop.add("a")
+    url = "postgresql://me:sesame@127.0.0.1:1/ledger?connect_timeout=1"
+    for value in (url, "nonsense sesame", f"sqlite:///{shop.folder / 'data'}"):
+        monkeypatch.setenv("IMAGEPIPELINE_LEDGER_URL", value)
+        for command in (["plan"], ["ledger", "unknown"], ["lineage", "0" * 64]):
+            output = shop.run(*command, ok=False)
+            assert "ledger" in output
+            assert "sesame" not in output
+    monkeypatch.delenv("IMAGEPIPELINE_LEDGER_URL")
+    monkeypatch.setenv("IMAGEPIPELINE_API_KEY", "k")
+    monkeypatch.setenv("IMAGEPIPELINE_BASE_URL", "ftp://host")
+    assert "IMAGEPIPELINE_BASE_URL" in shop.run("plan", ok=False)
+    monkeypatch.setenv("IMAGEPIPELINE_STORAGE", "s3://bucket")
+    assert "IMAGEPIPELINE_TABLES_URL" in shop.run("plan", ok=False)

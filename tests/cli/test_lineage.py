@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.cli.shop import Shop
+from tests.generation.buying import API_KEY
+
+
+def test_texts_of_tables_cannot_steer_the_terminal(shop: Shop) -> None:
+    """Escapes and markup in names and prompts are shown as text."""
+    name = "[bold red]x[/]\x1b[31m"
+    shop.add("a\x1b]0;pwned\x07", prompt_set=name, prompt="[link=x]boat[/link] \u202e\x1b[2J")
+    plan = shop.run("plan")
+    assert "[bold" in plan
+    assert "\\x1b" in plan.replace("\n", "")
+    bought = shop.buy(name)
+    shown = shop.run("lineage", str(bought.images[0].image_sha256))
+    as_json = shop.run("lineage", str(bought.images[0].image_sha256), "--json")
+    unknown_set = shop.run("plan", "missing\x1b[31m", ok=False)
+    for output in (plan, shown, as_json, unknown_set):
+        assert "\x1b" not in output
+        assert "\u202e" not in output
+        assert "\x07" not in output
+    assert "[link=x]boat[/link]" in shown
+
+
+def test_lineage_shows_the_chain(shop: Shop) -> None:
+    """The chain is readable, and whole as JSON, from a file as from a hash."""
+    shop.add("a", seed=7)
+    image = shop.buy().images[0]
+    assert image.uri is not None
+    shown = shop.run("lineage", image.uri)
+    for expected in ("spring / a, call 0 of images", image.request, image.job_id, "seed", "run"):
+        assert str(expected) in shown
+    told = json.loads(shop.run("lineage", str(image.image_sha256)[:8], "--json"))
+    assert told["image_sha256"] == image.image_sha256
+    (sample,) = told["samples"]
+    assert sample["seed"] == 7
+    assert sample["request"] == json.loads(str(image.request))
+    assert sample["uses"][0]["prompt_row"]["prompt"] == "a boat called a"
+    assert "knows no image" in shop.run("lineage", "0" * 64, ok=False)
+
+
+def test_replay_on_the_embedded_emulator_asks_nothing(shop: Shop) -> None:
+    """On the emulator a replay costs nothing, is not asked about, and finds no drift."""
+    shop.add("a")
+    image = shop.buy().images[0]
+    output = shop.run("replay", str(image.image_sha256))
+    assert "identical, byte for byte" in output
+    assert "No drift" in output
+
+
+def test_replay_asks_before_it_pays(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a key a replay says what it costs; another API is asked only with --elsewhere."""
+    shop.add("a")
+    sha256 = str(shop.buy().images[0].image_sha256)
+    monkeypatch.setenv("IMAGEPIPELINE_API_KEY", API_KEY)
+    monkeypatch.setenv("IMAGEPIPELINE_BASE_URL", shop.emulator.url)
+    said = [
+        shop.run("replay", sha256, ok=False),
+        shop.run("replay", sha256, "--elsewhere", ok=False, answer="n\n"),
+    ]
+    assert "was made by the emulator" in said[0]
+    assert "This buys 1 image." in said[1]
+    assert shop.emulator.stats.posts_accepted == 1
+    said.append(shop.run("replay", sha256, "--elsewhere", answer="y\n"))
+    assert "No drift" in said[2]
+    assert shop.emulator.stats.posts_accepted == 2
+    assert not any(API_KEY in output for output in said)

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tests.cli.running import do
+from tests.processes import PROJECT, run
+
+
+def test_help_is_quick() -> None:
+    """`--help` names the commands without loading Dagster, pandas or a database's driver."""
+    script = (
+        "import sys; from imagepipeline_dagster.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
+        "heavy = {'dagster', 'pandas', 'pyarrow', 'sqlalchemy', 'PIL', 'httpx', 'starlette'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    ended = run([sys.executable, "-c", script], cwd=Path.cwd(), variables={})
+
+    assert ended.returncode == 0, ended.stderr
+    for command in ("init", "import-prompts", "import-embeddings", "emulator", "demo"):
+        assert command in ended.stdout
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_wrong_command_is_a_wrong_use() -> None:
+    """An unknown command or option is told with status 2, and the version is known."""
+    assert do("nonsense").exit_code == 2
+    assert do("init", "--nonsense").exit_code == 2
+    version = do("--version")
+    assert version.exit_code == 0
+    assert 'version = "' + version.output.split()[-1] + '"' in (
+        (PROJECT / "pyproject.toml").read_text()
+    )

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from tests.cli.shop import DROPPED, Shop, files_in, row_of
+
+
+def test_plan_touches_nothing(shop: Shop) -> None:
+    """A plan before the first purchase shows all as to buy, and makes no ledger."""
+    shop.add("a", samples=2)
+    shop.add("b", prompt_set="autumn")
+    before = files_in(shop.folder)
+
+    output = shop.run("plan", "--price-per-image", "0.25")
+
+    assert row_of(output, "spring")[0] == "2"
+    assert row_of(output, "autumn")[0] == "1"
+    assert row_of(output, "total")[0] == "3"
+    assert "3 images to buy, for 0.75; on the emulator nothing is paid." in output
+    assert max(map(len, output.splitlines())) <= 80
+    assert files_in(shop.folder) == before
+
+
+def test_plan_leaves_a_ledger_as_it_is(shop: Shop) -> None:
+    """Reading a ledger changes no byte of it and leaves no file beside it."""
+    shop.add("a")
+    shop.buy()
+    before = {path: path.read_bytes() for path in files_in(shop.folder)}
+    assert row_of(shop.run("plan"), "spring")[:2] == ["·", "1"]
+    assert {path: path.read_bytes() for path in files_in(shop.folder)} == before
+
+
+def test_a_ledger_of_another_version_is_not_taken_for_an_empty_one(shop: Shop) -> None:
+    """A ledger that lacks tables, or is of a later version, is named instead of planned against."""
+    shop.add("a")
+    shop.buy()
+    engine = sa.create_engine(shop.buyer.ledger_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE ledger_decisions")
+    assert "earlier version" in shop.run("plan", ok=False)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE ledger_version SET version = 99")
+    assert "schema version 99" in shop.run("ledger", "unknown", ok=False)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE ledger_version SET version = 1")
+    engine.dispose()
+    assert shop.buy().outcomes == {"generated": 1}
+    assert row_of(shop.run("plan"), "spring")[:2] == ["·", "1"]
+
+
+def test_plan_without_tables_says_what_to_do(shop: Shop) -> None:
+    """Without tables a plan says how to get some, and makes no sample tables by itself."""
+    (shop.folder / "data" / "tables.db").unlink()
+    output = shop.run("plan", ok=False)
+    assert "imagepipeline-dagster init" in output
+    assert files_in(shop.folder) == set()
+
+
+def test_plan_shows_every_state_and_reason(shop: Shop) -> None:
+    """Reused, unknown and refused are counted, and what is to buy has its reason."""
+    shop.add("a")
+    shop.add("b", samples=2)
+    shop.add("refused", guidance_scale=99)
+    shop.emulator.set_faults(DROPPED)
+    shop.buy()
+    shop.add("c")
+
+    output = shop.run("plan", "spring")
+
+    assert row_of(output, "spring") == ["1", "2", "·", "1", "·", "1"]
+    reasons = output.split("by reason")[1]
+    assert row_of(reasons, "spring") == ["1", "·", "·", "·", "·"]
+    assert "ledger unknown" in output
+    assert shop.emulator.stats.posts_accepted == 3
+
+
+def test_a_picture_that_two_sets_share_counts_once_in_all(shop: Shop) -> None:
+    """The total is what would be bought: a request of two sets is one request."""
+    for prompt_set in ("spring", "autumn"):
+        shop.add("a", prompt_set=prompt_set, prompt="the same", seed=3)
+    output = shop.run("plan")
+    assert [row_of(output, name)[0] for name in ("spring", "autumn", "total")] == ["1", "1", "1"]
+
+
+def test_plan_takes_the_dataset_of_a_project(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dataset with other defaults and a price is planned as its own definitions would."""
+    (shop.folder / "shop_definitions.py").write_text(
+        "from imagepipeline_dagster import GenerationDefaults, ImageDataset\n"
+        "dataset = ImageDataset(defaults=GenerationDefaults(samples=4), price_per_image=0.5)\n"
+        "other = 1\n"
+    )
+    monkeypatch.syspath_prepend(str(shop.folder))
+    shop.add("a")
+    assert "4 images to buy, for 2.00" in shop.run("plan", "--dataset", "shop_definitions:dataset")
+    for wrong in ("shop_definitions:other", "shop_definitions:none", "no_such_module:x", ":"):
+        assert "--dataset" in shop.run("plan", "--dataset", wrong, ok=False)

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from tests.cli.running import do, prompts
+
+ROWS = [
+    {"prompt_set": "boats", "prompt_id": "one", "prompt": "a boat"},
+    {"prompt_set": "boats", "prompt_id": "two", "prompt": 'a raft, with "sails"\tand a tab'},
+]
+
+
+def test_init_twice(tmp_path: Path) -> None:
+    """`init` makes the tables with samples once, and changes nothing the second time."""
+    first = do("init")
+    content = (tmp_path / "data/tables.db").read_bytes()
+    second = do("init")
+
+    assert (first.exit_code, second.exit_code) == (0, 0)
+    assert "Created prompts and embeddings with samples at sqlite:///data/tables.db" in first.output
+    assert "nothing was changed" in second.output
+    assert (tmp_path / "data/tables.db").read_bytes() == content
+    assert len(prompts()) == 28
+
+
+def test_init_empty() -> None:
+    """`init --empty` makes tables without rows, and leaves rows that are there."""
+    assert do("init", "--empty").exit_code == 0
+    assert prompts() == []
+    Path("more.jsonl").write_text(json.dumps(ROWS[0]))
+    do("import-prompts", "more.jsonl")
+    assert do("init", "--empty").exit_code == 0
+    assert len(prompts()) == 1
+
+
+def test_a_database_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong URL ends in one line that names it without its password, and status 1."""
+    for url, words in (
+        ("postgresql://me:hush-hush@127.0.0.1:9/shop", "me:***@127.0.0.1:9/shop"),
+        ("nonsense", "URL cannot be read"),
+    ):
+        monkeypatch.setenv("IMAGEPIPELINE_TABLES_URL", url)
+        for arguments in (("init",), ("init", "--empty")):
+            result = do(*arguments)
+            assert result.exit_code == 1
+            assert isinstance(result.exception, SystemExit), result.exception
+            assert words in result.output
+            assert "hush-hush" not in result.output
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_an_export_imports_unchanged(suffix: str) -> None:
+    """What `export` writes, of both tables, the import commands find unchanged."""
+    do("init")
+    exported = do("export", f"p{suffix}")
+    assert exported.output == f"prompts: 28 rows exported to p{suffix}\n"
+    assert do("import-prompts", f"p{suffix}").output.endswith("0 updated, 28 unchanged\n")
+    assert do("export", f"e{suffix}", "--embeddings").exit_code == 0
+    imported = do("import-embeddings", f"e{suffix}").output
+    assert imported.startswith("embeddings: 0 inserted, 0 updated, ")
+    assert do("import-prompts", f"p{suffix}", "--replace-set").output.endswith("28 unchanged\n")
+
+
+def test_an_export_of_some_sets() -> None:
+    """`--set` exports these sets alone; one that is not there is told with those that are."""
+    do("init")
+    there = sorted({prompt_set for prompt_set, _, _ in prompts()})
+    count = sum(prompt_set in there[:2] for prompt_set, _, _ in prompts())
+    result = do("export", "p.csv", "--set", there[0], "--set", there[1])
+    assert result.output == f"prompts: {count} rows exported to p.csv\n"
+    wrong = do("export", "none.csv", "--set", "no such set")
+    assert wrong.exit_code == 1
+    assert f"no set 'no such set'. It has: '{there[0]}'" in wrong.output
+    assert not Path("none.csv").exists()
+    assert do("export", "e.csv", "--embeddings", "--set", there[0]).exit_code == 2
+
+
+def test_an_export_of_a_projects_own_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--dataset` says which table, and how its columns are called; imports take it too."""
+    Path("own_tables.py").write_text(
+        "from imagepipeline_dagster import ImageDataset, TableMapping\n"
+        "columns = {'prompt_set': 'campaign', 'prompt_id': 'id', 'prompt': 'words'}\n"
+        "dataset = ImageDataset(prompts=TableMapping('briefs', columns))\n"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    do("init", "--empty")
+    engine = sa.create_engine("sqlite:///data/tables.db")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE briefs (campaign TEXT, id TEXT, words TEXT)")
+        connection.exec_driver_sql("INSERT INTO briefs VALUES ('s', '1', 'p'), (NULL, '2', 'p')")
+    engine.dispose()
+    chosen = ("--dataset", "own_tables:dataset")
+    assert do("export", "p.csv", *chosen).output == (
+        "prompts: 1 row exported to p.csv\nLeft out: 1 row without a prompt set or an id.\n"
+    )
+    assert do("import-prompts", "p.csv", *chosen).output.endswith(" 1 unchanged\n")
+    assert "1 row exported" in do("export", "q.csv", *chosen, "--set", "s").output
