@@ -14,6 +14,7 @@ from imagepipeline_dagster.generation.budget import Budget
 from imagepipeline_dagster.generation.prompts import GenerationDefaults
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.resources import DEFAULT_BASE_URL
+from imagepipeline_dagster.tables.overrides import OVERRIDES
 from imagepipeline_dagster.tables.schema import TableMapping
 
 __all__ = ["ImageDatasetComponent", "TableModel"]
@@ -66,6 +67,24 @@ class TableModel(dg.Model, dg.Resolvable):
         return TableMapping(self.table, dict(self.columns))
 
 
+# The options of an `ImageDataset` that YAML spells as Python does.
+_AS_THEY_ARE = (
+    "title",
+    "samples_per_call",
+    "price_per_image",
+    "max_failure_ratio",
+    "overrides",
+    "pool",
+    "on_removed",
+    "max_removed_share",
+    "max_runs_per_tick",
+    "sensor_seconds",
+    "audit_seconds",
+    "verify_seconds",
+    "small_table_rows",
+)
+
+
 class ImageDatasetComponent(dg.Component, dg.Model, dg.Resolvable):
     """Prompt tables in, a moderated image dataset out.
 
@@ -90,7 +109,27 @@ class ImageDatasetComponent(dg.Component, dg.Model, dg.Resolvable):
     max_failure_ratio: float = Field(
         default=0.5, description="A purchase stops once more of its samples than this have failed."
     )
-    on_removed: str = "remove"
+    overrides: str = Field(default=OVERRIDES, description="The table of people's decisions.")
+    pool: str = Field(
+        default="imagepipeline_api", description="Concurrency pool of the paid stage."
+    )
+    on_removed: str = Field(
+        default="remove", description="What becomes of a set that left the tables: remove or keep."
+    )
+    max_removed_share: float = Field(
+        default=0.5, description="A tick that would remove more of the prompt sets refuses."
+    )
+    max_runs_per_tick: int = Field(default=25, description="Runs that one tick asks for at most.")
+    sensor_seconds: int = Field(default=30, description="Least time between two ticks.")
+    audit_seconds: float = Field(
+        default=300, description="Seconds between two counts of each set's rows."
+    )
+    verify_seconds: float = Field(
+        default=3600, description="Seconds between two comparisons of every row."
+    )
+    small_table_rows: int = Field(
+        default=10_000, description="A table of so many rows is compared whole at each tick."
+    )
     api_key: _Key = Field(default=None, description="Unset: the emulator serves the API.")
     base_url: str = DEFAULT_BASE_URL
     max_in_flight: int = 16
@@ -102,22 +141,25 @@ class ImageDatasetComponent(dg.Component, dg.Model, dg.Resolvable):
         Field(description="Whether sensors and schedules run at first; unset: on the emulator."),
     ] = None
 
-    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Return the dataset's definitions."""
-        del context  # everything is in the attributes
-        dataset = ImageDataset(
+    def dataset(self) -> ImageDataset:
+        """Return the dataset that the attributes describe.
+
+        Raises:
+            ValueError: names an option that cannot be meant.
+        """
+        return ImageDataset(
             key_prefix=tuple(self.key_prefix),
-            title=self.title,
             prompts=self.prompts.mapping(),
             embeddings=self.embeddings.mapping(),
             defaults=GenerationDefaults(**self.defaults),
             moderation=ModerationPolicy(**self.moderation),
-            samples_per_call=self.samples_per_call,
-            price_per_image=self.price_per_image,
             budget=Budget(**self.budget) if self.budget else None,
-            max_failure_ratio=self.max_failure_ratio,
-            on_removed=self.on_removed,
+            **{name: getattr(self, name) for name in _AS_THEY_ARE},
         )
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Return the dataset's definitions."""
+        del context  # everything is in the attributes
         resources = resources_for(
             api_key=_referred(self.api_key),
             base_url=self.base_url,
@@ -127,7 +169,7 @@ class ImageDatasetComponent(dg.Component, dg.Model, dg.Resolvable):
             ledger_url=_referred(self.ledger_url),
         )
         start = resources["imagepipeline"].emulated if self.start is None else self.start
-        return build_definitions(dataset, resources, start=start)
+        return build_definitions(self.dataset(), resources, start=start)
 
 
 def _referred(value: str | Variable | None) -> str | None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,13 @@ def test_yaml_builds_what_python_builds(tmp_path: Path) -> None:
         assert _shape(definitions) == _shape(
             build_definitions(ImageDataset(), resources, start=True)
         )
+
+
+def test_yaml_knows_every_option() -> None:
+    """Each option of a dataset can be set from YAML, and has the same default there."""
+    options = {field.name for field in dataclasses.fields(ImageDataset)}
+    assert options <= ImageDatasetComponent.model_fields.keys()
+    assert ImageDatasetComponent().dataset() == ImageDataset()
 
 
 @pytest.mark.slow
