@@ -11,5 +11,6 @@
 - `images`: a row of the result
 - `decisions`: what a person decides about requests that no run goes on with
 - `lineage`: from an image back to all that it comes from; `replaying` buys its request again
-- `reconciling`: what each prompt set was last requested and built from
+- `watching`: how closely a tick looks at the tables; `contents` keeps what they say
+- `reconciling`: what each prompt set was last requested and built from, and which want a run
 """
