@@ -24,7 +24,7 @@ __all__ = ["QuietTicks", "measure_quiet_ticks"]
 
 _DEFINITIONS = Path(__file__).with_name("watched_definitions.py")
 _SENSORS = ("empty_sensor", "prompts_sensor", "embeddings_sensor")
-_LONGEST_WAIT = 120.0  # seconds
+_LONGEST_WAIT = 300.0  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 `source_tables` → `prompt_sets` → `generation_requests` → `generated_images` → `moderated_images` →
 `image_dataset`; then what starts runs: `sensors`, `moderation_overrides` and `schedules`.
-`dataset` holds what they share, `metadata` what they show. `build_definitions` puts one dataset
-together.
+`dataset` holds what they share, `metadata` what they show; `sensor_resources` keeps ticks cheap.
+`build_definitions` puts one dataset together.
 """
 
 import warnings

@@ -59,22 +59,14 @@ class Tiers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watch:
-    """What the next tick has to know; as text it is a sensor's cursor, and under 1 kB.
+class _Watch:
+    """What a sensor's next tick has to know; as text it is the sensor's cursor, under 1 kB.
 
     Times are seconds since 1970. `tick` names the next tick: repeated, it has the same name.
-    `position` is a digest of the last set that a verification under way has come to; `waiting`
-    says that sets are left which want a run.
+    `waiting` says that sets are left which want a run.
     """
 
     tick: str = field(default_factory=new_tick)
-    newest: str | None = None
-    newest_since: float | None = None
-    rows: int = 0
-    audited_at: float = 0
-    verified_at: float = 0
-    verifying_since: float | None = None
-    position: str | None = None
     waiting: bool = False
 
     @classmethod
@@ -88,6 +80,23 @@ class Watch:
     def text(self) -> str:
         """Return the watch as a cursor."""
         return json.dumps(dataclasses.asdict(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch(_Watch):
+    """What the next tick has to know of the prompts table.
+
+    `newest_since` is when the newest time was first seen, until it is certain that no other row
+    gets it; `position` is a digest of the last set that a verification under way has come to.
+    """
+
+    newest: str | None = None
+    newest_since: float | None = None
+    rows: int = 0
+    audited_at: float = 0
+    verified_at: float = 0
+    verifying_since: float | None = None
+    position: str | None = None
 
     def is_quiet(self, newest: str | None, *, now: float, tiers: Tiers) -> bool:
         """Tell whether a tick that sees this newest time has nothing more to look at."""
@@ -115,25 +124,11 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbeddingsWatch:
+class EmbeddingsWatch(_Watch):
     """The same of the embeddings table, which is small and read at each tick."""
 
-    tick: str = field(default_factory=new_tick)
     version: str | None = None
     looked_at: float = 0
-    waiting: bool = False
-
-    @classmethod
-    def read(cls, text: str | None) -> Self:
-        """Return the watch of a cursor; a new one where there is none, or none that is known."""
-        try:
-            return cls(**json.loads(text or "{}"))
-        except (ValueError, TypeError):
-            return cls()
-
-    def text(self) -> str:
-        """Return the watch as a cursor."""
-        return json.dumps(dataclasses.asdict(self))
 
     def is_quiet(self, version: str, *, now: float, tiers: Tiers) -> bool:
         """Tell whether a tick that sees this version has nothing more to look at."""
@@ -192,7 +187,7 @@ def observe(
             audited_at=now if few_differ else watch.audited_at,
         )
     else:
-        found = summarise_sets(tables, suspects)
+        found = summarise_sets(tables, suspects) if suspects else []
     begins = verify and watch.verifying_since is None
     if begins:
         watch = dataclasses.replace(watch, verifying_since=now, position=None)

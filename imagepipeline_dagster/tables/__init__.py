@@ -4,6 +4,8 @@ What others use:
 
 - `schema`: the columns of both tables, how a user's tables map to them, and a row as it was read.
 - `reading`: rows out of the user's tables; nothing is ever written.
+- `summaries`: the newest time, and of each set its rows and their newest time; reads no content.
+- `checksums`: whether a set's rows are as they were, without reading what they say.
 - `fingerprints`: the content of a prompt set as one short text, whatever the order of its rows.
 - `names`: prompt-set names as partition keys and as path parts.
 - `importing`: the tables created, and the rows of a file brought into them, all or none.

@@ -157,10 +157,12 @@ class SourceTables:
     def _table(
         self, connection: sa.Connection, row_type: type[PromptRow | EmbeddingRow]
     ) -> FoundTable:
-        if row_type not in self._found:
+        found = self._found.get(row_type)
+        if found is None:
             mapping = self._prompts_mapping if row_type is PromptRow else self._embeddings_mapping
-            self._found[row_type] = find_table(connection, mapping, row_type)
-        return self._found[row_type]
+            # Another thread may forget it at any moment.
+            self._found[row_type] = found = find_table(connection, mapping, row_type)
+        return found
 
     def _rows(
         self, connection: sa.Connection, row_type: type[RowT], wanted: sa.ColumnElement[bool]

@@ -26,6 +26,7 @@ __all__ = [
     "summarise_sets",
 ]
 
+_LONGEST_TEXT = 64  # it is kept with every tick
 _TO_THE_SECOND = len("2026-05-01 12:00:00")
 
 
@@ -116,7 +117,7 @@ def stored_time(raw: object) -> str | None:
         case int() | float() | Decimal():
             return f"number {raw}"
         case _:
-            return f"text {raw}"
+            return f"text {str(raw)[:_LONGEST_TEXT]}"
 
 
 def _time_of(stored: str) -> Any:  # noqa: ANN401 - what the column holds

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from itertools import chain
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from imagepipeline_dagster.defs import ImageDataset
 from imagepipeline_dagster.generation.ledger import Ledger
 from imagepipeline_dagster.generation.reconciling import PromptSetStates
+from imagepipeline_dagster.generation.watching import Watch
 from imagepipeline_dagster.tables.fingerprints import fingerprint_sets
 from tests.pipeline import Pipeline, open_pipeline, partition_keys
 
@@ -204,6 +206,88 @@ def test_a_lost_tick_of_new_sets_is_made_up_for(pipeline: Pipeline) -> None:
     pipeline.evaluate("prompts_sensor")
 
     assert partition_keys(pipeline.tick()) == ["spring"]
+
+
+def test_a_repeated_tick_gives_the_same_answer(pipeline: Pipeline) -> None:
+    """A tick whose cursor was not kept, or whose answer was lost, asks under the same keys."""
+    pipeline.add("spring", "one")
+    pipeline.tick()
+    pipeline.sql("UPDATE prompts SET prompt = 'a raft'")
+    cursor = pipeline.cursors["prompts_sensor"]
+    first = pipeline.evaluate("prompts_sensor")
+    pipeline.cursors["prompts_sensor"] = cursor
+
+    again = pipeline.evaluate("prompts_sensor")
+
+    assert len(first.run_requests or ()) == 1
+    assert again.run_requests == first.run_requests
+    assert again.asset_events == first.asset_events
+    assert pipeline.tick() == []
+
+
+def test_a_quiet_tick_over_a_large_table_needs_no_ledger(tmp_path: Path) -> None:
+    """Where nothing changed and nothing is due, only the tables are asked."""
+    with open_pipeline(tmp_path, dataset=ImageDataset(small_table_rows=0)) as pipeline:
+        pipeline.add("spring", "one")
+        pipeline.sql("UPDATE prompts SET updated_at = '2026-05-01 12:00:00'")
+        pipeline.tick()
+        watch = Watch.read(pipeline.cursors["prompts_sensor"])
+        settled = dataclasses.replace(watch, newest_since=None)
+        pipeline.cursors["prompts_sensor"] = settled.text()
+        pipeline.resources["ledger"] = type(pipeline.resources["ledger"])(url="nonsense://")
+
+        assert pipeline.evaluate("prompts_sensor").skip_message == "no row changed"
+        assert pipeline.evaluate("embeddings_sensor").skip_message == "no embedding changed"
+        pipeline.sql("UPDATE prompts SET updated_at = '2026-05-01 12:00:01'")
+        with pytest.raises(Exception, match="nonsense"):
+            pipeline.evaluate("prompts_sensor")
+
+
+@pytest.mark.parametrize("small_table_rows", [0, 10_000])
+def test_a_truncated_catalogue_removes_nothing(tmp_path: Path, small_table_rows: int) -> None:
+    """A table that is suddenly empty fails the tick at once; whole again, it asks for nothing."""
+    dataset = ImageDataset(small_table_rows=small_table_rows)
+    with open_pipeline(tmp_path, dataset=dataset) as pipeline:
+        for number in range(10):
+            pipeline.add(f"set_{number}", "one")
+        assert len(pipeline.tick()) == 10
+        pipeline.sql("CREATE TABLE saved AS SELECT * FROM prompts")
+        pipeline.sql("DELETE FROM prompts")
+
+        with pytest.raises(dg.Failure) as raised:
+            pipeline.tick("prompts_sensor")
+        assert str(raised.value.description).startswith("10 of 10 prompt sets are gone")
+        assert len(pipeline.partitions) == 10
+        assert pipeline.reconcile() == []
+
+        pipeline.sql("INSERT INTO prompts SELECT * FROM saved")
+        assert pipeline.tick() == []
+
+
+def test_two_instances_on_one_ledger_ask_once_for_a_change(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    """Of two Dagster instances that know a set, one asks for its change, and one is enough."""
+    pipeline.add("spring", "one")
+    pipeline.tick()
+    home = tmp_path / "another"
+    home.mkdir()
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
+        other = dataclasses.replace(pipeline, instance=instance)
+        assert partition_keys(other.tick()) == ["spring"]
+        pipeline.tick()
+        pipeline.sql("UPDATE prompts SET prompt = 'a raft'")
+        asked = [*pipeline.tick(), *other.tick(), *pipeline.tick(), *other.tick()]
+        assert partition_keys(asked) == ["spring"]
+
+
+@pytest.mark.parametrize(
+    "option", ["audit_seconds", "verify_seconds", "small_table_rows", "max_runs_per_tick"]
+)
+def test_options_that_cannot_be_meant(option: str) -> None:
+    """A number below what makes sense is refused by the option's name."""
+    with pytest.raises(ValueError, match=f"{option}: -1 is below"):
+        ImageDataset(**{option: -1})  # type: ignore[arg-type]
 
 
 def test_most_sets_gone_at_once_removes_nothing(pipeline: Pipeline) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from imagepipeline_dagster.generation import contents
 from imagepipeline_dagster.generation.contents import SetContents
 from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.ledger_schema import set_contents
 from imagepipeline_dagster.generation.reconciling import PromptSetStates
 from imagepipeline_dagster.generation.watching import (
     EmbeddingsWatch,
@@ -18,6 +21,11 @@ from imagepipeline_dagster.generation.watching import (
     Tiers,
     Watch,
     observe,
+)
+from imagepipeline_dagster.tables.fingerprints import (
+    SetFingerprint,
+    fingerprint_sets,
+    fingerprint_used,
 )
 from imagepipeline_dagster.tables.importing import create_tables
 from imagepipeline_dagster.tables.reading import SourceTables
@@ -209,6 +217,41 @@ def test_many_suspects_are_compared_in_slices(looker: Looker) -> None:
         found += looker.changed()
         assert len(looker.watch.text()) < 1000
     assert found == ["a", "b", "c"]
+
+
+def test_an_embedding_that_changes_while_rows_are_read(
+    looker: Looker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept of a set is of the embeddings as they are, whoever came first."""
+
+    def read_slowly(*args: Any, **kwargs: Any) -> dict[str, SetFingerprint]:  # noqa: ANN401
+        found = fingerprint_sets(*args, **kwargs)
+        looker.sql("UPDATE embeddings SET version = '2'")
+        looker.contents.use_embeddings(looker.tables.embeddings())
+        return found
+
+    looker.sql("INSERT INTO embeddings (embedding_id, version) VALUES ('look', '1')")
+    looker.add("d", at="12:01:00")
+    looker.sql("UPDATE prompts SET embeddings = 'look' WHERE prompt_set = 'd'")
+    monkeypatch.setattr(contents, "fingerprint_sets", read_slowly)
+
+    looker.look(after=1)
+
+    (found,) = looker.states.wanting_for_prompts()
+    assert found.embeddings == fingerprint_used(["look"], looker.tables.embeddings())
+
+
+def test_an_older_ledger_gains_the_contents(looker: Looker) -> None:
+    """A ledger of before, without their table, has it after it was opened once."""
+    with looker.ledger.engine.begin() as connection:
+        set_contents.drop(connection)
+    looker.ledger.close()
+    looker.watch = Watch()
+
+    looker.look(after=1)
+
+    assert looker.changed() == []
+    assert looker.contents.unknown(["a", "b", "c", "d"]) == ["d"]
 
 
 def test_an_unreadable_cursor_is_a_new_one() -> None:
