@@ -9,11 +9,14 @@ What others use:
 - `fingerprints`: the content of a prompt set as one short text, whatever the order of its rows.
 - `names`: prompt-set names as partition keys and as path parts.
 - `importing`: the tables created, and the rows of a file brought into them, all or none.
+- `exporting`: the rows of a table in a file that imports again unchanged.
+- `merging`: an import in two steps: what would change, then the change.
 - `samples`: tables with `sample_rows` that show every outcome, and edits of them to watch.
 
 What these are made of:
 
 - `values`: what people put into columns, read as the column's type where that is unambiguous.
 - `database`: databases by URL, the tables as they have them, and the errors about both.
-- `files` → `incoming` (`checking`, `seen`) → `target`: a file's rows, on their way into a table.
+- `files` → `incoming` (`checking`, `seen`) → `staged` → `merging` (`changes`) → `target`: a file's
+  rows, on their way into a table; `outgoing`: a table's rows, on their way into a file.
 """
