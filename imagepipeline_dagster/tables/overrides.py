@@ -119,12 +119,28 @@ def overrides_table(metadata: sa.MetaData, name: str = OVERRIDES) -> sa.Table:
         sa.CheckConstraint(sa.column("decision").in_([each.value for each in Decision])),
         sa.CheckConstraint("(image_sha256 IS NULL) = (prompt_set IS NOT NULL)"),
         sa.CheckConstraint("(prompt_set IS NULL) = (prompt_id IS NULL)"),
+        *_what_can_be_meant(),
     )
     for dialect, statements in _APPEND_ONLY.items():
         for statement in statements:
             ddl = sa.DDL(statement).execute_if(dialect=dialect)  # type: ignore[no-untyped-call]
             sa.event.listen(table, "after_create", ddl)
     return table
+
+
+def _what_can_be_meant() -> Iterator[sa.schema.SchemaItem]:
+    """Yield checks that refuse a row at once: once there, nobody could take it away again."""
+    for text in ("reviewer", "reason"):
+        yield sa.CheckConstraint(f"length(trim({text})) > 0")
+    digits = f"length(image_sha256) = {_SHA256_DIGITS} AND image_sha256 NOT GLOB '*[^0-9a-fA-F]*'"
+    for check in (
+        digits,
+        "typeof(reviewer) = 'text' AND typeof(reason) = 'text'",
+        "datetime(decided_at) IS NOT NULL",
+    ):
+        yield sa.CheckConstraint(check).ddl_if(dialect="sqlite")
+    digits = f"image_sha256 ~ '^[0-9a-fA-F]{{{_SHA256_DIGITS}}}$'"
+    yield sa.CheckConstraint(digits).ddl_if(dialect="postgresql")
 
 
 _REFUSAL = "overrides are only added: add a later one"
@@ -216,6 +232,9 @@ def _override(row: Mapping[str, Any]) -> Override:
             raise OverrideInvalid(f"decided_at: {decided_at!r} is no time.")
         if decision not in set(Decision):
             raise OverrideInvalid(f"decision: {decision!r} is none of {', '.join(Decision)}.")
-        return Override(**{**row, "decision": Decision(decision), "decided_at": decided_at})
+        read: dict[str, Any] = {"decision": Decision(decision), "decided_at": decided_at}
+        if row["image_sha256"] is not None:
+            read["image_sha256"] = str(row["image_sha256"]).strip().lower()
+        return Override(**{**row, **read})
     except OverrideInvalid as error:
         raise OverrideInvalid(f"Override number {row['number']}: {error}") from None

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,57 @@ def test_a_decision_names_what_it_is_about_and_who_made_it(
     """A decision about nothing, or by nobody, is refused with what is missing."""
     with pytest.raises(OverrideInvalid, match=message):
         override(**changes)
+
+
+@pytest.mark.parametrize(
+    ("sha256", "reviewer", "reason"),
+    [("ab" * 31, "a", "b"), ("xy" * 32, "a", "b"), (SHA256, " ", "b"), (SHA256, "a", "")],
+)
+def test_what_cannot_be_meant_never_gets_in(
+    tables_url: str, execute: Execute, sha256: str, reviewer: str, reason: str
+) -> None:
+    """The database refuses a picture that is none and a decision of nobody: it could not go."""
+    create_tables(tables_url)
+    with pytest.raises(DatabaseError):
+        execute(
+            "INSERT INTO moderation_overrides (image_sha256, decision, reviewer, reason) "
+            "VALUES (:sha256, 'keep', :reviewer, :reason)",
+            sha256=sha256,
+            reviewer=reviewer,
+            reason=reason,
+        )
+    assert read_overrides(tables_url) == []
+
+
+@pytest.mark.parametrize(("column", "value"), [("reason", b"\xff"), ("decided_at", "yesterday")])
+def test_sqlite_refuses_what_other_databases_have_types_for(
+    tmp_path: Path, column: str, value: object
+) -> None:
+    """SQLite would keep bytes for a text and words for a time, and every reading would stop."""
+    url = f"sqlite:///{tmp_path / 'tables.db'}"
+    create_tables(url)
+    row: dict[str, object] = {
+        "image_sha256": SHA256,
+        "decision": "keep",
+        "reviewer": "a",
+        "reason": "b",
+    }
+    row |= {"decided_at": "2026-03-01 12:00:00", column: value}
+    with closing(sqlite3.connect(tmp_path / "tables.db")) as database:
+        insert = f"INSERT INTO moderation_overrides ({', '.join(row)}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608
+        with pytest.raises(sqlite3.IntegrityError):
+            database.execute(insert, list(row.values()))
+
+
+def test_a_hash_in_capitals_is_the_same_picture(tables_url: str, execute: Execute) -> None:
+    """A person who pastes a SHA-256 in capitals decides about the picture of that SHA-256."""
+    create_tables(tables_url)
+    execute(
+        "INSERT INTO moderation_overrides (image_sha256, decision, reviewer, reason) "
+        "VALUES (:sha256, 'reject', 'a', 'b')",
+        sha256=SHA256.upper(),
+    )
+    assert [each.image_sha256 for each in read_overrides(tables_url)] == [SHA256]
 
 
 def test_a_row_that_slipped_in_is_named(tables_url: str, execute: Execute) -> None:
