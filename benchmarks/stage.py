@@ -19,7 +19,8 @@ from imagepipeline_dagster.api.contract import request_for
 from imagepipeline_dagster.emulator.pictures import draw_png
 from imagepipeline_dagster.generation.budget import Allowance
 from imagepipeline_dagster.generation.images import Outcome, images_of_plan
-from imagepipeline_dagster.generation.ledger import Claim, Ledger, Owner, StoredSample, Use
+from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.ledger_records import Claim, Owner, StoredSample, Use
 from imagepipeline_dagster.generation.ledger_writer import LedgerWriter
 from imagepipeline_dagster.generation.pictures import read_picture
 from imagepipeline_dagster.generation.planning import PlannedRequest, plan_prompt_set

@@ -19,7 +19,8 @@ from imagepipeline_dagster.cli.terminal import (
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.generation.decisions import Decision
-    from imagepipeline_dagster.generation.ledger import Entry, Ledger
+    from imagepipeline_dagster.generation.ledger import Ledger
+    from imagepipeline_dagster.generation.ledger_records import Entry
     from imagepipeline_dagster.generation.uses import PromptCall
 
 __all__ = ["call_text", "ledger_errors", "ledger_group"]

@@ -3,8 +3,8 @@
 - `prompts`: rows validated; `tokens` counts what the model reads of them
 - `seeds`: the seed of a call
 - `planning`: prompts into requests, with keys, reasons and states
-- `ledger`: what was claimed, bought and stored; `ledger_schema` has its tables, and
-  `ledger_writer` commits to it off the event loop
+- `ledger`: what was claimed, bought and stored; `ledger_records` says what of a request,
+  `ledger_schema` has the tables, and `ledger_writer` commits off the event loop
 - `pacing`: when to send, when to ask, when to slow down
 - `purchase`: the plan carried out in rounds; its tasks share a `run_state`
 - `submission`: a call into a job: claimed within the `budget`, POSTed, recorded with its `uses`

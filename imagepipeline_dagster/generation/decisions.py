@@ -15,14 +15,8 @@ from enum import StrEnum
 from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
 from imagepipeline_dagster.generation.images import Outcome
-from imagepipeline_dagster.generation.ledger import (
-    Entry,
-    Failure,
-    Ledger,
-    State,
-    storable,
-    upsert,
-)
+from imagepipeline_dagster.generation.ledger import Ledger, storable, upsert
+from imagepipeline_dagster.generation.ledger_records import Entry, Failure, State
 from imagepipeline_dagster.generation.ledger_schema import (
     attempts,
     decisions,

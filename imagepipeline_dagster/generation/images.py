@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from imagepipeline_dagster.generation.ledger import Attempt, Entry, Failure, State, StoredSample
+from imagepipeline_dagster.generation.ledger_records import (
+    Attempt,
+    Entry,
+    Failure,
+    State,
+    StoredSample,
+)
 from imagepipeline_dagster.generation.planning import PlannedRequest
 from imagepipeline_dagster.generation.prompts import Prompt
 from imagepipeline_dagster.rows import column

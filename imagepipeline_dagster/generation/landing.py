@@ -16,7 +16,8 @@ from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.contract import Job, JobStatus
 from imagepipeline_dagster.api.errors import LinkExpired, StatusUnavailable
 from imagepipeline_dagster.generation.images import Outcome
-from imagepipeline_dagster.generation.ledger import Ledger, StoredSample
+from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.ledger_records import StoredSample
 from imagepipeline_dagster.generation.ledger_writer import LedgerWriter
 from imagepipeline_dagster.generation.pictures import Picture, Undecodable, read_picture
 from imagepipeline_dagster.storage import Storage, image_path, thumbnail_path

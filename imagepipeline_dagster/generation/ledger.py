@@ -16,13 +16,8 @@ run asks for that job once more, which costs nothing.
 from __future__ import annotations
 
 import datetime as dt
-import os
-import socket
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -41,6 +36,16 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from imagepipeline_dagster.databases import parsed_url
+from imagepipeline_dagster.generation.ledger_records import (
+    Attempt,
+    Claim,
+    Entry,
+    Failure,
+    Owner,
+    State,
+    StoredSample,
+    Use,
+)
 from imagepipeline_dagster.generation.ledger_schema import (
     attempts,
     open_ledger_engine,
@@ -51,196 +56,10 @@ from imagepipeline_dagster.generation.ledger_schema import (
     uses,
 )
 
-__all__ = [
-    "Attempt",
-    "Claim",
-    "Entry",
-    "Failure",
-    "Lease",
-    "Ledger",
-    "Owner",
-    "State",
-    "StoredSample",
-    "Use",
-    "storable",
-    "upsert",
-]
+__all__ = ["Ledger", "storable", "upsert"]
 
 # Keys in one IN (…): far below every database's limit on bound values.
 _KEYS_AT_ONCE = 500
-
-
-class State(StrEnum):
-    """Where a request stands."""
-
-    CLAIMED = "claimed"
-    SUBMITTED = "submitted"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    UNKNOWN = "unknown"
-
-
-class Failure(StrEnum):
-    """Why an attempt gave no picture."""
-
-    NOT_SENT = "not_sent"
-    INPUT_REFUSED = "input_refused"
-    FILTERED = "filtered"
-    MODEL_ERROR = "model_error"
-    # What a person decided: one more job, or none ever.
-    RESUBMITTED = "resubmitted"
-    GIVEN_UP = "given_up"
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """The process that works on a request. A dead process of this machine holds no lease."""
-
-    name: str
-
-    @classmethod
-    def this_process(cls) -> Owner:
-        """Return a new owner for this process."""
-        return cls(f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:12]}")
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether this owner's process is known to have ended."""
-        host, _, rest = self.name.rpartition("/")[0].rpartition("/")
-        if host != socket.gethostname() or not rest.isdigit():
-            return False
-        try:
-            os.kill(int(rest), 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
-        return False
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """How long an owner's word holds without being renewed, in seconds."""
-
-    owner: Owner
-    seconds: float
-
-    def until(self) -> dt.datetime:
-        """Return until when it holds, were it renewed now."""
-        return _now() + dt.timedelta(seconds=self.seconds)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """A request about to be POSTed."""
-
-    request_key: str
-    task: str
-    request: str
-    samples: int
-    embedding_version: str | None
-    endpoint: str
-    emulated: bool
-    run_id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredSample:
-    """What became of one sample of a request; sizes in pixels and bytes.
-
-    `sample_index` is None where fewer links than samples came back: nobody knows which survived.
-    """
-
-    slot: int
-    sample_index: int | None
-    outcome: str
-    stored_at: dt.datetime
-    image_sha256: str | None = None
-    uri: str | None = None
-    format: str | None = None
-    pixel_width: int | None = None
-    pixel_height: int | None = None
-    bytes: int | None = None
-    value_range: int | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """A job, or what may have been one, that a later one took the place of."""
-
-    attempt: int
-    job_id: str | None
-    run_id: str
-    submitted_at: dt.datetime | None
-    ended_at: dt.datetime
-    failure: Failure
-    error: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """A request as the ledger knows it, with its samples stored so far."""
-
-    request_key: str
-    state: State
-    attempt: int
-    task: str
-    request: str
-    samples: int
-    embedding_version: str | None
-    endpoint: str
-    emulated: bool
-    run_id: str
-    owner: Owner
-    lease_until: dt.datetime
-    claimed_at: dt.datetime
-    job_id: str | None
-    links: tuple[str, ...]
-    submitted_at: dt.datetime | None
-    completed_at: dt.datetime | None
-    failure: Failure | None
-    error: str | None
-    stored: tuple[StoredSample, ...]
-    earlier: tuple[Attempt, ...] = ()
-
-    def bought_by(self, sample: StoredSample) -> Entry | Attempt:
-        """Return whose job gave a stored sample: this entry's own, or an earlier attempt's.
-
-        A request that was bought again for the samples that it lacked keeps those that it had.
-        """
-        if sample.stored_at >= self.claimed_at:
-            return self
-        before = [
-            attempt
-            for attempt in self.earlier
-            if attempt.submitted_at is not None and attempt.submitted_at <= sample.stored_at
-        ]
-        return before[-1] if before else self
-
-    @property
-    def settled(self) -> bool:
-        """Whether every sample has its final outcome: nothing is left to buy or to fetch."""
-        return len(self.stored) >= self.samples
-
-    def is_live(self, now: dt.datetime) -> bool:
-        """Whether a living process works on it."""
-        return (
-            self.state in (State.CLAIMED, State.SUBMITTED)
-            and self.lease_until > now
-            and not self.owner.is_gone
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Use:
-    """A prompt's call and the request that stands for it, with the prompt's row as it was."""
-
-    prompt_id: str
-    call_index: int
-    request_key: str
-    prompt_row: str
-    embedding_row: str | None
 
 
 class Ledger:

@@ -22,7 +22,8 @@ from imagepipeline_dagster.generation.decisions import (
     TakenDecision,
     decisions_about,
 )
-from imagepipeline_dagster.generation.ledger import Attempt, Entry, Ledger, StoredSample
+from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.ledger_records import Attempt, Entry, StoredSample
 from imagepipeline_dagster.generation.ledger_schema import samples
 from imagepipeline_dagster.generation.uses import PromptUse, uses_of
 

@@ -14,7 +14,8 @@ from enum import StrEnum
 from typing import Any
 
 from imagepipeline_dagster.api.contract import canonical_json, request_for
-from imagepipeline_dagster.generation.ledger import Entry, Failure, Ledger, State, Use
+from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.ledger_records import Entry, Failure, State, Use
 from imagepipeline_dagster.generation.prompts import Prompt
 from imagepipeline_dagster.generation.seeds import seed_for
 from imagepipeline_dagster.rows import column

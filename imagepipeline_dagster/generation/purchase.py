@@ -32,14 +32,8 @@ from imagepipeline_dagster.api.errors import (
 from imagepipeline_dagster.generation.budget import Allowance
 from imagepipeline_dagster.generation.images import GeneratedImage
 from imagepipeline_dagster.generation.landing import Landing
-from imagepipeline_dagster.generation.ledger import (
-    Entry,
-    Failure,
-    Lease,
-    Ledger,
-    Owner,
-    State,
-)
+from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.ledger_records import Entry, Failure, Lease, Owner, State
 from imagepipeline_dagster.generation.ledger_writer import LedgerWriter
 from imagepipeline_dagster.generation.pacing import PollClock, PollTimer
 from imagepipeline_dagster.generation.planning import PlannedRequest, PlanState, plan_state

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from imagepipeline_dagster.api.client import ImagePipelineClient, origin_of
 from imagepipeline_dagster.generation.budget import Allowance
-from imagepipeline_dagster.generation.ledger import Entry, Ledger, State, StoredSample
+from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.ledger_records import Entry, State, StoredSample
 from imagepipeline_dagster.generation.likeness import Comparison, Likeness, compare_pictures
 from imagepipeline_dagster.generation.lineage import ImageLineage, SampleLineage
 from imagepipeline_dagster.generation.planning import (

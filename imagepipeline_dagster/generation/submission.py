@@ -25,14 +25,8 @@ from imagepipeline_dagster.api.errors import (
 )
 from imagepipeline_dagster.generation.budget import Allowance, BudgetReached
 from imagepipeline_dagster.generation.landing import filtered_sample
-from imagepipeline_dagster.generation.ledger import (
-    Claim,
-    Entry,
-    Failure,
-    Lease,
-    Ledger,
-    State,
-)
+from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.ledger_records import Claim, Entry, Failure, Lease, State
 from imagepipeline_dagster.generation.ledger_writer import LedgerWriter
 from imagepipeline_dagster.generation.planning import PlannedRequest
 from imagepipeline_dagster.generation.run_state import RunState

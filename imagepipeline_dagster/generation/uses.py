@@ -9,7 +9,8 @@ from typing import Protocol
 
 from sqlalchemy import Connection, select
 
-from imagepipeline_dagster.generation.ledger import Ledger, Use
+from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.ledger_records import Use
 from imagepipeline_dagster.generation.ledger_schema import uses
 from imagepipeline_dagster.generation.planning import PlannedRequest
 

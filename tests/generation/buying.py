@@ -18,7 +18,8 @@ from imagepipeline_dagster.emulator.pictures import draw_png
 from imagepipeline_dagster.emulator.stats import EmulatorStats, request_hash
 from imagepipeline_dagster.generation.budget import Allowance
 from imagepipeline_dagster.generation.images import GeneratedImage, Outcome, images_of_plan
-from imagepipeline_dagster.generation.ledger import Entry, Failure, Ledger
+from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.ledger_records import Entry, Failure
 from imagepipeline_dagster.generation.ledger_schema import attempts
 from imagepipeline_dagster.generation.pacing import Brake
 from imagepipeline_dagster.generation.planning import (

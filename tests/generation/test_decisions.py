@@ -22,7 +22,8 @@ from imagepipeline_dagster.generation.decisions import (
     resubmit,
     unknown_requests,
 )
-from imagepipeline_dagster.generation.ledger import Entry, Failure, Ledger, State
+from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.ledger_records import Entry, Failure, State
 from imagepipeline_dagster.generation.ledger_schema import prompt_sets, requests
 from tests.generation.buying import Buyer, numbered_rows, prompts_of
 

@@ -8,7 +8,7 @@ import datetime as dt
 import pytest
 
 from imagepipeline_dagster.generation.images import GeneratedImage, Outcome, images_of_plan
-from imagepipeline_dagster.generation.ledger import Failure, State, StoredSample
+from imagepipeline_dagster.generation.ledger_records import Failure, State, StoredSample
 from imagepipeline_dagster.generation.planning import unplanned_requests
 from imagepipeline_dagster.rows import rows_of
 from tests.frames import frame_of

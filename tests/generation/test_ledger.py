@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, inspect, select, update
 
-from imagepipeline_dagster.generation.ledger import (
+from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.ledger_records import (
     Claim,
     Entry,
     Failure,
-    Ledger,
     Owner,
     State,
     StoredSample,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from imagepipeline_dagster.api.contract import request_for
 from imagepipeline_dagster.generation.images import Outcome, images_of_plan
-from imagepipeline_dagster.generation.ledger import (
+from imagepipeline_dagster.generation.ledger_records import (
     Entry,
     Failure,
     Owner,

@@ -19,7 +19,8 @@ from imagepipeline_dagster.api.errors import AccessRefused, CreditsExhausted, Un
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation
 from imagepipeline_dagster.generation.budget import Allowance
 from imagepipeline_dagster.generation.images import Outcome
-from imagepipeline_dagster.generation.ledger import Claim, Failure, Ledger, Owner, State
+from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.ledger_records import Claim, Failure, Owner, State
 from imagepipeline_dagster.generation.ledger_schema import requests
 from imagepipeline_dagster.generation.planning import PlannedRequest
 from imagepipeline_dagster.generation.prompts import Prompt

@@ -21,7 +21,7 @@ import pytest
 
 from imagepipeline_dagster.emulator import EmulatorStats, Fault, FaultKind
 from imagepipeline_dagster.generation.images import Outcome
-from imagepipeline_dagster.generation.ledger import Failure, State
+from imagepipeline_dagster.generation.ledger_records import Failure, State
 from tests.generation.buying import (
     API_KEY,
     assert_bytes_are_the_vendors,
