@@ -185,7 +185,9 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
             async with self.open() as client:
                 delays = poll_delays(self.poll_min_seconds, self.poll_max_seconds)
                 submitted = await client.submit(request)
-                job = await client.wait(submitted, timeout=self.job_timeout_seconds, delays=delays)
+                job = await client.wait(
+                    submitted, timeout=self.job_timeout_seconds, delays=delays, request=request
+                )
                 return Generation(
                     job, tuple([await client.download(link) for link in job.download_urls])
                 )

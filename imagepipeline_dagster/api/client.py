@@ -30,6 +30,7 @@ from imagepipeline_dagster.api.contract import (
     JobStatus,
     Task,
     UnreadableAnswer,
+    speaks_of_credits,
     speaks_of_safety,
     status_path,
     submit_path,
@@ -267,13 +268,21 @@ class ImagePipelineClient:
         self._answers.raise_for_access(response, message, words=message)
         raise StatusUnavailable(f"the status gave HTTP {response.status_code}: {message}")
 
-    async def wait(self, job: Job, *, timeout: float, delays: Iterable[float] | None = None) -> Job:
+    async def wait(
+        self,
+        job: Job,
+        *,
+        timeout: float,
+        delays: Iterable[float] | None = None,
+        request: GenerationRequest | None = None,
+    ) -> Job:
         """Poll until the job has succeeded, and return it with its links.
 
         `timeout` is in seconds from now; `delays` are the pauses before each poll, in seconds, of
-        which the last is repeated. A status that cannot be had is asked for again until the
-        deadline; one of a job that the API does not know, for some seconds, because an API may lag
-        behind its own answers.
+        which the last is repeated. `request` is what the job came from: words that a failure
+        repeats of it do not say what is wrong. A status that cannot be had is asked for again until
+        the deadline; one of a job that the API does not know, for some seconds, because an API may
+        lag behind its own answers.
 
         Raises:
             JobFailed: the API says FAILURE.
@@ -308,7 +317,13 @@ class ImagePipelineClient:
             ) from error
         if job.status is JobStatus.FAILURE:
             message = job.error or NO_MESSAGE
-            raise JobFailed(message, job=job, filtered=speaks_of_safety(message))
+            words = _without_echo(message, request) if request else message
+            raise JobFailed(
+                message,
+                job=job,
+                filtered=speaks_of_safety(words),
+                unpaid=speaks_of_credits(words),
+            )
         return job
 
     async def download(self, link: str) -> bytes:

@@ -110,11 +110,14 @@ class JobError(ImagePipelineError):
 
 
 class JobFailed(JobError):
-    """The API says FAILURE; `filtered` where its words speak of safety."""
+    """The API says FAILURE; `filtered` where its words speak of safety, `unpaid` of credits."""
 
-    def __init__(self, message: str, *, job: Job, filtered: bool = False) -> None:
+    def __init__(
+        self, message: str, *, job: Job, filtered: bool = False, unpaid: bool = False
+    ) -> None:
         super().__init__(message, job=job)
         self.filtered = filtered
+        self.unpaid = unpaid
 
 
 class JobTimedOut(JobError):

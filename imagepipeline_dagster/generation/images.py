@@ -14,7 +14,6 @@ from typing import Any
 from imagepipeline_dagster.generation.ledger_records import (
     Attempt,
     Entry,
-    Failure,
     State,
     StoredSample,
 )
@@ -204,7 +203,7 @@ def _outcome_so_far(entry: Entry | None) -> tuple[Outcome, str | None]:
     match entry.state:
         case State.UNKNOWN:
             return Outcome.UNKNOWN, entry.error
-        case State.FAILED if entry.failure not in (Failure.NOT_SENT, Failure.RESUBMITTED):
+        case State.FAILED if not (entry.failure and entry.failure.says_nothing):
             return Outcome.FAILED, entry.error
         case State.SUCCEEDED:
             return Outcome.FAILED, "the ledger says succeeded, but holds no such sample"

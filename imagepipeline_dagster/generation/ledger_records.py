@@ -39,9 +39,15 @@ class Failure(StrEnum):
     INPUT_REFUSED = "input_refused"
     FILTERED = "filtered"
     MODEL_ERROR = "model_error"
+    UNPAID = "unpaid"
     # What a person decided: one more job, or none ever.
     RESUBMITTED = "resubmitted"
     GIVEN_UP = "given_up"
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether it says nothing of the request itself, which is as good as never sent."""
+        return self in (Failure.NOT_SENT, Failure.UNPAID, Failure.RESUBMITTED)
 
 
 @dataclass(frozen=True, slots=True)

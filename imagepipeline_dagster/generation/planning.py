@@ -191,10 +191,9 @@ def plan_state(entry: Entry | None) -> PlanState:
         case State.UNKNOWN:
             return PlanState.UNKNOWN
         case State.FAILED:
-            again = entry.failure in (Failure.NOT_SENT, Failure.RESUBMITTED) or (
-                entry.failure is Failure.MODEL_ERROR and entry.attempt < MAX_JOBS_PER_REQUEST
-            )
-            return PlanState.TO_BUY if again else PlanState.FAILED
+            again = entry.failure is Failure.MODEL_ERROR and entry.attempt < MAX_JOBS_PER_REQUEST
+            open_still = entry.failure is not None and entry.failure.says_nothing
+            return PlanState.TO_BUY if again or open_still else PlanState.FAILED
 
 
 def _reason(request: PlannedRequest, before: Entry | None) -> Reason:

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from sqlalchemy.exc import OperationalError
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
-from imagepipeline_dagster.api.contract import Job, JobStatus, Task
+from imagepipeline_dagster.api.contract import Job, JobStatus, Task, request_for
 from imagepipeline_dagster.api.errors import (
+    CreditsExhausted,
     ImagePipelineError,
     JobFailed,
     JobNotFound,
@@ -329,8 +330,9 @@ class Purchase:
                 await self._landing.land(key, job, samples=call.samples, stored=stored)
                 self._state.land(call.samples)
         except JobFailed as error:
-            failure = Failure.FILTERED if error.filtered else Failure.MODEL_ERROR
-            await self._submission.fail(call, failure, str(error))
+            await self._submission.fail(call, _failure_of(error), str(error))
+            if error.unpaid:
+                self._state.stop(CreditsExhausted(f"the account cannot pay: {error}"))
         except JobNotFound as error:
             # A later run asks for it once more; this one would only hear the same.
             self._state.given_up.add(key)
@@ -367,7 +369,8 @@ class Purchase:
             timer = self._polls.timer(shape)
             if job is None:
                 return None
-        finished = await self._client.wait(job, timeout=timeout, delays=timer)
+        request = request_for(call.task, json.loads(call.request))
+        finished = await self._client.wait(job, timeout=timeout, delays=timer, request=request)
         if entry is None:
             self._polls.learn(shape, timer)
         return finished
@@ -422,6 +425,12 @@ class Purchase:
 def _lost_its_job(entry: Entry | None) -> bool:
     """Tell whether the API did not know a request's job: asking for it once more costs nothing."""
     return entry is not None and entry.state is State.UNKNOWN and entry.job_id is not None
+
+
+def _failure_of(error: JobFailed) -> Failure:
+    if error.unpaid:
+        return Failure.UNPAID
+    return Failure.FILTERED if error.filtered else Failure.MODEL_ERROR
 
 
 def _shape(call: PlannedRequest) -> tuple[object, ...]:

@@ -156,17 +156,27 @@ def test_a_job_that_stays_unknown_is_given_up() -> None:
         wait(client_of(server.url, not_found_patience=0.1))
 
 
+CREDIT_CARD = "a nude credit card"
+
+
 @pytest.mark.parametrize(
-    ("message", "filtered"), [("the worker ran out of memory", False), ("NSFW content", True)]
+    ("message", "filtered", "unpaid"),
+    [
+        ("the worker ran out of memory", False, False),
+        ("NSFW content", True, False),
+        ("no credits left", False, True),
+        (f"cannot draw {CREDIT_CARD}", False, False),
+    ],
 )
-def test_failure(message: str, *, filtered: bool) -> None:
-    """FAILURE is raised with its message and the job, and says whether safety was the reason."""
+def test_failure(message: str, *, filtered: bool, unpaid: bool) -> None:
+    """FAILURE is raised with its message and job, and what it was for, whatever the prompt says."""
     settings = EmulatorSettings(latency_seconds=0)
 
     async def go(url: str) -> None:
         async with client_of(url, api_key="emulator") as client:
-            job = await client.submit(a_request())
-            await client.wait(job, timeout=20, delays=(0.01,))
+            request = a_request(prompt=CREDIT_CARD, safety_checker=False)
+            job = await client.submit(request)
+            await client.wait(job, timeout=20, delays=(0.01,), request=request)
 
     with EmulatorServer(settings) as emulator:
         emulator.set_faults(Fault(kind=FaultKind.JOB_FAILURE, message=message))
@@ -174,7 +184,7 @@ def test_failure(message: str, *, filtered: bool) -> None:
             asyncio.run(go(emulator.url))
 
     assert str(raised.value) == message
-    assert raised.value.filtered is filtered
+    assert (raised.value.filtered, raised.value.unpaid) == (filtered, unpaid)
     assert raised.value.job.status is JobStatus.FAILURE
 
 

@@ -59,11 +59,18 @@ class ListeningClient(ImagePipelineClient):
         self.most_jobs = max(self.most_jobs, self._jobs)
         return await super().submit(request, sending=sending)
 
-    async def wait(self, job: Job, *, timeout: float, delays: Iterable[float] | None = None) -> Job:
+    async def wait(
+        self,
+        job: Job,
+        *,
+        timeout: float,
+        delays: Iterable[float] | None = None,
+        request: GenerationRequest | None = None,
+    ) -> Job:
         """Note the end of a job."""
         self._heard.append(f"wait {job.word}")
         try:
-            return await super().wait(job, timeout=timeout, delays=delays)
+            return await super().wait(job, timeout=timeout, delays=delays, request=request)
         finally:
             self._jobs -= 1
 
@@ -128,7 +135,7 @@ def test_a_refused_key_stops_the_purchase_at_once(buyer: Buyer, emulator: Emulat
 
     assert isinstance(refused.report.stopper, AccessRefused)
     assert refused.report.posts == 0
-    assert sent <= QUICK.max_in_flight
+    assert sent <= 2 * QUICK.max_in_flight
     assert refused.outcomes == {"pending": 30}
     assert bought.outcomes == {"generated": 30}
     assert set(times_accepted(bought.plan, emulator.stats).values()) == {1}
@@ -415,12 +422,16 @@ def test_a_job_that_the_api_lost_for_a_while_comes_home(
     assert_bytes_are_the_vendors(bought, buyer.storage)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
 def test_an_account_that_cannot_pay_stops_the_purchase(
-    buyer: Buyer, start_emulator: StartEmulator
+    buyer: Buyer, start_emulator: StartEmulator, *, at_once: bool
 ) -> None:
-    """A FAILURE for want of credits parks no request: the run stops, and a later one buys all."""
+    """A FAILURE for want of credits, of the POST or of its job, parks no request.
+
+    The run stops, and a later one buys all.
+    """
     no_credits = Fault(kind=FaultKind.JOB_FAILURE, message="insufficient credits")
-    vendor = start_emulator(answer_at_once=True, faults=(no_credits,))
+    vendor = start_emulator(answer_at_once=at_once, faults=(no_credits,))
     buyer = dataclasses.replace(buyer, base_url=vendor.url)
     prompts = prompts_of(numbered_rows(30))
 
