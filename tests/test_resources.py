@@ -180,7 +180,7 @@ def test_settings_that_cannot_be_meant_are_refused(wrong: dict[str, Any]) -> Non
 
 
 def test_a_ledger_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    """An unusable ledger is told on one line, without its password, with the variable of its URL."""
+    """An unusable ledger is told on one line, without its password, with its variable."""
     file = tmp_path / "ledger.db"
     file.write_bytes(b"no database, but a text of some length" * 100)
     for url, where in (

@@ -96,11 +96,16 @@ def export(
 
 def chosen_sets(tables: SourceTables, wanted: Sequence[str]) -> list[str]:
     """Return the prompt sets that are wanted, once each; all that there are if none is."""
+    from imagepipeline_dagster.tables.spelling import did_you_mean
+
     there = tables.prompt_sets()
     unknown = sorted(set(wanted) - set(there))
     if unknown:
         listed = ", ".join(map(repr, there[:20])) + (", …" if len(there) > 20 else "")
         raise click.ClickException(
-            printable(f"The prompts table has no set {unknown[0]!r}. It has: {listed or 'none'}.")
+            printable(
+                f"The prompts table has no set {unknown[0]!r}.{did_you_mean(unknown[0], there)} "
+                f"It has: {listed or 'none'}."
+            )
         )
     return list(dict.fromkeys(wanted)) or there

@@ -99,3 +99,11 @@ def test_an_export_of_a_projects_own_table(monkeypatch: pytest.MonkeyPatch) -> N
     )
     assert do("import-prompts", "p.csv", *chosen).output.endswith(" 1 unchanged\n")
     assert "1 row exported" in do("export", "q.csv", *chosen, "--set", "s").output
+    Path("mistaken.py").write_text(
+        "from imagepipeline_dagster import ImageDataset, TableMapping\n"
+        "dataset = ImageDataset(prompts=TableMapping('briefs', {'promptset': 'campaign'}))\n"
+    )
+    for command in (("export", "r.csv"), ("import-prompts", "p.csv"), ("plan",)):
+        wrong = do(*command, "--dataset", "mistaken:dataset")
+        assert wrong.exit_code == 2
+        assert "names 'promptset'" in wrong.output
