@@ -49,7 +49,7 @@ def _import_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command("import-prompts")
+@click.command("import-prompts", short_help="Bring a file's rows into the prompts table.")
 @_import_options
 @click.option("--prompt-set", metavar="NAME", help="The prompt set of rows that name none.")
 @click.option(
@@ -90,7 +90,7 @@ def import_prompts(
     )
 
 
-@click.command("import-embeddings")
+@click.command("import-embeddings", short_help="Bring a file's rows into the embeddings table.")
 @_import_options
 def import_embeddings(
     *,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["lineage", "replay"]
 
 
-@click.command()
+@click.command(short_help="Show which row, request and job made an image.")
 @click.argument("image")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 def lineage(*, image: str, as_json: bool) -> None:
@@ -47,7 +47,7 @@ def lineage(*, image: str, as_json: bool) -> None:
         _echo_lineage(found)
 
 
-@click.command()
+@click.command(short_help="Buy an image's request again, and compare.")
 @click.argument("image")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--elsewhere", is_flag=True, help="Ask another API than the one that made the image.")

@@ -22,7 +22,7 @@ __all__ = ["override", "review"]
 _ROWS_OF_A_SHEET = 2_000
 
 
-@click.command()
+@click.command(short_help="Write a page to review a set's pictures on.")
 @click.argument("prompt_set", metavar="SET")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="The HTML file.")
 @click.option("--prefix", default="", metavar="A/B", help="The dataset's key prefix.")
@@ -77,7 +77,7 @@ def review(
     click.echo(f"Open {file} in a browser.")
 
 
-@click.command()
+@click.command(short_help="Record what a person decides about pictures.")
 @click.argument("decision", type=click.Choice(["keep", "reject", "quarantine"]), required=False)
 @click.option("--image", metavar="SHA256", help="The picture.")
 @click.option("--prompt-set", metavar="SET", help="With --prompt-id: all pictures of a prompt.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["chosen_sets", "export", "init"]
 
 
-@click.command()
+@click.command(short_help="Create the two tables, with sample rows.")
 @click.option("--empty", is_flag=True, help="Create the tables without sample rows.")
 def init(*, empty: bool) -> None:
     """Create the prompts and embeddings tables, with samples to start from."""
@@ -38,7 +38,7 @@ def init(*, empty: bool) -> None:
             click.echo(f"There are tables at {shown_url(url)} already: nothing was changed.")
 
 
-@click.command()
+@click.command(short_help="Write a table to a file that imports again.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "--set",

@@ -92,6 +92,7 @@ def counts_table(
         box=box.SIMPLE_HEAD,
         title=title,
         title_justify="left",
+        min_width=len(title),  # a title is folded at its table's width
         pad_edge=False,
         collapse_padding=True,
     )
