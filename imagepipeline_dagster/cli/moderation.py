@@ -7,18 +7,20 @@ import datetime as dt
 import io
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import click
 
 from imagepipeline_dagster.cli.configured import opened_ledger, system_user, tables_url
-from imagepipeline_dagster.cli.terminal import count_of, plain_errors
+from imagepipeline_dagster.cli.terminal import count_of, plain_errors, printable
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from imagepipeline_dagster.moderation.targets import KnownTargets
+    from imagepipeline_dagster.storage import Storage
     from imagepipeline_dagster.tables.overrides import Override
 
 __all__ = ["override", "review"]
@@ -51,7 +53,7 @@ def review(
 
     from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.moderation.review import review_sheet
-    from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+    from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
     from imagepipeline_dagster.rows import rows_of
     from imagepipeline_dagster.storage import ObjectMissing
     from imagepipeline_dagster.tables.names import partition_key, path_part
@@ -64,11 +66,11 @@ def review(
         try:
             stored = storage.read(f"{folder}/{part}.parquet")
         except ObjectMissing as error:
-            raise click.ClickException(
-                f"{error}: prompt set {prompt_set!r} was not moderated yet."
-            ) from error
+            told = _not_moderated(prompt_set, storage, folder)
+            raise click.ClickException(f"{told} ({error})") from error
         frame = pd.read_parquet(io.BytesIO(stored), dtype_backend="numpy_nullable")
-        rows = [row for row in rows_of(frame, ModeratedImage) if only in (None, row.verdict)]
+        samples = rows_of(frame, ModeratedImage)
+        rows = [row for row in samples if only in (None, row.verdict)]
         sheet = review_sheet(
             rows[:_ROWS_OF_A_SHEET],
             storage,
@@ -79,7 +81,33 @@ def review(
         file.write_text(sheet, encoding="utf-8")
     if len(rows) > _ROWS_OF_A_SHEET:
         click.echo(f"The first {_ROWS_OF_A_SHEET:,} of {len(rows):,}: no browser shows more well.")
-    click.echo(f"Open {file} in a browser.")
+    pictures = [row for row in samples if row.image_sha256]
+    waiting = sum(row.verdict == Verdict.QUARANTINED for row in pictures)
+    click.echo(f"Waiting for a decision: {waiting:,} of {count_of(len(pictures), 'picture')}.")
+    click.echo(f"Open {printable(str(file.absolute()))} in a browser.")
+
+
+def _not_moderated(prompt_set: str, storage: Storage, folder: str) -> str:
+    """Return what to do about a set without verdicts; a name that no set has is asked back."""
+    from imagepipeline_dagster.tables.database import TablesError
+    from imagepipeline_dagster.tables.names import partition_key, prompt_set_of
+    from imagepipeline_dagster.tables.reading import SourceTables
+    from imagepipeline_dagster.tables.spelling import did_you_mean
+
+    told = f"Prompt set {prompt_set!r} was not moderated yet."
+    # A name that was cut to a path part is not told in full: it only misses as a suggestion.
+    files = map(PurePosixPath, storage.list(folder))
+    moderated = [prompt_set_of(unquote(file.stem)) for file in files]
+    try:
+        with SourceTables(tables_url()) as tables:
+            there = tables.prompt_sets()
+    except TablesError:
+        there = []  # the dataset's own tables may have other names
+    if there and prompt_set not in there:
+        asked = did_you_mean(prompt_set, [*moderated, *there])
+        return f"{told} The prompts table has no such set.{asked}"
+    asked = "" if there else did_you_mean(prompt_set, moderated)
+    return f"{told}{asked} Materialize its partition {partition_key(prompt_set)!r} of {folder}."
 
 
 @click.command(short_help="Record what a person decides about pictures.")

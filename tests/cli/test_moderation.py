@@ -165,10 +165,26 @@ def test_the_sheet_of_a_set_is_written(tmp_path: Path) -> None:
     arguments = ("review", "50% off", "--prefix", "shoes", "--reviewer", "ana")
 
     result = run(*arguments)
-    assert result.output == "Open review-50%25%20off.html in a browser.\n"
+    assert result.output == (
+        "Waiting for a decision: 1 of 3 pictures.\n"
+        f"Open {tmp_path}/review-50%25%20off.html in a browser.\n"
+    )
     page = (tmp_path / "review-50%25%20off.html").read_text()
     assert "Review of 50% off" in page
     assert page.count("<article") == len(ROWS)
 
-    run(*arguments, "--only", "kept", "--output", "kept.html")
+    said = run(*arguments, "--only", "kept", "--output", "kept.html").output
+    assert "1 of 3 pictures" in said
     assert (tmp_path / "kept.html").read_text().count("<article") == 1
+
+    asked = run("review", "50 % off", "--prefix", "shoes").output
+    assert asked.startswith("Error: Prompt set '50 % off' was not moderated yet. Did you mean '50%")
+
+
+def test_a_set_without_verdicts_is_told_what_to_do(shop: Shop) -> None:
+    """A set of the table is to be materialized; a name that no set has is asked back."""
+    shop.add("fox")
+    there = shop.run("review", "spring", "--prefix", "shoes", ok=False)
+    assert there.startswith("Error: Prompt set 'spring' was not moderated yet. Materialize")
+    assert "partition 'spring' of shoes/moderated_images" in there
+    assert "has no such set. Did you mean 'spring'?" in shop.run("review", "sprng", ok=False)
