@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import cached_property
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, and_, select
 
 from imagepipeline_dagster.generation.decisions import MIN_PREFIX
 from imagepipeline_dagster.generation.ledger_schema import uses
@@ -33,6 +34,11 @@ class KnownTargets:
         self._connection = connection
         self._where = where
         self._ids: dict[str, frozenset[str]] = {}
+
+    @cached_property
+    def _datasets(self) -> list[str]:
+        """The datasets: the index of uses begins with them, so each set is then looked up in it."""
+        return list(self._connection.scalars(select(uses.c.dataset).distinct()))
 
     def image(self, written: str) -> str:
         """Return the SHA-256 of the picture that it, or its first eight or more digits, names.
@@ -67,7 +73,8 @@ class KnownTargets:
             TargetUnknown: asks whether one that is spelled alike was meant.
         """
         if prompt_set not in self._ids:
-            query = select(uses.c.prompt_id).where(uses.c.prompt_set == prompt_set).distinct()
+            is_of_set = and_(uses.c.dataset.in_(self._datasets), uses.c.prompt_set == prompt_set)
+            query = select(uses.c.prompt_id).where(is_of_set).distinct()
             self._ids[prompt_set] = frozenset(self._connection.scalars(query))
         ids = self._ids[prompt_set]
         if not ids:
