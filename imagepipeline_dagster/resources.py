@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from imagepipeline_dagster.api.client import ImagePipelineClient, origin_of, poll_delays
 from imagepipeline_dagster.api.contract import Job, RequestInvalid, Task, request_for
-from imagepipeline_dagster.databases import shown_url
+from imagepipeline_dagster.databases import cause_of, shown_url
 from imagepipeline_dagster.generation.ledger import Ledger
 from imagepipeline_dagster.generation.pacing import Brake
 from imagepipeline_dagster.generation.prompts import token_problems
@@ -307,8 +307,7 @@ def _connect(ledger: Ledger, url: str) -> None:
     try:
         ledger.engine  # noqa: B018 - made at the first use
     except (SQLAlchemyError, OSError) as error:
-        cause = str(getattr(error, "orig", None) or error).strip()
         raise LedgerUnavailable(
-            f"The ledger at {shown_url(url)} cannot be used: {cause}. Check that the database "
-            "runs, and the URL in IMAGEPIPELINE_LEDGER_URL. Nothing is bought without it."
+            f"The ledger at {shown_url(url)} cannot be used: {cause_of(error)} Check that the "
+            "database runs, and the URL in IMAGEPIPELINE_LEDGER_URL. Nothing is bought without it."
         ) from error

@@ -4,30 +4,34 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 
 
-@pytest.mark.slow
-def test_the_benchmark_runs_and_writes_its_figures(tmp_path: Path) -> None:
-    """A quick run compares every contestant, judges every promise and says so in JSON."""
-    figures = tmp_path / "figures.json"
+def figures_of(benchmark: str, *options: str, folder: Path, timeout: float = 100) -> dict[str, Any]:
+    """Run a benchmark, which has to succeed and to judge its promises; return its figures."""
+    figures = folder / "figures.json"
     ran = subprocess.run(  # noqa: S603 - this very interpreter
-        [
-            *(sys.executable, "-m", "benchmarks.purchase"),
-            *("--quick", "--jobs", "20", "--json", str(figures)),
-        ],
+        [sys.executable, "-m", f"benchmarks.{benchmark}", *options, "--json", str(figures)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=timeout,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
     assert "promised and measured" in ran.stdout
-    told = json.loads(figures.read_text())
+    told: dict[str, Any] = json.loads(figures.read_text())
+    return told
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_and_writes_its_figures(tmp_path: Path) -> None:
+    """A quick run compares every contestant, judges every promise and says so in JSON."""
+    told = figures_of("purchase", "--quick", "--jobs", "20", folder=tmp_path)
     assert [line["jobs"] for line in told["lines"]] == [2, 20, 20, 20, 20, 20, 40, 20, 40]
     assert all(line["ratio"] >= 1 for line in told["lines"])
     assert all(line["status_requests"] >= 1 for line in told["lines"])
@@ -40,21 +44,8 @@ def test_the_benchmark_runs_and_writes_its_figures(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_benchmark_of_moderation_runs_and_writes_its_figures(tmp_path: Path) -> None:
     """A small run compares the classifier with the bare model, and replays without asking it."""
-    figures = tmp_path / "figures.json"
-    ran = subprocess.run(  # noqa: S603 - this very interpreter
-        [
-            *(sys.executable, "-m", "benchmarks.moderation"),
-            *("--pictures", "4", "--rows", "200", "--json", str(figures)),
-        ],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert "promised and measured" in ran.stdout
-    lines = {line["what"]: line for line in json.loads(figures.read_text())["lines"]}
+    told = figures_of("moderation", "--pictures", "4", "--rows", "200", folder=tmp_path)
+    lines = {line["what"]: line for line in told["lines"]}
     assert len(lines) == 6
     assert lines["ours, a second pass"]["measured"] == 0
     assert all(line["measured"] > 0 for what, line in lines.items() if "second pass" not in what)
@@ -64,18 +55,7 @@ def test_the_benchmark_of_moderation_runs_and_writes_its_figures(tmp_path: Path)
 @pytest.mark.timeout(900)
 def test_the_benchmark_of_the_sensors_runs(tmp_path: Path) -> None:
     """A quick run looks at both databases in every way, and judges every promise."""
-    figures = tmp_path / "figures.json"
-    ran = subprocess.run(  # noqa: S603 - this very interpreter
-        [sys.executable, "-m", "benchmarks.tables", "--quick", "--json", str(figures)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert "promised and measured" in ran.stdout
-    told = json.loads(figures.read_text())
+    told = figures_of("tables", "--quick", folder=tmp_path, timeout=800)
     assert [each["database"] for each in told["figures"]] == ["SQLite", "PostgreSQL"]
     assert len(told["verdicts"]) == 14
     assert all(each["measured"] > 0 for each in told["verdicts"] if each["unit"] != "MiB")

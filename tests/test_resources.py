@@ -180,7 +180,7 @@ def test_settings_that_cannot_be_meant_are_refused(wrong: dict[str, Any]) -> Non
 
 
 def test_a_ledger_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    """An unusable ledger says where it is, without its password, and which variable sets it."""
+    """An unusable ledger is told on one line, without its password, with its variable."""
     file = tmp_path / "ledger.db"
     file.write_bytes(b"no database, but a text of some length" * 100)
     for url, where in (
@@ -193,6 +193,7 @@ def test_a_ledger_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
         ):
             pass
         assert where in str(raised.value)
+        assert str(raised.value).split() == str(raised.value).split(" ")
         assert PASSWORD not in str(raised.value)
         assert PASSWORD not in str(raised.value.__cause__)
 

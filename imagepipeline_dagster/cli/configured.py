@@ -72,6 +72,7 @@ def chosen_dataset(
 
 def _dataset_at(where: str | None) -> ImageDataset:
     from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.tables.database import TablesError
 
     if where is None:
         return ImageDataset()
@@ -81,7 +82,7 @@ def _dataset_at(where: str | None) -> ImageDataset:
         sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TablesError) as error:
         raise click.BadParameter(str(error), param_hint="--dataset") from error
     if not isinstance(found, ImageDataset):
         raise click.BadParameter(f"{where} is no ImageDataset", param_hint="--dataset")

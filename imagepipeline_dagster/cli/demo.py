@@ -12,7 +12,7 @@ from imagepipeline_dagster.cli.terminal import plain_errors
 __all__ = ["demo"]
 
 
-@click.command()
+@click.command(short_help="Make a dataset from the sample tables.")
 def demo() -> None:
     """Make a dataset from the sample tables, edit them, and watch what is bought again."""
     import dagster as dg

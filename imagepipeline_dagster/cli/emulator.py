@@ -9,7 +9,7 @@ from imagepipeline_dagster.cli.terminal import plain_errors
 __all__ = ["emulator"]
 
 
-@click.command()
+@click.command(short_help="Serve the API's contract on this computer.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65_535),

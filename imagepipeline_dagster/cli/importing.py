@@ -14,7 +14,7 @@ from imagepipeline_dagster.cli.changes import show_changes, show_cost
 from imagepipeline_dagster.cli.configured import chosen_dataset, dataset_option, tables_url
 from imagepipeline_dagster.cli.plan import price_option
 from imagepipeline_dagster.cli.progress import ShownProgress
-from imagepipeline_dagster.cli.terminal import count_of, plain_errors
+from imagepipeline_dagster.cli.terminal import count_of, plain_errors, printable
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
 
 __all__ = ["import_embeddings", "import_prompts"]
+
+_NAMED_SETS = 5  # more are only counted
 
 
 def _import_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -49,7 +51,7 @@ def _import_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command("import-prompts")
+@click.command("import-prompts", short_help="Bring a file's rows into the prompts table.")
 @_import_options
 @click.option("--prompt-set", metavar="NAME", help="The prompt set of rows that name none.")
 @click.option(
@@ -90,7 +92,7 @@ def import_prompts(
     )
 
 
-@click.command("import-embeddings")
+@click.command("import-embeddings", short_help="Bring a file's rows into the embeddings table.")
 @_import_options
 def import_embeddings(
     *,
@@ -125,6 +127,7 @@ def _import(
 ) -> None:
     from imagepipeline_dagster.tables.incoming import IncomingRows
     from imagepipeline_dagster.tables.merging import Merge
+    from imagepipeline_dagster.tables.schema import PromptRow
 
     with plain_errors(), closing(ShownProgress()) as on_progress:
         incoming = IncomingRows(
@@ -145,7 +148,8 @@ def _import(
                 return
             _make_default_tables()
             report = _agreed_on(merge) if replace_sets and not yes else merge.carry_out()
-    _echo_report(report, "prompts" if mapping is dataset.prompts else "embeddings")
+            sets = _sets_text(merge) if row_type is PromptRow else ""
+    _echo_report(report, "prompts" if row_type is PromptRow else "embeddings", sets)
 
 
 def _agreed_on(merge: Merge) -> ImportReport:
@@ -177,12 +181,19 @@ def _pairs(mapped: tuple[str, ...]) -> dict[str, str]:
     return pairs
 
 
-def _echo_report(report: ImportReport, table: str) -> None:
+def _sets_text(merge: Merge) -> str:
+    count, names = merge.prompt_sets(at_most=_NAMED_SETS)
+    named = f": {', '.join(map(printable, names))}" if 0 < count <= _NAMED_SETS else ""
+    return f", in {count_of(count, 'prompt set')}{named}"
+
+
+def _echo_report(report: ImportReport, table: str, sets: str) -> None:
     click.echo(
         f"{table}: {report.inserted:,} inserted, {report.updated:,} updated, "
         f"{report.unchanged:,} unchanged"
         + (f", {report.deleted:,} deleted" if report.deleted else "")
         + (f", {report.duplicates:,} repeated in the file" if report.duplicates else "")
+        + sets
     )
     if report.ignored_columns:
         click.echo(f"Ignored columns: {', '.join(report.ignored_columns)}")

@@ -28,12 +28,12 @@ __all__ = ["call_text", "ledger_errors", "ledger_group"]
 _KEY_DIGITS = 12
 
 
-@click.group("ledger")
+@click.group("ledger", short_help="Decide about requests whose answer was lost.")
 def ledger_group() -> None:
     """Look at requests whose answer was lost, and decide about them."""
 
 
-@ledger_group.command("unknown")
+@ledger_group.command("unknown", short_help="List requests that nobody knows the end of.")
 def ledger_unknown() -> None:
     """List the requests of which nobody knows whether they were bought."""
     from imagepipeline_dagster.generation.decisions import unknown_requests
@@ -77,7 +77,7 @@ def _decision_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@ledger_group.command()
+@ledger_group.command(short_help="Allow one more job for requests.")
 @_decision_options
 def resubmit(
     *, keys: tuple[str, ...], all_unknown: bool, why: str, who: str | None, yes: bool
@@ -93,7 +93,7 @@ def resubmit(
     _decide(Decision.RESUBMIT, keys, all_unknown=all_unknown, why=why, who=who, yes=yes)
 
 
-@ledger_group.command()
+@ledger_group.command(short_help="Give requests up: no run buys them.")
 @_decision_options
 def forget(
     *, keys: tuple[str, ...], all_unknown: bool, why: str, who: str | None, yes: bool

@@ -7,6 +7,7 @@ import datetime as dt
 import json
 import os
 import uuid
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,7 +20,14 @@ from imagepipeline_dagster.cli.configured import (
     origin_of,
 )
 from imagepipeline_dagster.cli.ledger import call_text, ledger_errors
-from imagepipeline_dagster.cli.terminal import count_of, echo_fields, moment, printable
+from imagepipeline_dagster.cli.terminal import (
+    count_of,
+    echo_fields,
+    json_lines,
+    moment,
+    printable,
+    shown_id,
+)
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.generation.likeness import Comparison
@@ -29,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["lineage", "replay"]
 
 
-@click.command()
+@click.command(short_help="Show which row, request and job made an image.")
 @click.argument("image")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 def lineage(*, image: str, as_json: bool) -> None:
@@ -47,7 +55,7 @@ def lineage(*, image: str, as_json: bool) -> None:
         _echo_lineage(found)
 
 
-@click.command()
+@click.command(short_help="Buy an image's request again, and compare.")
 @click.argument("image")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--elsewhere", is_flag=True, help="Ask another API than the one that made the image.")
@@ -110,22 +118,21 @@ def _sample_fields(sample: SampleLineage) -> dict[str, str | list[str] | None]:
     emulated = " (emulator: nothing was paid)" if sample.emulated else ""
     return {
         "prompt": [call_text(use.call) for use in sample.uses],
-        "prompt row": list(dict.fromkeys(use.prompt_row for use in sample.uses)),
+        "prompt row": _rows_lines(use.prompt_row for use in sample.uses),
         "embedding": sample.embedding_version and f"version {sample.embedding_version}",
-        "embedding row": list(
-            dict.fromkeys(use.embedding_row for use in sample.uses if use.embedding_row)
-        ),
-        "request": f"{sample.task} {sample.request}",
+        "embedding row": _rows_lines(use.embedding_row for use in sample.uses),
+        "task": sample.task,
+        "request": json_lines(sample.request),
         "request key": sample.request_key,
         "seed": f"{sample.seed}, sample {index} of {sample.samples} in its call (from 0)",
-        "job": sample.job_id or "the API named none",
+        "job": shown_id(sample.job_id) if sample.job_id else "the API named none",
         "run": sample.run_id,
         "endpoint": sample.endpoint + emulated,
         "submitted": moment(sample.submitted_at),
         "stored": moment(sample.stored_at),
         "outcome": sample.outcome,
         "earlier": [
-            f"attempt {each.attempt}: job {each.job_id or 'unknown'}, {each.failure}, "
+            f"attempt {each.attempt}: job {shown_id(each.job_id or 'unknown')}, {each.failure}, "
             f"{moment(each.ended_at)}, {each.error}"
             for each in sample.earlier
         ],
@@ -134,6 +141,14 @@ def _sample_fields(sample: SampleLineage) -> dict[str, str | list[str] | None]:
             for each in sample.decisions
         ],
     }
+
+
+def _rows_lines(rows: Iterable[str | None]) -> list[str]:
+    """Return the fields of different rows, an empty line between two of them."""
+    lines: list[str] = []
+    for row in dict.fromkeys(filter(None, rows)):
+        lines += [*([""] if lines else []), *json_lines(row)]
+    return lines
 
 
 def _as_json(image: ImageLineage) -> dict[str, Any]:

@@ -42,7 +42,7 @@ price_option = click.option(
 )
 
 
-@click.command()
+@click.command(short_help="Show what a purchase would buy now, and why.")
 @click.argument("prompt_sets", nargs=-1, metavar="[SET]...")
 @price_option
 @dataset_option
@@ -138,9 +138,12 @@ def _states_table(planned: Sequence[SetPlan], cost: Callable[[int], float | None
 def _reasons_table(planned: Sequence[SetPlan]) -> Table:
     from imagepipeline_dagster.generation.planning import Reason
 
+    # The total may lack a reason that a set has: of two equal requests one is bought.
+    found = {reason for row in planned for reason in row.summary.to_buy_by_reason}
+    reasons = [reason for reason in Reason if reason in found]
     rows = []
     for row in planned:
-        counts = (row.summary.to_buy_by_reason.get(reason, 0) for reason in Reason)
+        counts = (row.summary.to_buy_by_reason.get(reason, 0) for reason in reasons)
         rows.append((row.name, [*map(shown_number, counts)]))
-    headings = [reason.replace("_", "\n") for reason in Reason]
+    headings = [reason.replace("_", "\n") for reason in reasons]
     return counts_table("Images to buy, by reason", headings, rows)

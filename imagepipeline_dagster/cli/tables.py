@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["chosen_sets", "export", "init"]
 
 
-@click.command()
+@click.command(short_help="Create the two tables, with sample rows.")
 @click.option("--empty", is_flag=True, help="Create the tables without sample rows.")
 def init(*, empty: bool) -> None:
     """Create the prompts and embeddings tables, with samples to start from."""
@@ -38,7 +38,7 @@ def init(*, empty: bool) -> None:
             click.echo(f"There are tables at {shown_url(url)} already: nothing was changed.")
 
 
-@click.command()
+@click.command(short_help="Write a table to a file that imports again.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "--set",
@@ -96,11 +96,16 @@ def export(
 
 def chosen_sets(tables: SourceTables, wanted: Sequence[str]) -> list[str]:
     """Return the prompt sets that are wanted, once each; all that there are if none is."""
+    from imagepipeline_dagster.tables.spelling import did_you_mean
+
     there = tables.prompt_sets()
     unknown = sorted(set(wanted) - set(there))
     if unknown:
         listed = ", ".join(map(repr, there[:20])) + (", …" if len(there) > 20 else "")
         raise click.ClickException(
-            printable(f"The prompts table has no set {unknown[0]!r}. It has: {listed or 'none'}.")
+            printable(
+                f"The prompts table has no set {unknown[0]!r}.{did_you_mean(unknown[0], there)} "
+                f"It has: {listed or 'none'}."
+            )
         )
     return list(dict.fromkeys(wanted)) or there

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -16,11 +20,17 @@ __all__ = [
     "count_of",
     "counts_table",
     "echo_fields",
+    "json_lines",
     "moment",
     "plain_errors",
     "printable",
+    "shown_id",
     "shown_number",
 ]
+
+_NARROWEST = 20  # columns for a value, however narrow the terminal is
+_LONGEST_ID = 64  # a SHA-256 in hex
+_ID_END = 20
 
 
 def printable(text: str) -> str:
@@ -62,12 +72,54 @@ def plain_errors(*more: type[Exception]) -> Iterator[None]:
 
 
 def echo_fields(fields: Mapping[str, str | list[str] | None]) -> None:
-    """Print what there is of the fields, a line a value."""
+    """Print what there is of the fields, a line a value; on a terminal long ones are folded."""
     width = max(map(len, fields))
+    columns = _columns()
     for name, value in fields.items():
         values = [value] if isinstance(value, str) else value or []
-        for label, text in zip([name] + [""] * len(values), values, strict=False):
-            click.echo(f"  {label:<{width}}  {printable(text)}")
+        lines = [line for text in values for line in _folded(printable(text), columns, width + 4)]
+        for label, line in zip([name] + [""] * len(lines), lines, strict=False):
+            click.echo(f"  {label:<{width}}  {line}".rstrip())
+
+
+def _columns() -> int | None:
+    """Return the width of the terminal; None where a file or another program reads."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _folded(text: str, columns: int | None, indent: int) -> list[str]:
+    if columns is None or len(text) <= columns - indent:
+        return [text]
+    # Words stay whole, so that a path or a link can be copied; a few are longer than a line.
+    return textwrap.wrap(
+        text,
+        max(columns - indent, _NARROWEST),
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def json_lines(text: str) -> list[str]:
+    """Return a JSON object's fields, a line each; those that are null are only named, at the end.
+
+    The values stay JSON: a text is told from a number.
+    """
+    fields = json.loads(text)
+    lines = [
+        f"{name}: {json.dumps(value, ensure_ascii=False)}"
+        for name, value in fields.items()
+        if value is not None
+    ]
+    nulls = [name for name, value in fields.items() if value is None]
+    return lines + ([f"null: {', '.join(nulls)}"] if nulls else [])
+
+
+def shown_id(text: str) -> str:
+    """Return an id; on a terminal a long one is shown without its middle."""
+    if _columns() is None or len(text) <= _LONGEST_ID:
+        return text
+    return f"{text[:_ID_END]}…{text[-_ID_END:]}"
 
 
 def moment(time: dt.datetime | None) -> str | None:
@@ -92,6 +144,7 @@ def counts_table(
         box=box.SIMPLE_HEAD,
         title=title,
         title_justify="left",
+        min_width=len(title),  # a title is folded at its table's width
         pad_edge=False,
         collapse_padding=True,
     )

@@ -11,8 +11,9 @@ from imagepipeline_dagster.generation.budget import Allowance, Budget
 from imagepipeline_dagster.generation.prompts import GenerationDefaults
 from imagepipeline_dagster.generation.watching import Tiers
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
+from imagepipeline_dagster.tables.database import check_mapping
 from imagepipeline_dagster.tables.overrides import OVERRIDES
-from imagepipeline_dagster.tables.schema import TableMapping
+from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
 
 __all__ = ["ImageDataset", "UnresolvedJob"]
 
@@ -74,6 +75,7 @@ class ImageDataset:
 
         Raises:
             ValueError: names the option and what it takes.
+            ColumnMissing: a mapping names a column that is not ours; with those that are.
         """
         if not 1 <= self.samples_per_call <= 4:
             raise ValueError(f"samples_per_call: {self.samples_per_call} is outside 1 to 4")
@@ -86,6 +88,8 @@ class ImageDataset:
                 raise ValueError(f"{option}: {getattr(self, option)} is below 0")
         if self.max_runs_per_tick < 1:
             raise ValueError(f"max_runs_per_tick: {self.max_runs_per_tick} is below 1")
+        check_mapping(self.prompts, PromptRow)
+        check_mapping(self.embeddings, EmbeddingRow)
         self.allowance("")  # a budget of money needs a price
 
     @property

@@ -27,7 +27,7 @@ from imagepipeline_dagster.generation.ledger_records import Attempt, Entry, Stor
 from imagepipeline_dagster.generation.ledger_schema import samples
 from imagepipeline_dagster.generation.uses import PromptUse, uses_of
 
-__all__ = ["ImageLineage", "ImageUnknown", "SampleLineage", "lineage_of"]
+__all__ = ["ImageLineage", "ImageUnknown", "SampleLineage", "images_beginning_with", "lineage_of"]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}", re.IGNORECASE)
@@ -188,12 +188,18 @@ def _is_known(connection: Connection, sha256: str) -> bool:
 
 
 def _completed(connection: Connection, prefix: str) -> str:
-    column = samples.c.image_sha256
-    found = connection.scalars(
-        select(column).where(column.startswith(prefix)).distinct().order_by(column).limit(2)
-    ).all()
+    found = images_beginning_with(connection, prefix, at_most=2)
     if not found:
         raise ImageUnknown(f"The ledger knows no image whose SHA-256 begins with {prefix}.")
     if len(found) > 1:
         raise ImageUnknown(f"Several images' SHA-256 begin with {prefix}; give more digits.")
-    return str(found[0])
+    return found[0]
+
+
+def images_beginning_with(connection: Connection, digits: str, *, at_most: int) -> list[str]:
+    """Return the SHA-256 of images that the ledger knows which begin so, in their order."""
+    column = samples.c.image_sha256
+    # A range and no LIKE, which SQLite does not look up in an index: "g" follows every hex digit.
+    begins_so = column.between(digits, f"{digits}g")
+    query = select(column).where(begins_so).distinct().order_by(column).limit(at_most)
+    return list(connection.scalars(query))

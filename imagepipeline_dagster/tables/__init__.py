@@ -15,6 +15,7 @@ What others use:
 
 What these are made of:
 
+- `spelling`: what a person may have meant who wrote a name that is not there.
 - `values`: what people put into columns, read as the column's type where that is unambiguous.
 - `database`: databases by URL, the tables as they have them, and the errors about both.
 - `files` → `incoming` (`checking`, `seen`) → `staged` → `merging` (`changes`) → `target`: a file's

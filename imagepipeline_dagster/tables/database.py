@@ -22,6 +22,7 @@ from imagepipeline_dagster.tables.schema import (
     TableMapping,
     columns_of,
 )
+from imagepipeline_dagster.tables.spelling import did_you_mean
 
 __all__ = [
     "ColumnMissing",
@@ -29,6 +30,7 @@ __all__ = [
     "TableMissing",
     "TablesError",
     "TablesUnavailable",
+    "check_mapping",
     "find_table",
     "reporting_database_errors",
     "source_engine",
@@ -213,6 +215,23 @@ class FoundTable:
         return sa.table(self.mapping.name, schema=self.mapping.schema)
 
 
+def check_mapping(mapping: TableMapping, row_type: type[PromptRow | EmbeddingRow]) -> None:
+    """Refuse a mapping of columns that are not ours; no database is asked.
+
+    Raises:
+        ColumnMissing: with the columns that there are.
+    """
+    ours = columns_of(row_type)
+    unknown = sorted(set(mapping.columns) - set(ours))
+    if unknown:
+        kind = _kind(row_type)
+        raise ColumnMissing(
+            f"The mapping of the {kind} table names {_listed(unknown)}, which "
+            f"{kind} do not have.{did_you_mean(unknown[0], ours)} "
+            f"Their columns: {_listed(ours)}."
+        )
+
+
 def find_table(
     connection: sa.Connection, mapping: TableMapping, row_type: type[PromptRow | EmbeddingRow]
 ) -> FoundTable:
@@ -224,7 +243,7 @@ def find_table(
             columns that are.
     """
     inspector = sa.inspect(connection)
-    kind = "prompts" if row_type is PromptRow else "embeddings"
+    kind = _kind(row_type)
     if not inspector.has_table(mapping.name, schema=mapping.schema):
         raise TableMissing(_without_table(inspector, mapping, kind))
     with warnings.catch_warnings():
@@ -234,13 +253,8 @@ def find_table(
             column["name"]: column["type"]
             for column in inspector.get_columns(mapping.name, schema=mapping.schema)
         }
+    check_mapping(mapping, row_type)
     ours = columns_of(row_type)
-    unknown = sorted(set(mapping.columns) - set(ours))
-    if unknown:
-        raise ColumnMissing(
-            f"The mapping of the {kind} table names {_listed(unknown)}, which "
-            f"{kind} do not have. Their columns: {_listed(ours)}."
-        )
     missing = [
         name
         for name, column in ours.items()
@@ -255,6 +269,10 @@ def find_table(
         )
     present = {name: found[mapping.column(name)] for name in ours if mapping.column(name) in found}
     return FoundTable(mapping=mapping, types=present)
+
+
+def _kind(row_type: type[PromptRow | EmbeddingRow]) -> str:
+    return "prompts" if row_type is PromptRow else "embeddings"
 
 
 def _without_table(inspector: sa.Inspector, mapping: TableMapping, kind: str) -> str:

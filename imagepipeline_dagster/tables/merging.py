@@ -91,6 +91,11 @@ class Merge:
         """Forget the rows."""
         self._staged.close()
 
+    def prompt_sets(self, *, at_most: int) -> tuple[int, list[str]]:
+        """Return how many prompt sets the file's rows are in, and so many of their names."""
+        names: list[str] = next(self._staged.prompt_sets(at_most), [])
+        return self._staged.count_prompt_sets(), names
+
     def changes(self) -> Changes:
         """Return what would change if it were carried out now.
 

@@ -41,7 +41,14 @@ _SHA256_DIGITS = 64
 
 
 class OverrideInvalid(TablesError):
-    """A decision that cannot be meant; the message says what is wrong with it."""
+    """A decision that cannot be meant; the message says what is wrong with it.
+
+    `column` is where, unless it is about several.
+    """
+
+    def __init__(self, message: str, *, column: str | None = None) -> None:
+        super().__init__(message)
+        self.column = column
 
 
 class Decision(StrEnum):
@@ -85,10 +92,15 @@ class Override:
         if sha256 is not None and not (
             len(sha256) == _SHA256_DIGITS and set(sha256) <= set("0123456789abcdef")
         ):
-            raise OverrideInvalid(f"{sha256!r} is not a SHA-256: 64 digits, 0 to 9 and a to f.")
+            raise OverrideInvalid(
+                f"{sha256!r} is not a SHA-256: 64 digits, 0 to 9 and a to f.",
+                column="image_sha256",
+            )
         for name, text in (("reviewer", self.reviewer), ("reason", self.reason)):
             if not text.strip():
-                raise OverrideInvalid(f"An override needs a {name}: somebody stands behind it.")
+                raise OverrideInvalid(
+                    f"An override needs a {name}: somebody stands behind it.", column=name
+                )
 
     @property
     def rank(self) -> tuple[dt.datetime, int]:

@@ -80,6 +80,11 @@ class StagedRows:
         while names := cursor.fetchmany(size):
             yield [name for (name,) in names]
 
+    def count_prompt_sets(self) -> int:
+        """Return how many prompt sets there are."""
+        query = "SELECT count(DISTINCT prompt_set) FROM staged"
+        return int(self._database.execute(query).fetchone()[0])
+
     def of_set(self, prompt_set: str) -> list[Values]:
         """Return the rows of a prompt set."""
         found = self._database.execute(self._of_set, (prompt_set,))

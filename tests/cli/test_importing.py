@@ -46,8 +46,8 @@ def test_every_format_comes_in(tmp_path: Path, suffix: str) -> None:
 
     first, second = do("import-prompts", str(file)), do("import-prompts", str(file))
 
-    assert first.output == "prompts: 2 inserted, 0 updated, 0 unchanged\n"
-    assert second.output == "prompts: 0 inserted, 0 updated, 2 unchanged\n"
+    assert first.output == "prompts: 2 inserted, 0 updated, 0 unchanged, in 1 prompt set: boats\n"
+    assert second.output == "prompts: 0 inserted, 0 updated, 2 unchanged, in 1 prompt set: boats\n"
     assert prompts() == [(row["prompt_set"], row["prompt_id"], row["prompt"]) for row in ROWS]
 
 
@@ -124,6 +124,20 @@ def test_embeddings_come_in() -> None:
     assert do("import-embeddings", "missing.csv").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        (["s\x1b[2J", "r"], ", in 2 prompt sets: r, s\\x1b[2J"),
+        (list("abcdef"), ", in 6 prompt sets"),
+    ],
+)
+def test_an_import_says_which_sets_it_is_about(sets: list[str], told: str) -> None:
+    """A few prompt sets are named, as text that steers no terminal; more are counted."""
+    lines = [{"prompt_set": name, "prompt_id": "1", "prompt": "p"} for name in sets]
+    Path("a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert do("import-prompts", "a.jsonl").output.endswith(f" unchanged{told}\n")
+
+
 def test_a_set_is_replaced_once_somebody_agreed() -> None:
     """`--replace-set` shows what goes and asks; without an agreement nothing is changed."""
     write(Path("all.jsonl"))
@@ -139,7 +153,9 @@ def test_a_set_is_replaced_once_somebody_agreed() -> None:
     assert prompts() == before
 
     agreed = do("import-prompts", "one.csv", "--replace-set", answer="y\n")
-    assert agreed.output.endswith("prompts: 0 inserted, 1 updated, 0 unchanged, 1 deleted\n")
+    assert agreed.output.endswith(
+        "0 inserted, 1 updated, 0 unchanged, 1 deleted, in 1 prompt set: boats\n"
+    )
     assert prompts() == [("boats", "one", "a ferry")]
 
 
@@ -147,11 +163,11 @@ def test_a_replacement_asks_only_about_deletions() -> None:
     """With `--yes`, or with nothing to delete, nobody is asked."""
     write(Path("all.jsonl"))
     assert do("import-prompts", "all.jsonl", "--replace-set").output == (
-        "prompts: 2 inserted, 0 updated, 0 unchanged\n"
+        "prompts: 2 inserted, 0 updated, 0 unchanged, in 1 prompt set: boats\n"
     )
     Path("one.csv").write_text("prompt_set,prompt_id,prompt\nboats,one,a boat\n")
     assert do("import-prompts", "one.csv", "--replace-set", "--yes").output == (
-        "prompts: 0 inserted, 0 updated, 1 unchanged, 1 deleted\n"
+        "prompts: 0 inserted, 0 updated, 1 unchanged, 1 deleted, in 1 prompt set: boats\n"
     )
 
 
@@ -239,7 +255,7 @@ def test_a_long_import_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> N
         "read 4,000 rows",
         "written 2,000 of 4,500 rows",
         "written 4,000 of 4,500 rows",
-        "prompts: 4,500 inserted, 0 updated, 0 unchanged",
+        "prompts: 4,500 inserted, 0 updated, 0 unchanged, in 1 prompt set: boats",
     ]
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
 
+from imagepipeline_dagster.cli import main
 from tests.cli.shop import Shop
 from tests.generation.buying import API_KEY
 
@@ -32,8 +34,12 @@ def test_lineage_shows_the_chain(shop: Shop) -> None:
     image = shop.buy().images[0]
     assert image.uri is not None
     shown = shop.run("lineage", image.uri)
-    for expected in ("spring / a, call 0 of images", image.request, image.job_id, "seed", "run"):
+    for expected in ("spring / a, call 0 of images", image.job_id, "seed", "run"):
         assert str(expected) in shown
+    for name, value in json.loads(str(image.request)).items():
+        assert f"  {name}: {json.dumps(value)}\n" in shown
+    assert '  prompt_set: "spring"\n' in shown
+    assert "null: embeddings, " in shown
     told = json.loads(shop.run("lineage", str(image.image_sha256)[:8], "--json"))
     assert told["image_sha256"] == image.image_sha256
     (sample,) = told["samples"]
@@ -41,6 +47,40 @@ def test_lineage_shows_the_chain(shop: Shop) -> None:
     assert sample["request"] == json.loads(str(image.request))
     assert sample["uses"][0]["prompt_row"]["prompt"] == "a boat called a"
     assert "knows no image" in shop.run("lineage", "0" * 64, ok=False)
+
+
+class Terminal(io.TextIOWrapper):
+    """A standard output that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+def test_lineage_fits_a_terminal(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal long texts are folded and ids lose their middle; JSON keeps all of them."""
+    prompt = " ".join(["a boat on a calm sea"] * 8)
+    shop.add("a", prompt=prompt)
+    image = shop.buy().images[0]
+
+    def shown(*options: str) -> str:
+        written = io.BytesIO()
+        terminal = Terminal(written, encoding="utf-8", write_through=True)
+        with monkeypatch.context() as patched:
+            patched.setattr("sys.stdout", terminal)
+            main(["lineage", str(image.image_sha256), *options], standalone_mode=False)
+        return written.getvalue().decode()
+
+    lines = shown().splitlines()
+    # A path and a digest stay whole, to be copied.
+    assert all(len(line) <= 80 or len(line.split()[-1]) >= 60 for line in lines)
+    job = next(line.split()[-1] for line in lines if line.strip().startswith("job"))
+    first, last = job.split("…")
+    assert str(image.job_id).startswith(first)
+    assert str(image.job_id).endswith(last)
+    assert prompt.split() == shown().split(' prompt: "')[1].split('"')[0].split()
+    (sample,) = json.loads(shown("--json"))["samples"]
+    assert sample["job_id"] == image.job_id
 
 
 def test_replay_on_the_embedded_emulator_asks_nothing(shop: Shop) -> None:

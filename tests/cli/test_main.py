@@ -3,6 +3,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.cli.running import do
 from tests.processes import PROJECT, run
 
@@ -21,6 +23,18 @@ def test_help_is_quick() -> None:
     for command in ("init", "import-prompts", "import-embeddings", "emulator", "demo"):
         assert command in ended.stdout
     assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize("group", [(), ("ledger",)])
+def test_each_command_is_told_on_one_line(group: tuple[str, ...]) -> None:
+    """In the list of commands each has its whole summary on one line of 80 columns."""
+    told = do(*group, "--help").output
+    commands = told.split("Commands:\n")[1].splitlines()
+    assert len(commands) == (3 if group else 12)
+    for line in commands:
+        assert line.endswith(".")
+        assert not line.endswith("..")
+        assert len(line) <= 80
 
 
 def test_a_wrong_command_is_a_wrong_use() -> None:

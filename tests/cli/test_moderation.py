@@ -10,6 +10,7 @@ from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.storage import LocalFolder
 from imagepipeline_dagster.tables.importing import create_tables
 from imagepipeline_dagster.tables.overrides import read_overrides
+from tests.cli.shop import Shop
 from tests.frames import frame_of
 from tests.moderation.test_review import ROWS
 
@@ -32,15 +33,24 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments)
 
 
-def test_a_decision_is_recorded(tables_url: str) -> None:
-    """One command records a decision about a picture, another one about a prompt."""
-    by = ("--reviewer", "ana", "--reason", "looked at it")
-    for target in (("--image", SHA256), ("--prompt-set", "spring", "--prompt-id", "fox")):
-        result = run("override", "reject", *target, *by)
-        assert (result.exit_code, result.output) == (0, "1 decision recorded.\n")
-    found = read_overrides(tables_url)
+HEADER = "image_sha256,prompt_set,prompt_id,decision,reviewer,reason\n"
+BY = ("--reviewer", "ana", "--reason", "looked at it")
+
+
+def test_a_decision_is_recorded(shop: Shop) -> None:
+    """A picture is named by its digits or the first eight, a prompt by set and id."""
+    shop.add("fox")
+    sha256 = str(shop.buy().images[0].image_sha256)
+    for target in (
+        ("--image", sha256.upper()),
+        ("--image", sha256[:8]),
+        ("--prompt-set", "spring", "--prompt-id", "fox"),
+    ):
+        assert shop.run("override", "reject", *target, *BY) == "1 decision recorded.\n"
+    found = read_overrides(shop.tables_url)
     assert [(o.image_sha256, o.prompt_set, o.prompt_id) for o in found] == [
-        (SHA256, None, None),
+        (sha256, None, None),
+        (sha256, None, None),
         (None, "spring", "fox"),
     ]
     assert {(o.decision, o.reviewer, o.reason) for o in found} == {
@@ -48,20 +58,81 @@ def test_a_decision_is_recorded(tables_url: str) -> None:
     }
 
 
-def test_a_file_of_decisions_is_taken_whole_or_not_at_all(tables_url: str, tmp_path: Path) -> None:
-    """A line that cannot be meant is named, and nothing of its file is recorded."""
-    file = tmp_path / "decided.csv"
-    header = "image_sha256,prompt_set,prompt_id,decision,reviewer,reason\n"
-    good = f'{SHA256},,,keep,ana,"art, not nudity"\n,spring,fox,Reject,ben,blurry\n'
-    file.write_text(f"{header}{good}{SHA256},,,drop,ana,why\n")
-    refused = run("override", "--from", str(file))
-    assert refused.exit_code == 1
-    assert "line 4: decision: 'drop' is none of keep, reject, quarantine" in refused.output
-    assert read_overrides(tables_url) == []
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (("--image", "0" * 64), ["knows no picture 0000"]),
+        (("--image", "0" * 8), ["knows no picture 0000"]),
+        (("--prompt-set", "sprin", "--prompt-id", "fox"), ["set 'sprin'", "Did you mean 'spring'"]),
+        (("--prompt-set", "spring", "--prompt-id", "fxo"), ["prompt 'fxo'", "Did you mean 'fox'"]),
+        (("--prompt-set", "spring", "--prompt-id", "owl"), ["prompt 'owl' in set 'spring'"]),
+    ],
+)
+def test_a_decision_about_nothing_is_refused(
+    shop: Shop, target: tuple[str, ...], words: list[str]
+) -> None:
+    """What the ledger does not know is refused with what is alike, unless it is forced."""
+    shop.add("fox")
+    shop.buy()
+    refused = shop.run("override", "keep", *target, *BY, ok=False)
+    for word in (*words, "The ledger at sqlite:///", "--force"):
+        assert word in refused
+    assert read_overrides(shop.tables_url) == []
+    is_whole = len(target[-1]) != 8
+    shop.run("override", "keep", *target, *BY, "--force", ok=is_whole)
+    assert len(read_overrides(shop.tables_url)) == is_whole
 
-    file.write_text(header + good)
-    assert run("override", "--from", str(file)).output == "2 decisions recorded.\n"
-    assert [o.reason for o in read_overrides(tables_url)] == ["art, not nudity", "blurry"]
+
+def test_a_mistyped_digest_is_asked_back(shop: Shop) -> None:
+    """A SHA-256 that only begins like a picture's is refused with the picture's own."""
+    shop.add("fox")
+    sha256 = str(shop.buy().images[0].image_sha256)
+    wrong = sha256[:-1] + ("0" if sha256[-1] != "0" else "1")
+    refused = shop.run("override", "keep", "--image", wrong, *BY, ok=False)
+    assert f"Did you mean {sha256}?" in refused
+
+
+def test_a_ledger_that_cannot_be_read_stops_no_decision(
+    tables_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a ledger to look in a decision is recorded, and it is said that nobody looked."""
+    monkeypatch.setenv("IMAGEPIPELINE_LEDGER_URL", "postgresql://me:sesame@127.0.0.1:9/ledger")
+    result = run("override", "keep", "--image", SHA256, *BY)
+    assert result.exit_code == 0
+    assert "Not checked whether the pictures are there" in result.stderr
+    assert "sesame" not in result.stderr
+    assert [o.image_sha256 for o in read_overrides(tables_url)] == [SHA256]
+
+
+def test_a_file_of_decisions_is_taken_whole_or_not_at_all(shop: Shop) -> None:
+    """Each line that cannot be meant is named with its column, and nothing is recorded."""
+    shop.add("fox")
+    sha256 = str(shop.buy().images[0].image_sha256)
+    file = shop.folder / "decided.csv"
+    good = f'{sha256[:10]},,,keep,ana,"art, not nudity"\n,spring,fox,Reject,ben,blurry\n'
+    wrong = f"{sha256},,,drop,ana,why\n{SHA256},,,keep,ana,why\n,spring,fix,keep,ana,why\n"
+    file.write_text(f"{HEADER}{good}{wrong}{sha256},,,keep,ana,\n{sha256}\n,,,keep,ana,why\n")
+    refused = shop.run("override", "--from", str(file), ok=False)
+    for problem in (
+        "line 4, column 'decision': 'drop' is none of keep, reject, quarantine",
+        "line 5, column 'image_sha256': The ledger at sqlite:///data/ledger.db knows no picture",
+        "line 6, column 'prompt_id': ",
+        "line 7, column 'reason': An override needs a reason",
+        "line 8 has 1 fields where the header has 6",
+        "line 9: An override is about a picture",
+    ):
+        assert problem in refused
+    assert read_overrides(shop.tables_url) == []
+
+    file.write_text(HEADER + good)
+    assert shop.run("override", "--from", str(file)) == "2 decisions recorded.\n"
+    found = read_overrides(shop.tables_url)
+    assert [o.reason for o in found] == ["art, not nudity", "blurry"]
+    assert found[0].image_sha256 == sha256
+
+    file.write_text(HEADER.replace("reason", "why") + good)
+    refused = shop.run("override", "--from", str(file), ok=False)
+    assert "no column 'reason'; it has 'image_sha256'" in refused
 
 
 @pytest.mark.parametrize(
@@ -70,7 +141,8 @@ def test_a_file_of_decisions_is_taken_whole_or_not_at_all(tables_url: str, tmp_p
         (("override",), "give a decision"),
         (("override", "keep"), "about a picture"),
         (("override", "keep", "--image", "x", "--reason", "y"), "is not a SHA-256"),
-        (("override", "keep", "--image", SHA256), "needs a reason"),
+        (("override", "keep", "--image", SHA256, "--force"), "needs a reason"),
+        (("override", "keep", "--prompt-set", "spring", "--reason", "y"), "about a prompt"),
         (("review", "spring"), "was not moderated yet"),
     ],
 )
@@ -93,10 +165,26 @@ def test_the_sheet_of_a_set_is_written(tmp_path: Path) -> None:
     arguments = ("review", "50% off", "--prefix", "shoes", "--reviewer", "ana")
 
     result = run(*arguments)
-    assert result.output == "Open review-50%25%20off.html in a browser.\n"
+    assert result.output == (
+        "Waiting for a decision: 1 of 3 pictures.\n"
+        f"Open {tmp_path}/review-50%25%20off.html in a browser.\n"
+    )
     page = (tmp_path / "review-50%25%20off.html").read_text()
     assert "Review of 50% off" in page
     assert page.count("<article") == len(ROWS)
 
-    run(*arguments, "--only", "kept", "--output", "kept.html")
+    said = run(*arguments, "--only", "kept", "--output", "kept.html").output
+    assert "1 of 3 pictures" in said
     assert (tmp_path / "kept.html").read_text().count("<article") == 1
+
+    asked = run("review", "50 % off", "--prefix", "shoes").output
+    assert asked.startswith("Error: Prompt set '50 % off' was not moderated yet. Did you mean '50%")
+
+
+def test_a_set_without_verdicts_is_told_what_to_do(shop: Shop) -> None:
+    """A set of the table is to be materialized; a name that no set has is asked back."""
+    shop.add("fox")
+    there = shop.run("review", "spring", "--prefix", "shoes", ok=False)
+    assert there.startswith("Error: Prompt set 'spring' was not moderated yet. Materialize")
+    assert "partition 'spring' of shoes/moderated_images" in there
+    assert "has no such set. Did you mean 'spring'?" in shop.run("review", "sprng", ok=False)

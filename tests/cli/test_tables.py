@@ -58,11 +58,12 @@ def test_an_export_imports_unchanged(suffix: str) -> None:
     do("init")
     exported = do("export", f"p{suffix}")
     assert exported.output == f"prompts: 28 rows exported to p{suffix}\n"
-    assert do("import-prompts", f"p{suffix}").output.endswith("0 updated, 28 unchanged\n")
+    assert "0 inserted, 0 updated, 28 unchanged, " in do("import-prompts", f"p{suffix}").output
     assert do("export", f"e{suffix}", "--embeddings").exit_code == 0
     imported = do("import-embeddings", f"e{suffix}").output
     assert imported.startswith("embeddings: 0 inserted, 0 updated, ")
-    assert do("import-prompts", f"p{suffix}", "--replace-set").output.endswith("28 unchanged\n")
+    replaced = do("import-prompts", f"p{suffix}", "--replace-set").output
+    assert "28 unchanged, in 3 prompt sets: " in replaced
 
 
 def test_an_export_of_some_sets() -> None:
@@ -97,5 +98,15 @@ def test_an_export_of_a_projects_own_table(monkeypatch: pytest.MonkeyPatch) -> N
     assert do("export", "p.csv", *chosen).output == (
         "prompts: 1 row exported to p.csv\nLeft out: 1 row without a prompt set or an id.\n"
     )
-    assert do("import-prompts", "p.csv", *chosen).output.endswith(" 1 unchanged\n")
+    assert do("import-prompts", "p.csv", *chosen).output.endswith(
+        " 1 unchanged, in 1 prompt set: s\n"
+    )
     assert "1 row exported" in do("export", "q.csv", *chosen, "--set", "s").output
+    Path("mistaken.py").write_text(
+        "from imagepipeline_dagster import ImageDataset, TableMapping\n"
+        "dataset = ImageDataset(prompts=TableMapping('briefs', {'promptset': 'campaign'}))\n"
+    )
+    for command in (("export", "r.csv"), ("import-prompts", "p.csv"), ("plan",)):
+        wrong = do(*command, "--dataset", "mistaken:dataset")
+        assert wrong.exit_code == 2
+        assert "names 'promptset'" in wrong.output

@@ -7,6 +7,8 @@ import pytest
 from dagster._serdes import serialize_value
 
 from imagepipeline_dagster.defs import ImageDataset
+from imagepipeline_dagster.tables.database import ColumnMissing
+from imagepipeline_dagster.tables.schema import TableMapping
 from tests.pipeline import (
     STAGES,
     Pipeline,
@@ -184,11 +186,28 @@ def test_options_that_cannot_be_meant_are_refused(on_removed: str) -> None:
         ImageDataset(samples_per_call=5)
 
 
+@pytest.mark.parametrize(
+    ("mappings", "message"),
+    [
+        (
+            {"prompts": TableMapping("p", {"promptset": "x"})},
+            "prompts table names 'promptset'.*Did you mean 'prompt_set'",
+        ),
+        ({"embeddings": TableMapping("e", {"prompt": "x"})}, "embeddings table names 'prompt'"),
+    ],
+)
+def test_a_mapping_of_no_column_of_ours_is_refused_at_once(
+    mappings: dict[str, TableMapping], message: str
+) -> None:
+    """A mapping that names an unknown column is refused when the dataset is built, not read."""
+    with pytest.raises(ColumnMissing, match=message):
+        ImageDataset(**mappings)  # type: ignore[arg-type] # only tables here
+
+
 @pytest.mark.slow
 def test_two_datasets_in_one_code_location(tmp_path: Path) -> None:
     """Datasets with prefixes of their own mix neither runs, nor tables, nor releases."""
     from imagepipeline_dagster.defs import build_definitions
-    from imagepipeline_dagster.tables.schema import TableMapping
 
     shoes = ImageDataset(key_prefix=("shoes",), prompts=TableMapping("shoes"))
     with open_pipeline(tmp_path) as alone:
