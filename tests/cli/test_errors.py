@@ -36,7 +36,7 @@ def test_what_is_not_there_is_said(arguments: tuple[str, ...], words: list[str])
         Path(name).touch()
     Path("good.csv").write_text(FILE)
     Path("utf16.csv").write_text(FILE, encoding="utf-16")
-    check_refused(arguments, words)
+    assert_refused(arguments, words)
     assert not Path("data").exists()
 
 
@@ -58,7 +58,7 @@ def test_what_does_not_fit_is_said(arguments: tuple[str, ...], words: list[str])
     do("init")
     Path("good.csv").write_text(FILE)
     Path("text.csv").write_text("prompt_set,text\ns,p\n")
-    check_refused(arguments, words)
+    assert_refused(arguments, words)
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,13 @@ def test_a_database_that_cannot_be_used_is_said(
         ("import-prompts", "good.csv", "--dry-run"),
         ("plan",),
     ):
-        output = check_refused(arguments, words)
+        output = assert_refused(arguments, words)
         assert "sesame" not in output
         assert len(output.splitlines()) == 1
         assert "\\t" not in output
 
 
-def check_refused(arguments: tuple[str, ...], words: list[str]) -> str:
+def assert_refused(arguments: tuple[str, ...], words: list[str]) -> str:
     """Run a command that is refused; return what it says, which has these words."""
     result = do(*arguments)
     assert result.exit_code in (1, 2)
