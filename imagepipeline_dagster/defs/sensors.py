@@ -61,8 +61,11 @@ def build_sensors(
             repeated = {run.prompt_set for run in states.asked_in(tick)}
             # What is new to this instance was never made on it, whatever an older one knew.
             states.forget({prompt_set_of(key) for key in (*added, *removed)} - repeated)
-            states.settle()
             there = present.union(added).difference(removed)
+            if seen.all_sets:
+                # A set that was asked for in a tick that got lost may be gone without a partition.
+                states.keep_only({prompt_set_of(key) for key in there})
+            states.settle()
             waiting = _in_partitions(states.wanting_for_prompts(), there)
             runs = states.ask_for(waiting, tick=tick, at_most=dataset.max_runs_per_tick)
             unreported = _in_partitions(states.unreported(tick), there)

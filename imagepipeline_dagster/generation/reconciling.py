@@ -348,6 +348,13 @@ class PromptSetStates:
                     .values(reported=None, reported_in=None, asked_in=None)
                 )
 
+    def keep_only(self, names: Collection[str]) -> None:
+        """Drop the states of all other sets."""
+        query = select(_STATE.prompt_set).where(_STATE.dataset == self._dataset)
+        with self._ledger.reading() as connection:
+            kept = set(connection.scalars(query))
+        self.forget(kept.difference(names))
+
     def _known(self, names: Collection[str]) -> dict[str, SetFingerprint]:
         query = select(*_AS_DESIRED).where(_DESIRED.dataset == self._dataset)
         with self._ledger.reading() as connection:

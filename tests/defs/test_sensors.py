@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from contextlib import closing
 from itertools import chain
 from pathlib import Path
 
@@ -206,6 +207,22 @@ def test_a_lost_tick_of_new_sets_is_made_up_for(pipeline: Pipeline) -> None:
     pipeline.evaluate("prompts_sensor")
 
     assert partition_keys(pipeline.tick()) == ["spring"]
+
+
+def test_a_set_that_goes_after_a_lost_tick_leaves_nothing_behind(pipeline: Pipeline) -> None:
+    """What a lost tick asked for of a set that never came to a partition goes with the set."""
+    pipeline.add("boats", "one")
+    pipeline.evaluate("prompts_sensor")
+    pipeline.cursors.clear()
+    pipeline.sql("DELETE FROM prompts WHERE prompt_set = 'boats'")
+    pipeline.add("rafts", "one")
+
+    asked = pipeline.tick()
+
+    with closing(Ledger(pipeline.ledger_url)) as ledger:
+        states = PromptSetStates(ledger, dataset=pipeline.dataset.name).all()
+    assert [request.partition_key for request in asked] == ["rafts"]
+    assert states.keys() == {"rafts"}
 
 
 def test_a_repeated_tick_gives_the_same_answer(pipeline: Pipeline) -> None:
