@@ -38,8 +38,8 @@ dev: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## Serve the Dagster UI on http:/
 test: $(INSTALLED) ## Run the tests that belong before every commit
 	$(BIN)/pytest -n 3 --dist loadfile -m "not slow"
 
-test-slow: $(INSTALLED) ## Run the others: crash and fault matrices, the demo, the benchmark's own test
-	$(BIN)/pytest -m slow
+test-slow: $(INSTALLED) ## Run the others: crash and fault matrices, real daemons, the benchmarks' own tests
+	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
 lint: $(INSTALLED) ## Check style, types and the rules of the house
 	$(BIN)/ruff check .
