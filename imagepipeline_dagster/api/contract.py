@@ -358,10 +358,18 @@ _SAFETY_WORDS = re.compile(
     r"nsfw|safety(?!_checker)|unsafe|explicit|content polic|moderation|inappropriate|sexual|nudity",
     re.IGNORECASE,
 )
-_CREDIT_WORDS = re.compile(r"credit|balance|quota exceeded|payment|billing", re.IGNORECASE)
+# Not the bare words: a load balancer may fail too, and a row may want what the account may not see.
+_CREDIT_WORDS = re.compile(
+    r"\b(insufficient|not enough|no|out of|low|negative|exceeded)\W+(\w+\W+){0,2}"
+    r"(credits?|balance|funds|quota)\b"
+    r"|\b(credits?|balance|funds|quota)\W+(\w+\W+){0,3}"
+    r"(insufficient|exhausted|exceeded|low|used up|spent|expired)\b"
+    r"|\bpayment (is )?(required|overdue|failed)|\bbilling\b",
+    re.IGNORECASE,
+)
 _KEY_WORDS = re.compile(
     r"(invalid|incorrect|wrong|missing|expired|revoked|unknown) api[ _-]?key"
-    r"|api[ _-]?key\W+(is|was|has)\b|unauthori[sz]ed|not authenticated",
+    r"|api[ _-]?key\W+(is|was|has)\b|not authenticated",
     re.IGNORECASE,
 )
 

@@ -11,7 +11,7 @@ from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import found_table, table_metadata
 from imagepipeline_dagster.defs.moderation_checks import build_moderation_checks
 from imagepipeline_dagster.defs.moderation_metadata import moderation_metadata
-from imagepipeline_dagster.generation.images import CIRCUMSTANCES, OPEN_OUTCOMES, GeneratedImage
+from imagepipeline_dagster.generation.images import CIRCUMSTANCES, GeneratedImage
 from imagepipeline_dagster.generation.reconciling import PromptSetStates
 from imagepipeline_dagster.moderation.bases import Bases
 from imagepipeline_dagster.moderation.moderating import moderate_set
@@ -91,7 +91,7 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
                 PromptSetStates(opened, dataset=dataset.name).note_built(
                     images[0].prompt_set,
                     content=images[0].content_version,
-                    pending=sum(image.outcome in OPEN_OUTCOMES for image in images),
+                    pending=sum(image.is_open for image in images),
                 )
                 Bases(opened, dataset=dataset.name).note_built(
                     images[0].prompt_set, str(images[0].moderation_basis)

@@ -17,13 +17,12 @@ from imagepipeline_dagster.generation.ledger_records import (
     State,
     StoredSample,
 )
-from imagepipeline_dagster.generation.planning import PlannedRequest
+from imagepipeline_dagster.generation.planning import PlannedRequest, PlanState, plan_state
 from imagepipeline_dagster.generation.prompts import Prompt
 from imagepipeline_dagster.rows import column
 
 __all__ = [
     "CIRCUMSTANCES",
-    "OPEN_OUTCOMES",
     "GeneratedImage",
     "Outcome",
     "images_of_plan",
@@ -42,9 +41,6 @@ class Outcome(StrEnum):
     PENDING = "pending"
     INVALID = "invalid"
 
-
-OPEN_OUTCOMES = frozenset({Outcome.PENDING, Outcome.FAILED})
-"""Outcomes that another run may better by itself."""
 
 CIRCUMSTANCES = frozenset(
     {
@@ -95,6 +91,12 @@ class GeneratedImage:
     endpoint: str | None = column("URL that the request was sent to", default=None)
     emulated: bool = column("Made by the emulator, not bought", default=False)
     error: str | None = column("What went wrong", default=None)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether another run may better it by itself: to be bought, under way, or a lost job."""
+        lost_job = self.outcome == Outcome.UNKNOWN and self.job_id is not None
+        return self.outcome == Outcome.PENDING or lost_job
 
 
 def images_of_plan(
@@ -203,7 +205,7 @@ def _outcome_so_far(entry: Entry | None) -> tuple[Outcome, str | None]:
     match entry.state:
         case State.UNKNOWN:
             return Outcome.UNKNOWN, entry.error
-        case State.FAILED if not (entry.failure and entry.failure.says_nothing):
+        case State.FAILED if plan_state(entry) is PlanState.FAILED:
             return Outcome.FAILED, entry.error
         case State.SUCCEEDED:
             return Outcome.FAILED, "the ledger says succeeded, but holds no such sample"

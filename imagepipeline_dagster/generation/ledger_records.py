@@ -44,11 +44,6 @@ class Failure(StrEnum):
     RESUBMITTED = "resubmitted"
     GIVEN_UP = "given_up"
 
-    @property
-    def says_nothing(self) -> bool:
-        """Whether it says nothing of the request itself, which is as good as never sent."""
-        return self in (Failure.NOT_SENT, Failure.UNPAID, Failure.RESUBMITTED)
-
 
 @dataclass(frozen=True, slots=True)
 class Owner:
@@ -175,6 +170,17 @@ class Entry:
             if attempt.submitted_at is not None and attempt.submitted_at <= sample.stored_at
         ]
         return before[-1] if before else self
+
+    @property
+    def lost_its_job(self) -> bool:
+        """Whether the API did not know its job: asking for it once more costs nothing."""
+        return self.state is State.UNKNOWN and self.job_id is not None
+
+    @property
+    def jobs_charged(self) -> int:
+        """The jobs sent for it so far, without those that failed because nothing could be paid."""
+        unpaid = sum(attempt.failure is Failure.UNPAID for attempt in self.earlier)
+        return self.attempt - unpaid
 
     @property
     def settled(self) -> bool:

@@ -22,6 +22,7 @@ from imagepipeline_dagster.rows import column
 
 __all__ = [
     "MAX_JOBS_PER_REQUEST",
+    "MAX_UNPAID_JOBS",
     "PlanState",
     "PlanSummary",
     "PlannedRequest",
@@ -36,6 +37,10 @@ __all__ = [
 
 MAX_JOBS_PER_REQUEST = 2
 """Jobs that one request may cost: the first, and one more after a FAILURE of the model."""
+
+
+MAX_UNPAID_JOBS = 10
+"""Jobs of one request that may fail because the account cannot pay; each stops its run."""
 
 
 class Reason(StrEnum):
@@ -191,9 +196,19 @@ def plan_state(entry: Entry | None) -> PlanState:
         case State.UNKNOWN:
             return PlanState.UNKNOWN
         case State.FAILED:
-            again = entry.failure is Failure.MODEL_ERROR and entry.attempt < MAX_JOBS_PER_REQUEST
-            open_still = entry.failure is not None and entry.failure.says_nothing
-            return PlanState.TO_BUY if again or open_still else PlanState.FAILED
+            return PlanState.TO_BUY if _may_be_sent_again(entry) else PlanState.FAILED
+
+
+def _may_be_sent_again(entry: Entry) -> bool:
+    match entry.failure:
+        case Failure.MODEL_ERROR:
+            return entry.jobs_charged < MAX_JOBS_PER_REQUEST
+        case Failure.UNPAID:
+            return entry.attempt < MAX_UNPAID_JOBS
+        case Failure.NOT_SENT | Failure.RESUBMITTED:
+            return True
+        case _:
+            return False
 
 
 def _reason(request: PlannedRequest, before: Entry | None) -> Reason:

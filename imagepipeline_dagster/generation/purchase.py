@@ -267,7 +267,7 @@ class Purchase:
         for key, call in self._calls.items():
             entry = entries.get(key)
             state = plan_state(entry)
-            under_way = state is PlanState.IN_FLIGHT or _lost_its_job(entry)
+            under_way = state is PlanState.IN_FLIGHT or (entry is not None and entry.lost_its_job)
             if key in self._state.given_up or not (under_way or state is PlanState.TO_BUY):
                 continue
             if entry and entry.owner != self._lease.owner and entry.is_live(now):
@@ -358,7 +358,7 @@ class Purchase:
             timer = PollTimer(0.0, self._settings.poll_min_seconds, self._settings.poll_max_seconds)
             if job is None:
                 return None
-            if _lost_its_job(entry):
+            if entry.lost_its_job:
                 # Without the patience for an API that lags behind its own answers.
                 job = await self._client.status(job.task, job.id or "")
             if entry.submitted_at is not None:
@@ -420,11 +420,6 @@ class Purchase:
                 eta=(total - self._state.done) / rate if rate > 0 else None,
             )
             await asyncio.to_thread(self._on_progress, progress)
-
-
-def _lost_its_job(entry: Entry | None) -> bool:
-    """Tell whether the API did not know a request's job: asking for it once more costs nothing."""
-    return entry is not None and entry.state is State.UNKNOWN and entry.job_id is not None
 
 
 def _failure_of(error: JobFailed) -> Failure:

@@ -200,7 +200,8 @@ class Replay:
             told = f"{self.sample.request_key} replay {ordinal}{self._where}"
             key = hashlib.sha256(told.encode()).hexdigest()
             entry = self._ledger.entries([key]).get(key)
-            if plan_state(entry) in (PlanState.TO_BUY, PlanState.IN_FLIGHT):
+            lost = entry is not None and entry.lost_its_job
+            if lost or plan_state(entry) in (PlanState.TO_BUY, PlanState.IN_FLIGHT):
                 return key
             ordinal += 1
 

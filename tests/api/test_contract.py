@@ -329,6 +329,10 @@ def test_any_error(answer: object) -> None:
         ("safety_checker: must be true or false", False, False),
         ("Insufficient credits", False, True),
         ("your balance is too low", False, True),
+        ("you have no more credits", False, True),
+        ("monthly quota of the account exceeded", False, True),
+        ("load balancer timed out", False, False),
+        ("failed to balance the colours of a credit card", False, False),
         ("the worker ran out of memory", False, False),
     ],
 )
@@ -343,7 +347,8 @@ def test_words_of_refusals(message: str, *, safety: bool, credit: bool) -> None:
     [
         ("Invalid API Key", True),
         ("Your api-key is expired", True),
-        ("Unauthorized", True),
+        ("not authenticated", True),
+        ("Unauthorized access to model weights", False),
         ("the worker of key [API key] ran out of memory", False),
         ("a key of ivory", False),
     ],

@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlalchemy import func, select
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
-from imagepipeline_dagster.api.contract import GenerationRequest, request_for
+from imagepipeline_dagster.api.contract import GenerationRequest, Job, request_for
 from imagepipeline_dagster.emulator.pictures import draw_png
 from imagepipeline_dagster.emulator.stats import EmulatorStats, request_hash
 from imagepipeline_dagster.generation.budget import Allowance
@@ -183,6 +183,31 @@ class Buyer:
                 return int(connection.execute(query).scalar_one())
         finally:
             ledger.close()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ForgetfulBuyer(Buyer):
+    """A buyer whose API knows no job; `asked` are the ids that it was asked for."""
+
+    asked: list[str] = dataclasses.field(default_factory=list)
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[ImagePipelineClient]:
+        """Open a client that soon believes it."""
+        asked = self.asked
+
+        class Forgetful(ImagePipelineClient):
+            async def status(self, task: str, job_id: str) -> Job:
+                asked.append(job_id)
+                return await super().status(task, "never-heard-of")
+
+        async with Forgetful(
+            api_key=self.api_key,
+            base_url=self.base_url,
+            wait_initial=0.01,
+            not_found_patience=0.1,
+        ) as client:
+            yield client
 
 
 def request_of(call: PlannedRequest) -> GenerationRequest:

@@ -20,22 +20,27 @@ PROMPTS = prompts_of(numbered_rows(1, samples=3, negative_prompt="blurry"))
 
 
 @pytest.mark.parametrize(
-    ("state", "failure", "outcome"),
+    ("state", "failure", "attempt", "outcome"),
     [
-        (State.CLAIMED, None, Outcome.PENDING),
-        (State.SUBMITTED, None, Outcome.PENDING),
-        (State.UNKNOWN, None, Outcome.UNKNOWN),
-        (State.FAILED, Failure.NOT_SENT, Outcome.PENDING),
-        (State.FAILED, Failure.MODEL_ERROR, Outcome.FAILED),
-        (State.FAILED, Failure.INPUT_REFUSED, Outcome.FAILED),
-        (State.SUCCEEDED, None, Outcome.FAILED),
+        (State.CLAIMED, None, 1, Outcome.PENDING),
+        (State.SUBMITTED, None, 1, Outcome.PENDING),
+        (State.UNKNOWN, None, 1, Outcome.UNKNOWN),
+        (State.FAILED, Failure.NOT_SENT, 0, Outcome.PENDING),
+        (State.FAILED, Failure.UNPAID, 1, Outcome.PENDING),
+        (State.FAILED, Failure.MODEL_ERROR, 1, Outcome.PENDING),
+        (State.FAILED, Failure.MODEL_ERROR, 2, Outcome.FAILED),
+        (State.FAILED, Failure.INPUT_REFUSED, 1, Outcome.FAILED),
+        (State.SUCCEEDED, None, 1, Outcome.FAILED),
     ],
 )
 def test_a_sample_that_is_not_stored_has_its_requests_outcome(
-    state: State, failure: Failure | None, outcome: Outcome
+    state: State, failure: Failure | None, attempt: int, outcome: Outcome
 ) -> None:
-    """Each state of a request says what became of its samples, and a missing one is open."""
-    entry = entry_of(CALL, state=state, failure=failure, stored=0)
+    """Each state of a request says what became of its samples, and a missing one is open.
+
+    Open is what another run may better: not what failed for good, but a job that the API lost.
+    """
+    entry = entry_of(CALL, state=state, failure=failure, attempt=attempt, stored=0)
     entry = dataclasses.replace(entry, error="for a reason")
 
     images = images_of_plan(PROMPTS, [CALL, REST], {CALL.request_key: entry})
@@ -44,6 +49,7 @@ def test_a_sample_that_is_not_stored_has_its_requests_outcome(
     assert [image.sample_index for image in images] == [0, 1, 0]
     assert images[0].error
     assert images[2].error is None
+    assert [image.is_open for image in images] == [outcome != Outcome.FAILED] * 2 + [True]
 
 
 def test_a_stored_sample_carries_its_whole_chain() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from imagepipeline_dagster.api.contract import request_for
 from imagepipeline_dagster.generation.images import Outcome, images_of_plan
 from imagepipeline_dagster.generation.ledger_records import (
+    Attempt,
     Entry,
     Failure,
     Owner,
@@ -24,6 +25,7 @@ from imagepipeline_dagster.generation.ledger_records import (
 )
 from imagepipeline_dagster.generation.planning import (
     MAX_JOBS_PER_REQUEST,
+    MAX_UNPAID_JOBS,
     PlannedRequest,
     PlanState,
     Reason,
@@ -290,6 +292,8 @@ def test_another_api_is_no_change_of_the_row() -> None:
         (State.FAILED, Failure.NOT_SENT, 1, 0, PlanState.TO_BUY),
         (State.FAILED, Failure.MODEL_ERROR, 1, 0, PlanState.TO_BUY),
         (State.FAILED, Failure.MODEL_ERROR, MAX_JOBS_PER_REQUEST, 0, PlanState.FAILED),
+        (State.FAILED, Failure.UNPAID, MAX_UNPAID_JOBS - 1, 0, PlanState.TO_BUY),
+        (State.FAILED, Failure.UNPAID, MAX_UNPAID_JOBS, 0, PlanState.FAILED),
         (State.FAILED, Failure.INPUT_REFUSED, 1, 0, PlanState.FAILED),
         (State.FAILED, Failure.FILTERED, 1, 2, PlanState.REUSED),
     ],
@@ -302,6 +306,22 @@ def test_the_ledger_decides_what_a_purchase_would_do(
     entry = entry_of(call, state=state, failure=failure, attempt=attempt, stored=stored)
     assert plan_state(entry) == planned
     assert plan_state(None) == PlanState.TO_BUY
+
+
+def test_a_job_that_could_not_be_paid_takes_no_other_ones_place() -> None:
+    """The jobs that a request may cost are counted without those that an empty account ended."""
+    [call] = Books().plan(numbered_rows(1))
+    unpaid = Attempt(
+        attempt=1,
+        job_id="job-1",
+        run_id="run",
+        submitted_at=NOW,
+        ended_at=NOW,
+        failure=Failure.UNPAID,
+        error="no credits",
+    )
+    entry = entry_of(call, state=State.FAILED, failure=Failure.MODEL_ERROR, attempt=2, stored=0)
+    assert plan_state(dataclasses.replace(entry, earlier=(unpaid,))) == PlanState.TO_BUY
 
 
 ENTRY_KINDS = st.sampled_from(

@@ -31,6 +31,7 @@ from tests.generation.buying import (
     API_KEY,
     QUICK,
     Buyer,
+    ForgetfulBuyer,
     assert_bytes_are_the_vendors,
     assert_each_sample_has_one_outcome,
     assert_nothing_bought_twice,
@@ -394,28 +395,18 @@ def test_a_job_that_the_api_lost_for_a_while_comes_home(
     buyer: Buyer, emulator: EmulatorServer
 ) -> None:
     """Its request is unknown, a later run asks for the job once more, and nothing is paid again."""
-    asked: list[str] = []
-
-    @asynccontextmanager
-    async def forgetful() -> AsyncIterator[ImagePipelineClient]:
-        class Forgetful(ImagePipelineClient):
-            async def status(self, task: str, job_id: str) -> Job:
-                asked.append(job_id)
-                return await super().status(task, "never-heard-of")
-
-        async with Forgetful(
-            api_key=API_KEY, base_url=emulator.url, wait_initial=0.01, not_found_patience=0.1
-        ) as client:
-            yield client
-
+    forgetful = ForgetfulBuyer(
+        ledger_url=buyer.ledger_url, folder=buyer.folder, base_url=buyer.base_url
+    )
     prompts = prompts_of(numbered_rows(2))
-    lost = buyer.buy(prompts, open_client=forgetful)
-    asked.clear()
-    still_lost = buyer.buy(prompts, open_client=forgetful)
+    lost = forgetful.buy(prompts)
+    forgetful.asked.clear()
+    still_lost = forgetful.buy(prompts)
     bought = buyer.buy(prompts)
 
     assert lost.outcomes == still_lost.outcomes == {"unknown": 2}
-    assert len(asked) == 2
+    assert all(image.is_open for image in still_lost.images)
+    assert len(forgetful.asked) == 2
     assert {entry.state for entry in still_lost.entries.values()} == {State.UNKNOWN}
     assert bought.outcomes == {"generated": 2}
     assert emulator.stats.posts_received == 2

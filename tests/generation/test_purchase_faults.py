@@ -8,7 +8,6 @@ import random
 import pytest
 
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation
-from imagepipeline_dagster.generation.images import OPEN_OUTCOMES, Outcome
 from imagepipeline_dagster.generation.planning import MAX_JOBS_PER_REQUEST
 from imagepipeline_dagster.generation.prompts import Prompt
 from tests.generation.buying import (
@@ -133,7 +132,7 @@ def buy_until_settled(buyer: Buyer, prompts: list[Prompt], *, runs: int = 6) -> 
     """Buy again and again, as a schedule would, until nothing changes that a run may better."""
     bought = buyer.buy(prompts)
     for _ in range(runs):
-        if not OPEN_OUTCOMES & {Outcome(outcome) for outcome in bought.outcomes}:
+        if not any(image.is_open for image in bought.images):
             break
         bought = buyer.buy(prompts)
     return bought

@@ -25,7 +25,14 @@ from imagepipeline_dagster.generation.replaying import (
     ReplayFailed,
     ReplayReport,
 )
-from tests.generation.buying import Bought, Buyer, numbered_rows, prompts_of, request_of
+from tests.generation.buying import (
+    Bought,
+    Buyer,
+    ForgetfulBuyer,
+    numbered_rows,
+    prompts_of,
+    request_of,
+)
 from tests.generation.conftest import StartEmulator
 
 ALLOWANCE = Allowance(scope="images@emulator")
@@ -141,6 +148,22 @@ def test_an_unfinished_replay_is_brought_to_its_end(
 
     assert report.likeness is Likeness.IDENTICAL_BYTES
     assert report.posts == 0
+    assert emulator.stats.posts_accepted == 2
+
+
+def test_a_replay_whose_job_the_api_lost_is_asked_for_again(
+    buyer: Buyer, bought: Bought, emulator: EmulatorServer
+) -> None:
+    """It is brought to its end as soon as the API knows the job again; nothing is bought anew."""
+    forgetful = ForgetfulBuyer(
+        ledger_url=buyer.ledger_url, folder=buyer.folder, base_url=buyer.base_url
+    )
+    with pytest.raises(ReplayFailed, match="is unknown"):
+        replayed(forgetful, bought.images[0].image_sha256)
+
+    report = replayed(buyer, bought.images[0].image_sha256)
+
+    assert report.likeness is Likeness.IDENTICAL_BYTES
     assert emulator.stats.posts_accepted == 2
 
 
