@@ -213,23 +213,23 @@ class Merge:
 
     def _compared(self, target: TargetTable, *, done: str) -> Iterator[list[RowChange]]:
         """Yield what becomes of each row, those of a set one after the other; deletions last."""
-        number, of = 0, len(self._staged)
-        for chunk in self._staged.chunks(_CHUNK):
-            yield target.compared(chunk)
-            number += len(chunk)
-            self._on_progress(Progress(done, number, of))
-        if self._replaces_sets:
-            yield from self._deletions(target)
-
-    def _deletions(self, target: TargetTable) -> Iterator[list[RowChange]]:
-        # Gathered first: not every database reads on while rows are deleted.
         with closing(StagedRows(PromptRow)) as surplus:
-            for names in self._staged.prompt_sets(_SETS):
-                for key in target.keys_of_sets(names):
-                    if key not in self._staged:
-                        surplus.add(dict(zip(key_columns(PromptRow), key, strict=True)))
+            # Gathered before anything is written: whatever the file brings cannot be among them.
+            if self._replaces_sets:
+                self._gather_surplus(target, surplus)
+            number, of = 0, len(self._staged)
+            for chunk in self._staged.chunks(_CHUNK):
+                yield target.compared(chunk)
+                number += len(chunk)
+                self._on_progress(Progress(done, number, of))
             for chunk in surplus.chunks(_CHUNK):
                 yield [RowChange(before=row, after=None) for row in chunk]
+
+    def _gather_surplus(self, target: TargetTable, surplus: StagedRows) -> None:
+        for names in self._staged.prompt_sets(_SETS):
+            for key in target.keys_of_sets(names):
+                if key not in self._staged:
+                    surplus.add(dict(zip(key_columns(PromptRow), key, strict=True)))
 
 
 def _prompt_set(change: RowChange) -> str:

@@ -68,7 +68,8 @@ class TargetTable:
         """Return what becomes of each row when it is written; nothing is written yet.
 
         Raises:
-            ValueUnfit: when a column of the table cannot hold a value.
+            ValueUnfit: when a column of the table cannot hold a value, or takes the key of a row
+                and another one, which it has, for the same.
         """
         there = self._those_there(rows)
         return [RowChange(before=there.get(self._key(row)), after=row) for row in rows]
@@ -123,16 +124,26 @@ class TargetTable:
     def _those_there(self, rows: Sequence[Values]) -> dict[tuple[Any, ...], dict[str, Any]]:
         # Joined with their keys: SQLite uses no index for a list of pairs, and would read the whole
         # table for each chunk of rows.
+        number = sa.column("wanted_row", sa.Integer)
         names = [sa.column(f"wanted_{name}", self._found.types[name]) for name in self._keys]
-        keys = [tuple(self._fitted(name, row[name]) for name in self._keys) for row in rows]
-        wanted = sa.values(*names).data(keys).cte("wanted")
+        keys = [
+            (index, *(self._fitted_key(name, row[name]) for name in self._keys))
+            for index, row in enumerate(rows)
+        ]
+        wanted = sa.values(number, *names).data(keys).cte("wanted")
         is_wanted = (self._table.c[name] == wanted.c[f"wanted_{name}"] for name in self._keys)
         # Values as the driver gives them, for the same reason as in FoundTable.column.
-        query = sa.select(*(self._found.column(name) for name in self._columns)).select_from(
-            wanted.join(self._table, sa.and_(*is_wanted))
-        )
-        found = (self._read(self._columns, raw) for raw in self._connection.execute(query))
-        return {self._key(row): row for row in found}
+        query = sa.select(
+            wanted.c.wanted_row, *(self._found.column(name) for name in self._columns)
+        ).select_from(wanted.join(self._table, sa.and_(*is_wanted)))
+        there = {}
+        for index, *raw in self._connection.execute(query):
+            found = self._read(self._columns, raw)
+            for name in self._keys:
+                # Collations and padded types call keys equal that are different texts.
+                self._check_same(name, rows[index][name], found[name])
+            there[self._key(found)] = found
+        return there
 
     def _read(self, columns: Sequence[str], raw: Sequence[object]) -> dict[str, Any]:
         return {
@@ -160,6 +171,20 @@ class TargetTable:
                 f"{self._found.mapping.column(name)!r} of {self._found.mapping.table!r}, which "
                 f"is of type {self._found.types[name]!r}"
             ) from None
+
+    def _fitted_key(self, name: str, value: str) -> object:
+        fitted = self._fitted(name, value)
+        # A number has no leading zeros: the row would be read under another key than the file's.
+        self._check_same(name, value, self._ours[name].read(fitted))
+        return fitted
+
+    def _check_same(self, name: str, wanted: str, held: str) -> None:
+        if wanted != held:
+            raise ValueUnfit(
+                f"{name}: the column {self._found.mapping.column(name)!r} of "
+                f"{self._found.mapping.table!r} takes {wanted!r} and {held!r} for the same; write "
+                f"{held!r} in the file"
+            )
 
     def _has_unique_key(self) -> bool:
         """Return whether the database itself keeps the key unique: ON CONFLICT needs that."""

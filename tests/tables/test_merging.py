@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.changes import ChangeKind, RowCounts
 from imagepipeline_dagster.tables.importing import create_tables, import_prompts
@@ -225,3 +226,74 @@ def test_embeddings_as_they_are_to_be(tables_url: str, tmp_path: Path, execute: 
         ("f", "F", "1"),
         ("g", None, "1"),
     }
+
+
+SAME_KEYS = [
+    pytest.param("sqlite", "INTEGER", "7", "007", id="integer"),
+    pytest.param("postgresql", "INTEGER", "7", "007", id="integer on PostgreSQL"),
+    pytest.param("sqlite", "TEXT COLLATE NOCASE", "abc", "ABC", id="collation"),
+    pytest.param("postgresql", "CHAR(5)", "abc", "abc", id="padded"),
+    pytest.param(
+        "postgresql",
+        "UUID",
+        "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+        "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11",
+        id="uuid",
+    ),
+]
+
+
+@pytest.mark.parametrize("replace_sets", [False, True])
+@pytest.mark.parametrize("key", [", PRIMARY KEY (prompt_set, prompt_id)", ""])
+@pytest.mark.parametrize(
+    ("tables_url", "of", "there", "brought"), SAME_KEYS, indirect=["tables_url"]
+)
+def test_an_id_that_the_table_takes_for_another_is_refused(
+    tables_url: str,
+    tmp_path: Path,
+    execute: Execute,
+    of: str,
+    there: str,
+    brought: str,
+    key: str,
+    replace_sets: bool,  # noqa: FBT001
+) -> None:
+    """A row is never inserted beside, nor deleted as, the one that its own table takes it for."""
+    execute(
+        f"CREATE TABLE prompts (prompt_set TEXT, prompt_id {of}, prompt TEXT{key})",
+    )
+    execute("INSERT INTO prompts VALUES ('s', :there, 'p')", there=there)
+    before = content(tables_url)
+    file = csv_file(tmp_path, [("s", brought, "p")])
+    with closing(merge_of(tables_url, file, replace_sets=replace_sets)) as merge:
+        for step in (merge.changes, merge.carry_out):
+            with pytest.raises(ImportRefused, match="for the same"):
+                step()
+    assert content(tables_url) == before
+
+
+def test_a_row_brought_under_an_id_that_the_table_changes_stays(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    """What an import wrote itself is not among what it deletes, however the table spells it."""
+    engine = sa.create_engine(postgres_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TABLE prompts (prompt_set TEXT, prompt_id CHAR(5), prompt TEXT)"
+        )
+    engine.dispose()
+    file = csv_file(tmp_path, [("s", "abc", "p")])
+    report = import_prompts(postgres_url, PROMPTS, file, replace_sets=True)
+    assert (report.inserted, report.deleted) == (1, 0)
+    assert [row[:3] for row in content(postgres_url)] == [("s", "abc  ", "p")]
+
+
+def test_an_id_that_the_table_would_change_is_refused(
+    tables_url: str, tmp_path: Path, execute: Execute
+) -> None:
+    """Two rows of a file do not become one id, in a table that has neither yet."""
+    execute("CREATE TABLE prompts (prompt_set TEXT, prompt_id INTEGER, prompt TEXT)")
+    file = csv_file(tmp_path, [("s", "007", "p"), ("s", "7", "p")])
+    with pytest.raises(ImportRefused, match="'007' and '7' for the same"):
+        import_prompts(tables_url, PROMPTS, file, replace_sets=True)
+    assert content(tables_url) == []
