@@ -74,11 +74,12 @@ class TargetTable:
         there = self._those_there(rows)
         return [RowChange(before=there.get(self._key(row)), after=row) for row in rows]
 
-    def apply(self, changes: Sequence[RowChange], *, now: dt.datetime) -> None:
+    def apply(self, changes: Sequence[RowChange], *, now: dt.datetime) -> int:
         """Insert rows that are new, update those that are different, and delete those that go.
 
         `updated_at` becomes `now` in the rows that are written, unless they bring one. Columns that
-        the rows do not bring keep what they hold.
+        the rows do not bring keep what they hold. Returns how many rows went: all of a key that
+        goes, however many changes have it.
 
         Raises:
             ValueUnfit: when a column of the table cannot hold a value.
@@ -90,7 +91,7 @@ class TargetTable:
         else:
             self._insert(new)
             self._update(different)
-        self._delete([c.values for c in changes if c.kind is ChangeKind.DELETED])
+        return self._delete([c.values for c in changes if c.kind is ChangeKind.DELETED])
 
     def check(self, changes: Sequence[RowChange]) -> None:
         """Find out whether `apply` could write the rows.
@@ -102,7 +103,7 @@ class TargetTable:
             self._rows_to_write(changes, kind, dt.datetime.now(dt.UTC))
 
     def keys_of_sets(self, prompt_sets: Sequence[str]) -> Iterator[tuple[str, ...]]:
-        """Yield the keys of all rows of these prompt sets; a null id is the empty text."""
+        """Yield each row's key in these prompt sets; a null id is the empty text."""
         wanted = [self._fitted("prompt_set", name) for name in prompt_sets]
         query = (
             sa.select(*(self._found.column(name) for name in self._keys))
@@ -220,27 +221,30 @@ class TargetTable:
             changed = {name: value for name, value in row.items() if name not in self._keys}
             self._connection.execute(sa.update(self._table).where(*here).values(changed))
 
-    def _delete(self, rows: list[Values]) -> None:
+    def _delete(self, rows: list[Values]) -> int:
         here = [self._table.c[name] == sa.bindparam(f"key_{name}") for name in self._keys]
-        keys = [
+        keys = {self._key(row): row for row in rows}
+        fitted = [
             {f"key_{name}": self._fitted(name, row[name]) for name in self._keys}
-            for row in rows
-            if all(self._key(row))
+            for key, row in keys.items()
+            if all(key)
         ]
-        if keys:
-            self._connection.execute(sa.delete(self._table).where(*here), keys)
-        for row in rows:
-            if not all(self._key(row)):
-                self._delete_without_id(row["prompt_set"])
+        count = 0
+        if fitted:
+            count += self._connection.execute(sa.delete(self._table).where(*here), fitted).rowcount
+        for key, row in keys.items():
+            if not all(key):
+                count += self._delete_without_id(row["prompt_set"])
+        return count
 
-    def _delete_without_id(self, prompt_set: str) -> None:
+    def _delete_without_id(self, prompt_set: str) -> int:
         prompt_id = self._table.c.prompt_id
-        self._connection.execute(
+        return self._connection.execute(
             sa.delete(self._table).where(
                 self._table.c.prompt_set == self._fitted("prompt_set", prompt_set),
                 sa.or_(prompt_id.is_(None), sa.cast(prompt_id, sa.Text) == ""),
             )
-        )
+        ).rowcount
 
 
 _INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}

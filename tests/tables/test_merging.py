@@ -297,3 +297,40 @@ def test_an_id_that_the_table_would_change_is_refused(
     with pytest.raises(ImportRefused, match="'007' and '7' for the same"):
         import_prompts(tables_url, PROMPTS, file, replace_sets=True)
     assert content(tables_url) == []
+
+
+def test_each_row_that_goes_is_counted(tables_url: str, tmp_path: Path, execute: Execute) -> None:
+    """In a table without a key, rows of the same id, and those without any, are counted singly."""
+    execute(
+        "CREATE TABLE prompts (prompt_set TEXT, prompt_id TEXT, prompt TEXT)",
+        "INSERT INTO prompts VALUES ('s', NULL, 'p'), ('s', NULL, 'p'), ('s', '', 'p'),"
+        " ('s', 'd', 'p'), ('s', 'd', 'p'), ('s', 'a', 'p'), ('t', NULL, 'p')",
+    )
+    file = csv_file(tmp_path, [("s", "a", "p")])
+    with closing(merge_of(tables_url, file, replace_sets=True)) as merge:
+        shown = merge.changes().total.deleted
+        execute("INSERT INTO prompts VALUES ('s', 'd', 'p')")
+        with pytest.raises(ImportRefused, match="changed meanwhile"):
+            merge.carry_out(at_most_deleted=shown)
+        report = merge.carry_out()
+    assert (shown, report.deleted) == (5, 6)
+    assert [row[:2] for row in content(tables_url)] == [("s", "a"), ("t", "")]
+
+
+def test_no_row_of_another_set_goes(sqlite_url: str, tmp_path: Path) -> None:
+    """A set whose name the table takes for that of the file's loses nothing unseen."""
+    engine = sa.create_engine(sqlite_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE prompts")
+        connection.exec_driver_sql(
+            "CREATE TABLE prompts (prompt_set TEXT COLLATE NOCASE, prompt_id TEXT, prompt TEXT)"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO prompts VALUES ('spring', 'd', 'p'), ('Spring', 'd', 'p')"
+        )
+    engine.dispose()
+    before = content(sqlite_url)
+    file = csv_file(tmp_path, [("spring", "a", "p")])
+    with pytest.raises(ImportRefused, match="2 rows would be deleted, and not the 1"):
+        import_prompts(sqlite_url, PROMPTS, file, replace_sets=True)
+    assert content(sqlite_url) == before
