@@ -105,7 +105,8 @@ def import_prompts(
 
     Raises:
         ImportRefused: with what to put right in the file. Nothing was changed.
-        TablesUnavailable, TableMissing, ColumnMissing: about the database. Nothing was changed.
+        TablesUnavailable, TableMissing, ColumnMissing, RowRefused: about the database. Nothing
+            was changed.
     """
     incoming = IncomingRows(
         file,

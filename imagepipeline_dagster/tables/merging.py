@@ -170,7 +170,8 @@ class Merge:
         Raises:
             ImportRefused: when the table cannot hold a value, or when more rows would go than were
                 agreed on. Nothing was changed.
-            TablesUnavailable, TableMissing, ColumnMissing: about the database. Nothing was changed.
+            TablesUnavailable, TableMissing, ColumnMissing, RowRefused: about the database. Nothing
+                was changed.
         """
         now = dt.datetime.now(dt.UTC)
         total, gone = RowCounts(), 0

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from imagepipeline_dagster.tables.changes import ChangeKind, RowChange
 from imagepipeline_dagster.tables.database import ColumnMissing, FoundTable, find_table
@@ -62,7 +61,6 @@ class TargetTable:
             schema=mapping.schema,
         )
         self._stamps = "updated_at" in self._found.types
-        self._upserts = self._has_unique_key()
 
     def compared(self, rows: Sequence[Values]) -> list[RowChange]:
         """Return what becomes of each row when it is written; nothing is written yet.
@@ -86,11 +84,8 @@ class TargetTable:
         """
         new = self._rows_to_write(changes, ChangeKind.INSERTED, now)
         different = self._rows_to_write(changes, ChangeKind.UPDATED, now)
-        if self._upserts:
-            self._upsert([*new, *different])
-        else:
-            self._insert(new)
-            self._update(different)
+        self._insert(new)
+        self._update(different)
         return self._delete([c.values for c in changes if c.kind is ChangeKind.DELETED])
 
     def check(self, changes: Sequence[RowChange]) -> None:
@@ -187,55 +182,37 @@ class TargetTable:
                 f"{held!r} in the file"
             )
 
-    def _has_unique_key(self) -> bool:
-        """Return whether the database itself keeps the key unique: ON CONFLICT needs that."""
-        if self._connection.dialect.name not in _INSERTS:
-            return False
-        inspector = sa.inspect(self._connection)
-        place = (self._found.mapping.name, self._found.mapping.schema)
-        unique = [inspector.get_pk_constraint(*place)["constrained_columns"]]
-        unique += [found["column_names"] for found in inspector.get_unique_constraints(*place)]
-        wanted = {self._found.mapping.column(name) for name in self._keys}
-        return any(set(columns) == wanted for columns in unique)
-
-    def _upsert(self, rows: list[dict[str, Any]]) -> None:
-        if not rows:
-            return
-        insert = _INSERTS[self._connection.dialect.name](self._table)
-        changed = {name: insert.excluded[name] for name in rows[0] if name not in self._keys}
-        keys = [self._table.c[name] for name in self._keys]
-        statement = (
-            insert.on_conflict_do_update(index_elements=keys, set_=changed)
-            if changed
-            else insert.on_conflict_do_nothing(index_elements=keys)
-        )
-        self._connection.execute(statement, rows)
-
     def _insert(self, rows: list[dict[str, Any]]) -> None:
         if rows:
             self._connection.execute(sa.insert(self._table), rows)
 
     def _update(self, rows: list[dict[str, Any]]) -> None:
-        for row in rows:
-            here = [self._table.c[name] == row[name] for name in self._keys]
-            changed = {name: value for name, value in row.items() if name not in self._keys}
-            self._connection.execute(sa.update(self._table).where(*here).values(changed))
+        # No upsert: its INSERT fails where the table needs a value that the file does not bring.
+        bound = [
+            {f"key_{name}" if name in self._keys else name: row[name] for name in row}
+            for row in rows
+        ]
+        if bound:
+            self._connection.execute(sa.update(self._table).where(*self._has_key()), bound)
+
+    def _has_key(self) -> list[sa.ColumnElement[bool]]:
+        return [self._table.c[name] == sa.bindparam(f"key_{name}") for name in self._keys]
 
     def _delete(self, rows: list[Values]) -> int:
-        here = [self._table.c[name] == sa.bindparam(f"key_{name}") for name in self._keys]
         keys = {self._key(row): row for row in rows}
         fitted = [
             {f"key_{name}": self._fitted(name, row[name]) for name in self._keys}
             for key, row in keys.items()
             if all(key)
         ]
-        count = 0
+        counts = [
+            self._delete_without_id(row["prompt_set"]) for key, row in keys.items() if not all(key)
+        ]
         if fitted:
-            count += self._connection.execute(sa.delete(self._table).where(*here), fitted).rowcount
-        for key, row in keys.items():
-            if not all(key):
-                count += self._delete_without_id(row["prompt_set"])
-        return count
+            delete = sa.delete(self._table).where(*self._has_key())
+            counts.append(self._connection.execute(delete, fitted).rowcount)
+        # Some drivers do not tell.
+        return len(rows) if any(count < 0 for count in counts) else sum(counts)
 
     def _delete_without_id(self, prompt_set: str) -> int:
         prompt_id = self._table.c.prompt_id
@@ -245,9 +222,6 @@ class TargetTable:
                 sa.or_(prompt_id.is_(None), sa.cast(prompt_id, sa.Text) == ""),
             )
         ).rowcount
-
-
-_INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 def _check_columns(found: FoundTable, columns: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from imagepipeline_dagster.tables.database import RowRefused
 from imagepipeline_dagster.tables.importing import (
     ImportRefused,
     ImportReport,
@@ -373,13 +374,32 @@ def test_import_into_a_table_of_the_users_own(
         assert abs(two.updated_at - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=5)
 
 
-def test_mapped_names_are_upserted(tables_url: str, tmp_path: Path, execute: Execute) -> None:
-    """A table of other names whose key the database keeps is written by its own upsert."""
+def test_mapped_names_are_updated(tables_url: str, tmp_path: Path, execute: Execute) -> None:
+    """A row of a table of other names, whose key the database keeps, is found and updated."""
     execute('CREATE TABLE p ("set" TEXT, "id" TEXT, words TEXT, UNIQUE ("id", "set"))')
     mapping = TableMapping("p", {"prompt_set": "set", "prompt_id": "id", "prompt": "words"})
     for words, expected in (("a", report(inserted=1)), ("b", report(updated=1))):
         file = csv_file(tmp_path, [("s", "1", words)])
         assert import_prompts(tables_url, mapping, file) == expected
+
+
+def test_a_column_that_only_the_table_needs(
+    tables_url: str, tmp_path: Path, execute: Execute
+) -> None:
+    """Rows are updated without it, and a new row is refused for what it lacks, not for the URL."""
+    execute(
+        "CREATE TABLE prompts (prompt_set TEXT, prompt_id TEXT, prompt TEXT, team TEXT NOT NULL,"
+        " PRIMARY KEY (prompt_set, prompt_id))",
+        "INSERT INTO prompts VALUES ('s', '1', 'a', 'blue')",
+    )
+    file = csv_file(tmp_path, [("s", "1", "b")])
+    assert import_prompts(tables_url, PROMPTS, file) == report(updated=1)
+    file = csv_file(tmp_path, [("s", "1", "c"), ("s", "2", "c")])
+    with pytest.raises(RowRefused, match="team") as caught:
+        import_prompts(tables_url, PROMPTS, file)
+    assert "URL" not in str(caught.value)
+    with SourceTables(tables_url) as tables:
+        assert [row.prompt for row in tables.prompts("s")] == ["b"]
 
 
 @pytest.mark.parametrize(
