@@ -18,8 +18,6 @@ from imagepipeline_dagster.tables.importing import (
     ImportRefused,
     ImportReport,
     create_tables,
-    import_embeddings,
-    import_prompts,
 )
 from imagepipeline_dagster.tables.progress import Progress
 from imagepipeline_dagster.tables.reading import (
@@ -30,6 +28,7 @@ from imagepipeline_dagster.tables.reading import (
 )
 from imagepipeline_dagster.tables.schema import PromptRow, TableMapping
 from tests.tables.conftest import Execute
+from tests.tables.filling import import_embeddings, import_prompts
 
 PROMPTS = TableMapping("prompts")
 EMBEDDINGS = TableMapping("embeddings")

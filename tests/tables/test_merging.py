@@ -9,12 +9,13 @@ import pytest
 import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.changes import ChangeKind, RowCounts
-from imagepipeline_dagster.tables.importing import create_tables, import_prompts
-from imagepipeline_dagster.tables.incoming import ImportRefused, IncomingRows
+from imagepipeline_dagster.tables.importing import create_tables, merge_of_file
+from imagepipeline_dagster.tables.incoming import ImportRefused
 from imagepipeline_dagster.tables.merging import Merge
 from imagepipeline_dagster.tables.reading import SourceTables, TablesUnavailable
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
 from tests.tables.conftest import Execute
+from tests.tables.filling import import_prompts
 
 PROMPTS = TableMapping("prompts")
 HEADERS = ("prompt_set", "prompt_id", "prompt")
@@ -49,8 +50,7 @@ def csv_file(folder: Path, rows: Sequence[Sequence[object]]) -> Path:
 
 def merge_of(url: str, file: Path, *, replace_sets: bool = False) -> Merge:
     """Return a file's rows, about to be merged into the prompts."""
-    incoming = IncomingRows(file, PromptRow, column_map={}, defaults={})
-    return Merge(url, PROMPTS, incoming, replace_sets=replace_sets)
+    return merge_of_file(url, PROMPTS, file, PromptRow, replace_sets=replace_sets)
 
 
 def content(url: str) -> list[tuple[str, str, str, object]]:
@@ -211,9 +211,8 @@ def test_embeddings_as_they_are_to_be(tables_url: str, tmp_path: Path, execute: 
     )
     file = tmp_path / "e.csv"
     file.write_text("embedding_id,version\ne,2\ng,1\n")
-    incoming = IncomingRows(file, EmbeddingRow, column_map={}, defaults={})
     with (
-        closing(Merge(tables_url, TableMapping("embeddings"), incoming)) as merge,
+        closing(merge_of_file(tables_url, TableMapping("embeddings"), file, EmbeddingRow)) as merge,
         SourceTables(tables_url) as tables,
     ):
         changes = merge.changes()
