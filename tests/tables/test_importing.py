@@ -455,17 +455,18 @@ def test_embeddings_of_wrong_placement_or_without_id(sqlite_url: str, tmp_path: 
 
 
 def test_trigger_words_go_into_an_array(postgres_url: str, tmp_path: Path) -> None:
-    """An array column takes trigger words as an array."""
+    """An array column takes trigger words as an array, in a new row and in one that is there."""
     engine = sa.create_engine(postgres_url)
     with engine.begin() as connection:
         connection.exec_driver_sql(
             "CREATE TABLE embeddings (embedding_id text PRIMARY KEY, trigger_words text[])"
         )
     engine.dispose()
-    file = csv_file(tmp_path, [("e", "a, b")], ("embedding_id", "trigger_words"))
-    import_embeddings(postgres_url, EMBEDDINGS, file)
-    with SourceTables(postgres_url) as tables:
-        assert tables.embeddings()["e"].trigger_words == ("a", "b")
+    for words in (("a", "b"), ("a", "c")):
+        file = csv_file(tmp_path, [("e", ", ".join(words))], ("embedding_id", "trigger_words"))
+        import_embeddings(postgres_url, EMBEDDINGS, file)
+        with SourceTables(postgres_url) as tables:
+            assert tables.embeddings()["e"].trigger_words == words
 
 
 TEXTS = st.text(
