@@ -125,20 +125,19 @@ def _import(
     replace_sets: bool = False,
     yes: bool = False,
 ) -> None:
-    from imagepipeline_dagster.tables.incoming import IncomingRows
-    from imagepipeline_dagster.tables.merging import Merge
+    from imagepipeline_dagster.tables.importing import merge_of_file
     from imagepipeline_dagster.tables.schema import PromptRow
 
     with plain_errors(), closing(ShownProgress()) as on_progress:
-        incoming = IncomingRows(
+        merge = merge_of_file(
+            tables_url(),
+            mapping,
             file,
             row_type,
             column_map=_pairs(mapped),
-            defaults=defaults or {},
+            defaults=defaults,
+            replace_sets=replace_sets,
             on_progress=on_progress,
-        )
-        merge = Merge(
-            tables_url(), mapping, incoming, replace_sets=replace_sets, on_progress=on_progress
         )
         with closing(merge):
             if dry_run:

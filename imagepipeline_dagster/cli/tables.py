@@ -58,7 +58,7 @@ def export(
     table: str | None,
     dataset: str | None,
 ) -> None:
-    """Write the prompts table, or the embeddings table, to a file that imports again unchanged.
+    """Write the prompts table, or the embeddings table, to a file that can be imported again.
 
     FILE is CSV, TSV, JSON Lines or Parquet, by its ending: .csv, .tsv, .jsonl, .ndjson, .parquet.
     A file of this name is replaced once the new one is whole.

@@ -9,7 +9,7 @@ What others use:
 - `fingerprints`: the content of a prompt set as one short text, whatever the order of its rows.
 - `names`: prompt-set names as partition keys and as path parts.
 - `importing`: the tables created, and the rows of a file brought into them, all or none.
-- `exporting`: the rows of a table in a file that imports again unchanged.
+- `exporting`: the rows of a table in a file that can be imported again.
 - `merging`: an import in two steps: what would change, then the change.
 - `samples`: tables with `sample_rows` that show every outcome, and edits of them to watch.
 

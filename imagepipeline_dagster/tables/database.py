@@ -27,6 +27,7 @@ from imagepipeline_dagster.tables.spelling import did_you_mean
 __all__ = [
     "ColumnMissing",
     "FoundTable",
+    "RowRefused",
     "TableMissing",
     "TablesError",
     "TablesUnavailable",
@@ -47,11 +48,16 @@ class TablesError(Exception):
     - TablesUnavailable: the database cannot be reached
     - TableMissing: it has no such table
     - ColumnMissing: the table has no such column
+    - RowRefused: the table's own rules do not allow a row
     """
 
 
 class TablesUnavailable(TablesError):
     """The database cannot be reached or read; names its URL without the password."""
+
+
+class RowRefused(TablesError):
+    """A constraint of the table does not allow a row; nothing of its transaction was written."""
 
 
 class TableMissing(TablesError):
@@ -121,6 +127,7 @@ def writing(url: str, *, create_file: bool = False) -> Iterator[sa.Connection]:
 
     Raises:
         TablesUnavailable: when the database cannot be used.
+        RowRefused: when a constraint does not allow what is written.
     """
     parsed = _parsed(url)
     file = _file_of(parsed)
@@ -179,9 +186,19 @@ def _begin_writing(connection: sa.Connection) -> None:
 
 @contextlib.contextmanager
 def reporting_database_errors(url: str) -> Iterator[None]:
-    """Turn the driver's errors into `TablesUnavailable`, which says where and what to do."""
+    """Turn the driver's errors into ours, which say where and what to do.
+
+    Raises:
+        RowRefused: when a constraint does not allow what is written.
+        TablesUnavailable: for all other errors.
+    """
     try:
         yield
+    except sa.exc.IntegrityError as error:
+        raise RowRefused(
+            f"The tables at {shown_url(_parsed(url))} refuse a row, and nothing was changed: "
+            f"{cause_of(error)}"
+        ) from error
     except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
         raise TablesUnavailable(
             f"The tables at {shown_url(_parsed(url))} cannot be used: {cause_of(error)} "

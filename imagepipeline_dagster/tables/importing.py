@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,7 @@ __all__ = [
     "ImportRefused",
     "ImportReport",
     "create_tables",
-    "import_embeddings",
-    "import_prompts",
+    "merge_of_file",
     "tables_metadata",
 ]
 
@@ -79,62 +77,41 @@ def create_tables(url: str) -> None:
         tables_metadata().create_all(connection)
 
 
-def import_prompts(
+def merge_of_file(
     url: str,
     mapping: TableMapping,
     file: Path,
+    row_type: type[PromptRow | EmbeddingRow],
     *,
     column_map: Mapping[str, str] | None = None,
     defaults: Mapping[str, str] | None = None,
     replace_sets: bool = False,
     on_progress: OnProgress = lambda _: None,
-) -> ImportReport:
-    """Bring a file's rows into the prompts table, by prompt set and prompt id.
+) -> Merge:
+    """Return a file's rows, read and checked, about to be brought into a table; close it when done.
 
-    A file without ids gives each row one that follows from its content: the same row gets the same
-    id in every import. Rows and columns which the file does not have stay as they are.
+    Prompts go by prompt set and prompt id, embeddings by embedding id. A file of prompts without
+    ids gives each row one that follows from its content: the same row gets the same id in every
+    import. Rows and columns which the file does not have stay as they are.
 
     Args:
         url: SQLAlchemy URL of the database.
         mapping: the table, and its columns where they have other names.
         file: CSV, TSV, JSON Lines or Parquet, by its ending.
+        row_type: which of the two tables it is.
         column_map: from our column to the file's header; where it is silent, equal names match.
         defaults: from our column to the value of rows where the file has none.
         replace_sets: whether rows which the file lacks go, out of the sets that the file has.
-        on_progress: told of the rows "read", then "written".
+        on_progress: told of the rows "read", then "compared" or "written".
 
     Raises:
-        ImportRefused: with what to put right in the file. Nothing was changed.
-        TablesUnavailable, TableMissing, ColumnMissing: about the database. Nothing was changed.
+        ImportRefused: with what to put right in the file.
     """
     incoming = IncomingRows(
         file,
-        PromptRow,
+        row_type,
         column_map=column_map or {},
         defaults=defaults or {},
         on_progress=on_progress,
     )
-    merge = Merge(url, mapping, incoming, replace_sets=replace_sets, on_progress=on_progress)
-    with closing(merge):
-        return merge.carry_out()
-
-
-def import_embeddings(
-    url: str,
-    mapping: TableMapping,
-    file: Path,
-    *,
-    column_map: Mapping[str, str] | None = None,
-    defaults: Mapping[str, str] | None = None,
-    on_progress: OnProgress = lambda _: None,
-) -> ImportReport:
-    """Bring a file's rows into the embeddings table, by embedding id; else as `import_prompts`."""
-    incoming = IncomingRows(
-        file,
-        EmbeddingRow,
-        column_map=column_map or {},
-        defaults=defaults or {},
-        on_progress=on_progress,
-    )
-    with closing(Merge(url, mapping, incoming, on_progress=on_progress)) as merge:
-        return merge.carry_out()
+    return Merge(url, mapping, incoming, replace_sets=replace_sets, on_progress=on_progress)

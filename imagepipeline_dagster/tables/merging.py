@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -170,20 +170,26 @@ class Merge:
         Raises:
             ImportRefused: when the table cannot hold a value, or when more rows would go than were
                 agreed on. Nothing was changed.
-            TablesUnavailable, TableMissing, ColumnMissing: about the database. Nothing was changed.
+            TablesUnavailable, TableMissing, ColumnMissing, RowRefused: about the database. Nothing
+                was changed.
         """
         now = dt.datetime.now(dt.UTC)
-        total = RowCounts()
+        total, gone = RowCounts(), 0
         with self._refusing_unfit_values(), writing(self._url) as connection:
             target = self._target(connection)
             for changes in self._compared(target, done="written"):
-                target.apply(changes, now=now)
+                gone += target.apply(changes, now=now)
                 total += RowCounts.of(changes)
                 if at_most_deleted is not None and total.deleted > at_most_deleted:
                     raise self._refused(
                         "the table changed meanwhile: more rows would be deleted than the "
                         f"{at_most_deleted:,} that were shown; look again"
                     )
+            if gone != total.deleted:
+                raise self._refused(
+                    f"{gone:,} rows would be deleted, and not the {total.deleted:,} that the file "
+                    "lacks: the table takes several of its keys for the same, or changed meanwhile"
+                )
         return ImportReport(
             inserted=total.inserted,
             updated=total.updated,
@@ -213,23 +219,33 @@ class Merge:
 
     def _compared(self, target: TargetTable, *, done: str) -> Iterator[list[RowChange]]:
         """Yield what becomes of each row, those of a set one after the other; deletions last."""
-        number, of = 0, len(self._staged)
-        for chunk in self._staged.chunks(_CHUNK):
-            yield target.compared(chunk)
-            number += len(chunk)
-            self._on_progress(Progress(done, number, of))
-        if self._replaces_sets:
-            yield from self._deletions(target)
-
-    def _deletions(self, target: TargetTable) -> Iterator[list[RowChange]]:
-        # Gathered first: not every database reads on while rows are deleted.
         with closing(StagedRows(PromptRow)) as surplus:
-            for names in self._staged.prompt_sets(_SETS):
-                for key in target.keys_of_sets(names):
-                    if key not in self._staged:
-                        surplus.add(dict(zip(key_columns(PromptRow), key, strict=True)))
+            # Gathered before anything is written: whatever the file brings cannot be among them.
+            repeats = self._gather_surplus(target, surplus) if self._replaces_sets else Counter()
+            number, of = 0, len(self._staged)
+            for chunk in self._staged.chunks(_CHUNK):
+                yield target.compared(chunk)
+                number += len(chunk)
+                self._on_progress(Progress(done, number, of))
             for chunk in surplus.chunks(_CHUNK):
-                yield [RowChange(before=row, after=None) for row in chunk]
+                yield [
+                    RowChange(before=row, after=None)
+                    for row in chunk
+                    for _ in range(1 + repeats[tuple(row.values())])
+                ]
+
+    def _gather_surplus(self, target: TargetTable, surplus: StagedRows) -> Counter[tuple[str, ...]]:
+        """Take the keys that the file lacks; return how many more rows of the table have each."""
+        repeats: Counter[tuple[str, ...]] = Counter()
+        for names in self._staged.prompt_sets(_SETS):
+            for key in target.keys_of_sets(names):
+                if key in self._staged:
+                    continue
+                row = dict(zip(key_columns(PromptRow), key, strict=True))
+                # In a table of one's own, keys may repeat, and ids be null.
+                if surplus.add(row) is not None:
+                    repeats[key] += 1
+        return repeats
 
 
 def _prompt_set(change: RowChange) -> str:

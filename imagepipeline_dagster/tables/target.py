@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from imagepipeline_dagster.tables.changes import ChangeKind, RowChange
 from imagepipeline_dagster.tables.database import ColumnMissing, FoundTable, find_table
@@ -62,34 +61,32 @@ class TargetTable:
             schema=mapping.schema,
         )
         self._stamps = "updated_at" in self._found.types
-        self._upserts = self._has_unique_key()
 
     def compared(self, rows: Sequence[Values]) -> list[RowChange]:
         """Return what becomes of each row when it is written; nothing is written yet.
 
         Raises:
-            ValueUnfit: when a column of the table cannot hold a value.
+            ValueUnfit: when a column of the table cannot hold a value, or takes the key of a row
+                and another one, which it has, for the same.
         """
         there = self._those_there(rows)
         return [RowChange(before=there.get(self._key(row)), after=row) for row in rows]
 
-    def apply(self, changes: Sequence[RowChange], *, now: dt.datetime) -> None:
+    def apply(self, changes: Sequence[RowChange], *, now: dt.datetime) -> int:
         """Insert rows that are new, update those that are different, and delete those that go.
 
         `updated_at` becomes `now` in the rows that are written, unless they bring one. Columns that
-        the rows do not bring keep what they hold.
+        the rows do not bring keep what they hold. Returns how many rows went: all of a key that
+        goes, however many changes have it.
 
         Raises:
             ValueUnfit: when a column of the table cannot hold a value.
         """
         new = self._rows_to_write(changes, ChangeKind.INSERTED, now)
         different = self._rows_to_write(changes, ChangeKind.UPDATED, now)
-        if self._upserts:
-            self._upsert([*new, *different])
-        else:
-            self._insert(new)
-            self._update(different)
-        self._delete([c.values for c in changes if c.kind is ChangeKind.DELETED])
+        self._insert(new)
+        self._update(different)
+        return self._delete([c.values for c in changes if c.kind is ChangeKind.DELETED])
 
     def check(self, changes: Sequence[RowChange]) -> None:
         """Find out whether `apply` could write the rows.
@@ -101,7 +98,7 @@ class TargetTable:
             self._rows_to_write(changes, kind, dt.datetime.now(dt.UTC))
 
     def keys_of_sets(self, prompt_sets: Sequence[str]) -> Iterator[tuple[str, ...]]:
-        """Yield the keys of all rows of these prompt sets; a null id is the empty text."""
+        """Yield each row's key in these prompt sets; a null id is the empty text."""
         wanted = [self._fitted("prompt_set", name) for name in prompt_sets]
         query = (
             sa.select(*(self._found.column(name) for name in self._keys))
@@ -123,16 +120,26 @@ class TargetTable:
     def _those_there(self, rows: Sequence[Values]) -> dict[tuple[Any, ...], dict[str, Any]]:
         # Joined with their keys: SQLite uses no index for a list of pairs, and would read the whole
         # table for each chunk of rows.
+        number = sa.column("wanted_row", sa.Integer)
         names = [sa.column(f"wanted_{name}", self._found.types[name]) for name in self._keys]
-        keys = [tuple(self._fitted(name, row[name]) for name in self._keys) for row in rows]
-        wanted = sa.values(*names).data(keys).cte("wanted")
+        keys = [
+            (index, *(self._fitted_key(name, row[name]) for name in self._keys))
+            for index, row in enumerate(rows)
+        ]
+        wanted = sa.values(number, *names).data(keys).cte("wanted")
         is_wanted = (self._table.c[name] == wanted.c[f"wanted_{name}"] for name in self._keys)
         # Values as the driver gives them, for the same reason as in FoundTable.column.
-        query = sa.select(*(self._found.column(name) for name in self._columns)).select_from(
-            wanted.join(self._table, sa.and_(*is_wanted))
-        )
-        found = (self._read(self._columns, raw) for raw in self._connection.execute(query))
-        return {self._key(row): row for row in found}
+        query = sa.select(
+            wanted.c.wanted_row, *(self._found.column(name) for name in self._columns)
+        ).select_from(wanted.join(self._table, sa.and_(*is_wanted)))
+        there = {}
+        for index, *raw in self._connection.execute(query):
+            found = self._read(self._columns, raw)
+            for name in self._keys:
+                # Collations and padded types call keys equal that are different texts.
+                self._check_same(name, rows[index][name], found[name])
+            there[self._key(found)] = found
+        return there
 
     def _read(self, columns: Sequence[str], raw: Sequence[object]) -> dict[str, Any]:
         return {
@@ -161,64 +168,60 @@ class TargetTable:
                 f"is of type {self._found.types[name]!r}"
             ) from None
 
-    def _has_unique_key(self) -> bool:
-        """Return whether the database itself keeps the key unique: ON CONFLICT needs that."""
-        if self._connection.dialect.name not in _INSERTS:
-            return False
-        inspector = sa.inspect(self._connection)
-        place = (self._found.mapping.name, self._found.mapping.schema)
-        unique = [inspector.get_pk_constraint(*place)["constrained_columns"]]
-        unique += [found["column_names"] for found in inspector.get_unique_constraints(*place)]
-        wanted = {self._found.mapping.column(name) for name in self._keys}
-        return any(set(columns) == wanted for columns in unique)
+    def _fitted_key(self, name: str, value: str) -> object:
+        fitted = self._fitted(name, value)
+        # A number has no leading zeros: the row would be read under another key than the file's.
+        self._check_same(name, value, self._ours[name].read(fitted))
+        return fitted
 
-    def _upsert(self, rows: list[dict[str, Any]]) -> None:
-        if not rows:
-            return
-        insert = _INSERTS[self._connection.dialect.name](self._table)
-        changed = {name: insert.excluded[name] for name in rows[0] if name not in self._keys}
-        keys = [self._table.c[name] for name in self._keys]
-        statement = (
-            insert.on_conflict_do_update(index_elements=keys, set_=changed)
-            if changed
-            else insert.on_conflict_do_nothing(index_elements=keys)
-        )
-        self._connection.execute(statement, rows)
+    def _check_same(self, name: str, wanted: str, held: str) -> None:
+        if wanted != held:
+            raise ValueUnfit(
+                f"{name}: the column {self._found.mapping.column(name)!r} of "
+                f"{self._found.mapping.table!r} takes {wanted!r} and {held!r} for the same; write "
+                f"{held!r} in the file"
+            )
 
     def _insert(self, rows: list[dict[str, Any]]) -> None:
         if rows:
             self._connection.execute(sa.insert(self._table), rows)
 
     def _update(self, rows: list[dict[str, Any]]) -> None:
-        for row in rows:
-            here = [self._table.c[name] == row[name] for name in self._keys]
-            changed = {name: value for name, value in row.items() if name not in self._keys}
-            self._connection.execute(sa.update(self._table).where(*here).values(changed))
-
-    def _delete(self, rows: list[Values]) -> None:
-        here = [self._table.c[name] == sa.bindparam(f"key_{name}") for name in self._keys]
-        keys = [
-            {f"key_{name}": self._fitted(name, row[name]) for name in self._keys}
+        # No upsert: its INSERT fails where the table needs a value that the file does not bring.
+        bound = [
+            {f"key_{name}" if name in self._keys else name: row[name] for name in row}
             for row in rows
-            if all(self._key(row))
         ]
-        if keys:
-            self._connection.execute(sa.delete(self._table).where(*here), keys)
-        for row in rows:
-            if not all(self._key(row)):
-                self._delete_without_id(row["prompt_set"])
+        if bound:
+            self._connection.execute(sa.update(self._table).where(*self._has_key()), bound)
 
-    def _delete_without_id(self, prompt_set: str) -> None:
+    def _has_key(self) -> list[sa.ColumnElement[bool]]:
+        return [self._table.c[name] == sa.bindparam(f"key_{name}") for name in self._keys]
+
+    def _delete(self, rows: list[Values]) -> int:
+        keys = {self._key(row): row for row in rows}
+        fitted = [
+            {f"key_{name}": self._fitted(name, row[name]) for name in self._keys}
+            for key, row in keys.items()
+            if all(key)
+        ]
+        counts = [
+            self._delete_without_id(row["prompt_set"]) for key, row in keys.items() if not all(key)
+        ]
+        if fitted:
+            delete = sa.delete(self._table).where(*self._has_key())
+            counts.append(self._connection.execute(delete, fitted).rowcount)
+        # Some drivers do not tell.
+        return len(rows) if any(count < 0 for count in counts) else sum(counts)
+
+    def _delete_without_id(self, prompt_set: str) -> int:
         prompt_id = self._table.c.prompt_id
-        self._connection.execute(
+        return self._connection.execute(
             sa.delete(self._table).where(
                 self._table.c.prompt_set == self._fitted("prompt_set", prompt_set),
                 sa.or_(prompt_id.is_(None), sa.cast(prompt_id, sa.Text) == ""),
             )
-        )
-
-
-_INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+        ).rowcount
 
 
 def _check_columns(found: FoundTable, columns: Sequence[str]) -> None:

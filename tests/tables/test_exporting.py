@@ -14,13 +14,12 @@ from imagepipeline_dagster.tables.exporting import ExportRefused, ExportReport, 
 from imagepipeline_dagster.tables.importing import (
     ImportReport,
     create_tables,
-    import_embeddings,
-    import_prompts,
 )
 from imagepipeline_dagster.tables.progress import Progress
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
 from tests.tables.conftest import Execute
+from tests.tables.filling import import_embeddings, import_prompts
 
 PROMPTS = TableMapping("prompts")
 EMBEDDINGS = TableMapping("embeddings")

@@ -13,12 +13,11 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from imagepipeline_dagster.tables.database import RowRefused
 from imagepipeline_dagster.tables.importing import (
     ImportRefused,
     ImportReport,
     create_tables,
-    import_embeddings,
-    import_prompts,
 )
 from imagepipeline_dagster.tables.progress import Progress
 from imagepipeline_dagster.tables.reading import (
@@ -29,6 +28,7 @@ from imagepipeline_dagster.tables.reading import (
 )
 from imagepipeline_dagster.tables.schema import PromptRow, TableMapping
 from tests.tables.conftest import Execute
+from tests.tables.filling import import_embeddings, import_prompts
 
 PROMPTS = TableMapping("prompts")
 EMBEDDINGS = TableMapping("embeddings")
@@ -373,13 +373,32 @@ def test_import_into_a_table_of_the_users_own(
         assert abs(two.updated_at - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=5)
 
 
-def test_mapped_names_are_upserted(tables_url: str, tmp_path: Path, execute: Execute) -> None:
-    """A table of other names whose key the database keeps is written by its own upsert."""
+def test_mapped_names_are_updated(tables_url: str, tmp_path: Path, execute: Execute) -> None:
+    """A row of a table of other names, whose key the database keeps, is found and updated."""
     execute('CREATE TABLE p ("set" TEXT, "id" TEXT, words TEXT, UNIQUE ("id", "set"))')
     mapping = TableMapping("p", {"prompt_set": "set", "prompt_id": "id", "prompt": "words"})
     for words, expected in (("a", report(inserted=1)), ("b", report(updated=1))):
         file = csv_file(tmp_path, [("s", "1", words)])
         assert import_prompts(tables_url, mapping, file) == expected
+
+
+def test_a_column_that_only_the_table_needs(
+    tables_url: str, tmp_path: Path, execute: Execute
+) -> None:
+    """Rows are updated without it, and a new row is refused for what it lacks, not for the URL."""
+    execute(
+        "CREATE TABLE prompts (prompt_set TEXT, prompt_id TEXT, prompt TEXT, team TEXT NOT NULL,"
+        " PRIMARY KEY (prompt_set, prompt_id))",
+        "INSERT INTO prompts VALUES ('s', '1', 'a', 'blue')",
+    )
+    file = csv_file(tmp_path, [("s", "1", "b")])
+    assert import_prompts(tables_url, PROMPTS, file) == report(updated=1)
+    file = csv_file(tmp_path, [("s", "1", "c"), ("s", "2", "c")])
+    with pytest.raises(RowRefused, match="team") as caught:
+        import_prompts(tables_url, PROMPTS, file)
+    assert "URL" not in str(caught.value)
+    with SourceTables(tables_url) as tables:
+        assert [row.prompt for row in tables.prompts("s")] == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -436,17 +455,18 @@ def test_embeddings_of_wrong_placement_or_without_id(sqlite_url: str, tmp_path: 
 
 
 def test_trigger_words_go_into_an_array(postgres_url: str, tmp_path: Path) -> None:
-    """An array column takes trigger words as an array."""
+    """An array column takes trigger words as an array, in a new row and in one that is there."""
     engine = sa.create_engine(postgres_url)
     with engine.begin() as connection:
         connection.exec_driver_sql(
             "CREATE TABLE embeddings (embedding_id text PRIMARY KEY, trigger_words text[])"
         )
     engine.dispose()
-    file = csv_file(tmp_path, [("e", "a, b")], ("embedding_id", "trigger_words"))
-    import_embeddings(postgres_url, EMBEDDINGS, file)
-    with SourceTables(postgres_url) as tables:
-        assert tables.embeddings()["e"].trigger_words == ("a", "b")
+    for words in (("a", "b"), ("a", "c")):
+        file = csv_file(tmp_path, [("e", ", ".join(words))], ("embedding_id", "trigger_words"))
+        import_embeddings(postgres_url, EMBEDDINGS, file)
+        with SourceTables(postgres_url) as tables:
+            assert tables.embeddings()["e"].trigger_words == words
 
 
 TEXTS = st.text(

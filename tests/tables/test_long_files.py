@@ -19,15 +19,13 @@ import resource, sys
 from contextlib import closing
 from pathlib import Path
 from imagepipeline_dagster.tables.exporting import export_table
-from imagepipeline_dagster.tables.incoming import IncomingRows
-from imagepipeline_dagster.tables.merging import Merge
+from imagepipeline_dagster.tables.importing import merge_of_file
 from imagepipeline_dagster.tables.schema import PromptRow, TableMapping
 
 url, file = sys.argv[1], Path(sys.argv[2])
 prompts = TableMapping("prompts")
 for replaces in (False, True):
-    incoming = IncomingRows(file, PromptRow, column_map={}, defaults={})
-    with closing(Merge(url, prompts, incoming, replace_sets=replaces)) as merge:
+    with closing(merge_of_file(url, prompts, file, PromptRow, replace_sets=replaces)) as merge:
         merge.changes()
         merge.carry_out()
 for ending in (".csv", ".jsonl"):

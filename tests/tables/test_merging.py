@@ -6,14 +6,16 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.changes import ChangeKind, RowCounts
-from imagepipeline_dagster.tables.importing import create_tables, import_prompts
-from imagepipeline_dagster.tables.incoming import ImportRefused, IncomingRows
+from imagepipeline_dagster.tables.importing import create_tables, merge_of_file
+from imagepipeline_dagster.tables.incoming import ImportRefused
 from imagepipeline_dagster.tables.merging import Merge
 from imagepipeline_dagster.tables.reading import SourceTables, TablesUnavailable
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
 from tests.tables.conftest import Execute
+from tests.tables.filling import import_prompts
 
 PROMPTS = TableMapping("prompts")
 HEADERS = ("prompt_set", "prompt_id", "prompt")
@@ -48,8 +50,7 @@ def csv_file(folder: Path, rows: Sequence[Sequence[object]]) -> Path:
 
 def merge_of(url: str, file: Path, *, replace_sets: bool = False) -> Merge:
     """Return a file's rows, about to be merged into the prompts."""
-    incoming = IncomingRows(file, PromptRow, column_map={}, defaults={})
-    return Merge(url, PROMPTS, incoming, replace_sets=replace_sets)
+    return merge_of_file(url, PROMPTS, file, PromptRow, replace_sets=replace_sets)
 
 
 def content(url: str) -> list[tuple[str, str, str, object]]:
@@ -210,9 +211,8 @@ def test_embeddings_as_they_are_to_be(tables_url: str, tmp_path: Path, execute: 
     )
     file = tmp_path / "e.csv"
     file.write_text("embedding_id,version\ne,2\ng,1\n")
-    incoming = IncomingRows(file, EmbeddingRow, column_map={}, defaults={})
     with (
-        closing(Merge(tables_url, TableMapping("embeddings"), incoming)) as merge,
+        closing(merge_of_file(tables_url, TableMapping("embeddings"), file, EmbeddingRow)) as merge,
         SourceTables(tables_url) as tables,
     ):
         changes = merge.changes()
@@ -225,3 +225,111 @@ def test_embeddings_as_they_are_to_be(tables_url: str, tmp_path: Path, execute: 
         ("f", "F", "1"),
         ("g", None, "1"),
     }
+
+
+SAME_KEYS = [
+    pytest.param("sqlite", "INTEGER", "7", "007", id="integer"),
+    pytest.param("postgresql", "INTEGER", "7", "007", id="integer on PostgreSQL"),
+    pytest.param("sqlite", "TEXT COLLATE NOCASE", "abc", "ABC", id="collation"),
+    pytest.param("postgresql", "CHAR(5)", "abc", "abc", id="padded"),
+    pytest.param(
+        "postgresql",
+        "UUID",
+        "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
+        "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11",
+        id="uuid",
+    ),
+]
+
+
+@pytest.mark.parametrize("replace_sets", [False, True])
+@pytest.mark.parametrize("key", [", PRIMARY KEY (prompt_set, prompt_id)", ""])
+@pytest.mark.parametrize(
+    ("tables_url", "of", "there", "brought"), SAME_KEYS, indirect=["tables_url"]
+)
+def test_an_id_that_the_table_takes_for_another_is_refused(
+    tables_url: str,
+    tmp_path: Path,
+    execute: Execute,
+    of: str,
+    there: str,
+    brought: str,
+    key: str,
+    replace_sets: bool,  # noqa: FBT001
+) -> None:
+    """A row is never inserted beside, nor deleted as, the one that its own table takes it for."""
+    execute(
+        f"CREATE TABLE prompts (prompt_set TEXT, prompt_id {of}, prompt TEXT{key})",
+    )
+    execute("INSERT INTO prompts VALUES ('s', :there, 'p')", there=there)
+    before = content(tables_url)
+    file = csv_file(tmp_path, [("s", brought, "p")])
+    with closing(merge_of(tables_url, file, replace_sets=replace_sets)) as merge:
+        for step in (merge.changes, merge.carry_out):
+            with pytest.raises(ImportRefused, match="for the same"):
+                step()
+    assert content(tables_url) == before
+
+
+def test_a_row_brought_under_an_id_that_the_table_changes_stays(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    """What an import wrote itself is not among what it deletes, however the table spells it."""
+    engine = sa.create_engine(postgres_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TABLE prompts (prompt_set TEXT, prompt_id CHAR(5), prompt TEXT)"
+        )
+    engine.dispose()
+    file = csv_file(tmp_path, [("s", "abc", "p")])
+    report = import_prompts(postgres_url, PROMPTS, file, replace_sets=True)
+    assert (report.inserted, report.deleted) == (1, 0)
+    assert [row[:3] for row in content(postgres_url)] == [("s", "abc  ", "p")]
+
+
+def test_an_id_that_the_table_would_change_is_refused(
+    tables_url: str, tmp_path: Path, execute: Execute
+) -> None:
+    """Two rows of a file do not become one id, in a table that has neither yet."""
+    execute("CREATE TABLE prompts (prompt_set TEXT, prompt_id INTEGER, prompt TEXT)")
+    file = csv_file(tmp_path, [("s", "007", "p"), ("s", "7", "p")])
+    with pytest.raises(ImportRefused, match="'007' and '7' for the same"):
+        import_prompts(tables_url, PROMPTS, file, replace_sets=True)
+    assert content(tables_url) == []
+
+
+def test_each_row_that_goes_is_counted(tables_url: str, tmp_path: Path, execute: Execute) -> None:
+    """In a table without a key, rows of the same id, and those without any, are counted singly."""
+    execute(
+        "CREATE TABLE prompts (prompt_set TEXT, prompt_id TEXT, prompt TEXT)",
+        "INSERT INTO prompts VALUES ('s', NULL, 'p'), ('s', NULL, 'p'), ('s', '', 'p'),"
+        " ('s', 'd', 'p'), ('s', 'd', 'p'), ('s', 'a', 'p'), ('t', NULL, 'p')",
+    )
+    file = csv_file(tmp_path, [("s", "a", "p")])
+    with closing(merge_of(tables_url, file, replace_sets=True)) as merge:
+        shown = merge.changes().total.deleted
+        execute("INSERT INTO prompts VALUES ('s', 'd', 'p')")
+        with pytest.raises(ImportRefused, match="changed meanwhile"):
+            merge.carry_out(at_most_deleted=shown)
+        report = merge.carry_out()
+    assert (shown, report.deleted) == (5, 6)
+    assert [row[:2] for row in content(tables_url)] == [("s", "a"), ("t", "")]
+
+
+def test_no_row_of_another_set_goes(sqlite_url: str, tmp_path: Path) -> None:
+    """A set whose name the table takes for that of the file's loses nothing unseen."""
+    engine = sa.create_engine(sqlite_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE prompts")
+        connection.exec_driver_sql(
+            "CREATE TABLE prompts (prompt_set TEXT COLLATE NOCASE, prompt_id TEXT, prompt TEXT)"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO prompts VALUES ('spring', 'd', 'p'), ('Spring', 'd', 'p')"
+        )
+    engine.dispose()
+    before = content(sqlite_url)
+    file = csv_file(tmp_path, [("spring", "a", "p")])
+    with pytest.raises(ImportRefused, match="2 rows would be deleted, and not the 1"):
+        import_prompts(sqlite_url, PROMPTS, file, replace_sets=True)
+    assert content(sqlite_url) == before
