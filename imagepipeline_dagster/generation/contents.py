@@ -123,19 +123,33 @@ class SetContents:
                     changed.append((name, prompts, versions[ids]))
         if not changed:
             return
-        now = dt.datetime.now(dt.UTC)
+        statement = (
+            update(set_contents)
+            # Rows that were read anew meanwhile were read with their embeddings.
+            .where(
+                mine,
+                c.prompt_set == bindparam("its_name"),
+                c.prompts == bindparam("its_prompts"),
+            )
+            .values(
+                embeddings=bindparam("its_embeddings"),
+                content=bindparam("its_content"),
+                changed_at=dt.datetime.now(dt.UTC),
+            )
+        )
         with self._ledger.engine.begin() as connection:
-            for name, prompts, version in sorted(changed):
-                connection.execute(
-                    update(set_contents)
-                    # Rows that were read anew meanwhile were read with their embeddings.
-                    .where(mine, c.prompt_set == name, c.prompts == prompts)
-                    .values(
-                        embeddings=version,
-                        content=content_version(prompts, version),
-                        changed_at=now,
-                    )
-                )
+            connection.execute(
+                statement,
+                [
+                    {
+                        "its_name": name,
+                        "its_prompts": prompts,
+                        "its_embeddings": version,
+                        "its_content": content_version(prompts, version),
+                    }
+                    for name, prompts, version in sorted(changed)
+                ],
+            )
 
     def _read(
         self, tables: SourceTables, sets: Sequence[SetSummary], checksums: Mapping[str, str]

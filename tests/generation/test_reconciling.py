@@ -6,8 +6,9 @@ import datetime as dt
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import delete, insert
+from sqlalchemy import delete, event, insert
 
+from imagepipeline_dagster.generation.contents import SetContents
 from imagepipeline_dagster.generation.ledger import Ledger
 from imagepipeline_dagster.generation.ledger_schema import set_contents
 from imagepipeline_dagster.generation.reconciling import (
@@ -16,7 +17,7 @@ from imagepipeline_dagster.generation.reconciling import (
     is_built,
     retry_due,
 )
-from imagepipeline_dagster.tables.fingerprints import SetFingerprint
+from imagepipeline_dagster.tables.fingerprints import SetFingerprint, fingerprint_used
 
 FIRST = SetFingerprint("spring", 3, "rows-1", "embeddings-1")
 EDITED = SetFingerprint("spring", 3, "rows-2", "embeddings-1")
@@ -198,6 +199,28 @@ def test_a_set_that_left_and_comes_back_is_new(states: PromptSetStates, ledger: 
     assert states.all() == {}
     assert states.ask(FIRST) == 1
     assert other.ask(FIRST) is None
+
+
+def test_many_sets_are_few_statements(states: PromptSetStates, ledger: Ledger) -> None:
+    """What becomes of a thousand sets at once is sent at once, wherever the ledger is."""
+    many = [SetFingerprint(f"set {number}", 1, "rows", "none") for number in range(1000)]
+    now_saying(ledger, *many)
+    states.note_built("set 7", content=many[7].content, pending=0)
+    statements = []
+
+    def note(*arguments: object) -> None:
+        statements.append(arguments[2])
+
+    event.listen(ledger.engine, "before_cursor_execute", note)
+    states.note_reported(many, tick="one")
+    states.forget(each.prompt_set for each in many)
+    SetContents(ledger, dataset="images").use_embeddings({})
+    event.remove(ledger.engine, "before_cursor_execute", note)
+
+    assert len(statements) < 20
+    assert states.all() == {}
+    assert len(states.unreported("two")) == 1000
+    assert {each.embeddings for each in states.wanting_for_prompts()} == {fingerprint_used([], {})}
 
 
 def test_what_is_overdue_waited_long_enough(states: PromptSetStates, ledger: Ledger) -> None:
