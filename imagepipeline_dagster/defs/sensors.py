@@ -9,8 +9,10 @@ import dagster as dg
 from imagepipeline_dagster.defs.dataset import ImageDataset, UnresolvedJob
 from imagepipeline_dagster.defs.sensor_resources import ledger_of, tables_of
 from imagepipeline_dagster.generation.contents import SetContents
+from imagepipeline_dagster.generation.ledger import Ledger
 from imagepipeline_dagster.generation.reconciling import AskedRun, PromptSetStates
 from imagepipeline_dagster.generation.watching import (
+    FIRST_TICK,
     EmbeddingsWatch,
     Observation,
     Watch,
@@ -49,7 +51,7 @@ def build_sensors(
         present = set(context.instance.get_dynamic_partitions(dataset.named("prompt_set")))
         with ledger_of(context).open() as ledger:
             contents = SetContents(ledger, dataset=dataset.name)
-            states = PromptSetStates(ledger, dataset=dataset.name)
+            states = _states(ledger, dataset, "prompts", watch.tick)
             seen = observe(source, contents, watch, newest=newest, now=now, tiers=dataset.tiers)
             added, removed = _partition_changes(dataset, present, seen)
             if seen.all_sets:
@@ -110,7 +112,7 @@ def build_sensors(
         there = set(context.instance.get_dynamic_partitions(dataset.named("prompt_set")))
         with ledger_of(context).open() as ledger:
             contents = SetContents(ledger, dataset=dataset.name)
-            states = PromptSetStates(ledger, dataset=dataset.name)
+            states = _states(ledger, dataset, "embeddings", watch.tick)
             contents.use_embeddings(embeddings)
             waiting = _in_partitions(states.wanting_for_embeddings(), there)
             some = {each.prompt_set for each in waiting[: dataset.max_runs_per_tick]}
@@ -135,6 +137,15 @@ def build_sensors(
         )
 
     return [prompts_sensor, embeddings_sensor]
+
+
+def _states(ledger: Ledger, dataset: ImageDataset, sensor: str, tick: str) -> PromptSetStates:
+    states = PromptSetStates(ledger, dataset=dataset.name)
+    # A later tick has a cursor, so the first was done with. Where a person resets the sensor, the
+    # next first tick is another, and must not repeat what this one asked for.
+    if tick != FIRST_TICK:
+        states.close_tick(f"{sensor} {FIRST_TICK}")
+    return states
 
 
 def run_request(dataset: ImageDataset, run: AskedRun) -> dg.RunRequest:

@@ -313,6 +313,21 @@ class PromptSetStates:
                 told,
             )
 
+    def close_tick(self, tick: str) -> None:
+        """Forget what a tick asked for and reported: it is over, and its name may come again."""
+        c = set_contents.c
+        ours = and_(c.dataset == self._dataset, or_(c.asked_in == tick, c.reported_in == tick))
+        with self._ledger.reading() as connection:
+            if connection.execute(select(c.prompt_set).where(ours).limit(1)).first() is None:
+                return  # as nearly always: a ledger's only writer is kept for who has to write
+        with self._ledger.engine.begin() as connection:
+            for column in (c.asked_in, c.reported_in):
+                connection.execute(
+                    update(set_contents)
+                    .where(c.dataset == self._dataset, column == tick)
+                    .values({column: None})
+                )
+
     def note_built(self, prompt_set: str, *, content: str, pending: int) -> None:
         """Record what a set was built from, and how many of its samples are still open."""
         values = {
@@ -322,13 +337,14 @@ class PromptSetStates:
             "built_at": dt.datetime.now(dt.UTC),
             "pending": pending,
         }
+        whole = [] if pending else ["retries"]
         with self._ledger.engine.begin() as connection:
             connection.execute(
                 upsert(
                     connection,
                     prompt_sets,
                     {"attempt": 0, "retries": 0, **values},
-                    replace=["built_content", "built_at", "pending"],
+                    replace=["built_content", "built_at", "pending", *whole],
                 )
             )
 

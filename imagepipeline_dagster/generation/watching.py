@@ -19,7 +19,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 from imagepipeline_dagster.generation.contents import SetContents
@@ -31,7 +31,10 @@ from imagepipeline_dagster.tables.summaries import (
     summarise_sets,
 )
 
-__all__ = ["EmbeddingsWatch", "Observation", "Tiers", "Watch", "new_tick", "observe"]
+__all__ = ["FIRST_TICK", "EmbeddingsWatch", "Observation", "Tiers", "Watch", "new_tick", "observe"]
+
+FIRST_TICK = "first"
+"""The name of a sensor's tick that has no watch to go by, so that it too can be repeated."""
 
 # Another row may get the newest time until the clock has gone on: the set is looked at once more.
 _CLOCK_SECONDS = 2.0
@@ -66,7 +69,7 @@ class _Watch:
     `waiting` says that sets are left which want a run.
     """
 
-    tick: str = field(default_factory=new_tick)
+    tick: str = FIRST_TICK
     waiting: bool = False
 
     @classmethod

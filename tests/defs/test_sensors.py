@@ -177,6 +177,7 @@ def test_a_reset_cursor_changes_nothing(pipeline: Pipeline) -> None:
     pipeline.add_embedding("look")
     pipeline.add("spring", "one", embeddings="look")
     pipeline.tick()
+    assert pipeline.tick() == []
     pipeline.cursors.clear()
 
     assert pipeline.tick() == []
@@ -207,6 +208,30 @@ def test_a_lost_tick_of_new_sets_is_made_up_for(pipeline: Pipeline) -> None:
     pipeline.evaluate("prompts_sensor")
 
     assert partition_keys(pipeline.tick()) == ["spring"]
+
+
+def test_a_first_tick_whose_runs_got_lost_is_repeated(pipeline: Pipeline) -> None:
+    """A daemon that ends between a first tick's partitions and its runs asks for them again."""
+    pipeline.add("spring", "one")
+    first = pipeline.tick("prompts_sensor")
+    pipeline.cursors.clear()
+
+    assert pipeline.evaluate("prompts_sensor").run_requests == first
+
+
+def test_a_reset_sensor_begins_anew(tmp_path: Path) -> None:
+    """What a first tick asked for is not repeated after a later reset, and takes no room then."""
+    with open_pipeline(tmp_path, dataset=ImageDataset(max_runs_per_tick=1)) as pipeline:
+        pipeline.add("spring", "one")
+        pipeline.tick()
+        assert pipeline.tick() == []
+        pipeline.cursors.clear()
+        pipeline.add("summer", "one")
+
+        found = pipeline.evaluate("prompts_sensor")
+
+        assert partition_keys(list(found.run_requests or ())) == ["summer"]
+        assert [event.partition for event in found.asset_events or ()] == ["summer"]
 
 
 def test_a_set_that_goes_after_a_lost_tick_leaves_nothing_behind(pipeline: Pipeline) -> None:

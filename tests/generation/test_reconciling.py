@@ -190,6 +190,16 @@ def test_a_set_with_open_samples_is_due_and_a_whole_one_is_not(states: PromptSet
     assert retry_due(EDITED, state_of(states), now=later)
 
 
+def test_pauses_start_anew_once_a_set_was_whole(states: PromptSetStates) -> None:
+    """Runs that were asked for again are counted until a set is built whole, and no longer."""
+    states.ask(FIRST)
+    states.ask(FIRST, again=True)
+    states.note_built("spring", content=FIRST.content, pending=1)
+    assert state_of(states).retries == 1
+    states.note_built("spring", content=FIRST.content, pending=0)
+    assert state_of(states).retries == 0
+
+
 def test_a_set_that_left_and_comes_back_is_new(states: PromptSetStates, ledger: Ledger) -> None:
     """What is known of a vanished set goes with it, for its dataset alone."""
     other = PromptSetStates(ledger, dataset="other")
