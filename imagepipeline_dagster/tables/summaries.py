@@ -20,6 +20,7 @@ from imagepipeline_dagster.tables.values import read_text
 __all__ = [
     "SetSummary",
     "is_later",
+    "lasts_seconds",
     "newest_time",
     "sets_since",
     "stored_time",
@@ -139,6 +140,16 @@ def is_later(stored: str, other: str) -> bool:
         return bool(_time_of(stored) > _time_of(other))
     except TypeError:
         return False
+
+
+def lasts_seconds(stored: str) -> float:
+    """Return how long it is the time, at most: another row may get the same one until then.
+
+    A day for a date, and for a text that is too short for seconds.
+    """
+    kind, _, value = stored.partition(" ")
+    is_coarse = kind == "date" or (kind == "text" and len(value) < _TO_THE_SECOND)
+    return 86_400.0 if is_coarse else 1.0
 
 
 def _whole_second(time: Any) -> sa.ColumnElement[Any]:  # noqa: ANN401 - what the column holds

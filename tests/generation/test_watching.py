@@ -128,6 +128,22 @@ def test_a_second_change_within_the_clock_s_second_is_seen(looker: Looker) -> No
     assert looker.look(after=1) is None
 
 
+def test_a_second_change_on_the_newest_day_is_seen(looker: Looker) -> None:
+    """Where times are dates, sets of the newest one are looked at until that day is over."""
+    rare = dataclasses.replace(TIERS, audit_seconds=10**6, verify_seconds=10**6)
+    edit = "UPDATE prompts SET prompt = :text, updated_at = '2026-05-02' WHERE prompt_set = 'b'"
+    looker.sql(edit, text="x")
+    looker.look(after=1, tiers=rare)
+    assert looker.changed() == ["b"]
+    for text, hours in (("y", 9), ("z", 14)):
+        looker.look(after=60, tiers=rare)
+        looker.sql(edit, text=text)
+        looker.look(after=hours * 3600, tiers=rare)
+        assert looker.changed() == ["b"]
+    looker.look(after=3600, tiers=rare)
+    assert looker.look(after=60, tiers=rare) is None
+
+
 def test_what_is_committed_late_is_seen_by_the_audit(looker: Looker) -> None:
     """Rows with an older time than the newest are counted at the audit's interval."""
     looker.add("d", at="11:00:00")

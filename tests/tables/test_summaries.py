@@ -10,6 +10,7 @@ from imagepipeline_dagster.tables.importing import create_tables
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.summaries import (
     is_later,
+    lasts_seconds,
     newest_time,
     sets_since,
     stored_time,
@@ -137,3 +138,19 @@ def test_stored_times_are_told_apart_by_kind() -> None:
     assert stored_time(Decimal("1.5")) == "number 1.5"
     assert not is_later("number 6", "text 5")
     assert is_later("number 10", "number 9")
+
+
+@pytest.mark.parametrize(
+    ("stored", "seconds"),
+    [
+        ("date 2026-05-01", 86_400),
+        ("text 2026-05-01", 86_400),
+        ("text 2026-05-01 12:00", 86_400),
+        ("text 2026-05-01T12:00:00Z", 1),
+        ("time 2026-05-01 12:00:00", 1),
+        ("number 1777000000", 1),
+    ],
+)
+def test_how_long_a_time_lasts(stored: str, seconds: float) -> None:
+    """Another row may get the same time all day where times are not to the second."""
+    assert lasts_seconds(stored) == seconds
