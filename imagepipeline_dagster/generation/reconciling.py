@@ -129,17 +129,6 @@ class PromptSetStates:
         self._ledger = ledger
         self._dataset = dataset
 
-    def all(self) -> dict[str, PromptSetState]:
-        """Return the states by prompt set."""
-        query = select(prompt_sets).where(prompt_sets.c.dataset == self._dataset)
-        with self._ledger.reading() as connection:
-            return {
-                row["prompt_set"]: PromptSetState(
-                    **{name: row[name] for name in PromptSetState.__slots__}
-                )
-                for row in connection.execute(query).mappings()
-            }
-
     def wanting_for_prompts(self) -> list[SetFingerprint]:
         """Return the sets whose rows changed since a run was last asked for, longest wait first."""
         return self._wanting(_STATE.requested_prompts.is_distinct_from(_DESIRED.prompts))

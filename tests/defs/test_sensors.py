@@ -15,6 +15,7 @@ from imagepipeline_dagster.generation.reconciling import PromptSetStates
 from imagepipeline_dagster.generation.watching import Watch
 from imagepipeline_dagster.tables.fingerprints import fingerprint_sets
 from tests.pipeline import Pipeline, open_pipeline, partition_keys
+from tests.states import states_in
 
 PASSWORD = "correct-horse-battery"
 
@@ -245,7 +246,7 @@ def test_a_set_that_goes_after_a_lost_tick_leaves_nothing_behind(pipeline: Pipel
     asked = pipeline.tick()
 
     with closing(Ledger(pipeline.ledger_url)) as ledger:
-        states = PromptSetStates(ledger, dataset=pipeline.dataset.name).all()
+        states = states_in(ledger, dataset=pipeline.dataset.name)
     assert [request.partition_key for request in asked] == ["rafts"]
     assert states.keys() == {"rafts"}
 
