@@ -25,7 +25,11 @@ from imagepipeline_dagster.tables.fingerprints import (
 )
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import EmbeddingRow
-from imagepipeline_dagster.tables.summaries import SetSummary, summarise_sets
+from imagepipeline_dagster.tables.summaries import (
+    SetSummary,
+    refuse_merged_sets,
+    summarise_sets,
+)
 
 __all__ = ["SetContents"]
 
@@ -92,6 +96,8 @@ class SetContents:
         names = [each.prompt_set for each in sets]
         if neighbours:
             checksums = checksums_between(tables, sets[0], sets[-1])
+            # New since the sets were listed, or listed under another's name.
+            refuse_merged_sets(tables, checksums.keys() - set(names))
         else:
             checksums = checksums_among(tables, names)
         kept = self._kept(names)

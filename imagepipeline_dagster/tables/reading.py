@@ -180,7 +180,7 @@ class SourceTables:
 
     def _set_values(self, connection: sa.Connection) -> list[Any]:
         table = self._table(connection, PromptRow)
-        column = table.column("prompt_set")
+        column = table.exact_prompt_set(connection)
         query = sa.select(column).distinct().select_from(table.clause()).where(column.is_not(None))
         return list(connection.scalars(query))
 
