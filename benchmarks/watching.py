@@ -19,6 +19,7 @@ from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.generation.contents import SetContents
 from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.reconciling import PromptSetStates
 from imagepipeline_dagster.generation.watching import Tiers, Watch, observe
 from imagepipeline_dagster.tables.names import partition_key
 from imagepipeline_dagster.tables.reading import SourceTables
@@ -94,16 +95,23 @@ def pandas_reads(place: Place) -> Spent:
 
 
 @contextmanager
-def _opened(place: Place) -> Iterator[tuple[SourceTables, SetContents]]:
+def _opened(place: Place) -> Iterator[tuple[SourceTables, SetContents, PromptSetStates]]:
     ledger = Ledger(place.ledger_url)
     with SourceTables(place.tables_url) as tables:
         tables.embeddings()
-        yield tables, SetContents(ledger, dataset=_DATASET.name)
+        yield (
+            tables,
+            SetContents(ledger, dataset=_DATASET.name),
+            PromptSetStates(ledger, dataset=_DATASET.name),
+        )
     ledger.close()
 
 
 def first_look(place: Place) -> Spent:
-    """Look at a catalogue that nothing is known of, tick after tick until every set was read."""
+    """Look at a catalogue that nothing is known of, tick after tick until every set was read.
+
+    With what the sensor then asks of the ledger.
+    """
     lasted: list[float] = []
 
     def work() -> None:
@@ -112,10 +120,17 @@ def first_look(place: Place) -> Spent:
             started = time.perf_counter()
             newest, now = newest_time(tables), time.time()
             seen = observe(tables, contents, watch, newest=newest, now=now, tiers=Tiers())
+            number, at_most = len(lasted), _DATASET.max_runs_per_tick
+            tick = f"first look {number}"
+            states.forget(seen.sets if number == 0 else ())
+            states.keep_only(seen.sets)
+            states.settle()
+            states.ask_for(states.wanting_for_prompts(), tick=tick, at_most=at_most)
+            states.note_reported(states.unreported(tick)[:at_most], tick=tick)
             watch = seen.watch
             lasted.append(time.perf_counter() - started)
 
-    with _opened(place) as (tables, contents):
+    with _opened(place) as (tables, contents, states):
         spent = _spent(work)
     return Spent(seconds=spent.seconds, mib=spent.mib, ticks=len(lasted), longest=max(lasted))
 
@@ -135,7 +150,7 @@ def settle(place: Place) -> None:
 
 def audit(place: Place) -> Spent:
     """Count each set's rows, find their newest times, and compare both with what is known."""
-    with _opened(place) as (tables, contents):
+    with _opened(place) as (tables, contents, _):
         newest, now = newest_time(tables), time.time()
         watch = Watch(newest=newest, rows=10**9, verified_at=now)
         return _spent(lambda: _look(tables, contents, watch, newest=newest, now=now, tiers=Tiers()))
@@ -143,7 +158,7 @@ def audit(place: Place) -> Spent:
 
 def verify(place: Place) -> Spent:
     """Compare every row with what is known, in slices."""
-    with _opened(place) as (tables, contents):
+    with _opened(place) as (tables, contents, _):
         newest, now = newest_time(tables), time.time()
         watch = Watch(newest=newest, rows=10**9, audited_at=now)
         tiers = Tiers(tick_seconds=1000)

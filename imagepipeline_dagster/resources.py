@@ -258,7 +258,9 @@ class TablesResource(dg.ConfigurableResource[Any]):
         key = (self.url, repr(prompts), repr(embeddings))
         with _opening_tables:
             if key not in _watched_tables:
-                _watched_tables[key] = self.open(prompts, embeddings)
+                _watched_tables[key] = SourceTables(
+                    self.url, prompts=prompts, embeddings=embeddings
+                )
             return _watched_tables[key]
 
     def overrides(self, table: str) -> list[Override]:

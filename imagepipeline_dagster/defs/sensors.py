@@ -9,8 +9,11 @@ import dagster as dg
 from imagepipeline_dagster.defs.dataset import ImageDataset, UnresolvedJob
 from imagepipeline_dagster.defs.sensor_resources import ledger_of, tables_of
 from imagepipeline_dagster.generation.contents import SetContents
+from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.generation.partitions import TooManyGone, partition_changes
 from imagepipeline_dagster.generation.reconciling import AskedRun, PromptSetStates
 from imagepipeline_dagster.generation.watching import (
+    FIRST_TICK,
     EmbeddingsWatch,
     Observation,
     Watch,
@@ -22,9 +25,6 @@ from imagepipeline_dagster.tables.names import partition_key, prompt_set_of
 from imagepipeline_dagster.tables.summaries import newest_time
 
 __all__ = ["build_sensors", "run_request"]
-
-# Removing so few partitions is never taken for a table truncated by accident.
-_FEW_SETS = 2
 
 
 def build_sensors(
@@ -49,9 +49,9 @@ def build_sensors(
         present = set(context.instance.get_dynamic_partitions(dataset.named("prompt_set")))
         with ledger_of(context).open() as ledger:
             contents = SetContents(ledger, dataset=dataset.name)
-            states = PromptSetStates(ledger, dataset=dataset.name)
+            states = _states(ledger, dataset, "prompts", watch.tick)
             seen = observe(source, contents, watch, newest=newest, now=now, tiers=dataset.tiers)
-            added, removed = _partition_changes(dataset, present, seen)
+            added, removed = _partition_changes(dataset, seen, present)
             if seen.all_sets:
                 contents.keep_only(seen.sets)
                 if unassigned := source.unassigned_count():
@@ -110,7 +110,7 @@ def build_sensors(
         there = set(context.instance.get_dynamic_partitions(dataset.named("prompt_set")))
         with ledger_of(context).open() as ledger:
             contents = SetContents(ledger, dataset=dataset.name)
-            states = PromptSetStates(ledger, dataset=dataset.name)
+            states = _states(ledger, dataset, "embeddings", watch.tick)
             contents.use_embeddings(embeddings)
             waiting = _in_partitions(states.wanting_for_embeddings(), there)
             some = {each.prompt_set for each in waiting[: dataset.max_runs_per_tick]}
@@ -137,6 +137,15 @@ def build_sensors(
     return [prompts_sensor, embeddings_sensor]
 
 
+def _states(ledger: Ledger, dataset: ImageDataset, sensor: str, tick: str) -> PromptSetStates:
+    states = PromptSetStates(ledger, dataset=dataset.name)
+    # A later tick has a cursor, so the first was done with. Where a person resets the sensor, the
+    # next first tick is another, and must not repeat what this one asked for.
+    if tick != FIRST_TICK:
+        states.close_tick(f"{sensor} {FIRST_TICK}")
+    return states
+
+
 def run_request(dataset: ImageDataset, run: AskedRun) -> dg.RunRequest:
     """Return the request for a run that was asked for: always the same, and no other run's."""
     key = partition_key(run.prompt_set)
@@ -153,23 +162,15 @@ def _in_partitions(sets: Iterable[SetFingerprint], there: Set[str]) -> list[SetF
 
 
 def _partition_changes(
-    dataset: ImageDataset, present: Set[str], seen: Observation
+    dataset: ImageDataset, seen: Observation, present: Set[str]
 ) -> tuple[list[str], list[str]]:
-    """Return the partition keys to add and to remove.
-
-    Raises:
-        Failure: more would be removed than a slip of the hand should be able to.
-    """
-    wanted = {partition_key(name) for name in seen.sets}
-    added = sorted(wanted - present)
-    if not seen.all_sets or dataset.on_removed == "keep":
-        return added, []
-    removed = sorted(present - wanted)
-    too_many = dataset.max_removed_share * len(present)
-    if len(removed) > max(_FEW_SETS, too_many):
-        raise dg.Failure(
-            f"{len(removed)} of {len(present)} prompt sets are gone from the table "
-            f"{dataset.prompts.table!r}. Nothing was removed: is the table whole? If they are to "
-            "go, delete their partitions in the UI, or set max_removed_share=1.0 on the dataset."
+    try:
+        return partition_changes(
+            seen,
+            present,
+            table=dataset.prompts.table,
+            keep=dataset.on_removed == "keep",
+            max_removed_share=dataset.max_removed_share,
         )
-    return added, removed
+    except TooManyGone as error:
+        raise dg.Failure(str(error)) from error

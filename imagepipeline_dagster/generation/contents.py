@@ -25,7 +25,11 @@ from imagepipeline_dagster.tables.fingerprints import (
 )
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import EmbeddingRow
-from imagepipeline_dagster.tables.summaries import SetSummary, summarise_sets
+from imagepipeline_dagster.tables.summaries import (
+    SetSummary,
+    refuse_merged_sets,
+    summarise_sets,
+)
 
 __all__ = ["SetContents"]
 
@@ -92,6 +96,8 @@ class SetContents:
         names = [each.prompt_set for each in sets]
         if neighbours:
             checksums = checksums_between(tables, sets[0], sets[-1])
+            # New since the sets were listed, or listed under another's name.
+            refuse_merged_sets(tables, checksums.keys() - set(names))
         else:
             checksums = checksums_among(tables, names)
         kept = self._kept(names)
@@ -123,19 +129,33 @@ class SetContents:
                     changed.append((name, prompts, versions[ids]))
         if not changed:
             return
-        now = dt.datetime.now(dt.UTC)
+        statement = (
+            update(set_contents)
+            # Rows that were read anew meanwhile were read with their embeddings.
+            .where(
+                mine,
+                c.prompt_set == bindparam("its_name"),
+                c.prompts == bindparam("its_prompts"),
+            )
+            .values(
+                embeddings=bindparam("its_embeddings"),
+                content=bindparam("its_content"),
+                changed_at=dt.datetime.now(dt.UTC),
+            )
+        )
         with self._ledger.engine.begin() as connection:
-            for name, prompts, version in sorted(changed):
-                connection.execute(
-                    update(set_contents)
-                    # Rows that were read anew meanwhile were read with their embeddings.
-                    .where(mine, c.prompt_set == name, c.prompts == prompts)
-                    .values(
-                        embeddings=version,
-                        content=content_version(prompts, version),
-                        changed_at=now,
-                    )
-                )
+            connection.execute(
+                statement,
+                [
+                    {
+                        "its_name": name,
+                        "its_prompts": prompts,
+                        "its_embeddings": version,
+                        "its_content": content_version(prompts, version),
+                    }
+                    for name, prompts, version in sorted(changed)
+                ],
+            )
 
     def _read(
         self, tables: SourceTables, sets: Sequence[SetSummary], checksums: Mapping[str, str]

@@ -16,7 +16,20 @@ from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, not_, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    func,
+    not_,
+    or_,
+    select,
+    update,
+)
 
 from imagepipeline_dagster.generation.ledger import Ledger, upsert
 from imagepipeline_dagster.generation.ledger_schema import prompt_sets, set_contents
@@ -99,8 +112,14 @@ _ASKED_AS_DESIRED = and_(
 _KNOWN = or_(_STATE.attempt > 0, _STATE.built_content.is_not(None))
 
 
-# Rows are changed in this order, so that two sensors wait for each other and never both.
+# Rows are changed in this order, so that two sensors wait for each other and never both. Many are
+# sent at once: a tick has no time for an answer to each where the ledger is far away.
 _name = attrgetter("prompt_set")
+_ITS_NAME = bindparam("its_name", type_=Text)
+
+
+def _named(names: Iterable[str]) -> list[dict[str, str]]:
+    return [{"its_name": name} for name in sorted(names)]
 
 
 class PromptSetStates:
@@ -109,17 +128,6 @@ class PromptSetStates:
     def __init__(self, ledger: Ledger, *, dataset: str) -> None:
         self._ledger = ledger
         self._dataset = dataset
-
-    def all(self) -> dict[str, PromptSetState]:
-        """Return the states by prompt set."""
-        query = select(prompt_sets).where(prompt_sets.c.dataset == self._dataset)
-        with self._ledger.reading() as connection:
-            return {
-                row["prompt_set"]: PromptSetState(
-                    **{name: row[name] for name in PromptSetState.__slots__}
-                )
-                for row in connection.execute(query).mappings()
-            }
 
     def wanting_for_prompts(self) -> list[SetFingerprint]:
         """Return the sets whose rows changed since a run was last asked for, longest wait first."""
@@ -280,12 +288,33 @@ class PromptSetStates:
 
     def note_reported(self, reported: Iterable[SetFingerprint], *, tick: str) -> None:
         """Record that a tick tells Dagster what these sets' rows say."""
+        told = [
+            {"its_name": each.prompt_set, "its_prompts": each.prompts}
+            for each in sorted(reported, key=_name)
+        ]
+        if not told:
+            return
         with self._ledger.engine.begin() as connection:
-            for each in sorted(reported, key=_name):
+            connection.execute(
+                update(set_contents)
+                .where(self._says(_ITS_NAME))
+                .values(reported=bindparam("its_prompts"), reported_in=tick),
+                told,
+            )
+
+    def close_tick(self, tick: str) -> None:
+        """Forget what a tick asked for and reported: it is over, and its name may come again."""
+        c = set_contents.c
+        ours = and_(c.dataset == self._dataset, or_(c.asked_in == tick, c.reported_in == tick))
+        with self._ledger.reading() as connection:
+            if connection.execute(select(c.prompt_set).where(ours).limit(1)).first() is None:
+                return  # as nearly always: a ledger's only writer is kept for who has to write
+        with self._ledger.engine.begin() as connection:
+            for column in (c.asked_in, c.reported_in):
                 connection.execute(
                     update(set_contents)
-                    .where(self._says(each.prompt_set))
-                    .values(reported=each.prompts, reported_in=tick)
+                    .where(c.dataset == self._dataset, column == tick)
+                    .values({column: None})
                 )
 
     def note_built(self, prompt_set: str, *, content: str, pending: int) -> None:
@@ -297,13 +326,14 @@ class PromptSetStates:
             "built_at": dt.datetime.now(dt.UTC),
             "pending": pending,
         }
+        whole = [] if pending else ["retries"]
         with self._ledger.engine.begin() as connection:
             connection.execute(
                 upsert(
                     connection,
                     prompt_sets,
                     {"attempt": 0, "retries": 0, **values},
-                    replace=["built_content", "built_at", "pending"],
+                    replace=["built_content", "built_at", "pending", *whole],
                 )
             )
 
@@ -323,30 +353,30 @@ class PromptSetStates:
             )
         )
         with self._ledger.reading() as connection:
-            names = list(connection.scalars(stale))
+            names = _named(connection.scalars(stale))
         if not names:
             return
         with self._ledger.engine.begin() as connection:
-            for name in sorted(names):
-                connection.execute(
-                    update(prompt_sets)
-                    .where(self._is(name))
-                    .values(requested_prompts=None, requested_embeddings=None, retries=0)
-                )
+            connection.execute(
+                update(prompt_sets)
+                .where(self._is(_ITS_NAME))
+                .values(requested_prompts=None, requested_embeddings=None, retries=0),
+                names,
+            )
 
     def forget(self, vanished: Iterable[str]) -> None:
         """Drop the states of sets that left the tables: one that comes back is compared anew."""
-        names = sorted(vanished)
+        names = _named(vanished)
         if not names:
             return
         with self._ledger.engine.begin() as connection:
-            for prompt_set in names:
-                connection.execute(delete(prompt_sets).where(self._is(prompt_set)))
-                connection.execute(
-                    update(set_contents)
-                    .where(self._says(prompt_set))
-                    .values(reported=None, reported_in=None, asked_in=None)
-                )
+            connection.execute(delete(prompt_sets).where(self._is(_ITS_NAME)), names)
+            connection.execute(
+                update(set_contents)
+                .where(self._says(_ITS_NAME))
+                .values(reported=None, reported_in=None, asked_in=None),
+                names,
+            )
 
     def keep_only(self, names: Collection[str]) -> None:
         """Drop the states of all other sets."""
@@ -364,8 +394,8 @@ class PromptSetStates:
                 if row.prompt_set in names
             }
 
-    def _says(self, prompt_set: str) -> ColumnElement[bool]:
+    def _says(self, prompt_set: str | BindParameter[str]) -> ColumnElement[bool]:
         return and_(_DESIRED.dataset == self._dataset, _DESIRED.prompt_set == prompt_set)
 
-    def _is(self, prompt_set: str) -> ColumnElement[bool]:
+    def _is(self, prompt_set: str | BindParameter[str]) -> ColumnElement[bool]:
         return and_(prompt_sets.c.dataset == self._dataset, prompt_sets.c.prompt_set == prompt_set)

@@ -19,7 +19,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 from imagepipeline_dagster.generation.contents import SetContents
@@ -27,14 +27,19 @@ from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.summaries import (
     SetSummary,
     is_later,
+    lasts_seconds,
     sets_since,
     summarise_sets,
 )
 
-__all__ = ["EmbeddingsWatch", "Observation", "Tiers", "Watch", "new_tick", "observe"]
+__all__ = ["FIRST_TICK", "EmbeddingsWatch", "Observation", "Tiers", "Watch", "new_tick", "observe"]
 
-# Another row may get the newest time until the clock has gone on: the set is looked at once more.
-_CLOCK_SECONDS = 2.0
+FIRST_TICK = "first"
+"""The name of a sensor's tick that has no watch to go by, so that it too can be repeated."""
+
+# Another row may get the newest time until the clock has gone on, and is committed a little later:
+# the set is looked at once more.
+_COMMIT_SECONDS = 1.0
 
 
 def new_tick() -> str:
@@ -66,7 +71,7 @@ class _Watch:
     `waiting` says that sets are left which want a run.
     """
 
-    tick: str = field(default_factory=new_tick)
+    tick: str = FIRST_TICK
     waiting: bool = False
 
     @classmethod
@@ -201,7 +206,8 @@ def observe(
     # A verification that began earlier may have passed sets which changed since: then it has to
     # begin again, and the newest time stays to be seen until it does.
     if not many or begins:
-        settled = watch.newest_since is not None and now >= watch.newest_since + _CLOCK_SECONDS
+        lasts = _COMMIT_SECONDS + (lasts_seconds(newest) if newest is not None else 0)
+        settled = watch.newest_since is not None and now >= watch.newest_since + lasts
         watch = dataclasses.replace(
             watch,
             newest=newest,

@@ -36,7 +36,10 @@ def checksums_among(tables: SourceTables, prompt_sets: Collection[str]) -> dict[
 def checksums_between(tables: SourceTables, first: SetSummary, last: SetSummary) -> dict[str, str]:
     """Return the checksums of all sets from one to another, in the database's own order."""
     with tables.connected() as connection:
-        column = tables.prompts_table(connection).prompt_set
+        table = tables.prompts_table(connection)
+        column: sa.ColumnElement[Any] = table.prompt_set
+        if isinstance(column.type, sa.types.NullType):  # texts
+            column = table.exact_prompt_set(connection)
         between = sa.and_(column >= first.value, column <= last.value)
         return _checksums(tables, connection, between)
 
@@ -62,7 +65,7 @@ def _summed_by_postgresql(
     connection: sa.Connection, table: FoundTable, wanted: sa.ColumnElement[bool]
 ) -> Iterator[tuple[Any, int]]:
     row = sa.cast(sa.func.row(*_content_columns(table)), sa.Text)
-    column = table.column("prompt_set")
+    column = table.exact_prompt_set(connection)
     query = (
         sa.select(column, sa.func.sum(sa.func.hashtextextended(row, 0)))
         .select_from(table.clause())

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import CITEXT
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -28,6 +29,7 @@ __all__ = [
     "ColumnMissing",
     "FoundTable",
     "RowRefused",
+    "SetsMerged",
     "TableMissing",
     "TablesError",
     "TablesUnavailable",
@@ -49,6 +51,7 @@ class TablesError(Exception):
     - TableMissing: it has no such table
     - ColumnMissing: the table has no such column
     - RowRefused: the table's own rules do not allow a row
+    - SetsMerged: the database takes the names of two prompt sets for one
     """
 
 
@@ -66,6 +69,10 @@ class TableMissing(TablesError):
 
 class ColumnMissing(TablesError):
     """The table has no such column; names those that it has."""
+
+
+class SetsMerged(TablesError):
+    """The database takes the names of two prompt sets for one; names one of them."""
 
 
 def _parsed(url: str) -> URL:
@@ -226,6 +233,18 @@ class FoundTable:
         if isinstance(of, sa.String) and not isinstance(of, sa.Enum):
             return self.column("prompt_set")
         return sa.column(self.mapping.column("prompt_set"), of)
+
+    def exact_prompt_set(self, connection: sa.Connection) -> sa.ColumnElement[Any]:
+        """Return the column of the sets, to group by: names are equal where their letters are.
+
+        A collation that ignores case would make `spring` and `Spring` one group. Databases other
+        than SQLite and PostgreSQL are taken at their word; what they merge is refused later.
+        """
+        if connection.dialect.name == "sqlite":
+            return sa.collate(self.column("prompt_set"), "BINARY")
+        if isinstance(self.types["prompt_set"], CITEXT):
+            return sa.cast(self.column("prompt_set"), sa.Text)
+        return self.column("prompt_set")
 
     def clause(self) -> sa.TableClause:
         """Return the table, for FROM."""

@@ -106,13 +106,13 @@ class SourceTables:
                 if row.prompt_set in names:
                     yield row
 
-    def count_prompts(self) -> int:
-        """Return the number of rows that have a prompt set."""
-        return self._count_prompts(assigned=True)
-
     def unassigned_count(self) -> int:
         """Return the number of rows whose prompt set is null: nothing is made from them."""
-        return self._count_prompts(assigned=False)
+        with self.connected() as connection:
+            table = self.prompts_table(connection)
+            unassigned = table.column("prompt_set").is_(None)
+            query = sa.select(sa.func.count()).select_from(table.clause()).where(unassigned)
+            return connection.scalar(query) or 0
 
     def embeddings(self) -> dict[str, EmbeddingRow]:
         """Return the embeddings by id. Where an id stands twice, the newest row counts."""
@@ -180,20 +180,9 @@ class SourceTables:
 
     def _set_values(self, connection: sa.Connection) -> list[Any]:
         table = self._table(connection, PromptRow)
-        column = table.column("prompt_set")
+        column = table.exact_prompt_set(connection)
         query = sa.select(column).distinct().select_from(table.clause()).where(column.is_not(None))
         return list(connection.scalars(query))
-
-    def _count_prompts(self, *, assigned: bool) -> int:
-        with self.connected() as connection:
-            table = self._table(connection, PromptRow)
-            column = table.column("prompt_set")
-            query = (
-                sa.select(sa.func.count())
-                .select_from(table.clause())
-                .where(column.is_not(None) if assigned else column.is_(None))
-            )
-            return connection.scalar(query) or 0
 
 
 def _age(row: EmbeddingRow) -> tuple[dt.datetime, str]:

@@ -14,13 +14,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from imagepipeline_dagster.tables.database import SetsMerged
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.values import read_text
 
 __all__ = [
     "SetSummary",
     "is_later",
+    "lasts_seconds",
     "newest_time",
+    "refuse_merged_sets",
     "sets_since",
     "stored_time",
     "summarise_sets",
@@ -58,7 +61,7 @@ def sets_since(tables: SourceTables, newest: str, *, at_most: int) -> list[str]:
     with tables.connected() as connection:
         table = tables.prompts_table(connection)
         query = (
-            sa.select(table.column("prompt_set"))
+            sa.select(table.exact_prompt_set(connection))
             .distinct()
             .select_from(table.clause())
             .where(
@@ -80,16 +83,43 @@ def summarise_sets(
         wanted: sa.ColumnElement[bool] = column.is_not(None)
         if prompt_sets is not None:
             wanted = tables.among(connection, prompt_sets)
+        exact = table.exact_prompt_set(connection)
         newest = table.column("updated_at") if "updated_at" in table.types else sa.null()
         query = (
-            sa.select(column, sa.func.count(), sa.func.max(newest))
+            sa.select(exact, sa.func.count(), sa.func.max(newest))
             .select_from(table.clause())
             .where(wanted)
-            .group_by(column)
-            .order_by(column)
+            .group_by(exact)
+            .order_by(exact)
         )
         rows = connection.execute(query).all()
-    return list(_by_name(SetSummary(read_text(v) or "", n, stored_time(t), v) for v, n, t in rows))
+    found = _by_name(SetSummary(read_text(v) or "", n, stored_time(t), v) for v, n, t in rows)
+    names = None if prompt_sets is None else frozenset(prompt_sets)
+    return [each for each in found if names is None or each.prompt_set in names]
+
+
+def refuse_merged_sets(tables: SourceTables, prompt_sets: Collection[str]) -> None:
+    """Refuse a table in which one of these sets is found under another's name only.
+
+    Raises:
+        SetsMerged: names it and the other.
+    """
+    for name in sorted(prompt_sets):
+        with tables.connected() as connection:
+            table = tables.prompts_table(connection)
+            query = (
+                sa.select(table.exact_prompt_set(connection))
+                .distinct()
+                .select_from(table.clause())
+                .where(tables.among(connection, [name]))
+            )
+            found = sorted(read_text(raw) or "" for raw in connection.scalars(query))
+        if found and name not in found:
+            raise SetsMerged(
+                f"The database takes the prompt sets {found[0]!r} and {name!r} for one: the "
+                "collation of the column prompt_set does not tell them apart. Give it one that "
+                "compares every character, or rename one of the sets."
+            )
 
 
 def _by_name(summaries: Iterable[SetSummary]) -> Iterable[SetSummary]:
@@ -139,6 +169,16 @@ def is_later(stored: str, other: str) -> bool:
         return bool(_time_of(stored) > _time_of(other))
     except TypeError:
         return False
+
+
+def lasts_seconds(stored: str) -> float:
+    """Return how long it is the time, at most: another row may get the same one until then.
+
+    A day for a date, and for a text that is too short for seconds.
+    """
+    kind, _, value = stored.partition(" ")
+    is_coarse = kind == "date" or (kind == "text" and len(value) < _TO_THE_SECOND)
+    return 86_400.0 if is_coarse else 1.0
 
 
 def _whole_second(time: Any) -> sa.ColumnElement[Any]:  # noqa: ANN401 - what the column holds

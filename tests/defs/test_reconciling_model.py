@@ -27,6 +27,7 @@ from imagepipeline_dagster.tables.fingerprints import SetFingerprint, fingerprin
 from imagepipeline_dagster.tables.names import prompt_set_of
 from imagepipeline_dagster.tables.reading import SourceTables
 from tests.pipeline import SENSORS, Pipeline, open_pipeline
+from tests.states import states_in
 
 SETS = st.sampled_from(["a", "b/c", "%2E", ""])
 IDS = st.sampled_from(["1", "2"])
@@ -194,7 +195,8 @@ class Catalogue(RuleBasedStateMachine):
             self.reconcile()
             while self.queue:
                 self.run(works=True)
-        built = {name: state.built_content for name, state in self.states.all().items()}
+        states = states_in(self.ledger, dataset=self.pipeline.dataset.name)
+        built = {name: state.built_content for name, state in states.items()}
         assert built == {name: says.content for name, says in self.desired.items()}
         assert len(self.pipeline.partitions) == len(self.desired)
         for name, runs in self.runs.items():

@@ -15,6 +15,7 @@ from imagepipeline_dagster.generation.reconciling import PromptSetStates
 from imagepipeline_dagster.generation.watching import Watch
 from imagepipeline_dagster.tables.fingerprints import fingerprint_sets
 from tests.pipeline import Pipeline, open_pipeline, partition_keys
+from tests.states import states_in
 
 PASSWORD = "correct-horse-battery"
 
@@ -177,6 +178,7 @@ def test_a_reset_cursor_changes_nothing(pipeline: Pipeline) -> None:
     pipeline.add_embedding("look")
     pipeline.add("spring", "one", embeddings="look")
     pipeline.tick()
+    assert pipeline.tick() == []
     pipeline.cursors.clear()
 
     assert pipeline.tick() == []
@@ -209,6 +211,30 @@ def test_a_lost_tick_of_new_sets_is_made_up_for(pipeline: Pipeline) -> None:
     assert partition_keys(pipeline.tick()) == ["spring"]
 
 
+def test_a_first_tick_whose_runs_got_lost_is_repeated(pipeline: Pipeline) -> None:
+    """A daemon that ends between a first tick's partitions and its runs asks for them again."""
+    pipeline.add("spring", "one")
+    first = pipeline.tick("prompts_sensor")
+    pipeline.cursors.clear()
+
+    assert pipeline.evaluate("prompts_sensor").run_requests == first
+
+
+def test_a_reset_sensor_begins_anew(tmp_path: Path) -> None:
+    """What a first tick asked for is not repeated after a later reset, and takes no room then."""
+    with open_pipeline(tmp_path, dataset=ImageDataset(max_runs_per_tick=1)) as pipeline:
+        pipeline.add("spring", "one")
+        pipeline.tick()
+        assert pipeline.tick() == []
+        pipeline.cursors.clear()
+        pipeline.add("summer", "one")
+
+        found = pipeline.evaluate("prompts_sensor")
+
+        assert partition_keys(list(found.run_requests or ())) == ["summer"]
+        assert [event.partition for event in found.asset_events or ()] == ["summer"]
+
+
 def test_a_set_that_goes_after_a_lost_tick_leaves_nothing_behind(pipeline: Pipeline) -> None:
     """What a lost tick asked for of a set that never came to a partition goes with the set."""
     pipeline.add("boats", "one")
@@ -220,7 +246,7 @@ def test_a_set_that_goes_after_a_lost_tick_leaves_nothing_behind(pipeline: Pipel
     asked = pipeline.tick()
 
     with closing(Ledger(pipeline.ledger_url)) as ledger:
-        states = PromptSetStates(ledger, dataset=pipeline.dataset.name).all()
+        states = states_in(ledger, dataset=pipeline.dataset.name)
     assert [request.partition_key for request in asked] == ["rafts"]
     assert states.keys() == {"rafts"}
 

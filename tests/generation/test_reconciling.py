@@ -6,8 +6,9 @@ import datetime as dt
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import delete, insert
+from sqlalchemy import delete, event, insert
 
+from imagepipeline_dagster.generation.contents import SetContents
 from imagepipeline_dagster.generation.ledger import Ledger
 from imagepipeline_dagster.generation.ledger_schema import set_contents
 from imagepipeline_dagster.generation.reconciling import (
@@ -16,7 +17,8 @@ from imagepipeline_dagster.generation.reconciling import (
     is_built,
     retry_due,
 )
-from imagepipeline_dagster.tables.fingerprints import SetFingerprint
+from imagepipeline_dagster.tables.fingerprints import SetFingerprint, fingerprint_used
+from tests.states import states_in
 
 FIRST = SetFingerprint("spring", 3, "rows-1", "embeddings-1")
 EDITED = SetFingerprint("spring", 3, "rows-2", "embeddings-1")
@@ -29,9 +31,9 @@ def states(ledger: Ledger) -> PromptSetStates:
     return PromptSetStates(ledger, dataset="images")
 
 
-def state_of(states: PromptSetStates) -> PromptSetState:
+def state_of(ledger: Ledger) -> PromptSetState:
     """Return the state of the one set."""
-    return states.all()["spring"]
+    return states_in(ledger, dataset="images")["spring"]
 
 
 def now_saying(ledger: Ledger, *desired: SetFingerprint) -> None:
@@ -64,7 +66,7 @@ def wanting(states: PromptSetStates) -> tuple[list[str], list[str]]:
 
 def test_a_change_is_asked_for_once(states: PromptSetStates, ledger: Ledger) -> None:
     """A new set, an edit and a new embedding each want one run, numbered from 1."""
-    assert states.all() == {}
+    assert states_in(ledger, dataset="images") == {}
     now_saying(ledger, FIRST)
     assert wanting(states) == (["spring"], [])
     assert states.ask(FIRST) == 1
@@ -121,7 +123,7 @@ def test_one_of_many_processes_asks(states: PromptSetStates) -> None:
 def test_what_is_built_wants_nothing(states: PromptSetStates, ledger: Ledger) -> None:
     """A set that was built by hand, without any sensor, is not built again."""
     states.note_built("spring", content=FIRST.content, pending=0)
-    assert is_built(FIRST, state_of(states))
+    assert is_built(FIRST, state_of(ledger))
     now_saying(ledger, FIRST)
     assert wanting(states) == ([], [])
     now_saying(ledger, EDITED)
@@ -158,12 +160,14 @@ def test_a_run_that_comes_too_late_is_made_up_for(states: PromptSetStates, ledge
     assert wanting(states)[0] == ["spring"]
 
 
-def test_an_incomplete_set_is_asked_for_again_with_growing_pauses(states: PromptSetStates) -> None:
+def test_an_incomplete_set_is_asked_for_again_with_growing_pauses(
+    states: PromptSetStates, ledger: Ledger
+) -> None:
     """Half an hour, an hour, two … and a day at most, from the last time it was asked for."""
     states.ask(FIRST)
     pauses = []
     for _ in range(9):
-        state = state_of(states)
+        state = state_of(ledger)
         assert state.requested_at is not None
         hours = [
             step / 2
@@ -175,18 +179,30 @@ def test_an_incomplete_set_is_asked_for_again_with_growing_pauses(states: Prompt
     assert pauses == [0.5, 1, 2, 4, 8, 16, 24, 24, 24]
 
     states.ask(EDITED)
-    assert state_of(states).retries == 0
+    assert state_of(ledger).retries == 0
 
 
-def test_a_set_with_open_samples_is_due_and_a_whole_one_is_not(states: PromptSetStates) -> None:
+def test_a_set_with_open_samples_is_due_and_a_whole_one_is_not(
+    states: PromptSetStates, ledger: Ledger
+) -> None:
     """Built from the right content is not enough while samples are pending."""
     states.ask(FIRST)
     later = dt.datetime.now(dt.UTC) + dt.timedelta(days=2)
     states.note_built("spring", content=FIRST.content, pending=2)
-    assert retry_due(FIRST, state_of(states), now=later)
+    assert retry_due(FIRST, state_of(ledger), now=later)
     states.note_built("spring", content=FIRST.content, pending=0)
-    assert not retry_due(FIRST, state_of(states), now=later)
-    assert retry_due(EDITED, state_of(states), now=later)
+    assert not retry_due(FIRST, state_of(ledger), now=later)
+    assert retry_due(EDITED, state_of(ledger), now=later)
+
+
+def test_pauses_start_anew_once_a_set_was_whole(states: PromptSetStates, ledger: Ledger) -> None:
+    """Runs that were asked for again are counted until a set is built whole, and no longer."""
+    states.ask(FIRST)
+    states.ask(FIRST, again=True)
+    states.note_built("spring", content=FIRST.content, pending=1)
+    assert state_of(ledger).retries == 1
+    states.note_built("spring", content=FIRST.content, pending=0)
+    assert state_of(ledger).retries == 0
 
 
 def test_a_set_that_left_and_comes_back_is_new(states: PromptSetStates, ledger: Ledger) -> None:
@@ -195,9 +211,31 @@ def test_a_set_that_left_and_comes_back_is_new(states: PromptSetStates, ledger: 
     states.ask(FIRST)
     other.ask(FIRST)
     states.forget(["spring", "never known"])
-    assert states.all() == {}
+    assert states_in(ledger, dataset="images") == {}
     assert states.ask(FIRST) == 1
     assert other.ask(FIRST) is None
+
+
+def test_many_sets_are_few_statements(states: PromptSetStates, ledger: Ledger) -> None:
+    """What becomes of a thousand sets at once is sent at once, wherever the ledger is."""
+    many = [SetFingerprint(f"set {number}", 1, "rows", "none") for number in range(1000)]
+    now_saying(ledger, *many)
+    states.note_built("set 7", content=many[7].content, pending=0)
+    statements = []
+
+    def note(*arguments: object) -> None:
+        statements.append(arguments[2])
+
+    event.listen(ledger.engine, "before_cursor_execute", note)
+    states.note_reported(many, tick="one")
+    states.forget(each.prompt_set for each in many)
+    SetContents(ledger, dataset="images").use_embeddings({})
+    event.remove(ledger.engine, "before_cursor_execute", note)
+
+    assert len(statements) < 20
+    assert states_in(ledger, dataset="images") == {}
+    assert len(states.unreported("two")) == 1000
+    assert {each.embeddings for each in states.wanting_for_prompts()} == {fingerprint_used([], {})}
 
 
 def test_what_is_overdue_waited_long_enough(states: PromptSetStates, ledger: Ledger) -> None:

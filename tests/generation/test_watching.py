@@ -28,7 +28,7 @@ from imagepipeline_dagster.tables.fingerprints import (
     fingerprint_used,
 )
 from imagepipeline_dagster.tables.importing import create_tables
-from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.tables.reading import SourceTables, TablesError
 from imagepipeline_dagster.tables.summaries import newest_time
 
 NOON = 1_800_000_000.0
@@ -128,6 +128,22 @@ def test_a_second_change_within_the_clock_s_second_is_seen(looker: Looker) -> No
     assert looker.look(after=1) is None
 
 
+def test_a_second_change_on_the_newest_day_is_seen(looker: Looker) -> None:
+    """Where times are dates, sets of the newest one are looked at until that day is over."""
+    rare = dataclasses.replace(TIERS, audit_seconds=10**6, verify_seconds=10**6)
+    edit = "UPDATE prompts SET prompt = :text, updated_at = '2026-05-02' WHERE prompt_set = 'b'"
+    looker.sql(edit, text="x")
+    looker.look(after=1, tiers=rare)
+    assert looker.changed() == ["b"]
+    for text, hours in (("y", 9), ("z", 14)):
+        looker.look(after=60, tiers=rare)
+        looker.sql(edit, text=text)
+        looker.look(after=hours * 3600, tiers=rare)
+        assert looker.changed() == ["b"]
+    looker.look(after=3600, tiers=rare)
+    assert looker.look(after=60, tiers=rare) is None
+
+
 def test_what_is_committed_late_is_seen_by_the_audit(looker: Looker) -> None:
     """Rows with an older time than the newest are counted at the audit's interval."""
     looker.add("d", at="11:00:00")
@@ -170,6 +186,51 @@ def test_what_changed_without_a_time_is_seen_by_the_verification(looker: Looker)
     assert looker.changed() == []
     looker.look(after=500)
     assert looker.changed() == ["c"]
+
+
+def test_names_that_a_collation_takes_for_one_are_two_sets(looker: Looker) -> None:
+    """In a column that ignores case, sets that differ in nothing else are each seen and read."""
+    looker.sql("ALTER TABLE prompts RENAME TO old_prompts")
+    looker.sql(
+        "CREATE TABLE prompts (prompt_set TEXT COLLATE NOCASE, prompt_id TEXT, prompt TEXT,"
+        " updated_at TIMESTAMP)"
+    )
+    for name in ("spring", "Spring", "SPRING"):
+        looker.add(name, prompt=name)
+    looker.tables.look_up_again()
+    looker.watch = Watch()
+    one_by_one = dataclasses.replace(TIERS, slice_rows=1)
+
+    seen = looker.look(after=1, tiers=one_by_one)
+
+    assert seen is not None
+    assert sorted(seen.sets) == ["SPRING", "Spring", "spring"]
+    looker.contents.keep_only(seen.sets)
+    assert sorted(looker.changed()) == ["SPRING", "Spring", "spring"]
+    looker.sql(
+        "UPDATE prompts SET prompt = 'x', updated_at = '2026-05-01 12:01:00'"
+        " WHERE prompt_set = 'Spring' COLLATE BINARY"
+    )
+    looker.look(after=1)
+    assert looker.changed() == ["Spring"]
+
+
+def test_sets_that_the_database_lists_as_one_are_refused(looker: Looker, tmp_path: Path) -> None:
+    """Where names cannot be told apart, a comparison of all rows says so: no set is left out."""
+    url = f"duckdb:///{tmp_path / 'tables.duckdb'}"
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TABLE prompts (prompt_set TEXT COLLATE NOCASE, prompt_id TEXT, prompt TEXT)"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO prompts VALUES ('spring', '1', 'x'), ('Spring', '1', 'x')"
+        )
+    with (
+        SourceTables(url) as tables,
+        pytest.raises(TablesError, match="collation of the column prompt_set"),
+    ):
+        observe(tables, looker.contents, Watch(), newest=None, now=NOON, tiers=TIERS)
 
 
 def test_touching_reads_no_row(looker: Looker, monkeypatch: pytest.MonkeyPatch) -> None:

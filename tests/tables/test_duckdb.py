@@ -11,9 +11,19 @@ import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.checksums import checksums_among, checksums_between
 from imagepipeline_dagster.tables.fingerprints import fingerprint_sets
-from imagepipeline_dagster.tables.reading import SourceTables, TableMissing, TablesUnavailable
+from imagepipeline_dagster.tables.reading import (
+    SourceTables,
+    TableMissing,
+    TablesError,
+    TablesUnavailable,
+)
 from imagepipeline_dagster.tables.schema import TableMapping
-from imagepipeline_dagster.tables.summaries import newest_time, sets_since, summarise_sets
+from imagepipeline_dagster.tables.summaries import (
+    newest_time,
+    refuse_merged_sets,
+    sets_since,
+    summarise_sets,
+)
 
 TABLES = (
     "CREATE SCHEMA studio",
@@ -99,3 +109,20 @@ def test_nothing_is_written(url: str, tmp_path: Path) -> None:
         pytest.raises(TableMissing, match="'prompts'"),
     ):
         tables.prompt_sets()
+
+
+def test_sets_that_a_collation_takes_for_one_are_refused(url: str) -> None:
+    """A set that the database lists under another's name is named; others are let by."""
+    execute(
+        url,
+        "DROP VIEW prompts",
+        "CREATE TABLE prompts (prompt_set TEXT COLLATE NOCASE, prompt_id TEXT, prompt TEXT)",
+        "INSERT INTO prompts VALUES ('spring', '1', 'x'), ('Spring', '1', 'x')",
+    )
+    with SourceTables(url) as tables:
+        (found,) = summarise_sets(tables)
+        refuse_merged_sets(tables, [found.prompt_set, "nowhere"])
+        checksums = checksums_between(tables, found, found)
+        assert checksums.keys() == {"spring", "Spring"}
+        with pytest.raises(TablesError, match=r"the prompt sets '.pring' and '.pring' for one"):
+            refuse_merged_sets(tables, checksums)

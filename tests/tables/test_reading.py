@@ -34,7 +34,7 @@ def test_sets_and_rows(tables: SourceTables, execute: Execute) -> None:
     assert [row.prompt_id for row in tables.prompts("b")] == ["10", "9"]
     assert tables.prompts("a/ü") == [PromptRow(prompt_set="a/ü", prompt_id="1", prompt="z")]
     assert tables.prompts("unknown") == []
-    assert tables.count_prompts() == 3
+    assert len(list(tables.iter_prompts())) == 3
     assert tables.unassigned_count() == 1
     assert sorted(row.prompt for row in tables.iter_prompts()) == ["x", "y", "z"]
 
@@ -43,7 +43,7 @@ def test_values_cannot_become_sql(tables: SourceTables, execute: Execute) -> Non
     """A prompt-set name is a value, whatever it looks like."""
     execute(*THREE)
     assert tables.prompts("b' OR '1'='1") == []
-    assert tables.count_prompts() == 3
+    assert len(list(tables.iter_prompts())) == 3
 
 
 def test_a_change_is_seen_at_once(tables: SourceTables, execute: Execute) -> None:
@@ -234,7 +234,7 @@ def test_reading_never_writes(tables_url: str, execute: Execute) -> None:
         delete = sa.text("DELETE FROM prompts")
         with pytest.raises(sa.exc.DBAPIError), tables._engine.connect() as connection:
             connection.execute(delete)
-        assert tables.count_prompts() == 3
+        assert len(list(tables.iter_prompts())) == 3
 
 
 def test_missing_sqlite_file_is_not_made(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import datetime as dt
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from imagepipeline_dagster.databases import parsed_url
+from imagepipeline_dagster.tables.checksums import checksums_among, checksums_between
 from imagepipeline_dagster.tables.importing import create_tables
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.summaries import (
     is_later,
+    lasts_seconds,
     newest_time,
     sets_since,
     stored_time,
@@ -109,6 +113,38 @@ def test_times_as_people_have_them(
     assert is_later(newest, first.newest)
 
 
+@pytest.mark.parametrize("column", ["TEXT COLLATE NOCASE", "citext"])
+def test_sets_that_differ_in_case_are_told_apart(
+    request: pytest.FixtureRequest, tmp_path: Path, column: str
+) -> None:
+    """Where the database ignores case, each set has its own rows, newest time and checksum."""
+    url = request.getfixturevalue("postgres_url") if column == "citext" else ""
+    engine = sa.create_engine(parsed_url(url or f"sqlite:///{tmp_path / 'tables.db'}"))
+    with engine.begin() as connection:
+        if url:
+            connection.exec_driver_sql("CREATE EXTENSION citext")
+        connection.exec_driver_sql(
+            f"CREATE TABLE prompts (prompt_set {column}, prompt_id text, prompt text,"
+            " updated_at text)"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO prompts VALUES ('spring', '1', 'x', '2026-05-01 12:00:00'),"
+            " ('Spring', '1', 'y', '2026-05-01 12:00:00'), ('Spring', '2', 'y', NULL)"
+        )
+    engine.dispose()
+    with SourceTables(engine.url.render_as_string(hide_password=False)) as tables:
+        found = summarise_sets(tables)
+        assert {each.prompt_set: each.rows for each in found} == {"spring": 1, "Spring": 2}
+        assert [each.prompt_set for each in summarise_sets(tables, ["Spring"])] == ["Spring"]
+        newest = newest_time(tables)
+        assert newest is not None
+        assert sets_since(tables, newest, at_most=9) == ["Spring", "spring"]
+        assert tables.prompt_sets() == ["Spring", "spring"]
+        checksums = checksums_between(tables, found[0], found[-1])
+        assert checksums == checksums_among(tables, ["Spring", "spring"])
+        assert len(checksums) == 2
+
+
 def test_times_with_a_zone_are_kept_in_utc(postgres_url: str) -> None:
     """The same moment is the same text, in whatever time zone the session is."""
     engine = sa.create_engine(postgres_url)
@@ -137,3 +173,19 @@ def test_stored_times_are_told_apart_by_kind() -> None:
     assert stored_time(Decimal("1.5")) == "number 1.5"
     assert not is_later("number 6", "text 5")
     assert is_later("number 10", "number 9")
+
+
+@pytest.mark.parametrize(
+    ("stored", "seconds"),
+    [
+        ("date 2026-05-01", 86_400),
+        ("text 2026-05-01", 86_400),
+        ("text 2026-05-01 12:00", 86_400),
+        ("text 2026-05-01T12:00:00Z", 1),
+        ("time 2026-05-01 12:00:00", 1),
+        ("number 1777000000", 1),
+    ],
+)
+def test_how_long_a_time_lasts(stored: str, seconds: float) -> None:
+    """Another row may get the same time all day where times are not to the second."""
+    assert lasts_seconds(stored) == seconds
