@@ -28,8 +28,9 @@ from imagepipeline_dagster.tables.summaries import newest_time
 __all__ = ["Place", "Spent", "audit", "first_look", "pandas_reads", "settle", "ticks", "verify"]
 
 _DATASET = ImageDataset(sensor_seconds=1)
-# Made as built from just what the tables say, and as reported.
+# Made as built from just what the tables say, and as reported; the first look asked for some.
 _SETTLE = (
+    "DELETE FROM ledger_prompt_sets",
     """INSERT INTO ledger_prompt_sets (dataset, prompt_set, requested_prompts,
        requested_embeddings, requested_at, attempt, retries, built_content, built_at, pending)
        SELECT dataset, prompt_set, prompts, embeddings, changed_at, 1, 0, content, changed_at, 0
