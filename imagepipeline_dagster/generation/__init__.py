@@ -14,7 +14,8 @@
 - `decisions`: what a person decides about requests that no run goes on with
 - `lineage`: from an image back to all that it comes from; `replaying` buys its request again, and
   `likeness` says how the pictures compare
-- `watching`: how closely a tick looks at the tables; `contents` keeps what they say
+- `watching`: how closely a tick looks at the tables; `contents` keeps what they say, and
+  `partitions` says which sets come and go
 - `reconciling`: what each prompt set was last requested and built from, and which want a run
 - `forecast`: what a purchase of several prompt sets would buy
 """
