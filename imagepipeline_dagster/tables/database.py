@@ -319,7 +319,7 @@ def _without_table(inspector: sa.Inspector, mapping: TableMapping, kind: str) ->
                 *inspector.get_view_names(schema=mapping.schema),
             }
         )
-    except (sa.exc.NoSuchTableError, NotImplementedError):
+    except (sa.exc.NoSuchTableError, NotImplementedError):  # a dialect that lists no views
         names = []
     where = f"schema {mapping.schema!r}" if mapping.schema else "the database"
     there = f"has: {_listed(names)}" if names else "has no tables"

@@ -238,7 +238,7 @@ def _fitted(value: Any, column_type: sa.types.TypeEngine[Any]) -> Any:  # noqa: 
     """Return a value as a column of the user's type takes it, which may not be the type of ours."""
     try:
         python_type: type = column_type.python_type
-    except NotImplementedError:
+    except NotImplementedError:  # a type of the user's database that SQLAlchemy has no Python for
         python_type = str
     match value:
         case None:
