@@ -9,7 +9,7 @@ import click
 import sqlalchemy as sa
 
 from imagepipeline_dagster.databases import parsed_url
-from imagepipeline_dagster.tables.importing import create_tables
+from imagepipeline_dagster.tables.creating import create_tables
 
 __all__ = ["fill_catalogue"]
 

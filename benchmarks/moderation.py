@@ -26,15 +26,16 @@ from sqlalchemy import insert
 
 from imagepipeline_dagster.api.contract import request_for
 from imagepipeline_dagster.emulator.pictures import draw_png
-from imagepipeline_dagster.generation.images import GeneratedImage
-from imagepipeline_dagster.generation.ledger import Ledger
-from imagepipeline_dagster.generation.ledger_schema import perceptual_hashes, scores
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.schema import perceptual_hashes, scores
 from imagepipeline_dagster.moderation.duplicates import HASH_METHOD
 from imagepipeline_dagster.moderation.evidence import scores_of
 from imagepipeline_dagster.moderation.moderating import moderate_set
 from imagepipeline_dagster.moderation.opennsfw import OpenNsfw
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
-from imagepipeline_dagster.storage import LocalFolder, image_path
+from imagepipeline_dagster.purchase.images import GeneratedImage
+from imagepipeline_dagster.storage.contract import image_path
+from imagepipeline_dagster.storage.folder import LocalFolder
 
 __all__ = ["main"]
 

@@ -17,17 +17,24 @@ from sqlalchemy import Connection
 
 from imagepipeline_dagster.api.contract import request_for
 from imagepipeline_dagster.emulator.pictures import draw_png
-from imagepipeline_dagster.generation.budget import Allowance
-from imagepipeline_dagster.generation.images import Outcome, images_of_plan
-from imagepipeline_dagster.generation.ledger import Ledger
-from imagepipeline_dagster.generation.ledger_records import Claim, Owner, StoredSample, Use
-from imagepipeline_dagster.generation.ledger_writer import LedgerWriter
-from imagepipeline_dagster.generation.pictures import read_picture
-from imagepipeline_dagster.generation.planning import PlannedRequest, plan_prompt_set
-from imagepipeline_dagster.generation.prompts import GenerationDefaults, Prompt, validated_prompts
-from imagepipeline_dagster.generation.purchase import Purchase
+from imagepipeline_dagster.ledger.budget import Allowance
+from imagepipeline_dagster.ledger.records import Claim, Outcome, Owner, StoredSample, Use
+from imagepipeline_dagster.ledger.requests import (
+    Ledger,
+    record_claim,
+    record_stored,
+    record_submitted,
+    record_succeeded,
+    record_uses,
+)
+from imagepipeline_dagster.ledger.writer import LedgerWriter
+from imagepipeline_dagster.planning.prompts import GenerationDefaults, Prompt, validated_prompts
+from imagepipeline_dagster.planning.requests import PlannedRequest, plan_prompt_set
+from imagepipeline_dagster.purchase.images import images_of_plan
+from imagepipeline_dagster.purchase.pictures import read_picture
+from imagepipeline_dagster.purchase.purchase import Purchase
 from imagepipeline_dagster.resources import ImagePipelineResource
-from imagepipeline_dagster.storage import LocalFolder
+from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.tables.schema import PromptRow
 
 __all__ = ["Api", "Decoding", "Stage", "buy_a_set", "measure_decoding", "store_a_set"]
@@ -211,11 +218,11 @@ def _enter(connection: Connection, call: PlannedRequest, prompt: Prompt) -> None
         prompt_row=prompt.prompt_row,
         embedding_row=prompt.embedding_row,
     )
-    Ledger.claim(connection, claim, owner=owner, lease_until=now, seen=0)
-    Ledger.used(connection, _DATASET, call.prompt_set, "before", [use])
-    Ledger.submitted(connection, key, owner=owner, job_id=f"job-{key}", links=())
-    Ledger.stored(connection, key, sample)
-    Ledger.succeeded(connection, key)
+    record_claim(connection, claim, owner=owner, lease_until=now, seen=0)
+    record_uses(connection, _DATASET, call.prompt_set, "before", [use])
+    record_submitted(connection, key, owner=owner, job_id=f"job-{key}", links=())
+    record_stored(connection, key, sample)
+    record_succeeded(connection, key)
 
 
 def _peak_mib() -> float:

@@ -17,13 +17,13 @@ import sqlalchemy as sa
 from imagepipeline_dagster.databases import parsed_url
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
-from imagepipeline_dagster.generation.contents import SetContents
-from imagepipeline_dagster.generation.ledger import Ledger
-from imagepipeline_dagster.generation.reconciling import PromptSetStates
-from imagepipeline_dagster.generation.watching import Tiers, Watch, observe
-from imagepipeline_dagster.tables.names import partition_key
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.partition_names import partition_key
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.summaries import newest_time
+from imagepipeline_dagster.watching.contents import SetContents
+from imagepipeline_dagster.watching.looking import Tiers, Watch, observe
+from imagepipeline_dagster.watching.states import PromptSetStates
 
 __all__ = ["Place", "Spent", "audit", "first_look", "pandas_reads", "settle", "ticks", "verify"]
 

@@ -3,12 +3,19 @@
 The flow, which is also the order to read the packages in:
 
     tables      the prompts and embeddings tables
-    generation  rows validated, planned, bought and stored; the ledger
+    planning    rows validated, and the calls that they need
+    purchase    the calls made, the pictures stored
     moderation  a verdict for every sample
     release     versioned datasets of what was kept
     defs        the same as Dagster assets, checks, sensors and schedules
 
-`api` is the HTTP contract, `emulator` the same contract served on loopback, `storage` keeps bytes.
+`ledger` knows what was bought, `watching` which prompt sets changed. `api` is the HTTP contract,
+`emulator` the same contract served on loopback, `storage` keeps bytes. `databases` reads URLs,
+`rows` turns rows into tables, `partition_names` sets into partitions, `previews` pictures into
+thumbnails and contact sheets.
+
+On top: `resources` and `io_manager` for Dagster, `environment` what the environment says,
+`component` a dataset in YAML, `demo` a dataset from sample tables, `cli` the command line.
 """
 
 from importlib import import_module
@@ -18,12 +25,12 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.component import ImageDatasetComponent
     from imagepipeline_dagster.defs import ImageDataset, build_definitions
     from imagepipeline_dagster.environment import resources_from_environment
-    from imagepipeline_dagster.generation.budget import Budget
-    from imagepipeline_dagster.generation.prompts import GenerationDefaults
     from imagepipeline_dagster.io_manager import ParquetIOManager
+    from imagepipeline_dagster.ledger.budget import Budget
     from imagepipeline_dagster.moderation.policy import ModerationPolicy
+    from imagepipeline_dagster.planning.prompts import GenerationDefaults
     from imagepipeline_dagster.resources import (
-        Generation,
+        GeneratedPictures,
         ImagePipelineResource,
         LedgerResource,
         StorageResource,
@@ -33,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Budget",
-    "Generation",
+    "GeneratedPictures",
     "GenerationDefaults",
     "ImageDataset",
     "ImageDatasetComponent",
@@ -49,9 +56,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Budget": "generation.budget",
-    "Generation": "resources",
-    "GenerationDefaults": "generation.prompts",
+    "Budget": "ledger.budget",
+    "GeneratedPictures": "resources",
+    "GenerationDefaults": "planning.prompts",
     "ImageDataset": "defs",
     "ImageDatasetComponent": "component",
     "ImagePipelineResource": "resources",

@@ -10,9 +10,9 @@ from pydantic import Field
 
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
-from imagepipeline_dagster.generation.budget import Budget
-from imagepipeline_dagster.generation.prompts import GenerationDefaults
+from imagepipeline_dagster.ledger.budget import Budget
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
+from imagepipeline_dagster.planning.prompts import GenerationDefaults
 from imagepipeline_dagster.resources import DEFAULT_BASE_URL
 from imagepipeline_dagster.tables.overrides import OVERRIDES
 from imagepipeline_dagster.tables.schema import TableMapping

@@ -17,7 +17,7 @@ from imagepipeline_dagster.resources import (
     StorageResource,
     TablesResource,
 )
-from imagepipeline_dagster.storage import open_storage
+from imagepipeline_dagster.storage.opening import open_storage
 
 __all__ = [
     "API_KEY",

@@ -10,9 +10,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imagepipeline_dagster.partition_names import path_part
 from imagepipeline_dagster.resources import StorageResource
-from imagepipeline_dagster.storage import ObjectMissing, Storage
-from imagepipeline_dagster.tables.names import path_part
+from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 __all__ = ["ParquetIOManager"]
 

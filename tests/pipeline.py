@@ -21,10 +21,10 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 from imagepipeline_dagster.databases import parsed_url
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
-from imagepipeline_dagster.generation.ledger import Ledger
-from imagepipeline_dagster.generation.ledger_schema import requests
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.schema import requests
 from imagepipeline_dagster.resources import ImagePipelineResource
-from imagepipeline_dagster.tables.importing import create_tables
+from imagepipeline_dagster.tables.creating import create_tables
 
 STAGES = ("prompt_sets", "generation_requests", "generated_images", "moderated_images")
 SENSORS = ("prompts_sensor", "embeddings_sensor")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from imagepipeline_dagster.generation.ledger import Ledger
-from imagepipeline_dagster.generation.ledger_schema import prompt_sets
-from imagepipeline_dagster.generation.reconciling import PromptSetState
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.schema import prompt_sets
+from imagepipeline_dagster.watching.states import PromptSetState
 
 
 def states_in(ledger: Ledger, *, dataset: str) -> dict[str, PromptSetState]:

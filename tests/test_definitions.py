@@ -14,7 +14,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from imagepipeline_dagster.tables.importing import create_tables
+from imagepipeline_dagster.tables.creating import create_tables
 from tests.processes import DRIVE, PROJECT, environment, files_with, run, serving_emulator
 
 KEY = "sk-distinctive-4f1c9a7e2b"

@@ -13,7 +13,8 @@ from dagster_aws.s3 import S3Resource
 
 from imagepipeline_dagster.io_manager import ParquetIOManager
 from imagepipeline_dagster.resources import StorageResource
-from imagepipeline_dagster.storage import ObjectMissing, Storage, open_storage
+from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
+from imagepipeline_dagster.storage.opening import open_storage
 
 pytest_plugins = ["tests.s3"]
 

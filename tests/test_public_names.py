@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,3 +58,18 @@ def test_importing_does_nothing(tmp_path: Path) -> None:
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
     assert list(folder.rglob("*")) == []
+
+
+def _packages() -> list[str]:
+    root = imagepipeline_dagster.__path__
+    found = pkgutil.walk_packages(root, "imagepipeline_dagster.")
+    return ["imagepipeline_dagster", *(module.name for module in found if module.ispkg)]
+
+
+@pytest.mark.parametrize("name", _packages())
+def test_a_package_names_its_modules(name: str) -> None:
+    """Each package's docstring says of every module in it what it is for."""
+    package = importlib.import_module(name)
+    modules = {module.name for module in pkgutil.iter_modules(package.__path__)} - {"__main__"}
+    words = set(re.findall(r"\w+", package.__doc__ or ""))
+    assert modules <= words, sorted(modules - words)

@@ -14,7 +14,7 @@ from imagepipeline_dagster.api.contract import JobStatus, RequestInvalid
 from imagepipeline_dagster.api.errors import AccessRefused
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings
 from imagepipeline_dagster.resources import (
-    Generation,
+    GeneratedPictures,
     ImagePipelineResource,
     LedgerResource,
     LedgerUnavailable,
@@ -86,7 +86,7 @@ def test_an_asset_of_ones_own_buys_pictures(resource: ImagePipelineResource, tas
     @dg.asset
     def cover(imagepipeline: ImagePipelineResource) -> None:
         made = getattr(imagepipeline, task)(**BOAT, samples=2, seed=7, **LINKS.get(task, {}))
-        assert isinstance(made, Generation)
+        assert isinstance(made, GeneratedPictures)
         assert made.job.status is JobStatus.SUCCESS
         assert len(made.images) == 2
         for data in made.images:
@@ -113,7 +113,7 @@ def test_a_job_can_be_asked_for_again(resource: ImagePipelineResource) -> None:
 def test_it_works_inside_a_running_event_loop(resource: ImagePipelineResource) -> None:
     """A caller on an event loop, as in a notebook, gets pictures too."""
 
-    async def cell() -> Generation:
+    async def cell() -> GeneratedPictures:
         return resource.text2image(**BOAT, seed=3)
 
     assert len(asyncio.run(cell()).images) == 1

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imagepipeline_dagster.generation.images import GeneratedImage, Outcome
+from imagepipeline_dagster.ledger.records import Outcome
+from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.rows import arrow_schema, arrow_table, column, rows_of
 from tests.frames import frame_of
 

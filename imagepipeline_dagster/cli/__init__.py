@@ -1,5 +1,10 @@
 """`imagepipeline-dagster …`, a module for each group of commands.
 
+- Tables: `tables`, `importing`, with the `changes` of an import and its `progress`.
+- Money: `plan`, `ledger`. Where pictures come from: `lineage`. People's decisions: `moderation`.
+- To try: `emulator`, `demo`.
+- What they share: `configured` (what the environment says), `terminal` (what a person sees).
+
 Heavy modules are imported by the commands that need them, so that `--help` answers at once.
 """
 

@@ -14,9 +14,9 @@ from imagepipeline_dagster.cli.terminal import counts_table, printable, shown_nu
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.tables.changes import Changes, RowChange, RowCounts
-    from imagepipeline_dagster.tables.merging import Merge
-    from imagepipeline_dagster.tables.progress import OnProgress
+    from imagepipeline_dagster.tables.transfer.changes import Changes, RowChange, RowCounts
+    from imagepipeline_dagster.tables.transfer.merge import Merge
+    from imagepipeline_dagster.tables.transfer.progress import OnProgress
 
 __all__ = ["show_changes", "show_cost"]
 
@@ -65,8 +65,8 @@ def show_cost(
 ) -> None:
     """Print what a purchase of the prompt sets concerned would buy after an import, and why."""
     from imagepipeline_dagster.environment import resources_on_command_line
-    from imagepipeline_dagster.tables.progress import counted
     from imagepipeline_dagster.tables.reading import SourceTables
+    from imagepipeline_dagster.tables.transfer.progress import counted
 
     resources = resources_on_command_line(os.environ)
     api = resources["imagepipeline"]

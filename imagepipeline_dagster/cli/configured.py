@@ -18,7 +18,7 @@ from imagepipeline_dagster.cli.terminal import plain_errors, printable
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.generation.ledger import Ledger
+    from imagepipeline_dagster.ledger.requests import Ledger
     from imagepipeline_dagster.resources import ImagePipelineResource
 
 __all__ = [
@@ -72,7 +72,7 @@ def chosen_dataset(
 
 def _dataset_at(where: str | None) -> ImageDataset:
     from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.tables.database import TablesError
+    from imagepipeline_dagster.tables.errors import TablesError
 
     if where is None:
         return ImageDataset()
@@ -112,8 +112,8 @@ def opened_ledger(url: str, *, create: bool) -> Iterator[Ledger]:
     from sqlalchemy.exc import SQLAlchemyError
 
     from imagepipeline_dagster.databases import cause_of, shown_url
-    from imagepipeline_dagster.generation.ledger import Ledger
-    from imagepipeline_dagster.generation.ledger_schema import LedgerTooNew, LedgerTooOld
+    from imagepipeline_dagster.ledger.opening import LedgerTooNew, LedgerTooOld
+    from imagepipeline_dagster.ledger.requests import Ledger
 
     try:
         ledger = Ledger(url, create=create)

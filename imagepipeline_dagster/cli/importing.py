@@ -18,8 +18,8 @@ from imagepipeline_dagster.cli.terminal import count_of, plain_errors, printable
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.tables.merging import ImportReport, Merge
     from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
+    from imagepipeline_dagster.tables.transfer.merge import ImportReport, Merge
 
 __all__ = ["import_embeddings", "import_prompts"]
 
@@ -125,8 +125,8 @@ def _import(
     replace_sets: bool = False,
     yes: bool = False,
 ) -> None:
-    from imagepipeline_dagster.tables.importing import merge_of_file
     from imagepipeline_dagster.tables.schema import PromptRow
+    from imagepipeline_dagster.tables.transfer.merge import merge_of_file
 
     with plain_errors(), closing(ShownProgress()) as on_progress:
         merge = merge_of_file(
@@ -164,7 +164,7 @@ def _agreed_on(merge: Merge) -> ImportReport:
 def _make_default_tables() -> None:
     """Make our own default file, empty, where it is meant and not there."""
     from imagepipeline_dagster.environment import TABLES_URL
-    from imagepipeline_dagster.tables.importing import create_tables
+    from imagepipeline_dagster.tables.creating import create_tables
 
     if not os.environ.get(TABLES_URL):
         create_tables(tables_url())

@@ -18,10 +18,10 @@ from imagepipeline_dagster.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from imagepipeline_dagster.generation.decisions import Decision
-    from imagepipeline_dagster.generation.ledger import Ledger
-    from imagepipeline_dagster.generation.ledger_records import Entry
-    from imagepipeline_dagster.generation.uses import PromptCall
+    from imagepipeline_dagster.ledger.decisions import LedgerDecision
+    from imagepipeline_dagster.ledger.records import Entry
+    from imagepipeline_dagster.ledger.requests import Ledger
+    from imagepipeline_dagster.ledger.uses import PromptCall
 
 __all__ = ["call_text", "ledger_errors", "ledger_group"]
 
@@ -36,7 +36,7 @@ def ledger_group() -> None:
 @ledger_group.command("unknown", short_help="List requests that nobody knows the end of.")
 def ledger_unknown() -> None:
     """List the requests of which nobody knows whether they were bought."""
-    from imagepipeline_dagster.generation.decisions import unknown_requests
+    from imagepipeline_dagster.ledger.decisions import unknown_requests
 
     with ledger_errors(), configured_ledger(create=False) as ledger:
         found = unknown_requests(ledger)
@@ -88,9 +88,9 @@ def resubmit(
     takes those that failed for good or were given up, and those whose pictures expired or cannot
     be decoded.
     """
-    from imagepipeline_dagster.generation.decisions import Decision
+    from imagepipeline_dagster.ledger.decisions import LedgerDecision
 
-    _decide(Decision.RESUBMIT, keys, all_unknown=all_unknown, why=why, who=who, yes=yes)
+    _decide(LedgerDecision.RESUBMIT, keys, all_unknown=all_unknown, why=why, who=who, yes=yes)
 
 
 @ledger_group.command(short_help="Give requests up: no run buys them.")
@@ -102,13 +102,13 @@ def forget(
 
     KEY is a request's key, or the first eight or more of its digits.
     """
-    from imagepipeline_dagster.generation.decisions import Decision
+    from imagepipeline_dagster.ledger.decisions import LedgerDecision
 
-    _decide(Decision.FORGET, keys, all_unknown=all_unknown, why=why, who=who, yes=yes)
+    _decide(LedgerDecision.FORGET, keys, all_unknown=all_unknown, why=why, who=who, yes=yes)
 
 
 def _decide(
-    decision: Decision,
+    decision: LedgerDecision,
     keys: tuple[str, ...],
     *,
     all_unknown: bool,
@@ -116,7 +116,7 @@ def _decide(
     who: str | None,
     yes: bool,
 ) -> None:
-    from imagepipeline_dagster.generation import decisions
+    from imagepipeline_dagster.ledger import decisions
 
     if bool(keys) == all_unknown:
         raise click.UsageError("Give either request keys or --all-unknown.")
@@ -136,7 +136,7 @@ def _decide(
             entries = decisions.concerned(ledger, keys, decision)
         images = sum(entry.samples for entry in entries)
         about = f"{count_of(len(entries), 'request')} of {count_of(images, 'image')}"
-        buys = decision is decisions.Decision.RESUBMIT
+        buys = decision is decisions.LedgerDecision.RESUBMIT
         if not yes:
             will = f"Buy {about} once more?" if buys else f"Give up {about}?"
             click.confirm(will, abort=True)
@@ -157,7 +157,7 @@ def _decide(
 
 
 def _sets_of(ledger: Ledger, entries: Iterable[Entry]) -> list[str]:
-    from imagepipeline_dagster.generation.uses import calls_of
+    from imagepipeline_dagster.ledger.uses import calls_of
 
     with ledger.reading() as connection:
         calls = [call for entry in entries for call in calls_of(connection, entry.request_key)]
@@ -169,10 +169,10 @@ def _sets_of(ledger: Ledger, entries: Iterable[Entry]) -> list[str]:
 def ledger_errors() -> Iterator[None]:
     """Show what the ledger's commands refuse, without a traceback."""
     from imagepipeline_dagster.api.errors import ImagePipelineError
-    from imagepipeline_dagster.generation.budget import BudgetReached
-    from imagepipeline_dagster.generation.decisions import DecisionRefused
-    from imagepipeline_dagster.generation.lineage import ImageUnknown
-    from imagepipeline_dagster.generation.replaying import OtherOrigin, ReplayFailed
+    from imagepipeline_dagster.ledger.budget import BudgetReached
+    from imagepipeline_dagster.ledger.decisions import DecisionRefused
+    from imagepipeline_dagster.ledger.lineage import ImageUnknown
+    from imagepipeline_dagster.purchase.replay import OtherOrigin, ReplayFailed
 
     with plain_errors(
         BudgetReached, DecisionRefused, ImagePipelineError, ImageUnknown, OtherOrigin, ReplayFailed

@@ -30,9 +30,9 @@ from imagepipeline_dagster.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from imagepipeline_dagster.generation.likeness import Comparison
-    from imagepipeline_dagster.generation.lineage import ImageLineage, SampleLineage
-    from imagepipeline_dagster.generation.replaying import ReplayReport
+    from imagepipeline_dagster.ledger.lineage import ImageLineage, SampleLineage
+    from imagepipeline_dagster.purchase.likeness import Comparison
+    from imagepipeline_dagster.purchase.replay import ReplayReport
 
 __all__ = ["lineage", "replay"]
 
@@ -45,7 +45,7 @@ def lineage(*, image: str, as_json: bool) -> None:
 
     IMAGE is a SHA-256 or the first eight or more of its digits, a file, or a file:// or s3:// URI.
     """
-    from imagepipeline_dagster.generation.lineage import lineage_of
+    from imagepipeline_dagster.ledger.lineage import lineage_of
 
     with ledger_errors(), configured_ledger(create=False) as ledger:
         found = lineage_of(ledger, image)
@@ -67,8 +67,8 @@ def replay(*, image: str, yes: bool, elsewhere: bool, dataset: str | None) -> No
     Nothing of the original changes. A replay that was interrupted is brought to its end.
     """
     from imagepipeline_dagster.environment import resources_on_command_line
-    from imagepipeline_dagster.generation.lineage import lineage_of
-    from imagepipeline_dagster.generation.replaying import Replay
+    from imagepipeline_dagster.ledger.lineage import lineage_of
+    from imagepipeline_dagster.purchase.replay import Replay
 
     with ledger_errors():
         chosen = chosen_dataset(dataset)

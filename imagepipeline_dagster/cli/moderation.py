@@ -19,8 +19,8 @@ from imagepipeline_dagster.cli.terminal import count_of, plain_errors, printable
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from imagepipeline_dagster.moderation.targets import KnownTargets
-    from imagepipeline_dagster.storage import Storage
+    from imagepipeline_dagster.moderation.override_targets import KnownTargets
+    from imagepipeline_dagster.storage.contract import Storage
     from imagepipeline_dagster.tables.overrides import Override
 
 __all__ = ["override", "review"]
@@ -54,9 +54,9 @@ def review(
     from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.moderation.review import review_sheet
     from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
+    from imagepipeline_dagster.partition_names import partition_key, path_part
     from imagepipeline_dagster.rows import rows_of
-    from imagepipeline_dagster.storage import ObjectMissing
-    from imagepipeline_dagster.tables.names import partition_key, path_part
+    from imagepipeline_dagster.storage.contract import ObjectMissing
 
     part = path_part(partition_key(prompt_set))
     folder = "/".join([*filter(None, prefix.split("/")), "moderated_images"])
@@ -89,8 +89,8 @@ def review(
 
 def _not_moderated(prompt_set: str, storage: Storage, folder: str) -> str:
     """Return what to do about a set without verdicts; a name that no set has is asked back."""
-    from imagepipeline_dagster.tables.database import TablesError
-    from imagepipeline_dagster.tables.names import partition_key, prompt_set_of
+    from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
+    from imagepipeline_dagster.tables.errors import TablesError
     from imagepipeline_dagster.tables.reading import SourceTables
     from imagepipeline_dagster.tables.spelling import did_you_mean
 
@@ -169,7 +169,7 @@ def _known_targets(stack: contextlib.ExitStack) -> KnownTargets | None:
     """Return what the ledger knows, until the stack ends; None where it cannot be read."""
     from imagepipeline_dagster.databases import shown_url
     from imagepipeline_dagster.environment import resources_on_command_line
-    from imagepipeline_dagster.moderation.targets import KnownTargets
+    from imagepipeline_dagster.moderation.override_targets import KnownTargets
 
     url = resources_on_command_line(os.environ)["ledger"].url
     try:
@@ -189,9 +189,13 @@ def _reading_ledger(url: str) -> Iterator[Connection]:
 
 def _decided_in(file: Path, reading: _Reading) -> list[Override]:
     """Return the decisions of a file, all of them checked."""
-    from imagepipeline_dagster.tables.files import FileUnreadable, RowUnreadable, open_file
-    from imagepipeline_dagster.tables.incoming import ImportRefused
     from imagepipeline_dagster.tables.overrides import OverrideInvalid
+    from imagepipeline_dagster.tables.transfer.incoming import ImportRefused
+    from imagepipeline_dagster.tables.transfer.reading_files import (
+        FileUnreadable,
+        RowUnreadable,
+        open_file,
+    )
     from imagepipeline_dagster.tables.values import read_text
 
     try:
@@ -234,17 +238,23 @@ class _Reading:
         Raises:
             OverrideInvalid: says what is wrong with it, and where.
         """
-        from imagepipeline_dagster.tables.overrides import Decision, Override, OverrideInvalid
+        from imagepipeline_dagster.tables.overrides import (
+            Override,
+            OverrideDecision,
+            OverrideInvalid,
+        )
 
         word = (row.get("decision") or "").strip().lower()
-        if word not in set(Decision):
-            raise OverrideInvalid(f"{word!r} is none of {', '.join(Decision)}.", column="decision")
+        if word not in set(OverrideDecision):
+            raise OverrideInvalid(
+                f"{word!r} is none of {', '.join(OverrideDecision)}.", column="decision"
+            )
         image = row.get("image_sha256")
         override = Override(
             image_sha256=self._full(image.strip().lower()) if image else None,
             prompt_set=row.get("prompt_set") or None,
             prompt_id=row.get("prompt_id") or None,
-            decision=Decision(word),
+            decision=OverrideDecision(word),
             reviewer=row.get("reviewer") or "",
             reason=row.get("reason") or "",
             decided_at=dt.datetime.now(dt.UTC),
@@ -262,7 +272,7 @@ class _Reading:
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
-        from imagepipeline_dagster.moderation.targets import TargetUnknown
+        from imagepipeline_dagster.moderation.override_targets import TargetUnknown
 
         try:
             yield

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.generation.forecast import Forecast, SetPlan
-    from imagepipeline_dagster.generation.ledger import Ledger
+    from imagepipeline_dagster.ledger.requests import Ledger
+    from imagepipeline_dagster.planning.forecast import Forecast, SetPlan
     from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow
 
 __all__ = ["forecast", "plan", "price_option", "to_buy_text"]
@@ -56,7 +56,7 @@ def plan(
     import rich
 
     from imagepipeline_dagster.environment import resources_on_command_line
-    from imagepipeline_dagster.generation.planning import PlanState
+    from imagepipeline_dagster.ledger.records import PlanState
     from imagepipeline_dagster.tables.reading import SourceTables
 
     with plain_errors():
@@ -101,7 +101,7 @@ def forecast(
     origin: str,
 ) -> Forecast:
     """Return what a purchase of prompt sets would buy, as this dataset would."""
-    from imagepipeline_dagster.generation.forecast import forecast_of
+    from imagepipeline_dagster.planning.forecast import forecast_of
 
     return forecast_of(
         prompt_sets,
@@ -122,7 +122,7 @@ def to_buy_text(images: int, cost: float | None, *, emulated: bool) -> str:
 
 
 def _states_table(planned: Sequence[SetPlan], cost: Callable[[int], float | None]) -> Table:
-    from imagepipeline_dagster.generation.planning import PlanState
+    from imagepipeline_dagster.ledger.records import PlanState
 
     priced = cost(0) is not None
     states = sorted(PlanState, key=lambda state: state is not PlanState.TO_BUY)
@@ -136,7 +136,7 @@ def _states_table(planned: Sequence[SetPlan], cost: Callable[[int], float | None
 
 
 def _reasons_table(planned: Sequence[SetPlan]) -> Table:
-    from imagepipeline_dagster.generation.planning import Reason
+    from imagepipeline_dagster.planning.requests import Reason
 
     # The total may lack a reason that a set has: of two equal requests one is bought.
     found = {reason for row in planned for reason in row.summary.to_buy_by_reason}

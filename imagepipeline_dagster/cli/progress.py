@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bars
 
-    from imagepipeline_dagster.tables.progress import Progress
+    from imagepipeline_dagster.tables.transfer.progress import RowProgress
 
 __all__ = ["ShownProgress"]
 
@@ -28,7 +28,7 @@ class ShownProgress:
         self._bars: Bars | None = None
         self._told = 0
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: RowProgress) -> None:
         """Show how far the step is."""
         if self._console.is_terminal:
             self._show_bar(progress)
@@ -39,7 +39,7 @@ class ShownProgress:
         if progress.rows == progress.of:
             self.close()
 
-    def _show_bar(self, progress: Progress) -> None:
+    def _show_bar(self, progress: RowProgress) -> None:
         from rich import progress as rich
 
         if self._bars is None:

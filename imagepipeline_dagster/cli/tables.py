@@ -24,7 +24,7 @@ __all__ = ["chosen_sets", "export", "init"]
 def init(*, empty: bool) -> None:
     """Create the prompts and embeddings tables, with samples to start from."""
     from imagepipeline_dagster.databases import shown_url
-    from imagepipeline_dagster.tables.importing import create_tables
+    from imagepipeline_dagster.tables.creating import create_tables
     from imagepipeline_dagster.tables.samples import create_sample_tables
 
     with plain_errors():
@@ -63,9 +63,9 @@ def export(
     FILE is CSV, TSV, JSON Lines or Parquet, by its ending: .csv, .tsv, .jsonl, .ndjson, .parquet.
     A file of this name is replaced once the new one is whole.
     """
-    from imagepipeline_dagster.tables.exporting import export_table
     from imagepipeline_dagster.tables.reading import SourceTables
     from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow
+    from imagepipeline_dagster.tables.transfer.export import export_table
 
     if embeddings and prompt_sets:
         raise click.UsageError("Embeddings belong to no prompt set: leave --set or --embeddings.")

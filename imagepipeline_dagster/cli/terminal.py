@@ -49,9 +49,9 @@ def printable(text: str) -> str:
 def plain_errors(*more: type[Exception]) -> Iterator[None]:
     """Show what is wrong and what to do about it, without a traceback; `more` are further kinds."""
     from imagepipeline_dagster.environment import EnvironmentInvalid
-    from imagepipeline_dagster.tables.database import TablesError
-    from imagepipeline_dagster.tables.incoming import ImportRefused
+    from imagepipeline_dagster.tables.errors import TablesError
     from imagepipeline_dagster.tables.samples import SampleMissing
+    from imagepipeline_dagster.tables.transfer.incoming import ImportRefused
 
     known: tuple[type[Exception], ...] = (
         TablesError,

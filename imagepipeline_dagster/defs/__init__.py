@@ -1,8 +1,9 @@
 """The Dagster definitions: one file a stage, named after its asset, in the order of the flow.
 
 `source_tables` → `prompt_sets` → `generation_requests` → `generated_images` → `moderated_images` →
-`image_dataset`; then what starts runs: `sensors`, `moderation_overrides` and `schedules`.
-`dataset` holds what they share, `metadata` what they show; `sensor_resources` keeps ticks cheap.
+`image_dataset`; then what starts runs: `sensors`, `moderation_sensor` and `schedules`.
+`dataset` holds what they share, `metadata` and `moderation_metadata` what they show;
+`moderation_checks` stand beside their asset, and `sensor_resources` keeps ticks cheap.
 `build_definitions` puts one dataset together.
 """
 
@@ -16,7 +17,7 @@ from imagepipeline_dagster.defs.generated_images import build_generated_images
 from imagepipeline_dagster.defs.generation_requests import build_generation_requests
 from imagepipeline_dagster.defs.image_dataset import build_image_dataset
 from imagepipeline_dagster.defs.moderated_images import build_moderated_images
-from imagepipeline_dagster.defs.moderation_overrides import build_moderation_overrides
+from imagepipeline_dagster.defs.moderation_sensor import build_moderation_overrides
 from imagepipeline_dagster.defs.prompt_sets import build_prompt_sets
 from imagepipeline_dagster.defs.schedules import build_schedules
 from imagepipeline_dagster.defs.sensors import build_sensors

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from imagepipeline_dagster.generation.budget import Allowance, Budget
-from imagepipeline_dagster.generation.prompts import GenerationDefaults
-from imagepipeline_dagster.generation.watching import Tiers
+from imagepipeline_dagster.ledger.budget import Allowance, Budget
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
-from imagepipeline_dagster.tables.database import check_mapping
+from imagepipeline_dagster.planning.prompts import GenerationDefaults
+from imagepipeline_dagster.tables.found import check_mapping
 from imagepipeline_dagster.tables.overrides import OVERRIDES
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
+from imagepipeline_dagster.watching.looking import Tiers
 
 __all__ = ["ImageDataset", "UnresolvedJob"]
 

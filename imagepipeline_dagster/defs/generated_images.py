@@ -16,17 +16,13 @@ from imagepipeline_dagster.defs.metadata import (
     markdown_table,
     table_metadata,
 )
-from imagepipeline_dagster.generation.budget import BudgetReached
-from imagepipeline_dagster.generation.expectations import EXPECTATIONS, Expectation
-from imagepipeline_dagster.generation.images import (
-    CIRCUMSTANCES,
-    GeneratedImage,
-    Outcome,
-    images_of_plan,
-)
-from imagepipeline_dagster.generation.planning import PlannedRequest
-from imagepipeline_dagster.generation.prompts import Prompt
-from imagepipeline_dagster.generation.purchase import Purchase
+from imagepipeline_dagster.ledger.budget import BudgetReached
+from imagepipeline_dagster.ledger.records import Outcome
+from imagepipeline_dagster.planning.prompts import Prompt
+from imagepipeline_dagster.planning.requests import PlannedRequest
+from imagepipeline_dagster.purchase.checks import EXPECTATIONS, Expectation
+from imagepipeline_dagster.purchase.images import CIRCUMSTANCES, GeneratedImage, images_of_plan
+from imagepipeline_dagster.purchase.purchase import Purchase
 from imagepipeline_dagster.resources import (
     ImagePipelineResource,
     LedgerResource,

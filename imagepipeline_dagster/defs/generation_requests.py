@@ -10,16 +10,12 @@ import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import found_table, markdown_table, table_metadata
-from imagepipeline_dagster.generation.planning import (
-    PlannedRequest,
-    PlanState,
-    plan_prompt_set,
-    summarise_plan,
-)
-from imagepipeline_dagster.generation.prompts import Prompt
+from imagepipeline_dagster.ledger.records import PlanState
+from imagepipeline_dagster.partition_names import prompt_set_of
+from imagepipeline_dagster.planning.prompts import Prompt
+from imagepipeline_dagster.planning.requests import PlannedRequest, plan_prompt_set, summarise_plan
 from imagepipeline_dagster.resources import ImagePipelineResource, LedgerResource
 from imagepipeline_dagster.rows import arrow_table, content_hash, rows_of
-from imagepipeline_dagster.tables.names import prompt_set_of
 
 __all__ = ["build_generation_requests"]
 

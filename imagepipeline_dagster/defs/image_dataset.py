@@ -16,11 +16,8 @@ from imagepipeline_dagster.defs.metadata import (
     markdown_table,
     seconds_since,
 )
-from imagepipeline_dagster.moderation.verdicts import (
-    ModeratedImage,
-    Verdict,
-    objections,
-)
+from imagepipeline_dagster.moderation.checks import objections
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
 from imagepipeline_dagster.release.publish import NothingToRelease, latest_release, publish
 from imagepipeline_dagster.release.shards import fingerprint, shard_schema
 from imagepipeline_dagster.resources import StorageResource

@@ -13,12 +13,12 @@ import pyarrow as pa
 
 from imagepipeline_dagster.previews import Tile, contact_sheet, markdown_picture
 from imagepipeline_dagster.rows import arrow_schema
-from imagepipeline_dagster.storage import ObjectMissing, Storage, thumbnail_path
+from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumbnail_path
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from imagepipeline_dagster.generation.images import GeneratedImage
+    from imagepipeline_dagster.purchase.images import GeneratedImage
 
 __all__ = [
     "column_schema",

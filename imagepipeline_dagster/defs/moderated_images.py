@@ -11,14 +11,15 @@ from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import found_table, table_metadata
 from imagepipeline_dagster.defs.moderation_checks import build_moderation_checks
 from imagepipeline_dagster.defs.moderation_metadata import moderation_metadata
-from imagepipeline_dagster.generation.images import CIRCUMSTANCES, GeneratedImage
-from imagepipeline_dagster.generation.reconciling import PromptSetStates
-from imagepipeline_dagster.moderation.bases import Bases
+from imagepipeline_dagster.moderation.checks import accounting_problems
 from imagepipeline_dagster.moderation.moderating import moderate_set
-from imagepipeline_dagster.moderation.verdicts import ModeratedImage, accounting_problems
+from imagepipeline_dagster.moderation.states import Bases
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.partition_names import prompt_set_of
+from imagepipeline_dagster.purchase.images import CIRCUMSTANCES, GeneratedImage
 from imagepipeline_dagster.resources import LedgerResource, StorageResource, TablesResource
 from imagepipeline_dagster.rows import arrow_table, content_hash, rows_of
-from imagepipeline_dagster.tables.names import prompt_set_of
+from imagepipeline_dagster.watching.states import PromptSetStates
 
 __all__ = ["build_moderated_images"]
 

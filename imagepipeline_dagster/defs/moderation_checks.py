@@ -7,12 +7,13 @@ import pandas as pd
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import contact_sheet_of, found_table
-from imagepipeline_dagster.moderation.moderating import (
+from imagepipeline_dagster.moderation.checks import (
     disagreements,
     judged_pictures,
+    objections,
     repetitions,
 )
-from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict, objections
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
 from imagepipeline_dagster.resources import StorageResource
 from imagepipeline_dagster.rows import rows_of
 

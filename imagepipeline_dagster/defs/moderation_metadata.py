@@ -10,7 +10,7 @@ from imagepipeline_dagster.moderation.charts import bar_chart, histogram
 from imagepipeline_dagster.moderation.moderating import Moderation
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict, summarise
 from imagepipeline_dagster.previews import markdown_picture
-from imagepipeline_dagster.storage import Storage
+from imagepipeline_dagster.storage.contract import Storage
 
 __all__ = ["moderation_metadata"]
 

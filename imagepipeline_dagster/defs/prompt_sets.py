@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import found_table, table_metadata
-from imagepipeline_dagster.generation.prompts import Prompt, validated_prompts
-from imagepipeline_dagster.generation.tokens import TOKENS_ARE_ESTIMATED
+from imagepipeline_dagster.partition_names import prompt_set_of
+from imagepipeline_dagster.planning.prompts import Prompt, validated_prompts
+from imagepipeline_dagster.planning.tokens import TOKENS_ARE_ESTIMATED
 from imagepipeline_dagster.resources import TablesResource
 from imagepipeline_dagster.rows import arrow_table, content_hash
-from imagepipeline_dagster.tables.names import prompt_set_of
 
 __all__ = ["build_prompt_sets"]
 

@@ -6,10 +6,10 @@ import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset, UnresolvedJob
 from imagepipeline_dagster.defs.sensors import run_request
-from imagepipeline_dagster.generation.contents import SetContents
-from imagepipeline_dagster.generation.reconciling import PromptSetStates
+from imagepipeline_dagster.partition_names import partition_key
 from imagepipeline_dagster.resources import LedgerResource, TablesResource
-from imagepipeline_dagster.tables.names import partition_key
+from imagepipeline_dagster.watching.contents import SetContents
+from imagepipeline_dagster.watching.states import PromptSetStates
 
 __all__ = ["build_schedules"]
 

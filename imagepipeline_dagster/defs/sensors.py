@@ -8,11 +8,12 @@ import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset, UnresolvedJob
 from imagepipeline_dagster.defs.sensor_resources import ledger_of, tables_of
-from imagepipeline_dagster.generation.contents import SetContents
-from imagepipeline_dagster.generation.ledger import Ledger
-from imagepipeline_dagster.generation.partitions import TooManyGone, partition_changes
-from imagepipeline_dagster.generation.reconciling import AskedRun, PromptSetStates
-from imagepipeline_dagster.generation.watching import (
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
+from imagepipeline_dagster.tables.fingerprints import SetFingerprint, fingerprint_embeddings
+from imagepipeline_dagster.tables.summaries import newest_time
+from imagepipeline_dagster.watching.contents import SetContents
+from imagepipeline_dagster.watching.looking import (
     FIRST_TICK,
     EmbeddingsWatch,
     Observation,
@@ -20,9 +21,8 @@ from imagepipeline_dagster.generation.watching import (
     new_tick,
     observe,
 )
-from imagepipeline_dagster.tables.fingerprints import SetFingerprint, fingerprint_embeddings
-from imagepipeline_dagster.tables.names import partition_key, prompt_set_of
-from imagepipeline_dagster.tables.summaries import newest_time
+from imagepipeline_dagster.watching.partitions import TooManyGone, partition_changes
+from imagepipeline_dagster.watching.states import AskedRun, PromptSetStates
 
 __all__ = ["build_sensors", "run_request"]
 

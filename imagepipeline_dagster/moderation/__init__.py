@@ -6,7 +6,8 @@
 - `duplicates`: pictures that repeat another of their set.
 - `evidence`: scores and hashes, computed once and kept.
 - `verdicts`: a verdict and a reason for each requested sample, and their counts.
-- `moderating`: all of it for one prompt set.
-- `bases`: what each set's verdicts were made from, and which are to be made anew.
+- `moderating`: all of it for one prompt set. `checks`: what the checks of its verdicts ask.
+- `states`: what each set's verdicts were made from, and which are to be made anew.
+- `override_targets`: the pictures and prompts that a person can decide about.
 - `charts`, `review`: pictures of the verdicts, and the sheet that a person reviews them on.
 """

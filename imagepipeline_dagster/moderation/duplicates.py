@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import numpy as np
 from PIL import Image
 
-from imagepipeline_dagster.generation.pictures import eight_bits
+from imagepipeline_dagster.purchase.pictures import eight_bits
 
 __all__ = ["HASH_METHOD", "HashesMissing", "check_hashes", "perceptual_hash", "repeated"]
 

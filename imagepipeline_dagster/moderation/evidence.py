@@ -14,12 +14,17 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Table, and_, select
 
-from imagepipeline_dagster.generation.images import GeneratedImage
-from imagepipeline_dagster.generation.ledger import Ledger, upsert
-from imagepipeline_dagster.generation.ledger_schema import perceptual_hashes, scores
+from imagepipeline_dagster.ledger.requests import Ledger, upsert
+from imagepipeline_dagster.ledger.schema import perceptual_hashes, scores
 from imagepipeline_dagster.moderation.classifier import Classifier
 from imagepipeline_dagster.moderation.duplicates import HASH_METHOD, perceptual_hash
-from imagepipeline_dagster.storage import ObjectMissing, Storage, image_path, thumbnail_path
+from imagepipeline_dagster.purchase.images import GeneratedImage
+from imagepipeline_dagster.storage.contract import (
+    ObjectMissing,
+    Storage,
+    image_path,
+    thumbnail_path,
+)
 
 __all__ = ["Measured", "hashes_of", "scores_of"]
 

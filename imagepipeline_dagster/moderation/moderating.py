@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from imagepipeline_dagster.generation.images import GeneratedImage, Outcome
-from imagepipeline_dagster.generation.ledger import Ledger
-from imagepipeline_dagster.moderation.bases import Bases, basis_of
+from imagepipeline_dagster.ledger.records import Outcome
+from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.blank import is_blank
 from imagepipeline_dagster.moderation.classifier import (
     Classifier,
@@ -18,23 +17,17 @@ from imagepipeline_dagster.moderation.classifier import (
 from imagepipeline_dagster.moderation.duplicates import check_hashes
 from imagepipeline_dagster.moderation.evidence import hashes_of, scores_of
 from imagepipeline_dagster.moderation.policy import ModerationPolicy, Rules
+from imagepipeline_dagster.moderation.states import Bases, basis_of
 from imagepipeline_dagster.moderation.verdicts import (
     Evidence,
     ModeratedImage,
-    ModerationReason,
     moderate,
 )
-from imagepipeline_dagster.storage import Storage
+from imagepipeline_dagster.purchase.images import GeneratedImage
+from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.overrides import Override
 
-__all__ = [
-    "Moderation",
-    "check_policy",
-    "disagreements",
-    "judged_pictures",
-    "moderate_set",
-    "repetitions",
-]
+__all__ = ["Moderation", "check_policy", "moderate_set"]
 
 
 def check_policy(policy: ModerationPolicy) -> None:
@@ -112,49 +105,3 @@ def _to_classify(image: GeneratedImage, rules: Rules) -> bool:
         return False
     checked = image.safety_checker is True and image.value_range is not None
     return (rules.checked if checked else rules.unchecked) == "classify"
-
-
-_ABOUT_CONTENT = frozenset(
-    {
-        ModerationReason.VENDOR_FILTERED,
-        ModerationReason.BLANK,
-        ModerationReason.NSFW,
-        ModerationReason.UNDECODABLE,
-    }
-)
-
-
-def judged_pictures(images: Sequence[ModeratedImage]) -> tuple[int, int]:
-    """Return how many samples were judged by what they show, and how many of them rejected.
-
-    A sample that was never bought, or is still open, says nothing about the model or the prompts.
-    """
-    judged = [
-        image
-        for image in images
-        if image.outcome == Outcome.GENERATED or image.moderation_reason in _ABOUT_CONTENT
-    ]
-    rejected = [
-        image
-        for image in judged
-        if image.verdict == "rejected" and image.moderation_reason != ModerationReason.DUPLICATE
-    ]
-    return len(judged), len(rejected)
-
-
-def disagreements(
-    images: Sequence[ModeratedImage], rules: Rules
-) -> tuple[list[ModeratedImage], list[ModeratedImage]]:
-    """Return the pictures that the API let pass and the classifier looked at, and those it doubts.
-
-    The other way round cannot be compared: what the API held back never came.
-    """
-    compared = [i for i in images if i.safety_checker is True and i.nsfw_score is not None]
-    doubted = [i for i in compared if (i.nsfw_score or 0) >= rules.quarantine_score]
-    return compared, sorted(doubted, key=lambda image: -(image.nsfw_score or 0))
-
-
-def repetitions(images: Sequence[ModeratedImage]) -> tuple[int, list[ModeratedImage]]:
-    """Return how many pictures there are, and those that repeat another."""
-    pictures = sum(image.image_sha256 is not None for image in images)
-    return pictures, [image for image in images if image.duplicate_of is not None]

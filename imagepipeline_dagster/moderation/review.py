@@ -18,8 +18,8 @@ from html import escape
 from string import Template
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
-from imagepipeline_dagster.storage import ObjectMissing, Storage, thumbnail_path
-from imagepipeline_dagster.tables.overrides import Decision
+from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumbnail_path
+from imagepipeline_dagster.tables.overrides import OverrideDecision
 
 __all__ = ["OVERRIDE_COLUMNS", "review_sheet"]
 
@@ -28,9 +28,9 @@ OVERRIDE_COLUMNS = ("image_sha256", "prompt_set", "prompt_id", "decision", "revi
 
 _LARGEST_THUMBNAIL = 100_000  # bytes; ours have at most a tenth of it
 _VERDICT_OF = {
-    Decision.KEEP: Verdict.KEPT,
-    Decision.REJECT: Verdict.REJECTED,
-    Decision.QUARANTINE: Verdict.QUARANTINED,
+    OverrideDecision.KEEP: Verdict.KEPT,
+    OverrideDecision.REJECT: Verdict.REJECTED,
+    OverrideDecision.QUARANTINE: Verdict.QUARANTINED,
 }
 
 _STYLE = """
@@ -176,7 +176,7 @@ def _decisions(image: ModeratedImage, reviewer: str, table: str | None) -> str:
     if image.image_sha256 is None:
         return ""
     shown = []
-    for decision in Decision:
+    for decision in OverrideDecision:
         if _VERDICT_OF[decision] == image.verdict:
             continue
         command = ["imagepipeline-dagster", "override", decision, "--image", image.image_sha256]

@@ -20,12 +20,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from imagepipeline_dagster.generation.images import GeneratedImage, Outcome
+from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.moderation.blank import is_blank
 from imagepipeline_dagster.moderation.duplicates import repeated
 from imagepipeline_dagster.moderation.policy import Rules
+from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.rows import column
-from imagepipeline_dagster.tables.overrides import Decision, Override
+from imagepipeline_dagster.tables.overrides import Override, OverrideDecision
 
 __all__ = [
     "OVERRIDDEN",
@@ -34,9 +35,7 @@ __all__ = [
     "ModeratedImage",
     "ModerationReason",
     "Verdict",
-    "accounting_problems",
     "moderate",
-    "objections",
     "summarise",
 ]
 
@@ -140,9 +139,9 @@ _GENERATED_FIELDS = tuple(field.name for field in dataclasses.fields(GeneratedIm
 
 
 _VERDICTS = {
-    Decision.KEEP: Verdict.KEPT,
-    Decision.REJECT: Verdict.REJECTED,
-    Decision.QUARANTINE: Verdict.QUARANTINED,
+    OverrideDecision.KEEP: Verdict.KEPT,
+    OverrideDecision.REJECT: Verdict.REJECTED,
+    OverrideDecision.QUARANTINE: Verdict.QUARANTINED,
 }
 _NO_EVIDENCE = Evidence()
 _DEFAULT_RULES = Rules()
@@ -263,31 +262,6 @@ def _without_repetitions(
     return found
 
 
-def objections(rows: Iterable[ModeratedImage]) -> list[str]:
-    """Return a sentence for each row that must not be in a dataset, whatever its verdict says.
-
-    Moderation gives no such verdict. Rows can come from elsewhere, or from a table that was edited.
-    """
-    return [
-        f"{row.prompt_set!r}, prompt {row.prompt_id!r}: {objection}"
-        for row in rows
-        if (objection := _objection(row))
-    ]
-
-
-def _objection(row: ModeratedImage) -> str | None:
-    if row.verdict != Verdict.KEPT:
-        return f"its verdict is {row.verdict!r}, not kept."
-    if row.image_sha256 is None or row.format is None:
-        return "it was kept, but has no image."
-    decided = row.moderation_reason.startswith(OVERRIDDEN)
-    # A policy that keeps unchecked pictures says so in each row's reason.
-    by_policy = row.moderation_reason == ModerationReason.UNCHECKED
-    if not (row.safety_checker is True or row.nsfw_score is not None or by_policy or decided):
-        return "it was kept, but nobody checked it: no safety checker and no override."
-    return None
-
-
 def summarise(rows: Iterable[ModeratedImage]) -> Counts:
     """Count the rows' verdicts and reasons."""
     listed = list(rows)
@@ -299,19 +273,3 @@ def summarise(rows: Iterable[ModeratedImage]) -> Counts:
         quarantined=verdicts[Verdict.QUARANTINED],
         by_reason=dict(sorted(Counter(row.moderation_reason for row in listed).items())),
     )
-
-
-def accounting_problems(asked: Mapping[str, int], rows: Iterable[GeneratedImage]) -> list[str]:
-    """Return a sentence for each prompt of one set whose samples are not all accounted for.
-
-    Args:
-        asked: the samples that each prompt id of the set asks for.
-        rows: the set's rows, one a sample.
-    """
-    recorded = Counter(row.prompt_id for row in rows)
-    return [
-        f"Prompt {prompt_id!r}: {asked.get(prompt_id, 0)} samples asked for, "
-        f"{recorded[prompt_id]} rows recorded."
-        for prompt_id in sorted(asked.keys() | recorded.keys())
-        if asked.get(prompt_id, 0) != recorded[prompt_id]
-    ]

@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage, ModerationReason
 from imagepipeline_dagster.previews import Tile, contact_sheet
 from imagepipeline_dagster.release.shards import FORMAT_VERSION, shard_schema
-from imagepipeline_dagster.storage import ObjectMissing, Storage, thumbnail_path
+from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumbnail_path
 
 __all__ = ["CONTACT_SHEET", "Release", "Shard", "card", "examples_sheet", "pick_examples"]
 

@@ -22,13 +22,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from imagepipeline_dagster.api.contract import canonical_json
-from imagepipeline_dagster.moderation.verdicts import (
-    Counts,
-    ModeratedImage,
-    Verdict,
-    objections,
-    summarise,
-)
+from imagepipeline_dagster.moderation.checks import objections
+from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage, Verdict, summarise
 from imagepipeline_dagster.release.card import (
     CONTACT_SHEET,
     Release,
@@ -43,7 +38,7 @@ from imagepipeline_dagster.release.shards import (
     split_into_shards,
     write_shard,
 )
-from imagepipeline_dagster.storage import ObjectExists, Storage
+from imagepipeline_dagster.storage.contract import ObjectExists, Storage
 
 __all__ = [
     "NothingToRelease",

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.rows import arrow_schema
-from imagepipeline_dagster.storage import Storage, image_path
+from imagepipeline_dagster.storage.contract import Storage, image_path
 
 __all__ = [
     "FORMAT_VERSION",

@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from imagepipeline_dagster.tables.database import FoundTable
+from imagepipeline_dagster.tables.found import FoundTable
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.summaries import SetSummary
 from imagepipeline_dagster.tables.values import read_text

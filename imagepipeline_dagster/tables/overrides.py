@@ -15,18 +15,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from imagepipeline_dagster.tables.database import (
-    TablesError,
-    reporting_database_errors,
-    source_engine,
-    writing,
-)
+from imagepipeline_dagster.tables.database import reporting_database_errors, source_engine, writing
+from imagepipeline_dagster.tables.errors import TablesError
 from imagepipeline_dagster.tables.values import read_time
 
 __all__ = [
     "OVERRIDES",
-    "Decision",
     "Override",
+    "OverrideDecision",
     "OverrideInvalid",
     "count_overrides",
     "overrides_table",
@@ -51,7 +47,7 @@ class OverrideInvalid(TablesError):
         self.column = column
 
 
-class Decision(StrEnum):
+class OverrideDecision(StrEnum):
     """What a person decides about a picture."""
 
     KEEP = "keep"
@@ -66,7 +62,7 @@ class Override:
     `number` is its place in the table; 0 before it is there.
     """
 
-    decision: Decision
+    decision: OverrideDecision
     reviewer: str
     reason: str
     decided_at: dt.datetime
@@ -128,7 +124,7 @@ def overrides_table(metadata: sa.MetaData, name: str = OVERRIDES) -> sa.Table:
             server_default=sa.func.current_timestamp(),
             comment="When; the latest decision counts",
         ),
-        sa.CheckConstraint(sa.column("decision").in_([each.value for each in Decision])),
+        sa.CheckConstraint(sa.column("decision").in_([each.value for each in OverrideDecision])),
         sa.CheckConstraint("(image_sha256 IS NULL) = (prompt_set IS NOT NULL)"),
         sa.CheckConstraint("(prompt_set IS NULL) = (prompt_id IS NULL)"),
         *_what_can_be_meant(),
@@ -242,9 +238,11 @@ def _override(row: Mapping[str, Any]) -> Override:
     try:
         if not isinstance(decided_at, dt.datetime):
             raise OverrideInvalid(f"decided_at: {decided_at!r} is no time.")
-        if decision not in set(Decision):
-            raise OverrideInvalid(f"decision: {decision!r} is none of {', '.join(Decision)}.")
-        read: dict[str, Any] = {"decision": Decision(decision), "decided_at": decided_at}
+        if decision not in set(OverrideDecision):
+            raise OverrideInvalid(
+                f"decision: {decision!r} is none of {', '.join(OverrideDecision)}."
+            )
+        read: dict[str, Any] = {"decision": OverrideDecision(decision), "decided_at": decided_at}
         if row["image_sha256"] is not None:
             read["image_sha256"] = str(row["image_sha256"]).strip().lower()
         return Override(**{**row, **read})

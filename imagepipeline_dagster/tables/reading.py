@@ -10,16 +10,14 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from imagepipeline_dagster.tables.database import (
+from imagepipeline_dagster.tables.database import reporting_database_errors, source_engine
+from imagepipeline_dagster.tables.errors import (
     ColumnMissing,
-    FoundTable,
     TableMissing,
     TablesError,
     TablesUnavailable,
-    find_table,
-    reporting_database_errors,
-    source_engine,
 )
+from imagepipeline_dagster.tables.found import FoundTable, find_table
 from imagepipeline_dagster.tables.schema import (
     EmbeddingRow,
     PromptRow,

@@ -9,8 +9,10 @@ from dataclasses import asdict
 
 import sqlalchemy as sa
 
-from imagepipeline_dagster.tables.database import TablesError, find_table, writing
-from imagepipeline_dagster.tables.importing import tables_metadata
+from imagepipeline_dagster.tables.creating import tables_metadata
+from imagepipeline_dagster.tables.database import writing
+from imagepipeline_dagster.tables.errors import TablesError
+from imagepipeline_dagster.tables.found import find_table
 from imagepipeline_dagster.tables.sample_rows import (
     EDITED_EMBEDDING,
     EDITED_PROMPT,
@@ -19,7 +21,7 @@ from imagepipeline_dagster.tables.sample_rows import (
     SAMPLE_PROMPTS,
 )
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping, columns_of
-from imagepipeline_dagster.tables.target import TargetTable
+from imagepipeline_dagster.tables.transfer.target import TargetTable
 
 __all__ = [
     "SampleMissing",

@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from imagepipeline_dagster.tables.database import SetsMerged
+from imagepipeline_dagster.tables.errors import SetsMerged
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.values import read_text
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings
-from imagepipeline_dagster.tables.importing import create_tables
+from imagepipeline_dagster.tables.creating import create_tables
+from tests.buying import API_KEY
 from tests.cli.shop import Shop
-from tests.generation.buying import API_KEY
 
 VARIABLES = ("API_KEY", "BASE_URL", "MAX_IN_FLIGHT", "STORAGE", "TABLES_URL", "LEDGER_URL")
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from imagepipeline_dagster.cli import main
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind
 from imagepipeline_dagster.tables.reading import SourceTables
-from tests.generation.buying import Bought, Buyer, prompts_of
+from tests.buying import Bought, Buyer, prompts_of
 
 DROPPED = Fault(kind=FaultKind.DROPPED_ANSWER, times=1)
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imagepipeline_dagster.cli.progress import ShownProgress
-from imagepipeline_dagster.tables.progress import Progress
+from imagepipeline_dagster.tables.transfer.progress import RowProgress
 from tests.cli.running import do, prompts
 from tests.cli.shop import Shop, files_in, row_of
 
@@ -267,5 +267,5 @@ def test_a_terminal_gets_a_bar() -> None:
     console = Console(file=shown, force_terminal=True, width=80)
     with closing(ShownProgress(console)) as on_progress:
         for rows in (2_000, 4_000, 4_500):
-            on_progress(Progress("written", rows, 4_500))
+            on_progress(RowProgress("written", rows, 4_500))
     assert "written 4,500 rows" in shown.getvalue()

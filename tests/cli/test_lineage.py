@@ -6,8 +6,8 @@ import json
 import pytest
 
 from imagepipeline_dagster.cli import main
+from tests.buying import API_KEY
 from tests.cli.shop import Shop
-from tests.generation.buying import API_KEY
 
 
 def test_texts_of_tables_cannot_steer_the_terminal(shop: Shop) -> None:

@@ -7,8 +7,8 @@ from click.testing import CliRunner, Result
 
 from imagepipeline_dagster.cli import main
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
-from imagepipeline_dagster.storage import LocalFolder
-from imagepipeline_dagster.tables.importing import create_tables
+from imagepipeline_dagster.storage.folder import LocalFolder
+from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.overrides import read_overrides
 from tests.cli.shop import Shop
 from tests.frames import frame_of

@@ -7,7 +7,7 @@ import pytest
 from dagster._serdes import serialize_value
 
 from imagepipeline_dagster.defs import ImageDataset
-from imagepipeline_dagster.tables.database import ColumnMissing
+from imagepipeline_dagster.tables.errors import ColumnMissing
 from imagepipeline_dagster.tables.schema import TableMapping
 from tests.pipeline import (
     STAGES,
@@ -154,8 +154,8 @@ def test_a_table_that_could_not_be_stored_is_made_again(
     """A set whose last table failed to be written is not built: it is asked for again."""
     import datetime as dt
 
-    from imagepipeline_dagster.generation import reconciling
-    from imagepipeline_dagster.storage import LocalFolder
+    from imagepipeline_dagster.storage.folder import LocalFolder
+    from imagepipeline_dagster.watching import states
 
     pipeline.add("boats", "one")
     (request,) = pipeline.tick()
@@ -169,7 +169,7 @@ def test_a_table_that_could_not_be_stored_is_made_again(
     with monkeypatch.context() as patched:
         patched.setattr(LocalFolder, "write", full_disk)
         pipeline.run(str(request.partition_key), ok=False)
-    monkeypatch.setattr(reconciling, "_FIRST_RETRY", dt.timedelta(0))
+    monkeypatch.setattr(states, "_FIRST_RETRY", dt.timedelta(0))
 
     assert partition_keys(pipeline.reconcile()) == ["boats"]
     told = figures(pipeline.run("boats"))

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from imagepipeline_dagster.defs import ImageDataset
-from imagepipeline_dagster.generation.ledger import Ledger
-from imagepipeline_dagster.generation.reconciling import PromptSetStates
-from imagepipeline_dagster.generation.watching import Tiers
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.tables.fingerprints import SetFingerprint, fingerprint_sets
-from imagepipeline_dagster.tables.names import prompt_set_of
 from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.watching.looking import Tiers
+from imagepipeline_dagster.watching.states import PromptSetStates
 from tests.pipeline import SENSORS, Pipeline, open_pipeline
 from tests.states import states_in
 

@@ -8,8 +8,8 @@ import dagster as dg
 import pytest
 
 from imagepipeline_dagster.defs import ImageDataset
-from imagepipeline_dagster.generation.ledger import Ledger
-from imagepipeline_dagster.generation.ledger_schema import prompt_sets
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.schema import prompt_sets
 from tests.pipeline import Pipeline, open_pipeline, partition_keys
 
 

@@ -10,10 +10,10 @@ import dagster as dg
 import pytest
 
 from imagepipeline_dagster.defs import ImageDataset
-from imagepipeline_dagster.generation.ledger import Ledger
-from imagepipeline_dagster.generation.reconciling import PromptSetStates
-from imagepipeline_dagster.generation.watching import Watch
+from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.tables.fingerprints import fingerprint_sets
+from imagepipeline_dagster.watching.looking import Watch
+from imagepipeline_dagster.watching.states import PromptSetStates
 from tests.pipeline import Pipeline, open_pipeline, partition_keys
 from tests.states import states_in
 

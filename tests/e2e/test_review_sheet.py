@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from imagepipeline_dagster.moderation.review import review_sheet
-from imagepipeline_dagster.storage import LocalFolder
+from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.moderation.test_review import HOSTILE, ROWS, storage
 
 __all__ = ["storage"]  # a fixture that the tests below use

@@ -5,12 +5,12 @@ import io
 
 from PIL import Image, ImageEnhance
 
-from imagepipeline_dagster.generation.images import GeneratedImage
 from imagepipeline_dagster.moderation.duplicates import perceptual_hash, repeated
 from imagepipeline_dagster.moderation.policy import Rules
 from imagepipeline_dagster.moderation.verdicts import Evidence, ModeratedImage, moderate
 from imagepipeline_dagster.previews import thumbnail
-from imagepipeline_dagster.tables.overrides import Decision, Override
+from imagepipeline_dagster.purchase.images import GeneratedImage
+from imagepipeline_dagster.tables.overrides import Override, OverrideDecision
 
 A, B, C, D = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
 HASHES = {A: 0b0000, B: 0b0011, C: 0b1111_1111, D: 0b0001}
@@ -74,7 +74,7 @@ def test_a_person_may_keep_a_duplicate() -> None:
     """What a person kept stays, marked, and the others give way to it."""
     keep = Override(
         image_sha256=B,
-        decision=Decision.KEEP,
+        decision=OverrideDecision.KEEP,
         reviewer="ana",
         reason="the better one",
         decided_at=dt.datetime(2026, 3, 1, tzinfo=dt.UTC),

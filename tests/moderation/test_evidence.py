@@ -11,15 +11,16 @@ import pytest
 from PIL import Image
 from sqlalchemy import insert
 
-from imagepipeline_dagster.generation.images import GeneratedImage
-from imagepipeline_dagster.generation.ledger import Ledger
-from imagepipeline_dagster.generation.ledger_schema import perceptual_hashes, scores
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.schema import perceptual_hashes, scores
 from imagepipeline_dagster.moderation.duplicates import HASH_METHOD
 from imagepipeline_dagster.moderation.evidence import hashes_of, scores_of
 from imagepipeline_dagster.moderation.moderating import Moderation, moderate_set
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.previews import thumbnail
-from imagepipeline_dagster.storage import LocalFolder, image_path, thumbnail_path
+from imagepipeline_dagster.purchase.images import GeneratedImage
+from imagepipeline_dagster.storage.contract import image_path, thumbnail_path
+from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.moderation.classifiers import Given
 
 

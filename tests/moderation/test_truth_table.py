@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from imagepipeline_dagster.generation.images import GeneratedImage
 from imagepipeline_dagster.moderation.policy import Rules
 from imagepipeline_dagster.moderation.verdicts import Evidence, moderate
-from imagepipeline_dagster.tables.overrides import Decision, Override
+from imagepipeline_dagster.purchase.images import GeneratedImage
+from imagepipeline_dagster.tables.overrides import Override, OverrideDecision
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 SHA256 = "c" * 64
@@ -37,7 +37,7 @@ class Case:
     unchecked: str
     blank: str
     classifier: str
-    override: Decision | None
+    override: OverrideDecision | None
 
 
 # The first row that fits gives verdict and reason. None stands for anything.
@@ -84,7 +84,7 @@ CASES = [
         ("quarantine", "classify", "keep"),
         ("reject", "quarantine", "keep"),
         SCORES,
-        (None, *Decision),
+        (None, *OverrideDecision),
     )
 ]
 
@@ -180,7 +180,7 @@ def test_the_latest_decision_counts_and_is_signed() -> None:
         format="PNG",
     )
 
-    def decided(hours: int, decision: Decision, who: str, *, of_prompt: bool) -> Override:
+    def decided(hours: int, decision: OverrideDecision, who: str, *, of_prompt: bool) -> Override:
         return Override(
             image_sha256=None if of_prompt else SHA256,
             prompt_set="spring" if of_prompt else None,
@@ -191,9 +191,9 @@ def test_the_latest_decision_counts_and_is_signed() -> None:
             decided_at=NOON + dt.timedelta(hours=hours),
         )
 
-    first = decided(0, Decision.REJECT, "ana", of_prompt=False)
-    second = decided(1, Decision.QUARANTINE, "ben", of_prompt=True)
-    third = decided(2, Decision.KEEP, "cleo", of_prompt=False)
+    first = decided(0, OverrideDecision.REJECT, "ana", of_prompt=False)
+    second = decided(1, OverrideDecision.QUARANTINE, "ben", of_prompt=True)
+    third = decided(2, OverrideDecision.KEEP, "cleo", of_prompt=False)
     for overrides, verdict, who in (
         ((first, second), "quarantined", "ben"),
         ((third, second, first), "kept", "cleo"),

@@ -8,16 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imagepipeline_dagster.generation.images import GeneratedImage, Outcome
+from imagepipeline_dagster.ledger.records import Outcome
+from imagepipeline_dagster.moderation.checks import accounting_problems
 from imagepipeline_dagster.moderation.verdicts import (
     Counts,
     ModeratedImage,
     ModerationReason,
     Verdict,
-    accounting_problems,
     moderate,
     summarise,
 )
+from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.rows import rows_of
 from tests.frames import frame_of
 

@@ -13,7 +13,7 @@ from PIL import Image
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.publish import publish
-from imagepipeline_dagster.storage import Storage, image_path
+from imagepipeline_dagster.storage.contract import Storage, image_path
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 

@@ -10,7 +10,7 @@ import yaml  # type: ignore[import-untyped] # no stubs among the dependencies
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, summarise
 from imagepipeline_dagster.release.card import Release, card, pick_examples
 from imagepipeline_dagster.release.publish import release_counts
-from imagepipeline_dagster.storage import LocalFolder
+from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.release.samples import NOON, kept_row, rejected_row
 
 HOSTILE = [

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from imagepipeline_dagster.moderation.verdicts import objections
+from imagepipeline_dagster.moderation.checks import objections
 from imagepipeline_dagster.previews import thumbnail
 from imagepipeline_dagster.release.publish import (
     NothingToRelease,
@@ -26,13 +26,9 @@ from imagepipeline_dagster.release.publish import (
     release_counts,
 )
 from imagepipeline_dagster.release.shards import ImageCorrupt
-from imagepipeline_dagster.storage import (
-    LocalFolder,
-    Storage,
-    image_path,
-    open_storage,
-    thumbnail_path,
-)
+from imagepipeline_dagster.storage.contract import Storage, image_path, thumbnail_path
+from imagepipeline_dagster.storage.folder import LocalFolder
+from imagepipeline_dagster.storage.opening import open_storage
 from tests.release.samples import kept_row, picture, publish_rows, rejected_row
 
 pytest_plugins = ["tests.s3"]

@@ -17,7 +17,8 @@ from imagepipeline_dagster.release.shards import (
     split_into_shards,
     write_shard,
 )
-from imagepipeline_dagster.storage import LocalFolder, ObjectMissing, image_path
+from imagepipeline_dagster.storage.contract import ObjectMissing, image_path
+from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.release.samples import kept_row, picture
 
 

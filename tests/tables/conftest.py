@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from imagepipeline_dagster.tables.importing import create_tables
+from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.reading import SourceTables
 
 

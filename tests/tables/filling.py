@@ -6,9 +6,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from imagepipeline_dagster.tables.importing import merge_of_file
-from imagepipeline_dagster.tables.merging import ImportReport
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
+from imagepipeline_dagster.tables.transfer.merge import ImportReport, merge_of_file
 
 
 def import_prompts(

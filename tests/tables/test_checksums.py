@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from imagepipeline_dagster.tables.checksums import checksums_among, checksums_between
-from imagepipeline_dagster.tables.importing import create_tables
+from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.summaries import summarise_sets
 from tests.tables.conftest import Execute

@@ -11,13 +11,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import imagepipeline_dagster
+from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.fingerprints import (
     SetFingerprint,
     fingerprint_embeddings,
     fingerprint_set,
     fingerprint_sets,
 )
-from imagepipeline_dagster.tables.importing import create_tables
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow
 from tests.tables.conftest import Execute

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import DatabaseError
 
-from imagepipeline_dagster.tables.importing import create_tables
+from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.overrides import (
-    Decision,
     Override,
+    OverrideDecision,
     OverrideInvalid,
     count_overrides,
     read_overrides,
@@ -30,7 +30,7 @@ def override(**changes: Any) -> Override:  # noqa: ANN401 - any field
     """Return a decision about a picture, or about what the changes name."""
     values: dict[str, Any] = {
         "image_sha256": SHA256,
-        "decision": Decision.KEEP,
+        "decision": OverrideDecision.KEEP,
         "reviewer": "ana",
         "reason": "looked at it",
         "decided_at": NOON,
@@ -45,13 +45,13 @@ def test_decisions_are_read_as_they_were_recorded(tables_url: str) -> None:
         image_sha256=None,
         prompt_set="späte Äpfel",
         prompt_id="a'b;--",
-        decision=Decision.REJECT,
+        decision=OverrideDecision.REJECT,
         decided_at=NOON - dt.timedelta(hours=1),
     )
     assert record_overrides(tables_url, [override(), of_prompt]) == 2
     found = read_overrides(tables_url)
     assert [each.number for each in found] == [2, 1]
-    assert [each.decision for each in found] == [Decision.REJECT, Decision.KEEP]
+    assert [each.decision for each in found] == [OverrideDecision.REJECT, OverrideDecision.KEEP]
     assert (found[0].prompt_set, found[0].prompt_id) == ("späte Äpfel", "a'b;--")
     assert (found[1].image_sha256, found[1].decided_at) == (SHA256, NOON)
     assert count_overrides(tables_url) == 2
@@ -78,7 +78,7 @@ def test_a_decision_by_sql_needs_no_number_and_no_time(tables_url: str, execute:
 )
 def test_nobody_changes_what_was_decided(tables_url: str, execute: Execute, statement: str) -> None:
     """The database itself refuses to change or delete a decision."""
-    record_overrides(tables_url, [override(decision=Decision.REJECT)])
+    record_overrides(tables_url, [override(decision=OverrideDecision.REJECT)])
     with pytest.raises(DatabaseError, match="overrides are only added"):
         execute(statement)
     assert [each.decision for each in read_overrides(tables_url)] == ["reject"]

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.checksums import checksums_among
-from imagepipeline_dagster.tables.importing import create_tables
+from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.reading import (
     ColumnMissing,
     SourceTables,

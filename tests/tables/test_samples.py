@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy import text
 
 from imagepipeline_dagster.api.contract import TASKS, request_for
+from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.database import writing
 from imagepipeline_dagster.tables.fingerprints import fingerprint_sets
-from imagepipeline_dagster.tables.importing import create_tables
 from imagepipeline_dagster.tables.reading import SourceTables, TableMissing
 from imagepipeline_dagster.tables.sample_rows import SAMPLE_EMBEDDINGS, SAMPLE_PROMPTS
 from imagepipeline_dagster.tables.samples import (

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from imagepipeline_dagster.databases import parsed_url
 from imagepipeline_dagster.tables.checksums import checksums_among, checksums_between
-from imagepipeline_dagster.tables.importing import create_tables
+from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.summaries import (
     is_later,

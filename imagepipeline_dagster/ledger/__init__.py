@@ -1,0 +1,11 @@
+"""What was claimed, bought and stored, by request key; nothing is bought without it.
+
+- `schema`: the tables. `opening`: a ledger opened, and brought up to date.
+- `records`: what the ledger keeps of a request, and what that means for a plan.
+- `requests`: entries read, and each step of a request recorded. `writer` commits off the event
+  loop.
+- `uses`: which prompts use which requests, with their rows as they were.
+- `budget`: what may be spent, reserved before each request.
+- `decisions`: what a person decides about requests that no run goes on with.
+- `lineage`: from an image back to all that it comes from.
+"""

@@ -1,0 +1,172 @@
+"""What may be spent: reserved in the ledger before each POST, across all runs at once.
+
+A reservation is given back only when the POST provably created no job. What may have been bought
+counts as spent.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import Connection, func, select, update
+
+from imagepipeline_dagster.ledger.requests import Ledger, upsert
+from imagepipeline_dagster.ledger.schema import spending
+
+__all__ = ["Allowance", "Budget", "BudgetReached", "Period", "Spent"]
+
+_MICROS = 1_000_000
+# The row of a scope that holds its sum.
+_IN_ALL = ""
+
+
+class Period(StrEnum):
+    """How long a budget lasts; days and months are UTC's."""
+
+    DAY = "day"
+    MONTH = "month"
+    TOTAL = "total"
+
+
+class BudgetReached(Exception):
+    """The next request would pass the budget; the rest stays planned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """The most that may be spent in each period: images, or money in the price's currency.
+
+    Raises:
+        ValueError: neither or both are given, or the period is not one.
+    """
+
+    images: int | None = None
+    money: float | None = None
+    period: str = Period.MONTH
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if (self.images is None) == (self.money is None):
+            raise ValueError("budget: give either images or money")
+        if min(self.images or 0, self.money or 0) < 0:
+            raise ValueError("budget: must not be negative")
+        if self.period not in tuple(Period):
+            raise ValueError(f"budget: period {self.period!r} is not one of {', '.join(Period)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What was spent in a period: images, and money in the price's currency."""
+
+    images: int
+    money: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """A dataset's budget at one API; without a budget, spending is recorded and never refused.
+
+    Args:
+        scope: whose spending it is; the dataset's name and the API's origin.
+        price_per_image: money for one image; None where only images are counted.
+        budget: the limit, or None.
+
+    Raises:
+        ValueError: a budget of money without a price.
+    """
+
+    scope: str
+    price_per_image: float | None = None
+    budget: Budget | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.budget and self.budget.money is not None and self.price_per_image is None:
+            raise ValueError("budget: one of money needs price_per_image")
+
+    def cost(self, images: int) -> float | None:
+        """Return what so many images cost, where the price is known."""
+        return None if self.price_per_image is None else images * self.price_per_image
+
+    def reserve(self, connection: Connection, *, images: int, today: dt.date) -> str | None:
+        """Count images as spent; returns why not, where that would pass the budget."""
+        # Added first: that locks the row of the sum, so that no other reservation overtakes this.
+        touched = self._add(connection, images, today)
+        if touched < len(_rows_of(today)):
+            if touched:
+                self._add(connection, -images, today)
+            for day in _rows_of(today):
+                nothing = {"scope": self.scope, "day": day, "images": 0, "micros": 0}
+                connection.execute(upsert(connection, spending, nothing, replace=()))
+            self._add(connection, images, today)
+        if self.budget is None:
+            return None
+        spent, micros = _spent(connection, self.scope, self.budget.period, today)
+        refusal = self._refusal((spent - images, micros - self._micros(images)), images)
+        if refusal is not None:
+            self._add(connection, -images, today)
+        return refusal
+
+    def give_back(self, connection: Connection, *, images: int, day: dt.date) -> None:
+        """Take back what was reserved on a day: its POST created no job."""
+        self._add(connection, -images, day)
+
+    def spent(self, ledger: Ledger, *, today: dt.date) -> Mapping[str, Spent]:
+        """Return what was spent so far, by period."""
+        with ledger.reading() as connection:
+            found = {period: _spent(connection, self.scope, period, today) for period in Period}
+        return {
+            period: Spent(images=images, money=micros / _MICROS)
+            for period, (images, micros) in found.items()
+        }
+
+    def _refusal(self, spent: tuple[int, int], images: int) -> str | None:
+        budget = self.budget
+        if budget is None:
+            return None
+        per = "in all" if budget.period == Period.TOTAL else f"per {budget.period}"
+        if budget.images is not None and spent[0] + images > budget.images:
+            return (
+                f"the budget of {budget.images:,} images {per} is reached: {spent[0]:,} are spent"
+            )
+        if budget.money is not None and spent[1] + self._micros(images) > budget.money * _MICROS:
+            money = spent[1] / _MICROS
+            return f"the budget of {budget.money:,.2f} {per} is reached: {money:,.2f} are spent"
+        return None
+
+    def _add(self, connection: Connection, images: int, day: dt.date) -> int:
+        """Add to what was spent on a day and in all; returns how many of their rows exist."""
+        added = connection.execute(
+            update(spending)
+            .where(spending.c.scope == self.scope, spending.c.day.in_(_rows_of(day)))
+            .values(
+                images=spending.c.images + images,
+                micros=spending.c.micros + self._micros(images),
+            )
+        )
+        return added.rowcount
+
+    def _micros(self, images: int) -> int:
+        return round(images * (self.price_per_image or 0) * _MICROS)
+
+
+def _rows_of(day: dt.date) -> tuple[str, str]:
+    return _IN_ALL, day.isoformat()
+
+
+def _spent(connection: Connection, scope: str, period: str, today: dt.date) -> tuple[int, int]:
+    days = {
+        Period.TOTAL: spending.c.day == _IN_ALL,
+        Period.MONTH: spending.c.day.startswith(f"{today:%Y-%m}"),
+        Period.DAY: spending.c.day == today.isoformat(),
+    }
+    sums = (
+        func.coalesce(func.sum(spending.c.images), 0),
+        func.coalesce(func.sum(spending.c.micros), 0),
+    )
+    query = select(*sums).where(spending.c.scope == scope, days[Period(period)])
+    images, micros = connection.execute(query).one()
+    return int(images), int(micros)

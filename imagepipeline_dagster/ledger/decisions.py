@@ -1,0 +1,313 @@
+"""What a person decides about requests that no run goes on with by itself.
+
+`resubmit` allows one more job; `forget` gives a request up. Both only move a request's state: the
+next run buys, or does not. Each decision is kept, with who took it, when and why.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+
+from imagepipeline_dagster.ledger.records import (
+    Entry,
+    Failure,
+    Outcome,
+    PlanState,
+    State,
+    plan_state,
+)
+from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by, storable, upsert
+from imagepipeline_dagster.ledger.schema import (
+    attempts,
+    decisions,
+    prompt_sets,
+    requests,
+    samples,
+)
+from imagepipeline_dagster.ledger.uses import PromptCall, calls_of
+
+__all__ = [
+    "MIN_PREFIX",
+    "DecisionRefused",
+    "LedgerDecision",
+    "TakenDecision",
+    "UndecidedRequest",
+    "concerned",
+    "decisions_about",
+    "forget",
+    "resubmit",
+    "unknown_requests",
+]
+
+MIN_PREFIX = 8
+"""Least hex digits that stand for a request key, or for an image."""
+
+_NO_PICTURE = (Outcome.EXPIRED, Outcome.UNDECODABLE)
+_LAPSED = "its process ended between the claim and the answer; it may have been bought"
+
+
+class LedgerDecision(StrEnum):
+    """What can be decided about a request."""
+
+    RESUBMIT = "resubmit"
+    FORGET = "forget"
+
+
+class DecisionRefused(ValueError):
+    """A key that names no single request, or a request for which the decision makes no sense."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UndecidedRequest:
+    """A request of which nobody knows whether it was bought; `samples` are its images."""
+
+    request_key: str
+    calls: tuple[PromptCall, ...]
+    claimed_at: dt.datetime
+    endpoint: str
+    emulated: bool
+    run_id: str
+    job_id: str | None
+    samples: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenDecision:
+    """What was decided about a request, by whom, when and why."""
+
+    request_key: str
+    decided_at: dt.datetime
+    decision: LedgerDecision
+    who: str
+    why: str
+
+
+def unknown_requests(ledger: Ledger) -> list[UndecidedRequest]:
+    """Return the requests whose fate is unknown, the oldest first.
+
+    Claims that a process left behind when it died are among them: the next run would find them.
+    """
+    waiting = select(requests.c.request_key).where(
+        requests.c.state.in_([State.UNKNOWN, State.CLAIMED])
+    )
+    with ledger.reading() as connection:
+        found = entries_seen_by(connection, connection.scalars(waiting).all())
+        undecided = [entry for entry in found.values() if _is_unknown(entry)]
+        calls = {e.request_key: calls_of(connection, e.request_key) for e in undecided}
+    return [
+        UndecidedRequest(
+            request_key=entry.request_key,
+            calls=calls[entry.request_key],
+            claimed_at=entry.claimed_at,
+            endpoint=entry.endpoint,
+            emulated=entry.emulated,
+            run_id=entry.run_id,
+            job_id=entry.job_id,
+            samples=entry.samples,
+            error=entry.error or _LAPSED,
+        )
+        for entry in sorted(undecided, key=lambda entry: (entry.claimed_at, entry.request_key))
+    ]
+
+
+def concerned(ledger: Ledger, keys: Sequence[str], decision: LedgerDecision) -> list[Entry]:
+    """Return the requests that a decision would be about; nothing is changed.
+
+    `keys` are request keys, or unique prefixes of at least `MIN_PREFIX` hex digits.
+
+    Raises:
+        DecisionRefused: names each key that cannot be decided about, and its state.
+    """
+    with ledger.reading() as connection:
+        return _concerned(connection, keys, decision)
+
+
+def resubmit(ledger: Ledger, keys: Sequence[str], *, who: str, why: str) -> list[Entry]:
+    """Allow one more job for each of these requests; the next run of their prompt set buys it.
+
+    It makes sense for a request whose fate is unknown, for one that is failed for good or given
+    up, and for one that was paid, but whose picture expired or cannot be decoded. Pictures that
+    did come stay. All of them or none; returns the requests as they were.
+
+    Raises:
+        DecisionRefused: as `concerned`.
+        ValueError: `who` or `why` is blank.
+    """
+    return _decide(ledger, keys, LedgerDecision.RESUBMIT, who=who, why=why)
+
+
+def forget(ledger: Ledger, keys: Sequence[str], *, who: str, why: str) -> list[Entry]:
+    """Give these requests up: what they lack is `failed`, and no run buys it.
+
+    It makes sense for a request whose fate is unknown, and for one that would be bought again. All
+    of them or none; returns the requests as they were.
+
+    Raises:
+        DecisionRefused: as `concerned`.
+        ValueError: `who` or `why` is blank.
+    """
+    return _decide(ledger, keys, LedgerDecision.FORGET, who=who, why=why)
+
+
+def decisions_about(connection: Connection, request_key: str) -> list[TakenDecision]:
+    """Return what was decided about a request, in that order."""
+    query = (
+        select(decisions).where(decisions.c.request_key == request_key).order_by(decisions.c.number)
+    )
+    return [
+        TakenDecision(
+            request_key=row["request_key"],
+            decided_at=row["decided_at"],
+            decision=LedgerDecision(row["decision"]),
+            who=row["who"],
+            why=row["why"],
+        )
+        for row in connection.execute(query).mappings()
+    ]
+
+
+def _decide(
+    ledger: Ledger, keys: Sequence[str], decision: LedgerDecision, *, who: str, why: str
+) -> list[Entry]:
+    who, why = storable(who).strip(), storable(why).strip()
+    if not who or not why:
+        raise ValueError("a decision needs who takes it, and why")
+    now = dt.datetime.now(dt.UTC)
+    with ledger.engine.begin() as connection:
+        entries = _concerned(connection, keys, decision, lock=True)
+        for entry in entries:
+            connection.execute(
+                insert(decisions).values(
+                    request_key=entry.request_key,
+                    decided_at=now,
+                    decision=decision,
+                    who=who,
+                    why=why,
+                )
+            )
+            if decision is LedgerDecision.RESUBMIT:
+                _resubmit(connection, entry, f"resubmitted by {who}: {why}", now)
+            else:
+                _set_failed(connection, entry, Failure.GIVEN_UP, f"given up by {who}: {why}", now)
+    return entries
+
+
+def _resubmit(connection: Connection, entry: Entry, error: str, now: dt.datetime) -> None:
+    # The next claim overwrites the request's job; here it stays known, as a failed one does.
+    attempt = {
+        "request_key": entry.request_key,
+        "attempt": entry.attempt,
+        "job_id": entry.job_id,
+        "run_id": entry.run_id,
+        "submitted_at": entry.submitted_at,
+        "ended_at": now,
+        "failure": Failure.RESUBMITTED,
+        "error": "; ".join([*_troubles(entry), error]),
+    }
+    if entry.attempt:
+        connection.execute(upsert(connection, attempts, attempt, replace=()))
+    connection.execute(
+        delete(samples).where(
+            samples.c.request_key == entry.request_key, samples.c.outcome.in_(_NO_PICTURE)
+        )
+    )
+    _set_failed(connection, entry, Failure.RESUBMITTED, error, now)
+    # Its sets are complete no longer: the schedule that asks for such sets again finds them.
+    calls = calls_of(connection, entry.request_key)
+    for dataset, prompt_set in {(call.dataset, call.prompt_set) for call in calls}:
+        connection.execute(
+            update(prompt_sets)
+            .where(prompt_sets.c.dataset == dataset, prompt_sets.c.prompt_set == prompt_set)
+            .values(pending=prompt_sets.c.pending + entry.samples)
+        )
+
+
+def _set_failed(
+    connection: Connection, entry: Entry, failure: Failure, error: str, now: dt.datetime
+) -> None:
+    connection.execute(
+        update(requests)
+        .where(requests.c.request_key == entry.request_key)
+        .values(state=State.FAILED, failure=failure, error=error, completed_at=now)
+    )
+
+
+def _troubles(entry: Entry) -> list[str]:
+    lost = [sample for sample in entry.stored if sample.outcome in _NO_PICTURE]
+    texts = [f"sample {sample.slot} {sample.outcome}: {sample.error}" for sample in lost]
+    return [*([entry.error] if entry.error else []), *texts]
+
+
+def _concerned(
+    connection: Connection, prefixes: Sequence[str], decision: LedgerDecision, *, lock: bool = False
+) -> list[Entry]:
+    keys = list(dict.fromkeys(_key(connection, prefix) for prefix in prefixes))
+    if lock:
+        # PostgreSQL: nothing may happen between looking and deciding.
+        mine = requests.c.request_key.in_(keys)
+        locked = select(requests.c.request_key).where(mine).order_by(requests.c.request_key)
+        connection.execute(locked.with_for_update())
+    entries = entries_seen_by(connection, keys)
+    refusals = {key: _refusal(entries[key], decision) for key in keys}
+    if any(refusals.values()):
+        raise DecisionRefused(
+            "\n".join(
+                f"{key[:12]} cannot be {_PAST[decision]}: {refusal}"
+                for key, refusal in refusals.items()
+                if refusal
+            )
+        )
+    return [entries[key] for key in keys]
+
+
+_PAST: Mapping[LedgerDecision, str] = {
+    LedgerDecision.RESUBMIT: "resubmitted",
+    LedgerDecision.FORGET: "forgotten",
+}
+
+
+def _key(connection: Connection, prefix: str) -> str:
+    wanted = prefix.strip().lower()
+    if not re.fullmatch(rf"[0-9a-f]{{{MIN_PREFIX},64}}", wanted):
+        raise DecisionRefused(
+            f"{prefix!r} is no request key: give its first {MIN_PREFIX} or more hex digits"
+        )
+    matching: ColumnElement[bool] = requests.c.request_key.startswith(wanted)
+    found = connection.scalars(select(requests.c.request_key).where(matching).limit(2)).all()
+    if not found:
+        raise DecisionRefused(f"{prefix}: the ledger has no request whose key begins like that")
+    if len(found) > 1:
+        raise DecisionRefused(f"{prefix}: several requests' keys begin like that; give more digits")
+    return str(found[0])
+
+
+def _is_unknown(entry: Entry) -> bool:
+    if entry.settled:
+        return False
+    lapsed = entry.state is State.CLAIMED and not entry.is_live(dt.datetime.now(dt.UTC))
+    return lapsed or entry.state is State.UNKNOWN
+
+
+def _refusal(entry: Entry, decision: LedgerDecision) -> str | None:
+    """Return why a decision makes no sense in the state that a request is in."""
+    if _is_unknown(entry):
+        return None
+    state = plan_state(entry)
+    in_state = f"it is {entry.state}" + (f" ({entry.failure})" if entry.failure else "")
+    if state is PlanState.IN_FLIGHT:
+        return f"{in_state}; a run is buying it, or asks for its job again"
+    if decision is LedgerDecision.FORGET:
+        return None if state is PlanState.TO_BUY else f"{in_state}; no run would buy it again"
+    if state is PlanState.TO_BUY:
+        return f"{in_state}; the next run buys it anyway"
+    lost = any(sample.outcome in _NO_PICTURE for sample in entry.stored)
+    if state is PlanState.FAILED or lost:
+        return None
+    return f"{in_state}; every sample has its picture, or was filtered by the API"

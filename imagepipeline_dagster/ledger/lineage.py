@@ -1,0 +1,205 @@
+"""From an image back to everything that it comes from.
+
+An image is its bytes: several samples may have the same ones, of several requests, and several
+prompts may use one request. All of them are told.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from sqlalchemy import Connection, select
+
+from imagepipeline_dagster.ledger.decisions import (
+    MIN_PREFIX,
+    TakenDecision,
+    decisions_about,
+)
+from imagepipeline_dagster.ledger.records import Attempt, Entry, StoredSample
+from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by
+from imagepipeline_dagster.ledger.schema import samples
+from imagepipeline_dagster.ledger.uses import PromptUse, uses_of
+
+__all__ = ["ImageLineage", "ImageUnknown", "SampleLineage", "images_beginning_with", "lineage_of"]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PREFIX = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}", re.IGNORECASE)
+
+
+class ImageUnknown(LookupError):
+    """What was given names no single image of the ledger; the message says what it does name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleLineage:
+    """One sample with these bytes: its request, its job, and what led to it.
+
+    `sample_index` is its place in the call's answer; None where fewer links than samples came.
+    `samples` are those of the call: a sample can be made again with the same seed, number of
+    samples and index. `earlier` are the attempts before the job that gave it.
+    """
+
+    request_key: str
+    slot: int
+    sample_index: int | None
+    outcome: str
+    uses: tuple[PromptUse, ...]
+    task: str
+    request: str
+    embedding_version: str | None
+    seed: int | None
+    samples: int
+    job_id: str | None
+    run_id: str
+    endpoint: str
+    emulated: bool
+    submitted_at: dt.datetime | None
+    stored_at: dt.datetime
+    uri: str | None
+    format: str | None
+    pixel_width: int | None
+    pixel_height: int | None
+    bytes: int | None
+    earlier: tuple[Attempt, ...]
+    decisions: tuple[TakenDecision, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageLineage:
+    """Every sample with an image's bytes, the first one stored first."""
+
+    image_sha256: str
+    samples: tuple[SampleLineage, ...]
+
+
+def lineage_of(ledger: Ledger, image: str) -> ImageLineage:
+    """Return where an image comes from.
+
+    `image` is the SHA-256 of its bytes or a unique prefix of at least eight hex digits, the path
+    of a file (the image itself, wherever it is, or its thumbnail on the storage), or the file:// or
+    s3:// URI of an object on the storage.
+
+    Raises:
+        ImageUnknown: it names no image, several, or one that the ledger does not know.
+        OSError: the file cannot be read.
+    """
+    with ledger.reading() as connection:
+        sha256 = _sha256(connection, image)
+        found = connection.execute(
+            select(samples.c.request_key, samples.c.slot)
+            .where(samples.c.image_sha256 == sha256)
+            .order_by(samples.c.stored_at, samples.c.request_key, samples.c.slot)
+        ).all()
+        entries = entries_seen_by(connection, [key for key, _ in found])
+        if not found:
+            raise ImageUnknown(
+                f"The ledger knows no image with the SHA-256 {sha256} (from {image}). It was made "
+                "elsewhere, or its bytes were changed."
+            )
+        return ImageLineage(
+            image_sha256=sha256,
+            samples=tuple(_sample(connection, entries[key], slot) for key, slot in found),
+        )
+
+
+def _sample(connection: Connection, entry: Entry, slot: int) -> SampleLineage:
+    sample: StoredSample = next(stored for stored in entry.stored if stored.slot == slot)
+    bought = entry.bought_by(sample)
+    return SampleLineage(
+        request_key=entry.request_key,
+        slot=slot,
+        sample_index=sample.sample_index,
+        outcome=sample.outcome,
+        uses=tuple(uses_of(connection, entry.request_key)),
+        task=entry.task,
+        request=entry.request,
+        embedding_version=entry.embedding_version,
+        seed=json.loads(entry.request).get("seed"),
+        samples=entry.samples,
+        job_id=bought.job_id,
+        run_id=bought.run_id,
+        endpoint=entry.endpoint,
+        emulated=entry.emulated,
+        submitted_at=bought.submitted_at,
+        stored_at=sample.stored_at,
+        uri=sample.uri,
+        format=sample.format,
+        pixel_width=sample.pixel_width,
+        pixel_height=sample.pixel_height,
+        bytes=sample.bytes,
+        earlier=tuple(each for each in entry.earlier if each.attempt < bought.attempt),
+        decisions=tuple(decisions_about(connection, entry.request_key)),
+    )
+
+
+def _sha256(connection: Connection, image: str) -> str:
+    """Return the SHA-256 of the bytes that `image` stands for."""
+    scheme = urlsplit(image).scheme if "://" in image else ""
+    if scheme == "file":
+        return _of_file(connection, Path(url2pathname(urlsplit(image).path)))
+    if scheme:
+        named = _named(Path(urlsplit(image).path))
+        if scheme != "s3" or named is None:
+            raise ImageUnknown(
+                f"{image} is not the URI of an image on the storage: those are file:// or s3:// "
+                "URIs that end in images/…/<sha256>.<format>"
+            )
+        return named
+    path = Path(image)
+    if _PREFIX.fullmatch(image) and not path.is_file():
+        return _completed(connection, image.lower())
+    return _of_file(connection, path)
+
+
+def _of_file(connection: Connection, path: Path) -> str:
+    named = _named(path)
+    if not path.is_file():
+        if named is None:
+            raise ImageUnknown(
+                f"{path} is no file, and no SHA-256 of {MIN_PREFIX} or more hex digits"
+            )
+        return named
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if named is None or named == found or _is_known(connection, found):
+        return found
+    if path.parent.parent.name == "thumbnails":
+        return named
+    raise ImageUnknown(
+        f"{path} does not hold what its name says: the SHA-256 of its bytes is {found}. "
+        "It was changed after it was stored."
+    )
+
+
+def _named(path: Path) -> str | None:
+    return path.stem if _SHA256.fullmatch(path.stem) else None
+
+
+def _is_known(connection: Connection, sha256: str) -> bool:
+    query = select(samples.c.slot).where(samples.c.image_sha256 == sha256).limit(1)
+    return connection.execute(query).first() is not None
+
+
+def _completed(connection: Connection, prefix: str) -> str:
+    found = images_beginning_with(connection, prefix, at_most=2)
+    if not found:
+        raise ImageUnknown(f"The ledger knows no image whose SHA-256 begins with {prefix}.")
+    if len(found) > 1:
+        raise ImageUnknown(f"Several images' SHA-256 begin with {prefix}; give more digits.")
+    return found[0]
+
+
+def images_beginning_with(connection: Connection, digits: str, *, at_most: int) -> list[str]:
+    """Return the SHA-256 of images that the ledger knows which begin so, in their order."""
+    column = samples.c.image_sha256
+    # A range and no LIKE, which SQLite does not look up in an index: "g" follows every hex digit.
+    begins_so = column.between(digits, f"{digits}g")
+    query = select(column).where(begins_so).distinct().order_by(column).limit(at_most)
+    return list(connection.scalars(query))

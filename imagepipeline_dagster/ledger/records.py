@@ -1,0 +1,272 @@
+"""What the ledger keeps of a request: its state, its owner, its attempts and its samples."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import socket
+import uuid
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = [
+    "MAX_JOBS_PER_REQUEST",
+    "MAX_UNPAID_JOBS",
+    "Attempt",
+    "Claim",
+    "Entry",
+    "Failure",
+    "Lease",
+    "Outcome",
+    "Owner",
+    "PlanState",
+    "State",
+    "StoredSample",
+    "Use",
+    "plan_state",
+]
+
+
+class State(StrEnum):
+    """Where a request stands."""
+
+    CLAIMED = "claimed"
+    SUBMITTED = "submitted"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+class Failure(StrEnum):
+    """Why an attempt gave no picture."""
+
+    NOT_SENT = "not_sent"
+    INPUT_REFUSED = "input_refused"
+    FILTERED = "filtered"
+    MODEL_ERROR = "model_error"
+    UNPAID = "unpaid"
+    # What a person decided: one more job, or none ever.
+    RESUBMITTED = "resubmitted"
+    GIVEN_UP = "given_up"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The process that works on a request. A dead process of this machine holds no lease."""
+
+    name: str
+
+    @classmethod
+    def this_process(cls) -> Owner:
+        """Return a new owner for this process."""
+        return cls(f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:12]}")
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether this owner's process is known to have ended."""
+        host, _, rest = self.name.rpartition("/")[0].rpartition("/")
+        if host != socket.gethostname() or not rest.isdigit():
+            return False
+        try:
+            os.kill(int(rest), 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """How long an owner's word holds without being renewed, in seconds."""
+
+    owner: Owner
+    seconds: float
+
+    def until(self) -> dt.datetime:
+        """Return until when it holds, were it renewed now."""
+        return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self.seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A request about to be POSTed."""
+
+    request_key: str
+    task: str
+    request: str
+    samples: int
+    embedding_version: str | None
+    endpoint: str
+    emulated: bool
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSample:
+    """What became of one sample of a request; sizes in pixels and bytes.
+
+    `sample_index` is None where fewer links than samples came back: nobody knows which survived.
+    """
+
+    slot: int
+    sample_index: int | None
+    outcome: str
+    stored_at: dt.datetime
+    image_sha256: str | None = None
+    uri: str | None = None
+    format: str | None = None
+    pixel_width: int | None = None
+    pixel_height: int | None = None
+    bytes: int | None = None
+    value_range: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """A job, or what may have been one, that a later one took the place of."""
+
+    attempt: int
+    job_id: str | None
+    run_id: str
+    submitted_at: dt.datetime | None
+    ended_at: dt.datetime
+    failure: Failure
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A request as the ledger knows it, with its samples stored so far."""
+
+    request_key: str
+    state: State
+    attempt: int
+    task: str
+    request: str
+    samples: int
+    embedding_version: str | None
+    endpoint: str
+    emulated: bool
+    run_id: str
+    owner: Owner
+    lease_until: dt.datetime
+    claimed_at: dt.datetime
+    job_id: str | None
+    links: tuple[str, ...]
+    submitted_at: dt.datetime | None
+    completed_at: dt.datetime | None
+    failure: Failure | None
+    error: str | None
+    stored: tuple[StoredSample, ...]
+    earlier: tuple[Attempt, ...] = ()
+
+    def bought_by(self, sample: StoredSample) -> Entry | Attempt:
+        """Return whose job gave a stored sample: this entry's own, or an earlier attempt's.
+
+        A request that was bought again for the samples that it lacked keeps those that it had.
+        """
+        if sample.stored_at >= self.claimed_at:
+            return self
+        before = [
+            attempt
+            for attempt in self.earlier
+            if attempt.submitted_at is not None and attempt.submitted_at <= sample.stored_at
+        ]
+        return before[-1] if before else self
+
+    @property
+    def lost_its_job(self) -> bool:
+        """Whether the API did not know its job: asking for it once more costs nothing."""
+        return self.state is State.UNKNOWN and self.job_id is not None
+
+    @property
+    def jobs_charged(self) -> int:
+        """The jobs sent for it so far, without those that failed because nothing could be paid."""
+        unpaid = sum(attempt.failure is Failure.UNPAID for attempt in self.earlier)
+        return self.attempt - unpaid
+
+    @property
+    def settled(self) -> bool:
+        """Whether every sample has its final outcome: nothing is left to buy or to fetch."""
+        return len(self.stored) >= self.samples
+
+    def is_live(self, now: dt.datetime) -> bool:
+        """Whether a living process works on it."""
+        return (
+            self.state in (State.CLAIMED, State.SUBMITTED)
+            and self.lease_until > now
+            and not self.owner.is_gone
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """A prompt's call and the request that stands for it, with the prompt's row as it was."""
+
+    prompt_id: str
+    call_index: int
+    request_key: str
+    prompt_row: str
+    embedding_row: str | None
+
+
+class Outcome(StrEnum):
+    """What became of a requested sample so far."""
+
+    GENERATED = "generated"
+    VENDOR_FILTERED = "vendor_filtered"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    EXPIRED = "expired"
+    UNDECODABLE = "undecodable"
+    PENDING = "pending"
+    INVALID = "invalid"
+
+
+MAX_JOBS_PER_REQUEST = 2
+"""Jobs that one request may cost: the first, and one more after a FAILURE of the model."""
+
+
+MAX_UNPAID_JOBS = 10
+"""Jobs of one request that may fail because the account cannot pay; each stops its run."""
+
+
+class PlanState(StrEnum):
+    """What a purchase would do about a request."""
+
+    REUSED = "reused"
+    TO_BUY = "to_buy"
+    IN_FLIGHT = "in_flight"
+    UNKNOWN = "unknown"
+    FAILED = "failed"
+
+
+def plan_state(entry: Entry | None) -> PlanState:
+    """Return what a purchase would do about a request that the ledger knows like this."""
+    if entry is None:
+        return PlanState.TO_BUY
+    if entry.settled:
+        return PlanState.REUSED
+    match entry.state:
+        case State.SUCCEEDED:
+            return PlanState.REUSED
+        case State.CLAIMED | State.SUBMITTED:
+            return PlanState.IN_FLIGHT
+        case State.UNKNOWN:
+            return PlanState.UNKNOWN
+        case State.FAILED:
+            return PlanState.TO_BUY if _may_be_sent_again(entry) else PlanState.FAILED
+
+
+def _may_be_sent_again(entry: Entry) -> bool:
+    match entry.failure:
+        case Failure.MODEL_ERROR:
+            return entry.jobs_charged < MAX_JOBS_PER_REQUEST
+        case Failure.UNPAID:
+            return entry.attempt < MAX_UNPAID_JOBS
+        case Failure.NOT_SENT | Failure.RESUBMITTED:
+            return True
+        case _:
+            return False

@@ -1,0 +1,494 @@
+"""The ledger: what was claimed, bought and stored. A write-ahead log of the purchase.
+
+A request's life, each step committed before the next begins:
+
+    (none) ──claim──> claimed ──job id known──> submitted ──samples stored──> succeeded
+                         │                          └────FAILURE────> failed ──claim──> claimed
+                         ├──the POST provably created no job──> failed (not_sent)
+                         └──its answer was lost, or its process died──> unknown
+                                   ──a person decides──> failed (resubmitted, or given_up)
+
+A claim is atomic and carries its process and a lease, so that two processes never POST the same
+request. Nothing leaves `unknown` by itself, but for a request whose job the API did not know: each
+run asks for that job once more, which costs nothing.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Table,
+    and_,
+    bindparam,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from imagepipeline_dagster.databases import parsed_url
+from imagepipeline_dagster.ledger.opening import (
+    open_ledger_engine,
+    open_ledger_for_reading,
+    upgrade,
+)
+from imagepipeline_dagster.ledger.records import (
+    Attempt,
+    Claim,
+    Entry,
+    Failure,
+    Owner,
+    State,
+    StoredSample,
+    Use,
+)
+from imagepipeline_dagster.ledger.schema import attempts, requests, samples, uses
+
+__all__ = [
+    "Ledger",
+    "entries_seen_by",
+    "record_claim",
+    "record_failed",
+    "record_release",
+    "record_renewal",
+    "record_resumed",
+    "record_stored",
+    "record_submitted",
+    "record_succeeded",
+    "record_trouble",
+    "record_unknown",
+    "record_uses",
+    "storable",
+    "upsert",
+]
+
+# Keys in one IN (…): far below every database's limit on bound values.
+_KEYS_AT_ONCE = 500
+
+
+class Ledger:
+    """The ledger behind a SQLAlchemy URL; its tables are created at the first use.
+
+    With `create=False` it can only be read, and nothing is created: where there is no ledger, it
+    reads as an empty one.
+
+    Methods that take a connection are the steps of a purchase: they run inside a transaction of
+    the caller, so that many can share a commit.
+    """
+
+    def __init__(self, url: str, *, create: bool = True) -> None:
+        self._url = parsed_url(url)
+        self._create = create
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine, with the ledger's tables in place."""
+        if not self._create:
+            return open_ledger_for_reading(self._url)
+        if self._url.get_backend_name() == "sqlite" and self._url.database:
+            Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = open_ledger_engine(self._url)
+        try:
+            upgrade(engine)
+        except BaseException:
+            engine.dispose()
+            raise
+        return engine
+
+    def close(self) -> None:
+        """Close the connections."""
+        if "engine" in self.__dict__:
+            self.engine.dispose()
+            del self.engine
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Open a transaction that only reads."""
+        with self.engine.connect() as connection:
+            yield connection.execution_options(ledger_reads=True)
+
+    def entries(self, request_keys: Iterable[str]) -> dict[str, Entry]:
+        """Return what is known of these requests, by key; unknown keys are absent."""
+        with self.reading() as connection:
+            return entries_seen_by(connection, request_keys)
+
+    def latest_uses(self, dataset: str, prompt_set: str) -> dict[tuple[str, int], Use]:
+        """Return the request last used by each call of a set, by (prompt id, call index)."""
+        query = (
+            select(uses)
+            .where(uses.c.dataset == dataset, uses.c.prompt_set == prompt_set)
+            .order_by(uses.c.used_at, uses.c.request_key)
+        )
+        with self.reading() as connection:
+            return {
+                (row["prompt_id"], row["call_index"]): Use(
+                    prompt_id=row["prompt_id"],
+                    call_index=row["call_index"],
+                    request_key=row["request_key"],
+                    prompt_row=row["prompt_row"],
+                    embedding_row=row["embedding_row"],
+                )
+                for row in connection.execute(query).mappings()
+            }
+
+
+def entries_seen_by(connection: Connection, request_keys: Iterable[str]) -> dict[str, Entry]:
+    """Return the same inside a transaction."""
+    found: dict[str, Entry] = {}
+    for keys in _chunks(sorted(set(request_keys))):
+        stored = _by_key(connection, samples, samples.c.slot, keys)
+        earlier = _by_key(connection, attempts, attempts.c.attempt, keys)
+        for row in connection.execute(
+            select(requests).where(requests.c.request_key.in_(keys))
+        ).mappings():
+            key = row["request_key"]
+            found[key] = _entry(dict(row), stored.get(key, ()), earlier.get(key, ()))
+    return found
+
+
+def record_claim(
+    connection: Connection, claim: Claim, *, owner: Owner, lease_until: dt.datetime, seen: int
+) -> bool:
+    """Take the right to POST a request; False where another process has it or had it.
+
+    `seen` is the attempts that the caller knows of: 0 for a request that has no entry, else
+    those of an entry in state failed. Repeating a claim that this owner holds already is no
+    harm: its commit may have come through although its confirmation did not.
+    """
+    values = {
+        "state": State.CLAIMED,
+        "attempt": seen + 1,
+        "task": claim.task,
+        "request": claim.request,
+        "samples": claim.samples,
+        "embedding_version": claim.embedding_version,
+        "endpoint": claim.endpoint,
+        "emulated": claim.emulated,
+        "run_id": claim.run_id,
+        "owner": owner.name,
+        "lease_until": lease_until,
+        "claimed_at": _now(),
+        "job_id": None,
+        "links": None,
+        "submitted_at": None,
+        "completed_at": None,
+        "failure": None,
+        "error": None,
+    }
+    if seen == 0:
+        new = _insert(connection, requests, replace=()).returning(requests.c.request_key)
+        # Not its row count: SQLAlchemy keeps that of updates only, and gives -1 on PostgreSQL.
+        if connection.execute(new, {"request_key": claim.request_key, **values}).first():
+            return True
+    again = connection.execute(
+        update(requests)
+        .where(
+            requests.c.request_key == claim.request_key,
+            or_(
+                and_(requests.c.state == State.FAILED, requests.c.attempt == seen),
+                and_(
+                    requests.c.state == State.CLAIMED,
+                    requests.c.attempt == seen + 1,
+                    requests.c.owner == owner.name,
+                ),
+            ),
+        )
+        .values(values)
+    )
+    return bool(again.rowcount)
+
+
+def record_submitted(
+    connection: Connection,
+    request_key: str,
+    *,
+    owner: Owner,
+    job_id: str | None,
+    links: Sequence[str],
+) -> None:
+    """Record that the API took the request, under this job id."""
+    values = {
+        "its_key": request_key,
+        "its_owner": owner.name,
+        "its_job_id": job_id,
+        "its_links": None if job_id else list(links),
+        "now": _now(),
+    }
+    connection.execute(_SUBMITTED, values)
+
+
+def record_resumed(
+    connection: Connection,
+    request_key: str,
+    *,
+    owner: Owner,
+    lease_until: dt.datetime,
+    former: Owner,
+) -> bool:
+    """Take over a request with a job id from a process that is gone; False where another did.
+
+    One that is unknown, because the API did not know its job, is submitted again by that.
+    """
+    taken = connection.execute(
+        update(requests)
+        .where(
+            requests.c.request_key == request_key,
+            requests.c.state.in_([State.SUBMITTED, State.UNKNOWN]),
+            or_(requests.c.state == State.SUBMITTED, requests.c.job_id.is_not(None)),
+            requests.c.owner == former.name,
+        )
+        .values(state=State.SUBMITTED, owner=owner.name, lease_until=lease_until)
+    )
+    return bool(taken.rowcount)
+
+
+def record_stored(connection: Connection, request_key: str, sample: StoredSample) -> None:
+    """Record what became of one sample."""
+    values = _values_of(sample)
+    replace = tuple(name for name in values if name != "slot")
+    connection.execute(
+        _insert(connection, samples, replace=replace), {"request_key": request_key, **values}
+    )
+
+
+def record_succeeded(
+    connection: Connection, request_key: str, last: Iterable[StoredSample] = ()
+) -> None:
+    """Record that every sample has its outcome; `last` are those not recorded before."""
+    for sample in last:
+        record_stored(connection, request_key, sample)
+    connection.execute(
+        update(requests)
+        .where(requests.c.request_key == request_key)
+        .values(state=State.SUCCEEDED, completed_at=_now(), error=None)
+    )
+
+
+def record_failed(
+    connection: Connection,
+    request_key: str,
+    failure: Failure,
+    error: str,
+    *,
+    owner: Owner,
+    filtered: Iterable[StoredSample] = (),
+) -> bool:
+    """Record that the attempt provably gave nothing; one that was never sent is not counted.
+
+    `filtered` are the samples, where the safety checker refused them all. False, and nothing
+    happens, where another process has the request: it may have a new job of its own.
+    """
+    found = connection.execute(
+        select(requests)
+        .where(
+            requests.c.request_key == request_key,
+            requests.c.owner == owner.name,
+            requests.c.state.in_([State.CLAIMED, State.SUBMITTED, State.UNKNOWN]),
+        )
+        .with_for_update()
+    )
+    row = found.mappings().one_or_none()
+    if row is None:
+        return False
+    for sample in filtered:
+        record_stored(connection, request_key, sample)
+    error = storable(error)
+    counted = failure is not Failure.NOT_SENT
+    if counted:
+        attempt = {
+            "request_key": request_key,
+            "attempt": row["attempt"],
+            "job_id": row["job_id"],
+            "run_id": row["run_id"],
+            "submitted_at": row["submitted_at"],
+            "ended_at": _now(),
+            "failure": failure,
+            "error": error,
+        }
+        connection.execute(upsert(connection, attempts, attempt, replace=()))
+    connection.execute(
+        update(requests)
+        .where(requests.c.request_key == request_key)
+        .values(
+            state=State.FAILED,
+            attempt=row["attempt"] if counted else row["attempt"] - 1,
+            completed_at=_now(),
+            failure=failure,
+            error=error,
+        )
+    )
+    return True
+
+
+def record_unknown(
+    connection: Connection, request_key: str, error: str, *, owner: Owner, was: State
+) -> None:
+    """Record that nobody knows whether the attempt was bought; only a person may repeat it.
+
+    `was` is the state that the caller saw: a claim whose answer came meanwhile keeps its job.
+    """
+    connection.execute(
+        update(requests)
+        .where(
+            requests.c.request_key == request_key,
+            requests.c.owner == owner.name,
+            requests.c.state == was,
+        )
+        .values(state=State.UNKNOWN, error=storable(error))
+    )
+
+
+def record_trouble(connection: Connection, request_key: str, error: str) -> None:
+    """Note why a submitted request is not finished; it stays submitted."""
+    connection.execute(
+        update(requests)
+        .where(requests.c.request_key == request_key, requests.c.state == State.SUBMITTED)
+        .values(error=storable(error))
+    )
+
+
+def record_renewal(connection: Connection, owner: Owner, *, lease_until: dt.datetime) -> None:
+    """Extend the lease of all that a process works on."""
+    connection.execute(
+        update(requests)
+        .where(
+            requests.c.owner == owner.name,
+            requests.c.state.in_([State.CLAIMED, State.SUBMITTED]),
+        )
+        .values(lease_until=lease_until)
+    )
+
+
+def record_release(connection: Connection, owner: Owner) -> None:
+    """End the lease of all that a process worked on: it works on it no longer."""
+    record_renewal(connection, owner, lease_until=_now())
+
+
+def record_uses(
+    connection: Connection, dataset: str, prompt_set: str, run_id: str, found: Iterable[Use]
+) -> None:
+    """Record which request each of these calls uses now."""
+    for use in found:
+        values = {
+            "dataset": dataset,
+            "prompt_set": prompt_set,
+            "run_id": run_id,
+            "used_at": _now(),
+            **_values_of(use),
+        }
+        replace = ("prompt_row", "embedding_row", "run_id", "used_at")
+        connection.execute(_insert(connection, uses, replace=replace), values)
+
+
+def upsert(
+    connection: Connection, table: Table, values: dict[str, Any], *, replace: Sequence[str]
+) -> Any:  # noqa: ANN401 - one of two dialects' own insert
+    """Return an insert that, where the row exists, sets the columns of `replace` (or nothing)."""
+    return _insert(connection, table, replace=tuple(replace)).values(values)
+
+
+def _insert(connection: Connection, table: Table, *, replace: tuple[str, ...]) -> Any:  # noqa: ANN401
+    """Return the same without its values, to be executed with them."""
+    return _insert_statement(connection.dialect.name, table, replace)
+
+
+# Kept: building such a statement costs SQLAlchemy more than executing it.
+@cache
+def _insert_statement(dialect_name: str, table: Table, replace: tuple[str, ...]) -> Any:  # noqa: ANN401
+    dialect = postgresql if dialect_name == "postgresql" else sqlite
+    statement = dialect.insert(table)
+    key = [column.name for column in table.primary_key]
+    if not replace:
+        return statement.on_conflict_do_nothing(index_elements=key)
+    return statement.on_conflict_do_update(
+        index_elements=key, set_={name: statement.excluded[name] for name in replace}
+    )
+
+
+_SUBMITTED = (
+    update(requests)
+    .where(
+        requests.c.request_key == bindparam("its_key"),
+        requests.c.owner == bindparam("its_owner"),
+        # A claim that was judged lost while its answer was under way is found again, whatever a
+        # person decided about it meanwhile: it is bought.
+        or_(
+            requests.c.state.in_([State.CLAIMED, State.UNKNOWN]),
+            and_(
+                requests.c.state == State.FAILED,
+                requests.c.failure.in_([Failure.RESUBMITTED, Failure.GIVEN_UP]),
+            ),
+        ),
+    )
+    .values(
+        state=State.SUBMITTED,
+        failure=None,
+        job_id=bindparam("its_job_id"),
+        links=bindparam("its_links"),
+        submitted_at=bindparam("now"),
+        error=None,
+    )
+)
+
+
+def _by_key(
+    connection: Connection, table: Table, order: ColumnElement[int], keys: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of these requests, ordered, without their key."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    names = [column.name for column in table.columns if column.name != "request_key"]
+    columns = (table.c.request_key, *(table.c[name] for name in names))
+    query = select(*columns).where(table.c.request_key.in_(keys)).order_by(order)
+    # Fetched in one go and without a mapping each: a set may have ten thousand of them.
+    for key, *values in connection.execute(query).all():
+        found.setdefault(key, []).append(dict(zip(names, values, strict=True)))
+    return found
+
+
+def _entry(
+    row: dict[str, Any], stored: Sequence[dict[str, Any]], earlier: Sequence[dict[str, Any]]
+) -> Entry:
+    failure = row["failure"]
+    row |= {
+        "state": State(row["state"]),
+        "owner": Owner(row["owner"]),
+        "links": tuple(row["links"] or ()),
+        "failure": Failure(failure) if failure else None,
+    }
+    return Entry(
+        **row,
+        stored=tuple([StoredSample(**values) for values in stored]),
+        earlier=tuple(
+            Attempt(**{**values, "failure": Failure(values["failure"])})
+            for values in earlier
+            # The current one is the entry itself; one that was not sent is none.
+            if values["attempt"] < row["attempt"] or failure == Failure.NOT_SENT
+        ),
+    )
+
+
+def _values_of(record: StoredSample | Use) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__slots__}
+
+
+def storable(text: str) -> str:
+    """Return the text without what a database refuses: an API's message may hold anything."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+
+
+def _chunks(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(keys), _KEYS_AT_ONCE):
+        yield keys[start : start + _KEYS_AT_ONCE]
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)

@@ -1,0 +1,243 @@
+"""The ledger's tables, and how an older ledger becomes a current one.
+
+The engine of a ledger: SQLite in WAL mode with every commit on disk, or PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "attempts",
+    "decisions",
+    "moderations",
+    "perceptual_hashes",
+    "prompt_sets",
+    "requests",
+    "samples",
+    "scores",
+    "set_contents",
+    "spending",
+    "uses",
+]
+
+SCHEMA_VERSION = 1
+
+
+class _Utc(TypeDecorator[dt.datetime]):
+    """A moment: UTC without a zone in the database, with one in Python."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> Any:  # noqa: ANN401, ARG002
+        return value and value.astimezone(dt.UTC).replace(tzinfo=None)
+
+    # Not process_result_value, which costs three calls a value: a large set reads 50,000 of them.
+    def result_processor(
+        self,
+        dialect: Dialect,
+        coltype: object,  # noqa: ARG002 - SQLAlchemy's own signature
+    ) -> Callable[[Any], dt.datetime | None]:
+        return _moment_of_text if dialect.name == "sqlite" else _moment_of_datetime
+
+
+def _moment_of_text(value: str | None) -> dt.datetime | None:
+    """Read what SQLAlchemy keeps a moment as where the database has no type for it."""
+    return None if value is None else dt.datetime.fromisoformat(value).replace(tzinfo=dt.UTC)
+
+
+def _moment_of_datetime(value: dt.datetime | None) -> dt.datetime | None:
+    return None if value is None else value.replace(tzinfo=dt.UTC)
+
+
+metadata = MetaData()
+
+version = Table("ledger_version", metadata, Column("version", Integer, nullable=False))
+
+requests = Table(
+    "ledger_requests",
+    metadata,
+    Column("request_key", String(64), primary_key=True),
+    Column("state", String(16), nullable=False),
+    # Jobs that were POSTed for this request so far, the current one included.
+    Column("attempt", Integer, nullable=False),
+    Column("task", String(16), nullable=False),
+    Column("request", Text, nullable=False),
+    Column("samples", Integer, nullable=False),
+    Column("embedding_version", Text),
+    Column("endpoint", Text, nullable=False),
+    Column("emulated", Boolean, nullable=False),
+    Column("run_id", Text, nullable=False),
+    # The process that works on it, and until when its word holds.
+    Column("owner", Text, nullable=False),
+    Column("lease_until", _Utc, nullable=False),
+    Column("claimed_at", _Utc, nullable=False),
+    Column("job_id", Text),
+    # Only where a job has no id to ask for them again.
+    Column("links", JSON),
+    Column("submitted_at", _Utc),
+    Column("completed_at", _Utc),
+    Column("failure", String(16)),
+    Column("error", Text),
+    Index("ledger_requests_by_owner", "owner", "state"),
+    Index("ledger_requests_by_state", "state"),
+)
+
+samples = Table(
+    "ledger_samples",
+    metadata,
+    Column("request_key", String(64), primary_key=True),
+    Column("slot", Integer, primary_key=True),
+    Column("sample_index", Integer),
+    Column("outcome", String(16), nullable=False),
+    Column("image_sha256", String(64), index=True),
+    Column("uri", Text),
+    Column("format", String(8)),
+    Column("pixel_width", Integer),
+    Column("pixel_height", Integer),
+    Column("bytes", Integer),
+    Column("value_range", Integer),
+    Column("stored_at", _Utc, nullable=False),
+    Column("error", Text),
+)
+
+# Attempts that ended without a picture, so that their job ids stay known.
+attempts = Table(
+    "ledger_attempts",
+    metadata,
+    Column("request_key", String(64), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("job_id", Text),
+    Column("run_id", Text, nullable=False),
+    Column("submitted_at", _Utc),
+    Column("ended_at", _Utc, nullable=False),
+    Column("failure", String(16), nullable=False),
+    Column("error", Text),
+)
+
+# Which prompt asked for which request, with its row as it was: from a picture back to its prompts.
+uses = Table(
+    "ledger_uses",
+    metadata,
+    Column("dataset", String(200), primary_key=True),
+    Column("prompt_set", Text, primary_key=True),
+    Column("prompt_id", Text, primary_key=True),
+    Column("call_index", Integer, primary_key=True),
+    Column("request_key", String(64), primary_key=True),
+    Column("prompt_row", Text, nullable=False),
+    Column("embedding_row", Text),
+    Column("run_id", Text, nullable=False),
+    Column("used_at", _Utc, nullable=False),
+    Index("ledger_uses_by_key", "request_key"),
+)
+
+# Money in millionths, so that sums are exact. The row of the empty day holds the sum of all days.
+spending = Table(
+    "ledger_spending",
+    metadata,
+    Column("scope", String(400), primary_key=True),
+    Column("day", String(10), primary_key=True),
+    Column("images", BigInteger, nullable=False),
+    Column("micros", BigInteger, nullable=False),
+)
+
+# What people decided about requests; rows are only ever added.
+decisions = Table(
+    "ledger_decisions",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("request_key", String(64), nullable=False, index=True),
+    Column("decided_at", _Utc, nullable=False),
+    Column("decision", String(16), nullable=False),
+    Column("who", Text, nullable=False),
+    Column("why", Text, nullable=False),
+)
+
+prompt_sets = Table(
+    "ledger_prompt_sets",
+    metadata,
+    Column("dataset", String(200), primary_key=True),
+    Column("prompt_set", Text, primary_key=True),
+    Column("requested_prompts", String(64)),
+    Column("requested_embeddings", String(64)),
+    Column("requested_at", _Utc),
+    # Runs asked for in all: makes each run's key unique.
+    Column("attempt", Integer, nullable=False),
+    Column("retries", Integer, nullable=False),
+    Column("built_content", String(64)),
+    Column("built_at", _Utc),
+    Column("pending", Integer, nullable=False),
+)
+
+# What each prompt set of the tables says, as far as the sensors have looked: how it was recognised
+# (rows, newest time, checksum), and what its rows said when they were last read.
+set_contents = Table(
+    "ledger_set_contents",
+    metadata,
+    Column("dataset", String(200), primary_key=True),
+    Column("prompt_set", Text, primary_key=True),
+    Column("rows", BigInteger, nullable=False),
+    Column("newest", Text),
+    Column("checksum", String(64), nullable=False),
+    Column("prompts", String(64), nullable=False),
+    Column("embeddings", String(64), nullable=False),
+    Column("content", String(64), nullable=False),
+    # Those that its rows name, known to the embeddings table or not.
+    Column("embedding_ids", JSON, nullable=False),
+    Column("changed_at", _Utc, nullable=False),
+    # The version of the rows that Dagster was last told of; and the ticks, so that one whose answer
+    # was lost can give the same answer again.
+    Column("reported", String(64)),
+    Column("reported_in", String(64)),
+    Column("asked_in", String(64)),
+)
+
+# What each prompt set's verdicts were last asked for and made from: the policy and the overrides.
+moderations = Table(
+    "ledger_moderations",
+    metadata,
+    Column("dataset", String(200), primary_key=True),
+    Column("prompt_set", Text, primary_key=True),
+    Column("requested_basis", String(64)),
+    Column("requested_at", _Utc),
+    Column("built_basis", String(64)),
+)
+
+# What a classifier said of a picture: the same bytes and the same model give the same score.
+scores = Table(
+    "ledger_scores",
+    metadata,
+    Column("image_sha256", String(64), primary_key=True),
+    Column("model_sha256", String(64), primary_key=True),
+    Column("score", Float(53), nullable=False),
+    Column("scored_at", _Utc, nullable=False),
+)
+
+perceptual_hashes = Table(
+    "ledger_perceptual_hashes",
+    metadata,
+    Column("image_sha256", String(64), primary_key=True),
+    Column("method", String(32), primary_key=True),
+    Column("hash", String(64), nullable=False),
+)

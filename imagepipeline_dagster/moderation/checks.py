@@ -1,0 +1,105 @@
+"""What the checks of a set's verdicts ask of its rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from imagepipeline_dagster.ledger.records import Outcome
+from imagepipeline_dagster.moderation.policy import Rules
+from imagepipeline_dagster.moderation.verdicts import (
+    OVERRIDDEN,
+    ModeratedImage,
+    ModerationReason,
+    Verdict,
+)
+from imagepipeline_dagster.purchase.images import GeneratedImage
+
+__all__ = ["accounting_problems", "disagreements", "judged_pictures", "objections", "repetitions"]
+
+
+_ABOUT_CONTENT = frozenset(
+    {
+        ModerationReason.VENDOR_FILTERED,
+        ModerationReason.BLANK,
+        ModerationReason.NSFW,
+        ModerationReason.UNDECODABLE,
+    }
+)
+
+
+def judged_pictures(images: Sequence[ModeratedImage]) -> tuple[int, int]:
+    """Return how many samples were judged by what they show, and how many of them rejected.
+
+    A sample that was never bought, or is still open, says nothing about the model or the prompts.
+    """
+    judged = [
+        image
+        for image in images
+        if image.outcome == Outcome.GENERATED or image.moderation_reason in _ABOUT_CONTENT
+    ]
+    rejected = [
+        image
+        for image in judged
+        if image.verdict == "rejected" and image.moderation_reason != ModerationReason.DUPLICATE
+    ]
+    return len(judged), len(rejected)
+
+
+def disagreements(
+    images: Sequence[ModeratedImage], rules: Rules
+) -> tuple[list[ModeratedImage], list[ModeratedImage]]:
+    """Return the pictures that the API let pass and the classifier looked at, and those it doubts.
+
+    The other way round cannot be compared: what the API held back never came.
+    """
+    compared = [i for i in images if i.safety_checker is True and i.nsfw_score is not None]
+    doubted = [i for i in compared if (i.nsfw_score or 0) >= rules.quarantine_score]
+    return compared, sorted(doubted, key=lambda image: -(image.nsfw_score or 0))
+
+
+def repetitions(images: Sequence[ModeratedImage]) -> tuple[int, list[ModeratedImage]]:
+    """Return how many pictures there are, and those that repeat another."""
+    pictures = sum(image.image_sha256 is not None for image in images)
+    return pictures, [image for image in images if image.duplicate_of is not None]
+
+
+def objections(rows: Iterable[ModeratedImage]) -> list[str]:
+    """Return a sentence for each row that must not be in a dataset, whatever its verdict says.
+
+    Moderation gives no such verdict. Rows can come from elsewhere, or from a table that was edited.
+    """
+    return [
+        f"{row.prompt_set!r}, prompt {row.prompt_id!r}: {objection}"
+        for row in rows
+        if (objection := _objection(row))
+    ]
+
+
+def _objection(row: ModeratedImage) -> str | None:
+    if row.verdict != Verdict.KEPT:
+        return f"its verdict is {row.verdict!r}, not kept."
+    if row.image_sha256 is None or row.format is None:
+        return "it was kept, but has no image."
+    decided = row.moderation_reason.startswith(OVERRIDDEN)
+    # A policy that keeps unchecked pictures says so in each row's reason.
+    by_policy = row.moderation_reason == ModerationReason.UNCHECKED
+    if not (row.safety_checker is True or row.nsfw_score is not None or by_policy or decided):
+        return "it was kept, but nobody checked it: no safety checker and no override."
+    return None
+
+
+def accounting_problems(asked: Mapping[str, int], rows: Iterable[GeneratedImage]) -> list[str]:
+    """Return a sentence for each prompt of one set whose samples are not all accounted for.
+
+    Args:
+        asked: the samples that each prompt id of the set asks for.
+        rows: the set's rows, one a sample.
+    """
+    recorded = Counter(row.prompt_id for row in rows)
+    return [
+        f"Prompt {prompt_id!r}: {asked.get(prompt_id, 0)} samples asked for, "
+        f"{recorded[prompt_id]} rows recorded."
+        for prompt_id in sorted(asked.keys() | recorded.keys())
+        if asked.get(prompt_id, 0) != recorded[prompt_id]
+    ]

@@ -1,0 +1,92 @@
+"""Whether the pictures that a decision is about are there, and which one a shortened name means."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+
+from sqlalchemy import Connection, and_, select
+
+from imagepipeline_dagster.ledger.decisions import MIN_PREFIX
+from imagepipeline_dagster.ledger.lineage import images_beginning_with
+from imagepipeline_dagster.ledger.schema import uses
+from imagepipeline_dagster.tables.overrides import OverrideInvalid
+from imagepipeline_dagster.tables.spelling import did_you_mean
+
+__all__ = ["KnownTargets", "TargetUnknown"]
+
+_DIGITS = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}")
+
+
+class TargetUnknown(OverrideInvalid):
+    """A decision about what is not there; says what was looked for, and where."""
+
+
+class KnownTargets:
+    """The pictures that the ledger knows, and the prompts that it knows pictures of.
+
+    Args:
+        connection: to the ledger.
+        where: what messages call it.
+    """
+
+    def __init__(self, connection: Connection, *, where: str) -> None:
+        self._connection = connection
+        self._where = where
+        self._ids: dict[str, frozenset[str]] = {}
+
+    @cached_property
+    def _datasets(self) -> list[str]:
+        """The datasets: the index of uses begins with them, so each set is then looked up in it."""
+        return list(self._connection.scalars(select(uses.c.dataset).distinct()))
+
+    def image(self, written: str) -> str:
+        """Return the SHA-256 of the picture that it, or its first eight or more digits, names.
+
+        Raises:
+            OverrideInvalid: it is no such digits, or several pictures begin so.
+            TargetUnknown: there is no such picture; asks whether one that is alike was meant.
+        """
+        digits = written.strip().lower()
+        if not _DIGITS.fullmatch(digits):
+            raise OverrideInvalid(
+                f"{written!r} is not a SHA-256, nor the first {MIN_PREFIX} or more of its digits.",
+                column="image_sha256",
+            )
+        found = images_beginning_with(self._connection, digits, at_most=2)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise OverrideInvalid(
+                f"Several pictures begin with {digits}: give more digits.", column="image_sha256"
+            )
+        alike = images_beginning_with(self._connection, digits[:MIN_PREFIX], at_most=1)
+        asked = f" Did you mean {alike[0]}?" if alike else ""
+        raise TargetUnknown(
+            f"{self._where} knows no picture {digits}.{asked}", column="image_sha256"
+        )
+
+    def check_prompt(self, prompt_set: str, prompt_id: str) -> None:
+        """Refuse a prompt of which there was never a picture.
+
+        Raises:
+            TargetUnknown: asks whether one that is spelled alike was meant.
+        """
+        if prompt_set not in self._ids:
+            is_of_set = and_(uses.c.dataset.in_(self._datasets), uses.c.prompt_set == prompt_set)
+            query = select(uses.c.prompt_id).where(is_of_set).distinct()
+            self._ids[prompt_set] = frozenset(self._connection.scalars(query))
+        ids = self._ids[prompt_set]
+        if not ids:
+            sets = self._connection.scalars(select(uses.c.prompt_set).distinct())
+            raise TargetUnknown(
+                f"{self._where} knows no pictures of a prompt set {prompt_set!r}."
+                f"{did_you_mean(prompt_set, sets)}",
+                column="prompt_set",
+            )
+        if prompt_id not in ids:
+            raise TargetUnknown(
+                f"{self._where} knows no pictures of a prompt {prompt_id!r} in set {prompt_set!r}."
+                f"{did_you_mean(prompt_id, sorted(ids))}",
+                column="prompt_id",
+            )

@@ -1,0 +1,83 @@
+"""What a purchase of several prompt sets would buy: the plan of each, and of all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from imagepipeline_dagster.ledger.records import PlanState
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.planning.prompts import GenerationDefaults, validated_prompts
+from imagepipeline_dagster.planning.requests import PlanSummary, plan_prompt_set, summarise_plan
+from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow
+
+__all__ = ["Forecast", "SetPlan", "forecast_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetPlan:
+    """What the plan of a prompt set amounts to, and how many of its rows are refused."""
+
+    name: str
+    summary: PlanSummary
+    refused: int
+
+    @property
+    def to_buy(self) -> int:
+        """Images to buy."""
+        return self.summary.images[PlanState.TO_BUY]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """The plan of each prompt set, and of all of them: what two sets share is bought once."""
+
+    sets: tuple[SetPlan, ...]
+    total: SetPlan
+
+
+def forecast_of(
+    prompt_sets: Iterable[tuple[str, Sequence[PromptRow]]],
+    embeddings: Mapping[str, EmbeddingRow],
+    *,
+    defaults: GenerationDefaults,
+    samples_per_call: int,
+    dataset: str,
+    ledger: Ledger,
+    origin: str,
+) -> Forecast:
+    """Return what a purchase of prompt sets, given with their rows, would buy as the ledger stands.
+
+    Nothing is written. The rows need not be in the tables yet.
+    """
+    planned = []
+    counted: set[str] = set()
+    calls: Counter[str] = Counter()
+    images: Counter[str] = Counter(dict.fromkeys(PlanState, 0))
+    reasons: Counter[str] = Counter()
+    for name, rows in prompt_sets:
+        prompts = validated_prompts(rows, embeddings, defaults=defaults)
+        requests = plan_prompt_set(
+            prompts,
+            prompt_set=name,
+            dataset=dataset,
+            ledger=ledger,
+            origin=origin,
+            samples_per_call=samples_per_call,
+        )
+        refused = sum(not prompt.valid for prompt in prompts)
+        planned.append(SetPlan(name=name, summary=summarise_plan(requests), refused=refused))
+        first_seen = summarise_plan([r for r in requests if r.request_key not in counted])
+        counted.update(request.request_key for request in requests)
+        calls.update(first_seen.calls)
+        images.update(first_seen.images)
+        reasons.update(first_seen.to_buy_by_reason)
+    return Forecast(
+        sets=tuple(planned),
+        total=SetPlan(
+            name="total",
+            summary=PlanSummary(calls=calls, images=images, to_buy_by_reason=reasons),
+            refused=sum(each.refused for each in planned),
+        ),
+    )

@@ -1,0 +1,321 @@
+"""Prompt rows validated: defaults filled in, trigger words in, tokens counted, problems named.
+
+A row with a problem is left out of the plan and reported; the rest of its set goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from imagepipeline_dagster.api.contract import TASKS, RequestInvalid, Task, request_for
+from imagepipeline_dagster.planning.tokens import (
+    MAX_TOKENS,
+    TOKENS_ARE_ESTIMATED,
+    count_tokens,
+)
+from imagepipeline_dagster.rows import column
+from imagepipeline_dagster.tables.fingerprints import fingerprint_set
+from imagepipeline_dagster.tables.schema import PLACEMENTS, EmbeddingRow, PromptRow, source_json
+
+__all__ = [
+    "MAX_SAMPLES",
+    "GenerationDefaults",
+    "Prompt",
+    "token_problems",
+    "validated_prompts",
+]
+
+MAX_SAMPLES = 10_000
+"""The most images that one row may ask for; more is taken for a slip of the hand."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationDefaults:
+    """What a null in the prompts table stands for. None leaves the choice to the API."""
+
+    task: str = Task.TEXT2IMAGE
+    model_id: str = "sdxl"
+    negative_prompt: str | None = None
+    samples: int = 1
+    num_inference_steps: int | None = 30
+    guidance_scale: float | None = 7.5
+    strength: float | None = None
+    width: int | None = 768
+    height: int | None = 768
+    refiner: bool | None = None
+    scheduler: str | None = None
+    safety_checker: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what would have every row refused that leaves a column empty.
+
+        Raises:
+            ValueError: names each default, its value and what is permitted.
+        """
+        values = {name: getattr(self, name) for name in _DEFAULTED if name not in _NO_PARAMETER}
+        # Prompt and links are the rows' own.
+        values |= {"prompt": "a", **dict.fromkeys(_LINKS.get(self.task, ()), "https://host/a.png")}
+        problems = [*_samples(self.samples)[1], *_request_problems(self.task, values)]
+        if problems:
+            raise ValueError(f"defaults: {'; '.join(problems)}")
+
+
+_NO_PARAMETER = frozenset({"task", "samples"})
+_LINKS: Mapping[str, tuple[str, ...]] = {
+    Task.IMAGE2IMAGE: ("init_image",),
+    Task.INPAINTING: ("init_image", "mask_image"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A row of `prompt_sets`: one row of the prompts table, ready to plan or refused.
+
+    In a refused row a value that its column cannot hold is null; `prompt_row` has it as it was.
+    """
+
+    prompt_set: str = column("Prompt set, as in the prompts table")
+    prompt_id: str = column("Prompt id, unique within the set")
+    prompt: str | None = column("Prompt, as in the table")
+    negative_prompt: str | None = column("Negative prompt, as in the table")
+    effective_prompt: str | None = column("Prompt as it is sent, trigger words included")
+    effective_negative_prompt: str | None = column("Negative prompt as it is sent")
+    prompt_tokens: int = column("CLIP tokens of the effective prompt; 75 at most")
+    negative_prompt_tokens: int = column("CLIP tokens of the effective negative prompt")
+    task: str | None = column("text2image, image2image or inpainting")
+    model_id: str | None = column("Model at the API")
+    embeddings: str | None = column("Embedding's model id at the API")
+    embedding_version: str | None = column("Version of the embedding")
+    samples: int = column("Images wanted; 1 where the table's value cannot be read")
+    seed: int | None = column("Seed of the first call; null: derived from the names")
+    num_inference_steps: int | None = column("Denoising steps, 1 to 100")
+    guidance_scale: float | None = column("Weight of the prompt, 1 to 20")
+    strength: float | None = column("Denoising strength, 0 to 1")
+    width: int | None = column("Width in pixels")
+    height: int | None = column("Height in pixels")
+    refiner: bool | None = column("Whether the refiner runs")
+    scheduler: str | None = column("Scheduler at the API")
+    safety_checker: bool | None = column("Whether the API checks the images")
+    init_image: str | None = column("Public link of the first picture")
+    mask_image: str | None = column("Public link of the mask")
+    valid: bool = column("Whether the row can be bought")
+    problems: str | None = column("What is wrong with the row, one sentence each")
+    prompt_row: str = column("The row of the prompts table as it was, JSON")
+    embedding_row: str | None = column("The row of the embeddings table as it was, JSON")
+    content_version: str = column("Version of the whole set's content")
+
+    def request_parameters(self) -> dict[str, Any]:
+        """Return what a request takes from this row; its call adds `samples` and `seed`."""
+        named = {name: getattr(self, name) for name in _PARAMETERS}
+        return {
+            **named,
+            "prompt": self.effective_prompt,
+            "negative_prompt": self.effective_negative_prompt,
+        }
+
+
+_PARAMETERS = (
+    "model_id",
+    "num_inference_steps",
+    "guidance_scale",
+    "strength",
+    "width",
+    "height",
+    "embeddings",
+    "safety_checker",
+    "refiner",
+    "scheduler",
+    "init_image",
+    "mask_image",
+)
+_DEFAULTED = tuple(field.name for field in fields(GenerationDefaults))
+_COLUMN_TYPES: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("seed", "num_inference_steps", "width", "height"), int),
+    **dict.fromkeys(("guidance_scale", "strength"), (int, float)),
+    **dict.fromkeys(("refiner", "safety_checker"), bool),
+}
+
+
+def validated_prompts(
+    rows: Sequence[PromptRow],
+    embeddings: Mapping[str, EmbeddingRow],
+    *,
+    defaults: GenerationDefaults,
+) -> list[Prompt]:
+    """Return a prompt for each row of one set, in order, each valid or with its problems."""
+    repeated = {
+        prompt_id
+        for prompt_id, count in Counter(row.prompt_id for row in rows).items()
+        if count > 1
+    }
+    content_version = fingerprint_set(rows, embeddings).content
+    return [
+        _validated(row, embeddings, defaults, repeated, content_version=content_version)
+        for row in rows
+    ]
+
+
+def _validated(
+    row: PromptRow,
+    embeddings: Mapping[str, EmbeddingRow],
+    defaults: GenerationDefaults,
+    repeated: set[str],
+    *,
+    content_version: str,
+) -> Prompt:
+    values: dict[str, Any] = {field.name: getattr(row, field.name) for field in fields(row)}
+    for name in _DEFAULTED:
+        if values[name] is None:
+            values[name] = getattr(defaults, name)
+    if values["task"] == Task.TEXT2IMAGE:
+        # These columns mean nothing to text2image: what stands there must not stop the row.
+        values["init_image"] = values["mask_image"] = None
+    elif values["task"] == Task.IMAGE2IMAGE:
+        values["mask_image"] = None
+    problems = _identity_problems(row, repeated)
+    samples, sample_problems = _samples(values["samples"])
+    embedding, embedding_problems = _embedding(values["embeddings"], embeddings)
+    prompt, negative_prompt = _with_trigger_words(
+        row.prompt, values["negative_prompt"], embedding if not embedding_problems else None
+    )
+    parameters = {name: values[name] for name in _PARAMETERS} | {
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "seed": values["seed"],
+    }
+    problems += [
+        *sample_problems,
+        *embedding_problems,
+        *_request_problems(str(values["task"]), parameters),
+        *(["prompt: is blank"] if row.prompt and not row.prompt.strip() else []),
+        *token_problems(
+            prompt,
+            negative_prompt,
+            injected=(prompt != row.prompt, negative_prompt != values["negative_prompt"]),
+        ),
+    ]
+    held: dict[str, Any] = {
+        name: value if isinstance(value := values[name], kind) and _fits(value) else None
+        for name, kind in _COLUMN_TYPES.items()
+    }
+    return Prompt(
+        prompt_set=row.prompt_set,
+        prompt_id=row.prompt_id,
+        prompt=row.prompt,
+        negative_prompt=values["negative_prompt"],
+        effective_prompt=prompt,
+        effective_negative_prompt=negative_prompt,
+        prompt_tokens=count_tokens(prompt),
+        negative_prompt_tokens=count_tokens(negative_prompt or ""),
+        task=values["task"],
+        model_id=values["model_id"],
+        embeddings=values["embeddings"],
+        embedding_version=embedding.version if embedding else None,
+        samples=samples,
+        scheduler=values["scheduler"],
+        init_image=values["init_image"],
+        mask_image=values["mask_image"],
+        valid=not problems,
+        problems="; ".join(problems) or None,
+        prompt_row=source_json(row),
+        embedding_row=source_json(embedding) if embedding else None,
+        content_version=content_version,
+        **held,
+    )
+
+
+def _fits(value: Any) -> bool:  # noqa: ANN401 - a number of either kind
+    return bool(-(2**63) <= value < 2**63)
+
+
+def _identity_problems(row: PromptRow, repeated: set[str]) -> list[str]:
+    if not row.prompt_id.strip():
+        return ["prompt_id: is missing; give each prompt of a set an id of its own"]
+    if row.prompt_id in repeated:
+        several = f"{row.prompt_id!r} stands in several rows of this set"
+        return [f"prompt_id: {several}; none is bought until each has an id of its own"]
+    return []
+
+
+def _samples(value: object) -> tuple[int, list[str]]:
+    """Return the images wanted; a value that cannot be meant counts as one refused image."""
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_SAMPLES:
+        return value, []
+    return 1, [f"samples: {value!r} is not a whole number in 1 to {MAX_SAMPLES:,}"]
+
+
+def _embedding(
+    embedding_id: str | None, embeddings: Mapping[str, EmbeddingRow]
+) -> tuple[EmbeddingRow | None, list[str]]:
+    if embedding_id is None:
+        return None, []
+    embedding = embeddings.get(embedding_id)
+    if embedding is None:
+        return None, [f"embeddings: {embedding_id!r} is not in the embeddings table"]
+    if embedding.placement not in (None, *PLACEMENTS):
+        placements = ", ".join(PLACEMENTS)
+        problem = (
+            f"placement {embedding.placement!r} of {embedding_id!r} is not one of {placements}"
+        )
+        return embedding, [f"embeddings: {problem}"]
+    return embedding, []
+
+
+def _with_trigger_words(
+    prompt: str, negative_prompt: str | None, embedding: EmbeddingRow | None
+) -> tuple[str, str | None]:
+    """Return both prompts with the trigger words that they lack, each where its embedding wants it.
+
+    An embedding without its trigger words does nothing (the API's page asks for them). `either`, or
+    no placement, is content with a word in either prompt, and adds it to the prompt. A blank prompt
+    stays blank: trigger words alone would make it look like one that can be bought.
+    """
+    for word in embedding.trigger_words if embedding else ():
+        in_prompt = _stands_in(word, prompt)
+        in_negative = _stands_in(word, negative_prompt or "")
+        match embedding.placement if embedding else None:
+            case "negative":
+                if not in_negative:
+                    negative_prompt = f"{negative_prompt}, {word}" if negative_prompt else word
+            case "positive":
+                prompt = prompt if in_prompt or not prompt.strip() else f"{prompt}, {word}"
+            case _:
+                stands = in_prompt or in_negative
+                prompt = prompt if stands or not prompt.strip() else f"{prompt}, {word}"
+    return prompt, negative_prompt
+
+
+def _stands_in(word: str, text: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def _request_problems(task: str, parameters: Mapping[str, object]) -> list[str]:
+    if task not in TASKS:
+        return [f"task: {task!r} is not one of {', '.join(TASKS)}"]
+    try:
+        request_for(task, parameters)
+    except RequestInvalid as error:
+        return list(error.problems)
+    return []
+
+
+def token_problems(
+    prompt: str, negative_prompt: str | None, *, injected: tuple[bool, bool] = (False, False)
+) -> list[str]:
+    """Return what is too long for the model: it would be cut off silently, after paying.
+
+    `injected` says for each text whether trigger words were added to it.
+    """
+    problems = []
+    texts = {"prompt": prompt, "negative_prompt": negative_prompt or ""}
+    about = "an estimated " if TOKENS_ARE_ESTIMATED else ""
+    for (name, text), added in zip(texts.items(), injected, strict=True):
+        if (tokens := count_tokens(text)) > MAX_TOKENS:
+            triggers = " with its embedding's trigger words" if added else ""
+            count = f"{about}{tokens} tokens{triggers}"
+            problems.append(f"{name}: has {count}, and the model reads {MAX_TOKENS}; shorten it")
+    return problems

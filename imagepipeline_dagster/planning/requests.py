@@ -1,0 +1,193 @@
+"""The plan: which calls a prompt set needs, which are bought already, and why the rest are not.
+
+Planning spends nothing and writes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from imagepipeline_dagster.api.contract import canonical_json, request_for
+from imagepipeline_dagster.ledger.records import Entry, PlanState, Use, plan_state
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.planning.prompts import Prompt
+from imagepipeline_dagster.planning.seeds import seed_for
+from imagepipeline_dagster.rows import column
+
+__all__ = [
+    "PlanSummary",
+    "PlannedRequest",
+    "Reason",
+    "plan_prompt_set",
+    "plan_requests",
+    "request_key",
+    "summarise_plan",
+    "unplanned_requests",
+]
+
+
+class Reason(StrEnum):
+    """Why a request is what it is, compared with what its call last used."""
+
+    NEW = "new"
+    PROMPT_CHANGED = "prompt_changed"
+    PARAMETERS_CHANGED = "parameters_changed"
+    EMBEDDING_CHANGED = "embedding_changed"
+    UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRequest:
+    """A row of `generation_requests`: one API call."""
+
+    request_key: str = column("Hash of the request, the embedding's version and the API's origin")
+    prompt_set: str = column("Prompt set, as in the prompts table")
+    prompt_id: str = column("Prompt id, unique within the set")
+    call_index: int = column("API call of this prompt, from 0")
+    task: str = column("text2image, image2image or inpainting")
+    seed: int = column("Seed of the call")
+    samples: int = column("Images that the call gives")
+    embedding_version: str | None = column("Version of the embedding")
+    request: str = column("Exact request, canonical JSON")
+    reason: str = column("Why it is new, or unchanged")
+    state: str = column("What a purchase would do about it")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanSummary:
+    """What a plan amounts to: calls and images by state, images to buy by reason."""
+
+    calls: Mapping[str, int]
+    images: Mapping[str, int]
+    to_buy_by_reason: Mapping[str, int]
+
+
+def request_key(*, task: str, request: str, embedding_version: str | None, origin: str) -> str:
+    """Return the key under which the ledger knows a request: 64 hex digits.
+
+    Two requests share a key exactly when the same API would draw the same pictures. The origin is
+    part of it so that an emulated picture never passes for a bought one.
+    """
+    content = json.dumps([origin, task, embedding_version, request], ensure_ascii=True)
+    return hashlib.sha256(content.encode("ascii")).hexdigest()
+
+
+def unplanned_requests(
+    prompts: Sequence[Prompt], *, origin: str, samples_per_call: int
+) -> Iterator[PlannedRequest]:
+    """Yield the calls of the valid prompts, as if nothing had ever been bought."""
+    for prompt in prompts:
+        if not prompt.valid or prompt.task is None:
+            continue
+        parameters = prompt.request_parameters()
+        for call_index, start in enumerate(range(0, prompt.samples, samples_per_call)):
+            given = prompt.seed if call_index == 0 else None
+            derived = seed_for(prompt.prompt_set, prompt.prompt_id, call_index)
+            seed = derived if given is None else given
+            samples = min(samples_per_call, prompt.samples - start)
+            call = {**parameters, "seed": seed, "samples": samples}
+            request = canonical_json(request_for(prompt.task, call).payload())
+            yield PlannedRequest(
+                request_key=request_key(
+                    task=prompt.task,
+                    request=request,
+                    embedding_version=prompt.embedding_version,
+                    origin=origin,
+                ),
+                prompt_set=prompt.prompt_set,
+                prompt_id=prompt.prompt_id,
+                call_index=call_index,
+                task=prompt.task,
+                seed=seed,
+                samples=samples,
+                embedding_version=prompt.embedding_version,
+                request=request,
+                reason=Reason.NEW,
+                state=PlanState.TO_BUY,
+            )
+
+
+def plan_prompt_set(
+    prompts: Sequence[Prompt],
+    *,
+    prompt_set: str,
+    dataset: str,
+    ledger: Ledger,
+    origin: str,
+    samples_per_call: int,
+) -> list[PlannedRequest]:
+    """Return one set's plan, as the ledger stands; nothing is written.
+
+    `prompts` are the set's rows; refused ones are left out.
+    """
+    requests = list(unplanned_requests(prompts, origin=origin, samples_per_call=samples_per_call))
+    latest_uses = ledger.latest_uses(dataset, prompt_set)
+    keys = {request.request_key for request in requests}
+    entries = ledger.entries(keys | {use.request_key for use in latest_uses.values()})
+    return plan_requests(requests, entries=entries, latest_uses=latest_uses)
+
+
+def plan_requests(
+    requests: Sequence[PlannedRequest],
+    *,
+    entries: Mapping[str, Entry],
+    latest_uses: Mapping[tuple[str, int], Use],
+) -> list[PlannedRequest]:
+    """Return the calls with their state and reason.
+
+    `entries` are the ledger's by request key, of these requests and of those in `latest_uses`,
+    which says which request each call used last.
+    """
+    planned = []
+    for request in requests:
+        use = latest_uses.get((request.prompt_id, request.call_index))
+        before = entries.get(use.request_key) if use else None
+        values = {name: getattr(request, name) for name in request.__slots__}
+        planned.append(
+            PlannedRequest(
+                **{
+                    **values,
+                    "reason": _reason(request, before),
+                    "state": plan_state(entries.get(request.request_key)),
+                }
+            )
+        )
+    return planned
+
+
+def _reason(request: PlannedRequest, before: Entry | None) -> Reason:
+    if before is None:
+        return Reason.NEW
+    if before.request_key == request.request_key:
+        return Reason.UNCHANGED
+    was: dict[str, Any] = json.loads(before.request)
+    is_now: dict[str, Any] = json.loads(request.request)
+    changed = {name for name in was.keys() | is_now.keys() if was.get(name) != is_now.get(name)}
+    if "embeddings" in changed or before.embedding_version != request.embedding_version:
+        return Reason.EMBEDDING_CHANGED
+    if changed & {"prompt", "negative_prompt"}:
+        return Reason.PROMPT_CHANGED
+    # Nothing changed in the request itself: it was last used of another API.
+    return Reason.PARAMETERS_CHANGED if changed or before.task != request.task else Reason.NEW
+
+
+def summarise_plan(plan: Sequence[PlannedRequest]) -> PlanSummary:
+    """Return what a plan amounts to; a request that stands twice in it is bought once."""
+    distinct = {request.request_key: request for request in plan}.values()
+    images: Counter[str] = Counter(dict.fromkeys(PlanState, 0))
+    by_reason: Counter[str] = Counter()
+    for request in distinct:
+        images[request.state] += request.samples
+        if request.state == PlanState.TO_BUY:
+            by_reason[request.reason] += request.samples
+    return PlanSummary(
+        calls=Counter(request.state for request in distinct),
+        images=images,
+        to_buy_by_reason=by_reason,
+    )

@@ -1,0 +1,99 @@
+"""What the tasks of one purchase share: how far it has come, and why it stops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from imagepipeline_dagster.ledger.budget import BudgetReached
+
+__all__ = ["PurchaseProgress", "RunState", "TooManyFailures"]
+
+# Samples that have to come to an end before their failures say anything about the rest.
+_SAMPLES_JUDGED = 20
+
+
+class TooManyFailures(Exception):
+    """So much failed that buying on would waste money."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PurchaseProgress:
+    """How far a purchase has come, in images; `rate` is images a second, `eta` seconds."""
+
+    done: int
+    total: int
+    failed: int
+    in_flight: int
+    rate: float
+    eta: float | None
+
+    def __str__(self) -> str:
+        eta = f", about {self.eta:.0f} s left" if self.eta is not None else ""
+        return (
+            f"{self.done}/{self.total} images, {self.rate:.1f} images/s{eta}, "
+            f"{self.in_flight} jobs in flight, {self.failed} failed"
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class RunState:
+    """How far a run's purchase has come, in samples, and what keeps it from going on.
+
+    Attributes:
+        max_failure_ratio: once more of the samples that came to an end failed, the run stops.
+        stopper: why it stops submitting before the plan is carried out.
+        interrupted: whether it was told to end.
+        given_up: keys of the requests that this run leaves to the next.
+        sending: keys of the POSTs whose answer has not come: each may name a job that is paid.
+        posts: API calls that created a job.
+        resumed: jobs taken over from a process that is gone.
+        in_flight: jobs that are being sent or waited for.
+        done: samples that have come, those of earlier runs included.
+        landed: samples that came in this run.
+        failed: samples of requests that gave nothing.
+    """
+
+    max_failure_ratio: float
+    stopper: Exception | None = None
+    interrupted: bool = False
+    given_up: set[str] = field(default_factory=set)
+    sending: set[str] = field(default_factory=set)
+    posts: int = 0
+    resumed: int = 0
+    in_flight: int = 0
+    done: int = 0
+    landed: int = 0
+    failed: int = 0
+
+    @property
+    def stops(self) -> bool:
+        """Whether nothing more is to be sent."""
+        return self.interrupted or self.stopper is not None
+
+    @property
+    def budget_reached(self) -> bool:
+        """Whether nothing but the budget stops this run: what is reserved is still to be sent."""
+        return isinstance(self.stopper, BudgetReached) and not self.interrupted
+
+    def stop(self, reason: Exception) -> None:
+        """Stop submitting; the first reason counts."""
+        self.stopper = self.stopper or reason
+
+    def land(self, samples: int) -> None:
+        """Count samples that came."""
+        self.done += samples
+        self.landed += samples
+
+    def judge_failure(self, samples: int) -> None:
+        """Count samples of a failed request, and stop where too many failed.
+
+        A few failures among the first samples are not judged yet.
+        """
+        self.failed += samples
+        ended = self.failed + self.landed
+        if ended >= _SAMPLES_JUDGED and self.failed > self.max_failure_ratio * ended:
+            self.stop(
+                TooManyFailures(
+                    f"{self.failed} of the first {ended} samples failed; see their errors"
+                )
+            )

@@ -1,0 +1,194 @@
+"""Objects in an S3 bucket, below a key prefix."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from imagepipeline_dagster.storage.contract import (
+    ObjectExists,
+    ObjectMissing,
+    Storage,
+    StorageUnavailable,
+    checked_path,
+)
+
+if TYPE_CHECKING:
+    from dagster_aws.s3 import S3Resource
+    from types_boto3_s3 import S3Client
+
+__all__ = ["S3Bucket"]
+
+
+_CONTENT_TYPES = {
+    ".csv": "text/csv; charset=utf-8",
+    ".gif": "image/gif",
+    ".jpg": "image/jpeg",
+    ".json": "application/json",
+    ".jsonl": "application/jsonl",
+    ".md": "text/markdown; charset=utf-8",
+    ".parquet": "application/vnd.apache.parquet",
+    ".png": "image/png",
+    ".tar": "application/x-tar",
+    ".txt": "text/plain; charset=utf-8",
+    ".webp": "image/webp",
+}
+
+
+_CREDENTIALS = "give AWS credentials by the environment, a profile or a role"
+
+
+_PERMISSIONS = (
+    "allow s3:ListBucket on the bucket, s3:GetObject, s3:PutObject and s3:DeleteObject in it"
+)
+
+
+_REMEDIES = {
+    "403": _PERMISSIONS,
+    "AccessDenied": _PERMISSIONS,
+    "ConnectTimeoutError": "check the endpoint and the network",
+    "EndpointConnectionError": "check the endpoint and the network",
+    "ExpiredToken": "renew the AWS credentials",
+    "InvalidAccessKeyId": _CREDENTIALS,
+    "NoCredentialsError": _CREDENTIALS,
+    "NoSuchBucket": "make the bucket, or name another one",
+    "PartialCredentialsError": _CREDENTIALS,
+    "ProfileNotFound": _CREDENTIALS,
+    "SignatureDoesNotMatch": _CREDENTIALS,
+}
+
+
+class S3Bucket(Storage):
+    """Objects in an S3 bucket, below a key prefix.
+
+    S3 shows an object when its last byte has arrived, so a single PUT is atomic. Every method that
+    asks the bucket raises StorageUnavailable when it cannot be reached or used.
+
+    Args:
+        bucket: the bucket's name; it exists already.
+        prefix: where in the bucket, '' for its root.
+        s3: how to reach S3. Its client is made at the first use and shared by all threads.
+    """
+
+    def __init__(self, bucket: str, prefix: str, s3: S3Resource) -> None:
+        self._bucket = bucket
+        self._key_prefix = f"{checked_path(prefix)}/" if prefix else ""
+        self._s3 = s3
+        self._opening = threading.Lock()
+        self._opened: tuple[S3Client, threading.Semaphore] | None = None
+        self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
+
+    def uri_of(self, path: str) -> str:  # noqa: D102 - inherited
+        return f"{self.uri}/{checked_path(path)}"
+
+    def write(self, path: str, data: bytes) -> str:  # noqa: D102 - inherited
+        key = self._key(path)
+        with self._asking(path) as client:
+            client.put_object(
+                Bucket=self._bucket, Key=key, Body=data, ContentType=_content_type(path)
+            )
+        return self.uri_of(path)
+
+    def create(self, path: str, data: bytes) -> str:  # noqa: D102 - inherited
+        key = self._key(path)
+        with self._asking(path) as client:
+            client.put_object(
+                Bucket=self._bucket,
+                Key=key,
+                Body=data,
+                ContentType=_content_type(path),
+                IfNoneMatch="*",
+            )
+        return self.uri_of(path)
+
+    def upload(self, path: str, file: Path) -> str:  # noqa: D102 - inherited
+        key = self._key(path)
+        # upload_file would hide the cause of a failure in an error of its own; this one does not.
+        with file.open("rb") as source, self._asking(path) as client:
+            client.upload_fileobj(
+                source, self._bucket, key, ExtraArgs={"ContentType": _content_type(path)}
+            )
+        file.unlink()
+        return self.uri_of(path)
+
+    def read(self, path: str) -> bytes:  # noqa: D102 - inherited
+        key = self._key(path)
+        with self._asking(path) as client:
+            return client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+
+    def exists(self, path: str) -> bool:  # noqa: D102 - inherited
+        key = self._key(path)
+        with suppress(ObjectMissing), self._asking(path) as client:
+            client.head_object(Bucket=self._bucket, Key=key)
+            return True
+        return False
+
+    def list(self, prefix: str) -> Iterator[str]:  # noqa: D102 - inherited
+        return self._keys_below(f"{self._key(prefix)}/" if prefix else self._key_prefix, prefix)
+
+    def delete(self, path: str) -> None:  # noqa: D102 - inherited
+        key = self._key(path)
+        with self._asking(path) as client:
+            client.delete_object(Bucket=self._bucket, Key=key)
+
+    def _key(self, path: str) -> str:
+        return self._key_prefix + checked_path(path)
+
+    def _keys_below(self, key_prefix: str, path: str) -> Iterator[str]:
+        following: dict[str, Any] = {}
+        while True:
+            with self._asking(path) as client:
+                page = client.list_objects_v2(Bucket=self._bucket, Prefix=key_prefix, **following)
+            for found in page.get("Contents", ()):
+                # The S3 console marks an empty folder by an object whose key ends in a slash.
+                if not found["Key"].endswith("/"):
+                    yield found["Key"].removeprefix(self._key_prefix)
+            if not page["IsTruncated"]:
+                return
+            following = {"ContinuationToken": page["NextContinuationToken"]}
+
+    @contextmanager
+    def _asking(self, path: str) -> Iterator[S3Client]:
+        """Yield the client for one request about `path`; its errors become ours."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        uri = f"{self.uri}/{path}"
+        try:
+            client, connections = self._open()
+            with connections:
+                yield client
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            match code:
+                case "NoSuchKey" | "404":
+                    raise ObjectMissing(f"there is no object at {uri}") from None
+                case "PreconditionFailed" | "ConditionalRequestConflict":
+                    raise ObjectExists(f"{uri} exists already") from None
+                case _:
+                    raise _unavailable(uri, code) from error
+        except BotoCoreError as error:
+            raise _unavailable(uri, type(error).__name__) from error
+
+    def _open(self) -> tuple[S3Client, threading.Semaphore]:
+        with self._opening:  # making a client is not thread-safe; using one is
+            if self._opened is None:
+                client: S3Client = self._s3.get_client()
+                # More requests at once than pooled connections would each open one and throw it
+                # away, with a warning.
+                pooled: int = vars(client.meta.config)["max_pool_connections"]
+                connections = threading.Semaphore(pooled)
+                self._opened = client, connections
+            return self._opened
+
+
+def _unavailable(uri: str, cause: str) -> StorageUnavailable:
+    # The cause's name alone: the vendor's message may quote the endpoint or the credentials.
+    remedy = _REMEDIES.get(cause, "check the bucket, the credentials and the network")
+    return StorageUnavailable(f"{uri} cannot be used ({cause}): {remedy}")
+
+
+def _content_type(path: str) -> str:
+    return _CONTENT_TYPES.get(PurePosixPath(path).suffix.lower(), "application/octet-stream")

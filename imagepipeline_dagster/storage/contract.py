@@ -1,0 +1,144 @@
+"""Objects in a local folder or an S3 bucket: one contract, two homes.
+
+An object is a path and its bytes. A reader sees a path's former bytes or its new ones, never a
+part of them, whatever happens to the writer. Paths are relative and '/'-separated; one that could
+leave the storage is refused with a ValueError before anything is touched.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = [
+    "ObjectExists",
+    "ObjectMissing",
+    "Storage",
+    "StorageUnavailable",
+    "image_path",
+    "thumbnail_path",
+]
+
+
+class ObjectMissing(FileNotFoundError):
+    """There is no object at this path."""
+
+
+class ObjectExists(FileExistsError):
+    """There is an object at this path already."""
+
+
+class StorageUnavailable(OSError):
+    """The bucket cannot be used; the message says which one, why, and what to do."""
+
+
+TEMPORARY_PREFIX = ".tmp-"
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
+
+
+def checked_path(path: str) -> str:
+    """Return the path.
+
+    Raises:
+        ValueError: when it is not a plain relative path.
+    """
+    parts = path.split("/")
+    if any(part in {"", ".", ".."} for part in parts) or _FORBIDDEN.search(path):
+        raise ValueError(f"{path!r} is not a relative path of plain parts between single slashes")
+    if any(part.startswith(TEMPORARY_PREFIX) for part in parts):
+        raise ValueError(f"{path!r} has a part that is reserved for unfinished files")
+    path.encode()  # a lone surrogate has no UTF-8 form; its UnicodeEncodeError is a ValueError
+    return path
+
+
+class Storage(ABC):
+    """A place for objects. Safe to use from many threads and processes at once.
+
+    Every method that takes a path raises ValueError for one with an empty, '.' or '..' part, a
+    backslash or a control character. `uri` is the root's, without a trailing slash.
+    """
+
+    uri: str
+
+    @abstractmethod
+    def uri_of(self, path: str) -> str:
+        """Return the URI of the object at `path`, whether it exists or not."""
+
+    @abstractmethod
+    def write(self, path: str, data: bytes) -> str:
+        """Put the bytes at `path`, in place of what is there, and return the URI."""
+
+    def write_once(self, path: str, data: bytes) -> str:
+        """Put the bytes at a path that names their content, unless they are there; return the URI.
+
+        Two writers at once do no harm: the path names the content, so both bring the same bytes.
+        """
+        if not self.exists(path):
+            self.write(path, data)
+        return self.uri_of(path)
+
+    @abstractmethod
+    def create(self, path: str, data: bytes) -> str:
+        """Put the bytes at a path that must be free, and return the URI.
+
+        Raises:
+            ObjectExists: when the path is taken; of several writers at once, all but one get it.
+        """
+
+    @abstractmethod
+    def upload(self, path: str, file: Path) -> str:
+        """Move a finished local file to `path`, in place of what is there, and return the URI.
+
+        The file is gone afterwards, and still there when this fails.
+        """
+
+    @abstractmethod
+    def read(self, path: str) -> bytes:
+        """Return the object's bytes.
+
+        Raises:
+            ObjectMissing: when there is none.
+        """
+
+    @abstractmethod
+    def exists(self, path: str) -> bool:
+        """Tell whether there is an object at `path`."""
+
+    @abstractmethod
+    def list(self, prefix: str) -> Iterator[str]:
+        """Yield the paths below the folder `prefix` ('' for all), sorted by code point."""
+
+    @abstractmethod
+    def delete(self, path: str) -> None:
+        """Remove the object; nothing happens where there is none."""
+
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def image_path(sha256: str, format: str) -> str:  # noqa: A002 - Pillow's own word
+    """Return the path of an image's bytes, named after their content.
+
+    Args:
+        sha256: of the bytes, 64 lower-case hexadecimal digits.
+        format: Pillow's name of the picture's format, as 'PNG' or 'JPEG'.
+    """
+    extension = "jpg" if format == "JPEG" else format.lower()
+    return f"images/{_shard(sha256)}.{extension}"
+
+
+def thumbnail_path(sha256: str) -> str:
+    """Return the path of the thumbnail of the image with these bytes."""
+    return f"thumbnails/{_shard(sha256)}.webp"
+
+
+def _shard(sha256: str) -> str:
+    if not _SHA256.fullmatch(sha256):
+        raise ValueError(f"{sha256!r} is not a SHA-256 in lower-case hexadecimal")
+    return f"{sha256[:2]}/{sha256}"

@@ -1,0 +1,43 @@
+"""What a person has to put right about the tables."""
+
+from __future__ import annotations
+
+__all__ = [
+    "ColumnMissing",
+    "RowRefused",
+    "SetsMerged",
+    "TableMissing",
+    "TablesError",
+    "TablesUnavailable",
+]
+
+
+class TablesError(Exception):
+    """Something about the two tables that a person has to put right.
+
+    - TablesUnavailable: the database cannot be reached
+    - TableMissing: it has no such table
+    - ColumnMissing: the table has no such column
+    - RowRefused: the table's own rules do not allow a row
+    - SetsMerged: the database takes the names of two prompt sets for one
+    """
+
+
+class TablesUnavailable(TablesError):
+    """The database cannot be reached or read; names its URL without the password."""
+
+
+class RowRefused(TablesError):
+    """A constraint of the table does not allow a row; nothing of its transaction was written."""
+
+
+class TableMissing(TablesError):
+    """The database has no such table; names those that it has."""
+
+
+class ColumnMissing(TablesError):
+    """The table has no such column; names those that it has."""
+
+
+class SetsMerged(TablesError):
+    """The database takes the names of two prompt sets for one; names one of them."""

@@ -1,0 +1,142 @@
+"""A mapped table as the database has it, and mappings that name what is not there."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import CITEXT
+
+from imagepipeline_dagster.tables.errors import ColumnMissing, TableMissing
+from imagepipeline_dagster.tables.schema import (
+    EmbeddingRow,
+    PromptRow,
+    TableMapping,
+    columns_of,
+)
+from imagepipeline_dagster.tables.spelling import did_you_mean
+
+__all__ = ["FoundTable", "check_mapping", "find_table"]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTable:
+    """A mapped table as the database has it: `types` holds our columns which it has."""
+
+    mapping: TableMapping
+    types: Mapping[str, sa.types.TypeEngine[Any]]
+
+    def column(self, name: str) -> sa.ColumnClause[Any]:
+        """Return our column under the user's name for it, its values as the driver gives them."""
+        # Without the column's type: SQLite keeps texts in columns declared as times or booleans,
+        # and SQLAlchemy's reading of those types fails on them.
+        return sa.column(self.mapping.column(name))
+
+    @property
+    def prompt_set(self) -> sa.ColumnClause[Any]:
+        """The column of the sets, to compare with: without a type where it holds texts."""
+        of = self.types["prompt_set"]
+        if isinstance(of, sa.String) and not isinstance(of, sa.Enum):
+            return self.column("prompt_set")
+        return sa.column(self.mapping.column("prompt_set"), of)
+
+    def exact_prompt_set(self, connection: sa.Connection) -> sa.ColumnElement[Any]:
+        """Return the column of the sets, to group by: names are equal where their letters are.
+
+        A collation that ignores case would make `spring` and `Spring` one group. Databases other
+        than SQLite and PostgreSQL are taken at their word; what they merge is refused later.
+        """
+        if connection.dialect.name == "sqlite":
+            return sa.collate(self.column("prompt_set"), "BINARY")
+        if isinstance(self.types["prompt_set"], CITEXT):
+            return sa.cast(self.column("prompt_set"), sa.Text)
+        return self.column("prompt_set")
+
+    def clause(self) -> sa.TableClause:
+        """Return the table, for FROM."""
+        return sa.table(self.mapping.name, schema=self.mapping.schema)
+
+
+def check_mapping(mapping: TableMapping, row_type: type[PromptRow | EmbeddingRow]) -> None:
+    """Refuse a mapping of columns that are not ours; no database is asked.
+
+    Raises:
+        ColumnMissing: with the columns that there are.
+    """
+    ours = columns_of(row_type)
+    unknown = sorted(set(mapping.columns) - set(ours))
+    if unknown:
+        kind = _kind(row_type)
+        raise ColumnMissing(
+            f"The mapping of the {kind} table names {_listed(unknown)}, which "
+            f"{kind} do not have.{did_you_mean(unknown[0], ours)} "
+            f"Their columns: {_listed(ours)}."
+        )
+
+
+def find_table(
+    connection: sa.Connection, mapping: TableMapping, row_type: type[PromptRow | EmbeddingRow]
+) -> FoundTable:
+    """Look up a mapped table.
+
+    Raises:
+        TableMissing: with the tables that there are.
+        ColumnMissing: when a required column, or one that is mapped by name, is not there; with the
+            columns that are.
+    """
+    inspector = sa.inspect(connection)
+    kind = _kind(row_type)
+    if not inspector.has_table(mapping.name, schema=mapping.schema):
+        raise TableMissing(_without_table(inspector, mapping, kind))
+    with warnings.catch_warnings():
+        # Types that SQLAlchemy does not know (vectors, shapes) are in columns that are not ours.
+        warnings.simplefilter("ignore", sa.exc.SAWarning)
+        found = {
+            column["name"]: column["type"]
+            for column in inspector.get_columns(mapping.name, schema=mapping.schema)
+        }
+    check_mapping(mapping, row_type)
+    ours = columns_of(row_type)
+    missing = [
+        name
+        for name, column in ours.items()
+        if (column.required or name in mapping.columns) and mapping.column(name) not in found
+    ]
+    if missing:
+        theirs = [mapping.column(name) for name in missing]
+        raise ColumnMissing(
+            f"The {kind} table {mapping.table!r} has no column {_listed(theirs)}. It has: "
+            f"{_listed(found)}. Map a column of another name: "
+            f'columns={{"{missing[0]}": "<its name in your table>"}}.'
+        )
+    present = {name: found[mapping.column(name)] for name in ours if mapping.column(name) in found}
+    return FoundTable(mapping=mapping, types=present)
+
+
+def _kind(row_type: type[PromptRow | EmbeddingRow]) -> str:
+    return "prompts" if row_type is PromptRow else "embeddings"
+
+
+def _without_table(inspector: sa.Inspector, mapping: TableMapping, kind: str) -> str:
+    try:
+        names = sorted(
+            {
+                *inspector.get_table_names(schema=mapping.schema),
+                *inspector.get_view_names(schema=mapping.schema),
+            }
+        )
+    except (sa.exc.NoSuchTableError, NotImplementedError):  # a dialect that lists no views
+        names = []
+    where = f"schema {mapping.schema!r}" if mapping.schema else "the database"
+    there = f"has: {_listed(names)}" if names else "has no tables"
+    return (
+        f"There is no {kind} table {mapping.table!r}; {where} {there}. Name your own table in the "
+        'mapping (TableMapping("schema.table", …)), or make one: `imagepipeline-dagster init`.'
+    )
+
+
+def _listed(names: Any) -> str:  # noqa: ANN401 - any iterable of names
+    return ", ".join(repr(name) for name in names)

@@ -1,0 +1,112 @@
+"""The rows of a table exported to a file which imports again as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from imagepipeline_dagster.tables.database import reporting_database_errors, source_engine
+from imagepipeline_dagster.tables.found import FoundTable, find_table
+from imagepipeline_dagster.tables.schema import (
+    RowT,
+    TableMapping,
+    key_columns,
+    row_reader,
+)
+from imagepipeline_dagster.tables.transfer.progress import OnProgress, RowProgress
+from imagepipeline_dagster.tables.transfer.writing_files import ExportRefused, writing_file
+
+__all__ = ["ExportRefused", "ExportReport", "export_table"]
+
+_CHUNK = 10_000  # rows written at a time; a row group in Parquet
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """How many rows were exported, and how many left out: without set and id none imports again."""
+
+    rows: int
+    left_out: int
+
+
+def export_table(
+    url: str,
+    mapping: TableMapping,
+    row_type: type[RowT],
+    file: Path,
+    *,
+    prompt_sets: Collection[str] = (),
+    on_progress: OnProgress = lambda _: None,
+) -> ExportReport:
+    """Write a table's rows to a file, in the order of their keys; nothing of the table is changed.
+
+    The file has those of our columns that the table has, under our names. Its rows are as the table
+    holds them: those that an import refuses are among them.
+
+    Args:
+        url: SQLAlchemy URL of the database.
+        mapping: the table, and its columns where they have other names.
+        row_type: which table it is.
+        file: CSV, TSV, JSON Lines or Parquet, by its ending; it is replaced if it is there.
+        prompt_sets: the prompt sets whose rows are wanted; all if there are none.
+        on_progress: told of the rows "exported".
+
+    Raises:
+        ExportRefused: when the file cannot be written, or not in this format.
+        TablesUnavailable, TableMissing, ColumnMissing: about the database.
+    """
+    engine = source_engine(url)
+    try:
+        with reporting_database_errors(url), engine.connect() as connection:
+            table = find_table(connection, mapping, row_type)
+            rows = _rows(connection, table, row_type, prompt_sets)
+            with writing_file(file, row_type, tuple(table.types)) as write:
+                return _written(rows, write, key_columns(row_type), on_progress)
+    finally:
+        engine.dispose()
+
+
+def _rows(
+    connection: sa.Connection,
+    table: FoundTable,
+    row_type: type[RowT],
+    prompt_sets: Collection[str],
+) -> Iterator[RowT]:
+    names = tuple(table.types)
+    query = (
+        sa.select(*map(table.column, names))
+        .select_from(table.clause())
+        .order_by(*map(table.column, key_columns(row_type)))
+        .execution_options(yield_per=_CHUNK)
+    )
+    of = table.types.get("prompt_set")
+    if prompt_sets and isinstance(of, sa.String) and not isinstance(of, sa.Enum):
+        query = query.where(table.column("prompt_set").in_(prompt_sets))
+    read = row_reader(row_type, names)
+    # Closed by hand: whoever stops halfway would leave a server's cursor open.
+    with connection.execute(query) as result:
+        for values in result:
+            row = read(values)
+            # Compared here too: collations differ, and a number is no text to the database.
+            if not prompt_sets or getattr(row, "prompt_set", None) in prompt_sets:
+                yield row
+
+
+def _written(
+    rows: Iterator[RowT],
+    write: Callable[[Sequence[RowT]], None],
+    keys: Sequence[str],
+    on_progress: OnProgress,
+) -> ExportReport:
+    number = left_out = 0
+    while chunk := list(islice(rows, _CHUNK)):
+        whole = [row for row in chunk if all(getattr(row, key) for key in keys)]
+        write(whole)
+        number += len(whole)
+        left_out += len(chunk) - len(whole)
+        on_progress(RowProgress("exported", number))
+    return ExportReport(rows=number, left_out=left_out)

@@ -1,0 +1,294 @@
+"""The rows of a file merged into a table: what would change, and then the change, all or none."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain, groupby
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from imagepipeline_dagster.tables.database import (
+    reporting_database_errors,
+    source_engine,
+    writing,
+)
+from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.tables.schema import (
+    EmbeddingRow,
+    PromptRow,
+    TableMapping,
+    content_json,
+    key_columns,
+)
+from imagepipeline_dagster.tables.transfer.changes import ChangeKind, Changes, RowChange, RowCounts
+from imagepipeline_dagster.tables.transfer.incoming import ImportRefused, IncomingRows
+from imagepipeline_dagster.tables.transfer.progress import OnProgress, RowProgress
+from imagepipeline_dagster.tables.transfer.staging import StagedRows
+from imagepipeline_dagster.tables.transfer.target import TargetTable, ValueUnfit
+
+__all__ = ["ImportReport", "Merge", "merge_of_file"]
+
+_CHUNK = 2_000  # rows compared and written at a time
+_SETS = 500  # prompt sets asked for at a time
+_SAMPLED = (ChangeKind.INSERTED, ChangeKind.UPDATED, ChangeKind.DELETED)
+_SAMPLE = 5  # rows of each kind
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import did, in rows.
+
+    `duplicates` are rows that stood in the file before, in every column, and so were not written
+    twice. `ignored_columns` are headers of the file that nothing was read from.
+    """
+
+    inserted: int
+    updated: int
+    unchanged: int
+    duplicates: int
+    ignored_columns: tuple[str, ...]
+    deleted: int = 0
+
+
+class Merge:
+    """A file's rows, read and checked, before they are brought into a table.
+
+    Close it when done. The database is not touched before `changes`, which only reads, and
+    not changed before `carry_out`.
+
+    Args:
+        url: SQLAlchemy URL of the database.
+        mapping: the table, and its columns where they have other names.
+        incoming: the file's rows.
+        replace_sets: whether rows which the file lacks go, out of the sets that the file has.
+        on_progress: told of the rows "compared" and "written".
+
+    Raises:
+        ImportRefused: with what to put right in the file.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        mapping: TableMapping,
+        incoming: IncomingRows,
+        *,
+        replace_sets: bool = False,
+        on_progress: OnProgress = lambda _: None,
+    ) -> None:
+        self._url = url
+        self._mapping = mapping
+        self._incoming = incoming
+        self._replaces_sets = replace_sets
+        self._on_progress = on_progress
+        self._staged = incoming.stage()
+
+    def close(self) -> None:
+        """Forget the rows."""
+        self._staged.close()
+
+    def prompt_sets(self, *, at_most: int) -> tuple[int, list[str]]:
+        """Return how many prompt sets the file's rows are in, and so many of their names."""
+        names: list[str] = next(self._staged.prompt_sets(at_most), [])
+        return self._staged.count_prompt_sets(), names
+
+    def changes(self) -> Changes:
+        """Return what would change if it were carried out now.
+
+        Raises:
+            ImportRefused: when the table cannot hold a value.
+            TablesUnavailable, TableMissing, ColumnMissing: about the database.
+        """
+        by_set: defaultdict[str, RowCounts] = defaultdict(RowCounts)
+        sample: dict[ChangeKind, list[RowChange]] = {kind: [] for kind in _SAMPLED}
+        engine = source_engine(self._url)
+        try:
+            with (
+                self._refusing_unfit_values(),
+                reporting_database_errors(self._url),
+                engine.connect() as connection,
+            ):
+                target = self._target(connection)
+                for changes in self._compared(target, done="compared"):
+                    target.check(changes)
+                    for name, of_set in groupby(changes, key=_prompt_set):
+                        by_set[name] += RowCounts.of(of_set)
+                    for change in changes:
+                        if change.kind in sample and len(sample[change.kind]) < _SAMPLE:
+                            sample[change.kind].append(change)
+        finally:
+            engine.dispose()
+        return Changes(
+            total=sum(by_set.values(), start=RowCounts()),
+            by_set={name: counts for name, counts in by_set.items() if name and counts.changed},
+            sample=tuple(chain.from_iterable(sample.values())),
+        )
+
+    def sets_after(
+        self, tables: SourceTables, changes: Changes
+    ) -> Iterator[tuple[str, list[PromptRow]]]:
+        """Yield the prompt sets that the changes concern, with all rows as they are to be.
+
+        A change of an embedding concerns the sets whose prompts use it. `tables` are as they are.
+        """
+        if self._incoming.row_type is PromptRow:
+            for name in changes.by_set:
+                yield name, self._prompts_after(name, tables.prompts(name))
+            return
+        before = {key: content_json(row) for key, row in tables.embeddings().items()}
+        after = self.embeddings_after(tables)
+        changed = {key for key, row in after.items() if before.get(key) != content_json(row)}
+        concerned = {row.prompt_set for row in tables.iter_prompts() if row.embeddings in changed}
+        for name in sorted(concerned):
+            yield name, tables.prompts(name)
+
+    def _prompts_after(self, prompt_set: str, rows: Iterable[PromptRow]) -> list[PromptRow]:
+        brought = {row["prompt_id"]: row for row in self._staged.of_set(prompt_set)}
+        kept = [row for row in rows if not self._replaces_sets or row.prompt_id in brought]
+        after = [replace(row, **brought.pop(row.prompt_id, {})) for row in kept]
+        after += [PromptRow(**row) for row in brought.values()]
+        return sorted(after, key=lambda row: row.prompt_id)
+
+    def embeddings_after(self, tables: SourceTables) -> dict[str, EmbeddingRow]:
+        """Return the embeddings by id as they are to be; `tables` are as they are."""
+        after = tables.embeddings()
+        if self._incoming.row_type is EmbeddingRow:
+            for row in chain.from_iterable(self._staged.chunks(_CHUNK)):
+                there = after.get(row["embedding_id"])
+                after[row["embedding_id"]] = replace(there, **row) if there else EmbeddingRow(**row)
+        return after
+
+    def carry_out(self, *, at_most_deleted: int | None = None) -> ImportReport:
+        """Write the rows, in one transaction.
+
+        `at_most_deleted` is how many rows somebody agreed to lose.
+
+        Raises:
+            ImportRefused: when the table cannot hold a value, or when more rows would go than were
+                agreed on. Nothing was changed.
+            TablesUnavailable, TableMissing, ColumnMissing, RowRefused: about the database. Nothing
+                was changed.
+        """
+        now = dt.datetime.now(dt.UTC)
+        total, gone = RowCounts(), 0
+        with self._refusing_unfit_values(), writing(self._url) as connection:
+            target = self._target(connection)
+            for changes in self._compared(target, done="written"):
+                gone += target.apply(changes, now=now)
+                total += RowCounts.of(changes)
+                if at_most_deleted is not None and total.deleted > at_most_deleted:
+                    raise self._refused(
+                        "the table changed meanwhile: more rows would be deleted than the "
+                        f"{at_most_deleted:,} that were shown; look again"
+                    )
+            if gone != total.deleted:
+                raise self._refused(
+                    f"{gone:,} rows would be deleted, and not the {total.deleted:,} that the file "
+                    "lacks: the table takes several of its keys for the same, or changed meanwhile"
+                )
+        return ImportReport(
+            inserted=total.inserted,
+            updated=total.updated,
+            unchanged=total.unchanged,
+            deleted=total.deleted,
+            duplicates=self._incoming.duplicates,
+            ignored_columns=self._incoming.ignored_columns,
+        )
+
+    @contextmanager
+    def _refusing_unfit_values(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueUnfit as error:
+            raise self._refused(str(error)) from error
+
+    def _refused(self, problem: str) -> ImportRefused:
+        return ImportRefused(self._incoming.path, (problem,))
+
+    def _target(self, connection: sa.Connection) -> TargetTable:
+        return TargetTable(
+            connection,
+            self._mapping,
+            self._incoming.row_type,
+            columns=self._incoming.columns,
+        )
+
+    def _compared(self, target: TargetTable, *, done: str) -> Iterator[list[RowChange]]:
+        """Yield what becomes of each row, those of a set one after the other; deletions last."""
+        with closing(StagedRows(PromptRow)) as surplus:
+            # Gathered before anything is written: whatever the file brings cannot be among them.
+            repeats = self._gather_surplus(target, surplus) if self._replaces_sets else Counter()
+            number, of = 0, len(self._staged)
+            for chunk in self._staged.chunks(_CHUNK):
+                yield target.compared(chunk)
+                number += len(chunk)
+                self._on_progress(RowProgress(done, number, of))
+            for chunk in surplus.chunks(_CHUNK):
+                yield [
+                    RowChange(before=row, after=None)
+                    for row in chunk
+                    for _ in range(1 + repeats[tuple(row.values())])
+                ]
+
+    def _gather_surplus(self, target: TargetTable, surplus: StagedRows) -> Counter[tuple[str, ...]]:
+        """Take the keys that the file lacks; return how many more rows of the table have each."""
+        repeats: Counter[tuple[str, ...]] = Counter()
+        for names in self._staged.prompt_sets(_SETS):
+            for key in target.keys_of_sets(names):
+                if key in self._staged:
+                    continue
+                row = dict(zip(key_columns(PromptRow), key, strict=True))
+                # In a table of one's own, keys may repeat, and ids be null.
+                if surplus.add(row) is not None:
+                    repeats[key] += 1
+        return repeats
+
+
+def _prompt_set(change: RowChange) -> str:
+    """Return the row's prompt set; all embeddings are one set without a name."""
+    return str(change.values.get("prompt_set", ""))
+
+
+def merge_of_file(
+    url: str,
+    mapping: TableMapping,
+    file: Path,
+    row_type: type[PromptRow | EmbeddingRow],
+    *,
+    column_map: Mapping[str, str] | None = None,
+    defaults: Mapping[str, str] | None = None,
+    replace_sets: bool = False,
+    on_progress: OnProgress = lambda _: None,
+) -> Merge:
+    """Return a file's rows, read and checked, about to be brought into a table; close it when done.
+
+    Prompts go by prompt set and prompt id, embeddings by embedding id. A file of prompts without
+    ids gives each row one that follows from its content: the same row gets the same id in every
+    import. Rows and columns which the file does not have stay as they are.
+
+    Args:
+        url: SQLAlchemy URL of the database.
+        mapping: the table, and its columns where they have other names.
+        file: CSV, TSV, JSON Lines or Parquet, by its ending.
+        row_type: which of the two tables it is.
+        column_map: from our column to the file's header; where it is silent, equal names match.
+        defaults: from our column to the value of rows where the file has none.
+        replace_sets: whether rows which the file lacks go, out of the sets that the file has.
+        on_progress: told of the rows "read", then "compared" or "written".
+
+    Raises:
+        ImportRefused: with what to put right in the file.
+    """
+    incoming = IncomingRows(
+        file,
+        row_type,
+        column_map=column_map or {},
+        defaults=defaults or {},
+        on_progress=on_progress,
+    )
+    return Merge(url, mapping, incoming, replace_sets=replace_sets, on_progress=on_progress)

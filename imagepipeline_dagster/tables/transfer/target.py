@@ -1,0 +1,261 @@
+"""A table that rows are written to: those that are new or different, and no others."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from imagepipeline_dagster.tables.errors import ColumnMissing
+from imagepipeline_dagster.tables.found import FoundTable, find_table
+from imagepipeline_dagster.tables.schema import (
+    EmbeddingRow,
+    PromptRow,
+    TableMapping,
+    columns_of,
+    key_columns,
+)
+from imagepipeline_dagster.tables.transfer.changes import ChangeKind, RowChange
+from imagepipeline_dagster.tables.transfer.staging import Values
+from imagepipeline_dagster.tables.values import words_text
+
+__all__ = ["TargetTable", "ValueUnfit"]
+
+_CHUNK = 2_000  # rows held at a time while streaming
+
+
+class ValueUnfit(ValueError):
+    """A column of the user's table is of a type that cannot hold the value."""
+
+
+class TargetTable:
+    """One of the two tables as the database has it, within a connection's transaction.
+
+    Raises:
+        TableMissing, ColumnMissing: as `find_table`, and for columns that are to be written.
+    """
+
+    def __init__(
+        self,
+        connection: sa.Connection,
+        mapping: TableMapping,
+        row_type: type[PromptRow | EmbeddingRow],
+        *,
+        columns: Sequence[str],
+    ) -> None:
+        self._connection = connection
+        self._found = find_table(connection, mapping, row_type)
+        self._ours = columns_of(row_type)
+        self._keys = key_columns(row_type)
+        self._columns = tuple(dict.fromkeys((*self._keys, *columns)))
+        _check_columns(self._found, self._columns)
+        self._table = sa.Table(
+            mapping.name,
+            sa.MetaData(),
+            *(
+                sa.Column(mapping.column(name), of, key=name)
+                for name, of in self._found.types.items()
+            ),
+            schema=mapping.schema,
+        )
+        self._stamps = "updated_at" in self._found.types
+
+    def compared(self, rows: Sequence[Values]) -> list[RowChange]:
+        """Return what becomes of each row when it is written; nothing is written yet.
+
+        Raises:
+            ValueUnfit: when a column of the table cannot hold a value, or takes the key of a row
+                and another one, which it has, for the same.
+        """
+        there = self._those_there(rows)
+        return [RowChange(before=there.get(self._key(row)), after=row) for row in rows]
+
+    def apply(self, changes: Sequence[RowChange], *, now: dt.datetime) -> int:
+        """Insert rows that are new, update those that are different, and delete those that go.
+
+        `updated_at` becomes `now` in the rows that are written, unless they bring one. Columns that
+        the rows do not bring keep what they hold. Returns how many rows went: all of a key that
+        goes, however many changes have it.
+
+        Raises:
+            ValueUnfit: when a column of the table cannot hold a value.
+        """
+        new = self._rows_to_write(changes, ChangeKind.INSERTED, now)
+        different = self._rows_to_write(changes, ChangeKind.UPDATED, now)
+        self._insert(new)
+        self._update(different)
+        return self._delete([c.values for c in changes if c.kind is ChangeKind.DELETED])
+
+    def check(self, changes: Sequence[RowChange]) -> None:
+        """Find out whether `apply` could write the rows.
+
+        Raises:
+            ValueUnfit: when a column of the table cannot hold a value.
+        """
+        for kind in (ChangeKind.INSERTED, ChangeKind.UPDATED):
+            self._rows_to_write(changes, kind, dt.datetime.now(dt.UTC))
+
+    def keys_of_sets(self, prompt_sets: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        """Yield each row's key in these prompt sets; a null id is the empty text."""
+        wanted = [self._fitted("prompt_set", name) for name in prompt_sets]
+        query = (
+            sa.select(*(self._found.column(name) for name in self._keys))
+            .select_from(self._table)
+            .where(self._table.c.prompt_set.in_(wanted))
+            .execution_options(yield_per=_CHUNK)
+        )
+        names = set(prompt_sets)
+        with self._connection.execute(query) as result:
+            for raw in result:
+                key = self._read(self._keys, raw)
+                # Compared here too, because some collations ignore case.
+                if key["prompt_set"] in names:
+                    yield self._key(key)
+
+    def _key(self, row: Values) -> tuple[Any, ...]:
+        return tuple(row[name] for name in self._keys)
+
+    def _those_there(self, rows: Sequence[Values]) -> dict[tuple[Any, ...], dict[str, Any]]:
+        # Joined with their keys: SQLite uses no index for a list of pairs, and would read the whole
+        # table for each chunk of rows.
+        number = sa.column("wanted_row", sa.Integer)
+        names = [sa.column(f"wanted_{name}", self._found.types[name]) for name in self._keys]
+        keys = [
+            (index, *(self._fitted_key(name, row[name]) for name in self._keys))
+            for index, row in enumerate(rows)
+        ]
+        wanted = sa.values(number, *names).data(keys).cte("wanted")
+        is_wanted = (self._table.c[name] == wanted.c[f"wanted_{name}"] for name in self._keys)
+        # Values as the driver gives them, for the same reason as in FoundTable.column.
+        query = sa.select(
+            wanted.c.wanted_row, *(self._found.column(name) for name in self._columns)
+        ).select_from(wanted.join(self._table, sa.and_(*is_wanted)))
+        there = {}
+        for index, *raw in self._connection.execute(query):
+            found = self._read(self._columns, raw)
+            for name in self._keys:
+                # Collations and padded types call keys equal that are different texts.
+                self._check_same(name, rows[index][name], found[name])
+            there[self._key(found)] = found
+        return there
+
+    def _read(self, columns: Sequence[str], raw: Sequence[object]) -> dict[str, Any]:
+        return {
+            name: self._ours[name].read(value) for name, value in zip(columns, raw, strict=True)
+        }
+
+    def _rows_to_write(
+        self, changes: Sequence[RowChange], kind: ChangeKind, now: dt.datetime
+    ) -> list[dict[str, Any]]:
+        return [self._stored(change.values, now) for change in changes if change.kind is kind]
+
+    def _stored(self, row: Values, now: dt.datetime) -> dict[str, Any]:
+        """Return the row as it is bound: the same columns for every row."""
+        stored = {name: self._fitted(name, row[name]) for name in self._columns}
+        if self._stamps:
+            stored["updated_at"] = self._fitted("updated_at", row.get("updated_at") or now)
+        return stored
+
+    def _fitted(self, name: str, value: object) -> object:
+        try:
+            return _fitted(value, self._found.types[name])
+        except ValueError:
+            raise ValueUnfit(
+                f"{name}: {value!r} does not fit the column "
+                f"{self._found.mapping.column(name)!r} of {self._found.mapping.table!r}, which "
+                f"is of type {self._found.types[name]!r}"
+            ) from None
+
+    def _fitted_key(self, name: str, value: str) -> object:
+        fitted = self._fitted(name, value)
+        # A number has no leading zeros: the row would be read under another key than the file's.
+        self._check_same(name, value, self._ours[name].read(fitted))
+        return fitted
+
+    def _check_same(self, name: str, wanted: str, held: str) -> None:
+        if wanted != held:
+            raise ValueUnfit(
+                f"{name}: the column {self._found.mapping.column(name)!r} of "
+                f"{self._found.mapping.table!r} takes {wanted!r} and {held!r} for the same; write "
+                f"{held!r} in the file"
+            )
+
+    def _insert(self, rows: list[dict[str, Any]]) -> None:
+        if rows:
+            self._connection.execute(sa.insert(self._table), rows)
+
+    def _update(self, rows: list[dict[str, Any]]) -> None:
+        # No upsert: its INSERT fails where the table needs a value that the file does not bring.
+        bound = [
+            {f"key_{name}" if name in self._keys else name: row[name] for name in row}
+            for row in rows
+        ]
+        if bound:
+            self._connection.execute(sa.update(self._table).where(*self._has_key()), bound)
+
+    def _has_key(self) -> list[sa.ColumnElement[bool]]:
+        return [self._table.c[name] == sa.bindparam(f"key_{name}") for name in self._keys]
+
+    def _delete(self, rows: list[Values]) -> int:
+        keys = {self._key(row): row for row in rows}
+        fitted = [
+            {f"key_{name}": self._fitted(name, row[name]) for name in self._keys}
+            for key, row in keys.items()
+            if all(key)
+        ]
+        counts = [
+            self._delete_without_id(row["prompt_set"]) for key, row in keys.items() if not all(key)
+        ]
+        if fitted:
+            delete = sa.delete(self._table).where(*self._has_key())
+            counts.append(self._connection.execute(delete, fitted).rowcount)
+        # Some drivers do not tell.
+        return len(rows) if any(count < 0 for count in counts) else sum(counts)
+
+    def _delete_without_id(self, prompt_set: str) -> int:
+        prompt_id = self._table.c.prompt_id
+        return self._connection.execute(
+            sa.delete(self._table).where(
+                self._table.c.prompt_set == self._fitted("prompt_set", prompt_set),
+                sa.or_(prompt_id.is_(None), sa.cast(prompt_id, sa.Text) == ""),
+            )
+        ).rowcount
+
+
+def _check_columns(found: FoundTable, columns: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in found.types]
+    if missing:
+        raise ColumnMissing(
+            f"The table {found.mapping.table!r} has no column for "
+            f"{', '.join(map(repr, missing))}, which the file brings. Add it to the table, map it, "
+            "or leave it out of the file."
+        )
+
+
+def _fitted(value: Any, column_type: sa.types.TypeEngine[Any]) -> Any:  # noqa: ANN401 - bound
+    """Return a value as a column of the user's type takes it, which may not be the type of ours."""
+    try:
+        python_type: type = column_type.python_type
+    except NotImplementedError:  # a type of the user's database that SQLAlchemy has no Python for
+        python_type = str
+    match value:
+        case None:
+            return None
+        case tuple():
+            return list(value) if python_type in (list, dict) else words_text(value)
+        case dt.datetime():
+            # A column without time zones holds UTC.
+            has_zone = getattr(column_type, "timezone", False)
+            fitted = value if has_zone else value.replace(tzinfo=None)
+            return fitted if python_type is dt.datetime else value.isoformat()
+        case bool() if python_type is str:
+            return str(value).lower()
+        case float() if python_type is int and not value.is_integer():
+            raise ValueError("would be rounded")
+        case _ if python_type in (str, int, float, uuid.UUID):
+            return python_type(value)
+        case _:
+            return value

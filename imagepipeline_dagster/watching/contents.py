@@ -1,0 +1,282 @@
+"""What each prompt set of the tables says, as far as it was looked at; kept in the ledger.
+
+`SetContents` is the desired side of reconciling. A set's rows are read when their checksum is not
+the one that is kept; until then what they say is known without reading them.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, select, update
+
+from imagepipeline_dagster.ledger.requests import Ledger, upsert
+from imagepipeline_dagster.ledger.schema import set_contents
+from imagepipeline_dagster.tables.checksums import checksums_among, checksums_between
+from imagepipeline_dagster.tables.fingerprints import (
+    content_version,
+    fingerprint_embeddings,
+    fingerprint_sets,
+    fingerprint_used,
+)
+from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.tables.schema import EmbeddingRow
+from imagepipeline_dagster.tables.summaries import (
+    SetSummary,
+    refuse_merged_sets,
+    summarise_sets,
+)
+
+__all__ = ["SetContents"]
+
+T = TypeVar("T")
+
+_SETS_AT_ONCE = 500  # in one IN (…), and read between two savings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Content:
+    prompt_set: str
+    rows: int
+    newest: str | None
+    checksum: str
+    prompts: str
+    embeddings: str
+    content: str
+    embedding_ids: list[str]
+    changed_at: dt.datetime
+
+
+class SetContents:
+    """The contents of one dataset's prompt sets, in the ledger's database."""
+
+    def __init__(self, ledger: Ledger, *, dataset: str) -> None:
+        self._ledger = ledger
+        self._dataset = dataset
+
+    def differing(self, summaries: Iterable[SetSummary]) -> list[SetSummary]:
+        """Return those of all sets whose number of rows or newest time is not the one kept."""
+        known = self._summaries()
+        return [
+            each for each in summaries if known.get(each.prompt_set) != (each.rows, each.newest)
+        ]
+
+    def unknown(self, prompt_sets: Sequence[str]) -> list[str]:
+        """Return those of the sets that nothing is kept of."""
+        known = self._kept(prompt_sets)
+        return [name for name in prompt_sets if name not in known]
+
+    def keep_only(self, prompt_sets: Collection[str]) -> None:
+        """Drop what is kept of sets that left the tables, given all that are there."""
+        self._drop(set(self._summaries()).difference(prompt_sets))
+
+    def look_at(self, tables: SourceTables, prompt_sets: Collection[str]) -> None:
+        """See what these sets say now, in the same way as `examine`; drop those without rows."""
+        names = list(prompt_sets)
+        for some in _parts(names):
+            found = summarise_sets(tables, some)
+            self._drop(set(some) - {each.prompt_set for each in found})
+            self.examine(tables, found)
+
+    def examine(
+        self, tables: SourceTables, sets: Sequence[SetSummary], *, neighbours: bool = False
+    ) -> None:
+        """Compare the rows of these sets with what is kept, and read those that differ.
+
+        `neighbours`: the sets follow each other in the database's order, and are compared as one
+        range. Checksums and summaries are always older than the rows that they are kept with: a
+        change in between shows at the next look.
+        """
+        if not sets:
+            return
+        names = [each.prompt_set for each in sets]
+        if neighbours:
+            checksums = checksums_between(tables, sets[0], sets[-1])
+            # New since the sets were listed, or listed under another's name.
+            refuse_merged_sets(tables, checksums.keys() - set(names))
+        else:
+            checksums = checksums_among(tables, names)
+        kept = self._kept(names)
+        changed, seen = [], []
+        for each in sets:
+            checksum = checksums.get(each.prompt_set)
+            rows, newest, known = kept.get(each.prompt_set, (0, None, None))
+            if checksum is not None and checksum != known:
+                changed.append(each)
+            elif known is not None and (rows, newest) != (each.rows, each.newest):
+                seen.append(each)
+        self._save_summaries(seen)
+        if changed:
+            self._read(tables, changed, checksums)
+
+    def use_embeddings(self, embeddings: Mapping[str, EmbeddingRow]) -> None:
+        """Note what the embeddings say now, for all sets whose rows name them."""
+        c = set_contents.c
+        mine = c.dataset == self._dataset
+        query = select(c.prompt_set, c.prompts, c.embeddings, c.embedding_ids).where(mine)
+        versions: dict[tuple[str, ...], str] = {}
+        changed = []
+        with self._ledger.reading() as connection:
+            for name, prompts, before, embedding_ids in connection.execute(query):
+                ids = tuple(embedding_ids)
+                if ids not in versions:
+                    versions[ids] = fingerprint_used(ids, embeddings)
+                if versions[ids] != before:
+                    changed.append((name, prompts, versions[ids]))
+        if not changed:
+            return
+        statement = (
+            update(set_contents)
+            # Rows that were read anew meanwhile were read with their embeddings.
+            .where(
+                mine,
+                c.prompt_set == bindparam("its_name"),
+                c.prompts == bindparam("its_prompts"),
+            )
+            .values(
+                embeddings=bindparam("its_embeddings"),
+                content=bindparam("its_content"),
+                changed_at=dt.datetime.now(dt.UTC),
+            )
+        )
+        with self._ledger.engine.begin() as connection:
+            connection.execute(
+                statement,
+                [
+                    {
+                        "its_name": name,
+                        "its_prompts": prompts,
+                        "its_embeddings": version,
+                        "its_content": content_version(prompts, version),
+                    }
+                    for name, prompts, version in sorted(changed)
+                ],
+            )
+
+    def _read(
+        self, tables: SourceTables, sets: Sequence[SetSummary], checksums: Mapping[str, str]
+    ) -> None:
+        embeddings = tables.embeddings()
+        for some in _parts(sets):
+            names = [each.prompt_set for each in some]
+            found = fingerprint_sets(tables, names, embeddings=embeddings)
+            earlier = self._contents(names)
+            now = dt.datetime.now(dt.UTC)
+            # A set without rows now is gone meanwhile, which the next look sees.
+            read = [
+                _Content(
+                    prompt_set=each.prompt_set,
+                    rows=each.rows,
+                    newest=each.newest,
+                    checksum=checksums[each.prompt_set],
+                    prompts=says.prompts,
+                    embeddings=says.embeddings,
+                    content=says.content,
+                    embedding_ids=sorted(says.embedding_ids),
+                    changed_at=earlier.get((each.prompt_set, says.content), now),
+                )
+                for each in some
+                if (says := found.get(each.prompt_set)) is not None
+            ]
+            with self._ledger.engine.begin() as connection:
+                _save(connection, self._dataset, read)
+        now_there = tables.embeddings()
+        if fingerprint_embeddings(now_there) != fingerprint_embeddings(embeddings):
+            # Changed meanwhile: whoever looks after them may have been here before us.
+            self.use_embeddings(now_there)
+
+    def _summaries(self) -> dict[str, tuple[int, str | None]]:
+        c = set_contents.c
+        query = select(c.prompt_set, c.rows, c.newest).where(c.dataset == self._dataset)
+        with self._ledger.reading() as connection:
+            return {name: (rows, newest) for name, rows, newest in connection.execute(query).all()}
+
+    def _kept(self, prompt_sets: Sequence[str]) -> dict[str, tuple[int, str | None, str]]:
+        c = set_contents.c
+        return {
+            name: (rows, newest, checksum)
+            for name, rows, newest, checksum in self._select(
+                [c.prompt_set, c.rows, c.newest, c.checksum], prompt_sets
+            )
+        }
+
+    def _contents(self, prompt_sets: Sequence[str]) -> dict[tuple[str, str], dt.datetime]:
+        c = set_contents.c
+        return {
+            (name, content): changed_at
+            for name, content, changed_at in self._select(
+                [c.prompt_set, c.content, c.changed_at], prompt_sets
+            )
+        }
+
+    def _select(
+        self, columns: Sequence[ColumnElement[Any]], prompt_sets: Sequence[str]
+    ) -> Iterator[Any]:
+        with self._ledger.reading() as connection:
+            for names in _parts(prompt_sets):
+                query = select(*columns).where(
+                    set_contents.c.dataset == self._dataset, set_contents.c.prompt_set.in_(names)
+                )
+                yield from connection.execute(query)
+
+    def _save_summaries(self, sets: Sequence[SetSummary]) -> None:
+        if not sets:
+            return
+        statement = (
+            update(set_contents)
+            .where(
+                set_contents.c.dataset == self._dataset,
+                set_contents.c.prompt_set == bindparam("its_name"),
+            )
+            .values(rows=bindparam("its_rows"), newest=bindparam("its_newest"))
+        )
+        with self._ledger.engine.begin() as connection:
+            connection.execute(
+                statement,
+                [
+                    {"its_name": each.prompt_set, "its_rows": each.rows, "its_newest": each.newest}
+                    for each in _by_name(sets)
+                ],
+            )
+
+    def _drop(self, prompt_sets: Collection[str]) -> None:
+        if not prompt_sets:
+            return
+        with self._ledger.engine.begin() as connection:
+            for names in _parts(sorted(prompt_sets)):
+                connection.execute(
+                    delete(set_contents).where(
+                        set_contents.c.dataset == self._dataset,
+                        set_contents.c.prompt_set.in_(names),
+                    )
+                )
+
+
+def _save(connection: Connection, dataset: str, contents: Sequence[_Content]) -> None:
+    if not contents:
+        return
+    names = _Content.__slots__
+    places: dict[str, Any] = {name: bindparam(f"its_{name}") for name in names}
+    connection.execute(
+        upsert(
+            connection,
+            set_contents,
+            {"dataset": dataset, **places},
+            replace=[name for name in names if name != "prompt_set"],
+        ),
+        [{f"its_{name}": getattr(each, name) for name in names} for each in _by_name(contents)],
+    )
+
+
+def _by_name(items: Iterable[T]) -> list[T]:
+    # Sorted, so that two who save the same sets at once wait for each other and never both.
+    return sorted(items, key=attrgetter("prompt_set"))
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), _SETS_AT_ONCE):
+        yield items[start : start + _SETS_AT_ONCE]

@@ -1,0 +1,250 @@
+"""The prompts table watched in three tiers, each rarer and dearer than the one before.
+
+1. At each tick the newest `updated_at`. Where it moved on, the sets with rows since then are
+   suspect; where it went back, everything is.
+2. At an interval the number of rows and the newest `updated_at` of each set: deletions, and rows
+   that were committed late with an older time.
+3. At a longer interval the rows of every set, in slices that leave a tick time: what changed
+   without a new `updated_at`. A small table, and one without times, is verified at each tick.
+
+Suspect sets are compared by their checksums, and read only where these differ. A `Watch` is what
+one tick leaves to the next. It only moves on with what was looked at to the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.tables.summaries import (
+    SetSummary,
+    is_later,
+    lasts_seconds,
+    sets_since,
+    summarise_sets,
+)
+from imagepipeline_dagster.watching.contents import SetContents
+
+__all__ = ["FIRST_TICK", "EmbeddingsWatch", "Observation", "Tiers", "Watch", "new_tick", "observe"]
+
+FIRST_TICK = "first"
+"""The name of a sensor's tick that has no watch to go by, so that it too can be repeated."""
+
+# Another row may get the newest time until the clock has gone on, and is committed a little later:
+# the set is looked at once more.
+_COMMIT_SECONDS = 1.0
+
+
+def new_tick() -> str:
+    """Return a name for a tick that no other has."""
+    return secrets.token_hex(8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiers:
+    """How often to look how closely; seconds.
+
+    A table of at most `small_table_rows` is verified at each tick. A tick that suspects more than
+    `few_sets` verifies all; it begins no further slice of `slice_rows` after `tick_seconds`.
+    """
+
+    audit_seconds: float = 300
+    verify_seconds: float = 3600
+    small_table_rows: int = 10_000
+    few_sets: int = 500
+    slice_rows: int = 50_000
+    tick_seconds: float = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Watch:
+    """What a sensor's next tick has to know; as text it is the sensor's cursor, under 1 kB.
+
+    Times are seconds since 1970. `tick` names the next tick: repeated, it has the same name.
+    `waiting` says that sets are left which want a run.
+    """
+
+    tick: str = FIRST_TICK
+    waiting: bool = False
+
+    @classmethod
+    def read(cls, text: str | None) -> Self:
+        """Return the watch of a cursor; a new one where there is none, or none that is known."""
+        try:
+            return cls(**json.loads(text or "{}"))
+        except (ValueError, TypeError):
+            return cls()
+
+    def text(self) -> str:
+        """Return the watch as a cursor."""
+        return json.dumps(dataclasses.asdict(self))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch(_Watch):
+    """What the next tick has to know of the prompts table.
+
+    `newest_since` is when the newest time was first seen, until it is certain that no other row
+    gets it; `position` is a digest of the last set that a verification under way has come to.
+    """
+
+    newest: str | None = None
+    newest_since: float | None = None
+    rows: int = 0
+    audited_at: float = 0
+    verified_at: float = 0
+    verifying_since: float | None = None
+    position: str | None = None
+
+    def is_quiet(self, newest: str | None, *, now: float, tiers: Tiers) -> bool:
+        """Tell whether a tick that sees this newest time has nothing more to look at."""
+        return (
+            newest is not None
+            and newest == self.newest
+            and not self.waiting
+            and self.newest_since is None
+            and not self.audit_is_due(now=now, tiers=tiers)
+            and not self.verification_is_due(now=now, tiers=tiers)
+        )
+
+    def audit_is_due(self, *, now: float, tiers: Tiers) -> bool:
+        """Tell whether it is time to count."""
+        return now >= self.audited_at + tiers.audit_seconds
+
+    def verification_is_due(self, *, now: float, tiers: Tiers) -> bool:
+        """Tell whether it is time to compare every row, or to go on with that."""
+        return (
+            self.newest is None
+            or self.rows <= tiers.small_table_rows
+            or self.verifying_since is not None
+            or now >= self.verified_at + tiers.verify_seconds
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingsWatch(_Watch):
+    """The same of the embeddings table, which is small and read at each tick."""
+
+    version: str | None = None
+    looked_at: float = 0
+
+    def is_quiet(self, version: str, *, now: float, tiers: Tiers) -> bool:
+        """Tell whether a tick that sees this version has nothing more to look at."""
+        audited = now < self.looked_at + tiers.audit_seconds
+        return version == self.version and not self.waiting and audited
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a tick saw: the watch it leaves, and the names of all sets, or of the new ones alone."""
+
+    watch: Watch
+    sets: tuple[str, ...]
+    all_sets: bool
+
+
+def observe(
+    tables: SourceTables,
+    contents: SetContents,
+    watch: Watch,
+    *,
+    newest: str | None,
+    now: float,
+    tiers: Tiers,
+    clock: Callable[[], float] = time.monotonic,
+) -> Observation:
+    """Look at the prompts table as closely as is due, and bring what is kept of it up to date.
+
+    `newest` is its newest time, asked for before. Errors as of `SourceTables`.
+    """
+    deadline = clock() + tiers.tick_seconds
+    verify = watch.verification_is_due(now=now, tiers=tiers)
+    audit = verify or watch.audit_is_due(now=now, tiers=tiers)
+    suspects: set[str] = set()
+
+    moved = newest != watch.newest
+    if newest is None or watch.newest is None:
+        audit = True
+    elif moved and not is_later(newest, watch.newest):
+        audit = True  # what was newest is gone
+    elif moved or watch.newest_since is not None:
+        suspects.update(sets_since(tables, watch.newest, at_most=tiers.few_sets + 1))
+    many = len(suspects) > tiers.few_sets
+    verify, audit = verify or many, audit or many
+
+    if audit:
+        tables.look_up_again()
+        found = summarise_sets(tables)
+        differing = contents.differing(found)
+        few_differ = len(differing) <= tiers.few_sets
+        verify = verify or not few_differ
+        suspects.update(each.prompt_set for each in differing)
+        watch = dataclasses.replace(
+            watch,
+            rows=sum(each.rows for each in found),
+            audited_at=now if few_differ else watch.audited_at,
+        )
+    else:
+        found = summarise_sets(tables, suspects) if suspects else []
+    begins = verify and watch.verifying_since is None
+    if begins:
+        watch = dataclasses.replace(watch, verifying_since=now, position=None)
+
+    new = () if audit else tuple(contents.unknown([each.prompt_set for each in found]))
+    if len(suspects) <= tiers.few_sets and not (begins and watch.rows <= tiers.slice_rows):
+        contents.examine(tables, [each for each in found if each.prompt_set in suspects])
+    if verify:
+        watch = _verify(tables, contents, watch, found, tiers, lambda: clock() >= deadline)
+
+    # A verification that began earlier may have passed sets which changed since: then it has to
+    # begin again, and the newest time stays to be seen until it does.
+    if not many or begins:
+        lasts = _COMMIT_SECONDS + (lasts_seconds(newest) if newest is not None else 0)
+        settled = watch.newest_since is not None and now >= watch.newest_since + lasts
+        watch = dataclasses.replace(
+            watch,
+            newest=newest,
+            newest_since=now if moved else None if settled else watch.newest_since,
+        )
+    names = tuple(each.prompt_set for each in found) if audit else new
+    return Observation(watch, names, all_sets=audit)
+
+
+def _verify(
+    tables: SourceTables,
+    contents: SetContents,
+    watch: Watch,
+    sets: Sequence[SetSummary],
+    tiers: Tiers,
+    is_late: Callable[[], bool],
+) -> Watch:
+    """Compare slice after slice of the sets, from where the watch has come to."""
+    digests = [_digest(each.prompt_set) for each in sets]
+    start = digests.index(watch.position) + 1 if watch.position in digests else 0
+    for end in _slice_ends(sets, start, tiers.slice_rows):
+        contents.examine(tables, sets[start:end], neighbours=True)
+        start = end
+        if is_late() and end < len(sets):
+            return dataclasses.replace(watch, position=digests[end - 1])
+    began = watch.verifying_since or 0
+    return dataclasses.replace(watch, verified_at=began, verifying_since=None, position=None)
+
+
+def _slice_ends(sets: Sequence[SetSummary], start: int, rows: int) -> Iterator[int]:
+    size = 0
+    for index in range(start, len(sets)):
+        size += sets[index].rows
+        if size >= rows or index == len(sets) - 1:
+            yield index + 1
+            size = 0
+
+
+def _digest(prompt_set: str) -> str:
+    return hashlib.blake2b(prompt_set.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -1,0 +1,112 @@
+"""What may be spent: reserved before each POST, given back when none happened."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from imagepipeline_dagster.ledger.budget import Allowance, Budget, Period
+from imagepipeline_dagster.ledger.requests import Ledger
+
+TODAY = dt.date(2026, 3, 31)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
+    """A ledger on each of the databases."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    else:
+        url = request.getfixturevalue("postgres_url")
+    opened = Ledger(url)
+    yield opened
+    opened.close()
+
+
+def reserve(
+    ledger: Ledger, allowance: Allowance, images: int, today: dt.date = TODAY
+) -> str | None:
+    """Reserve in a transaction of its own."""
+    with ledger.engine.begin() as connection:
+        return allowance.reserve(connection, images=images, today=today)
+
+
+def test_a_budget_of_images_is_spent_to_the_last_one_and_no_further(ledger: Ledger) -> None:
+    """A reservation that would pass the budget is refused with its figures."""
+    allowance = Allowance(scope="a", budget=Budget(images=5, period=Period.DAY))
+    assert reserve(ledger, allowance, 4) is None
+    refusal = reserve(ledger, allowance, 2)
+    assert refusal is not None
+    assert "5 images per day" in refusal
+    assert reserve(ledger, allowance, 1) is None
+    assert allowance.spent(ledger, today=TODAY)[Period.DAY].images == 5
+
+
+def test_a_budget_of_money_counts_exactly(ledger: Ledger) -> None:
+    """Ten images of 0.1 fit into a budget of 1, and not one more."""
+    allowance = Allowance(
+        scope="a", price_per_image=0.1, budget=Budget(money=1, period=Period.TOTAL)
+    )
+    assert [reserve(ledger, allowance, 1) for _ in range(10)] == [None] * 10
+    assert reserve(ledger, allowance, 1) is not None
+
+
+@pytest.mark.parametrize(
+    ("period", "later", "refused"),
+    [
+        (Period.DAY, TODAY + dt.timedelta(days=1), False),
+        (Period.MONTH, TODAY - dt.timedelta(days=30), True),
+        (Period.MONTH, TODAY + dt.timedelta(days=1), False),
+        (Period.TOTAL, TODAY + dt.timedelta(days=400), True),
+    ],
+)
+def test_a_budget_begins_anew_with_its_period(
+    ledger: Ledger, period: Period, later: dt.date, *, refused: bool
+) -> None:
+    """What was spent counts within the same day or month, or for ever."""
+    allowance = Allowance(scope="a", budget=Budget(images=3, period=period))
+    assert reserve(ledger, allowance, 3) is None
+    assert (reserve(ledger, allowance, 1, later) is not None) is refused
+
+
+def test_what_is_given_back_can_be_spent_again(ledger: Ledger) -> None:
+    """A POST that created no job frees what was reserved for it."""
+    allowance = Allowance(scope="a", budget=Budget(images=2, period=Period.MONTH))
+    assert reserve(ledger, allowance, 2) is None
+    with ledger.engine.begin() as connection:
+        allowance.give_back(connection, images=2, day=TODAY)
+    assert reserve(ledger, allowance, 2) is None
+
+
+def test_scopes_do_not_share_a_budget(ledger: Ledger) -> None:
+    """What one dataset spends at one API is no other's business."""
+    budget = Budget(images=1, period=Period.TOTAL)
+    assert reserve(ledger, Allowance(scope="a", budget=budget), 1) is None
+    assert reserve(ledger, Allowance(scope="b", budget=budget), 1) is None
+
+
+def test_many_at_once_never_pass_the_budget(ledger: Ledger) -> None:
+    """Of 40 reservations at the same time exactly as many succeed as the budget allows."""
+    allowance = Allowance(scope="a", budget=Budget(images=25, period=Period.MONTH))
+    with ThreadPoolExecutor(8) as threads:
+        refusals = list(threads.map(lambda _: reserve(ledger, allowance, 1), range(40)))
+    assert refusals.count(None) == 25
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"images": 1, "money": 1.0}, {"images": -1}, {"images": 1, "period": "week"}]
+)
+def test_a_budget_that_cannot_be_meant_is_refused(options: dict[str, int | float | str]) -> None:
+    """A budget names one limit that is not negative, and a known period."""
+    with pytest.raises(ValueError, match="budget"):
+        Budget(**options)  # type: ignore[arg-type] # wrong on purpose
+
+
+def test_a_budget_of_money_needs_a_price() -> None:
+    """Without a price nobody could tell when the money is spent."""
+    with pytest.raises(ValueError, match="price_per_image"):
+        Allowance(scope="a", budget=Budget(money=1))

@@ -1,0 +1,381 @@
+"""What people decide about requests: one more job, or none, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import insert, select, update
+
+from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind
+from imagepipeline_dagster.ledger.decisions import (
+    DecisionRefused,
+    LedgerDecision,
+    concerned,
+    decisions_about,
+    forget,
+    resubmit,
+    unknown_requests,
+)
+from imagepipeline_dagster.ledger.records import Entry, Failure, State
+from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by, record_submitted
+from imagepipeline_dagster.ledger.schema import prompt_sets, requests
+from tests.buying import Buyer, numbered_rows, prompts_of
+
+DROPPED = Fault(kind=FaultKind.DROPPED_ANSWER, times=1)
+
+
+@contextmanager
+def opened(buyer: Buyer) -> Iterator[Ledger]:
+    """Open the buyer's ledger."""
+    ledger = Ledger(buyer.ledger_url)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+@pytest.fixture
+def any_buyer(buyer: Buyer, ledger_url: str) -> Buyer:
+    """A buyer on SQLite and on PostgreSQL in turn."""
+    return dataclasses.replace(buyer, ledger_url=ledger_url)
+
+
+def only_entry(buyer: Buyer) -> Entry:
+    """Return the ledger's single request."""
+    with opened(buyer) as ledger, ledger.reading() as connection:
+        keys = connection.scalars(select(requests.c.request_key)).all()
+        (entry,) = entries_seen_by(connection, keys).values()
+    return entry
+
+
+def test_a_dropped_answer_is_listed_with_its_prompt(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """What was lost is listed with the prompt that wanted it, when, where, and why it is lost."""
+    emulator.set_faults(DROPPED)
+    buyer.buy(prompts_of(numbered_rows(1, samples=2)))
+    buyer.buy(prompts_of(numbered_rows(1, samples=2)))
+
+    with opened(buyer) as ledger:
+        found = unknown_requests(ledger)
+
+    assert len(found) == 1
+    (call,) = found[0].calls
+    assert (call.dataset, call.prompt_set, call.prompt_id) == ("images", "spring", "p0000")
+    assert found[0].samples == 1
+    assert found[0].endpoint.startswith(emulator.url)
+    assert "may have been bought" in found[0].error
+
+
+def test_resubmitting_buys_exactly_once_more(any_buyer: Buyer, emulator: EmulatorServer) -> None:
+    """Runs leave an unknown request alone; a person's word buys it with a single POST."""
+    prompts = prompts_of(numbered_rows(2))
+    emulator.set_faults(DROPPED)
+    any_buyer.buy(prompts)
+    any_buyer.buy(prompts)
+    assert emulator.stats.posts_accepted == 2
+
+    with opened(any_buyer) as ledger:
+        (lost,) = unknown_requests(ledger)
+        resubmit(ledger, [lost.request_key[:8]], who="mira", why="not in the vendor's list")
+        assert unknown_requests(ledger) == []
+        with ledger.reading() as connection:
+            (taken,) = decisions_about(connection, lost.request_key)
+    plan = {call.request_key: call.state for call in any_buyer.plan(prompts)}
+    bought = any_buyer.buy(prompts)
+    any_buyer.buy(prompts)
+
+    assert plan[lost.request_key] == "to_buy"
+    assert emulator.stats.posts_accepted == 3
+    assert bought.outcomes == {"generated": 2}
+    assert (taken.decision, taken.who, taken.why) == (
+        LedgerDecision.RESUBMIT,
+        "mira",
+        "not in the vendor's list",
+    )
+
+
+def test_forgetting_buys_never(any_buyer: Buyer, emulator: EmulatorServer) -> None:
+    """A request that is given up ends as failed, with who and why, and is never sent again."""
+    prompts = prompts_of(numbered_rows(2))
+    emulator.set_faults(DROPPED)
+    any_buyer.buy(prompts)
+
+    with opened(any_buyer) as ledger:
+        (lost,) = unknown_requests(ledger)
+        forget(ledger, [lost.request_key], who="mira", why="one less is fine")
+    bought = any_buyer.buy(prompts)
+
+    assert emulator.stats.posts_accepted == 2
+    assert bought.outcomes == {"generated": 1, "failed": 1}
+    (failed,) = [image for image in bought.images if image.outcome == "failed"]
+    assert failed.error == "given up by mira: one less is fine"
+
+
+def test_what_was_given_up_can_still_be_resubmitted(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """Giving up is no last word: a later decision buys the request once, and both are kept."""
+    prompts = prompts_of(numbered_rows(1))
+    emulator.set_faults(DROPPED)
+    buyer.buy(prompts)
+    key = only_entry(buyer).request_key
+
+    with opened(buyer) as ledger:
+        forget(ledger, [key], who="mira", why="enough")
+        resubmit(ledger, [key], who="jon", why="needed after all")
+        with ledger.reading() as connection:
+            taken = decisions_about(connection, key)
+    bought = buyer.buy(prompts)
+
+    assert [each.decision for each in taken] == [LedgerDecision.FORGET, LedgerDecision.RESUBMIT]
+    assert bought.outcomes == {"generated": 1}
+    assert emulator.stats.posts_accepted == 2
+
+
+def test_a_resubmission_can_be_taken_back(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """Forgetting a resubmitted request before a run bought it leaves nothing to buy."""
+    prompts = prompts_of(numbered_rows(1))
+    emulator.set_faults(DROPPED)
+    buyer.buy(prompts)
+    key = only_entry(buyer).request_key
+
+    with opened(buyer) as ledger:
+        resubmit(ledger, [key], who="mira", why="try")
+        forget(ledger, [key], who="mira", why="found it in the vendor's list")
+
+    assert buyer.buy(prompts).outcomes == {"failed": 1}
+    assert emulator.stats.posts_accepted == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [
+        (Fault(kind=FaultKind.JOB_FAILURE), "failed"),
+        (Fault(kind=FaultKind.EXPIRED_LINK), "expired"),
+        (Fault(kind=FaultKind.TRUNCATED_BYTES), "undecodable"),
+    ],
+)
+def test_what_is_failed_for_good_gets_one_more_job(
+    fault: Fault, outcome: str, buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """A resubmission of what no run would buy again is worth one job, also if that fails too."""
+    prompts = prompts_of(numbered_rows(1))
+    emulator.set_faults(fault)
+    assert buyer.buy(prompts).outcomes == {outcome: 1}
+    before = only_entry(buyer)
+    posts = emulator.stats.posts_accepted
+
+    with opened(buyer) as ledger:
+        resubmit(ledger, [before.request_key], who="mira", why="once more")
+    still = buyer.buy(prompts)
+    buyer.buy(prompts)
+    assert emulator.stats.posts_accepted == posts + 1
+    assert still.outcomes == {outcome: 1}
+
+    emulator.set_faults()
+    with opened(buyer) as ledger:
+        resubmit(ledger, [before.request_key], who="mira", why="and again")
+    assert buyer.buy(prompts).outcomes == {"generated": 1}
+    assert emulator.stats.posts_accepted == posts + 2
+    jobs = [attempt.job_id for attempt in only_entry(buyer).earlier]
+    assert before.job_id in jobs
+    assert len(set(jobs)) == posts + 1
+
+
+def test_pictures_that_came_stay_when_the_rest_is_bought_again(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """Of a call that was half lost only the lost sample is replaced; each names its own job."""
+    buyer = dataclasses.replace(buyer, samples_per_call=2)
+    prompts = prompts_of(numbered_rows(1, samples=2))
+    emulator.set_faults(Fault(kind=FaultKind.TRUNCATED_BYTES, times=2))
+    half = buyer.buy(prompts)
+    assert half.outcomes == {"undecodable": 1, "generated": 1}
+    (kept,) = [image for image in half.images if image.outcome == "generated"]
+
+    with opened(buyer) as ledger:
+        resubmit(ledger, [only_entry(buyer).request_key], who="mira", why="half is missing")
+    whole = buyer.buy(prompts)
+
+    assert whole.outcomes == {"generated": 2}
+    (same,) = [image for image in whole.images if image.image_sha256 == kept.image_sha256]
+    (new,) = [image for image in whole.images if image.image_sha256 != kept.image_sha256]
+    assert (same.job_id, same.completed_at) == (kept.job_id, kept.completed_at)
+    assert new.job_id not in (None, kept.job_id)
+
+
+def test_a_dead_process_claim_counts_as_unknown(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """A claim whose process died is listed and can be decided about without waiting for a run."""
+    prompts = prompts_of(numbered_rows(1))
+    buyer.buy(prompts)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    key = only_entry(buyer).request_key
+    with opened(buyer) as ledger:
+        host = only_entry(buyer).owner.name.partition("/")[0]
+        with ledger.engine.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM ledger_samples")
+            connection.execute(
+                update(requests).values(
+                    state=State.CLAIMED, job_id=None, owner=f"{host}/{gone.pid}/0"
+                )
+            )
+        assert [each.request_key for each in unknown_requests(ledger)] == [key]
+        forget(ledger, [key], who="mira", why="it died")
+
+        with ledger.engine.begin() as connection:
+            mine = f"{host}/{os.getpid()}/0"
+            connection.execute(update(requests).values(state=State.CLAIMED, owner=mine))
+            connection.exec_driver_sql("UPDATE ledger_requests SET lease_until = '2100-01-01'")
+        assert unknown_requests(ledger) == []
+        with pytest.raises(DecisionRefused, match="a run is buying it"):
+            resubmit(ledger, [key], who="mira", why="impatient")
+    assert emulator.stats.posts_accepted == 1
+
+
+def test_an_answer_that_comes_after_the_decision_is_not_bought_again(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """A job id that arrives although a person resubmitted keeps the job that it names."""
+    emulator.set_faults(DROPPED)
+    buyer.buy(prompts_of(numbered_rows(1)))
+    entry = only_entry(buyer)
+    with opened(buyer) as ledger:
+        resubmit(ledger, [entry.request_key], who="mira", why="too long")
+        with ledger.engine.begin() as connection:
+            record_submitted(
+                connection, entry.request_key, owner=entry.owner, job_id="late", links=()
+            )
+    found = only_entry(buyer)
+    assert (found.state, found.failure, found.job_id) == (State.SUBMITTED, None, "late")
+
+
+def test_decisions_that_make_no_sense_are_refused(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """A request that is whole can be neither bought again nor given up; nothing changes."""
+    prompts = prompts_of(numbered_rows(2))
+    emulator.set_faults(DROPPED)
+    bought = buyer.buy(prompts)
+    whole = next(key for key, entry in bought.entries.items() if entry.settled)
+    with opened(buyer) as ledger:
+        (lost,) = unknown_requests(ledger)
+        keys = [lost.request_key, whole]
+        for decide in (resubmit, forget):
+            with pytest.raises(DecisionRefused, match=f"{whole[:12]} cannot be .* succeeded"):
+                decide(ledger, keys, who="mira", why="all of them")
+        assert [each.request_key for each in unknown_requests(ledger)] == [lost.request_key]
+        with ledger.reading() as connection:
+            assert decisions_about(connection, lost.request_key) == []
+
+        resubmit(ledger, [lost.request_key], who="mira", why="yes")
+        with pytest.raises(DecisionRefused, match="the next run buys it anyway"):
+            resubmit(ledger, [lost.request_key], who="mira", why="yes, yes")
+
+
+def test_what_the_checker_held_back_is_not_bought_again(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """A filtered sample has its outcome: no decision buys it a second time."""
+    emulator.set_faults(Fault(kind=FaultKind.JOB_FAILURE, message="NSFW content detected"))
+    buyer.buy(prompts_of(numbered_rows(1)))
+    with opened(buyer) as ledger, pytest.raises(DecisionRefused, match="filtered"):
+        resubmit(ledger, [only_entry(buyer).request_key], who="mira", why="again")
+
+
+def test_keys_must_name_one_request(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """Too short, unknown and ambiguous keys are refused, and so is a decision without a why."""
+    emulator.set_faults(DROPPED)
+    buyer.buy(prompts_of(numbered_rows(1)))
+    entry = only_entry(buyer)
+    twin = entry.request_key[:10] + "0" * 54
+    with opened(buyer) as ledger:
+        with ledger.engine.begin() as connection:
+            row = dict(connection.execute(select(requests)).mappings().one())
+            connection.execute(insert(requests).values({**row, "request_key": twin}))
+        cases = {
+            entry.request_key[:7]: "is no request key",
+            "%%%%%%%%": "is no request key",
+            "f" * 64: "has no request",
+            entry.request_key[:9]: "several requests",
+        }
+        for key, message in cases.items():
+            with pytest.raises(DecisionRefused, match=message):
+                concerned(ledger, [key], LedgerDecision.RESUBMIT)
+        with pytest.raises(ValueError, match="who takes it, and why"):
+            forget(ledger, [entry.request_key], who="mira", why=" ")
+        (found,) = concerned(
+            ledger, [entry.request_key.upper(), entry.request_key], LedgerDecision.FORGET
+        )
+        assert found.request_key == entry.request_key
+
+
+def test_a_resubmission_makes_its_set_incomplete(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """The schedule that asks again for incomplete sets finds the set of a resubmitted request."""
+    emulator.set_faults(DROPPED)
+    buyer.buy(prompts_of(numbered_rows(1)))
+    row = {"dataset": "images", "prompt_set": "spring", "attempt": 1, "retries": 0, "pending": 0}
+    with opened(buyer) as ledger:
+        with ledger.engine.begin() as connection:
+            connection.execute(insert(prompt_sets).values(row))
+        resubmit(ledger, [only_entry(buyer).request_key], who="mira", why="again")
+        with ledger.reading() as connection:
+            assert connection.scalars(select(prompt_sets.c.pending)).one() == 1
+
+
+def test_a_resubmitted_request_that_cannot_be_sent_waits_on(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """A resubmission that the API would not take yet is still worth its one job."""
+    prompts = prompts_of(numbered_rows(1))
+    emulator.set_faults(DROPPED)
+    buyer.buy(prompts)
+    with opened(buyer) as ledger:
+        resubmit(ledger, [only_entry(buyer).request_key], who="mira", why="again")
+    emulator.set_faults(Fault(kind=FaultKind.RATE_LIMITED, retry_after_seconds=0))
+    assert dataclasses.replace(buyer, max_attempts=1).buy(prompts).outcomes == {"pending": 1}
+    entry = only_entry(buyer)
+    assert (entry.failure, len(entry.earlier)) == (Failure.NOT_SENT, 1)
+    emulator.set_faults()
+    assert buyer.buy(prompts).outcomes == {"generated": 1}
+    assert emulator.stats.posts_accepted == 2
+
+
+def test_reading_creates_no_ledger(buyer: Buyer) -> None:
+    """A ledger that is only read makes neither a file nor a folder, and reads as empty."""
+    ledger = Ledger(buyer.ledger_url.replace("ledger.db", "new/ledger.db"), create=False)
+    try:
+        assert unknown_requests(ledger) == []
+        assert ledger.entries(["0" * 64]) == {}
+        assert ledger.latest_uses("images", "spring") == {}
+    finally:
+        ledger.close()
+    assert not (buyer.folder.parent / "new").exists()
+
+
+def test_reading_creates_no_tables(postgres_url: str) -> None:
+    """A database without a ledger's tables keeps none, and reads as an empty ledger."""
+    ledger = Ledger(postgres_url, create=False)
+    try:
+        assert unknown_requests(ledger) == []
+    finally:
+        ledger.close()
+    again = Ledger(postgres_url, create=False)
+    assert again.engine.dialect.name == "sqlite"
+    again.close()
+
+
+def test_reading_sees_what_was_bought_and_cannot_write(any_buyer: Buyer) -> None:
+    """A ledger opened for reading shows what there is, and refuses every change."""
+    bought = any_buyer.buy(prompts_of(numbered_rows(1)))
+    ledger = Ledger(any_buyer.ledger_url, create=False)
+    try:
+        assert ledger.entries(bought.entries) == bought.entries
+        with (
+            pytest.raises(Exception, match=r"(?i)read.?only"),
+            ledger.engine.begin() as connection,
+        ):
+            connection.execute(update(requests).values(error="changed"))
+    finally:
+        ledger.close()

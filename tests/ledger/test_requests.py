@@ -1,0 +1,438 @@
+"""The ledger's steps, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, inspect, select, update
+
+from imagepipeline_dagster.ledger.opening import LedgerTooNew
+from imagepipeline_dagster.ledger.records import (
+    Claim,
+    Entry,
+    Failure,
+    Owner,
+    State,
+    StoredSample,
+    Use,
+)
+from imagepipeline_dagster.ledger.requests import (
+    Ledger,
+    record_claim,
+    record_failed,
+    record_release,
+    record_renewal,
+    record_resumed,
+    record_stored,
+    record_submitted,
+    record_succeeded,
+    record_trouble,
+    record_unknown,
+    record_uses,
+)
+from imagepipeline_dagster.ledger.schema import SCHEMA_VERSION, attempts, version
+
+ME, OTHER = Owner("a-host/1/me"), Owner("a-host/2/other")
+NOW = dt.datetime(2030, 5, 17, 12, 30, 15, 250_000, tzinfo=dt.UTC)
+LATER = NOW + dt.timedelta(minutes=1)
+
+
+def claim_named(key: str, *, samples: int = 1) -> Claim:
+    """Return a claim of a request with this key."""
+    return Claim(
+        request_key=key,
+        task="text2image",
+        request='{"prompt":"Übermorgen 日本"}',
+        samples=samples,
+        embedding_version="v2",
+        endpoint="http://127.0.0.1/sdxl/text2image/v1",
+        emulated=True,
+        run_id="run-1",
+    )
+
+
+def claim(ledger: Ledger, key: str = "k", *, owner: Owner = ME, seen: int = 0) -> bool:
+    """Claim a request in a transaction of its own."""
+    with ledger.engine.begin() as connection:
+        return record_claim(connection, claim_named(key), owner=owner, lease_until=LATER, seen=seen)
+
+
+def submit(ledger: Ledger, key: str = "k", *, owner: Owner = ME, job_id: str = "job") -> None:
+    """Record a request's job in a transaction of its own."""
+    with ledger.engine.begin() as connection:
+        record_submitted(connection, key, owner=owner, job_id=job_id, links=())
+
+
+def fail(
+    ledger: Ledger,
+    failure: Failure = Failure.MODEL_ERROR,
+    *,
+    owner: Owner = ME,
+    error: str = "went wrong",
+) -> None:
+    """Record that a request failed in a transaction of its own."""
+    with ledger.engine.begin() as connection:
+        record_failed(connection, "k", failure, error, owner=owner)
+
+
+def the_entry(ledger: Ledger) -> Entry:
+    """Return the entry of the one request."""
+    return ledger.entries(["k"])["k"]
+
+
+def sample_at(slot: int, **values: object) -> StoredSample:
+    """Return a stored sample."""
+    usual = {"sample_index": slot, "outcome": "generated", "stored_at": NOW, **values}
+    return StoredSample(slot=slot, **usual)  # type: ignore[arg-type] # any of its fields
+
+
+def test_a_request_goes_from_claimed_to_succeeded(ledger: Ledger) -> None:
+    """Each step leaves what a later process must know, times and texts as they were."""
+    assert ledger.entries(["k"]) == {}
+    assert claim(ledger)
+    claimed = the_entry(ledger)
+    assert (claimed.state, claimed.attempt, claimed.owner) == (State.CLAIMED, 1, ME)
+    assert claimed.lease_until == LATER
+    assert claimed.request == '{"prompt":"Übermorgen 日本"}'
+    assert claimed.job_id is None
+
+    submit(ledger)
+    submitted = the_entry(ledger)
+    assert (submitted.state, submitted.job_id) == (State.SUBMITTED, "job")
+    assert submitted.submitted_at is not None
+    assert submitted.submitted_at.tzinfo is dt.UTC
+
+    with ledger.engine.begin() as connection:
+        record_stored(connection, "k", sample_at(0, image_sha256="ab" * 32, bytes=7))
+        record_succeeded(connection, "k")
+    done = the_entry(ledger)
+    assert done.state is State.SUCCEEDED
+    assert done.settled
+    assert done.stored == (sample_at(0, image_sha256="ab" * 32, bytes=7),)
+
+
+def test_only_one_of_many_threads_gets_a_claim(ledger: Ledger) -> None:
+    """Sixteen that claim the same request at once leave one with the right to send it."""
+    together = threading.Barrier(16)
+    owners = [Owner(f"a-host/{number}/x") for number in range(16)]
+
+    def compete(owner: Owner) -> bool:
+        together.wait()
+        return claim(ledger, owner=owner)
+
+    with ThreadPoolExecutor(16) as threads:
+        won = list(threads.map(compete, owners))
+
+    assert won.count(True) == 1
+    assert the_entry(ledger).owner == owners[won.index(True)]
+
+
+def test_only_one_of_many_threads_gets_a_second_job(ledger: Ledger) -> None:
+    """After a failure, too, one of sixteen claims the request, and its attempts count two."""
+    claim(ledger)
+    submit(ledger)
+    fail(ledger)
+    together = threading.Barrier(16)
+
+    def compete(number: int) -> bool:
+        together.wait()
+        return claim(ledger, owner=Owner(f"a-host/{number}/x"), seen=1)
+
+    with ThreadPoolExecutor(16) as threads:
+        won = list(threads.map(compete, range(16)))
+
+    assert won.count(True) == 1
+    assert the_entry(ledger).attempt == 2
+
+
+def test_a_claim_can_be_repeated_by_its_owner_alone(ledger: Ledger) -> None:
+    """A commit whose confirmation was lost is written again without giving the claim away."""
+    assert claim(ledger)
+    assert not claim(ledger, owner=OTHER)
+    submit(ledger)
+    assert not claim(ledger)
+    assert the_entry(ledger).state is State.SUBMITTED
+
+
+def test_a_claim_with_an_outdated_view_is_refused(ledger: Ledger) -> None:
+    """Who still sees the first failure cannot buy what another bought and failed meanwhile."""
+    for seen in (0, 1):
+        assert claim(ledger, seen=seen)
+        submit(ledger, job_id=f"job-{seen}")
+        fail(ledger)
+
+    assert not claim(ledger, owner=OTHER, seen=1)
+    assert the_entry(ledger).attempt == 2
+    with ledger.reading() as connection:
+        jobs = connection.execute(select(attempts.c.job_id).order_by(attempts.c.attempt))
+        assert list(jobs.scalars()) == ["job-0", "job-1"]
+
+
+def test_what_was_never_sent_is_no_attempt(ledger: Ledger) -> None:
+    """A POST that provably created no job does not use up one of the permitted ones."""
+    for _ in range(3):
+        assert claim(ledger)
+        fail(ledger, Failure.NOT_SENT)
+        fail(ledger, Failure.NOT_SENT)
+        assert the_entry(ledger).attempt == 0
+
+
+def test_a_late_failure_does_not_touch_another_owners_new_job(ledger: Ledger) -> None:
+    """A process that lost its request to another cannot end the other's job, or count it."""
+    claim(ledger)
+    submit(ledger)
+    with ledger.engine.begin() as connection:
+        assert record_resumed(connection, "k", owner=OTHER, lease_until=LATER, former=ME)
+        assert not record_resumed(connection, "k", owner=OTHER, lease_until=LATER, former=ME)
+    fail(ledger, owner=OTHER)
+    assert claim(ledger, owner=OTHER, seen=1)
+
+    fail(ledger, owner=ME)
+    submit(ledger, owner=OTHER, job_id="second")
+
+    now = the_entry(ledger)
+    assert (now.state, now.job_id, now.attempt) == (State.SUBMITTED, "second", 2)
+
+
+def test_an_answer_that_comes_after_all_is_kept(ledger: Ledger) -> None:
+    """A claim that another process judged lost is found again when its answer arrives."""
+    claim(ledger)
+    with ledger.engine.begin() as connection:
+        record_unknown(connection, "k", "lost", owner=ME, was=State.CLAIMED)
+    assert the_entry(ledger).state is State.UNKNOWN
+
+    submit(ledger)
+
+    found = the_entry(ledger)
+    assert (found.state, found.job_id, found.error) == (State.SUBMITTED, "job", None)
+
+
+def test_a_claim_judged_lost_too_late_keeps_its_job(ledger: Ledger) -> None:
+    """Whoever saw a claim without an answer cannot bury the job that was named meanwhile."""
+    claim(ledger)
+    submit(ledger)
+
+    with ledger.engine.begin() as connection:
+        record_unknown(connection, "k", "lost", owner=ME, was=State.CLAIMED)
+
+    assert the_entry(ledger).state is State.SUBMITTED
+
+
+def test_samples_are_kept_one_by_one_and_replaced_in_place(ledger: Ledger) -> None:
+    """A sample that is stored again has its latest form, and a request knows what it lacks."""
+    with ledger.engine.begin() as connection:
+        record_claim(connection, claim_named("k", samples=2), owner=ME, lease_until=LATER, seen=0)
+    submit(ledger)
+    with ledger.engine.begin() as connection:
+        record_stored(connection, "k", sample_at(1, outcome="expired", error="gone"))
+    assert not the_entry(ledger).settled
+    with ledger.engine.begin() as connection:
+        record_stored(connection, "k", sample_at(1))
+        record_succeeded(connection, "k", [sample_at(0, outcome="vendor_filtered")])
+
+    done = the_entry(ledger)
+    assert done.settled
+    assert [(s.slot, s.outcome, s.error) for s in done.stored] == [
+        (0, "vendor_filtered", None),
+        (1, "generated", None),
+    ]
+
+
+def test_links_are_kept_only_where_no_id_can_ask_for_them(ledger: Ledger) -> None:
+    """Links go out of date; they are stored for jobs without an id alone."""
+    links = ["http://a/1.png", "http://a/2.png"]
+    for key, job_id in (("k", None), ("named", "job")):
+        claim(ledger, key)
+        with ledger.engine.begin() as connection:
+            record_submitted(connection, key, owner=ME, job_id=job_id, links=links)
+
+    assert the_entry(ledger).links == tuple(links)
+    assert ledger.entries(["named"])["named"].links == ()
+
+
+def test_any_error_text_can_be_stored(ledger: Ledger) -> None:
+    """An API's message may hold what a database refuses: NUL and halves of characters."""
+    claim(ledger)
+    submit(ledger)
+    with ledger.engine.begin() as connection:
+        record_trouble(connection, "k", "a\0b \ud800 c")
+    assert the_entry(ledger).error == "ab ? c"
+
+    fail(ledger, error="x" * 5000 + "\0\udfff")
+
+    assert the_entry(ledger).error == "x" * 5000 + "?"
+
+
+def test_leases_are_renewed_and_released_for_one_owner(ledger: Ledger) -> None:
+    """An owner's word holds for all that it works on, and ends for all of it at once."""
+    claim(ledger, "k")
+    claim(ledger, "theirs", owner=OTHER)
+    much_later = LATER + dt.timedelta(hours=1)
+    with ledger.engine.begin() as connection:
+        record_renewal(connection, ME, lease_until=much_later)
+    renewed = ledger.entries(["k", "theirs"])
+    with ledger.engine.begin() as connection:
+        record_release(connection, ME)
+    released = ledger.entries(["k", "theirs"])
+
+    assert renewed["k"].lease_until == much_later
+    assert released["k"].lease_until <= dt.datetime.now(dt.UTC)
+    assert renewed["theirs"].lease_until == released["theirs"].lease_until == LATER
+
+
+def test_the_latest_use_of_a_call_is_the_one_noted_last(ledger: Ledger) -> None:
+    """A call that goes back to an earlier request uses that one again, with its row as it is."""
+
+    def use(key: str, row: str) -> Use:
+        return Use(prompt_id="p", call_index=0, request_key=key, prompt_row=row, embedding_row=None)
+
+    for key, row in (("a", "1"), ("b", "2"), ("a", "3")):
+        with ledger.engine.begin() as connection:
+            record_uses(connection, "images", "spring", "run", [use(key, row)])
+            record_uses(connection, "other", "spring", "run", [use("z", "9")])
+
+    assert ledger.latest_uses("images", "spring") == {("p", 0): use("a", "3")}
+    assert ledger.latest_uses("images", "winter") == {}
+
+
+def test_many_entries_are_read_in_parts(ledger: Ledger) -> None:
+    """More keys than one query takes are all found, unknown ones left out."""
+    with ledger.engine.begin() as connection:
+        for number in range(612):
+            record_claim(connection, claim_named(f"k{number}"), owner=ME, lease_until=LATER, seen=0)
+
+    found = ledger.entries([f"k{number}" for number in range(1100)])
+
+    assert found.keys() == {f"k{number}" for number in range(612)}
+
+
+def test_a_new_ledger_is_made_once_by_whoever_comes_first(ledger_url: str) -> None:
+    """Several processes that meet an empty database all find the same tables and one version."""
+    together = threading.Barrier(6)
+
+    def first_use(_number: int) -> int:
+        opened = Ledger(ledger_url)
+        together.wait()
+        with opened.reading() as connection:
+            versions = list(connection.execute(select(version.c.version)).scalars())
+        opened.close()
+        assert versions == [SCHEMA_VERSION]
+        return len(versions)
+
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(first_use, range(6))) == [1] * 6
+
+
+def test_a_ledger_is_opened_again_as_it_was(ledger: Ledger, ledger_url: str) -> None:
+    """Opening an existing ledger changes nothing in it."""
+    claim(ledger)
+    again = Ledger(ledger_url)
+    assert again.entries(["k"]) == ledger.entries(["k"])
+    assert "ledger_requests" in inspect(again.engine).get_table_names()
+    again.close()
+
+
+def test_a_ledger_of_a_later_version_is_refused(ledger: Ledger, ledger_url: str) -> None:
+    """An old package does not write into a ledger that it does not understand."""
+    with ledger.engine.begin() as connection:
+        connection.execute(update(version).values(version=SCHEMA_VERSION + 1))
+
+    with pytest.raises(LedgerTooNew, match=f"has schema version {SCHEMA_VERSION + 1}"):
+        Ledger(ledger_url).entries(["k"])
+
+
+def test_a_ledgers_folder_is_made(tmp_path: Path) -> None:
+    """The default ledger stands in a folder that need not exist yet, in WAL mode."""
+    opened = Ledger(f"sqlite:///{tmp_path / 'a' / 'b' / 'ledger.db'}")
+    with opened.reading() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
+    opened.close()
+
+
+def test_readers_do_not_wait_for_a_writer(ledger: Ledger) -> None:
+    """A plan can be read while a purchase is committing; it sees what is committed."""
+    claim(ledger, "k")
+    with ledger.engine.begin() as connection:
+        connection.execute(
+            insert(attempts).values(
+                request_key="k", attempt=1, run_id="r", ended_at=NOW, failure="model_error"
+            )
+        )
+        assert ledger.entries(["k"])["k"].state is State.CLAIMED
+        assert ledger.latest_uses("images", "spring") == {}
+
+
+def test_a_living_process_is_not_gone() -> None:
+    """This process holds its leases, and so does one of another machine or of an odd name."""
+    assert not Owner.this_process().is_gone
+    assert not Owner("another-host/1/x").is_gone
+    assert not Owner("no process at all").is_gone
+    assert not Owner(f"{socket.gethostname()}/1/x").is_gone
+    assert Owner.this_process() != Owner.this_process()
+
+
+def test_an_ended_process_of_this_machine_is_gone() -> None:
+    """A process that has ended holds no lease, however long that would last."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    gone = Owner(f"{socket.gethostname()}/{process.pid}/x")
+    assert gone.is_gone
+    assert os.getpid() != process.pid
+
+
+def test_an_entry_is_live_while_its_lease_and_its_process_last(ledger: Ledger) -> None:
+    """Only what is claimed or submitted, under a lease that holds, is worked on by somebody."""
+    claim(ledger, owner=Owner("another-host/1/x"))
+    claimed = the_entry(ledger)
+    assert claimed.is_live(NOW)
+    assert not claimed.is_live(LATER)
+    fail(ledger, owner=Owner("another-host/1/x"))
+    assert not the_entry(ledger).is_live(NOW)
+
+
+_MAKE_LEDGERS = """
+import sys, time
+from contextlib import closing
+from imagepipeline_dagster.ledger.requests import Ledger
+folder, count = sys.argv[1], int(sys.argv[2])
+print("ready", flush=True)
+start = float(sys.stdin.readline())
+for number in range(count):
+    time.sleep(max(0.0, start + number * 0.05 - time.time()))
+    with closing(Ledger(f"sqlite:///{folder}/ledger{number}.db")) as ledger:
+        assert ledger.entries(["k"]) == {}
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_make_a_ledger_at_once_all_get_it(tmp_path: Path) -> None:
+    """The first runs of a new folder may start together; none fails because another is first."""
+    command = [sys.executable, "-c", _MAKE_LEDGERS, str(tmp_path), "40"]
+    with ExitStack() as stack:
+        makers = [
+            stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - this very interpreter
+            )
+            for _ in range(4)
+        ]
+        for maker in makers:
+            assert maker.stdout is not None
+            assert maker.stdout.readline() == "ready\n"
+        start = time.time() + 0.2
+        for maker in makers:
+            assert maker.stdin is not None
+            maker.stdin.write(f"{start}\n")
+            maker.stdin.flush()
+        codes = [maker.wait() for maker in makers]
+    assert codes == [0, 0, 0, 0]

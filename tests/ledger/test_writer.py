@@ -1,0 +1,147 @@
+"""Commits in groups, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
+
+from imagepipeline_dagster.ledger import writer as writer_module
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.writer import LedgerWriter
+
+
+def note(connection: Connection, number: int) -> int:
+    """Write a number and return it."""
+    connection.execute(text("CREATE TABLE IF NOT EXISTS noted (number INTEGER)"))
+    connection.execute(text("INSERT INTO noted VALUES (:number)"), {"number": number})
+    return number
+
+
+def noted(ledger: Ledger) -> list[int]:
+    """Return the numbers written."""
+    with ledger.reading() as connection:
+        return sorted(connection.execute(text("SELECT number FROM noted")).scalars())
+
+
+def test_a_write_is_durable_when_it_returns(ledger: Ledger) -> None:
+    """Whoever awaited a write finds it in the database, with the change's own result."""
+
+    async def work() -> None:
+        with LedgerWriter(ledger.engine) as writer:
+            assert await writer.write(note, 7) == 7
+            assert noted(ledger) == [7]
+
+    asyncio.run(work())
+
+
+def test_writes_that_wait_share_a_commit(ledger: Ledger) -> None:
+    """Many writes at once need far fewer transactions than there are writes."""
+    transactions: list[int] = []
+
+    async def work() -> None:
+        with LedgerWriter(ledger.engine) as writer:
+            apply = writer._apply
+
+            def counted(group: list[Any]) -> list[Any]:
+                transactions.append(len(group))
+                return apply(group)
+
+            writer._apply = counted  # type: ignore[method-assign] # counts the groups
+            assert await asyncio.gather(*(writer.write(note, n) for n in range(300))) == list(
+                range(300)
+            )
+
+    asyncio.run(work())
+    assert noted(ledger) == list(range(300))
+    assert sum(transactions) == 300
+    assert len(transactions) < 100
+
+
+def test_a_bad_write_does_not_take_the_others_with_it(ledger: Ledger) -> None:
+    """An error goes to the one who caused it; the rest of its group is committed."""
+
+    def bad(_connection: Connection) -> int:
+        raise LookupError("a defect")
+
+    async def work() -> tuple[object, object, object]:
+        with LedgerWriter(ledger.engine) as writer:
+            return await asyncio.gather(
+                writer.write(note, 1),
+                writer.write(bad),
+                writer.write(note, 2),
+                return_exceptions=True,
+            )
+
+    first, error, second = asyncio.run(work())
+    assert (first, second) == (1, 2)
+    assert isinstance(error, LookupError)
+    assert noted(ledger) == [1, 2]
+
+
+def test_what_was_handed_over_is_written_although_nobody_waits(ledger: Ledger) -> None:
+    """A write whose task was cancelled is committed before the writer ends."""
+
+    async def work() -> None:
+        with LedgerWriter(ledger.engine) as writer:
+            task = asyncio.ensure_future(writer.write(note, 3))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(work())
+    assert noted(ledger) == [3]
+
+
+def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
+    """A lock that somebody holds for a while delays a write, and does not lose it."""
+    file = tmp_path / "ledger.db"
+    ledger = Ledger(f"sqlite:///{file}")
+    with ledger.engine.begin() as connection:
+        note(connection, 0)
+        connection.exec_driver_sql("PRAGMA busy_timeout = 10")  # of the one pooled connection
+    locking = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    locking.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(0.5, locking.rollback)
+
+    async def work() -> None:
+        with LedgerWriter(ledger.engine) as writer:
+            timer.start()
+            assert await writer.write(note, 1) == 1
+
+    asyncio.run(work())
+    timer.join()
+    locking.close()
+    assert noted(ledger) == [0, 1]
+    ledger.close()
+
+
+def test_a_database_that_stays_away_fails_all_that_wait_together(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once its patience is over, the writer does not begin it anew for each of a group."""
+    begun: list[int] = []
+
+    def away(_writer: LedgerWriter, group: list[object]) -> list[object]:
+        begun.append(len(group))
+        time.sleep(0.05)
+        raise OperationalError("COMMIT", {}, Exception("the database is away"))
+
+    monkeypatch.setattr(writer_module.LedgerWriter, "_apply", away)
+
+    async def work() -> list[object]:
+        with LedgerWriter(ledger.engine) as writer:
+            return await asyncio.gather(
+                *(writer.write(note, n) for n in range(20)), return_exceptions=True
+            )
+
+    assert {type(error) for error in asyncio.run(work())} == {OperationalError}
+    assert sum(begun) == 20

@@ -1,0 +1,101 @@
+"""What counts as a picture."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+
+import pytest
+from PIL import Image
+
+from imagepipeline_dagster.purchase import pictures
+from imagepipeline_dagster.purchase.pictures import Undecodable, read_picture
+
+
+def encoded(image: Image.Image, image_format: str = "PNG", **options: object) -> bytes:
+    """Return an image's bytes."""
+    out = io.BytesIO()
+    image.save(out, image_format, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_picture_is_measured(image_format: str, mode: str) -> None:
+    """Size in pixels, format, hash of the bytes as delivered, and a small thumbnail."""
+    data = encoded(Image.linear_gradient("L").resize((200, 100)).convert(mode), image_format)
+
+    picture = read_picture(data)
+
+    assert (picture.width, picture.height, picture.format) == (200, 100, image_format)
+    assert picture.sha256 == hashlib.sha256(data).hexdigest()
+    assert picture.value_range > 200
+    with Image.open(io.BytesIO(picture.thumbnail)) as thumbnail:
+        assert thumbnail.format == "WEBP"
+        assert max(thumbnail.size) == 128
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
+def test_one_flat_colour_has_no_range(mode: str) -> None:
+    """A black picture is seen as such in whatever mode it is stored."""
+    assert read_picture(encoded(Image.new(mode, (16, 16)))).value_range == 0
+
+
+def test_grey_values_of_16_bits_are_seen_as_they_are() -> None:
+    """A grey picture of 16 bits is measured and shown as the same one of 8 bits would be."""
+    fine = Image.new("I;16", (64, 1))
+    for x in range(64):
+        fine.putpixel((x, 0), 20_000 + 700 * x)
+
+    picture = read_picture(encoded(fine))
+
+    assert picture.value_range == pytest.approx(700 * 63 / 257, abs=1)
+    with Image.open(io.BytesIO(picture.thumbnail)) as thumbnail:
+        assert int(thumbnail.convert("L").getextrema()[0]) < 100  # type: ignore[arg-type] # one band
+
+
+def test_the_widest_channel_counts() -> None:
+    """A picture that varies in one colour alone is not flat."""
+    image = Image.new("RGB", (2, 1), (9, 9, 9))
+    image.putpixel((1, 0), (9, 9, 49))
+    assert read_picture(encoded(image)).value_range == 40
+
+
+def test_bytes_that_are_no_picture_are_refused() -> None:
+    """Cut, garbled, empty and foreign bytes, animations and bombs all say what they are."""
+    whole = encoded(Image.effect_noise((64, 64), 90).convert("RGB"))
+    half = len(whole) // 2
+    frames = [Image.new("L", (8, 8), shade) for shade in (0, 99)]
+    animation = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:])
+    spoiled = {
+        "truncated": whole[:half],
+        "corrupt": whole[:half] + bytes(reversed(whole[half:])),
+        "empty": b"",
+        "page": b"<html>We will be right back</html>",
+        "gif": encoded(Image.new("P", (8, 8)), "GIF"),
+        "animation": animation,
+    }
+    for name, data in spoiled.items():
+        with pytest.raises(Undecodable):
+            pytest.fail(f"{name} was read as {read_picture(data).format}")
+
+
+def test_a_jpeg_that_was_cut_off_is_said_to_be_incomplete() -> None:
+    """Without its last marker nothing follows the picture: its pixels do not decode."""
+    whole = encoded(Image.effect_noise((64, 64), 90).convert("RGB"), "JPEG")
+    with pytest.raises(Undecodable, match="do not decode as a picture"):
+        read_picture(whole[: len(whole) // 2])
+
+
+def test_a_decompression_bomb_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header that promises too many pixels is refused before a pixel is read."""
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 99)
+    assert read_picture(encoded(Image.new("L", (9, 11)))).width == 9
+    with pytest.raises(Undecodable, match="10 x 10 pixels are too many"):
+        read_picture(encoded(Image.new("L", (10, 10))))
+
+
+def test_reading_a_picture_again_gives_the_same() -> None:
+    """Evidence depends on the bytes alone."""
+    data = encoded(Image.radial_gradient("L"))
+    assert read_picture(data) == read_picture(data)

@@ -1,0 +1,683 @@
+"""A purchase at a vendor that behaves, refuses, dawdles or cannot be reached."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from imagepipeline_dagster.api.client import ImagePipelineClient
+from imagepipeline_dagster.api.contract import GenerationRequest, Job
+from imagepipeline_dagster.api.errors import AccessRefused, CreditsExhausted, Unreachable
+from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation
+from imagepipeline_dagster.ledger.budget import Allowance
+from imagepipeline_dagster.ledger.records import Claim, Failure, Outcome, Owner, State
+from imagepipeline_dagster.ledger.requests import (
+    Ledger,
+    record_claim,
+    record_failed,
+    record_submitted,
+)
+from imagepipeline_dagster.ledger.schema import requests
+from imagepipeline_dagster.planning.prompts import Prompt
+from imagepipeline_dagster.planning.requests import PlannedRequest
+from imagepipeline_dagster.purchase import landing
+from imagepipeline_dagster.purchase.purchase import Purchase
+from imagepipeline_dagster.purchase.state import PurchaseProgress
+from imagepipeline_dagster.storage.folder import LocalFolder
+from tests.buying import (
+    API_KEY,
+    QUICK,
+    Buyer,
+    ForgetfulBuyer,
+    assert_bytes_are_the_vendors,
+    assert_each_sample_has_one_outcome,
+    assert_nothing_bought_twice,
+    numbered_rows,
+    prompts_of,
+    times_accepted,
+)
+from tests.conftest import StartEmulator
+
+
+class ListeningClient(ImagePipelineClient):
+    """A client that notes what it was asked, and how many jobs are in flight."""
+
+    def __init__(self, base_url: str, heard: list[str]) -> None:
+        super().__init__(api_key=API_KEY, base_url=base_url, wait_initial=0.01)
+        self._heard = heard
+        self._jobs = 0
+        self.most_jobs = 0
+
+    async def submit(
+        self, request: GenerationRequest, *, sending: Callable[[bool], None] = lambda _: None
+    ) -> Job:
+        """Note the POST."""
+        self._heard.append(f"submit {request.prompt}")
+        self._jobs += 1
+        self.most_jobs = max(self.most_jobs, self._jobs)
+        return await super().submit(request, sending=sending)
+
+    async def wait(
+        self,
+        job: Job,
+        *,
+        timeout: float,
+        delays: Iterable[float] | None = None,
+        request: GenerationRequest | None = None,
+    ) -> Job:
+        """Note the end of a job."""
+        self._heard.append(f"wait {job.word}")
+        try:
+            return await super().wait(job, timeout=timeout, delays=delays, request=request)
+        finally:
+            self._jobs -= 1
+
+
+def claim_of(call: PlannedRequest, *, endpoint: str = "http://elsewhere") -> Claim:
+    """Return the claim of a planned call, as some process makes it."""
+    return Claim(
+        request_key=call.request_key,
+        task=call.task,
+        request=call.request,
+        samples=call.samples,
+        embedding_version=call.embedding_version,
+        endpoint=endpoint,
+        emulated=True,
+        run_id="another run",
+    )
+
+
+def in_seconds(seconds: float) -> dt.datetime:
+    """Return the moment in so many seconds."""
+    return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
+
+
+def test_everything_is_bought_once_and_never_again(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """A plan is bought with one POST a call, and a second run asks the API nothing at all."""
+    buyer = dataclasses.replace(buyer, samples_per_call=2)
+    prompts = prompts_of(numbered_rows(5, samples=3))
+
+    bought = buyer.buy(prompts, run_id="first")
+    after_first = emulator.stats
+    again = buyer.buy(prompts, run_id="second")
+
+    assert bought.outcomes == {"generated": 15}
+    assert bought.report.posts == after_first.posts_received == after_first.posts_accepted == 10
+    assert after_first.downloads == 15
+    assert emulator.stats == after_first
+    assert again.report.posts == 0
+    assert {image.run_id for image in again.images} == {"first"}
+    assert_each_sample_has_one_outcome(prompts, bought)
+    assert_bytes_are_the_vendors(bought, buyer.storage)
+
+
+def test_a_request_that_stands_twice_is_bought_once(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """Two rows that ask for the very same picture share one purchase, and each has its image."""
+    [row] = numbered_rows(1, seed=7)
+    prompts = prompts_of([row, dataclasses.replace(row, prompt_id="twin")])
+
+    bought = buyer.buy(prompts)
+
+    assert emulator.stats.posts_received == 1
+    assert bought.outcomes == {"generated": 2}
+    assert len({image.image_sha256 for image in bought.images}) == 1
+
+
+def test_a_refused_key_stops_the_purchase_at_once(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """After a 401 nothing more is sent, the report says why, and nothing is lost by it."""
+    prompts = prompts_of(numbered_rows(30))
+
+    refused = dataclasses.replace(buyer, api_key="a-wrong-key").buy(prompts)
+    sent = emulator.stats.posts_received
+    bought = buyer.buy(prompts)
+
+    assert isinstance(refused.report.stopper, AccessRefused)
+    assert refused.report.posts == 0
+    assert sent <= 2 * QUICK.max_in_flight
+    assert refused.outcomes == {"pending": 30}
+    assert bought.outcomes == {"generated": 30}
+    assert set(times_accepted(bought.plan, emulator.stats).values()) == {1}
+
+
+def test_a_key_refused_midway_lets_paid_jobs_come_home(
+    buyer: Buyer, start_emulator: StartEmulator
+) -> None:
+    """A job that is under way when the key is refused for a further one is still brought home."""
+    vendor = start_emulator(latency_seconds=0.6, latency_spread=0)
+    prompts = prompts_of(numbered_rows(3))
+
+    @asynccontextmanager
+    async def open_client() -> AsyncIterator[ImagePipelineClient]:
+        class Refusing(ListeningClient):
+            async def submit(
+                self,
+                request: GenerationRequest,
+                *,
+                sending: Callable[[bool], None] = lambda _: None,
+            ) -> Job:
+                if request.prompt != "boat number 0":
+                    raise AccessRefused("the key was withdrawn")
+                return await super().submit(request, sending=sending)
+
+        async with Refusing(vendor.url, []) as client:
+            yield client
+
+    bought = buyer.buy(prompts, open_client=open_client)
+
+    assert isinstance(bought.report.stopper, AccessRefused)
+    assert bought.outcomes == {"generated": 1, "pending": 2}
+
+
+def test_an_unreachable_api_stops_the_purchase(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """Where nobody answers, the run stops and every call can still be bought."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    prompts = prompts_of(numbered_rows(12))
+
+    away = dataclasses.replace(buyer, base_url=f"http://127.0.0.1:{port}").buy(prompts)
+    bought = buyer.buy(prompts)
+
+    assert isinstance(away.report.stopper, Unreachable)
+    assert away.outcomes == {"pending": 12}
+    assert {entry.attempt for entry in away.entries.values()} == {0}
+    assert bought.outcomes == {"generated": 12}
+    assert emulator.stats.posts_received == 12
+
+
+def test_a_refused_input_is_parked_until_its_row_changes(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """What the API refuses costs one POST, holds nobody up, and is sent again once it changed."""
+    rows = numbered_rows(3)
+    rows[1] = dataclasses.replace(rows[1], width=4096)
+
+    bought = buyer.buy(prompts_of(rows))
+    sent = emulator.stats.posts_received
+    again = buyer.buy(prompts_of(rows))
+    sent_again = emulator.stats.posts_received
+    rows[1] = dataclasses.replace(rows[1], width=128)
+    mended = buyer.buy(prompts_of(rows))
+
+    assert bought.report.stopper is None
+    assert bought.outcomes == again.outcomes == {"generated": 2, "failed": 1}
+    [refused] = [image for image in bought.images if image.outcome == Outcome.FAILED]
+    assert "width" in (refused.error or "")
+    assert refused.request_key is not None
+    assert bought.entries[refused.request_key].failure is Failure.INPUT_REFUSED
+    assert sent == sent_again == 3
+    assert mended.outcomes == {"generated": 3}
+    assert emulator.stats.posts_received == 4
+
+
+def test_throttling_slows_the_purchase_and_all_is_bought_in_the_end(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """A 429 with Retry-After makes the run wait that long, and costs no picture."""
+    emulator.set_faults(Fault(kind=FaultKind.RATE_LIMITED, times=3, retry_after_seconds=1))
+    started = time.monotonic()
+
+    bought = buyer.buy(prompts_of(numbered_rows(6)))
+
+    assert time.monotonic() - started >= 1
+    assert bought.outcomes == {"generated": 6}
+    assert emulator.stats.posts_accepted == 6
+    assert {entry.attempt for entry in bought.entries.values()} == {1}
+
+
+def test_lasting_throttling_ends_the_run_and_not_the_plan(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """A server that only ever says 429 ends in a run that stops by itself and can be repeated."""
+    emulator.set_faults(Fault(kind=FaultKind.RATE_LIMITED, retry_after_seconds=0))
+    buyer = dataclasses.replace(buyer, max_attempts=1)
+    prompts = prompts_of(numbered_rows(2))
+
+    throttled = buyer.buy(prompts)
+    emulator.set_faults()
+    bought = buyer.buy(prompts)
+
+    assert throttled.outcomes == {"pending": 2}
+    assert bought.outcomes == {"generated": 2}
+    assert emulator.stats.posts_accepted == 2
+
+
+def test_a_job_past_its_deadline_is_asked_for_first_by_the_next_run(
+    buyer: Buyer, start_emulator: StartEmulator
+) -> None:
+    """A slow job stays submitted; the next run polls it before it buys anything, and pays once."""
+    vendor = start_emulator(latency_seconds=1, latency_spread=0)
+    buyer = dataclasses.replace(buyer, base_url=vendor.url)
+    rows = numbered_rows(5)
+    slow = buyer.buy(prompts_of(rows[4:]), job_timeout_seconds=0.2)
+    heard: list[str] = []
+
+    @asynccontextmanager
+    async def open_client() -> AsyncIterator[ImagePipelineClient]:
+        async with ListeningClient(vendor.url, heard) as client:
+            yield client
+
+    bought = buyer.buy(prompts_of(rows), open_client=open_client)
+
+    assert slow.outcomes == {"pending": 1}
+    assert [entry.state for entry in slow.entries.values()] == [State.SUBMITTED]
+    assert slow.report.stopper is None
+    assert "JobTimedOut" in (slow.images[0].error or "")
+    assert heard[0] == "wait resumed"
+    assert bought.report.resumed == 1
+    assert bought.outcomes == {"generated": 5}
+    assert set(times_accepted(bought.plan, vendor.stats).values()) == {1}
+
+
+def test_no_more_jobs_are_in_flight_than_allowed(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """However long the plan, `max_in_flight` jobs are under way at most."""
+    opened: list[ListeningClient] = []
+
+    @asynccontextmanager
+    async def open_client() -> AsyncIterator[ImagePipelineClient]:
+        async with ListeningClient(emulator.url, []) as client:
+            opened.append(client)
+            yield client
+
+    bought = buyer.buy(prompts_of(numbered_rows(20)), open_client=open_client, max_in_flight=3)
+
+    assert bought.outcomes == {"generated": 20}
+    assert opened[0].most_jobs == 3
+
+
+def test_a_storage_that_cannot_be_written_loses_nothing(
+    buyer: Buyer, emulator: EmulatorServer, tmp_path: Path
+) -> None:
+    """Where the bytes cannot be kept, buying stops, and the next run fetches what is paid for."""
+    (tmp_path / "occupied").write_text("a file where the folder should be")
+    prompts = prompts_of(numbered_rows(40))
+
+    stopped = buyer.buy(prompts, storage=LocalFolder(tmp_path / "occupied"))
+    paid = emulator.stats.posts_accepted
+    bought = buyer.buy(prompts)
+
+    assert isinstance(stopped.report.stopper, OSError)
+    assert stopped.outcomes == {"pending": 40}
+    assert 1 <= paid < 40
+    assert bought.outcomes == {"generated": 40}
+    assert bought.report.resumed == paid
+    assert set(times_accepted(bought.plan, emulator.stats).values()) == {1}
+    assert_bytes_are_the_vendors(bought, buyer.storage)
+
+
+def test_a_job_without_an_id_is_resumed_by_its_links(
+    buyer: Buyer, start_emulator: StartEmulator, tmp_path: Path
+) -> None:
+    """A vendor that answers at once names no job: its links are kept until the bytes are."""
+    vendor = start_emulator(answer_at_once=True)
+    buyer = dataclasses.replace(buyer, base_url=vendor.url)
+    (tmp_path / "occupied").write_text("a file where the folder should be")
+    prompts = prompts_of(numbered_rows(2))
+
+    buyer.buy(prompts, storage=LocalFolder(tmp_path / "occupied"))
+    bought = buyer.buy(prompts)
+
+    assert bought.outcomes == {"generated": 2}
+    assert vendor.stats.posts_accepted == 2
+    assert vendor.stats.status_requests == 0
+
+
+def test_a_job_without_id_and_links_is_resumed_as_filtered(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """Success without any link means that all was filtered, also for the process that resumes."""
+    prompts = prompts_of(numbered_rows(1))
+    [call] = buyer.plan(prompts)
+    ledger = Ledger(buyer.ledger_url)
+    owner = Owner("a host that is gone/1/abc")
+    with ledger.engine.begin() as connection:
+        record_claim(connection, claim_of(call), owner=owner, lease_until=in_seconds(-1), seen=0)
+        record_submitted(connection, call.request_key, owner=owner, job_id=None, links=())
+    ledger.close()
+
+    bought = buyer.buy(prompts)
+
+    assert bought.outcomes == {"vendor_filtered": 1}
+    assert emulator.stats.posts_received == emulator.stats.status_requests == 0
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_failure_is_worth_one_more_job_and_not_more(
+    at_once: bool,  # noqa: FBT001 - a test's parameter
+    buyer: Buyer,
+    start_emulator: StartEmulator,
+) -> None:
+    """A job that fails is bought once more, by this run or a later one, and then given up."""
+    vendor = start_emulator(answer_at_once=at_once, faults=(Fault(kind=FaultKind.JOB_FAILURE),))
+    buyer = dataclasses.replace(buyer, base_url=vendor.url)
+    prompts = prompts_of(numbered_rows(3))
+
+    bought = buyer.buy(prompts)
+    buyer.buy(prompts)
+
+    assert bought.outcomes == {"failed": 3}
+    assert set(times_accepted(bought.plan, vendor.stats).values()) == {2}
+    assert {entry.attempt for entry in bought.entries.values()} == {2}
+    assert {image.error for image in bought.images} == {"the worker ran out of memory"}
+    assert buyer.failures_counted() == 6
+
+
+@pytest.mark.parametrize(
+    ("signal", "outcomes"),
+    [
+        ("fewer_links", {"generated": 2, "vendor_filtered": 2}),
+        ("black", {"generated": 4}),
+        ("failure", {"generated": 2, "vendor_filtered": 2}),
+    ],
+)
+def test_a_filtered_picture_is_recorded_and_not_bought_again(
+    signal: str, outcomes: dict[str, int], buyer: Buyer, start_emulator: StartEmulator
+) -> None:
+    """However the safety checker shows itself, each sample has a row and no further job."""
+    vendor = start_emulator(filter_signal=signal)
+    buyer = dataclasses.replace(buyer, base_url=vendor.url, samples_per_call=2)
+    rows = numbered_rows(2, samples=2)
+    rows[0] = dataclasses.replace(rows[0], prompt="an nsfw boat")
+
+    bought = buyer.buy(prompts_of(rows))
+    again = buyer.buy(prompts_of(rows))
+
+    assert bought.outcomes == again.outcomes == outcomes
+    assert vendor.stats.posts_received == 2
+    assert {image.value_range == 0 for image in bought.images if image.prompt_id == "p0000"} == {
+        signal == "black"
+    }
+
+
+def test_a_job_that_the_api_lost_for_a_while_comes_home(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """Its request is unknown, a later run asks for the job once more, and nothing is paid again."""
+    forgetful = ForgetfulBuyer(
+        ledger_url=buyer.ledger_url, folder=buyer.folder, base_url=buyer.base_url
+    )
+    prompts = prompts_of(numbered_rows(2))
+    lost = forgetful.buy(prompts)
+    forgetful.asked.clear()
+    still_lost = forgetful.buy(prompts)
+    bought = buyer.buy(prompts)
+
+    assert lost.outcomes == still_lost.outcomes == {"unknown": 2}
+    assert all(image.is_open for image in still_lost.images)
+    assert len(forgetful.asked) == 2
+    assert {entry.state for entry in still_lost.entries.values()} == {State.UNKNOWN}
+    assert bought.outcomes == {"generated": 2}
+    assert emulator.stats.posts_received == 2
+    assert_bytes_are_the_vendors(bought, buyer.storage)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_account_that_cannot_pay_stops_the_purchase(
+    buyer: Buyer, start_emulator: StartEmulator, *, at_once: bool
+) -> None:
+    """A FAILURE for want of credits, of the POST or of its job, parks no request.
+
+    The run stops, and a later one buys all.
+    """
+    no_credits = Fault(kind=FaultKind.JOB_FAILURE, message="insufficient credits")
+    vendor = start_emulator(answer_at_once=at_once, faults=(no_credits,))
+    buyer = dataclasses.replace(buyer, base_url=vendor.url)
+    prompts = prompts_of(numbered_rows(30))
+
+    refused = buyer.buy(prompts)
+    sent = vendor.stats.posts_received
+    vendor.set_faults()
+    bought = buyer.buy(prompts)
+
+    assert isinstance(refused.report.stopper, CreditsExhausted)
+    assert sent <= QUICK.max_in_flight
+    assert refused.outcomes == {"pending": 30}
+    assert bought.outcomes == {"generated": 30}
+
+
+def test_no_index_is_guessed_where_links_are_missing(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """Of a call with fewer links than samples nobody knows which sample a picture is."""
+    emulator.set_faults(Fault(kind=FaultKind.FEWER_LINKS))
+    buyer = dataclasses.replace(buyer, samples_per_call=4)
+
+    bought = buyer.buy(prompts_of(numbered_rows(1, samples=4)))
+
+    assert bought.outcomes == {"generated": 3, "vendor_filtered": 1}
+    assert {image.sample_index for image in bought.images} == {None}
+    assert len({image.image_sha256 for image in bought.images}) == 4
+    assert_bytes_are_the_vendors(bought, buyer.storage)
+
+
+def test_expired_links_are_renewed_by_the_status(
+    buyer: Buyer, start_emulator: StartEmulator
+) -> None:
+    """Links that expired are asked for anew under the same job; nothing is paid again."""
+    vendor = start_emulator(latency_seconds=0.3, latency_spread=0)
+    buyer = dataclasses.replace(buyer, base_url=vendor.url)
+    prompts = prompts_of(numbered_rows(2))
+    buyer.buy(prompts, job_timeout_seconds=0.05)
+    vendor.set_faults(Fault(kind=FaultKind.EXPIRED_LINK, times=2))
+
+    bought = buyer.buy(prompts)
+
+    assert vendor.stats.faults["expired_link"] == 2
+    assert bought.outcomes == {"generated": 2}
+    assert vendor.stats.posts_received == 2
+
+
+def test_a_status_that_is_confused_for_a_while_does_not_make_a_picture_expire(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """Renewing a link meets a job that is pending again: the picture waits for the next run."""
+    prompts = prompts_of(numbered_rows(1))
+    heard: list[str] = []
+
+    @asynccontextmanager
+    async def open_client() -> AsyncIterator[ImagePipelineClient]:
+        class Confusing(ListeningClient):
+            async def download(self, link: str) -> bytes:
+                emulator.set_faults(
+                    Fault(kind=FaultKind.EXPIRED_LINK), Fault(kind=FaultKind.UNKNOWN_STATUS)
+                )
+                return await super().download(link)
+
+        async with Confusing(emulator.url, heard) as client:
+            yield client
+
+    confused = buyer.buy(prompts, open_client=open_client)
+    emulator.set_faults()
+    bought = buyer.buy(prompts)
+
+    assert confused.outcomes == {"pending": 1}
+    assert bought.outcomes == {"generated": 1}
+    assert emulator.stats.posts_received == 1
+
+
+def test_a_job_that_the_api_does_not_know_is_unknown(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """A submitted request whose job is not found is shown, and never sent again by itself."""
+    prompts = prompts_of(numbered_rows(1))
+    [call] = buyer.plan(prompts)
+    ledger = Ledger(buyer.ledger_url)
+    owner = Owner("a host that is gone/1/abc")
+    with ledger.engine.begin() as connection:
+        record_claim(connection, claim_of(call), owner=owner, lease_until=in_seconds(-1), seen=0)
+        record_submitted(connection, call.request_key, owner=owner, job_id="no-such-job", links=())
+    ledger.close()
+
+    bought = buyer.buy(prompts)
+    buyer.buy(prompts)
+
+    assert bought.outcomes == {"unknown": 1}
+    assert [entry.job_id for entry in bought.entries.values()] == ["no-such-job"]
+    assert emulator.stats.posts_received == 0
+
+
+def test_a_live_claim_of_another_process_is_waited_for(
+    ledger_url: str, buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """What a living process has claimed is not bought by another, which waits for its job."""
+    buyer = dataclasses.replace(buyer, ledger_url=ledger_url)
+    prompts = prompts_of(numbered_rows(2))
+    call = buyer.plan(prompts)[0]
+    other = Owner.this_process()
+    ledger = Ledger(buyer.ledger_url)
+    with ledger.engine.begin() as connection:
+        record_claim(connection, claim_of(call), owner=other, lease_until=in_seconds(60), seen=0)
+
+    def fail_later() -> None:
+        with ledger.engine.begin() as connection:
+            record_failed(
+                connection, call.request_key, Failure.INPUT_REFUSED, "too wide", owner=other
+            )
+
+    timer = threading.Timer(0.7, fail_later)
+    timer.start()
+    bought = buyer.buy(prompts)
+    timer.join()
+    ledger.close()
+
+    assert bought.outcomes == {"generated": 1, "failed": 1}
+    assert emulator.stats.posts_received == 1
+
+
+def test_an_expired_claim_without_an_answer_is_unknown(
+    ledger_url: str, buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """A claim whose lease ran out is not bought again: nobody knows what became of its POST."""
+    buyer = dataclasses.replace(buyer, ledger_url=ledger_url)
+    prompts = prompts_of(numbered_rows(2))
+    call = buyer.plan(prompts)[0]
+    ledger = Ledger(buyer.ledger_url)
+    with ledger.engine.begin() as connection:
+        record_claim(
+            connection,
+            claim_of(call),
+            owner=Owner("elsewhere/1/abc"),
+            lease_until=in_seconds(0.5),
+            seen=0,
+        )
+    ledger.close()
+
+    bought = buyer.buy(prompts)
+
+    assert bought.outcomes == {"generated": 1, "unknown": 1}
+    assert emulator.stats.posts_received == 1
+
+
+def test_progress_is_told_while_a_purchase_goes_on(
+    buyer: Buyer, start_emulator: StartEmulator
+) -> None:
+    """Every few seconds the caller hears how many images are done, of how many."""
+    vendor = start_emulator(latency_seconds=0.15)
+    buyer = dataclasses.replace(buyer, base_url=vendor.url)
+    prompts = prompts_of(numbered_rows(8))
+    told: list[PurchaseProgress] = []
+    ledger = Ledger(buyer.ledger_url)
+    Purchase(
+        plan=buyer.plan(prompts),
+        prompts=prompts,
+        dataset="images",
+        run_id="run",
+        ledger=ledger,
+        storage=buyer.storage,
+        open_client=buyer.client,
+        emulated=True,
+        allowance=Allowance(scope="images at emulator"),
+        settings=buyer.settings,
+        on_progress=told.append,
+    ).carry_out()
+    ledger.close()
+
+    assert told
+    assert {progress.total for progress in told} == {8}
+    assert [progress.done for progress in told] == sorted(progress.done for progress in told)
+    assert str(told[-1]).startswith(f"{told[-1].done}/8 images, ")
+
+
+def test_an_empty_plan_is_carried_out_without_a_word(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """A set whose every row is refused costs nothing, and each of its samples has a row."""
+    prompts = prompts_of(numbered_rows(2, guidance_scale=99.0))
+
+    bought = buyer.buy(prompts)
+
+    assert bought.outcomes == {"invalid": 2}
+    assert bought.report.posts == emulator.stats.posts_received == 0
+
+
+def test_a_ledger_that_fails_is_raised_and_does_not_hang(
+    buyer: Buyer, emulator: EmulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the ledger ends the run as the error that it is, once jobs under way ended."""
+
+    def broken(*_arguments: object, **_options: object) -> None:
+        raise ValueError("a step that cannot be written")
+
+    prompts = prompts_of(numbered_rows(40))
+    with monkeypatch.context() as patch:
+        patch.setattr(landing, "record_succeeded", broken)
+        with pytest.raises(ValueError, match="cannot be written"):
+            buyer.buy(prompts)
+    paid = emulator.stats.posts_accepted
+    bought = buyer.buy(prompts)
+
+    assert paid < 40
+    assert bought.outcomes == {"generated": 40}
+    assert_nothing_bought_twice(buyer, bought, emulator.stats)
+
+
+def test_the_key_is_in_no_row_of_the_ledger(buyer: Buyer, tmp_path: Path) -> None:
+    """Neither refusals nor successes leave the API key in the ledger or beside the images."""
+    prompts: list[Prompt] = prompts_of(numbered_rows(2))
+    dataclasses.replace(buyer, api_key="a-wrong-secret-key").buy(prompts)
+    buyer.buy(prompts)
+
+    for file in tmp_path.rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            assert API_KEY.encode() not in content
+            assert b"a-wrong-secret-key" not in content
+
+
+def test_no_download_carries_the_key(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """Image links are followed without the API key, retries included."""
+    emulator.set_faults(
+        Fault(kind=FaultKind.SERVER_ERROR, operation=Operation.DOWNLOAD, times=2),
+        Fault(kind=FaultKind.EXPIRED_LINK, times=1),
+    )
+
+    buyer.buy(prompts_of(numbered_rows(2)))
+
+    assert emulator.stats.downloads >= 5
+    assert emulator.stats.downloads_with_key == 0
+
+
+def test_requests_table_is_left_alone_by_a_run_with_nothing_to_do(buyer: Buyer) -> None:
+    """A second run does not even touch the rows of what is bought."""
+    prompts = prompts_of(numbered_rows(2))
+    buyer.buy(prompts)
+
+    def rows() -> list[tuple[object, ...]]:
+        ledger = Ledger(buyer.ledger_url)
+        try:
+            with ledger.reading() as connection:
+                return [tuple(row) for row in connection.execute(requests.select())]
+        finally:
+            ledger.close()
+
+    before = rows()
+    buyer.buy(prompts, run_id="later")
+
+    assert rows() == before

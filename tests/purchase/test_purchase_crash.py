@@ -1,0 +1,339 @@
+"""Purchases in real processes: killed at each step, interrupted, and two at a time.
+
+The emulator is a process of its own too, and its count of accepted requests is the proof.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from imagepipeline_dagster.emulator import EmulatorStats, Fault, FaultKind
+from imagepipeline_dagster.ledger.records import Failure, Outcome, State
+from tests.buying import (
+    API_KEY,
+    assert_bytes_are_the_vendors,
+    assert_each_sample_has_one_outcome,
+    times_accepted,
+)
+from tests.purchase.forking import INTERRUPTED, Order, Orders
+
+_REPOSITORY = Path(__file__).parents[2]
+_EMULATOR = """
+import sys
+from imagepipeline_dagster.emulator import EmulatorSettings, serve
+serve(
+    EmulatorSettings(api_key=sys.argv[1], latency_seconds=float(sys.argv[2])),
+    port=0,
+    on_ready=lambda url: print(url, flush=True),
+)
+"""
+
+
+class Vendor:
+    """An emulator in a process of its own."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    @property
+    def stats(self) -> EmulatorStats:
+        """What it was asked so far."""
+        answer = httpx.get(f"{self.url}/_emulator/stats", timeout=10)
+        return EmulatorStats.model_validate_json(answer.content)
+
+    def set_faults(self, *faults: Fault) -> None:
+        """Put these faults in force."""
+        body = {"faults": [fault.model_dump(mode="json") for fault in faults]}
+        httpx.put(f"{self.url}/_emulator/faults", json=body, timeout=10).raise_for_status()
+
+
+@contextlib.contextmanager
+def vendor_process(latency_seconds: float) -> Iterator[Vendor]:
+    """Run an emulator until the block ends."""
+    command = [sys.executable, "-c", _EMULATOR, API_KEY, str(latency_seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+        assert process.stdout is not None
+        try:
+            yield Vendor(process.stdout.readline().strip())
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def vendor() -> Iterator[Vendor]:
+    """A quick emulator in another process, shared: each test has prompts of its own."""
+    with vendor_process(0.03) as started:
+        yield started
+
+
+class Workers:
+    """Purchases in processes of their own; see `forking`."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def start(self, *orders: Order) -> list[int]:
+        """Start the purchases and return their process ids."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(Orders(orders=list(orders)).model_dump_json() + "\n")
+        self._process.stdin.flush()
+        return self._line()
+
+    def wait(self) -> list[int]:
+        """Wait until all have ended, and return their exit codes; -9 is SIGKILL."""
+        return self._line()
+
+    def run(self, *orders: Order) -> list[int]:
+        """Carry the purchases out at the same time and return their exit codes."""
+        self.start(*orders)
+        return self.wait()
+
+    def _line(self) -> list[int]:
+        assert self._process.stdout is not None
+        numbers: list[int] = json.loads(self._process.stdout.readline())
+        return numbers
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    """A process that forks purchases."""
+    command = [sys.executable, "-m", "tests.purchase.forking"]
+    with subprocess.Popen(  # noqa: S603 - this very interpreter
+        command, cwd=_REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield Workers(process)
+        finally:
+            process.kill()
+
+
+MakeOrder = Callable[..., Order]
+
+
+@pytest.fixture
+def make_order(tmp_path: Path) -> MakeOrder:
+    """Return orders of three calls, with names that no other test uses."""
+    name = f"set-{uuid.uuid4().hex[:8]}"
+
+    def make(vendor: Vendor, **values: object) -> Order:
+        usual = {
+            "ledger_url": f"sqlite:///{tmp_path / 'ledger.db'}",
+            "folder": tmp_path / "data",
+            "base_url": vendor.url,
+            "prompt_set": name,
+            "calls": 3,
+        }
+        return Order.model_validate({**usual, **values})
+
+    return make
+
+
+LEDGER_STEPS = ("claim", "submitted", "stored", "succeeded")
+POINTS = [
+    *(f"{step}:{moment}" for step in LEDGER_STEPS for moment in ("before", "uncommitted")),
+    *(f"{step}:committed" for step in LEDGER_STEPS),
+    *(f"{step}:{moment}" for step in ("submit", "status") for moment in ("before", "after")),
+    *(f"{step}:{moment}" for step in ("download", "images") for moment in ("before", "after")),
+    *(f"thumbnails:{moment}" for moment in ("before", "after")),
+    *(f"release:{moment}" for moment in ("before", "uncommitted", "committed")),
+]
+CLAIM_WINDOW = (
+    "claim:committed",
+    "submit:before",
+    "submit:after",
+    "submitted:before",
+    "submitted:uncommitted",
+)
+"""Where a claim is durable and its answer is not: nobody can tell afterwards what was bought."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", POINTS)
+def test_a_process_killed_at_any_step_buys_nothing_twice(
+    point: str, vendor: Vendor, workers: Workers, make_order: MakeOrder
+) -> None:
+    """After SIGKILL at a step, the next run buys just the rest; the claim's window is unknown."""
+    occurrence = 1 if point.startswith("release") else 2
+    # Of two samples a call: the first is recorded by itself, the last with the job's end.
+    order = make_order(vendor, samples_per_call=2, dies_at=f"{point}:{occurrence}")
+    buyer, prompts = order.buyer(), order.prompts()
+
+    assert workers.run(order) == [-signal.SIGKILL]
+    left = buyer.entries(buyer.plan(prompts))
+    bought = buyer.buy(prompts, run_id="after")
+    again = buyer.buy(prompts, run_id="again")
+
+    in_window = {key for key, entry in left.items() if entry.state is State.CLAIMED}
+    accepted = times_accepted(bought.plan, vendor.stats)
+    assert in_window or point not in CLAIM_WINDOW
+    for image in bought.images:
+        assert image.request_key is not None
+        lost = image.request_key in in_window
+        assert image.outcome == (Outcome.UNKNOWN if lost else Outcome.GENERATED)
+        assert accepted[image.request_key] <= 1
+        assert lost or accepted[image.request_key] == 1
+    assert again.outcomes == bought.outcomes
+    assert times_accepted(bought.plan, vendor.stats) == accepted
+    assert_each_sample_has_one_outcome(prompts, bought)
+    assert_bytes_are_the_vendors(bought, buyer.storage)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "point", ["failed:before", "failed:uncommitted", "record_failure:committed"]
+)
+def test_a_process_killed_at_a_failure_buys_one_more_job_and_not_two(
+    point: str, vendor: Vendor, workers: Workers, make_order: MakeOrder
+) -> None:
+    """The failure of a paid job is counted once, wherever the process dies around noting it."""
+    order = make_order(vendor, calls=1, dies_at=f"{point}:1")
+    buyer, prompts = order.buyer(), order.prompts()
+    vendor.set_faults(Fault(kind=FaultKind.JOB_FAILURE, times=1))
+
+    assert workers.run(order) == [-signal.SIGKILL]
+    bought = buyer.buy(prompts, run_id="after")
+
+    assert bought.outcomes == {"generated": 1}
+    assert list(times_accepted(bought.plan, vendor.stats).values()) == [2]
+    assert [entry.attempt for entry in bought.entries.values()] == [2]
+    assert buyer.failures_counted() == 1
+
+
+@pytest.mark.slow
+def test_a_busy_process_killed_again_and_again_buys_nothing_twice(
+    vendor: Vendor, workers: Workers, make_order: MakeOrder
+) -> None:
+    """Deaths at random points of a purchase with many jobs in flight add up to no second purchase.
+
+    Each run comes further than the one before, and what ends unknown was claimed when a run died.
+    """
+    # A death takes six claims with it at most, so there is work left for the last of the four.
+    calls = 64
+    order = make_order(vendor, calls=calls)
+    buyer, prompts = order.buyer(), order.prompts()
+    claimed: set[str] = set()
+    for point in ("stored:before:3", "submitted:committed:4", "images:after:5", "status:after:2"):
+        order = make_order(vendor, calls=calls, max_in_flight=6, dies_at=point)
+        assert workers.run(order) == [-signal.SIGKILL]
+        left = buyer.entries(buyer.plan(prompts))
+        claimed |= {key for key, entry in left.items() if entry.state is State.CLAIMED}
+    bought = buyer.buy(prompts, run_id="after")
+
+    lost = {image.request_key for image in bought.images if image.outcome == Outcome.UNKNOWN}
+    assert lost <= claimed
+    assert bought.outcomes["generated"] == calls - len(lost)
+    assert max(times_accepted(bought.plan, vendor.stats).values()) == 1
+    assert_each_sample_has_one_outcome(prompts, bought)
+    assert_bytes_are_the_vendors(bought, buyer.storage)
+
+
+def test_two_processes_on_one_set_buy_each_call_once(
+    ledger_url: str, vendor: Vendor, workers: Workers, make_order: MakeOrder
+) -> None:
+    """Two runs of one set at once, on either database, send as many POSTs as the plan has calls."""
+    order = make_order(vendor, ledger_url=ledger_url, calls=16, max_in_flight=4)
+    posts = vendor.stats.posts_received
+
+    assert workers.run(order, order) == [0, 0]
+    now = vendor.stats.posts_received
+    bought = order.buyer().buy(order.prompts(), run_id="after")
+
+    assert now - posts == 16
+    assert vendor.stats.posts_received == now
+    assert set(times_accepted(bought.plan, vendor.stats).values()) == {1}
+    assert bought.outcomes == {"generated": 16}
+    assert_bytes_are_the_vendors(bought, order.buyer().storage)
+
+
+def test_two_processes_share_the_failures_of_one_set(
+    ledger_url: str, vendor: Vendor, workers: Workers, make_order: MakeOrder
+) -> None:
+    """Two runs of a set whose jobs all fail pay for the permitted jobs of each call, together."""
+    order = make_order(vendor, ledger_url=ledger_url, calls=6, max_in_flight=3)
+    vendor.set_faults(Fault(kind=FaultKind.JOB_FAILURE))
+
+    codes = workers.run(order, order)
+    vendor.set_faults()
+    bought = order.buyer().buy(order.prompts(), run_id="after")
+
+    assert codes == [0, 0]
+    assert set(times_accepted(bought.plan, vendor.stats).values()) == {2}
+    assert bought.outcomes == {"failed": 6}
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for something, ten seconds at most."""
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_purchase_ends_soon_and_keeps_every_job(
+    number: signal.Signals, workers: Workers, make_order: MakeOrder
+) -> None:
+    """An interruption stops the sending, keeps every job's id and is over within ten seconds."""
+    with vendor_process(0.5) as vendor:
+        order = make_order(vendor, calls=40, max_in_flight=4)
+        buyer, prompts = order.buyer(), order.prompts()
+        [pid] = workers.start(order)
+        until(lambda: vendor.stats.posts_accepted >= 6)
+
+        started = time.monotonic()
+        os.kill(pid, number)
+        codes = workers.wait()
+        seconds = time.monotonic() - started
+
+        posts = vendor.stats.posts_accepted
+        left = buyer.entries(buyer.plan(prompts))
+        bought = buyer.buy(prompts, run_id="after", max_in_flight=32)
+        stats = vendor.stats
+    assert codes == [INTERRUPTED]
+    assert seconds < 10
+    assert posts < 40
+    assert not [entry for entry in left.values() if entry.state is State.CLAIMED]
+    with_id = [entry for entry in left.values() if entry.job_id]
+    assert len(with_id) == posts
+    assert bought.outcomes == {"generated": 40}
+    assert stats.posts_accepted == 40
+    assert stats.bought_twice == ()
+
+
+def test_an_interruption_while_throttled_leaves_nothing_unknown(
+    workers: Workers, make_order: MakeOrder
+) -> None:
+    """A POST that waits for its turn is not sent any more, and is known not to have been."""
+    with vendor_process(0.1) as vendor:
+        vendor.set_faults(Fault(kind=FaultKind.RATE_LIMITED, retry_after_seconds=60))
+        order = make_order(vendor, calls=4, max_in_flight=4)
+        buyer, prompts = order.buyer(), order.prompts()
+        [pid] = workers.start(order)
+        until(lambda: vendor.stats.posts_received >= 1)
+
+        started = time.monotonic()
+        os.kill(pid, signal.SIGINT)
+        codes = workers.wait()
+        seconds = time.monotonic() - started
+
+        left = buyer.entries(buyer.plan(prompts))
+        vendor.set_faults()
+        bought = buyer.buy(prompts, run_id="after")
+        stats = vendor.stats
+    assert codes == [INTERRUPTED]
+    assert seconds < 10
+    assert {entry.failure for entry in left.values()} == {Failure.NOT_SENT}
+    assert bought.outcomes == {"generated": 4}
+    assert stats.posts_accepted == 4

@@ -1,0 +1,233 @@
+"""Every fault of the emulator, alone and mixed, and what the purchase makes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import pytest
+
+from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation
+from imagepipeline_dagster.ledger.records import MAX_JOBS_PER_REQUEST
+from imagepipeline_dagster.planning.prompts import Prompt
+from tests.buying import (
+    Bought,
+    Buyer,
+    assert_bytes_are_the_vendors,
+    assert_each_sample_has_one_outcome,
+    assert_nothing_bought_twice,
+    numbered_rows,
+    prompts_of,
+    times_accepted,
+)
+from tests.conftest import StartEmulator
+
+# Each is quick; all together they take a while.
+pytestmark = pytest.mark.slow
+
+SUBMIT, STATUS, DOWNLOAD = Operation.SUBMIT, Operation.STATUS, Operation.DOWNLOAD
+
+PASSING: dict[str, tuple[Fault, dict[str, int]]] = {
+    "submit throttled": (
+        Fault(kind=FaultKind.RATE_LIMITED, times=2, retry_after_seconds=0),
+        {"generated": 6},
+    ),
+    "submit refused for now": (
+        Fault(kind=FaultKind.SERVER_ERROR, times=2, status=503),
+        {"generated": 6},
+    ),
+    "submit broken": (
+        Fault(kind=FaultKind.SERVER_ERROR, times=1, status=500),
+        {"generated": 4, "unknown": 2},
+    ),
+    "submit broken after accepting": (
+        Fault(kind=FaultKind.SERVER_ERROR, times=1, status=502, after_accepting=True),
+        {"generated": 4, "unknown": 2},
+    ),
+    "submit answer dropped": (
+        Fault(kind=FaultKind.DROPPED_ANSWER, times=1),
+        {"generated": 4, "unknown": 2},
+    ),
+    "submit answered by a page": (
+        Fault(kind=FaultKind.HTML_PAGE, times=1, after_accepting=True),
+        {"generated": 4, "unknown": 2},
+    ),
+    "job fails once": (Fault(kind=FaultKind.JOB_FAILURE, times=1), {"generated": 6}),
+    "job refused as unsafe": (
+        Fault(kind=FaultKind.JOB_FAILURE, times=1, message="NSFW content detected"),
+        {"generated": 4, "vendor_filtered": 2},
+    ),
+    "fewer links": (
+        Fault(kind=FaultKind.FEWER_LINKS, times=1),
+        {"generated": 5, "vendor_filtered": 1},
+    ),
+    "no links": (
+        Fault(kind=FaultKind.FEWER_LINKS, times=1, missing=2),
+        {"generated": 4, "vendor_filtered": 2},
+    ),
+    "black": (Fault(kind=FaultKind.BLACK_IMAGE, times=1), {"generated": 6}),
+    "status throttled": (
+        Fault(kind=FaultKind.RATE_LIMITED, operation=STATUS, times=3, retry_after_seconds=0),
+        {"generated": 6},
+    ),
+    "status broken": (
+        Fault(kind=FaultKind.SERVER_ERROR, operation=STATUS, times=3, status=500),
+        {"generated": 6},
+    ),
+    "status dropped": (
+        Fault(kind=FaultKind.DROPPED_ANSWER, operation=STATUS, times=3),
+        {"generated": 6},
+    ),
+    "status is a page": (
+        Fault(kind=FaultKind.HTML_PAGE, operation=STATUS, times=3),
+        {"generated": 6},
+    ),
+    "status word unknown": (Fault(kind=FaultKind.UNKNOWN_STATUS, times=3), {"generated": 6}),
+    "download throttled": (
+        Fault(kind=FaultKind.RATE_LIMITED, operation=DOWNLOAD, times=2, retry_after_seconds=0),
+        {"generated": 6},
+    ),
+    "download broken": (
+        Fault(kind=FaultKind.SERVER_ERROR, operation=DOWNLOAD, times=2),
+        {"generated": 6},
+    ),
+    "download dropped": (
+        Fault(kind=FaultKind.DROPPED_ANSWER, operation=DOWNLOAD, times=2),
+        {"generated": 6},
+    ),
+    "download is a page": (
+        Fault(kind=FaultKind.HTML_PAGE, operation=DOWNLOAD, times=1),
+        {"generated": 6},
+    ),
+    "link expired": (Fault(kind=FaultKind.EXPIRED_LINK, times=2), {"generated": 6}),
+    "truncated once": (Fault(kind=FaultKind.TRUNCATED_BYTES, times=1), {"generated": 6}),
+    "corrupt once": (Fault(kind=FaultKind.CORRUPT_BYTES, times=1), {"generated": 6}),
+}
+
+LASTING: dict[str, tuple[Fault, dict[str, int]]] = {
+    "job fails for good": (Fault(kind=FaultKind.JOB_FAILURE), {"failed": 6}),
+    "answers never come": (Fault(kind=FaultKind.DROPPED_ANSWER), {"unknown": 6}),
+    "links are dead": (Fault(kind=FaultKind.EXPIRED_LINK), {"expired": 6}),
+    "always truncated": (Fault(kind=FaultKind.TRUNCATED_BYTES), {"undecodable": 6}),
+    "always corrupt": (Fault(kind=FaultKind.CORRUPT_BYTES), {"undecodable": 6}),
+    "always a page": (
+        Fault(kind=FaultKind.HTML_PAGE, operation=DOWNLOAD),
+        {"undecodable": 6},
+    ),
+    "always black": (Fault(kind=FaultKind.BLACK_IMAGE), {"generated": 6}),
+}
+
+
+def three_calls_of_two() -> list[Prompt]:
+    """Return three prompts of two samples each, which two-sample calls buy."""
+    return prompts_of(numbered_rows(3, samples=2))
+
+
+def bought_in_pairs(buyer: Buyer) -> Buyer:
+    """Return the buyer with two samples a call."""
+    return dataclasses.replace(buyer, samples_per_call=2)
+
+
+def buy_until_settled(buyer: Buyer, prompts: list[Prompt], *, runs: int = 6) -> Bought:
+    """Buy again and again, as a schedule would, until nothing changes that a run may better."""
+    bought = buyer.buy(prompts)
+    for _ in range(runs):
+        if not any(image.is_open for image in bought.images):
+            break
+        bought = buyer.buy(prompts)
+    return bought
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_a_passing_fault_leaves_every_sample_with_its_outcome(
+    name: str, buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """A fault that passes costs no picture that can be had, and no second purchase."""
+    fault, outcomes = PASSING[name]
+    emulator.set_faults(fault)
+    buyer, prompts = bought_in_pairs(buyer), three_calls_of_two()
+
+    bought = buy_until_settled(buyer, prompts)
+
+    assert emulator.stats.faults[fault.kind] >= 1
+    assert bought.outcomes == outcomes
+    assert_each_sample_has_one_outcome(prompts, bought)
+    assert_bytes_are_the_vendors(bought, buyer.storage, black_too=name == "black")
+    assert_nothing_bought_twice(buyer, bought, emulator.stats)
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_a_lasting_fault_ends_in_its_outcome_and_is_not_paid_for_again(
+    name: str, buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """What cannot be had ends in an outcome that says so, and later runs leave it at that."""
+    fault, outcomes = LASTING[name]
+    emulator.set_faults(fault)
+    buyer, prompts = bought_in_pairs(buyer), three_calls_of_two()
+
+    bought = buy_until_settled(buyer, prompts, runs=2)
+    posts = emulator.stats.posts_received
+    emulator.set_faults()
+    later = buyer.buy(prompts)
+
+    assert bought.outcomes == later.outcomes == outcomes
+    assert emulator.stats.posts_received == posts
+    assert_each_sample_has_one_outcome(prompts, later)
+    assert_bytes_are_the_vendors(later, buyer.storage, black_too=name == "always black")
+    assert_nothing_bought_twice(buyer, later, emulator.stats)
+
+
+def random_fault(chance: random.Random) -> Fault:
+    """Return a fault that strikes now and then, wherever its kind can."""
+    place = {
+        FaultKind.RATE_LIMITED: chance.choice(list(Operation)),
+        FaultKind.SERVER_ERROR: chance.choice(list(Operation)),
+        FaultKind.DROPPED_ANSWER: chance.choice(list(Operation)),
+        FaultKind.HTML_PAGE: chance.choice(list(Operation)),
+    }
+    kind = chance.choice(list(FaultKind))
+    hides_acceptance = kind in (FaultKind.SERVER_ERROR, FaultKind.HTML_PAGE)
+    after_accepting = hides_acceptance and chance.random() < 0.5
+    return Fault(
+        kind=kind,
+        operation=place.get(kind),
+        times=chance.randint(1, 8),
+        probability=chance.choice([0.2, 0.5, 1.0]),
+        retry_after_seconds=0,
+        # A 503 promises that nothing was accepted; only the others may lie.
+        status=chance.choice([500, 502, 504] if after_accepting else [500, 502, 503, 504]),
+        after_accepting=after_accepting,
+        missing=chance.randint(1, 3),
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_mixture_of_faults_loses_nothing_and_buys_nothing_twice(
+    seed: int, start_emulator: StartEmulator, buyer: Buyer
+) -> None:
+    """After enough runs every sample has one outcome, whatever went wrong on the way."""
+    chance = random.Random(seed)  # noqa: S311 - a test that can be repeated
+    faults = tuple(random_fault(chance) for _ in range(chance.randint(2, 6)))
+    vendor = start_emulator(faults=faults, seed=seed, answer_at_once=seed % 4 == 3)
+    buyer = dataclasses.replace(buyer, base_url=vendor.url, samples_per_call=3)
+    prompts = prompts_of(
+        [
+            *numbered_rows(4, samples=3),
+            *(dataclasses.replace(row, prompt_id=f"q{row.prompt_id}") for row in numbered_rows(3)),
+        ]
+    )
+
+    buy_until_settled(buyer, prompts, runs=4)
+    vendor.set_faults()
+    bought = buyer.buy(prompts)
+    posts = vendor.stats.posts_received
+    again = buyer.buy(prompts)
+
+    assert vendor.stats.posts_received == posts
+    assert again.outcomes == bought.outcomes
+    assert_each_sample_has_one_outcome(prompts, bought)
+    assert_bytes_are_the_vendors(bought, buyer.storage, black_too=True)
+    assert_nothing_bought_twice(buyer, bought, vendor.stats)
+    assert vendor.stats.downloads_with_key == 0
+    for key, count in times_accepted(bought.plan, vendor.stats).items():
+        assert count <= max(bought.entries[key].attempt, 1) <= MAX_JOBS_PER_REQUEST

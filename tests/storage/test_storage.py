@@ -1,0 +1,569 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from dagster_aws.s3 import S3Resource
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from imagepipeline_dagster.storage.bucket import S3Bucket
+from imagepipeline_dagster.storage.contract import (
+    ObjectExists,
+    ObjectMissing,
+    Storage,
+    StorageUnavailable,
+    image_path,
+    thumbnail_path,
+)
+from imagepipeline_dagster.storage.folder import LocalFolder
+from imagepipeline_dagster.storage.opening import open_storage
+
+pytest_plugins = ["tests.s3"]
+
+HOSTILE_PATHS = [
+    "",
+    "/",
+    "/etc/passwd",
+    "..",
+    "../x",
+    "a/../../x",
+    "a/..",
+    ".",
+    "a/./b",
+    "a//b",
+    "a/",
+    "a\\..\\b",
+    "a\x00b",
+    "a\nb",
+    "\udc80",
+    ".tmp-x",
+    "a/.tmp-x/b",
+]
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """Return an empty storage of each kind."""
+    if request.param == "folder":
+        return open_storage(str(tmp_path / "data"))
+    return open_storage(f"s3://{request.getfixturevalue('s3_bucket')}/some/prefix")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> LocalFolder:
+    """Return an empty local storage."""
+    return LocalFolder(tmp_path / "data")
+
+
+def test_write_then_read_gives_the_bytes_back(storage: Storage) -> None:
+    """Bytes come back as they went in, also none at all, and the URI is the object's."""
+    uri = storage.write("a/b c%.bin", b"\x00\xff")
+
+    assert uri == storage.uri_of("a/b c%.bin")
+    assert uri.startswith(storage.uri + "/")
+    assert storage.read("a/b c%.bin") == b"\x00\xff"
+    storage.write("empty", b"")
+    assert storage.read("empty") == b""
+
+
+def test_write_replaces(storage: Storage) -> None:
+    """A second write takes the place of the first."""
+    storage.write("a", b"first")
+    storage.write("a", b"second")
+
+    assert storage.read("a") == b"second"
+
+
+def test_write_once_leaves_what_is_there(storage: Storage) -> None:
+    """An object that exists is not written again."""
+    uri = storage.write_once("a/b", b"first")
+
+    assert storage.write_once("a/b", b"second") == uri
+    assert storage.read("a/b") == b"first"
+
+
+def test_create_refuses_a_taken_path(storage: Storage) -> None:
+    """Creating an object that exists raises an error that names it, and changes nothing."""
+    uri = storage.create("v1/card.md", b"first")
+
+    with pytest.raises(ObjectExists, match=r"v1/card\.md exists already"):
+        storage.create("v1/card.md", b"second")
+    assert storage.read("v1/card.md") == b"first"
+    assert uri == storage.uri_of("v1/card.md")
+
+
+def test_upload_moves_a_local_file(storage: Storage, tmp_path: Path) -> None:
+    """A finished file arrives whole, in place of what was there, and is gone from where it was."""
+    data = os.urandom(100_000)
+    shard = tmp_path / "shard.parquet"
+    shard.write_bytes(data)
+    storage.write("v1/shard.parquet", b"former")
+
+    assert storage.upload("v1/shard.parquet", shard) == storage.uri_of("v1/shard.parquet")
+    assert storage.read("v1/shard.parquet") == data
+    assert not shard.exists()
+
+
+def test_upload_of_a_large_file_arrives_whole(storage: Storage, tmp_path: Path) -> None:
+    """A file larger than one part of a multipart upload arrives whole."""
+    data = os.urandom(1 << 20) * 18
+    shard = tmp_path / "shard"
+    shard.write_bytes(data)
+
+    storage.upload("shard", shard)
+
+    assert hashlib.sha256(storage.read("shard")).digest() == hashlib.sha256(data).digest()
+
+
+def test_upload_of_no_file_raises(storage: Storage, tmp_path: Path) -> None:
+    """A file that is not there is an error, and leaves the former object."""
+    storage.write("a", b"former")
+
+    with pytest.raises(FileNotFoundError):
+        storage.upload("a", tmp_path / "absent")
+    assert storage.read("a") == b"former"
+
+
+def test_a_missing_object_is_named(storage: Storage) -> None:
+    """Reading what is not there raises an error with the object's URI; a folder is no object."""
+    storage.write("a/b", b"")
+
+    for path in ("absent", "a", "a/b/c"):
+        with pytest.raises(ObjectMissing) as raised:
+            storage.read(path)
+        assert storage.uri_of(path) in str(raised.value)
+        assert not storage.exists(path)
+    assert storage.exists("a/b")
+
+
+def test_delete_is_content_with_nothing(storage: Storage) -> None:
+    """Deleting removes the object, and is no error where there is none."""
+    storage.write("a/b", b"1")
+
+    for path in ("a/b", "a/b", "a", "absent"):
+        storage.delete(path)
+    assert not storage.exists("a/b")
+
+
+def test_list_is_sorted_and_stays_below_the_folder(storage: Storage) -> None:
+    """A folder's listing holds all paths below it and nothing of its namesakes."""
+    paths = ["a/b/c", "a/b.txt", "a/b/a", "a0", "a/é", "a/b0/x", "ab/c", "a/B"]
+    for path in paths:
+        storage.write(path, b"")
+
+    assert list(storage.list("a")) == sorted(path for path in paths if path.startswith("a/"))
+    assert list(storage.list("")) == sorted(paths)
+    assert list(storage.list("a/b")) == ["a/b/a", "a/b/c"]
+    assert list(storage.list("absent")) == []
+    assert list(storage.list("a0")) == []
+
+
+def test_a_path_that_could_leave_is_refused(storage: Storage, tmp_path: Path) -> None:
+    """Every method refuses a path that is not plain, before anything is touched."""
+    file = tmp_path / "file"
+    file.write_bytes(b"")
+
+    for path in HOSTILE_PATHS:
+        attempts: list[Callable[[], object]] = [
+            partial(storage.write, path, b""),
+            partial(storage.write_once, path, b""),
+            partial(storage.create, path, b""),
+            partial(storage.upload, path, file),
+            partial(storage.read, path),
+            partial(storage.exists, path),
+            partial(storage.delete, path),
+            partial(storage.uri_of, path),
+            partial(storage.list, path or "/"),
+        ]
+        for attempt in attempts:
+            with pytest.raises(ValueError, match=r"relative path|reserved|surrogates"):
+                attempt()
+    assert list(storage.list("")) == []
+    assert file.exists()
+
+
+def test_many_writers_of_one_object_leave_it_whole(storage: Storage) -> None:
+    """Sixteen threads that store the same content at once leave one object, intact."""
+    data = os.urandom(300_000)
+    together = threading.Barrier(16)
+
+    def store() -> str:
+        together.wait()
+        return storage.write_once("images/ab/abc.png", data)
+
+    with ThreadPoolExecutor(16) as threads:
+        uris = {future.result() for future in [threads.submit(store) for _ in range(16)]}
+
+    assert uris == {storage.uri_of("images/ab/abc.png")}
+    assert list(storage.list("")) == ["images/ab/abc.png"]
+    assert storage.read("images/ab/abc.png") == data
+
+
+def test_of_many_creators_one_wins(storage: Storage) -> None:
+    """Of sixteen threads that create the same path at once, one succeeds and its bytes stay."""
+    together = threading.Barrier(16)
+
+    def create(writer: int) -> bytes | None:
+        data = bytes([writer]) * 1000
+        together.wait()
+        try:
+            storage.create("v1/manifest.json", data)
+        except ObjectExists:
+            return None
+        return data
+
+    with ThreadPoolExecutor(16) as threads:
+        winners = [data for data in threads.map(create, range(16)) if data]
+
+    assert winners == [storage.read("v1/manifest.json")]
+
+
+def test_many_threads_share_one_storage(storage: Storage) -> None:
+    """Sixteen threads write and read their own objects without disturbing each other."""
+
+    def round_trip(number: int) -> bool:
+        data = str(number).encode() * 1000
+        storage.write(f"{number % 4}/{number}", data)
+        return storage.read(f"{number % 4}/{number}") == data
+
+    with ThreadPoolExecutor(16) as threads:
+        assert all(threads.map(round_trip, range(64)))
+    assert len(list(storage.list(""))) == 64
+
+
+# The local folder
+
+
+def _tree(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace", "link"])
+def test_a_failed_write_leaves_the_former_content(
+    folder: LocalFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """A write that fails at any step leaves the former object, the source file and no litter."""
+    folder.write("a/b", b"former")
+    source = tmp_path / "source"
+    source.write_bytes(b"new")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, failing, fail)
+        if failing == "link":
+            with pytest.raises(OSError, match="No space left"):
+                folder.create("a/c", b"new")
+        else:
+            with pytest.raises(OSError, match="No space left"):
+                folder.write("a/b", b"new")
+            with pytest.raises(OSError, match="No space left"):
+                folder.upload("a/b", source)
+
+    assert folder.read("a/b") == b"former"
+    assert _tree(tmp_path) == {"data/a/b", "source"}
+
+
+def test_bytes_and_names_are_synced(folder: LocalFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file and each folder that got a name are synced to the disk."""
+    synced: list[str] = []
+    real_fsync = os.fsync
+
+    def record(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        real_fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    folder.write("a/b", b"bytes")
+
+    root = folder.uri.removeprefix("file://")
+    assert synced[:2] == [str(Path(root).parent), root]
+    assert synced[2].startswith(f"{root}/a/.tmp-")
+    assert synced[3:] == [f"{root}/a"]
+
+
+def test_upload_copies_where_linking_is_impossible(
+    folder: LocalFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file on another file system is copied, then removed."""
+    source = tmp_path / "source"
+    source.write_bytes(b"bytes")
+
+    def cross_device(*_: object, **__: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", cross_device)
+    folder.upload("a", source)
+
+    assert folder.read("a") == b"bytes"
+    assert not source.exists()
+
+
+def test_a_reader_never_sees_a_part(folder: LocalFolder) -> None:
+    """While an object is replaced over and over, every read gives one whole version."""
+    versions = [bytes([number]) * 200_000 for number in range(4)]
+    folder.write("a", versions[0])
+    done = threading.Event()
+
+    def replace() -> None:
+        for number in range(40):
+            folder.write("a", versions[number % 4])
+        done.set()
+
+    with ThreadPoolExecutor(1) as threads:
+        writer = threads.submit(replace)
+        while not done.is_set() and not writer.done():
+            assert folder.read("a") in versions
+        writer.result()
+
+
+def test_temporary_files_are_never_listed(folder: LocalFolder, tmp_path: Path) -> None:
+    """What a killed writer left behind is not an object."""
+    folder.write("a/b", b"")
+    (tmp_path / "data/a/.tmp-0123456789abcdef").write_bytes(b"half")
+
+    assert list(folder.list("")) == ["a/b"]
+
+
+def test_symbolic_links_do_not_lead_out(folder: LocalFolder, tmp_path: Path) -> None:
+    """A link inside the folder that points out of it is neither followed nor listed."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"secret")
+    folder.write("a/b", b"")
+    (tmp_path / "data/a/way-out").symlink_to(outside)
+    (tmp_path / "data/a/secret").symlink_to(outside / "secret")
+
+    for path in ("a/way-out/secret", "a/way-out/new", "a/secret"):
+        with pytest.raises(ValueError, match="symbolic link"):
+            folder.read(path)
+        with pytest.raises(ValueError, match="symbolic link"):
+            folder.write(path, b"overwritten")
+    assert list(folder.list("")) == ["a/b"]
+    assert _tree(outside) == {"secret"}
+    assert (outside / "secret").read_bytes() == b"secret"
+
+
+@settings(
+    deadline=None,
+    max_examples=200,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    path=st.text(max_size=40)
+    | st.lists(st.sampled_from(["..", ".", "", "a", "~", "%2e%2e", "\\", " "]), max_size=6).map(
+        "/".join
+    )
+)
+@example(path="~/x")
+@example(path="%2e%2e/x")
+@example(path="C:/x")
+def test_no_path_makes_a_file_outside(folder: LocalFolder, tmp_path: Path, path: str) -> None:
+    """Whatever the path, a file is made inside the folder or a ValueError raised."""
+    try:
+        folder.write(path, b"x")
+    except ValueError:
+        pass
+    except OSError as error:  # a name too long, or a folder where a file would go
+        assert error.errno in {20, 21, 36}  # noqa: PT017
+    else:
+        assert folder.read(path) == b"x"
+        assert path in set(folder.list(""))
+        folder.delete(path)
+    assert all(name.startswith("data/") for name in _tree(tmp_path))
+
+
+# The bucket
+
+
+def test_content_types_follow_the_extension(s3_bucket: str, tmp_path: Path) -> None:
+    """Objects say what they are, so that a browser shows them."""
+    storage = open_storage(f"s3://{s3_bucket}/p")
+    shard = tmp_path / "shard"
+    shard.write_bytes(b"")
+    storage.write("a.png", b"")
+    storage.create("README.md", b"")
+    storage.upload("b.parquet", shard)
+    storage.write("unknown", b"")
+
+    client = boto3.client("s3")
+    types = {
+        path: client.head_object(Bucket=s3_bucket, Key=f"p/{path}")["ContentType"]
+        for path in storage.list("")
+    }
+    assert types == {
+        "README.md": "text/markdown; charset=utf-8",
+        "a.png": "image/png",
+        "b.parquet": "application/vnd.apache.parquet",
+        "unknown": "application/octet-stream",
+    }
+
+
+def test_a_listing_has_every_page(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing of several pages is complete, and a console's folder marker is no object."""
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "10")
+    storage = open_storage(f"s3://{s3_bucket}")
+    boto3.client("s3").put_object(Bucket=s3_bucket, Key="many/", Body=b"")
+    paths = [f"many/{number:02}" for number in range(33)]
+    for path in paths:
+        storage.write(path, b"")
+
+    assert list(storage.list("many")) == list(storage.list("")) == paths
+
+
+class CountingS3(S3Resource):
+    """Counts how often a client is made."""
+
+    _made: list[int] = []  # noqa: RUF012 - pydantic copies it for each instance
+
+    def get_client(self) -> Any:  # noqa: ANN401 - the resource's own type
+        """Return a new client."""
+        self._made.append(1)
+        return super().get_client()
+
+
+def test_one_client_serves_all_threads(s3_bucket: str) -> None:
+    """The client is made at the first use, once."""
+    s3 = CountingS3()
+    storage = open_storage(f"s3://{s3_bucket}", s3=s3)
+    assert not s3._made
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(lambda number: storage.write(str(number), b""), range(16)))
+    assert len(s3._made) == 1
+
+
+def test_many_writers_do_not_overflow_the_connection_pool(
+    s3_bucket: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Sixteen threads at once cause no warning about discarded connections."""
+    storage = open_storage(f"s3://{s3_bucket}")
+
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(lambda number: storage.write(str(number), b"x" * 1000), range(64)))
+    assert "pool is full" not in caplog.text
+
+
+def _attempts(storage: Storage, tmp_path: Path) -> Iterator[tuple[str, StorageUnavailable]]:
+    file = tmp_path / "file"
+    file.write_bytes(b"bytes")
+    attempts: dict[str, Callable[[], object]] = {
+        "write": lambda: storage.write("a", b""),
+        "create": lambda: storage.create("a", b""),
+        "upload": lambda: storage.upload("a", file),
+        "read": lambda: storage.read("a"),
+        "list": lambda: list(storage.list("a")),
+    }
+    for name, attempt in attempts.items():
+        with pytest.raises(StorageUnavailable) as raised:
+            attempt()
+        yield name, raised.value
+    assert file.exists()
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_a_missing_bucket_is_named(tmp_path: Path) -> None:
+    """Every error about a bucket that is not there has the URI and what to do."""
+    for name, error in _attempts(open_storage("s3://no-such-bucket/p"), tmp_path):
+        assert "s3://no-such-bucket/p/a" in str(error), name
+        assert "make the bucket, or name another one" in str(error), name
+
+
+def test_missing_credentials_are_explained(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without credentials the error says how to give them."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+
+    for name, error in _attempts(open_storage(f"s3://{s3_bucket}"), tmp_path):
+        assert "give AWS credentials" in str(error), name
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_an_unreachable_endpoint_shows_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message of a connection error holds neither the endpoint's password nor the keys."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hunter2@127.0.0.1:9")
+    s3 = S3Resource(max_attempts=0, aws_secret_access_key="hunter3", aws_access_key_id="hunter4")
+
+    for name, error in _attempts(open_storage("s3://bucket", s3=s3), tmp_path):
+        assert "check the endpoint and the network" in str(error), name
+        assert "hunter" not in str(error), name
+
+
+# Opening
+
+
+def test_open_storage_knows_folders_and_buckets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative or absolute folder, a file URI and a bucket open as what they name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/somebody")
+
+    assert open_storage("data").uri == f"file://{tmp_path}/data"
+    assert open_storage(f"{tmp_path}/data/").uri == f"file://{tmp_path}/data"
+    assert open_storage("file:///srv/a%20b").uri == "file:///srv/a%20b"
+    assert open_storage("~/data").uri == "file:///home/somebody/data"
+    assert open_storage("s3://bucket").uri == "s3://bucket"
+    assert open_storage("s3://bucket/a/b#c/").uri == "s3://bucket/a/b#c"
+    assert isinstance(open_storage("s3://bucket/a", s3=S3Resource()), S3Bucket)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_uri_opens_the_folder_it_came_from(tmp_path: Path) -> None:
+    """The URI of a folder with unusual characters opens the same folder."""
+    storage = open_storage(str(tmp_path / "a b%20é"))
+    storage.write("x", b"1")
+
+    assert open_storage(storage.uri).read("x") == b"1"
+
+
+@pytest.mark.parametrize(
+    "uri", ["", "gs://bucket/x", "s3://", "s3:///x", "file://host/x", "s3://b/../x"]
+)
+def test_open_storage_refuses_what_it_does_not_know(uri: str) -> None:
+    """Another scheme, or a URI without a folder or bucket, is refused."""
+    with pytest.raises(ValueError, match=r"storage is neither|relative path"):
+        open_storage(uri)
+
+
+def test_a_refused_uri_keeps_its_password() -> None:
+    """The message of a refused URI does not repeat what may stand in it."""
+    with pytest.raises(ValueError, match="starts with https://") as raised:
+        open_storage("https://user:hunter2@host/x")
+    assert "hunter2" not in str(raised.value)
+
+
+# Names
+
+
+def test_images_are_named_after_their_content() -> None:
+    """An image's path is its hash in a folder of the first two digits, with a usual extension."""
+    sha256 = "ab" + "0" * 62
+
+    assert image_path(sha256, "PNG") == f"images/ab/{sha256}.png"
+    assert image_path(sha256, "JPEG") == f"images/ab/{sha256}.jpg"
+    assert image_path(sha256, "WEBP") == f"images/ab/{sha256}.webp"
+    assert thumbnail_path(sha256) == f"thumbnails/ab/{sha256}.webp"
+
+
+@pytest.mark.parametrize("sha256", ["", "ab", "../" + "0" * 61, "AB" + "0" * 62, "a" * 64 + "\n"])
+def test_what_is_no_hash_names_nothing(sha256: str) -> None:
+    """Only a full SHA-256 becomes a path."""
+    with pytest.raises(ValueError, match="not a SHA-256"):
+        image_path(sha256, "PNG")
+    with pytest.raises(ValueError, match="not a SHA-256"):
+        thumbnail_path(sha256)

@@ -1,0 +1,322 @@
+"""The three tiers, each with the change that it is there to see."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.schema import set_contents
+from imagepipeline_dagster.tables.creating import create_tables
+from imagepipeline_dagster.tables.fingerprints import (
+    SetFingerprint,
+    fingerprint_sets,
+    fingerprint_used,
+)
+from imagepipeline_dagster.tables.reading import SourceTables, TablesError
+from imagepipeline_dagster.tables.summaries import newest_time
+from imagepipeline_dagster.watching import contents
+from imagepipeline_dagster.watching.contents import SetContents
+from imagepipeline_dagster.watching.looking import (
+    EmbeddingsWatch,
+    Observation,
+    Tiers,
+    Watch,
+    observe,
+)
+from imagepipeline_dagster.watching.states import PromptSetStates
+
+NOON = 1_800_000_000.0
+TIERS = Tiers(audit_seconds=100, verify_seconds=1000, small_table_rows=0)
+
+
+class Looker:
+    """Somebody who looks at tables whose rows were stamped long ago, and remembers."""
+
+    def __init__(self, folder: Path) -> None:
+        url = f"sqlite:///{folder / 'tables.db'}"
+        create_tables(url)
+        self.engine = sa.create_engine(url)
+        self.tables = SourceTables(url)
+        self.ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
+        self.contents = SetContents(self.ledger, dataset="images")
+        self.states = PromptSetStates(self.ledger, dataset="images")
+        self.watch = Watch()
+        self.now = NOON
+
+    def sql(self, statement: str, **values: object) -> None:
+        """Edit the tables."""
+        with self.engine.begin() as connection:
+            connection.execute(sa.text(statement), values)
+
+    def add(self, name: str, prompt: str = "a boat", at: str = "12:00:00") -> None:
+        """Add a set of one row."""
+        self.sql(
+            "INSERT INTO prompts (prompt_set, prompt_id, prompt, updated_at)"
+            " VALUES (:name, '1', :prompt, :at)",
+            name=name,
+            prompt=prompt,
+            at=f"2026-05-01 {at}",
+        )
+
+    def look(self, after: float = 0, tiers: Tiers = TIERS) -> Observation | None:
+        """Look as closely as is due after some seconds; None where that is not at all."""
+        self.now += after
+        newest = newest_time(self.tables)
+        if self.watch.is_quiet(newest, now=self.now, tiers=tiers):
+            return None
+        seen = observe(
+            self.tables, self.contents, self.watch, newest=newest, now=self.now, tiers=tiers
+        )
+        self.watch = Watch.read(seen.watch.text())
+        return seen
+
+    def changed(self) -> list[str]:
+        """Return the sets that say something new, and let it be built."""
+        found = self.states.wanting_for_prompts()
+        for each in found:
+            self.states.note_built(each.prompt_set, content=each.content, pending=0)
+        self.states.settle()
+        return [each.prompt_set for each in found]
+
+
+@pytest.fixture
+def looker(tmp_path: Path) -> Iterator[Looker]:
+    """Somebody who has just looked at three sets, until there was nothing left to see."""
+    found = Looker(tmp_path)
+    for name in ("a", "b", "c"):
+        found.add(name)
+    found.look()
+    assert found.changed() == ["a", "b", "c"]
+    assert found.look(after=3) is not None
+    assert found.look(after=1) is None
+    yield found
+    found.engine.dispose()
+    found.tables.close()
+    found.ledger.close()
+
+
+def test_a_newer_time_is_seen_at_once(looker: Looker) -> None:
+    """An edit with a newer time makes its set alone suspect, and a new set is named as such."""
+    looker.sql(
+        "UPDATE prompts SET prompt = 'x', updated_at = '2026-05-01 12:01:00' WHERE prompt_set = 'b'"
+    )
+    looker.add("d", at="12:01:00")
+
+    seen = looker.look(after=1)
+
+    assert seen is not None
+    assert (seen.sets, seen.all_sets) == (("d",), False)
+    assert looker.changed() == ["b", "d"]
+
+
+def test_a_second_change_within_the_clock_s_second_is_seen(looker: Looker) -> None:
+    """Whoever edits again at the very time that is the newest already is seen a tick later."""
+    edit = "UPDATE prompts SET prompt = :text, updated_at = '2026-05-01 12:01:00'"
+    looker.sql(f"{edit} WHERE prompt_set = 'b'", text="x")
+    looker.look(after=1)
+    looker.sql(f"{edit} WHERE prompt_set IN ('b', 'c')", text="y")
+
+    assert looker.look(after=2.5) is not None
+
+    assert looker.changed() == ["b", "c"]
+    assert looker.look(after=1) is None
+
+
+def test_a_second_change_on_the_newest_day_is_seen(looker: Looker) -> None:
+    """Where times are dates, sets of the newest one are looked at until that day is over."""
+    rare = dataclasses.replace(TIERS, audit_seconds=10**6, verify_seconds=10**6)
+    edit = "UPDATE prompts SET prompt = :text, updated_at = '2026-05-02' WHERE prompt_set = 'b'"
+    looker.sql(edit, text="x")
+    looker.look(after=1, tiers=rare)
+    assert looker.changed() == ["b"]
+    for text, hours in (("y", 9), ("z", 14)):
+        looker.look(after=60, tiers=rare)
+        looker.sql(edit, text=text)
+        looker.look(after=hours * 3600, tiers=rare)
+        assert looker.changed() == ["b"]
+    looker.look(after=3600, tiers=rare)
+    assert looker.look(after=60, tiers=rare) is None
+
+
+def test_what_is_committed_late_is_seen_by_the_audit(looker: Looker) -> None:
+    """Rows with an older time than the newest are counted at the audit's interval."""
+    looker.add("d", at="11:00:00")
+    assert looker.look(after=90) is None
+
+    seen = looker.look(after=10)
+
+    assert seen is not None
+    assert set(seen.sets) == {"a", "b", "c", "d"}
+    assert looker.changed() == ["d"]
+
+
+def test_what_was_deleted_is_seen_by_the_audit(looker: Looker) -> None:
+    """A set without rows is missing among all that there are."""
+    looker.sql("DELETE FROM prompts WHERE prompt_set = 'a'")
+    assert looker.look(after=90) is None
+    seen = looker.look(after=10)
+    assert seen is not None
+    assert (seen.sets, seen.all_sets) == (("b", "c"), True)
+
+
+def test_a_newest_time_that_goes_back_is_audited_at_once(looker: Looker) -> None:
+    """Where the newest rows are gone, or all of them, no interval is waited for."""
+    looker.add("d", at="12:01:00")
+    looker.look(after=1)
+    looker.sql("DELETE FROM prompts WHERE prompt_set = 'd'")
+    seen = looker.look(after=1)
+    assert seen is not None
+    assert seen.sets == ("a", "b", "c")
+    looker.sql("DELETE FROM prompts")
+    seen = looker.look(after=1)
+    assert seen is not None
+    assert (seen.sets, seen.all_sets) == ((), True)
+
+
+def test_what_changed_without_a_time_is_seen_by_the_verification(looker: Looker) -> None:
+    """Content that changed behind `updated_at` is found when every row is compared."""
+    looker.sql("UPDATE prompts SET prompt = 'x' WHERE prompt_set = 'c'")
+    looker.look(after=500)
+    assert looker.changed() == []
+    looker.look(after=500)
+    assert looker.changed() == ["c"]
+
+
+def test_names_that_a_collation_takes_for_one_are_two_sets(looker: Looker) -> None:
+    """In a column that ignores case, sets that differ in nothing else are each seen and read."""
+    looker.sql("ALTER TABLE prompts RENAME TO old_prompts")
+    looker.sql(
+        "CREATE TABLE prompts (prompt_set TEXT COLLATE NOCASE, prompt_id TEXT, prompt TEXT,"
+        " updated_at TIMESTAMP)"
+    )
+    for name in ("spring", "Spring", "SPRING"):
+        looker.add(name, prompt=name)
+    looker.tables.look_up_again()
+    looker.watch = Watch()
+    one_by_one = dataclasses.replace(TIERS, slice_rows=1)
+
+    seen = looker.look(after=1, tiers=one_by_one)
+
+    assert seen is not None
+    assert sorted(seen.sets) == ["SPRING", "Spring", "spring"]
+    looker.contents.keep_only(seen.sets)
+    assert sorted(looker.changed()) == ["SPRING", "Spring", "spring"]
+    looker.sql(
+        "UPDATE prompts SET prompt = 'x', updated_at = '2026-05-01 12:01:00'"
+        " WHERE prompt_set = 'Spring' COLLATE BINARY"
+    )
+    looker.look(after=1)
+    assert looker.changed() == ["Spring"]
+
+
+def test_sets_that_the_database_lists_as_one_are_refused(looker: Looker, tmp_path: Path) -> None:
+    """Where names cannot be told apart, a comparison of all rows says so: no set is left out."""
+    url = f"duckdb:///{tmp_path / 'tables.duckdb'}"
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TABLE prompts (prompt_set TEXT COLLATE NOCASE, prompt_id TEXT, prompt TEXT)"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO prompts VALUES ('spring', '1', 'x'), ('Spring', '1', 'x')"
+        )
+    with (
+        SourceTables(url) as tables,
+        pytest.raises(TablesError, match="collation of the column prompt_set"),
+    ):
+        observe(tables, looker.contents, Watch(), newest=None, now=NOON, tiers=TIERS)
+
+
+def test_touching_reads_no_row(looker: Looker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets whose rows only have a new time are compared, and not read."""
+    looker.sql("UPDATE prompts SET updated_at = '2026-05-01 12:01:00'")
+    monkeypatch.setattr(SourceTables, "iter_prompts", None)
+    assert looker.look(after=1) is not None
+    assert looker.look(after=1000) is not None
+    assert looker.changed() == []
+
+
+def test_a_table_without_times_is_verified_at_each_tick(looker: Looker) -> None:
+    """Without `updated_at`, and in a small table, each tick sees every change."""
+    looker.sql("UPDATE prompts SET updated_at = NULL")
+    looker.look(after=1)
+    looker.sql("UPDATE prompts SET prompt = 'x' WHERE prompt_set = 'a'")
+    looker.look(after=1)
+    assert looker.changed() == ["a"]
+    looker.sql("UPDATE prompts SET updated_at = '2026-05-01 12:01:00'")
+    looker.look(after=1)
+    looker.sql("UPDATE prompts SET prompt = 'x' WHERE prompt_set = 'b'")
+    looker.look(after=1, tiers=dataclasses.replace(TIERS, small_table_rows=3))
+    assert looker.changed() == ["b"]
+
+
+def test_a_verification_goes_on_where_it_stopped(looker: Looker) -> None:
+    """A tick without time compares one slice; sets that changed behind it are seen all the same."""
+    hasty = dataclasses.replace(TIERS, slice_rows=1, tick_seconds=0)
+    looker.sql("UPDATE prompts SET prompt = 'x' WHERE prompt_set IN ('b', 'c')")
+    found: list[list[str]] = []
+    for _ in range(3):
+        looker.look(after=1000 if not found else 1, tiers=hasty)
+        found.append(looker.changed())
+        assert (looker.watch.position is None) is (len(found) == 3)
+    assert found == [[], ["b"], ["c"]]
+    assert looker.look(after=1, tiers=hasty) is None
+
+
+def test_many_suspects_are_compared_in_slices(looker: Looker) -> None:
+    """A load of more sets than a tick looks at one by one is worked off, tick after tick."""
+    hasty = dataclasses.replace(TIERS, few_sets=1, slice_rows=1, tick_seconds=0)
+    looker.sql("UPDATE prompts SET prompt = 'x', updated_at = '2026-05-01 12:01:00'")
+    found: list[str] = []
+    while looker.look(after=1, tiers=hasty) is not None:
+        found += looker.changed()
+        assert len(looker.watch.text()) < 1000
+    assert found == ["a", "b", "c"]
+
+
+def test_an_embedding_that_changes_while_rows_are_read(
+    looker: Looker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept of a set is of the embeddings as they are, whoever came first."""
+
+    def read_slowly(*args: Any, **kwargs: Any) -> dict[str, SetFingerprint]:  # noqa: ANN401
+        found = fingerprint_sets(*args, **kwargs)
+        looker.sql("UPDATE embeddings SET version = '2'")
+        looker.contents.use_embeddings(looker.tables.embeddings())
+        return found
+
+    looker.sql("INSERT INTO embeddings (embedding_id, version) VALUES ('look', '1')")
+    looker.add("d", at="12:01:00")
+    looker.sql("UPDATE prompts SET embeddings = 'look' WHERE prompt_set = 'd'")
+    monkeypatch.setattr(contents, "fingerprint_sets", read_slowly)
+
+    looker.look(after=1)
+
+    (found,) = looker.states.wanting_for_prompts()
+    assert found.embeddings == fingerprint_used(["look"], looker.tables.embeddings())
+
+
+def test_an_older_ledger_gains_the_contents(looker: Looker) -> None:
+    """A ledger of before, without their table, has it after it was opened once."""
+    with looker.ledger.engine.begin() as connection:
+        set_contents.drop(connection)
+    looker.ledger.close()
+    looker.watch = Watch()
+
+    looker.look(after=1)
+
+    assert looker.changed() == []
+    assert looker.contents.unknown(["a", "b", "c", "d"]) == ["d"]
+
+
+def test_an_unreadable_cursor_is_a_new_one() -> None:
+    """A cursor of another version, or none at all, makes the next tick look at everything."""
+    for text in (None, "", "0ac3fba75f25c0cb", '{"unheard": 1}', "[]", "7"):
+        assert not Watch.read(text).audited_at
+        assert EmbeddingsWatch.read(text).version is None
