@@ -93,12 +93,13 @@ def arrow_table(rows: Iterable[RowT], row_type: type[RowT]) -> pa.Table:
     return table
 
 
-def rows_of(frame: pd.DataFrame, row_type: type[RowT]) -> list[RowT]:
-    """Return a data frame's rows; columns that the row type does not know are left out."""
+def rows_of(table: pd.DataFrame | pa.Table, row_type: type[RowT]) -> list[RowT]:
+    """Return a table's rows; columns that the row type does not know are left out."""
     import pyarrow as pa
 
     schema = arrow_schema(row_type)
-    table = pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False)
+    if not isinstance(table, pa.Table):
+        table = pa.Table.from_pandas(table[schema.names], schema=schema, preserve_index=False)
     columns = [table.column(name).to_pylist() for name in schema.names]
     return [
         row_type(**dict(zip(schema.names, values, strict=True)))

@@ -31,12 +31,31 @@ _NO_CONTENT = CIRCUMSTANCES | {"moderation_basis"}
 def build_moderated_images(dataset: ImageDataset) -> list[Any]:
     """Return the asset and its checks."""
 
+    @dg.success_hook(
+        name=dataset.named("record_what_was_moderated"), required_resource_keys={"ledger"}
+    )
+    def record_what_was_moderated(context: dg.HookContext) -> None:
+        # Called once the rows are stored. What the set is built from is what they say.
+        stored: Any = context.op_output_values["result"]
+        images = rows_of(stored, ModeratedImage)
+        prompt_set = images[0].prompt_set
+        with context.resources.ledger.open() as opened:
+            PromptSetStates(opened, dataset=dataset.name).note_built(
+                prompt_set,
+                content=images[0].content_version,
+                pending=sum(image.is_open for image in images),
+            )
+            Bases(opened, dataset=dataset.name).note_built(
+                prompt_set, str(images[0].moderation_basis)
+            )
+
     @dg.asset(
         key=dataset.key("moderated_images"),
         ins={"generated_images": dg.AssetIn(dataset.key("generated_images"))},
         partitions_def=dataset.partitions,
         group_name=dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
+        hooks={record_what_was_moderated},
         description="The verdicts: a row a sample asked for, kept, rejected or quarantined, and "
         "why. The pictures: Partitions, a prompt set, `contact_sheet`, where what is not kept is "
         "blurred.",
@@ -78,25 +97,13 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
         description="Each row of the prompt set has as many rows here as it asks for samples.",
     )
     def every_sample_is_accounted_for(
-        moderated_images: pd.DataFrame, prompt_sets: pd.DataFrame, ledger: LedgerResource
+        moderated_images: pd.DataFrame, prompt_sets: pd.DataFrame
     ) -> dg.AssetCheckResult:
         images = rows_of(moderated_images, ModeratedImage)
         asked = prompt_sets.groupby("prompt_id")["samples"].sum()
         problems = accounting_problems(
             {str(prompt_id): int(samples) for prompt_id, samples in asked.items()}, images
         )
-        if not problems:
-            # Here and not in the asset: only now are the rows stored for certain. What the set is
-            # built from is what they say.
-            with ledger.open() as opened:
-                PromptSetStates(opened, dataset=dataset.name).note_built(
-                    images[0].prompt_set,
-                    content=images[0].content_version,
-                    pending=sum(image.is_open for image in images),
-                )
-                Bases(opened, dataset=dataset.name).note_built(
-                    images[0].prompt_set, str(images[0].moderation_basis)
-                )
         return dg.AssetCheckResult(
             passed=not problems,
             description=f"{len(images)} samples; {len(problems)} of {len(asked)} prompts have "

@@ -10,7 +10,7 @@ import pytest
 from imagepipeline_dagster.defs import ImageDataset
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import prompt_sets
-from tests.pipeline import Pipeline, open_pipeline, partition_keys
+from tests.pipeline import STAGES, Pipeline, open_pipeline, partition_keys
 
 
 def _asked(pipeline: Pipeline, *, ago: dt.timedelta) -> None:
@@ -98,6 +98,37 @@ def test_a_failed_set_is_asked_for_until_it_is_built(asked: Pipeline) -> None:
     _asked(asked, ago=dt.timedelta(days=2))
 
     assert partition_keys(asked.reconcile()) == ["summer"]
+
+
+def test_a_run_without_checks_builds_its_set(pipeline: Pipeline) -> None:
+    """A set whose run made no checks is built and moderated: only a decision asks for it again."""
+    pipeline.add("spring", "one")
+    pipeline.tick()
+    stages = dg.AssetSelection.assets(*map(pipeline.dataset.key, STAGES))
+    unchecked = dg.define_asset_job("unchecked", stages.without_checks())
+    job = dg.Definitions.merge(
+        pipeline.definitions, dg.Definitions(jobs=[unchecked])
+    ).resolve_job_def("unchecked")
+    result = job.execute_in_process(instance=pipeline.instance, partition_key="spring")
+    _asked(pipeline, ago=dt.timedelta(hours=1))
+
+    assert result.get_asset_check_evaluations() == []
+    assert pipeline.reconcile() == []
+    pipeline.sql(
+        "INSERT INTO moderation_overrides (prompt_set, prompt_id, decision, reviewer, reason) "
+        "VALUES ('spring', 'one', 'reject', 'ana', 'a ship, no boat')"
+    )
+    assert partition_keys(pipeline.tick("moderation_overrides_sensor")) == ["spring"]
+
+
+def test_rows_that_were_not_stored_are_not_built(asked: Pipeline) -> None:
+    """A set whose verdicts could not be stored is asked for again, whatever its run made."""
+    (asked.folder / "data").mkdir(exist_ok=True)
+    (asked.folder / "data" / "moderated_images").write_text("no folder")
+    asked.run("spring", ok=False)
+    _asked(asked, ago=dt.timedelta(hours=1))
+
+    assert "spring" in partition_keys(asked.reconcile())
 
 
 def test_the_release_is_asked_for_daily(pipeline: Pipeline) -> None:
