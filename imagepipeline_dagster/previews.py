@@ -14,6 +14,8 @@ from functools import cache
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from imagepipeline_dagster.markup import markdown_text
+
 __all__ = ["Tile", "contact_sheet", "markdown_picture", "thumbnail"]
 
 
@@ -210,14 +212,7 @@ def _webp(image: Image.Image, *, quality: int) -> bytes:
     return encoded.getvalue()
 
 
-# HTML's own characters become entities, Markdown's get a backslash: neither reads them as markup.
-_ESCAPES = str.maketrans(
-    {character: f"\\{character}" for character in "\\`*_{}[]()#+-.!|~^$:/@"}
-    | {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
-)
-
-
 def markdown_picture(webp: bytes, alt: str) -> str:
     """Return Markdown that shows a WebP picture without a file; `alt` is taken as plain text."""
     encoded = base64.b64encode(webp).decode()
-    return f"![{_plain(alt).translate(_ESCAPES)}](data:image/webp;base64,{encoded})"
+    return f"![{markdown_text(_plain(alt))}](data:image/webp;base64,{encoded})"

@@ -234,7 +234,4 @@ def test_alternative_text_cannot_break_out(alt: str) -> None:
     text = markdown.removeprefix("![").removesuffix("](data:image/webp;base64,)")
 
     assert not set(text) & set("<>\"'\n\r")
-    unescaped = text.replace("\\\\", "")
-    for character in "[]()`*_!":
-        assert unescaped.count(character) == unescaped.count(f"\\{character}")
-    assert not unescaped.endswith("\\")
+    assert not set(text) & set("[]()`*!\\")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -21,12 +20,10 @@ if TYPE_CHECKING:
 
     from imagepipeline_dagster.moderation.override_targets import KnownTargets
     from imagepipeline_dagster.storage.contract import Storage
-    from imagepipeline_dagster.tables.overrides import Override
 
 __all__ = ["override", "review"]
 
 _ROWS_OF_A_SHEET = 2_000
-_PROBLEMS = 20  # shown of a file
 
 
 @click.command(short_help="Write a page to review a set's pictures on.")
@@ -143,14 +140,15 @@ def override(
     A picture is named by its SHA-256 or the first eight or more of its digits. The
     moderation_overrides_sensor makes the verdicts of the sets concerned anew.
     """
+    from imagepipeline_dagster.moderation.decisions import DecisionReader
     from imagepipeline_dagster.tables.overrides import OVERRIDES, record_overrides
 
     if (file is None) is (decision is None):
         raise click.UsageError("give a decision (keep, reject, quarantine), or a file by --from")
     with plain_errors(), contextlib.ExitStack() as stack:
-        reading = _Reading(_known_targets(stack), force=force)
+        reader = DecisionReader(_known_targets(stack), force=force)
         if file is not None:
-            decided = _decided_in(file, reading)
+            decided = reader.of_file(file)
         else:
             row = {
                 "image_sha256": image,
@@ -160,7 +158,7 @@ def override(
                 "reviewer": reviewer or system_user(),
                 "reason": reason,
             }
-            decided = [reading.decided(row)]
+            decided = [reader.of_row(row)]
         recorded = record_overrides(tables_url(), decided, table=table or OVERRIDES)
     click.echo(f"{count_of(recorded, 'decision')} recorded.")
 
@@ -185,98 +183,3 @@ def _known_targets(stack: contextlib.ExitStack) -> KnownTargets | None:
 def _reading_ledger(url: str) -> Iterator[Connection]:
     with opened_ledger(url, create=False) as ledger, ledger.reading() as connection:
         yield connection
-
-
-def _decided_in(file: Path, reading: _Reading) -> list[Override]:
-    """Return the decisions of a file, all of them checked."""
-    from imagepipeline_dagster.tables.overrides import OverrideInvalid
-    from imagepipeline_dagster.tables.transfer.incoming import ImportRefused
-    from imagepipeline_dagster.tables.transfer.reading_files import (
-        FileUnreadable,
-        RowUnreadable,
-        open_file,
-    )
-    from imagepipeline_dagster.tables.values import read_text
-
-    try:
-        opened = open_file(file)
-        headers = opened.headers()
-    except FileUnreadable as error:
-        raise click.ClickException(f"{file} {error}") from error
-    there = ", ".join(map(repr, headers))
-    missing = [name for name in ("decision", "reviewer", "reason") if name not in headers]
-    if missing:
-        lacks = (f"the file has no column {name!r}; it has {there}" for name in missing)
-        raise ImportRefused(file, tuple(lacks))
-    decided = []
-    problems = []
-    for row in opened.rows():
-        if isinstance(row, RowUnreadable):
-            problems.append(f"{row.place} {row.problem}")
-            continue
-        try:
-            values = {name: read_text(value) for name, value in row.values.items()}
-            decided.append(reading.decided(values))
-        except OverrideInvalid as error:
-            column = f", column {error.column!r}" if error.column else ""
-            problems.append(f"{row.place}{column}: {error}")
-    if problems:
-        raise ImportRefused(file, tuple(problems[:_PROBLEMS]), count=len(problems))
-    return decided
-
-
-class _Reading:
-    """Reads rows as decisions; what they are about must be among what is known, unless forced."""
-
-    def __init__(self, known: KnownTargets | None, *, force: bool) -> None:
-        self._known = known
-        self._force = force
-
-    def decided(self, row: Mapping[str, str | None]) -> Override:
-        """Return a row as a decision.
-
-        Raises:
-            OverrideInvalid: says what is wrong with it, and where.
-        """
-        from imagepipeline_dagster.tables.overrides import (
-            Override,
-            OverrideDecision,
-            OverrideInvalid,
-        )
-
-        word = (row.get("decision") or "").strip().lower()
-        if word not in set(OverrideDecision):
-            raise OverrideInvalid(
-                f"{word!r} is none of {', '.join(OverrideDecision)}.", column="decision"
-            )
-        image = row.get("image_sha256")
-        override = Override(
-            image_sha256=self._full(image.strip().lower()) if image else None,
-            prompt_set=row.get("prompt_set") or None,
-            prompt_id=row.get("prompt_id") or None,
-            decision=OverrideDecision(word),
-            reviewer=row.get("reviewer") or "",
-            reason=row.get("reason") or "",
-            decided_at=dt.datetime.now(dt.UTC),
-        )
-        if self._known and override.prompt_set is not None and override.prompt_id is not None:
-            with self._asking():
-                self._known.check_prompt(override.prompt_set, override.prompt_id)
-        return override
-
-    def _full(self, image: str) -> str:
-        if self._known:
-            with self._asking():
-                return self._known.image(image)
-        return image
-
-    @contextlib.contextmanager
-    def _asking(self) -> Iterator[None]:
-        from imagepipeline_dagster.moderation.override_targets import TargetUnknown
-
-        try:
-            yield
-        except TargetUnknown as error:
-            if not self._force:
-                hint = "--force decides about what is not there yet."
-                raise TargetUnknown(f"{error} {hint}", column=error.column) from None

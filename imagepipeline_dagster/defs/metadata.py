@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pyarrow as pa
 
+from imagepipeline_dagster.markup import markdown_text
 from imagepipeline_dagster.previews import Tile, contact_sheet, markdown_picture
 from imagepipeline_dagster.rows import arrow_schema
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumbnail_path
@@ -114,7 +115,7 @@ def markdown_table(
     lines = [_line(headers), _line(["---"] * len(headers))]
     size = 0
     for place, row in enumerate(rows):
-        line = _line([_cell(value) for value in row])
+        line = _line([markdown_text(value) for value in row])
         size += len(json.dumps(line))
         if size > most_bytes:
             more = f"… and {len(rows) - place:,} more"
@@ -133,23 +134,3 @@ def found_table(
 ) -> dict[str, dg.MarkdownMetadataValue]:
     """Return a Markdown table as metadata, or none where it would have no row."""
     return {name: dg.MetadataValue.md(markdown_table(headers, rows))} if rows else {}
-
-
-def _cell(value: object) -> str:
-    text = " ".join(str(value).split())
-    for character, entity in _ENTITIES.items():
-        text = text.replace(character, entity)
-    return text
-
-
-_ENTITIES = {
-    "&": "&amp;",
-    "<": "&lt;",
-    ">": "&gt;",
-    "|": "&#124;",
-    "`": "&#96;",
-    "*": "&#42;",
-    "[": "&#91;",
-    "]": "&#93;",
-    "!": "&#33;",
-}

@@ -1,4 +1,4 @@
-"""What the moderation of a set tells the UI: counts, charts, and contact sheets by verdict."""
+"""What the moderation of a set tells the UI: counts, and contact sheets by verdict."""
 
 from collections import Counter
 from typing import Any
@@ -6,15 +6,13 @@ from typing import Any
 import dagster as dg
 
 from imagepipeline_dagster.defs.metadata import contact_sheet_of, markdown_table
-from imagepipeline_dagster.moderation.charts import bar_chart, histogram
 from imagepipeline_dagster.moderation.moderating import Moderation
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict, summarise
-from imagepipeline_dagster.previews import markdown_picture
 from imagepipeline_dagster.storage.contract import Storage
 
 __all__ = ["moderation_metadata"]
 
-# Bytes of pictures; as base64, with the charts and the columns, an event stays under 48 kB.
+# Bytes of pictures; as base64, with the columns, an event stays under 48 kB.
 _SHEET_BYTES = {Verdict.KEPT: 12_000, Verdict.QUARANTINED: 6_000, Verdict.REJECTED: 4_500}
 _SHEET_NAMES = {
     Verdict.KEPT: "contact_sheet",
@@ -28,7 +26,7 @@ def moderation_metadata(moderation: Moderation, storage: Storage) -> dict[str, A
     images = moderation.images
     counts = summarise(images)
     by_reason = Counter((image.verdict, image.moderation_reason) for image in images)
-    scores = [image.nsfw_score for image in images if image.nsfw_score is not None]
+    classified = sum(image.nsfw_score is not None for image in images)
     rules = moderation.rules
     metadata: dict[str, Any] = {
         "requested": counts.requested,
@@ -38,15 +36,14 @@ def moderation_metadata(moderation: Moderation, storage: Storage) -> dict[str, A
         "overridden": sum(image.overridden_by is not None for image in images),
         "duplicates": sum(image.duplicate_of is not None for image in images),
         "reasons": dg.MetadataValue.md(
-            markdown_table(["reason", "samples"], list(counts.by_reason.items()))
+            markdown_table(
+                ["verdict", "reason", "samples"],
+                [(*why, number) for why, number in by_reason.most_common()],
+            )
         ),
-        "outcomes": _picture(bar_chart(by_reason), "samples by verdict and reason"),
     }
-    if scores or rules.classifies:
-        metadata |= {"classified": len(scores), "classified_now": moderation.classified}
-    if scores:
-        marks = [rules.quarantine_score, rules.reject_score]
-        metadata["scores"] = _picture(histogram(scores, marks=marks), "the classifier's scores")
+    if classified or rules.classifies:
+        metadata |= {"classified": classified, "classified_now": moderation.classified}
     for verdict, name in _SHEET_NAMES.items():
         shown = [image for image in images if image.verdict == verdict]
         if shown or verdict is Verdict.KEPT:
@@ -56,10 +53,6 @@ def moderation_metadata(moderation: Moderation, storage: Storage) -> dict[str, A
             )
     # Last, as it is long and mostly the same.
     return metadata | {"policy": dg.MetadataValue.json(rules.model_dump())}
-
-
-def _picture(webp: bytes, alt: str) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(markdown_picture(webp, alt))
 
 
 def _mark(image: ModeratedImage) -> str | None:

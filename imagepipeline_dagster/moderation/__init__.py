@@ -8,6 +8,6 @@
 - `verdicts`: a verdict and a reason for each requested sample, and their counts.
 - `moderating`: all of it for one prompt set. `checks`: what the checks of its verdicts ask.
 - `states`: what each set's verdicts were made from, and which are to be made anew.
-- `override_targets`: the pictures and prompts that a person can decide about.
-- `charts`, `review`: pictures of the verdicts, and the sheet that a person reviews them on.
+- `review`: the sheet that a person reviews a set on.
+- `decisions`: what people decide, read and checked. `override_targets`: what it can be about.
 """

@@ -20,10 +20,10 @@ __all__ = ["accounting_problems", "disagreements", "judged_pictures", "objection
 
 _ABOUT_CONTENT = frozenset(
     {
-        ModerationReason.VENDOR_FILTERED,
+        Outcome.VENDOR_FILTERED,
         ModerationReason.BLANK,
         ModerationReason.NSFW,
-        ModerationReason.UNDECODABLE,
+        Outcome.UNDECODABLE,
     }
 )
 

@@ -30,6 +30,7 @@ from imagepipeline_dagster.tables.overrides import Override, OverrideDecision
 
 __all__ = [
     "OVERRIDDEN",
+    "VERDICT_OF",
     "Counts",
     "Evidence",
     "ModeratedImage",
@@ -52,20 +53,16 @@ class Verdict(StrEnum):
 
 
 class ModerationReason(StrEnum):
-    """Why a sample has its verdict; a person's decision is written `override:…` instead."""
+    """Why a picture has its verdict.
+
+    Where no picture came, the reason is its `Outcome`; a person's decision is written `override:…`.
+    """
 
     OK = "ok"
-    VENDOR_FILTERED = "vendor_filtered"
     BLANK = "blank"
     NSFW = "nsfw"
     DUPLICATE = "duplicate"
     UNCHECKED = "unchecked"
-    UNDECODABLE = "undecodable"
-    FAILED = "failed"
-    UNKNOWN = "unknown"
-    EXPIRED = "expired"
-    PENDING = "pending"
-    INVALID = "invalid"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +111,8 @@ class Evidence:
 class Counts:
     """How many samples were asked for, and what became of them.
 
-    `requested` is the sum of the three verdicts and of `by_reason`, whose keys are sorted.
+    `requested` is the sum of the three verdicts and of `by_reason`. `why_not_kept` has the reasons
+    of what was not kept alone. `overridden` samples, of any verdict, were decided by people.
     """
 
     requested: int
@@ -122,27 +120,31 @@ class Counts:
     rejected: int
     quarantined: int
     by_reason: Mapping[str, int]
+    why_not_kept: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    overridden: int = 0
 
 
-_WITHOUT_PICTURE: dict[Outcome, tuple[Verdict, ModerationReason]] = {
-    Outcome.VENDOR_FILTERED: (Verdict.REJECTED, ModerationReason.VENDOR_FILTERED),
-    Outcome.FAILED: (Verdict.REJECTED, ModerationReason.FAILED),
-    Outcome.UNDECODABLE: (Verdict.REJECTED, ModerationReason.UNDECODABLE),
-    Outcome.EXPIRED: (Verdict.REJECTED, ModerationReason.EXPIRED),
-    Outcome.INVALID: (Verdict.REJECTED, ModerationReason.INVALID),
+_WITHOUT_PICTURE = {
+    Outcome.VENDOR_FILTERED: Verdict.REJECTED,
+    Outcome.FAILED: Verdict.REJECTED,
+    Outcome.UNDECODABLE: Verdict.REJECTED,
+    Outcome.EXPIRED: Verdict.REJECTED,
+    Outcome.INVALID: Verdict.REJECTED,
     # These may still arrive, so nothing is decided about them.
-    Outcome.UNKNOWN: (Verdict.QUARANTINED, ModerationReason.UNKNOWN),
-    Outcome.PENDING: (Verdict.QUARANTINED, ModerationReason.PENDING),
+    Outcome.UNKNOWN: Verdict.QUARANTINED,
+    Outcome.PENDING: Verdict.QUARANTINED,
 }
 
 _GENERATED_FIELDS = tuple(field.name for field in dataclasses.fields(GeneratedImage))
 
 
-_VERDICTS = {
+VERDICT_OF = {
     OverrideDecision.KEEP: Verdict.KEPT,
     OverrideDecision.REJECT: Verdict.REJECTED,
     OverrideDecision.QUARANTINE: Verdict.QUARANTINED,
 }
+"""The verdict that a person's decision gives."""
+
 _NO_EVIDENCE = Evidence()
 _DEFAULT_RULES = Rules()
 
@@ -186,7 +188,7 @@ def _judged(
     latest = max(decided, key=lambda override: override.rank)
     return dataclasses.replace(
         row,
-        verdict=_VERDICTS[latest.decision].value,
+        verdict=VERDICT_OF[latest.decision].value,
         moderation_reason=f"{OVERRIDDEN}{row.moderation_reason}",
         overridden_by=latest.reviewer,
         override_reason=latest.reason,
@@ -196,10 +198,10 @@ def _judged(
 
 def _verdict_on(
     image: GeneratedImage, rules: Rules, score: float | None
-) -> tuple[Verdict, ModerationReason]:
+) -> tuple[Verdict, Outcome | ModerationReason]:
     outcome = Outcome(image.outcome)
     if outcome is not Outcome.GENERATED:
-        return _WITHOUT_PICTURE[outcome]
+        return _WITHOUT_PICTURE[outcome], outcome
     measured = image.value_range is not None
     if image.value_range is not None and is_blank(image.value_range):
         if rules.blank == "reject":
@@ -271,5 +273,11 @@ def summarise(rows: Iterable[ModeratedImage]) -> Counts:
         kept=verdicts[Verdict.KEPT],
         rejected=verdicts[Verdict.REJECTED],
         quarantined=verdicts[Verdict.QUARANTINED],
-        by_reason=dict(sorted(Counter(row.moderation_reason for row in listed).items())),
+        by_reason=_by_reason(listed),
+        why_not_kept=_by_reason(row for row in listed if row.verdict != Verdict.KEPT),
+        overridden=sum(row.overridden_by is not None for row in listed),
     )
+
+
+def _by_reason(rows: Iterable[ModeratedImage]) -> dict[str, int]:
+    return dict(sorted(Counter(row.moderation_reason for row in rows).items()))

@@ -9,8 +9,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
-from imagepipeline_dagster.moderation.review import OVERRIDE_COLUMNS, review_sheet
+from imagepipeline_dagster.moderation.decisions import OVERRIDE_COLUMNS
+from imagepipeline_dagster.moderation.review import review_sheet
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.previews import thumbnail
 from imagepipeline_dagster.storage.contract import thumbnail_path
@@ -91,7 +93,7 @@ def test_no_text_becomes_markup(storage: LocalFolder) -> None:
     assert "script-src" not in policy
     assert "unsafe" not in policy
     for text in HOSTILE[:3]:
-        assert html.escape(text) in page
+        assert escape(text) in page
     assert "\u202e" not in page
 
 

@@ -144,7 +144,7 @@ def test_each_sample_has_one_verdict_and_keeps_everything_else(rows: list[Genera
         [getattr(row, name) for name in fields] for row in rows
     ]
     assert {row.verdict for row in moderated} <= set(Verdict)
-    assert {row.moderation_reason for row in moderated} <= set(ModerationReason)
+    assert {row.moderation_reason for row in moderated} <= {*ModerationReason, *Outcome}
 
 
 @given(st.lists(samples, max_size=20))
@@ -179,6 +179,7 @@ def test_counts_by_verdict_and_reason() -> None:
         rejected=2,
         quarantined=1,
         by_reason={"blank": 1, "failed": 1, "ok": 2, "unchecked": 1},
+        why_not_kept={"blank": 1, "failed": 1, "unchecked": 1},
     )
 
 

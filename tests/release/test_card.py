@@ -3,6 +3,7 @@ from __future__ import annotations
 import html
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped] # no stubs among the dependencies
@@ -93,9 +94,25 @@ def test_the_counts_stand_by_prompt_set_with_the_reasons(storage: LocalFolder) -
             rejected_row(5, "failed"),
         ]
     )
-    assert "| spring | 4 | 1 | 3 | 0 | 1 blank, 2 failed |" in text
-    assert "| summer | 1 | 1 | 0 | 0 |  |" in text
-    assert "| **All** | 5 | 2 | 3 | 0 | 1 blank, 2 failed |" in text
+    assert "| spring | 4 | 1 | 3 | 0 | 1 blank, 2 failed | 0 |" in text
+    assert "| summer | 1 | 1 | 0 | 0 |  | 0 |" in text
+    assert "| **All** | 5 | 2 | 3 | 0 | 1 blank, 2 failed | 0 |" in text
+
+
+def test_an_override_is_counted_once_and_as_what_it_became(storage: LocalFolder) -> None:
+    """A person's keep is no reason for not keeping; decisions have a column of their own."""
+    decided: dict[str, Any] = {
+        "overridden_by": "ana",
+        "override_reason": "art",
+        "overridden_at": NOON,
+    }
+    text = card_of(
+        [
+            kept_row(storage, 1, moderation_reason="override:unchecked", **decided),
+            kept_row(storage, 2, verdict="rejected", moderation_reason="override:ok", **decided),
+        ]
+    )
+    assert "| spring | 2 | 1 | 1 | 0 | 1 override&#58;ok | 2 |" in text
 
 
 def test_emulated_pictures_are_announced_loudly(storage: LocalFolder) -> None:
@@ -157,7 +174,7 @@ def test_thousands_of_sets_make_a_short_card(storage: LocalFolder) -> None:
     text = card_of([kept_row(storage, 1, prompt_set="set0000"), *rows])
     assert "| set0099 |" in text
     assert "| set0100 |" not in text
-    assert "| 150 further prompt sets: see `manifest.json` | | | | | |" in text
+    assert "| 150 further prompt sets: see `manifest.json` | | | | | | |" in text
 
 
 def test_examples_come_from_all_over_the_dataset(storage: LocalFolder) -> None:

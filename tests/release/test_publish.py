@@ -96,6 +96,8 @@ def test_the_manifest_vouches_for_each_shard(storage: LocalFolder) -> None:
         "rejected": 1,
         "quarantined": 0,
         "by_reason": {"failed": 1, "ok": 5},
+        "why_not_kept": {"failed": 1},
+        "overridden": 0,
     }
     assert manifest["version"] == "v0001"
     assert re.fullmatch(r"imagepipeline-dagster \d+\..+", manifest["tool"])

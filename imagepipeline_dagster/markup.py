@@ -1,0 +1,84 @@
+"""Text from the tables inside Markdown, HTML and YAML: shown as it is, never read as markup."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+__all__ = ["markdown_text", "template", "visible", "yaml_text"]
+
+_MEANINGFUL = re.compile(r"""[!"#$&'()*+./:<>?@[\\\]^`{|}~]|(?<![^\W_])_|_(?![^\W_])""")
+# Every sign that means something inside a line of Markdown; not the underscore inside a word.
+
+_LONGEST_TEXT = 200  # characters of a value in a Markdown template
+
+
+def visible(text: str) -> str:
+    """Return the text with a box for each sign that is not printable, but line ends.
+
+    Such a sign could turn the reading direction round, or be an order to a terminal.
+    """
+    return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text)
+
+
+def markdown_text(value: object, *, longest: int | None = None) -> str:
+    """Return a value as one line that Markdown and HTML show as its text.
+
+    `longest` cuts it, in characters.
+    """
+    if isinstance(value, int | float):
+        return str(value)
+    line = " ".join(str(value).split())
+    if longest is not None and len(line) > longest:
+        line = line[: longest - 1] + "…"
+    # An entity is shown as its sign and does nothing: it ends no cell, and begins no tag or link.
+    return _MEANINGFUL.sub(lambda sign: f"&#{ord(sign[0])};", visible(line))
+
+
+def yaml_text(text: str) -> str:
+    """Return the text as a quoted YAML scalar on one line."""
+    plain = "".join(
+        sign if sign.isprintable() and sign not in '"\\' else f"\\U{ord(sign):08X}" for sign in text
+    )
+    return f'"{plain}"'
+
+
+@cache
+def template(name: str) -> Template:
+    """Return a template of this package, as `release/card.md.jinja`; it escapes what it is given.
+
+    The ending before `.jinja` tells how: for Markdown (`md`) or for HTML (`html`).
+    """
+    return _environment(_FINALIZERS[name.split(".")[-2]]).get_template(name)
+
+
+@cache
+def _environment(finalize: Callable[[object], Markup]) -> Environment:
+    made = Environment(
+        loader=PackageLoader("imagepipeline_dagster", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    made.filters["yaml"] = lambda text: Markup(yaml_text(text))  # noqa: S704 - a quoted scalar
+    return made
+
+
+def _in_markdown(value: object) -> Markup:
+    if isinstance(value, Markup):
+        return value
+    return Markup(markdown_text(value, longest=_LONGEST_TEXT))  # noqa: S704 - escaped just now
+
+
+def _in_html(value: object) -> Markup:
+    return value if isinstance(value, Markup) else Markup.escape(visible(str(value)))
+
+
+_FINALIZERS = {"md": _in_markdown, "html": _in_html}
