@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import dagster as dg
 
+from imagepipeline_dagster.api.address import AddressInvalid, origin_of
+from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.io_manager import ParquetIOManager
 from imagepipeline_dagster.resources import (
     DEFAULT_BASE_URL,
@@ -36,7 +37,7 @@ TABLES_URL = "IMAGEPIPELINE_TABLES_URL"
 LEDGER_URL = "IMAGEPIPELINE_LEDGER_URL"
 
 
-class EnvironmentInvalid(ValueError):
+class EnvironmentInvalid(CorrectableError):
     """A variable is missing or cannot be used; the message says which, and what to do."""
 
 
@@ -130,13 +131,11 @@ def _check_storage(storage_uri: str) -> None:
 
 def _check_base_url(value: str) -> None:
     try:
-        parts = urlsplit(value.strip())
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        origin_of(value)
+    except AddressInvalid as error:
         raise EnvironmentInvalid(
-            f"{BASE_URL}: is not an http:// or https:// URL such as {DEFAULT_BASE_URL}"
-        )
+            f"{BASE_URL}: {error}; it is a URL such as {DEFAULT_BASE_URL}"
+        ) from error
 
 
 def _whole_number(value: str) -> int:

@@ -21,9 +21,11 @@ from pydantic import Field, field_validator
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from imagepipeline_dagster.api.client import ImagePipelineClient, origin_of, poll_delays
+from imagepipeline_dagster.api.address import origin_of
+from imagepipeline_dagster.api.client import ImagePipelineClient, poll_delays
 from imagepipeline_dagster.api.contract import Job, RequestInvalid, Task, request_for
 from imagepipeline_dagster.databases import cause_of, shown_url
+from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.planning.prompts import token_problems
 from imagepipeline_dagster.purchase.pacing import Brake
@@ -282,7 +284,7 @@ class TablesResource(dg.ConfigurableResource[Any]):
             create_sample_tables(self.url)
 
 
-class LedgerUnavailable(RuntimeError):
+class LedgerUnavailable(CorrectableError):
     """The ledger's database cannot be reached or used; names its URL without the password."""
 
 

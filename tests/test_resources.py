@@ -163,10 +163,13 @@ def test_without_a_key_the_emulator_answers() -> None:
 
 
 def test_the_origin_is_that_of_the_api() -> None:
-    """Spellings of one address are one origin; another port is another."""
+    """Spellings of one address are one origin; another path at it is another API."""
     spellings = ("https://API.example", "https://api.example/", "https://api.example:443")
     origins = {ImagePipelineResource(api_key="k", base_url=url).origin for url in spellings}
     assert origins == {"https://api.example"}
+    gateway = ("https://gateway.example/staging", "https://gateway.example/prod/")
+    origins = {ImagePipelineResource(api_key="k", base_url=url).origin for url in gateway}
+    assert origins == {"https://gateway.example/staging", "https://gateway.example/prod"}
 
 
 @pytest.mark.parametrize(

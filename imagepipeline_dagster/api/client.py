@@ -17,6 +17,7 @@ import httpx
 import stamina
 from aiolimiter import AsyncLimiter
 
+from imagepipeline_dagster.api.address import origin_of
 from imagepipeline_dagster.api.answers import MAX_MESSAGE, AnswerReader
 from imagepipeline_dagster.api.connections import (
     POST_KEEPALIVE_SECONDS,
@@ -55,7 +56,7 @@ from imagepipeline_dagster.api.retrying import (
     repeat_submit,
 )
 
-__all__ = ["ImagePipelineClient", "SubmitPace", "origin_of", "poll_delays"]
+__all__ = ["ImagePipelineClient", "SubmitPace", "poll_delays"]
 
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
@@ -107,7 +108,6 @@ class ImagePipelineClient:
         if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
             raise ValueError("api_key: must be printable ASCII without blanks")
         self.origin = origin_of(base_url)
-        self._base_url = base_url.rstrip("/")
         self._max_attempts = max_attempts
         self._wait_initial = wait_initial
         self._not_found_patience = not_found_patience
@@ -151,7 +151,7 @@ class ImagePipelineClient:
 
     def endpoint(self, task: str) -> str:
         """Return the URL that requests of `task` are POSTed to."""
-        return self._base_url + submit_path(task)
+        return self.origin + submit_path(task)
 
     async def submit(
         self, request: GenerationRequest, *, sending: Callable[[bool], None] = lambda _: None
@@ -248,7 +248,7 @@ class ImagePipelineClient:
             response = await bounded_answer(
                 self._polls,
                 "GET",
-                self._base_url + status_path(task, job_id),
+                self.origin + status_path(task, job_id),
                 seconds=self._request_timeout,
             )
         except httpx.HTTPError as error:
@@ -352,27 +352,6 @@ class ImagePipelineClient:
     def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
         reason = self._redaction.text(str(error)) or type(error).__name__
         return Unreachable(f"{self.origin} cannot be reached: {reason}")
-
-
-def origin_of(base_url: str) -> str:
-    """Return `scheme://host[:port]` of a base URL, in lower case.
-
-    Raises:
-        ValueError: it is not an http(s) URL with a host, or holds a user name or a query.
-    """
-    try:
-        url = httpx.URL(base_url)
-    except httpx.InvalidURL as error:
-        raise ValueError(f"base_url: is no URL: {error}") from error
-    # An empty query or fragment counts too: it would swallow the path that is put behind it.
-    if url.userinfo or "?" in base_url or "#" in base_url:
-        raise ValueError("base_url: must hold no user name, password, query or fragment")
-    if url.scheme not in ("http", "https") or not url.raw_host or (url.port or 0) > 65535:
-        raise ValueError(f"base_url: {base_url!r} is not an http:// or https:// URL")
-    port = f":{url.port}" if url.port else ""
-    name = url.raw_host.decode("ascii")
-    host = f"[{name}]" if ":" in name else name
-    return f"{url.scheme}://{host}{port}"
 
 
 def _without_echo(message: str, request: GenerationRequest) -> str:

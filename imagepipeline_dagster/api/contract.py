@@ -17,6 +17,8 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
+from imagepipeline_dagster.errors import CorrectableError
+
 __all__ = [
     "NO_MESSAGE",
     "RANGES",
@@ -78,7 +80,7 @@ RANGES: dict[str, Range] = {
 """The permitted values of each number, both ends included."""
 
 
-class RequestInvalid(ValueError):
+class RequestInvalid(CorrectableError, ValueError):
     """A request breaks the contract; `problems` holds one sentence for each broken field."""
 
     def __init__(self, problems: tuple[str, ...]) -> None:

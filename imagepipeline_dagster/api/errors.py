@@ -28,6 +28,7 @@ status endpoint too. No error holds the API key: what the server echoes of it is
 from __future__ import annotations
 
 from imagepipeline_dagster.api.contract import Job
+from imagepipeline_dagster.errors import CorrectableError
 
 __all__ = [
     "AccessRefused",
@@ -53,7 +54,7 @@ __all__ = [
 ]
 
 
-class ImagePipelineError(Exception):
+class ImagePipelineError(CorrectableError):
     """Anything that goes wrong at the API."""
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imagepipeline_dagster.cli.configured import opened_ledger, origin_of
+from imagepipeline_dagster.cli.configured import opened_ledger
 from imagepipeline_dagster.cli.plan import forecast, to_buy_text
 from imagepipeline_dagster.cli.terminal import counts_table, printable, shown_number
 
@@ -70,7 +70,7 @@ def show_cost(
 
     resources = resources_on_command_line(os.environ)
     api = resources["imagepipeline"]
-    origin = origin_of(api)
+    origin = api.origin
     with (
         SourceTables(
             resources["tables"].url, prompts=dataset.prompts, embeddings=dataset.embeddings

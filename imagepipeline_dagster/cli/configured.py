@@ -15,18 +15,17 @@ from typing import TYPE_CHECKING
 import click
 
 from imagepipeline_dagster.cli.terminal import plain_errors, printable
+from imagepipeline_dagster.errors import CorrectableError
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.ledger.requests import Ledger
-    from imagepipeline_dagster.resources import ImagePipelineResource
 
 __all__ = [
     "chosen_dataset",
     "configured_ledger",
     "dataset_option",
     "opened_ledger",
-    "origin_of",
     "system_user",
     "tables_url",
 ]
@@ -72,7 +71,6 @@ def chosen_dataset(
 
 def _dataset_at(where: str | None) -> ImageDataset:
     from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.tables.errors import TablesError
 
     if where is None:
         return ImageDataset()
@@ -82,19 +80,11 @@ def _dataset_at(where: str | None) -> ImageDataset:
         sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError, TablesError) as error:
+    except (ImportError, AttributeError, ValueError, CorrectableError) as error:
         raise click.BadParameter(str(error), param_hint="--dataset") from error
     if not isinstance(found, ImageDataset):
         raise click.BadParameter(f"{where} is no ImageDataset", param_hint="--dataset")
     return found
-
-
-def origin_of(api: ImagePipelineResource) -> str:
-    """Return the origin of the API, as the ledger knows it."""
-    try:
-        return api.origin
-    except ValueError as error:
-        raise click.ClickException(f"IMAGEPIPELINE_BASE_URL: {error}") from error
 
 
 @contextmanager

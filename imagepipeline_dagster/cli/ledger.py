@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import click
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.ledger.requests import Ledger
     from imagepipeline_dagster.ledger.uses import PromptCall
 
-__all__ = ["call_text", "ledger_errors", "ledger_group"]
+__all__ = ["call_text", "ledger_group"]
 
 _KEY_DIGITS = 12
 
@@ -38,7 +37,7 @@ def ledger_unknown() -> None:
     """List the requests of which nobody knows whether they were bought."""
     from imagepipeline_dagster.ledger.decisions import unknown_requests
 
-    with ledger_errors(), configured_ledger(create=False) as ledger:
+    with plain_errors(), configured_ledger(create=False) as ledger:
         found = unknown_requests(ledger)
     if not found:
         click.echo("No request is unknown.")
@@ -125,7 +124,7 @@ def _decide(
         raise click.ClickException("The system names no user: say --who.")
     if not why.strip():
         raise click.BadParameter("must not be blank", param_hint="--why")
-    with ledger_errors():
+    with plain_errors():
         # Read first: a ledger that is not there must not be made by a decision about it.
         with configured_ledger(create=False) as ledger:
             if all_unknown:
@@ -163,21 +162,6 @@ def _sets_of(ledger: Ledger, entries: Iterable[Entry]) -> list[str]:
         calls = [call for entry in entries for call in calls_of(connection, entry.request_key)]
     names = {(call.dataset, call.prompt_set) for call in calls}
     return [printable(f"{prompt_set} ({dataset})") for dataset, prompt_set in sorted(names)]
-
-
-@contextmanager
-def ledger_errors() -> Iterator[None]:
-    """Show what the ledger's commands refuse, without a traceback."""
-    from imagepipeline_dagster.api.errors import ImagePipelineError
-    from imagepipeline_dagster.ledger.budget import BudgetReached
-    from imagepipeline_dagster.ledger.decisions import DecisionRefused
-    from imagepipeline_dagster.ledger.lineage import ImageUnknown
-    from imagepipeline_dagster.purchase.replay import OtherOrigin, ReplayFailed
-
-    with plain_errors(
-        BudgetReached, DecisionRefused, ImagePipelineError, ImageUnknown, OtherOrigin, ReplayFailed
-    ):
-        yield
 
 
 def call_text(call: PromptCall) -> str:

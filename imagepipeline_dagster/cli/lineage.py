@@ -17,14 +17,14 @@ from imagepipeline_dagster.cli.configured import (
     configured_ledger,
     dataset_option,
     opened_ledger,
-    origin_of,
 )
-from imagepipeline_dagster.cli.ledger import call_text, ledger_errors
+from imagepipeline_dagster.cli.ledger import call_text
 from imagepipeline_dagster.cli.terminal import (
     count_of,
     echo_fields,
     json_lines,
     moment,
+    plain_errors,
     printable,
     shown_id,
 )
@@ -47,7 +47,7 @@ def lineage(*, image: str, as_json: bool) -> None:
     """
     from imagepipeline_dagster.ledger.lineage import lineage_of
 
-    with ledger_errors(), configured_ledger(create=False) as ledger:
+    with plain_errors(), configured_ledger(create=False) as ledger:
         found = lineage_of(ledger, image)
     if as_json:
         click.echo(json.dumps(_as_json(found), indent=2, default=_json_value))
@@ -70,11 +70,11 @@ def replay(*, image: str, yes: bool, elsewhere: bool, dataset: str | None) -> No
     from imagepipeline_dagster.ledger.lineage import lineage_of
     from imagepipeline_dagster.purchase.replay import Replay
 
-    with ledger_errors():
+    with plain_errors():
         chosen = chosen_dataset(dataset)
         resources = resources_on_command_line(os.environ)
         api, url = resources["imagepipeline"], resources["ledger"].url
-        origin = origin_of(api)
+        origin = api.origin
         with opened_ledger(url, create=False) as ledger:
             found = lineage_of(ledger, image)
         with opened_ledger(url, create=True) as ledger:

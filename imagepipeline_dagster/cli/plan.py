@@ -13,7 +13,6 @@ from imagepipeline_dagster.cli.configured import (
     chosen_dataset,
     dataset_option,
     opened_ledger,
-    origin_of,
 )
 from imagepipeline_dagster.cli.tables import chosen_sets
 from imagepipeline_dagster.cli.terminal import (
@@ -70,7 +69,7 @@ def plan(
             ) as tables,
             opened_ledger(resources["ledger"].url, create=False) as ledger,
         ):
-            origin = origin_of(api)
+            origin = api.origin
             names = chosen_sets(tables, prompt_sets)
             sets = ((name, tables.prompts(name)) for name in names)
             planned = forecast(sets, tables.embeddings(), chosen, ledger, origin=origin)

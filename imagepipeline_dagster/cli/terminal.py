@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from imagepipeline_dagster.errors import CorrectableError
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -46,24 +48,11 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def plain_errors(*more: type[Exception]) -> Iterator[None]:
-    """Show what is wrong and what to do about it, without a traceback; `more` are further kinds."""
-    from imagepipeline_dagster.environment import EnvironmentInvalid
-    from imagepipeline_dagster.tables.errors import TablesError
-    from imagepipeline_dagster.tables.samples import SampleMissing
-    from imagepipeline_dagster.tables.transfer.incoming import ImportRefused
-
-    known: tuple[type[Exception], ...] = (
-        TablesError,
-        ImportRefused,
-        SampleMissing,
-        EnvironmentInvalid,
-        OSError,
-        *more,
-    )
+def plain_errors() -> Iterator[None]:
+    """Show what a person can put right, and what to do about it, without a traceback."""
     try:
         yield
-    except known as error:
+    except (CorrectableError, OSError) as error:
         text = str(error)
         if isinstance(error, OSError) and error.filename and error.strerror:
             text = f"{error.filename}: {error.strerror}"

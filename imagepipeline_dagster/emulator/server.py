@@ -26,6 +26,8 @@ LOOPBACK = "127.0.0.1"
 _BACKLOG = 512
 _START_SECONDS = 10.0
 _STOP_SECONDS = 5.0
+# Longer than any client keeps a connection: a loaded machine closes none that is just being used.
+_KEEP_ALIVE_SECONDS = 75
 
 
 class EmulatorServer:
@@ -113,6 +115,7 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=1,
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             )
         )
         self._emulator = emulator

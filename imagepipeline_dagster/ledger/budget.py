@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, func, select, update
 
+from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.requests import Ledger, upsert
 from imagepipeline_dagster.ledger.schema import spending
 
@@ -31,7 +32,7 @@ class Period(StrEnum):
     TOTAL = "total"
 
 
-class BudgetReached(Exception):
+class BudgetReached(CorrectableError):
     """The next request would pass the budget; the rest stays planned."""
 
 

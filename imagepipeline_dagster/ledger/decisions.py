@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
+from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.records import (
     Entry,
     Failure,
@@ -59,7 +60,7 @@ class LedgerDecision(StrEnum):
     FORGET = "forget"
 
 
-class DecisionRefused(ValueError):
+class DecisionRefused(CorrectableError):
     """A key that names no single request, or a request for which the decision makes no sense."""
 
 

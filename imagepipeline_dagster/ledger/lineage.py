@@ -17,6 +17,7 @@ from urllib.request import url2pathname
 
 from sqlalchemy import Connection, select
 
+from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.decisions import (
     MIN_PREFIX,
     TakenDecision,
@@ -33,7 +34,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}", re.IGNORECASE)
 
 
-class ImageUnknown(LookupError):
+class ImageUnknown(CorrectableError):
     """What was given names no single image of the ledger; the message says what it does name."""
 
 

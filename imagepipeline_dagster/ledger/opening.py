@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
+from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.schema import SCHEMA_VERSION, metadata, version
 
 __all__ = [
@@ -34,11 +35,11 @@ __all__ = [
 ]
 
 
-class LedgerTooNew(RuntimeError):
+class LedgerTooNew(CorrectableError):
     """The ledger was written by a later version of this package."""
 
 
-class LedgerTooOld(RuntimeError):
+class LedgerTooOld(CorrectableError):
     """The ledger lacks tables, and is opened in a way that creates none."""
 
 

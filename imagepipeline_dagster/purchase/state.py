@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.budget import BudgetReached
 
 __all__ = ["PurchaseProgress", "RunState", "TooManyFailures"]
@@ -12,7 +13,7 @@ __all__ = ["PurchaseProgress", "RunState", "TooManyFailures"]
 _SAMPLES_JUDGED = 20
 
 
-class TooManyFailures(Exception):
+class TooManyFailures(CorrectableError):
     """So much failed that buying on would waste money."""
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from imagepipeline_dagster.api.contract import canonical_json
+from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.moderation.checks import objections
 from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage, Verdict, summarise
 from imagepipeline_dagster.release.card import (
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 
-class NothingToRelease(ValueError):
+class NothingToRelease(CorrectableError):
     """No image was kept; `counts` tells what became of the samples."""
 
     def __init__(self, counts: Counts) -> None:

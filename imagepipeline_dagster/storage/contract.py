@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imagepipeline_dagster.errors import CorrectableError
+
 if TYPE_CHECKING:
     pass
 
@@ -34,7 +36,7 @@ class ObjectExists(FileExistsError):
     """There is an object at this path already."""
 
 
-class StorageUnavailable(OSError):
+class StorageUnavailable(CorrectableError, OSError):
     """The bucket cannot be used; the message says which one, why, and what to do."""
 
 

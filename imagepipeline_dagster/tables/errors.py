@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from imagepipeline_dagster.errors import CorrectableError
+
 __all__ = [
     "ColumnMissing",
     "RowRefused",
@@ -12,7 +14,7 @@ __all__ = [
 ]
 
 
-class TablesError(Exception):
+class TablesError(CorrectableError):
     """Something about the two tables that a person has to put right.
 
     - TablesUnavailable: the database cannot be reached

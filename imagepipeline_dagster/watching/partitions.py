@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 
+from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.partition_names import partition_key
 from imagepipeline_dagster.watching.looking import Observation
 
@@ -13,7 +14,7 @@ __all__ = ["TooManyGone", "partition_changes"]
 _FEW_SETS = 2
 
 
-class TooManyGone(Exception):
+class TooManyGone(CorrectableError):
     """More sets are gone than a slip of the hand should be able to remove; says what to do."""
 
 

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import gc
 import gzip
 import json
 import time
+import warnings
 from collections.abc import Callable
 from email.utils import format_datetime
 
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from imagepipeline_dagster.api.client import ImagePipelineClient, origin_of
+from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.contract import Job, JobStatus, canonical_json, request_for
 from imagepipeline_dagster.api.errors import (
     AccessRefused,
@@ -462,11 +464,13 @@ def test_pace_is_told() -> None:
 
 def test_nothing_stays_open() -> None:
     """After the client is closed no connection is left for the garbage collector to complain of."""
-    # pytest makes errors of ResourceWarnings, those from the collector too.
-    import gc
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()  # what other tests left is not this one's
 
     with answering(lambda _: Reply(value=PENDING)) as server:
         assert submit(client_of(server.url)).id
+        # pytest makes errors of ResourceWarnings, those from the collector too.
         gc.collect()
 
 
@@ -475,45 +479,6 @@ def test_impossible_keys(key: str) -> None:
     """A key that cannot stand in a header is refused without being shown."""
     with pytest.raises(ValueError, match="api_key: must be printable ASCII without blanks"):
         client_of("http://api.example", api_key=key)
-
-
-@pytest.mark.parametrize(
-    ("url", "origin"),
-    [
-        ("https://API.imagepipeline.io", "https://api.imagepipeline.io"),
-        ("https://api.imagepipeline.io:443/v2/", "https://api.imagepipeline.io"),
-        ("http://127.0.0.1:8188", "http://127.0.0.1:8188"),
-        ("http://[::1]:8188", "http://[::1]:8188"),
-        ("https://bücher.example", "https://xn--bcher-kva.example"),
-    ],
-)
-def test_origin(url: str, origin: str) -> None:
-    """The origin is the scheme, the host in lower case and a port that is not the usual one."""
-    assert origin_of(url) == origin
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "api.imagepipeline.io",
-        "ftp://api.imagepipeline.io",
-        "https://",
-        "https://[::1",
-        "https://h:99999",
-        "https://h\n",
-        "https://user:password@h",
-        "https://h?a=b",
-        "https://h?",
-        "https://h#",
-    ],
-)
-def test_impossible_base_urls(url: str) -> None:
-    """A base URL that could not be sent to as it stands is refused, without showing a password."""
-    with pytest.raises(ValueError, match="base_url") as raised:
-        origin_of(url)
-
-    assert "password@" not in str(raised.value)
 
 
 def test_proxy_does_not_see_loopback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ def test_tree_is_drawn_as_it_is() -> None:
     own = {name: c for name, c in classes.items() if c.__module__ == errors.__name__}
 
     assert sorted(name for _, name in drawn) == sorted(own)
-    above: list[str] = ["Exception"]
+    above: list[str] = ["CorrectableError"]
     for depth, name in drawn:
         del above[depth + 1 :]
         assert [base.__name__ for base in own[name].__bases__] == [above[-1]]

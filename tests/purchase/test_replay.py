@@ -198,7 +198,9 @@ def test_another_api_is_refused_unless_allowed(buyer: Buyer, bought: Bought) -> 
         Replay(found, ledger=ledger, origin="https://api.example", emulated=False, elsewhere=True)
         with ledger.engine.begin() as connection:
             connection.execute(
-                update(requests).values(emulated=False, endpoint="https://api.example/sdxl/x/v1")
+                update(requests).values(
+                    emulated=False, endpoint="https://api.example/sdxl/text2image/v1"
+                )
             )
         found = lineage_of(ledger, str(bought.images[0].image_sha256))
         Replay(found, ledger=ledger, origin="https://api.example", emulated=False)

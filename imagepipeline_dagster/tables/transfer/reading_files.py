@@ -19,6 +19,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imagepipeline_dagster.errors import CorrectableError
+
 __all__ = ["FILE_ENDINGS", "FileRow", "FileUnreadable", "RowUnreadable", "RowsFile", "open_file"]
 
 _PARQUET_BATCH = 2_000  # rows
@@ -29,7 +31,7 @@ _DOUBLED_QUOTES = re.compile(r'(?:^|\t)"(?:[^"\t]|"")*""(?:[^"\t]|"")*"(?=\t|\r?
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
 
 
-class FileUnreadable(ValueError):
+class FileUnreadable(CorrectableError):
     """The file as a whole cannot be read; says why and what is expected."""
 
 

@@ -1,0 +1,42 @@
+"""Where the API is: its base URL, checked and in one spelling."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+
+from imagepipeline_dagster.errors import CorrectableError
+
+__all__ = ["AddressInvalid", "origin_of"]
+
+# httpx quotes what cannot stand in a host, and would look the quoted name up.
+_HOST = re.compile(r"[^%\\]+")
+
+
+class AddressInvalid(CorrectableError, ValueError):
+    """A base URL that could not be sent to as it stands."""
+
+
+def origin_of(base_url: str) -> str:
+    """Return `scheme://host[:port][/path]` of a base URL: its origin in lower case, and its path.
+
+    A gateway serves several APIs at one origin, so the path tells them apart.
+
+    Raises:
+        AddressInvalid: it is not an http(s) URL with a host, or holds a user name or a query.
+    """
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        raise AddressInvalid(f"is no URL: {error}") from error
+    # An empty query or fragment counts too: it would swallow the path that is put behind it.
+    if url.userinfo or "?" in base_url or "#" in base_url:
+        raise AddressInvalid("must hold no user name, password, query or fragment")
+    name = url.raw_host.decode("ascii")
+    port = 80 if url.port is None else url.port
+    if url.scheme not in ("http", "https") or not _HOST.fullmatch(name) or not 0 < port <= 65535:
+        raise AddressInvalid(f"{base_url!r} is not an http:// or https:// URL")
+    origin = url.netloc.decode("ascii")
+    path = url.raw_path.decode("ascii").rstrip("/")
+    return f"{url.scheme}://{origin}{path}"
