@@ -3,7 +3,8 @@
 `source_tables` → `prompt_sets` → `generation_requests` → `generated_images` → `moderated_images` →
 `image_dataset`; then what starts runs: `sensors`, `moderation_sensor` and `schedules`.
 `dataset` holds what they share, `metadata` and `moderation_metadata` what they show;
-`moderation_checks` stand beside their asset, and `sensor_resources` keeps ticks cheap.
+`moderation_checks` stand beside their asset, `sensor_resources` keeps ticks cheap,
+and `under_way` says what Dagster is busy with.
 `build_definitions` puts one dataset together.
 """
 

@@ -13,7 +13,7 @@ from imagepipeline_dagster.defs.moderation_checks import build_moderation_checks
 from imagepipeline_dagster.defs.moderation_metadata import moderation_metadata
 from imagepipeline_dagster.moderation.checks import accounting_problems
 from imagepipeline_dagster.moderation.moderating import moderate_set
-from imagepipeline_dagster.moderation.states import Bases
+from imagepipeline_dagster.moderation.states import VerdictStates
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.purchase.images import CIRCUMSTANCES, GeneratedImage
@@ -40,12 +40,12 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
         images = rows_of(stored, ModeratedImage)
         prompt_set = images[0].prompt_set
         with context.resources.ledger.open() as opened:
-            PromptSetStates(opened, dataset=dataset.name).note_built(
+            PromptSetStates(opened, dataset=dataset.name).record_built(
                 prompt_set,
                 content=images[0].content_version,
                 pending=sum(image.is_open for image in images),
             )
-            Bases(opened, dataset=dataset.name).note_built(
+            VerdictStates(opened, dataset=dataset.name).record_built(
                 prompt_set, str(images[0].moderation_basis)
             )
 

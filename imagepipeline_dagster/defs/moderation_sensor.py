@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.moderation.states import Bases
+from imagepipeline_dagster.moderation.states import VerdictStates
 from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
 from imagepipeline_dagster.resources import LedgerResource, TablesResource
 
@@ -42,7 +42,7 @@ def build_moderation_overrides(dataset: ImageDataset, *, start: bool) -> list[An
             return dg.SensorResult(skip_reason="no override and no rule changed")
         keys = context.instance.get_dynamic_partitions(dataset.named("prompt_set"))
         with ledger.open() as opened:
-            asked, settled = Bases(opened, dataset=dataset.name).ask(
+            asked, settled = VerdictStates(opened, dataset=dataset.name).ask(
                 policy,
                 tables.overrides(dataset.overrides),
                 present=[prompt_set_of(key) for key in keys],

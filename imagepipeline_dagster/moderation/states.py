@@ -19,7 +19,7 @@ from imagepipeline_dagster.ledger.schema import moderations, samples, uses
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.tables.overrides import Override
 
-__all__ = ["Bases", "basis_of"]
+__all__ = ["VerdictStates", "basis_of"]
 
 _KEYS_AT_ONCE = 500
 
@@ -52,7 +52,7 @@ _PATIENCE = dt.timedelta(minutes=30)
 """After so long a set that was asked for, and is not moderated yet, is asked for again."""
 
 
-class Bases:
+class VerdictStates:
     """The bases of one dataset's prompt sets, kept in the ledger's database."""
 
     def __init__(self, ledger: Ledger, *, dataset: str) -> None:
@@ -124,7 +124,7 @@ class Bases:
                 connection.execute(update(moderations).where(mine).values(values))
         return asked, settled
 
-    def note_built(self, prompt_set: str, basis: str) -> None:
+    def record_built(self, prompt_set: str, basis: str) -> None:
         """Record what a set's stored verdicts were made from."""
         values = {
             "dataset": self._dataset,

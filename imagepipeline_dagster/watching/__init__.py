@@ -4,4 +4,5 @@
 - `contents`: what each set's rows say, as far as the ticks have looked.
 - `states`: what each set was last requested and built from, and which want a run.
 - `partitions`: which sets come and go.
+- `ticks`: what one tick does with all of these.
 """

@@ -78,9 +78,9 @@ class SetContents:
         """See what these sets say now, in the same way as `examine`; drop those without rows."""
         names = list(prompt_sets)
         for some in _parts(names):
-            found = summarise_sets(tables, some)
-            self._drop(set(some) - {each.prompt_set for each in found})
-            self.examine(tables, found)
+            summaries = summarise_sets(tables, some)
+            self._drop(set(some) - {summary.prompt_set for summary in summaries})
+            self.examine(tables, summaries)
 
     def examine(
         self, tables: SourceTables, sets: Sequence[SetSummary], *, neighbours: bool = False
@@ -102,13 +102,13 @@ class SetContents:
             checksums = checksums_among(tables, names)
         kept = self._kept(names)
         changed, seen = [], []
-        for each in sets:
-            checksum = checksums.get(each.prompt_set)
-            rows, newest, known = kept.get(each.prompt_set, (0, None, None))
+        for summary in sets:
+            checksum = checksums.get(summary.prompt_set)
+            rows, newest, known = kept.get(summary.prompt_set, (0, None, None))
             if checksum is not None and checksum != known:
-                changed.append(each)
-            elif known is not None and (rows, newest) != (each.rows, each.newest):
-                seen.append(each)
+                changed.append(summary)
+            elif known is not None and (rows, newest) != (summary.rows, summary.newest):
+                seen.append(summary)
         self._save_summaries(seen)
         if changed:
             self._read(tables, changed, checksums)
@@ -134,12 +134,12 @@ class SetContents:
             # Rows that were read anew meanwhile were read with their embeddings.
             .where(
                 mine,
-                c.prompt_set == bindparam("its_name"),
-                c.prompts == bindparam("its_prompts"),
+                c.prompt_set == bindparam("set_name"),
+                c.prompts == bindparam("read_prompts"),
             )
             .values(
-                embeddings=bindparam("its_embeddings"),
-                content=bindparam("its_content"),
+                embeddings=bindparam("new_embeddings"),
+                content=bindparam("new_content"),
                 changed_at=dt.datetime.now(dt.UTC),
             )
         )
@@ -148,10 +148,10 @@ class SetContents:
                 statement,
                 [
                     {
-                        "its_name": name,
-                        "its_prompts": prompts,
-                        "its_embeddings": version,
-                        "its_content": content_version(prompts, version),
+                        "set_name": name,
+                        "read_prompts": prompts,
+                        "new_embeddings": version,
+                        "new_content": content_version(prompts, version),
                     }
                     for name, prompts, version in sorted(changed)
                 ],
@@ -163,7 +163,7 @@ class SetContents:
         embeddings = tables.embeddings()
         for some in _parts(sets):
             names = [each.prompt_set for each in some]
-            found = fingerprint_sets(tables, names, embeddings=embeddings)
+            fingerprints = fingerprint_sets(tables, names, embeddings=embeddings)
             earlier = self._contents(names)
             now = dt.datetime.now(dt.UTC)
             # A set without rows now is gone meanwhile, which the next look sees.
@@ -180,7 +180,7 @@ class SetContents:
                     changed_at=earlier.get((each.prompt_set, says.content), now),
                 )
                 for each in some
-                if (says := found.get(each.prompt_set)) is not None
+                if (says := fingerprints.get(each.prompt_set)) is not None
             ]
             with self._ledger.engine.begin() as connection:
                 _save(connection, self._dataset, read)
@@ -230,15 +230,15 @@ class SetContents:
             update(set_contents)
             .where(
                 set_contents.c.dataset == self._dataset,
-                set_contents.c.prompt_set == bindparam("its_name"),
+                set_contents.c.prompt_set == bindparam("set_name"),
             )
-            .values(rows=bindparam("its_rows"), newest=bindparam("its_newest"))
+            .values(rows=bindparam("new_rows"), newest=bindparam("new_newest"))
         )
         with self._ledger.engine.begin() as connection:
             connection.execute(
                 statement,
                 [
-                    {"its_name": each.prompt_set, "its_rows": each.rows, "its_newest": each.newest}
+                    {"set_name": each.prompt_set, "new_rows": each.rows, "new_newest": each.newest}
                     for each in _by_name(sets)
                 ],
             )
@@ -260,7 +260,7 @@ def _save(connection: Connection, dataset: str, contents: Sequence[_Content]) ->
     if not contents:
         return
     names = _Content.__slots__
-    places: dict[str, Any] = {name: bindparam(f"its_{name}") for name in names}
+    places: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
     connection.execute(
         upsert(
             connection,
@@ -268,7 +268,7 @@ def _save(connection: Connection, dataset: str, contents: Sequence[_Content]) ->
             {"dataset": dataset, **places},
             replace=[name for name in names if name != "prompt_set"],
         ),
-        [{f"its_{name}": getattr(each, name) for name in names} for each in _by_name(contents)],
+        [{f"new_{name}": getattr(each, name) for name in names} for each in _by_name(contents)],
     )
 
 

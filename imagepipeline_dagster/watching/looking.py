@@ -181,27 +181,27 @@ def observe(
 
     if audit:
         tables.look_up_again()
-        found = summarise_sets(tables)
-        differing = contents.differing(found)
+        summaries = summarise_sets(tables)
+        differing = contents.differing(summaries)
         few_differ = len(differing) <= tiers.few_sets
         verify = verify or not few_differ
         suspects.update(each.prompt_set for each in differing)
         watch = dataclasses.replace(
             watch,
-            rows=sum(each.rows for each in found),
+            rows=sum(each.rows for each in summaries),
             audited_at=now if few_differ else watch.audited_at,
         )
     else:
-        found = summarise_sets(tables, suspects) if suspects else []
+        summaries = summarise_sets(tables, suspects) if suspects else []
     begins = verify and watch.verifying_since is None
     if begins:
         watch = dataclasses.replace(watch, verifying_since=now, position=None)
 
-    new = () if audit else tuple(contents.unknown([each.prompt_set for each in found]))
+    new = () if audit else tuple(contents.unknown([each.prompt_set for each in summaries]))
     if len(suspects) <= tiers.few_sets and not (begins and watch.rows <= tiers.slice_rows):
-        contents.examine(tables, [each for each in found if each.prompt_set in suspects])
+        contents.examine(tables, [each for each in summaries if each.prompt_set in suspects])
     if verify:
-        watch = _verify(tables, contents, watch, found, tiers, lambda: clock() >= deadline)
+        watch = _verify(tables, contents, watch, summaries, tiers, lambda: clock() >= deadline)
 
     # A verification that began earlier may have passed sets which changed since: then it has to
     # begin again, and the newest time stays to be seen until it does.
@@ -213,7 +213,7 @@ def observe(
             newest=newest,
             newest_since=now if moved else None if settled else watch.newest_since,
         )
-    names = tuple(each.prompt_set for each in found) if audit else new
+    names = tuple(each.prompt_set for each in summaries) if audit else new
     return Observation(watch, names, all_sets=audit)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Set
+from dataclasses import dataclass
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.partition_names import partition_key
 from imagepipeline_dagster.watching.looking import Observation
 
-__all__ = ["TooManyGone", "partition_changes"]
+__all__ = ["PartitionChanges", "PartitionRules", "TooManyGone", "partition_changes"]
 
 # Removing so few partitions is never taken for a table truncated by accident.
 _FEW_SETS = 2
@@ -18,23 +19,51 @@ class TooManyGone(CorrectableError):
     """More sets are gone than a slip of the hand should be able to remove; says what to do."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionRules:
+    """When the partition of a set that left the tables is removed.
+
+    `keep` removes none, and `max_removed_share` refuses to remove more of them at once. `table` is
+    the prompts table's name, for the message.
+    """
+
+    table: str
+    keep: bool
+    max_removed_share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartitionChanges:
+    """The partition keys to add and to remove, and those to remove once nobody uses them."""
+
+    added: list[str]
+    removed: list[str]
+    in_use: list[str]
+
+
 def partition_changes(
-    seen: Observation, present: Set[str], *, table: str, keep: bool, max_removed_share: float
-) -> tuple[list[str], list[str]]:
-    """Return the partition keys to add and to remove; with `keep` none is removed.
+    seen: Observation,
+    present: Set[str],
+    *,
+    rules: PartitionRules,
+    in_use: Callable[[], Set[str]] = frozenset,
+) -> PartitionChanges:
+    """Return how the partitions follow the sets.
+
+    A partition that a queued or running run or backfill names stays until that is over: Dagster
+    cancels a backfill of all sets once a single partition of it is gone. `in_use` returns those.
 
     Raises:
-        TooManyGone: more than this share of those present would be removed.
+        TooManyGone: more than the rules' share of those present would be removed.
     """
     wanted = {partition_key(name) for name in seen.sets}
     added = sorted(wanted - present)
-    if not seen.all_sets or keep:
-        return added, []
-    removed = sorted(present - wanted)
-    if len(removed) > max(_FEW_SETS, max_removed_share * len(present)):
+    gone = present - wanted if seen.all_sets and not rules.keep else frozenset()
+    if len(gone) > max(_FEW_SETS, rules.max_removed_share * len(present)):
         raise TooManyGone(
-            f"{len(removed)} of {len(present)} prompt sets are gone from the table "
-            f"{table!r}. Nothing was removed: is the table whole? If they are to "
+            f"{len(gone)} of {len(present)} prompt sets are gone from the table "
+            f"{rules.table!r}. Nothing was removed: is the table whole? If they are to "
             "go, delete their partitions in the UI, or set max_removed_share=1.0 on the dataset."
         )
-    return added, removed
+    used = in_use() & gone if gone else frozenset()
+    return PartitionChanges(added=added, removed=sorted(gone - used), in_use=sorted(used))

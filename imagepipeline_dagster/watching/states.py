@@ -115,11 +115,11 @@ _KNOWN = or_(_STATE.attempt > 0, _STATE.built_content.is_not(None))
 # Rows are changed in this order, so that two sensors wait for each other and never both. Many are
 # sent at once: a tick has no time for an answer to each where the ledger is far away.
 _name = attrgetter("prompt_set")
-_ITS_NAME = bindparam("its_name", type_=Text)
+_SET_NAME = bindparam("set_name", type_=Text)
 
 
 def _named(names: Iterable[str]) -> list[dict[str, str]]:
-    return [{"its_name": name} for name in sorted(names)]
+    return [{"set_name": name} for name in sorted(names)]
 
 
 class PromptSetStates:
@@ -227,23 +227,23 @@ class PromptSetStates:
         room = at_most - len(self.asked_in(tick))
         chosen = sorted(islice(wanting, max(room, 0)), key=_name)
         with self._ledger.engine.begin() as connection:
-            for each in chosen:
-                self._ask(connection, each, tick=tick, again=False)
+            for desired in chosen:
+                self._ask(connection, desired, tick=tick, again=False)
         return self.asked_in(tick)
 
     def ask_again(
         self, overdue: Sequence[PromptSetState], *, now: dt.datetime, tick: str, at_most: int
     ) -> list[AskedRun]:
         """Ask for those of these sets that are due by what they say now; return the runs."""
-        desired = self._known({state.prompt_set for state in overdue})
+        known = self._known({state.prompt_set for state in overdue})
         due = (
-            found
+            desired
             for state in overdue
-            if (found := desired.get(state.prompt_set)) is not None
-            and retry_due(found, state, now=now)
+            if (desired := known.get(state.prompt_set)) is not None
+            and retry_due(desired, state, now=now)
         )
-        for each in islice(due, at_most):
-            self.ask(each, tick=tick, again=True)
+        for desired in islice(due, at_most):
+            self.ask(desired, tick=tick, again=True)
         return self.asked_in(tick)
 
     def asked_in(self, tick: str) -> list[AskedRun]:
@@ -286,20 +286,20 @@ class PromptSetStates:
         with self._ledger.reading() as connection:
             return [SetFingerprint(*row) for row in connection.execute(query)]
 
-    def note_reported(self, reported: Iterable[SetFingerprint], *, tick: str) -> None:
+    def record_reported(self, reported: Iterable[SetFingerprint], *, tick: str) -> None:
         """Record that a tick tells Dagster what these sets' rows say."""
-        told = [
-            {"its_name": each.prompt_set, "its_prompts": each.prompts}
-            for each in sorted(reported, key=_name)
+        versions = [
+            {"set_name": desired.prompt_set, "read_prompts": desired.prompts}
+            for desired in sorted(reported, key=_name)
         ]
-        if not told:
+        if not versions:
             return
         with self._ledger.engine.begin() as connection:
             connection.execute(
                 update(set_contents)
-                .where(self._says(_ITS_NAME))
-                .values(reported=bindparam("its_prompts"), reported_in=tick),
-                told,
+                .where(self._says(_SET_NAME))
+                .values(reported=bindparam("read_prompts"), reported_in=tick),
+                versions,
             )
 
     def close_tick(self, tick: str) -> None:
@@ -317,7 +317,7 @@ class PromptSetStates:
                     .values({column: None})
                 )
 
-    def note_built(self, prompt_set: str, *, content: str, pending: int) -> None:
+    def record_built(self, prompt_set: str, *, content: str, pending: int) -> None:
         """Record what a set was built from, and how many of its samples are still open."""
         values = {
             "dataset": self._dataset,
@@ -359,7 +359,7 @@ class PromptSetStates:
         with self._ledger.engine.begin() as connection:
             connection.execute(
                 update(prompt_sets)
-                .where(self._is(_ITS_NAME))
+                .where(self._is(_SET_NAME))
                 .values(requested_prompts=None, requested_embeddings=None, retries=0),
                 names,
             )
@@ -370,10 +370,10 @@ class PromptSetStates:
         if not names:
             return
         with self._ledger.engine.begin() as connection:
-            connection.execute(delete(prompt_sets).where(self._is(_ITS_NAME)), names)
+            connection.execute(delete(prompt_sets).where(self._is(_SET_NAME)), names)
             connection.execute(
                 update(set_contents)
-                .where(self._says(_ITS_NAME))
+                .where(self._says(_SET_NAME))
                 .values(reported=None, reported_in=None, asked_in=None),
                 names,
             )

@@ -173,7 +173,7 @@ class Catalogue(RuleBasedStateMachine):
         name = self.queue.pop(0)
         self.runs[name] += 1
         if works and name in self.desired:
-            self.states.note_built(name, content=self.desired[name].content, pending=0)
+            self.states.record_built(name, content=self.desired[name].content, pending=0)
         else:
             self.failures[name] += 1
 

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import time
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 
 from imagepipeline_dagster.defs import ImageDataset
 from imagepipeline_dagster.ledger.requests import Ledger
@@ -28,7 +30,7 @@ def _build(pipeline: Pipeline, *names: str) -> None:
     ledger = Ledger(pipeline.ledger_url)
     states = PromptSetStates(ledger, dataset=pipeline.dataset.name)
     for name in names:
-        states.note_built(name, content=found[name].content, pending=0)
+        states.record_built(name, content=found[name].content, pending=0)
     ledger.close()
 
 
@@ -443,3 +445,61 @@ def test_a_missing_table_is_named(pipeline: Pipeline) -> None:
 
     with pytest.raises(Exception, match=r"no prompts table 'prompts'.*'old_prompts'"):
         pipeline.evaluate("prompts_sensor")
+
+
+@pytest.mark.filterwarnings("ignore:Function `AssetSelection.sources`")  # Dagster's own call
+def test_a_backfill_keeps_the_partition_of_a_set_that_left(pipeline: Pipeline) -> None:
+    """Removing a partition would cancel a person's backfill of all sets, so it waits for it."""
+    for name in ("spring", "summer"):
+        pipeline.add(name, "one")
+    pipeline.tick()
+    backfill = PartitionBackfill.from_asset_partitions(
+        backfill_id="all",
+        asset_graph=pipeline.repository.asset_graph,
+        partition_names=["spring", "summer"],
+        asset_selection=[pipeline.dataset.key("prompt_sets")],
+        backfill_timestamp=time.time(),
+        tags={},
+        dynamic_partitions_store=pipeline.instance,
+        all_partitions=False,
+        title=None,
+        description=None,
+        run_config=None,
+    )
+    pipeline.instance.add_backfill(backfill)
+    pipeline.sql("DELETE FROM prompts WHERE prompt_set = 'spring'")
+
+    pipeline.tick()
+    assert pipeline.partitions == ["spring", "summer"]
+    done = backfill._replace(status=BulkActionStatus.COMPLETED_SUCCESS)
+    pipeline.instance.update_backfill(done)
+    pipeline.tick()
+    assert pipeline.partitions == ["summer"]
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"dagster/partition": "spring"},
+        {
+            "dagster/asset_partition_range_start": "spring",
+            "dagster/asset_partition_range_end": "summer",
+        },
+    ],
+)
+def test_a_run_keeps_the_partition_of_a_set_that_left(
+    pipeline: Pipeline, tags: dict[str, str]
+) -> None:
+    """A run of the set, or of a range, finds its partition where it was."""
+    for name in ("spring", "summer"):
+        pipeline.add(name, "one")
+    pipeline.tick()
+    job = pipeline.definitions.resolve_job_def("materialize_prompt_set")
+    run = pipeline.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    pipeline.sql("DELETE FROM prompts WHERE prompt_set = 'spring'")
+
+    pipeline.tick()
+    assert pipeline.partitions == ["spring", "summer"]
+    pipeline.instance.report_run_failed(run)
+    pipeline.tick()
+    assert pipeline.partitions == ["summer"]

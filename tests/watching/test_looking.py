@@ -80,7 +80,7 @@ class Looker:
         """Return the sets that say something new, and let it be built."""
         found = self.states.wanting_for_prompts()
         for each in found:
-            self.states.note_built(each.prompt_set, content=each.content, pending=0)
+            self.states.record_built(each.prompt_set, content=each.content, pending=0)
         self.states.settle()
         return [each.prompt_set for each in found]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imagepipeline_dagster.watching.looking import Observation, Watch
-from imagepipeline_dagster.watching.partitions import TooManyGone, partition_changes
+from imagepipeline_dagster.watching.partitions import PartitionRules, TooManyGone, partition_changes
 
 
 def changes(
@@ -13,7 +13,9 @@ def changes(
 ) -> tuple[list[str], list[str]]:
     """Return the changes where half of the sets may go."""
     seen = Observation(Watch(), sets, all_sets)
-    return partition_changes(seen, set(present), table="prompts", keep=keep, max_removed_share=0.5)
+    rules = PartitionRules(table="prompts", keep=keep, max_removed_share=0.5)
+    found = partition_changes(seen, set(present), rules=rules)
+    return found.added, found.removed
 
 
 def test_sets_come_and_go() -> None:
@@ -33,3 +35,13 @@ def test_too_many_at_once_are_refused() -> None:
     assert changes(("a", "b", "c"), "abcdef") == ([], ["d", "e", "f"])
     with pytest.raises(TooManyGone, match=r"^4 of 6 .* 'prompts'\. .*max_removed_share=1\.0"):
         changes(("a", "b"), "abcdef")
+
+
+def test_what_is_in_use_goes_later() -> None:
+    """A partition that a run or a backfill names stays, and is named, until that is over."""
+    rules = PartitionRules(table="prompts", keep=False, max_removed_share=0.5)
+    seen = Observation(Watch(), ("a", "b"), all_sets=True)
+
+    found = partition_changes(seen, set("abcd"), rules=rules, in_use=lambda: {"a", "c"})
+
+    assert (found.removed, found.in_use) == (["d"], ["c"])

@@ -100,7 +100,7 @@ def test_a_repeated_tick_gives_the_same_answer(states: PromptSetStates, ledger: 
     assert states.ask_for(states.wanting_for_prompts(), tick="one", at_most=5) == first
     assert [run.attempt for run in first] == [1]
     assert states.ask_for(states.wanting_for_prompts(), tick="two", at_most=5) == []
-    states.note_built("spring", content=FIRST.content, pending=0)
+    states.record_built("spring", content=FIRST.content, pending=0)
     assert states.ask_for([], tick="one", at_most=5) == []
 
 
@@ -108,7 +108,7 @@ def test_what_rows_say_is_reported_once(states: PromptSetStates, ledger: Ledger)
     """New rows are unreported until a tick tells; the same tick, repeated, tells them again."""
     now_saying(ledger, FIRST)
     assert [each.prompts for each in states.unreported("one")] == ["rows-1"]
-    states.note_reported(states.unreported("one"), tick="one")
+    states.record_reported(states.unreported("one"), tick="one")
     assert [each.prompts for each in states.unreported("one")] == ["rows-1"]
     assert states.unreported("two") == []
 
@@ -122,7 +122,7 @@ def test_one_of_many_processes_asks(states: PromptSetStates) -> None:
 
 def test_what_is_built_wants_nothing(states: PromptSetStates, ledger: Ledger) -> None:
     """A set that was built by hand, without any sensor, is not built again."""
-    states.note_built("spring", content=FIRST.content, pending=0)
+    states.record_built("spring", content=FIRST.content, pending=0)
     assert is_built(FIRST, state_of(ledger))
     now_saying(ledger, FIRST)
     assert wanting(states) == ([], [])
@@ -135,7 +135,7 @@ def test_a_change_that_is_taken_back_and_made_again_is_seen(
 ) -> None:
     """Once what is built is desired again, nothing counts as asked for."""
     states.ask(FIRST)
-    states.note_built("spring", content=FIRST.content, pending=0)
+    states.record_built("spring", content=FIRST.content, pending=0)
     states.ask(EDITED)
     now_saying(ledger, FIRST)
     assert wanting(states) == ([], [])
@@ -150,12 +150,12 @@ def test_a_change_that_is_taken_back_and_made_again_is_seen(
 def test_a_run_that_comes_too_late_is_made_up_for(states: PromptSetStates, ledger: Ledger) -> None:
     """A run for a change that was taken back meanwhile leaves its set wanting what it was."""
     states.ask(FIRST)
-    states.note_built("spring", content=FIRST.content, pending=0)
+    states.record_built("spring", content=FIRST.content, pending=0)
     states.ask(EDITED)
     now_saying(ledger, FIRST)
     states.settle()
 
-    states.note_built("spring", content=EDITED.content, pending=0)
+    states.record_built("spring", content=EDITED.content, pending=0)
 
     assert wanting(states)[0] == ["spring"]
 
@@ -188,9 +188,9 @@ def test_a_set_with_open_samples_is_due_and_a_whole_one_is_not(
     """Built from the right content is not enough while samples are pending."""
     states.ask(FIRST)
     later = dt.datetime.now(dt.UTC) + dt.timedelta(days=2)
-    states.note_built("spring", content=FIRST.content, pending=2)
+    states.record_built("spring", content=FIRST.content, pending=2)
     assert retry_due(FIRST, state_of(ledger), now=later)
-    states.note_built("spring", content=FIRST.content, pending=0)
+    states.record_built("spring", content=FIRST.content, pending=0)
     assert not retry_due(FIRST, state_of(ledger), now=later)
     assert retry_due(EDITED, state_of(ledger), now=later)
 
@@ -199,9 +199,9 @@ def test_pauses_start_anew_once_a_set_was_whole(states: PromptSetStates, ledger:
     """Runs that were asked for again are counted until a set is built whole, and no longer."""
     states.ask(FIRST)
     states.ask(FIRST, again=True)
-    states.note_built("spring", content=FIRST.content, pending=1)
+    states.record_built("spring", content=FIRST.content, pending=1)
     assert state_of(ledger).retries == 1
-    states.note_built("spring", content=FIRST.content, pending=0)
+    states.record_built("spring", content=FIRST.content, pending=0)
     assert state_of(ledger).retries == 0
 
 
@@ -220,14 +220,14 @@ def test_many_sets_are_few_statements(states: PromptSetStates, ledger: Ledger) -
     """What becomes of a thousand sets at once is sent at once, wherever the ledger is."""
     many = [SetFingerprint(f"set {number}", 1, "rows", "none") for number in range(1000)]
     now_saying(ledger, *many)
-    states.note_built("set 7", content=many[7].content, pending=0)
+    states.record_built("set 7", content=many[7].content, pending=0)
     statements = []
 
     def note(*arguments: object) -> None:
         statements.append(arguments[2])
 
     event.listen(ledger.engine, "before_cursor_execute", note)
-    states.note_reported(many, tick="one")
+    states.record_reported(many, tick="one")
     states.forget(each.prompt_set for each in many)
     SetContents(ledger, dataset="images").use_embeddings({})
     event.remove(ledger.engine, "before_cursor_execute", note)
@@ -251,5 +251,5 @@ def test_what_is_overdue_waited_long_enough(states: PromptSetStates, ledger: Led
     (run,) = states.ask_again(overdue, now=later, tick="hour", at_most=5)
 
     assert (run.content, run.attempt) == (FIRST.content, 2)
-    states.note_built("spring", content=FIRST.content, pending=0)
+    states.record_built("spring", content=FIRST.content, pending=0)
     assert states.overdue(now=later + dt.timedelta(days=2)) == []

@@ -1,0 +1,231 @@
+"""What one tick does: it looks, keeps the partitions in step, and says which runs it wants.
+
+A tick is a function of the tables, the ledger, the partitions, the cursor that the tick before it
+left, and the time. A tick that finds nothing to do returns None, and opens no more than it must.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import time
+from collections.abc import Callable, Iterable, Set
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
+from imagepipeline_dagster.tables.fingerprints import SetFingerprint, fingerprint_embeddings
+from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.tables.summaries import newest_time
+from imagepipeline_dagster.watching.contents import SetContents
+from imagepipeline_dagster.watching.looking import (
+    FIRST_TICK,
+    EmbeddingsWatch,
+    Tiers,
+    Watch,
+    new_tick,
+    observe,
+)
+from imagepipeline_dagster.watching.partitions import PartitionRules, partition_changes
+from imagepipeline_dagster.watching.states import AskedRun, PromptSetStates
+
+__all__ = [
+    "EmbeddingsTick",
+    "PromptsTick",
+    "WatchedDataset",
+    "ask_again",
+    "watch_embeddings",
+    "watch_prompts",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchedDataset:
+    """A dataset as its ticks see it; what costs time is asked for when it is needed.
+
+    Attributes:
+        name: the dataset's name in the ledger.
+        tables: the two tables, open.
+        open_ledger: opens the ledger.
+        partitions: returns the partition keys that are there.
+        partitions_in_use: returns those that a queued or running run or backfill names.
+        tiers: how often to look how closely.
+        rules: when partitions are removed.
+        max_runs: the most runs that one tick asks for.
+        clock: returns the seconds since 1970.
+    """
+
+    name: str
+    tables: SourceTables
+    open_ledger: Callable[[], AbstractContextManager[Ledger]]
+    partitions: Callable[[], Set[str]]
+    partitions_in_use: Callable[[], Set[str]]
+    tiers: Tiers
+    rules: PartitionRules
+    max_runs: int
+    clock: Callable[[], float] = time.time
+
+    def states(self, ledger: Ledger) -> PromptSetStates:
+        """Return the states of its prompt sets."""
+        return PromptSetStates(ledger, dataset=self.name)
+
+    def contents(self, ledger: Ledger) -> SetContents:
+        """Return the contents of its prompt sets."""
+        return SetContents(ledger, dataset=self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptsTick:
+    """What a tick of the prompts table found.
+
+    Attributes:
+        runs: the runs that it asks for.
+        added: the partition keys that are new.
+        removed: the partition keys that go.
+        in_use: the partition keys that go once no run and no backfill names them.
+        reported: the sets whose rows say what Dagster was not told yet.
+        rows: how many rows the table has, as last counted.
+        unassigned: how many rows name no prompt set; 0 where nobody looked.
+        cursor: what the next tick has to know.
+    """
+
+    runs: list[AskedRun]
+    added: list[str]
+    removed: list[str]
+    in_use: list[str]
+    reported: list[SetFingerprint]
+    rows: int
+    unassigned: int
+    cursor: str
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether it asks for nothing."""
+        return not (self.runs or self.added or self.removed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingsTick:
+    """What a tick of the embeddings table found; `version` is None where no embedding changed."""
+
+    runs: list[AskedRun]
+    version: str | None
+    cursor: str
+
+
+def watch_prompts(watched: WatchedDataset, cursor: str | None) -> PromptsTick | None:
+    """Look at the prompts table, and say which partitions and runs follow; None where none do.
+
+    Raises:
+        TooManyGone: more sets left the table than the rules allow.
+        TablesError: the table cannot be read.
+    """
+    watch, now = Watch.read(cursor), watched.clock()
+    newest = newest_time(watched.tables)
+    if watch.is_quiet(newest, now=now, tiers=watched.tiers):
+        return None
+    tick = f"prompts {watch.tick}"
+    present = watched.partitions()
+    with watched.open_ledger() as ledger:
+        contents, states = watched.contents(ledger), watched.states(ledger)
+        _close_first_tick(states, "prompts", watch.tick)
+        seen = observe(watched.tables, contents, watch, newest=newest, now=now, tiers=watched.tiers)
+        changes = partition_changes(
+            seen, present, rules=watched.rules, in_use=watched.partitions_in_use
+        )
+        if seen.all_sets:
+            contents.keep_only(seen.sets)
+        repeated = {run.prompt_set for run in states.asked_in(tick)}
+        # What is new to this instance was never made on it, whatever an older one knew.
+        states.forget(_prompt_sets((*changes.added, *changes.removed)) - repeated)
+        there = (present | set(changes.added)) - set(changes.removed)
+        if seen.all_sets:
+            # A set that was asked for in a tick that got lost may be gone without a partition.
+            states.keep_only(_prompt_sets(there))
+        states.settle()
+        waiting = _in_partitions(states.wanting_for_prompts(), there)
+        runs = states.ask_for(waiting, tick=tick, at_most=watched.max_runs)
+        unreported = _in_partitions(states.unreported(tick), there)
+        reported = unreported[: watched.max_runs]
+        states.record_reported(reported, tick=tick)
+    is_left = len(waiting) + len(repeated) > len(runs) or len(unreported) > len(reported)
+    next_watch = dataclasses.replace(seen.watch, tick=new_tick(), waiting=is_left)
+    return PromptsTick(
+        runs=runs,
+        added=changes.added,
+        removed=changes.removed,
+        in_use=changes.in_use,
+        reported=reported,
+        rows=seen.watch.rows,
+        unassigned=watched.tables.unassigned_count() if seen.all_sets else 0,
+        cursor=next_watch.text(),
+    )
+
+
+def watch_embeddings(watched: WatchedDataset, cursor: str | None) -> EmbeddingsTick | None:
+    """Look at the embeddings table, and say which runs follow; None where nothing changed.
+
+    Raises:
+        TablesError: a table cannot be read.
+    """
+    watch, now = EmbeddingsWatch.read(cursor), watched.clock()
+    embeddings = watched.tables.embeddings()
+    version = fingerprint_embeddings(embeddings)
+    if watch.is_quiet(version, now=now, tiers=watched.tiers):
+        return None
+    there = watched.partitions()
+    with watched.open_ledger() as ledger:
+        contents, states = watched.contents(ledger), watched.states(ledger)
+        _close_first_tick(states, "embeddings", watch.tick)
+        contents.use_embeddings(embeddings)
+        waiting = _in_partitions(states.wanting_for_embeddings(), there)
+        chosen = {desired.prompt_set for desired in waiting[: watched.max_runs]}
+        # Their rows may have changed too: that is to be one run.
+        contents.look_at(watched.tables, chosen)
+        states.settle()
+        wanting = [
+            desired for desired in states.wanting_for_embeddings() if desired.prompt_set in chosen
+        ]
+        runs = states.ask_for(wanting, tick=f"embeddings {watch.tick}", at_most=watched.max_runs)
+    next_watch = EmbeddingsWatch(
+        tick=new_tick(), version=version, looked_at=now, waiting=len(waiting) > len(chosen)
+    )
+    return EmbeddingsTick(
+        runs=runs,
+        version=version if version != watch.version else None,
+        cursor=next_watch.text(),
+    )
+
+
+def ask_again(watched: WatchedDataset, *, tick: str) -> list[AskedRun]:
+    """Ask again for the sets that are not built whole, after their pauses; `tick` names the tick.
+
+    Raises:
+        TablesError: a table cannot be read.
+    """
+    now = dt.datetime.fromtimestamp(watched.clock(), dt.UTC)
+    with watched.open_ledger() as ledger:
+        states = watched.states(ledger)
+        free = watched.partitions() - watched.partitions_in_use()
+        overdue = [
+            state for state in states.overdue(now=now) if partition_key(state.prompt_set) in free
+        ]
+        # What they say may have changed since the sensors looked.
+        watched.contents(ledger).look_at(watched.tables, [state.prompt_set for state in overdue])
+        return states.ask_again(overdue, now=now, tick=tick, at_most=watched.max_runs)
+
+
+def _close_first_tick(states: PromptSetStates, sensor: str, tick: str) -> None:
+    # A later tick has a cursor, so the first was done with. Where a person resets the sensor, the
+    # next first tick is another, and must not repeat what this one asked for.
+    if tick != FIRST_TICK:
+        states.close_tick(f"{sensor} {FIRST_TICK}")
+
+
+def _in_partitions(sets: Iterable[SetFingerprint], there: Set[str]) -> list[SetFingerprint]:
+    return [desired for desired in sets if partition_key(desired.prompt_set) in there]
+
+
+def _prompt_sets(keys: Iterable[str]) -> set[str]:
+    return {prompt_set_of(key) for key in keys}

@@ -1,0 +1,193 @@
+"""Ticks as functions of the tables, the ledger, the partitions, the cursor and the time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.tables.creating import create_tables
+from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.watching.looking import Tiers
+from imagepipeline_dagster.watching.partitions import PartitionRules, TooManyGone
+from imagepipeline_dagster.watching.ticks import (
+    PromptsTick,
+    WatchedDataset,
+    ask_again,
+    watch_embeddings,
+    watch_prompts,
+)
+
+NOON = 1_800_000_000.0
+
+
+class Daemon:
+    """Who ticks: it keeps the cursors, the partitions and the time."""
+
+    def __init__(self, folder: Path) -> None:
+        url = f"sqlite:///{folder / 'tables.db'}"
+        create_tables(url)
+        self.engine = sa.create_engine(url)
+        self.tables = SourceTables(url)
+        self.ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
+        self.now = NOON
+        self.partitions: set[str] = set()
+        self.in_use: set[str] = set()
+        self.opened = 0
+        self.cursor: str | None = None
+        self.watched = WatchedDataset(
+            name="images",
+            tables=self.tables,
+            open_ledger=self._open_ledger,
+            partitions=lambda: self.partitions,
+            partitions_in_use=lambda: self.in_use,
+            tiers=Tiers(audit_seconds=100, verify_seconds=1000, small_table_rows=0),
+            rules=PartitionRules(table="prompts", keep=False, max_removed_share=0.5),
+            max_runs=2,
+            clock=lambda: self.now,
+        )
+
+    def _open_ledger(self) -> nullcontext[Ledger]:
+        self.opened += 1
+        return nullcontext(self.ledger)
+
+    def sql(self, statement: str, **values: object) -> None:
+        """Edit the tables."""
+        with self.engine.begin() as connection:
+            connection.execute(sa.text(statement), values)
+
+    def add(self, *names: str, embedding: str = "") -> None:
+        """Add sets of one row."""
+        for name in names:
+            self.sql(
+                "INSERT INTO prompts (prompt_set, prompt_id, prompt, embeddings, updated_at)"
+                " VALUES (:name, '1', 'a boat', nullif(:embedding, ''), '2026-05-01 12:00:00')",
+                name=name,
+                embedding=embedding,
+            )
+
+    def tick(self, *, after: float = 0) -> PromptsTick | None:
+        """Tick, and do what it asks of the partitions."""
+        self.now += after
+        tick = watch_prompts(self.watched, self.cursor)
+        if tick is not None:
+            self.cursor = tick.cursor
+            self.partitions = (self.partitions | set(tick.added)) - set(tick.removed)
+        return tick
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """A daemon on empty tables."""
+    opened = Daemon(tmp_path)
+    yield opened
+    opened.engine.dispose()
+    opened.tables.close()
+    opened.ledger.close()
+
+
+def asked(tick: PromptsTick | None) -> list[str]:
+    """Return the sets whose runs a tick asks for."""
+    assert tick is not None
+    return [run.prompt_set for run in tick.runs]
+
+
+def test_a_tick_asks_for_so_many_runs_and_the_next_for_the_rest(daemon: Daemon) -> None:
+    """New sets get partitions at once, and runs as many as a tick may ask for."""
+    daemon.add("a", "b", "c")
+
+    first = daemon.tick()
+
+    assert first is not None
+    assert (first.added, first.removed, first.rows) == (["a", "b", "c"], [], 3)
+    assert [asked(first), asked(daemon.tick(after=1)), asked(daemon.tick(after=1))] == [
+        ["a", "b"],
+        ["c"],
+        [],
+    ]
+
+
+def test_a_repeated_tick_gives_the_same_answer(daemon: Daemon) -> None:
+    """The answer to a cursor is the same runs, attempts and moments, however often it is asked."""
+    daemon.add("a", "b", "c")
+
+    first, again = (watch_prompts(daemon.watched, None) for _ in range(2))
+
+    assert first is not None
+    assert again is not None
+    assert first.runs == again.runs
+    assert first.reported == again.reported
+
+
+def test_a_tick_without_a_change_opens_no_ledger(daemon: Daemon) -> None:
+    """Once everything was looked at, a tick asks the table one thing, and nobody else."""
+    daemon.add("a")
+    daemon.tick()
+    while daemon.tick(after=3) is not None:
+        pass
+    before = daemon.opened
+
+    assert daemon.tick(after=1) is None
+    assert daemon.opened == before
+
+
+def test_a_partition_in_use_goes_at_a_later_tick(daemon: Daemon) -> None:
+    """A set that left the table keeps its partition while a run or a backfill names it."""
+    daemon.add("a", "b")
+    daemon.tick()
+    daemon.sql("DELETE FROM prompts WHERE prompt_set = 'a'")
+    daemon.in_use = {"a", "b"}
+
+    waiting = daemon.tick(after=101)
+    daemon.in_use = set()
+    gone = daemon.tick(after=101)
+
+    assert waiting is not None
+    assert gone is not None
+    assert (waiting.removed, waiting.in_use, waiting.runs) == ([], ["a"], [])
+    assert (gone.removed, gone.in_use) == (["a"], [])
+
+
+def test_a_table_that_lost_most_sets_stops_the_tick(daemon: Daemon) -> None:
+    """Nothing is forgotten by a tick that refuses to remove so much."""
+    daemon.add("a", "b", "c", "d")
+    daemon.tick()
+    daemon.sql("DELETE FROM prompts")
+
+    with pytest.raises(TooManyGone):
+        daemon.tick(after=101)
+
+
+def test_an_embedding_s_change_asks_for_the_sets_that_use_it(daemon: Daemon) -> None:
+    """A set that does not name the embedding is left alone."""
+    daemon.sql("INSERT INTO embeddings (embedding_id, version) VALUES ('boat', '1')")
+    daemon.add("a", embedding="boat")
+    daemon.add("b")
+    daemon.tick()
+    before = watch_embeddings(daemon.watched, None)
+    daemon.sql("UPDATE embeddings SET version = '2'")
+
+    after = watch_embeddings(daemon.watched, before.cursor if before else None)
+
+    assert before is not None
+    assert after is not None
+    assert [run.prompt_set for run in after.runs] == ["a"]
+    assert after.version != before.version
+    assert watch_embeddings(daemon.watched, after.cursor) is None
+
+
+def test_what_came_to_nothing_is_asked_for_again_once_nobody_is_at_it(daemon: Daemon) -> None:
+    """After the pause, by the clock that the tick is given, and not while a run names the set."""
+    daemon.add("a", "b")
+    daemon.tick()
+    daemon.now = time.time()
+
+    assert ask_again(daemon.watched, tick="one") == []
+    daemon.now += 31 * 60
+    daemon.in_use = {"a"}
+    assert [run.prompt_set for run in ask_again(daemon.watched, tick="two")] == ["b"]
