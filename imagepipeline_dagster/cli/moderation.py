@@ -110,7 +110,12 @@ def _not_moderated(prompt_set: str, storage: Storage, folder: str) -> str:
 @click.command(short_help="Record what a person decides about pictures.")
 @click.argument("decision", type=click.Choice(["keep", "reject", "quarantine"]), required=False)
 @click.option("--image", metavar="SHA256", help="The picture; 8 digits do.")
-@click.option("--prompt-set", metavar="SET", help="With --prompt-id: all pictures of a prompt.")
+@click.option(
+    "--prompt-set",
+    metavar="SET",
+    help="With --prompt-id: all pictures of a prompt. With --image: the set that it holds in, * "
+    "for all; else in those that have the picture now.",
+)
 @click.option("--prompt-id", metavar="ID")
 @click.option("--reviewer", metavar="NAME", help="Who decides; you, by default.")
 @click.option("--reason", metavar="TEXT", help="Why.")

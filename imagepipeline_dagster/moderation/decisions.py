@@ -88,7 +88,7 @@ class DecisionReader:
             )
         image = row.get("image_sha256")
         override = Override(
-            image_sha256=self._in_full(image.strip().lower()) if image else None,
+            image_sha256=self._in_full(image) if image else None,
             prompt_set=row.get("prompt_set") or None,
             prompt_id=row.get("prompt_id") or None,
             decision=OverrideDecision(word),
@@ -104,6 +104,7 @@ class DecisionReader:
         return override
 
     def _in_full(self, image: str) -> str:
+        image = image.strip().lower()
         try:
             return self._known.image(image) if self._known else image
         except TargetUnknown as error:

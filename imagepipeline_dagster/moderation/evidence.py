@@ -10,6 +10,7 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Table, and_, select
@@ -26,12 +27,16 @@ from imagepipeline_dagster.storage.contract import (
     thumbnail_path,
 )
 
-__all__ = ["Measured", "hashes_of", "scores_of"]
+__all__ = ["Measured", "ScoreInvalid", "hashes_of", "scores_of"]
 
 _KEYS_AT_ONCE = 500
 _BATCH = 16  # pictures: the model is fastest so, and a batch's evidence is stored together
 _BATCH_BYTES = 64 * 2**20
 _READERS = 8
+
+
+class ScoreInvalid(ValueError):
+    """A classifier answered what is no score; names it. Nothing is judged by such an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +59,15 @@ def scores_of(
 
     A batch's scores are stored before the next is looked at: a crash loses one batch. A picture
     whose bytes are gone has no score.
+
+    Raises:
+        ScoreInvalid: the classifier answered something else than a number from 0 to 1 a picture.
     """
     model = classifier.model_sha256
     pictures = {image.image_sha256: image for image in images if image.image_sha256}
-    known = _known(ledger, scores, scores.c.model_sha256 == model, pictures, scores.c.score)
+    stored = _known(ledger, scores, scores.c.model_sha256 == model, pictures, scores.c.score)
+    # A table that others can write to may hold what is no score: such a picture is shown again.
+    known = {sha256: score for sha256, score in stored.items() if _is_score(score)}
     unknown = [image for sha256, image in pictures.items() if sha256 not in known]
     computed = 0
     with ThreadPoolExecutor(_READERS) as readers:
@@ -68,10 +78,8 @@ def scores_of(
                 for image, data in zip(batch, read, strict=True)
                 if data is not None
             }
-            found = dict(zip(there, classifier.score(list(there.values())), strict=True))
+            rounded = _scored(classifier, there)
             now = dt.datetime.now(dt.UTC)
-            # Rounded: what differs behind the sixth digit is the machine, not the picture.
-            rounded = {sha256: round(float(score), 6) for sha256, score in found.items()}
             _store(
                 ledger,
                 scores,
@@ -79,11 +87,37 @@ def scores_of(
                     {"image_sha256": s, "model_sha256": model, "score": score, "scored_at": now}
                     for s, score in rounded.items()
                 ],
+                replace=("score", "scored_at"),
             )
             known |= rounded
             computed += len(rounded)
             on_progress(computed, len(unknown))
     return Measured(known, computed)
+
+
+def _scored(classifier: Classifier, pictures: Mapping[str, bytes]) -> dict[str, float]:
+    """Return the scores of a batch by SHA-256, each of them checked."""
+    answers = list(classifier.score(list(pictures.values())))
+    name = f"{type(classifier).__module__}:{type(classifier).__qualname__}"
+    if len(answers) != len(pictures):
+        raise ScoreInvalid(
+            f"The classifier {name} gave {len(answers)} scores for {len(pictures)} pictures."
+        )
+    for sha256, score in zip(pictures, answers, strict=True):
+        if not _is_score(score):
+            raise ScoreInvalid(
+                f"The classifier {name} gave picture {sha256} the score {score!r}. A score is a "
+                "number from 0 (safe) to 1 (not safe). No verdict was made."
+            )
+    # Rounded: what differs behind the sixth digit is the machine, not the picture.
+    return {s: round(float(score), 6) for s, score in zip(pictures, answers, strict=True)}
+
+
+def _is_score(answer: Any) -> bool:  # noqa: ANN401 - whatever a classifier answers
+    # NaN is in no range. A bool is a number too, and a mistake.
+    if isinstance(answer, bool) or not isinstance(answer, Real):
+        return False
+    return 0 <= float(answer) <= 1
 
 
 def hashes_of(
@@ -153,9 +187,11 @@ def _known(
     return found
 
 
-def _store(ledger: Ledger, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+def _store(
+    ledger: Ledger, table: Table, rows: Sequence[dict[str, Any]], *, replace: Sequence[str] = ()
+) -> None:
     if rows:
         with ledger.engine.begin() as connection:
             for row in rows:
                 # Another run may have measured the same meanwhile; it found the same.
-                connection.execute(upsert(connection, table, row, replace=()))
+                connection.execute(upsert(connection, table, row, replace=replace))

@@ -17,7 +17,7 @@ from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.ledger.requests import Ledger, upsert
 from imagepipeline_dagster.ledger.schema import moderations, samples, uses
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
-from imagepipeline_dagster.tables.overrides import Override
+from imagepipeline_dagster.tables.overrides import EVERY_SET, Override
 
 __all__ = ["VerdictStates", "basis_of"]
 
@@ -33,6 +33,8 @@ def basis_of(policy: ModerationPolicy, prompt_set: str, overrides: Iterable[Over
         (
             o.image_sha256 or "",
             o.prompt_id or "",
+            # An older row about a picture named no set, and its digest stays as it was.
+            *([o.prompt_set] if o.image_sha256 and o.prompt_set else []),
             *map(str, o.rank),
             o.decision,
             o.reviewer,
@@ -67,7 +69,7 @@ class VerdictStates:
         found: dict[str, list[Override]] = {}
         sets_of = self._sets_of({o.image_sha256 for o in overrides if o.image_sha256})
         for override in overrides:
-            named = [override.prompt_set] if override.prompt_set is not None else []
+            named = [] if override.prompt_set in (None, EVERY_SET) else [override.prompt_set]
             for prompt_set in named or sets_of.get(override.image_sha256 or "", []):
                 found.setdefault(prompt_set, []).append(override)
         return found

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -26,7 +26,7 @@ from imagepipeline_dagster.moderation.duplicates import repeated
 from imagepipeline_dagster.moderation.policy import Rules
 from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.rows import column
-from imagepipeline_dagster.tables.overrides import Override, OverrideDecision
+from imagepipeline_dagster.tables.overrides import EVERY_SET, Override, OverrideDecision
 
 __all__ = [
     "OVERRIDDEN",
@@ -145,6 +145,10 @@ VERDICT_OF = {
 }
 """The verdict that a person's decision gives."""
 
+_Target = tuple[str | None, str | None, str | None]
+"""SHA-256, prompt set and prompt id, as a row of decisions names them."""
+
+_Decisions = Mapping[tuple[_Target, OverrideDecision], Override]
 _NO_EVIDENCE = Evidence()
 _DEFAULT_RULES = Rules()
 
@@ -167,7 +171,7 @@ def moderate(
 
 
 def _judged(
-    image: GeneratedImage, rules: Rules, evidence: Evidence, people: Mapping[object, Override]
+    image: GeneratedImage, rules: Rules, evidence: Evidence, people: _Decisions
 ) -> ModeratedImage:
     score = evidence.scores.get(image.image_sha256 or "")
     verdict, reason = _verdict_on(image, rules, score)
@@ -181,11 +185,15 @@ def _judged(
     )
     if image.outcome != Outcome.GENERATED:
         return row  # nobody can keep what did not come
-    about = (image.image_sha256, (image.prompt_set, image.prompt_id))
-    decided = [people[key] for key in about if key in people]
-    if not decided:
+    decisions = [
+        people[target, decision]
+        for target in _targets_of(image)
+        for decision in OverrideDecision
+        if (target, decision) in people and people[target, decision].covers(image.completed_at)
+    ]
+    if not decisions:
         return row
-    latest = max(decided, key=lambda override: override.rank)
+    latest = max(decisions, key=lambda override: override.rank)
     return dataclasses.replace(
         row,
         verdict=VERDICT_OF[latest.decision].value,
@@ -224,11 +232,18 @@ def _verdict_on(
             return Verdict.QUARANTINED, ModerationReason.UNCHECKED
 
 
-def _latest_overrides(overrides: Iterable[Override]) -> dict[object, Override]:
-    """Return what counts, by SHA-256 or by (prompt set, prompt id)."""
+def _targets_of(image: GeneratedImage) -> Iterator[_Target]:
+    """Yield what a decision about the picture can name."""
+    yield None, image.prompt_set, image.prompt_id
+    for prompt_set in (image.prompt_set, EVERY_SET, None):
+        yield image.image_sha256, prompt_set, None
+
+
+def _latest_overrides(overrides: Iterable[Override]) -> _Decisions:
+    """Return the latest decision of each kind about each target."""
     return {
-        override.image_sha256 or (override.prompt_set, override.prompt_id): override
-        for override in sorted(overrides, key=lambda override: override.rank)
+        ((o.image_sha256, o.prompt_set, o.prompt_id), o.decision): o
+        for o in sorted(overrides, key=lambda override: override.rank)
     }
 
 

@@ -1,7 +1,8 @@
 """What people decided about pictures: the table `moderation_overrides`, which only ever grows.
 
-A row names a picture by its SHA-256, or all pictures of a prompt by its set and id. Of several that
-are about a picture the latest counts, so a decision is taken back by another one.
+A row names a picture by its SHA-256, or all pictures of a prompt by its set and id. A picture's row
+may name the set that the decision holds in, or `*` for all sets. Of several that are about a
+picture the latest counts, so a decision is taken back by another one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from imagepipeline_dagster.tables.errors import TablesError
 from imagepipeline_dagster.tables.values import read_time
 
 __all__ = [
+    "EVERY_SET",
     "OVERRIDES",
     "Override",
     "OverrideDecision",
@@ -32,6 +34,9 @@ __all__ = [
 
 OVERRIDES = "moderation_overrides"
 """The table's name, unless a dataset gives it another."""
+
+EVERY_SET = "*"
+"""Stands for all sets in a row that names a picture."""
 
 _SHA256_DIGITS = 64
 
@@ -78,11 +83,11 @@ class Override:
             OverrideInvalid: says what is missing.
         """
         names_prompt = self.prompt_set is not None and self.prompt_id is not None
-        half_named = (self.prompt_set is None) is not (self.prompt_id is None)
-        if half_named or names_prompt is (self.image_sha256 is not None):
+        names_picture = self.image_sha256 is not None and self.prompt_id is None
+        if not (names_picture or (names_prompt and self.image_sha256 is None)):
             raise OverrideInvalid(
-                "An override is about a picture (image_sha256) or about a prompt (prompt_set and "
-                "prompt_id), and about one of the two only."
+                "An override is about a picture (image_sha256, and the prompt_set that it holds "
+                f"in, {EVERY_SET} for all) or about a prompt (prompt_set and prompt_id)."
             )
         sha256 = self.image_sha256
         if sha256 is not None and not (
@@ -98,6 +103,24 @@ class Override:
                     f"An override needs a {name}: somebody stands behind it.", column=name
                 )
 
+    def covers(self, seen_at: dt.datetime | None) -> bool:
+        """Tell whether the decision holds for a picture that came at `seen_at`.
+
+        Nobody keeps what is yet to come, unless the row names the very picture and where it is
+        kept. What is refused stays so, whatever comes.
+        """
+        names_place = self.image_sha256 is not None and self.prompt_set is not None
+        if self.decision is not OverrideDecision.KEEP or names_place:
+            return True
+        if seen_at is None:
+            return False
+        # A database's own CURRENT_TIMESTAMP has whole seconds, cut off.
+        return (
+            seen_at <= self.decided_at
+            if self.decided_at.microsecond
+            else seen_at.replace(microsecond=0) <= self.decided_at
+        )
+
     @property
     def rank(self) -> tuple[dt.datetime, int]:
         """What tells the later of two decisions."""
@@ -112,7 +135,7 @@ def overrides_table(metadata: sa.MetaData, name: str = OVERRIDES) -> sa.Table:
         metadata,
         sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
         sa.Column("image_sha256", sa.String(_SHA256_DIGITS), comment="The picture, or null"),
-        sa.Column("prompt_set", sa.Text, comment="The prompt's set, or null"),
+        sa.Column("prompt_set", sa.Text, comment="The prompt's set, or the picture's, or null"),
         sa.Column("prompt_id", sa.Text, comment="The prompt, all of whose pictures are meant"),
         sa.Column("decision", sa.String(16), nullable=False, comment="keep, reject, quarantine"),
         sa.Column("reviewer", sa.Text, nullable=False, comment="Who decided"),
@@ -125,8 +148,8 @@ def overrides_table(metadata: sa.MetaData, name: str = OVERRIDES) -> sa.Table:
             comment="When; the latest decision counts",
         ),
         sa.CheckConstraint(sa.column("decision").in_([each.value for each in OverrideDecision])),
-        sa.CheckConstraint("(image_sha256 IS NULL) = (prompt_set IS NOT NULL)"),
-        sa.CheckConstraint("(prompt_set IS NULL) = (prompt_id IS NULL)"),
+        sa.CheckConstraint("(image_sha256 IS NULL) = (prompt_id IS NOT NULL)"),
+        sa.CheckConstraint("prompt_id IS NULL OR prompt_set IS NOT NULL"),
         *_what_can_be_meant(),
     )
     for dialect, statements in _APPEND_ONLY.items():

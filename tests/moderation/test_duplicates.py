@@ -74,6 +74,7 @@ def test_a_person_may_keep_a_duplicate() -> None:
     """What a person kept stays, marked, and the others give way to it."""
     keep = Override(
         image_sha256=B,
+        prompt_set="spring",
         decision=OverrideDecision.KEEP,
         reviewer="ana",
         reason="the better one",

@@ -4,6 +4,7 @@ import dataclasses
 import datetime as dt
 import hashlib
 import io
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from sqlalchemy import insert
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import perceptual_hashes, scores
 from imagepipeline_dagster.moderation.duplicates import HASH_METHOD
-from imagepipeline_dagster.moderation.evidence import hashes_of, scores_of
+from imagepipeline_dagster.moderation.evidence import ScoreInvalid, hashes_of, scores_of
 from imagepipeline_dagster.moderation.moderating import Moderation, moderate_set
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.previews import thumbnail
@@ -216,3 +217,41 @@ def test_ten_thousand_verdicts_are_replayed_from_what_is_known(
 
     assert (rejected(before), rejected(after)) == (2_000, 5_000)
     assert (classifier.looked_at, after.classified) == (0, 0)
+
+
+@pytest.mark.parametrize("answer", [math.nan, -1, 2, math.inf, None, "0.5", True])
+def test_what_is_no_score_is_refused(storage: LocalFolder, ledger: Ledger, answer: object) -> None:
+    """A score that is no number from 0 to 1 names its classifier, and nothing of it is stored."""
+    image = stored(storage, 1)
+    wrong = Given({str(image.image_sha256): answer})  # type: ignore[dict-item] # on purpose
+    with pytest.raises(ScoreInvalid, match=r"tests\.moderation\.classifiers:Given gave picture"):
+        scores_of([image], wrong, ledger=ledger, storage=storage)
+    assert scores_of([image], Given(), ledger=ledger, storage=storage).computed == 1
+
+
+def test_each_picture_has_one_score(storage: LocalFolder, ledger: Ledger) -> None:
+    """A classifier that answers too few or too many scores is refused by name."""
+
+    class Short(Given):
+        def score(self, pictures: Sequence[bytes]) -> Sequence[float]:
+            return super().score(pictures)[1:]
+
+    images = [stored(storage, number) for number in range(2)]
+    with pytest.raises(ScoreInvalid, match="Short gave 1 scores for 2 pictures"):
+        scores_of(images, Short(), ledger=ledger, storage=storage)
+
+
+def test_a_stored_score_that_is_none_is_computed_anew(storage: LocalFolder, ledger: Ledger) -> None:
+    """A score of 7 in the ledger's table keeps nothing: the picture is shown again."""
+    image = stored(storage, 1)
+    row = {
+        "image_sha256": image.image_sha256,
+        "model_sha256": "a" * 64,
+        "score": 7.0,
+        "scored_at": dt.datetime.now(dt.UTC),
+    }
+    with ledger.engine.begin() as connection:
+        connection.execute(insert(scores).values(row))
+    for computed in (1, 0):
+        found = scores_of([image], Given(), ledger=ledger, storage=storage)
+        assert (found.computed, set(found.scores.values())) == (computed, {0.1})

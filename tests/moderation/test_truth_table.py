@@ -103,6 +103,7 @@ def found(case: Case) -> tuple[str, str]:
         safety_checker=case.flag,
         value_range=value_range,
         image_sha256=SHA256 if came else None,
+        completed_at=NOON,
         format="PNG" if came else None,
     )
     rules = Rules.model_validate(
@@ -177,6 +178,7 @@ def test_the_latest_decision_counts_and_is_signed() -> None:
         safety_checker=True,
         value_range=200,
         image_sha256=SHA256,
+        completed_at=NOON,
         format="PNG",
     )
 

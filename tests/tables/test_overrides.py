@@ -101,9 +101,8 @@ def test_a_word_that_is_no_decision_is_refused_by_the_database(
     ("changes", "message"),
     [
         ({"image_sha256": None}, "about a picture"),
-        ({"prompt_set": "spring"}, "about a picture"),
         ({"image_sha256": None, "prompt_set": "spring"}, "about a picture"),
-        ({"prompt_set": "spring", "prompt_id": "fox"}, "one of the two only"),
+        ({"prompt_set": "spring", "prompt_id": "fox"}, "or about a prompt"),
         ({"image_sha256": "AB" * 32}, "is not a SHA-256"),
         ({"reviewer": " "}, "needs a reviewer"),
         ({"reason": ""}, "needs a reason"),
