@@ -87,7 +87,7 @@ def _drawn(storage: LocalFolder, seed: int) -> GeneratedImage:
     request = request_for("text2image", {"model_id": "sdxl", "prompt": "a harbour", **_SIZE})
     data = draw_png(request, seed=seed, sample_index=0)
     sha256 = hashlib.sha256(data).hexdigest()
-    storage.write_once(image_path(sha256, "PNG"), data)
+    storage.write(image_path(sha256, "PNG"), data)
     return _sample(seed, sha256, size=len(data))
 
 

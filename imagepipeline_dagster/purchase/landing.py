@@ -127,8 +127,10 @@ class Landing:
         return await self._client.download(job.download_urls[slot])
 
     def _write(self, picture: Picture, data: bytes) -> str:
-        self._storage.write_once(thumbnail_path(picture.sha256), picture.thumbnail)
-        return self._storage.write_once(image_path(picture.sha256, picture.format), data)
+        # Where such a picture is stored already it is written again: what is there may be broken,
+        # and of several writers all bring the same bytes.
+        self._storage.write(thumbnail_path(picture.sha256), picture.thumbnail)
+        return self._storage.write(image_path(picture.sha256, picture.format), data)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         loop = asyncio.get_running_loop()

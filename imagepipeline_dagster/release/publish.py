@@ -1,21 +1,25 @@
 """A dataset's next version: written whole or not at all, and only where the content changed.
 
-    releases/claims/v0002.json           who took the number
+    releases/claims/v0002/….json         who took the number
     releases/v0002/data/…                the shards
     releases/v0002/README.md             the card
     releases/v0002/contact_sheet.webp
     releases/v0002/manifest.json         written last: with it the version exists
 
-A publisher takes a number by creating its claim. Of several only one can, and no number is ever
-taken again: a folder has one writer in all its life, so no release can be a mixture, whoever else
-publishes at the same time and wherever one of them dies. The price is that a publisher that fails
-halfway leaves a number out. Numbers say what is newer, not how many versions there are.
+A publisher takes a number by a claim of its own under it, where no other claim is. Of several at
+most one finds itself alone, and no number is ever taken again. So a folder has one writer in all
+its life, and no release can be a mixture, whoever else publishes at the same time and wherever one
+of them dies. The price: a publisher that fails halfway, or meets another, leaves a number out.
+Numbers say what is newer, not how many versions there are.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import secrets
+import time
+import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -39,7 +43,7 @@ from imagepipeline_dagster.release.shards import (
     split_into_shards,
     write_shard,
 )
-from imagepipeline_dagster.storage.contract import ObjectExists, Storage
+from imagepipeline_dagster.storage.contract import Storage
 
 __all__ = [
     "NothingToRelease",
@@ -49,6 +53,9 @@ __all__ = [
     "publish",
     "release_counts",
 ]
+
+
+_LONGEST_PAUSE_MS = 200  # between two tries of publishers that met
 
 
 class NothingToRelease(CorrectableError):
@@ -167,7 +174,7 @@ def publish(
         return latest
     release = release.model_copy(update={"previous": latest.version if latest else None})
     # From here on nothing is discarded: a write whose answer was lost may have made the version.
-    storage.create(f"{path}/manifest.json", f"{release.model_dump_json(indent=2)}\n".encode())
+    storage.write(f"{path}/manifest.json", f"{release.model_dump_json(indent=2)}\n".encode())
     return release.model_copy(update={"created": True})
 
 
@@ -185,12 +192,14 @@ def _claim(storage: Storage, folder: str, *, run_id: str, created_at: datetime) 
     claim = canonical_json({"run_id": run_id, "claimed_at": created_at.isoformat()}).encode()
     while True:
         version = f"v{number:04d}"
-        try:
-            storage.create(f"{folder}/claims/{version}.json", claim)
-        except ObjectExists:
-            number += 1
-        else:
+        mine = f"{folder}/claims/{version}/{uuid.uuid4().hex}.json"
+        storage.write(mine, claim)
+        # Whoever wrote first and looked before the second wrote is alone; the second then sees two.
+        # Where both wrote before either looked, neither is alone, and both go on to another number.
+        if list(storage.list(f"{folder}/claims/{version}")) == [mine]:
             return version
+        time.sleep(secrets.randbelow(_LONGEST_PAUSE_MS) / 1000)
+        number += 1
 
 
 def _write_shards(

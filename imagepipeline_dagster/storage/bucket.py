@@ -8,8 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 from imagepipeline_dagster.storage.contract import (
-    ObjectExists,
     ObjectMissing,
     Storage,
     StorageUnavailable,
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 __all__ = ["S3Bucket"]
-
 
 _CONTENT_TYPES = {
     ".csv": "text/csv; charset=utf-8",
@@ -37,15 +37,10 @@ _CONTENT_TYPES = {
     ".webp": "image/webp",
 }
 
-
 _CREDENTIALS = "give AWS credentials by the environment, a profile or a role"
-
-
 _PERMISSIONS = (
     "allow s3:ListBucket on the bucket, s3:GetObject, s3:PutObject and s3:DeleteObject in it"
 )
-
-
 _REMEDIES = {
     "403": _PERMISSIONS,
     "AccessDenied": _PERMISSIONS,
@@ -81,10 +76,12 @@ class S3Bucket(Storage):
         self._opened: tuple[S3Client, threading.Semaphore] | None = None
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
 
-    def uri_of(self, path: str) -> str:  # noqa: D102 - inherited
+    @override
+    def uri_of(self, path: str) -> str:
         return f"{self.uri}/{checked_path(path)}"
 
-    def write(self, path: str, data: bytes) -> str:  # noqa: D102 - inherited
+    @override
+    def write(self, path: str, data: bytes) -> str:
         key = self._key(path)
         with self._asking(path) as client:
             client.put_object(
@@ -92,19 +89,8 @@ class S3Bucket(Storage):
             )
         return self.uri_of(path)
 
-    def create(self, path: str, data: bytes) -> str:  # noqa: D102 - inherited
-        key = self._key(path)
-        with self._asking(path) as client:
-            client.put_object(
-                Bucket=self._bucket,
-                Key=key,
-                Body=data,
-                ContentType=_content_type(path),
-                IfNoneMatch="*",
-            )
-        return self.uri_of(path)
-
-    def upload(self, path: str, file: Path) -> str:  # noqa: D102 - inherited
+    @override
+    def upload(self, path: str, file: Path) -> str:
         key = self._key(path)
         # upload_file would hide the cause of a failure in an error of its own; this one does not.
         with file.open("rb") as source, self._asking(path) as client:
@@ -114,22 +100,26 @@ class S3Bucket(Storage):
         file.unlink()
         return self.uri_of(path)
 
-    def read(self, path: str) -> bytes:  # noqa: D102 - inherited
+    @override
+    def read(self, path: str) -> bytes:
         key = self._key(path)
         with self._asking(path) as client:
             return client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
 
-    def exists(self, path: str) -> bool:  # noqa: D102 - inherited
+    @override
+    def exists(self, path: str) -> bool:
         key = self._key(path)
         with suppress(ObjectMissing), self._asking(path) as client:
             client.head_object(Bucket=self._bucket, Key=key)
             return True
         return False
 
-    def list(self, prefix: str) -> Iterator[str]:  # noqa: D102 - inherited
+    @override
+    def list(self, prefix: str) -> Iterator[str]:
         return self._keys_below(f"{self._key(prefix)}/" if prefix else self._key_prefix, prefix)
 
-    def delete(self, path: str) -> None:  # noqa: D102 - inherited
+    @override
+    def delete(self, path: str) -> None:
         key = self._key(path)
         with self._asking(path) as client:
             client.delete_object(Bucket=self._bucket, Key=key)
@@ -162,13 +152,9 @@ class S3Bucket(Storage):
                 yield client
         except ClientError as error:
             code = error.response["Error"]["Code"]
-            match code:
-                case "NoSuchKey" | "404":
-                    raise ObjectMissing(f"there is no object at {uri}") from None
-                case "PreconditionFailed" | "ConditionalRequestConflict":
-                    raise ObjectExists(f"{uri} exists already") from None
-                case _:
-                    raise _unavailable(uri, code) from error
+            if code in ("NoSuchKey", "404"):
+                raise ObjectMissing(f"there is no object at {uri}") from None
+            raise _unavailable(uri, code) from error
         except BotoCoreError as error:
             raise _unavailable(uri, type(error).__name__) from error
 

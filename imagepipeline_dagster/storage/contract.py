@@ -1,8 +1,11 @@
 """Objects in a local folder or an S3 bucket: one contract, two homes.
 
 An object is a path and its bytes. A reader sees a path's former bytes or its new ones, never a
-part of them, whatever happens to the writer. Paths are relative and '/'-separated; one that could
-leave the storage is refused with a ValueError before anything is touched.
+part of them, whatever happens to the writer. A listing has every object whose writer has returned.
+Nothing else is asked of a storage: no hard links, no conditional writes.
+
+Paths are relative and '/'-separated; one that could leave the storage is refused with a ValueError
+before anything is touched.
 """
 
 from __future__ import annotations
@@ -11,15 +14,10 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imagepipeline_dagster.errors import CorrectableError
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = [
-    "ObjectExists",
     "ObjectMissing",
     "Storage",
     "StorageUnavailable",
@@ -30,10 +28,6 @@ __all__ = [
 
 class ObjectMissing(FileNotFoundError):
     """There is no object at this path."""
-
-
-class ObjectExists(FileExistsError):
-    """There is an object at this path already."""
 
 
 class StorageUnavailable(CorrectableError, OSError):
@@ -75,23 +69,6 @@ class Storage(ABC):
     @abstractmethod
     def write(self, path: str, data: bytes) -> str:
         """Put the bytes at `path`, in place of what is there, and return the URI."""
-
-    def write_once(self, path: str, data: bytes) -> str:
-        """Put the bytes at a path that names their content, unless they are there; return the URI.
-
-        Two writers at once do no harm: the path names the content, so both bring the same bytes.
-        """
-        if not self.exists(path):
-            self.write(path, data)
-        return self.uri_of(path)
-
-    @abstractmethod
-    def create(self, path: str, data: bytes) -> str:
-        """Put the bytes at a path that must be free, and return the URI.
-
-        Raises:
-            ObjectExists: when the path is taken; of several writers at once, all but one get it.
-        """
 
     @abstractmethod
     def upload(self, path: str, file: Path) -> str:

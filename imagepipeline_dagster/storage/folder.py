@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from typing_extensions import override
 
 from imagepipeline_dagster.storage.contract import (
     TEMPORARY_PREFIX,
-    ObjectExists,
     ObjectMissing,
     Storage,
     checked_path,
 )
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["LocalFolder"]
+
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
 class LocalFolder(Storage):
@@ -34,32 +34,17 @@ class LocalFolder(Storage):
         self._root = folder.expanduser().resolve()
         self.uri = self._root.as_uri().rstrip("/")
 
-    def uri_of(self, path: str) -> str:  # noqa: D102 - inherited
+    @override
+    def uri_of(self, path: str) -> str:
         return (self._root / checked_path(path)).as_uri()
 
-    def write(self, path: str, data: bytes) -> str:  # noqa: D102 - inherited
+    @override
+    def write(self, path: str, data: bytes) -> str:
         _replace_file(self._location(path), data)
         return self.uri_of(path)
 
-    def write_once(self, path: str, data: bytes) -> str:  # noqa: D102 - inherited
-        location = self._location(path)
-        if not location.is_file():
-            _replace_file(location, data)
-        return self.uri_of(path)
-
-    def create(self, path: str, data: bytes) -> str:  # noqa: D102 - inherited
-        location = self._location(path)
-        with _temporary_beside(location) as temporary:
-            _write_synced(temporary, data)
-            try:
-                # A rename would replace; a hard link fails where the name is taken.
-                location.hardlink_to(temporary)
-            except FileExistsError:
-                raise ObjectExists(f"{self.uri_of(path)} exists already") from None
-        _sync_folder(location.parent)
-        return self.uri_of(path)
-
-    def upload(self, path: str, file: Path) -> str:  # noqa: D102 - inherited
+    @override
+    def upload(self, path: str, file: Path) -> str:
         location = self._location(path)
         source = file.resolve(strict=True)
         with _temporary_beside(location) as temporary:
@@ -68,27 +53,31 @@ class LocalFolder(Storage):
             except OSError:  # another file system, or one without hard links
                 shutil.copyfile(source, temporary)
             with temporary.open("rb") as written:
-                os.fsync(written.fileno())
+                _sync(written.fileno())
             temporary.replace(location)
         _sync_folder(location.parent)
         file.unlink()
         return self.uri_of(path)
 
-    def read(self, path: str) -> bytes:  # noqa: D102 - inherited
+    @override
+    def read(self, path: str) -> bytes:
         try:
             return self._location(path).read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise ObjectMissing(f"there is no object at {self.uri_of(path)}") from None
 
-    def exists(self, path: str) -> bool:  # noqa: D102 - inherited
+    @override
+    def exists(self, path: str) -> bool:
         return self._location(path).is_file()
 
-    def list(self, prefix: str) -> Iterator[str]:  # noqa: D102 - inherited
+    @override
+    def list(self, prefix: str) -> Iterator[str]:
         if not prefix:
             return _files_below(self._root, "")
         return _files_below(self._location(prefix), f"{prefix}/")
 
-    def delete(self, path: str) -> None:  # noqa: D102 - inherited
+    @override
+    def delete(self, path: str) -> None:
         location = self._location(path)
         if location.is_file():
             location.unlink(missing_ok=True)
@@ -130,16 +119,26 @@ def _write_synced(file: Path, data: bytes) -> None:
     with file.open("xb") as opened:
         opened.write(data)
         opened.flush()
-        os.fsync(opened.fileno())
+        _sync(opened.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a loss of power."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        _sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network and FUSE file systems know no such call, mostly for folders. They keep what
+        # they keep; there is no other way to ask.
+        if error.errno not in _NO_SYNC:
+            raise
 
 
 def _files_below(folder: Path, prefix: str) -> Iterator[str]:

@@ -47,8 +47,8 @@ def stored(storage: LocalFolder, number: int, **changes: object) -> GeneratedIma
     picture.save(encoded, "PNG")
     data = encoded.getvalue()
     sha256 = hashlib.sha256(data).hexdigest()
-    storage.write_once(image_path(sha256, "PNG"), data)
-    storage.write_once(thumbnail_path(sha256), thumbnail(picture))
+    storage.write(image_path(sha256, "PNG"), data)
+    storage.write(thumbnail_path(sha256), thumbnail(picture))
     image = sample(number, sha256)
     return dataclasses.replace(image, bytes=len(data), **changes)  # type: ignore[arg-type]
 

@@ -94,7 +94,7 @@ def test_a_second_pass_asks_the_model_nothing(classifier: OpenNsfw, tmp_path: Pa
     for number in range(20):
         data = picture(number, side=768, format="JPEG")
         sha256 = hashlib.sha256(data).hexdigest()
-        storage.write_once(image_path(sha256, "JPEG"), data)
+        storage.write(image_path(sha256, "JPEG"), data)
         images.append(
             GeneratedImage(
                 prompt_set="spring",

@@ -20,9 +20,10 @@ import stamina
 from pydantic import BaseModel
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
-from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger import requests
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.planning.prompts import Prompt
+from imagepipeline_dagster.purchase import landing, purchase, submission
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.buying import Buyer, numbered_rows, prompts_of
 
@@ -86,21 +87,25 @@ class _Death:
 def _arm(death: _Death) -> None:
     """Put the death around every step of the ledger, the client and the storage."""
     for step in ("claim", "submitted", "stored", "succeeded", "failed", "release"):
-        setattr(Ledger, step, staticmethod(_deadly(getattr(Ledger, step), step, death)))
+        name = f"record_{step}"
+        deadly = _deadly(getattr(requests, name), step, death)
+        for module in (requests, landing, purchase, submission):
+            if hasattr(module, name):
+                setattr(module, name, deadly)
     LedgerWriter.write = _deadly_write(LedgerWriter.write, death)  # type: ignore[method-assign]
     for step in ("submit", "status", "download"):
         method = getattr(ImagePipelineClient, step)
         setattr(ImagePipelineClient, step, _deadly_request(method, step, death))
-    written = LocalFolder.write_once
+    written = LocalFolder.write
 
-    def write_once(self: LocalFolder, path: str, data: bytes) -> str:
+    def write(self: LocalFolder, path: str, data: bytes) -> str:
         step = path.partition("/")[0]
         death.at(step, "before")
         uri = written(self, path, data)
         death.at(step, "after")
         return uri
 
-    LocalFolder.write_once = write_once  # type: ignore[method-assign]
+    LocalFolder.write = write  # type: ignore[method-assign]
 
 
 def _deadly(function: Callable[..., Any], step: str, death: _Death) -> Callable[..., Any]:
@@ -122,7 +127,7 @@ def _deadly_write(write: Callable[..., Any], death: _Death) -> Callable[..., Any
         **options: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         result = await write(self, change, *arguments, **options)
-        death.at(change.__name__.strip("_"), "committed")
+        death.at(change.__name__.strip("_").removeprefix("record_"), "committed")
         return result
 
     return writing

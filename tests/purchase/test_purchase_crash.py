@@ -191,9 +191,7 @@ def test_a_process_killed_at_any_step_buys_nothing_twice(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "point", ["failed:before", "failed:uncommitted", "record_failure:committed"]
-)
+@pytest.mark.parametrize("point", ["failed:before", "failed:uncommitted", "failure:committed"])
 def test_a_process_killed_at_a_failure_buys_one_more_job_and_not_two(
     point: str, vendor: Vendor, workers: Workers, make_order: MakeOrder
 ) -> None:

@@ -55,7 +55,7 @@ def kept_row(
         request_key=f"key{number}",
         request=f'{{"prompt":"a fox, number {number}"}}',
         image_sha256=sha256,
-        uri=storage.write_once(image_path(sha256, format), data),
+        uri=storage.write(image_path(sha256, format), data),
         format=format,
         pixel_width=24,
         pixel_height=24,

