@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import sqlalchemy as sa
 from sqlalchemy.engine import URL
 
@@ -9,7 +11,9 @@ __all__ = ["cause_of", "parsed_url", "shown_url"]
 
 
 def parsed_url(url: str) -> URL:
-    """Return a database's URL as SQLAlchemy needs it: plain `postgres(ql)://` means psycopg 3.
+    """Return a database's URL as SQLAlchemy needs it.
+
+    Plain `postgres(ql)://` means psycopg 3, and `~` in a SQLite file's path the home folder.
 
     Raises:
         ValueError: it is no database URL. The text is not shown: it may hold a password in a place
@@ -24,6 +28,8 @@ def parsed_url(url: str) -> URL:
         ) from None
     if parsed.drivername in ("postgres", "postgresql"):
         return parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() == "sqlite" and (parsed.database or "").startswith("~"):
+        return parsed.set(database=str(Path(str(parsed.database)).expanduser()))
     return parsed
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from sqlalchemy.engine import URL
 
 from imagepipeline_dagster.api.address import AddressInvalid, origin_of
 from imagepipeline_dagster.errors import CorrectableError
@@ -18,7 +18,7 @@ from imagepipeline_dagster.resources import (
     StorageResource,
     TablesResource,
 )
-from imagepipeline_dagster.storage.opening import open_storage
+from imagepipeline_dagster.storage.opening import folder_at, open_storage
 
 __all__ = [
     "API_KEY",
@@ -112,12 +112,14 @@ def resources_for(
 
 
 def _file_url(storage_uri: str, file: str, variable: str) -> str:
-    if storage_uri.startswith("s3://"):
+    folder = folder_at(storage_uri)
+    if folder is None:
         raise EnvironmentInvalid(
             f"{variable}: is required when {STORAGE} is a bucket ({storage_uri}); "
             "set it to a database, such as postgresql://user:password@host/database"
         )
-    return f"sqlite:///{Path(storage_uri.removeprefix('file://')) / file}"
+    # Composed by SQLAlchemy: a folder's name may hold what a URL means something else by.
+    return URL.create("sqlite", database=str(folder / file)).render_as_string()
 
 
 def _check_storage(storage_uri: str) -> None:

@@ -18,13 +18,12 @@ from typing import Any, TypeVar
 import dagster as dg
 from dagster_aws.s3 import S3Resource
 from pydantic import Field, field_validator
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from imagepipeline_dagster.api.address import origin_of
 from imagepipeline_dagster.api.client import ImagePipelineClient, poll_delays
 from imagepipeline_dagster.api.contract import Job, RequestInvalid, Task, request_for
-from imagepipeline_dagster.databases import cause_of, shown_url
+from imagepipeline_dagster.databases import cause_of, parsed_url, shown_url
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.planning.prompts import token_problems
@@ -277,7 +276,7 @@ class TablesResource(dg.ConfigurableResource[Any]):
         return count_overrides(self.url, table=table)
 
     def _ensure_samples(self) -> None:
-        file = make_url(self.url).database if self.create_samples else None
+        file = parsed_url(self.url).database if self.create_samples else None
         if file is not None and not Path(file).exists():
             from imagepipeline_dagster.tables.samples import create_sample_tables
 

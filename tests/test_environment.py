@@ -9,9 +9,32 @@ from imagepipeline_dagster.environment import (
     EnvironmentInvalid,
     resources_for,
     resources_from_environment,
+    resources_on_command_line,
 )
 
 KEY = "a-key-that-nobody-may-see"
+
+
+@pytest.mark.parametrize(
+    "folder", ["~/pictures", "a b", "a%20b", "a%2Fb", "what?", "no#1", "at@home:5", "ä"]
+)
+def test_all_lies_in_the_folder_of_the_storage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """Pictures and both databases lie in the same folder, whatever its name holds."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    resources = resources_on_command_line({"IMAGEPIPELINE_STORAGE": folder})
+
+    resources["storage"].open().write("a", b"")
+    with resources["ledger"].open():
+        pass
+    resources["tables"].count_overrides("moderation_overrides")
+
+    made = Path(folder).expanduser()
+    assert {"a", "ledger.db", "tables.db"} <= {file.name for file in made.iterdir()}
+    [beside] = tmp_path.iterdir()
+    assert made.absolute().is_relative_to(beside)
 
 
 def test_defaults() -> None:

@@ -31,7 +31,7 @@ class LocalFolder(Storage):
     """
 
     def __init__(self, folder: Path) -> None:
-        self._root = folder.expanduser().resolve()
+        self._root = folder.resolve()
         self.uri = self._root.as_uri().rstrip("/")
 
     @override

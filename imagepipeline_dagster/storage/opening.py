@@ -13,7 +13,17 @@ from imagepipeline_dagster.storage.folder import LocalFolder
 if TYPE_CHECKING:
     from dagster_aws.s3 import S3Resource
 
-__all__ = ["open_storage"]
+__all__ = ["folder_at", "open_storage"]
+
+
+def folder_at(uri: str) -> Path | None:
+    """Return the folder that a storage's name stands for, its `~` expanded; None for all others."""
+    scheme, separator, rest = uri.partition("://")
+    if not separator and uri:
+        return Path(uri).expanduser()
+    if scheme == "file" and rest.startswith("/"):
+        return Path(url2pathname(rest))
+    return None
 
 
 def open_storage(uri: str, *, s3: S3Resource | None = None) -> Storage:
@@ -26,11 +36,9 @@ def open_storage(uri: str, *, s3: S3Resource | None = None) -> Storage:
     Raises:
         ValueError: for another scheme, or a URI that names no folder or bucket.
     """
+    if folder := folder_at(uri):
+        return LocalFolder(folder)
     scheme, separator, rest = uri.partition("://")
-    if not separator and uri:
-        return LocalFolder(Path(uri))
-    if scheme == "file" and rest.startswith("/"):
-        return LocalFolder(Path(url2pathname(rest)))
     bucket, _, prefix = rest.partition("/")
     if scheme == "s3" and bucket:
         from dagster_aws.s3 import S3Resource
