@@ -25,7 +25,7 @@ from rich.table import Table
 from sqlalchemy import insert
 
 from imagepipeline_dagster.api.contract import request_for
-from imagepipeline_dagster.emulator.pictures import draw_png
+from imagepipeline_dagster.emulator.drawing import draw_png
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import perceptual_hashes, scores
 from imagepipeline_dagster.moderation.duplicates import HASH_METHOD

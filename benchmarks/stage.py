@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from imagepipeline_dagster.api.contract import request_for
-from imagepipeline_dagster.emulator.pictures import draw_png
+from imagepipeline_dagster.emulator.drawing import draw_png
 from imagepipeline_dagster.ledger.budget import Allowance
 from imagepipeline_dagster.ledger.records import Claim, Outcome, Owner, StoredSample, Use
 from imagepipeline_dagster.ledger.requests import (

@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.contract import GenerationRequest, Job, request_for
-from imagepipeline_dagster.emulator.pictures import draw_png
+from imagepipeline_dagster.emulator.drawing import draw_png
 from imagepipeline_dagster.emulator.stats import EmulatorStats, request_hash
 from imagepipeline_dagster.ledger.budget import Allowance
 from imagepipeline_dagster.ledger.records import MAX_JOBS_PER_REQUEST, Entry, Failure, Outcome

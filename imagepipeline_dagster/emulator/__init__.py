@@ -9,9 +9,8 @@
 - `stats`: what was asked, accepted and delivered; `bought_twice` is the one to assert on.
 - `intake`, `answers`: what becomes of a POST, and how the vendor, or a fault, words an answer.
 - `app`: the routes. `server`: the same in a thread, or in the foreground.
-- `sources`, `masks`: the pictures that `init_image` and `mask_image` point to.
-- `pictures`: from a job to a PNG marked EMULATED. `scenery` composes it of `lands` and `subjects`,
-  with `palettes` for colour, `light` for sky and glow, and `brush` for shapes.
+- `sources`: the pictures that `init_image` and `mask_image` point to.
+- `drawing`: a picture of a text, or of a request and marked EMULATED.
 """
 
 from imagepipeline_dagster.emulator.app import create_app

@@ -31,10 +31,10 @@ from imagepipeline_dagster.emulator.answers import (
     fault_answer,
     invalid,
 )
+from imagepipeline_dagster.emulator.drawing import black_png, draw_png
 from imagepipeline_dagster.emulator.faults import Fault, FaultPlan, FaultRules, Operation
 from imagepipeline_dagster.emulator.intake import NotJson, outcome_of, read_request
 from imagepipeline_dagster.emulator.jobs import ImageLink, JobTicket, Queue, UnknownJob
-from imagepipeline_dagster.emulator.pictures import black_png, draw_png
 from imagepipeline_dagster.emulator.settings import EmulatorSettings
 from imagepipeline_dagster.emulator.sources import SourceProblem, Sources
 from imagepipeline_dagster.emulator.stats import EmulatorStats, Tally

@@ -14,8 +14,7 @@ import httpx
 from PIL import Image, ImageOps
 from starlette.concurrency import run_in_threadpool
 
-from imagepipeline_dagster.emulator.masks import draw_mask
-from imagepipeline_dagster.emulator.scenery import draw_scene
+from imagepipeline_dagster.emulator.drawing import draw_mask, draw_scene
 
 __all__ = ["SourceProblem", "Sources"]
 

@@ -177,7 +177,7 @@ def test_another_process_draws_the_same_bytes(caller: Caller) -> None:
     code = """
 import hashlib
 from imagepipeline_dagster.api.contract import request_for
-from imagepipeline_dagster.emulator.pictures import draw_png
+from imagepipeline_dagster.emulator.drawing import draw_png
 told = {"model_id": "sdxl", "prompt": "a boat", "width": 64, "height": 64, "seed": 9}
 png = draw_png(request_for("text2image", told), seed=9, sample_index=0)
 import sys; sys.stdout.write(hashlib.sha256(png).hexdigest())

@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 from sqlalchemy import select, update
 
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation
-from imagepipeline_dagster.emulator.pictures import draw_png
+from imagepipeline_dagster.emulator.drawing import draw_png
 from imagepipeline_dagster.ledger.budget import Allowance, Budget, BudgetReached
 from imagepipeline_dagster.ledger.decisions import unknown_requests
 from imagepipeline_dagster.ledger.lineage import lineage_of

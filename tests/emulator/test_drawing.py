@@ -9,10 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageStat
 
 from imagepipeline_dagster.api.contract import GenerationRequest, request_for
-from imagepipeline_dagster.emulator.masks import draw_mask
-from imagepipeline_dagster.emulator.pictures import badge_box, draw_png
-from imagepipeline_dagster.emulator.scenery import draw_scene
-from imagepipeline_dagster.emulator.subjects import subject_of
+from imagepipeline_dagster.emulator.drawing import badge_box, draw_mask, draw_png, draw_scene
 
 SIZE = (192, 192)
 
@@ -178,12 +175,3 @@ def test_a_picture_larger_than_its_padding_is_whole() -> None:
     """A picture that has more bytes than asked for is left as it is."""
     told = request(width=768, height=768)
     assert opened(draw_png(told, seed=1, sample_index=0, image_bytes=1024)).size == (768, 768)
-
-
-def test_of_two_nouns_together_the_second_is_drawn() -> None:
-    """A car ferry is a ferry, a potter with a bowl is a person, and a cat's face is a cat's."""
-    ferry, person, cat = (subject_of([word]) for word in ("ferry", "woman", "cat"))
-    assert subject_of(["small", "car", "ferry", "leaving"]) is ferry
-    assert subject_of(["potter", "shaping", "a", "bowl"]) is person
-    assert subject_of(["cat", "face"]) is cat
-    assert subject_of([]) is None
