@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 from sqlalchemy.engine import URL
 
-from imagepipeline_dagster.api.address import AddressInvalid, origin_of
+from imagepipeline_dagster.api.address import AddressInvalid, check_key_is_safe, origin_of
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.io_manager import ParquetIOManager
 from imagepipeline_dagster.resources import (
@@ -35,6 +35,7 @@ MAX_IN_FLIGHT = "IMAGEPIPELINE_MAX_IN_FLIGHT"
 STORAGE = "IMAGEPIPELINE_STORAGE"
 TABLES_URL = "IMAGEPIPELINE_TABLES_URL"
 LEDGER_URL = "IMAGEPIPELINE_LEDGER_URL"
+ALLOW_INSECURE = "IMAGEPIPELINE_ALLOW_INSECURE"
 
 
 class EnvironmentInvalid(CorrectableError):
@@ -71,6 +72,7 @@ def _resources(environment: Mapping[str, str], secret: Callable[[str], str]) -> 
         storage_uri=given.get(STORAGE, "data"),
         tables_url=secret(TABLES_URL) if TABLES_URL in given else None,
         ledger_url=secret(LEDGER_URL) if LEDGER_URL in given else None,
+        allow_insecure=given.get(ALLOW_INSECURE, "").strip().lower() in {"1", "true", "yes"},
     )
 
 
@@ -82,6 +84,7 @@ def resources_for(
     storage_uri: str = "data",
     tables_url: str | None = None,
     ledger_url: str | None = None,
+    allow_insecure: bool = False,
 ) -> dict[str, Any]:
     """Return the resources by their Dagster keys.
 
@@ -96,10 +99,13 @@ def resources_for(
     storage = StorageResource(uri=storage_uri)
     tables = tables_url or _file_url(storage_uri, "tables.db", TABLES_URL)
     ledger = ledger_url or _file_url(storage_uri, "ledger.db", LEDGER_URL)
-    _check_base_url(base_url)
+    _check_base_url(base_url, has_key=api_key is not None, allow_insecure=allow_insecure)
     return {
         "imagepipeline": ImagePipelineResource(
-            api_key=api_key, base_url=base_url, max_in_flight=max_in_flight
+            api_key=api_key,
+            base_url=base_url,
+            max_in_flight=max_in_flight,
+            allow_insecure=allow_insecure,
         ),
         "tables": TablesResource(
             url=tables,
@@ -131,9 +137,11 @@ def _check_storage(storage_uri: str) -> None:
             raise EnvironmentInvalid(f"{STORAGE}: {error}") from error
 
 
-def _check_base_url(value: str) -> None:
+def _check_base_url(value: str, *, has_key: bool, allow_insecure: bool) -> None:
     try:
-        origin_of(value)
+        origin = origin_of(value)
+        if has_key:
+            check_key_is_safe(origin, allow_insecure=allow_insecure)
     except AddressInvalid as error:
         raise EnvironmentInvalid(
             f"{BASE_URL}: {error}; it is a URL such as {DEFAULT_BASE_URL}"

@@ -13,14 +13,14 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import dagster as dg
 from dagster_aws.s3 import S3Resource
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from sqlalchemy.exc import SQLAlchemyError
 
-from imagepipeline_dagster.api.address import origin_of
+from imagepipeline_dagster.api.address import check_key_is_safe, origin_of
 from imagepipeline_dagster.api.client import ImagePipelineClient, poll_delays
 from imagepipeline_dagster.api.contract import Job, RequestInvalid, Task, request_for
 from imagepipeline_dagster.databases import cause_of, parsed_url, shown_url
@@ -112,10 +112,28 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
         default=64 * 1024 * 1024, ge=1, description="A larger download is refused, bytes."
     )
 
+    refusing_statuses: list[int] = Field(
+        default=[429],
+        description="HTTP statuses by which the API says that it took nothing for now, so that the "
+        "request is sent again. Add one only where the API promises that it bought nothing.",
+    )
+    allow_insecure: bool = Field(
+        default=False, description="Let the key go to another machine over plain http."
+    )
+
     @field_validator("api_key")
     @classmethod
     def _blank_is_none(cls, value: str | None) -> str | None:
-        return value or None
+        return (value if isinstance(value, dg.EnvVar) else value and value.strip()) or None
+
+    @model_validator(mode="after")
+    def _address_can_be_used(self) -> Self:
+        # A variable's value is known when a run needs it: the resource is then made anew.
+        if not isinstance(self.base_url, dg.EnvVar):
+            origin = origin_of(self.base_url)
+            if not self.emulated:
+                check_key_is_safe(origin, allow_insecure=self.allow_insecure)
+        return self
 
     @property
     def emulated(self) -> bool:
@@ -149,6 +167,8 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
             requests_per_second=self.requests_per_second,
             max_image_bytes=self.max_image_bytes,
             submit_pace=Brake(),
+            refusing_statuses=self.refusing_statuses,
+            allow_insecure=self.allow_insecure,
         ) as client:
             yield client
 

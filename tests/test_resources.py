@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,8 @@ def test_fields_and_defaults() -> None:
         "request_timeout_seconds": 30,
         "max_attempts": 5,
         "max_image_bytes": 64 * 1024**2,
+        "refusing_statuses": [429],
+        "allow_insecure": False,
     }
     assert all(field.description for field in fields.values())
 
@@ -170,6 +173,36 @@ def test_the_origin_is_that_of_the_api() -> None:
     gateway = ("https://gateway.example/staging", "https://gateway.example/prod/")
     origins = {ImagePipelineResource(api_key="k", base_url=url).origin for url in gateway}
     assert origins == {"https://gateway.example/staging", "https://gateway.example/prod"}
+
+
+@pytest.mark.parametrize(
+    ("given", "safe"),
+    [
+        ({"base_url": "https://api.example"}, True),
+        ({"base_url": "http://127.0.0.1:8188"}, True),
+        ({"base_url": "http://localhost:8188"}, True),
+        ({"base_url": "http://[::1]:8188"}, True),
+        ({"base_url": "http://api.example"}, False),
+        ({"base_url": "http://10.0.0.7"}, False),
+        ({"base_url": "http://api.example", "allow_insecure": True}, True),
+        ({"base_url": "http://api.example", "api_key": None}, True),
+    ],
+)
+def test_a_key_goes_over_plain_http_to_this_machine_alone(
+    given: dict[str, Any], *, safe: bool
+) -> None:
+    """A key that anyone on the way could read is refused at load, unless `allow_insecure`."""
+    refused: AbstractContextManager[Any] = nullcontext()
+    if not safe:
+        refused = pytest.raises(ValueError, match="in the clear; use https")
+    with refused:
+        ImagePipelineResource(**{"api_key": "a-key", **given})
+
+
+@pytest.mark.parametrize("key", ["a-key\n", " a-key "])
+def test_blanks_around_a_key_are_cut_off(key: str) -> None:
+    """A line's end that came with a key out of a file is not sent."""
+    assert ImagePipelineResource(api_key=key).api_key == "a-key"
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import re
 
 import httpx
 
+from imagepipeline_dagster.api.links import is_loopback
 from imagepipeline_dagster.errors import CorrectableError
 
-__all__ = ["AddressInvalid", "origin_of"]
+__all__ = ["AddressInvalid", "check_key_is_safe", "origin_of"]
 
 # httpx quotes what cannot stand in a host, and would look the quoted name up.
 _HOST = re.compile(r"[^%\\]+")
@@ -40,3 +41,16 @@ def origin_of(base_url: str) -> str:
     origin = url.netloc.decode("ascii")
     path = url.raw_path.decode("ascii").rstrip("/")
     return f"{url.scheme}://{origin}{path}"
+
+
+def check_key_is_safe(origin: str, *, allow_insecure: bool) -> None:
+    """Refuse to send an API key where anyone on the way can read it.
+
+    Raises:
+        AddressInvalid: plain http to another machine, and `allow_insecure` does not permit it.
+    """
+    if origin.startswith("http:") and not allow_insecure and not is_loopback(httpx.URL(origin)):
+        raise AddressInvalid(
+            f"{origin!r} would carry the API key in the clear; use https://, or set allow_insecure "
+            "where the network between is yours"
+        )

@@ -1,117 +1,120 @@
-"""What an answer of the API says: a job, a refusal, or that this is not the API at all."""
+"""An answer of the API read once, the key blotted out of it."""
 
 from __future__ import annotations
 
 import logging
+from urllib.parse import unquote
 
 import httpx
 
 from imagepipeline_dagster.api.contract import (
     NO_MESSAGE,
+    GenerationRequest,
     Job,
     JobStatus,
+    OtherJob,
+    Task,
     UnreadableAnswer,
     error_text,
     read_job,
-    speaks_of_credits,
-    speaks_of_key,
-)
-from imagepipeline_dagster.api.errors import (
-    AccessRefused,
-    CreditsExhausted,
-    Throttled,
-    WrongAddress,
+    status_path,
 )
 from imagepipeline_dagster.api.redaction import KeyRedaction
-from imagepipeline_dagster.api.retrying import retry_after
+from imagepipeline_dagster.api.retrying import longest_pause, retry_after
+from imagepipeline_dagster.api.rulings import Answer
+from imagepipeline_dagster.api.words import asked_pause, without_echo
 
-__all__ = ["MAX_MESSAGE", "AnswerReader"]
+__all__ = ["AnswerReader"]
 
 _log = logging.getLogger(__name__)
 
-MAX_MESSAGE = 500
-"""Characters of a server's message that go into an error."""
-
+# Characters of a server's message that go into an error; its words are looked at whole.
+_MAX_MESSAGE = 500
 _WHOLE_MESSAGE = 4 * 1024 * 1024
 
 
 class AnswerReader:
     """Reads the answers of one API, the key blotted out of them; a strange word is logged once."""
 
-    def __init__(self, *, origin: str, redaction: KeyRedaction) -> None:
-        self._origin = origin
+    def __init__(self, *, redaction: KeyRedaction) -> None:
         self._redaction = redaction
         self._logged_words: set[str] = set()
 
-    def job(self, response: httpx.Response, *, task: str, job_id: str | None = None) -> Job:
-        """Return the job that a successful answer tells of.
+    def of_post(self, response: httpx.Response, request: GenerationRequest) -> Answer:
+        """Return the answer to a POST of `request`."""
+        return self._read(response, task=request.task, request=request)
+
+    def of_status(self, response: httpx.Response, *, task: str, job_id: str) -> Answer:
+        """Return the answer to a question about a job.
 
         Raises:
-            UnreadableAnswer: it is no JSON, or tells of none.
+            OtherJob: it is about another one.
         """
+        return self._read(response, task=task, job_id=job_id)
+
+    def _read(
+        self,
+        response: httpx.Response,
+        *,
+        task: str,
+        job_id: str | None = None,
+        request: GenerationRequest | None = None,
+    ) -> Answer:
+        location = _without_query(response.headers.get("Location", ""))
+        kind = self._redaction.text(response.headers.get("Content-Type", "no content type"))
+        job, unreadable = None, ""
         try:
-            answer = self._redaction.answer(response.json())
-            job = read_job(answer, task=task, job_id=job_id)
-        except UnreadableAnswer:
-            raise
+            told = response.json()
         except (ValueError, RecursionError):
-            kind = self._redaction.text(response.headers.get("Content-Type", "no content type"))
-            raise UnreadableAnswer(f"it is not JSON ({kind[:60]})") from None
+            told, unreadable = None, f"it is not JSON ({kind[:60]})"
+        try:
+            answer = self._redaction.answer(told)
+            if not unreadable:
+                job = self._job(answer, task=task, job_id=job_id)
+        except OtherJob:
+            raise
+        except (UnreadableAnswer, RecursionError) as error:
+            answer, unreadable = (None, str(error)) if told is None else (answer, str(error))
+        if job is None and (named := _job_at(location, task=task)) and not self._holds_key(named):
+            job = Job(task=Task(task), id=named, status=JobStatus.PENDING, word="redirected")
+        # Once more: what stays in the answer for a link may stand in a message too.
+        text = self._redaction.text(error_text(answer, limit=_WHOLE_MESSAGE))
+        if job is not None and job.error is not None:
+            job = job.model_copy(update={"error": text[:_MAX_MESSAGE]})
+        words = "" if text == NO_MESSAGE else text
+        pause = retry_after(response)
+        return Answer(
+            status=response.status_code,
+            job=job,
+            unreadable=unreadable,
+            names_job=job is not None and job.names_itself,
+            message=text[:_MAX_MESSAGE],
+            words=without_echo(words, request) if request else words,
+            is_page="html" in kind.lower() or response.content.lstrip()[:1] == b"<",
+            retry_after=pause,
+            pause=longest_pause(asked_pause(words)) if pause is None else pause,
+            location=self._redaction.text(location),
+        )
+
+    def _job(self, answer: object, *, task: str, job_id: str | None) -> Job:
+        job = read_job(answer, task=task, job_id=job_id)
+        if job_id is None and job.id is not None and self._holds_key(job.id):
+            raise UnreadableAnswer("its job id holds the API key")
         if not job.known_word and job.word not in self._logged_words:
             self._logged_words.add(job.word)
             _log.warning("unknown job status %r is taken as pending", job.word[:40])
         links = tuple(self._redaction.link(link) for link in job.download_urls)
         return job.model_copy(update={"download_urls": links})
 
-    def message(self, response: httpx.Response) -> str:
-        """Return what an error answer says, whole."""
-        try:
-            return error_text(self._redaction.answer(response.json()), limit=_WHOLE_MESSAGE)
-        except (ValueError, RecursionError):
-            return NO_MESSAGE
+    def _holds_key(self, job_id: str) -> bool:
+        return self._redaction.holds_key(job_id)
 
-    def raise_for_throttling(self, response: httpx.Response, message: str) -> None:
-        """Raise Throttled where the API refuses for now."""
-        code = response.status_code
-        if code in (429, 503):
-            raise Throttled(f"HTTP {code}: {message}", retry_after=retry_after(response))
 
-    def raise_for_access(self, response: httpx.Response, message: str, *, words: str) -> None:
-        """Raise for the answers that mean the same on every endpoint: nothing will go through.
+def _without_query(location: str) -> str:
+    return location.partition("?")[0].partition("#")[0]
 
-        `words` is the message without what it repeats of the request.
 
-        Raises:
-            RunStopper: the account cannot pay, the key is refused, or this is not the API.
-        """
-        code = response.status_code
-        if code == 402 or (response.is_client_error and speaks_of_credits(words)):
-            raise CreditsExhausted(f"the account cannot pay (HTTP {code}): {message}")
-        if code in (401, 403):
-            raise AccessRefused(
-                f"the API refused the key (HTTP {code}): {message}; check IMAGEPIPELINE_API_KEY"
-            )
-        bare = message in (NO_MESSAGE, "Not Found", "Method Not Allowed")
-        if response.is_redirect or (code in (404, 405) and bare):
-            raise WrongAddress(
-                f"{self._origin} answered HTTP {code}: this is not the API; "
-                "check IMAGEPIPELINE_BASE_URL"
-            )
-
-    def raise_for_account(self, job: Job, *, words: str) -> None:
-        """Raise where a POST's answer is FAILURE because of the account: no job came of it.
-
-        The page knows no other sign than FAILURE and a message. `words` is the message without
-        what it repeats of the request.
-
-        Raises:
-            RunStopper: the account cannot pay, or the key is refused.
-        """
-        if job.status is not JobStatus.FAILURE or job.id is not None:
-            return
-        if speaks_of_credits(words):
-            raise CreditsExhausted(f"the account cannot pay: {job.error}")
-        if speaks_of_key(words):
-            raise AccessRefused(
-                f"the API refused the key: {job.error}; check IMAGEPIPELINE_API_KEY"
-            )
+def _job_at(location: str, *, task: str) -> str | None:
+    """Return the id of the job whose status page a `Location` names."""
+    quoted = location.rpartition(status_path(task, ""))[2]
+    return unquote(quoted) if status_path(task, "") in location and "/" not in quoted else None

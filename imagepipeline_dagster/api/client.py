@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from functools import partial
 from types import TracebackType
 from typing import Protocol, Self
@@ -17,8 +17,8 @@ import httpx
 import stamina
 from aiolimiter import AsyncLimiter
 
-from imagepipeline_dagster.api.address import origin_of
-from imagepipeline_dagster.api.answers import MAX_MESSAGE, AnswerReader
+from imagepipeline_dagster.api.address import check_key_is_safe, origin_of
+from imagepipeline_dagster.api.answers import AnswerReader
 from imagepipeline_dagster.api.connections import (
     POST_KEEPALIVE_SECONDS,
     bounded_answer,
@@ -29,10 +29,8 @@ from imagepipeline_dagster.api.contract import (
     GenerationRequest,
     Job,
     JobStatus,
+    OtherJob,
     Task,
-    UnreadableAnswer,
-    speaks_of_credits,
-    speaks_of_safety,
     status_path,
     submit_path,
 )
@@ -42,7 +40,7 @@ from imagepipeline_dagster.api.errors import (
     JobFailed,
     JobNotFound,
     JobTimedOut,
-    RequestRefused,
+    OtherJobAnswered,
     StatusUnavailable,
     Throttled,
     Unreachable,
@@ -55,9 +53,13 @@ from imagepipeline_dagster.api.retrying import (
     repeat_status,
     repeat_submit,
 )
+from imagepipeline_dagster.api.rulings import Answer, Ruling, error_of, refusal_of, ruling_on_post
+from imagepipeline_dagster.api.words import without_echo
 
 __all__ = ["ImagePipelineClient", "SubmitPace", "poll_delays"]
 
+# What a status answer may say that is no news of the job.
+_ACCOUNT_TROUBLE = (Ruling.UNPAID, Ruling.BUSY, Ruling.NO_ACCESS)
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
@@ -78,7 +80,7 @@ class ImagePipelineClient:
     """An asynchronous client of the API; use it as an async context manager.
 
     Args:
-        api_key: goes to the origin of `base_url` and nowhere else.
+        api_key: goes to the origin of `base_url` and nowhere else; blanks around it are cut off.
         base_url: `http(s)://host[:port][/path]`.
         request_timeout: seconds for each step of an HTTP request: connecting, sending, waiting for
             the answer, and reading it to its end; reading a picture may take ten times as long.
@@ -88,6 +90,8 @@ class ImagePipelineClient:
         wait_initial: seconds before the first repetition; doubled for each further one.
         not_found_patience: seconds in which `wait` asks again for a job unknown to the API.
         submit_pace: is asked before each POST, and told what came of it.
+        refusing_statuses: HTTP statuses by which this API says that it took nothing for now.
+        allow_insecure: lets the key go to another machine over plain http.
         transport: stands in for the network in tests.
     """
 
@@ -103,11 +107,16 @@ class ImagePipelineClient:
         wait_initial: float = 0.2,
         not_found_patience: float = 5.0,
         submit_pace: SubmitPace | None = None,
+        refusing_statuses: Collection[int] = (429,),
+        allow_insecure: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        api_key = api_key.strip()
         if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
             raise ValueError("api_key: must be printable ASCII without blanks")
         self.origin = origin_of(base_url)
+        check_key_is_safe(self.origin, allow_insecure=allow_insecure)
+        self._refusing = frozenset(refusing_statuses)
         self._max_attempts = max_attempts
         self._wait_initial = wait_initial
         self._not_found_patience = not_found_patience
@@ -115,7 +124,7 @@ class ImagePipelineClient:
         self._limiter = AsyncLimiter(1, 1 / requests_per_second) if requests_per_second else None
         self._request_timeout = request_timeout
         self._redaction = KeyRedaction(api_key)
-        self._answers = AnswerReader(origin=self.origin, redaction=self._redaction)
+        self._answers = AnswerReader(redaction=self._redaction)
         url = httpx.URL(base_url)
         # A proxy for the outer world cannot reach this machine's loopback, and need not see it.
         use_proxies = not is_loopback(url)
@@ -203,31 +212,11 @@ class ImagePipelineClient:
             raise AnswerLost(
                 f"the answer to a POST never came ({type(error).__name__}); it may have been bought"
             ) from self._redaction.cause(error)
-        code = response.status_code
-        if response.is_success:
-            try:
-                job = self._answers.job(response, task=request.task)
-            except UnreadableAnswer as error:
-                raise AnswerLost(
-                    f"the answer to a POST cannot be read: {error}; it may have been bought"
-                ) from error
-            self._answers.raise_for_account(job, words=_without_echo(job.error or "", request))
-            return job
-        text = self._answers.message(response)
-        message = text[:MAX_MESSAGE]
-        # The words of a prompt that the API repeats say nothing of what is wrong.
-        words = _without_echo(text, request)
-        self._answers.raise_for_throttling(response, message)
-        refusal = response.is_client_error or code == 500
-        if refusal and code not in (401, 402) and speaks_of_safety(words):
-            raise RequestRefused(message, filtered=True)
-        self._answers.raise_for_access(response, message, words=words)
-        # 408 is what a gateway says when it lost patience, with us or with the API behind it.
-        if response.is_client_error and code != 408:
-            raise RequestRefused(f"HTTP {code}: {message}")
-        raise AnswerLost(
-            f"the API answered a POST with HTTP {code}: {message}; it may have been bought"
-        )
+        answer = self._answers.of_post(response, request)
+        ruling = ruling_on_post(answer, refusing=self._refusing)
+        if ruling is Ruling.JOB and answer.job is not None:
+            return answer.job
+        raise error_of(ruling, answer, origin=self.origin)
 
     async def status(self, task: str, job_id: str) -> Job:
         """Ask for a job's state, with fresh links where it has succeeded.
@@ -253,20 +242,39 @@ class ImagePipelineClient:
             )
         except httpx.HTTPError as error:
             raise self._unreachable(error) from self._redaction.cause(error)
-        if response.is_success:
-            try:
-                return self._answers.job(response, task=task, job_id=job_id)
-            except UnreadableAnswer as error:
-                raise StatusUnavailable(f"the status cannot be read: {error}") from error
-        message = self._answers.message(response)[:MAX_MESSAGE]
-        if response.status_code == 404:
+        try:
+            answer = self._answers.of_status(response, task=task, job_id=job_id)
+        except OtherJob as error:
+            raise OtherJobAnswered(
+                f"the answer about job {self._redaction.text(job_id)} is about another one, "
+                f"{self._redaction.text(str(error))[:100]}"
+            ) from None
+        return self._job_of(answer, task=task, job_id=job_id)
+
+    def _job_of(self, answer: Answer, *, task: str, job_id: str) -> Job:
+        code, job = answer.status, answer.job
+        if answer.is_success and job is not None:
+            # A failure that names no job may be the question's: a key or a rate that is refused.
+            of_question = job.status is JobStatus.FAILURE and not answer.names_job
+            refusal = refusal_of(answer) if of_question else None
+            if refusal in (Ruling.BUSY, Ruling.NO_ACCESS):
+                raise error_of(refusal, answer, origin=self.origin)
+            return job
+        if answer.is_success:
+            raise StatusUnavailable(f"the status cannot be read: {answer.unreadable}")
+        if code in (404, 410) and not answer.is_page:
             unknown = Job(task=Task(task), id=job_id, status=JobStatus.PENDING, word="NOT FOUND")
             raise JobNotFound(
-                f"the API does not know job {self._redaction.text(job_id)}: {message}", job=unknown
+                f"the API does not know job {self._redaction.text(job_id)}: {answer.message}",
+                job=unknown,
             )
-        self._answers.raise_for_throttling(response, message)
-        self._answers.raise_for_access(response, message, words=message)
-        raise StatusUnavailable(f"the status gave HTTP {response.status_code}: {message}")
+        busy = code in (429, 503) or code in self._refusing
+        refusal = refusal_of(answer, busy=busy) if busy or code < 500 else None
+        # What stands before the API gives pages for a while, and then no more.
+        passes = answer.is_page and code in (404, 408)
+        if refusal in (*_ACCOUNT_TROUBLE, Ruling.ELSEWHERE) and not passes:
+            raise error_of(refusal, answer, origin=self.origin)
+        raise StatusUnavailable(f"the status gave HTTP {code}: {answer.message}")
 
     async def wait(
         self,
@@ -316,15 +324,18 @@ class ImagePipelineClient:
                 job=job,
             ) from error
         if job.status is JobStatus.FAILURE:
-            message = job.error or NO_MESSAGE
-            words = _without_echo(message, request) if request else message
-            raise JobFailed(
-                message,
-                job=job,
-                filtered=speaks_of_safety(words),
-                unpaid=speaks_of_credits(words),
-            )
+            raise self._failure(job, request)
         return job
+
+    def _failure(self, job: Job, request: GenerationRequest | None) -> JobFailed:
+        message = job.error or NO_MESSAGE
+        words = without_echo(message, request) if request else message
+        answer = Answer(status=200, job=job, message=message, words=words)
+        refusal = refusal_of(answer)
+        trouble = None
+        if refusal in _ACCOUNT_TROUBLE:
+            trouble = error_of(refusal, answer, origin=self.origin)
+        return JobFailed(message, job=job, filtered=refusal is Ruling.FILTERED, trouble=trouble)
 
     async def download(self, link: str) -> bytes:
         """Return the bytes behind a link, without ever sending the API key there.
@@ -351,14 +362,9 @@ class ImagePipelineClient:
 
     def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
         reason = self._redaction.text(str(error)) or type(error).__name__
+        if "CERTIFICATE_VERIFY_FAILED" in reason:
+            reason += "; set SSL_CERT_FILE to the certificates of your own CA, if it is behind one"
         return Unreachable(f"{self.origin} cannot be reached: {reason}")
-
-
-def _without_echo(message: str, request: GenerationRequest) -> str:
-    for value in request.payload().values():
-        if isinstance(value, str) and len(value) > 3:
-            message = message.replace(value, " ")
-    return message
 
 
 def poll_delays(first: float = 0.5, longest: float = 10.0) -> Iterator[float]:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json as jsons
+import os
 import ssl
-from collections.abc import Mapping
+import zlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from functools import cache
 from http.cookiejar import CookieJar
 from typing import Any
 
 import httpx
 
-__all__ = ["POST_KEEPALIVE_SECONDS", "bounded_answer", "open_http"]
+from imagepipeline_dagster.api.errors import ConnectionUnusable
+
+__all__ = ["POST_KEEPALIVE_SECONDS", "answer_deadline", "bounded_answer", "open_http"]
 
 # httpx serves more small requests a second over few connections than over many: 1,200 a core over
 # 8, 240-550 over 32-64 (measured on loopback).
@@ -34,22 +40,58 @@ def open_http(
     cookies: CookieJar | None = None,
     keepalive_seconds: float = _KEEPALIVE_SECONDS,
 ) -> httpx.AsyncClient:
-    """Return an HTTP client; `request_timeout` is in seconds, for each step of a request."""
-    return httpx.AsyncClient(
-        headers=headers,
-        cookies=cookies,
-        timeout=httpx.Timeout(request_timeout, pool=None),
-        transport=transport,
-        verify=_tls_context(),
-        trust_env=use_proxies,
-        limits=httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=keepalive_seconds),
-    )
+    """Return an HTTP client; `request_timeout` is in seconds, for each step of a request.
+
+    Raises:
+        ConnectionUnusable: the environment names certificates or proxies that cannot be used.
+    """
+    try:
+        return httpx.AsyncClient(
+            headers=headers,
+            cookies=cookies,
+            timeout=httpx.Timeout(request_timeout, pool=None),
+            transport=transport,
+            verify=_tls_context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
+            trust_env=use_proxies,
+            limits=httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=keepalive_seconds),
+        )
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ConnectionUnusable(
+            f"HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY cannot be read: {error}; write an "
+            "IPv6 address in NO_PROXY without brackets, port or mask"
+        ) from error
 
 
 @cache
-def _tls_context() -> ssl.SSLContext:
+def _tls_context(cert_file: str | None, cert_dir: str | None) -> ssl.SSLContext:
     # Reading the certificates takes longer than several requests, and each client would read them.
-    return httpx.create_ssl_context()
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        raise ConnectionUnusable(
+            f"the certificates of SSL_CERT_FILE={cert_file or ''} SSL_CERT_DIR={cert_dir or ''} "
+            f"cannot be read: {error}"
+        ) from error
+
+
+@asynccontextmanager
+async def answer_deadline(seconds: float) -> AsyncIterator[dict[str, Any]]:
+    """Bound the time from a request's end to the end of the block; give the request's extensions.
+
+    httpx bounds the pause between two pieces alone, and endless 1xx answers reach no bound at all.
+    The clock starts when the request has left: a place among the connections is waited for.
+
+    Raises:
+        TimeoutError: the time is over.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as deadline:
+
+        async def trace(event: str, _info: object) -> None:
+            if event.endswith("receive_response_headers.started"):
+                deadline.reschedule(loop.time() + seconds)
+
+        yield {"trace": trace}
 
 
 async def bounded_answer(
@@ -62,20 +104,25 @@ async def bounded_answer(
 ) -> httpx.Response:
     """Return an answer of the API, read to its end as long as it keeps its bounds.
 
-    httpx alone bounds the pause between two pieces, not the number of them; here `seconds` bounds
-    the reading as a whole, and 4 MiB its size.
+    `seconds` bounds the whole of it, and 4 MiB its size, packed and unpacked.
 
     Raises:
         httpx.HTTPError: no answer came, or not to its end.
     """
-    body = bytearray()
+    packed = bytearray()
     try:
-        async with client.stream(method, url, json=json) as response:
-            async with asyncio.timeout(seconds):
-                async for chunk in response.aiter_bytes():
-                    body += chunk
-                    if len(body) > _MAX_ANSWER_BYTES:
+        async with (
+            answer_deadline(seconds) as extensions,
+            client.stream(method, url, json=json, extensions=extensions) as response,
+        ):
+            try:
+                async for chunk in response.aiter_raw():
+                    packed += chunk
+                    if len(packed) > _MAX_ANSWER_BYTES:
                         raise httpx.ReadError("the answer is too long")
+            except httpx.RemoteProtocolError:
+                if not _lacks_only_its_last_chunk(response, packed):
+                    raise
     except TimeoutError as error:
         raise httpx.ReadTimeout("the answer took too long") from error
     except httpx.InvalidURL as error:
@@ -83,7 +130,34 @@ async def bounded_answer(
         raise httpx.RemoteProtocolError("the redirect leads nowhere") from error
     kept = {
         name: response.headers[name]
-        for name in ("Content-Type", "Retry-After")
+        for name in ("Content-Type", "Location", "Retry-After")
         if name in response.headers
     }
-    return httpx.Response(response.status_code, headers=kept, content=bytes(body))
+    return httpx.Response(response.status_code, headers=kept, content=_unpacked(response, packed))
+
+
+def _lacks_only_its_last_chunk(response: httpx.Response, body: bytearray) -> bool:
+    """Tell whether a broken answer is whole all the same: a JSON object says where it ends."""
+    if "Transfer-Encoding" not in response.headers:
+        return False
+    try:
+        return isinstance(jsons.loads(_unpacked(response, body)), dict)
+    except (ValueError, RecursionError, httpx.DecodingError):
+        return False
+
+
+def _unpacked(response: httpx.Response, packed: bytearray) -> bytes:
+    """Return an answer's bytes: one layer of compression at most, and no more than the bound."""
+    coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if coding == "identity":
+        return bytes(packed)
+    if coding not in ("gzip", "deflate"):
+        raise httpx.DecodingError(f"the answer is packed as {coding[:40]!r}")
+    unpacking = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+    try:
+        body = unpacking.decompress(bytes(packed), _MAX_ANSWER_BYTES + 1)
+    except zlib.error as error:
+        raise httpx.DecodingError(f"the answer cannot be unpacked: {error}") from error
+    if len(body) > _MAX_ANSWER_BYTES or not unpacking.eof:
+        raise httpx.DecodingError("the answer is too long or broken off, unpacked")
+    return body

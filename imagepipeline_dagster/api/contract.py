@@ -28,6 +28,7 @@ __all__ = [
     "InpaintingRequest",
     "Job",
     "JobStatus",
+    "OtherJob",
     "Range",
     "RequestInvalid",
     "Task",
@@ -37,9 +38,6 @@ __all__ = [
     "error_text",
     "read_job",
     "request_for",
-    "speaks_of_credits",
-    "speaks_of_key",
-    "speaks_of_safety",
     "status_path",
     "submit_path",
 ]
@@ -241,23 +239,26 @@ class JobStatus(StrEnum):
     FAILURE = "FAILURE"
 
 
-_STATUS_WORDS: dict[str, JobStatus] = {
-    "pending": JobStatus.PENDING,
-    "queued": JobStatus.PENDING,
-    "processing": JobStatus.PENDING,
-    "success": JobStatus.SUCCESS,
-    "completed": JobStatus.SUCCESS,
-    "failure": JobStatus.FAILURE,
-    "failed": JobStatus.FAILURE,
+_WORDS_OF = {
+    JobStatus.PENDING: "pending queued processing in_queue in_progress started starting running",
+    JobStatus.SUCCESS: "success succeeded successful completed complete finished done",
+    JobStatus.FAILURE: "failure failed error errored canceled cancelled aborted timed_out timeout",
 }
+"""The API's page knows the first word of each; the others are seen at vendors."""
+
+_STATUS_WORDS = {word: status for status, words in _WORDS_OF.items() for word in words.split()}
 
 
 class Job(BaseModel):
     """An answer about a job.
 
-    `id` is None where the API finished at once and named none. `word` is the status as it was
-    spelled; where it is not a known one, `status` is PENDING, `known_word` is False, and the job's
-    deadline decides.
+    Attributes:
+        id: None where the API finished at once and named none.
+        word: the status as it was spelled; empty where the answer names a job and no status.
+        known_word: whether it is a known one; else `status` is PENDING, and the deadline decides.
+        links_told: whether the answer listed links that can all be read, be the list empty. Without
+            it nothing is known of what the job delivers.
+        names_itself: whether the answer carries the id.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -268,11 +269,17 @@ class Job(BaseModel):
     word: str
     known_word: bool = True
     download_urls: tuple[str, ...] = ()
+    links_told: bool = True
+    names_itself: bool = True
     error: str | None = None
 
 
 class UnreadableAnswer(ValueError):
     """An answer that does not follow the contract."""
+
+
+class OtherJob(ValueError):
+    """An answer about another job than the one that was asked about; its text is that one's id."""
 
 
 NO_MESSAGE = "the API gave no message"
@@ -283,49 +290,100 @@ _MAX_WORD = 100
 _MAX_ID = 5_000
 
 
+# Where vendors wrap the job in an envelope, and how they call its links.
+_ENVELOPES = ("data", "result", "response", "job", "output")
+_LINK_NAMES = (
+    *("download_urls", "download_url", "image_urls", "image_url", "images", "image"),
+    *("output", "outputs", "result_url", "result_urls", "urls", "url", "links"),
+)
+_LINK_FIELDS = ("url", "href", "download_url", "image_url")
+_ID_NAMES = ("id", "job_id", "jobId")
+
+
 def read_job(answer: object, *, task: str, job_id: str | None = None) -> Job:
-    """Read an answer of the submit or the status endpoint.
+    """Read an answer of the submit or, with the `job_id` that was asked for, the status endpoint.
 
     Raises:
-        UnreadableAnswer: when it is no JSON object with a `status`, or is PENDING without an id.
+        OtherJob: it carries another id.
+        UnreadableAnswer: it is no JSON object with a status, or is PENDING without an id.
     """
-    if not isinstance(answer, Mapping) or not isinstance(answer.get("status"), str):
+    if not isinstance(answer, Mapping):
+        raise UnreadableAnswer("the answer is not a JSON object")
+    fields = _opened(answer)
+    ids = _ids_in(fields)
+    if job_id is not None and ids and job_id not in ids:
+        raise OtherJob(ids[0])
+    given = fields.get("status")
+    if not isinstance(given, str) and (job_id is not None or not ids):
         raise UnreadableAnswer("the answer is not a JSON object with a status")
-    word = _storable(answer["status"])[:_MAX_WORD]
-    status = _STATUS_WORDS.get(word.strip().lower())
-    # A status answer is about the job that was asked for, whatever else it calls it.
-    found_id = job_id or _id_in(answer)
-    if status in (None, JobStatus.PENDING) and not found_id:
+    word = _storable(given)[:_MAX_WORD] if isinstance(given, str) else ""
+    status = _STATUS_WORDS.get(re.sub(r"[\s-]+", "_", word.strip().lower()))
+    own_id = job_id or next(iter(ids), None)
+    if status in (None, JobStatus.PENDING) and not own_id:
         raise UnreadableAnswer(f"the job is {word} but the answer names no usable id")
+    links = _links(fields)
     return Job(
         task=Task(task),
-        id=found_id,
+        id=own_id,
         status=status or JobStatus.PENDING,
         word=word,
-        known_word=status is not None,
-        download_urls=_links(answer),
+        known_word=status is not None or not word,
+        download_urls=links or (),
+        links_told=links is not None,
+        names_itself=bool(ids),
         error=error_text(answer) if status is JobStatus.FAILURE else None,
     )
 
 
-def _id_in(answer: Mapping[str, object]) -> str | None:
-    """Return the job's id, unless it is one that could be neither stored nor asked for."""
-    for name in ("id", "job_id"):
+def _opened(answer: Mapping[str, object]) -> Mapping[str, object]:
+    """Return an answer without its envelope, of which the fields stay that are not told inside."""
+    for name in _ENVELOPES:
+        inner = answer.get(name)
+        if isinstance(inner, list) and len(inner) == 1:
+            inner = inner[0]
+        if not isinstance(inner, Mapping):
+            continue
+        if isinstance(inner.get("status"), str):
+            # The id and the links beside it would be the envelope's own.
+            outer = {key: answer[key] for key in _MESSAGE_NAMES if key in answer}
+            return {**outer, **inner}
+        if _ids_in(inner) or any(key in inner for key in _LINK_NAMES):
+            return {**inner, **{key: answer[key] for key in answer if key != name}}
+    return answer
+
+
+def _ids_in(answer: Mapping[str, object]) -> list[str]:
+    """Return the job's ids, but for those that could be neither stored nor asked for."""
+    ids = []
+    for name in _ID_NAMES:
         value = answer.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**128:
-            return str(value)
+            ids.append(str(value))
         if isinstance(value, str) and 0 < len(value) <= _MAX_ID and value.isprintable():
-            return value
+            ids.append(value)
+    return ids
+
+
+def _links(answer: Mapping[str, object]) -> tuple[str, ...] | None:
+    """Return the links that an answer lists, under any of their names; None where it lists none."""
+    for name in _LINK_NAMES:
+        told = answer.get(name)
+        entries = told if isinstance(told, list | tuple) else [told] if told else []
+        links = tuple(_storable(link) for entry in entries if (link := _link(name, entry)))
+        unreadable = any(entry and not _link(name, entry) for entry in entries)
+        if links or (isinstance(told, list) and not unreadable):
+            return None if unreadable and not links else links
     return None
 
 
-def _links(answer: Mapping[str, object]) -> tuple[str, ...]:
-    found = answer.get("download_urls") or ()
-    if isinstance(found, str):
-        found = (found,)
-    if isinstance(found, list | tuple):
-        return tuple(_storable(link) for link in found if isinstance(link, str) and link)
-    return ()
+def _link(name: str, entry: object) -> str:
+    if isinstance(entry, Mapping):
+        entry = next((entry[field] for field in _LINK_FIELDS if entry.get(field)), None)
+    # Under other names there may be a picture itself, in base64.
+    return entry if isinstance(entry, str) and (name == "download_urls" or "://" in entry) else ""
+
+
+_MESSAGE_NAMES = ("error", "message", "detail", "errors", "title")
 
 
 def error_text(answer: object, *, limit: int = 500) -> str:
@@ -335,7 +393,8 @@ def error_text(answer: object, *, limit: int = 500) -> str:
     """
     if not isinstance(answer, Mapping):
         return NO_MESSAGE
-    found = next((answer[name] for name in ("error", "message", "detail") if answer.get(name)), "")
+    fields = _opened(answer)
+    found = next((fields[name] for name in _MESSAGE_NAMES if fields.get(name)), "")
     if isinstance(found, list) and all(isinstance(item, Mapping) for item in found):
         found = "; ".join(_complaint(item) for item in found)
     text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
@@ -346,46 +405,13 @@ def _complaint(item: Mapping[str, object]) -> str:
     if not isinstance(item.get("msg"), str):
         return json.dumps(item, ensure_ascii=False)
     where = item.get("loc")
-    field = f"{where[-1]}: " if isinstance(where, list) and where else ""
-    return f"{field}{item['msg']}"
+    if not isinstance(where, list) or not where:
+        return str(item["msg"])
+    # A header is none of the request's fields: it is the key's.
+    place = "header " if where[0] == "header" else ""
+    return f"{place}{where[-1]}: {item['msg']}"
 
 
 def _storable(text: str) -> str:
     """Return text without what a database refuses: halves of characters and NUL."""
     return text.encode("utf-8", "replace").decode().replace("\0", "?")
-
-
-# How the safety checker words a refusal is undocumented: such refusals use these words.
-_SAFETY_WORDS = re.compile(
-    r"nsfw|safety(?!_checker)|unsafe|explicit|content polic|moderation|inappropriate|sexual|nudity",
-    re.IGNORECASE,
-)
-# Not the bare words: a load balancer may fail too, and a row may want what the account may not see.
-_CREDIT_WORDS = re.compile(
-    r"\b(insufficient|not enough|no|out of|low|negative|exceeded)\W+(\w+\W+){0,2}"
-    r"(credits?|balance|funds|quota)\b"
-    r"|\b(credits?|balance|funds|quota)\W+(\w+\W+){0,3}"
-    r"(insufficient|exhausted|exceeded|low|used up|spent|expired)\b"
-    r"|\bpayment (is )?(required|overdue|failed)|\bbilling\b",
-    re.IGNORECASE,
-)
-_KEY_WORDS = re.compile(
-    r"(invalid|incorrect|wrong|missing|expired|revoked|unknown) api[ _-]?key"
-    r"|api[ _-]?key\W+(is|was|has)\b|not authenticated",
-    re.IGNORECASE,
-)
-
-
-def speaks_of_safety(message: str) -> bool:
-    """Tell whether an error's message says that the safety checker refused."""
-    return _SAFETY_WORDS.search(message) is not None
-
-
-def speaks_of_credits(message: str) -> bool:
-    """Tell whether an error's message says that the account cannot pay."""
-    return _CREDIT_WORDS.search(message) is not None
-
-
-def speaks_of_key(message: str) -> bool:
-    """Tell whether an error's message says that the API key is refused."""
-    return _KEY_WORDS.search(message) is not None

@@ -9,7 +9,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
 
-from imagepipeline_dagster.api.connections import open_http
+from imagepipeline_dagster.api.connections import answer_deadline, open_http
 from imagepipeline_dagster.api.errors import (
     DownloadFailed,
     ImageTooLarge,
@@ -129,17 +129,19 @@ class Downloads:
         return await self._get(link.urls[-1], link)
 
     async def _get(self, url: httpx.URL, link: CheckedLink) -> httpx.Response:
-        request = self._http.build_request(
-            "GET", url, headers=link.headers, extensions=link.extensions
-        )
         try:
-            return await self._http.send(request, stream=True)
+            async with answer_deadline(self._request_timeout) as extensions:
+                request = self._http.build_request(
+                    "GET", url, headers=link.headers, extensions=extensions | link.extensions
+                )
+                return await self._http.send(request, stream=True)
         except httpx.InvalidURL as error:
             raise LinkRefused("the link redirects to what is no URL") from error
 
     async def _capped_bytes(self, response: httpx.Response, host: str) -> bytes:
         received = bytearray()
-        async for chunk in response.aiter_bytes():
+        # As they come: a server that packs them unasked would decide how large they are unpacked.
+        async for chunk in response.aiter_raw():
             received += chunk
             if len(received) > self._max_image_bytes:
                 raise ImageTooLarge(

@@ -3,7 +3,7 @@
     ImagePipelineError
     ├── SubmitError                  a POST that created no job, or may have
     │   ├── Unreachable                it never reached the server: safe to repeat
-    │   ├── Throttled                  429 or 503: refused for now, safe to repeat
+    │   ├── Throttled                  refused for now: safe to repeat
     │   ├── RequestRefused             the input is at fault: repeating it is useless
     │   ├── RunStopper                 every further request would fail the same way
     │   │   ├── AccessRefused            the key is wrong or lacks a right
@@ -15,6 +15,8 @@
     │   ├── JobTimedOut                still pending at its deadline
     │   └── JobNotFound                the API does not know the id
     ├── StatusUnavailable            the status endpoint gave no usable answer
+    │   └── OtherJobAnswered           its answer is about another job: nothing of it is used
+    ├── ConnectionUnusable           the certificates or the proxies that the environment names
     └── DownloadError                carries the link's host, never its query
         ├── LinkRefused                not http(s), a user name in it, or a private address
         ├── LinkExpired                the link no longer works: ask the status for a new one
@@ -33,6 +35,7 @@ from imagepipeline_dagster.errors import CorrectableError
 __all__ = [
     "AccessRefused",
     "AnswerLost",
+    "ConnectionUnusable",
     "CreditsExhausted",
     "DownloadError",
     "DownloadFailed",
@@ -44,6 +47,7 @@ __all__ = [
     "JobTimedOut",
     "LinkExpired",
     "LinkRefused",
+    "OtherJobAnswered",
     "RequestRefused",
     "RunStopper",
     "StatusUnavailable",
@@ -111,14 +115,23 @@ class JobError(ImagePipelineError):
 
 
 class JobFailed(JobError):
-    """The API says FAILURE; `filtered` where its words speak of safety, `unpaid` of credits."""
+    """The API says FAILURE.
+
+    `filtered` where its words state that the content was refused. `trouble` is what they say of the
+    account, the key or the rate (CreditsExhausted, AccessRefused, Throttled): no fault of the row.
+    """
 
     def __init__(
-        self, message: str, *, job: Job, filtered: bool = False, unpaid: bool = False
+        self,
+        message: str,
+        *,
+        job: Job,
+        filtered: bool = False,
+        trouble: SubmitError | None = None,
     ) -> None:
         super().__init__(message, job=job)
         self.filtered = filtered
-        self.unpaid = unpaid
+        self.trouble = trouble
 
 
 class JobTimedOut(JobError):
@@ -131,6 +144,14 @@ class JobNotFound(JobError):
 
 class StatusUnavailable(ImagePipelineError):
     """The status endpoint gave no usable answer."""
+
+
+class OtherJobAnswered(StatusUnavailable):
+    """An answer about another job than the one that was asked about."""
+
+
+class ConnectionUnusable(ImagePipelineError):
+    """The certificates or proxies that the environment names cannot be used."""
 
 
 class DownloadError(ImagePipelineError):

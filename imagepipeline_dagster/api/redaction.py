@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 
 __all__ = ["KeyRedaction"]
 
 # An id has to be asked for as it is; links have a rule of their own.
-_KEPT = ("id", "job_id", "download_urls")
+_KEPT = re.compile(r"(job_?)?id|.*(url|link|image|output|href)s?", re.IGNORECASE)
 _SCHEME_AND_HOST = re.compile(r"https?://[^/?#@]*(?=[/?#]|$)", re.IGNORECASE)
+# A shorter key, as tests have, stands in any id by chance.
+_TELLING_LENGTH = 8
 
 
 class KeyRedaction:
-    """Takes one API key out of texts, answers and links before any of it is shown or cut."""
+    """Takes one API key, however it is spelled, out of texts, answers and links.
+
+    A server may repeat it URL-quoted, escaped as in JSON, in base64 or in hex.
+    """
 
     def __init__(self, api_key: str) -> None:
-        self._api_key = api_key
+        spellings = ["".join(map(_spellings, api_key)), re.escape(api_key.encode().hex())]
+        if len(api_key) >= _TELLING_LENGTH:
+            spellings += _in_base64(api_key.encode())
+        self._telling = len(api_key) >= _TELLING_LENGTH
+        self._key = re.compile("|".join(spellings))
 
     def text(self, text: str) -> str:
         """Return the text with the key blotted out."""
-        return text.replace(self._api_key, "[API key]")
+        return self._key.sub("[API key]", text)
 
-    def answer(self, answer: object) -> object:
-        """Return a decoded JSON answer with the key blotted out; ids and links stay as they are."""
+    def holds_key(self, job_id: str) -> bool:
+        """Tell whether an id holds the key."""
+        return self._telling and self._key.search(job_id) is not None
+
+    def answer(self, answer: object, *, keep: bool = False) -> object:
+        """Return a decoded JSON answer with the key blotted out.
+
+        Ids and links stay as they are; `keep` says that such a text is looked at.
+        """
         if isinstance(answer, str):
-            return self.text(answer)
+            return answer if keep else self.text(answer)
         if isinstance(answer, list):
-            return [self.answer(item) for item in answer]
+            return [self.answer(item, keep=keep) for item in answer]
         if isinstance(answer, dict):
             return {
-                self.text(name): value if name in _KEPT else self.answer(value)
+                self.text(name): self.answer(value, keep=_KEPT.fullmatch(name) is not None)
                 for name, value in answer.items()
             }
         return answer
@@ -43,4 +60,22 @@ class KeyRedaction:
 
     def cause(self, error: Exception) -> Exception | None:
         """Return the cause to show with an error; None where its words hold the key."""
-        return None if self._api_key in str(error) else error
+        return None if self._key.search(str(error)) else error
+
+
+def _spellings(character: str) -> str:
+    code = ord(character)
+    quoted, escaped = rf"(?i:%(?:25)*{code:02x})", rf"(?i:\\+u{code:04x})"
+    backslashed = r"|\\+[/\"\\]" if character in '/"\\' else ""
+    return rf"(?:{re.escape(character)}|{quoted}|{escaped}{backslashed})"
+
+
+def _in_base64(key: bytes) -> list[str]:
+    """Return the key in base64 as it reads at each place of a longer text (`user:key`)."""
+    found = []
+    for shift in range(3):
+        padded = b64encode(b"\0" * shift + key).rstrip(b"=").decode()
+        whole = (shift + len(key)) % 3 == 0
+        inner = padded[(0, 2, 3)[shift] : None if whole else -1]
+        found.append("".join({"+": "[+-]", "/": "[/_]"}.get(c, c) for c in inner))
+    return found

@@ -19,7 +19,14 @@ from imagepipeline_dagster.api.errors import (
     Unreachable,
 )
 
-__all__ = ["attempts", "repeat_download", "repeat_status", "repeat_submit", "retry_after"]
+__all__ = [
+    "attempts",
+    "longest_pause",
+    "repeat_download",
+    "repeat_status",
+    "repeat_submit",
+    "retry_after",
+]
 
 _MAX_RETRY_AFTER_SECONDS = 120.0
 _LONGEST_PAUSE_SECONDS = 20.0
@@ -69,7 +76,7 @@ def retry_after(response: httpx.Response) -> float | None:
     """Return Retry-After in seconds from now, from either of its forms; at most two minutes."""
     value = response.headers.get("Retry-After", "").strip()
     if value.isdecimal():
-        return min(float(value), _MAX_RETRY_AFTER_SECONDS)
+        return longest_pause(float(value))
     try:
         moment = parsedate_to_datetime(value)
     except (ValueError, OverflowError):
@@ -77,4 +84,9 @@ def retry_after(response: httpx.Response) -> float | None:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=dt.UTC)
     seconds = (moment - dt.datetime.now(dt.UTC)).total_seconds()
-    return min(max(seconds, 0.0), _MAX_RETRY_AFTER_SECONDS)
+    return longest_pause(max(seconds, 0.0))
+
+
+def longest_pause(seconds: float | None) -> float | None:
+    """Return a pause that a server asked for, in seconds, as far as it is believed."""
+    return None if seconds is None else min(seconds, _MAX_RETRY_AFTER_SECONDS)

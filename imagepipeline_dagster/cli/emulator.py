@@ -32,13 +32,33 @@ __all__ = ["emulator"]
     show_default=True,
     help="Jobs that run at once.",
 )
-def emulator(*, port: int, api_key: str, latency: float, concurrency: int) -> None:
-    """Serve the API's contract on loopback, until interrupted."""
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="KIND[:FIELD=VALUE,...]",
+    help="What goes wrong, such as rate_limited:times=3 or html_page:seconds=60; may be repeated.",
+)
+def emulator(
+    *, port: int, api_key: str, latency: float, concurrency: int, faults: tuple[str, ...]
+) -> None:
+    """Serve the API's contract on loopback, until interrupted.
+
+    --fault switches on what goes wrong. An unknown KIND tells all of them, and an unknown FIELD is
+    refused: times, seconds, probability, prompt_contains, operation and after_accepting say when,
+    status, message, word and more say how.
+    """
+    from imagepipeline_dagster.emulator.faults import Fault
     from imagepipeline_dagster.emulator.server import serve
     from imagepipeline_dagster.emulator.settings import EmulatorSettings
 
     if not api_key:
         raise click.BadParameter("an API key is never empty", param_hint="--api-key")
+
+    try:
+        parsed = tuple(map(Fault.parse, faults))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--fault") from error
 
     def say_where(url: str) -> None:
         click.echo(f"Serving the API at {url}. Point a pipeline at it:")
@@ -46,6 +66,6 @@ def emulator(*, port: int, api_key: str, latency: float, concurrency: int) -> No
 
     with plain_errors():
         settings = EmulatorSettings(
-            api_key=api_key, latency_seconds=latency, concurrency=concurrency
+            api_key=api_key, latency_seconds=latency, concurrency=concurrency, faults=parsed
         )
         serve(settings, port=port, on_ready=say_where)

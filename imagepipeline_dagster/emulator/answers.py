@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import shake_256
 
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -11,7 +11,15 @@ from starlette.types import Receive, Scope, Send
 from imagepipeline_dagster.api.contract import JobStatus, RequestInvalid
 from imagepipeline_dagster.emulator.faults import Fault, FaultKind
 
-__all__ = ["DROP_EXTENSION", "DroppedAnswer", "damaged", "failure", "fault_answer", "invalid"]
+__all__ = [
+    "DROP_EXTENSION",
+    "DroppedAnswer",
+    "damaged",
+    "failure",
+    "fault_answer",
+    "invalid",
+    "retold",
+]
 
 DROP_EXTENSION = "imagepipeline.drop"
 """The ASGI extension by which our server lets an answer close its connection unanswered."""
@@ -36,24 +44,53 @@ def invalid(error: RequestInvalid) -> Response:
     return JSONResponse(body, status_code=422)
 
 
-def fault_answer(fault: Fault, *, job_id: str | None = None) -> Response | None:
-    """Return the answer that `fault` puts in place of the real one; None where it leaves that."""
+def fault_answer(fault: Fault, *, job_path: str = "", job_id: str = "") -> Response | None:
+    """Return the answer that `fault` puts in place of the real one; None where it leaves that.
+
+    `job_path` is where the job's status is asked for.
+    """
+    wait = {"Retry-After": str(fault.retry_after_seconds)}
     match fault.kind:
         case FaultKind.RATE_LIMITED:
-            wait = {"Retry-After": str(fault.retry_after_seconds)}
             return failure("too many requests", status=429, headers=wait)
+        case FaultKind.OUT_OF_QUOTA:
+            return failure("You exceeded your current quota, check your billing", status=429)
         case FaultKind.SERVER_ERROR:
-            return failure("the server is not well", status=fault.status)
+            says_when = fault.status == 503 and not fault.after_accepting
+            return failure(
+                "the server is not well", status=fault.status, headers=wait if says_when else None
+            )
+        case FaultKind.REFUSED:
+            return failure(fault.message, status=fault.status)
         case FaultKind.DROPPED_ANSWER:
             return DroppedAnswer()
         case FaultKind.HTML_PAGE:
             return HTMLResponse(_PAGE)
+        case FaultKind.REDIRECT_TO_JOB:
+            return Response(status_code=303, headers={"Location": job_path})
         case FaultKind.UNKNOWN_STATUS:
             return JSONResponse({"status": fault.word, "id": job_id})
+        case FaultKind.STUCK:
+            return JSONResponse({"status": JobStatus.PENDING, "id": job_id})
         case FaultKind.EXPIRED_LINK:
             return failure("the link has expired", status=403)
+        case FaultKind.LATE_LINK:
+            return failure("no such picture yet", status=404)
         case _:
             return None
+
+
+_RETOLD: Mapping[FaultKind, Callable[[dict[str, object]], dict[str, object]]] = {
+    FaultKind.ENVELOPE: lambda told: {"data": told, "success": True},
+    FaultKind.MISSING_LINKS: lambda told: {**told, "download_urls": None},
+    FaultKind.OTHER_JOB: lambda told: {**told, "id": "another-job"},
+}
+
+
+def retold(told: dict[str, object], fault: Fault | None) -> Response:
+    """Return what is told of a job as an answer, as `fault` spells it."""
+    spell = _RETOLD.get(fault.kind) if fault is not None else None
+    return JSONResponse(spell(told) if spell else told)
 
 
 def damaged(image: bytes, fault: Fault | None) -> bytes:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from imagepipeline_dagster.api.contract import (
@@ -23,6 +23,7 @@ from imagepipeline_dagster.api.contract import (
     InpaintingRequest,
     JobStatus,
     RequestInvalid,
+    status_path,
 )
 from imagepipeline_dagster.emulator.answers import (
     DroppedAnswer,
@@ -30,6 +31,7 @@ from imagepipeline_dagster.emulator.answers import (
     failure,
     fault_answer,
     invalid,
+    retold,
 )
 from imagepipeline_dagster.emulator.drawing import black_png, draw_png
 from imagepipeline_dagster.emulator.faults import Fault, FaultPlan, FaultRules, Operation
@@ -114,19 +116,20 @@ class Emulator:
         except RequestInvalid as error:
             return False, invalid(error)
         fault = self._meet(Operation.SUBMIT, request)
-        spoiled = fault_answer(fault) if fault else None
-        if fault is not None and spoiled is not None and not fault.accepts_job:
-            return False, spoiled
+        if fault is not None and not fault.accepts_job:
+            return False, fault_answer(fault) or failure("the server is not well", status=500)
         job = await self._accept(request, fault)
-        if spoiled is not None:
-            return True, spoiled
+        if fault is not None:
+            path = status_path(request.task, job.id())
+            if (spoiled := fault_answer(fault, job_path=path)) is not None:
+                return True, spoiled
         if not self.settings.answer_at_once:
-            return True, _pending(job)
+            return True, retold(_pending(job), fault)
         while (left := job.ready_at - time.time()) > 0:
             if self._ending:
                 return True, DroppedAnswer()
             await asyncio.sleep(min(left, _GLANCE_SECONDS))
-        return True, self._ended(job, http)
+        return True, retold(self._ended(job, http), fault)
 
     async def _accept(self, request: GenerationRequest, fault: Fault | None) -> JobTicket:
         self._tally.accepted(request)
@@ -156,12 +159,13 @@ class Emulator:
         spoiled = fault_answer(fault, job_id=http.path_params["job_id"]) if fault else None
         if spoiled is not None:
             return spoiled
-        return _pending(job) if time.time() < job.ready_at else self._ended(job, http)
+        pending = time.time() < job.ready_at
+        return retold(_pending(job) if pending else self._ended(job, http), fault)
 
-    def _ended(self, job: JobTicket, http: Request) -> Response:
+    def _ended(self, job: JobTicket, http: Request) -> dict[str, object]:
         """Return what the API's page says of a job that is done: links, or an error alone."""
         if job.outcome.error is not None:
-            return JSONResponse({"status": JobStatus.FAILURE, "error": job.outcome.error})
+            return {"status": JobStatus.FAILURE, "error": job.outcome.error}
         job_id = job.id()
         expires_at = round((time.time() + self.settings.link_lifetime_seconds) * 1000)
         origin = str(http.base_url).rstrip("/")
@@ -169,7 +173,7 @@ class Emulator:
             origin + ImageLink(job_id=job_id, sample_index=k, expires_at=expires_at).path()
             for k in job.outcome.delivered
         ]
-        return JSONResponse({"status": JobStatus.SUCCESS, "download_urls": links})
+        return {"status": JobStatus.SUCCESS, "download_urls": links}
 
     async def _download(self, http: Request) -> Response:
         self._tally.downloads += 1
@@ -240,8 +244,8 @@ class Emulator:
         return _json(self.stats)
 
 
-def _pending(job: JobTicket) -> Response:
-    return JSONResponse({"status": JobStatus.PENDING, "id": job.id()})
+def _pending(job: JobTicket) -> dict[str, object]:
+    return {"status": JobStatus.PENDING, "id": job.id()}
 
 
 def _chance(purpose: str) -> Random:

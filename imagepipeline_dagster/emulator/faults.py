@@ -1,4 +1,4 @@
-"""What can go wrong at a vendor, switched on by tests.
+"""What can go wrong at a vendor, switched on by tests and by `emulator --fault`.
 
 A `Fault` is a rule; a `FaultPlan` holds the rules in force and how often each was applied. The
 first rule that matches a request is applied to it, and no other.
@@ -6,12 +6,14 @@ first rule that matches a request is applied to it, and no other.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
-from typing import Annotated, Self
+from typing import Annotated, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 __all__ = ["Fault", "FaultKind", "FaultPlan", "FaultRules", "Operation"]
 
@@ -29,12 +31,20 @@ class FaultKind(StrEnum):
 
     RATE_LIMITED = "rate_limited"
     """429 with `Retry-After`."""
+    OUT_OF_QUOTA = "out_of_quota"
+    """429 that means that the account cannot pay, as its words say."""
+    REFUSED = "refused"
+    """A 4xx answer with `message`."""
     SERVER_ERROR = "server_error"
-    """A 5xx answer."""
+    """A 5xx answer; 503 says when to come again, unless the job is accepted all the same."""
     DROPPED_ANSWER = "dropped_answer"
     """The connection closes without an answer; a POST is accepted all the same."""
     HTML_PAGE = "html_page"
     """A page for people, with status 200."""
+    REDIRECT_TO_JOB = "redirect_to_job"
+    """303 to the accepted job's status."""
+    ENVELOPE = "envelope"
+    """The answer lies in `data`, beside `success`."""
     JOB_FAILURE = "job_failure"
     """The job is accepted and ends in FAILURE."""
     FEWER_LINKS = "fewer_links"
@@ -43,86 +53,135 @@ class FaultKind(StrEnum):
     """The job succeeds with pictures that are black all over."""
     UNKNOWN_STATUS = "unknown_status"
     """A status word that the API's page does not know."""
+    STUCK = "stuck"
+    """The job is PENDING, also when it is done."""
+    MISSING_LINKS = "missing_links"
+    """SUCCESS with `download_urls: null`."""
+    OTHER_JOB = "other_job"
+    """The answer carries another job's id."""
     EXPIRED_LINK = "expired_link"
     """403, as for a link that is past its time."""
+    LATE_LINK = "late_link"
+    """404, as where a store has not heard of the picture yet."""
     TRUNCATED_BYTES = "truncated_bytes"
     """The first half of an image, declared as if it were the whole."""
     CORRUPT_BYTES = "corrupt_bytes"
     """An image of the right length whose second half is noise."""
 
 
-_OPERATIONS: dict[FaultKind, tuple[Operation, ...]] = {
-    FaultKind.RATE_LIMITED: tuple(Operation),
-    FaultKind.SERVER_ERROR: tuple(Operation),
-    FaultKind.DROPPED_ANSWER: tuple(Operation),
-    FaultKind.HTML_PAGE: tuple(Operation),
-    FaultKind.JOB_FAILURE: (Operation.SUBMIT,),
-    FaultKind.FEWER_LINKS: (Operation.SUBMIT,),
-    FaultKind.BLACK_IMAGE: (Operation.SUBMIT,),
-    FaultKind.UNKNOWN_STATUS: (Operation.STATUS,),
-    FaultKind.EXPIRED_LINK: (Operation.DOWNLOAD,),
-    FaultKind.TRUNCATED_BYTES: (Operation.DOWNLOAD,),
-    FaultKind.CORRUPT_BYTES: (Operation.DOWNLOAD,),
-}
-"""Where each kind can happen; the first is where it happens unless told otherwise."""
+class _Traits(NamedTuple):
+    """Where a kind can happen, the first unless told otherwise; and what becomes of a POST."""
 
-_HIDES_ACCEPTANCE = (FaultKind.SERVER_ERROR, FaultKind.HTML_PAGE)
+    places: tuple[Operation, ...]
+    accepts_job: bool = False
+    may_hide_acceptance: bool = False
+
+
+_ANYWHERE = tuple(Operation)
+_SUBMIT, _STATUS, _DOWNLOAD = ((operation,) for operation in _ANYWHERE)
+_TRAITS = {
+    FaultKind.RATE_LIMITED: _Traits(_ANYWHERE),
+    FaultKind.OUT_OF_QUOTA: _Traits(_SUBMIT),
+    FaultKind.REFUSED: _Traits(_ANYWHERE),
+    FaultKind.SERVER_ERROR: _Traits(_ANYWHERE, may_hide_acceptance=True),
+    FaultKind.DROPPED_ANSWER: _Traits(_ANYWHERE, accepts_job=True),
+    FaultKind.HTML_PAGE: _Traits(_ANYWHERE, may_hide_acceptance=True),
+    FaultKind.REDIRECT_TO_JOB: _Traits(_SUBMIT, accepts_job=True),
+    FaultKind.ENVELOPE: _Traits(_SUBMIT + _STATUS, accepts_job=True),
+    FaultKind.JOB_FAILURE: _Traits(_SUBMIT, accepts_job=True),
+    FaultKind.FEWER_LINKS: _Traits(_SUBMIT, accepts_job=True),
+    FaultKind.BLACK_IMAGE: _Traits(_SUBMIT, accepts_job=True),
+    FaultKind.UNKNOWN_STATUS: _Traits(_STATUS),
+    FaultKind.STUCK: _Traits(_STATUS),
+    FaultKind.MISSING_LINKS: _Traits(_STATUS),
+    FaultKind.OTHER_JOB: _Traits(_STATUS),
+    FaultKind.EXPIRED_LINK: _Traits(_DOWNLOAD),
+    FaultKind.LATE_LINK: _Traits(_DOWNLOAD),
+    FaultKind.TRUNCATED_BYTES: _Traits(_DOWNLOAD),
+    FaultKind.CORRUPT_BYTES: _Traits(_DOWNLOAD),
+}
+_HIDES_ACCEPTANCE = tuple(kind for kind, traits in _TRAITS.items() if traits.may_hide_acceptance)
+_STATUSES = {FaultKind.SERVER_ERROR: range(500, 600), FaultKind.REFUSED: range(400, 500)}
 
 
 class Fault(BaseModel):
-    """One rule: `kind` happens on `operation`, for matching requests, a limited number of times.
+    """One rule: `kind` happens on `operation`, for matching requests, for a while or some times.
 
-    The fields below `prompt_contains` each belong to one kind and are ignored by the others.
+    The fields below `prompt_contains` each belong to some kinds and are ignored by the others.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: FaultKind
     operation: Operation | None = Field(
-        None, description="Where it happens; unset: SUBMIT, or the only place that it can."
+        None, description="Where it happens; unset: SUBMIT, or the first place where it can."
     )
     times: Annotated[int, Field(ge=1)] | None = Field(
         None, description="How often it happens at most; unset: every time."
+    )
+    seconds: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="How long it happens, from the moment it is switched on; unset: always."
     )
     probability: float = Field(1.0, ge=0, le=1, description="How likely a match is to be hit.")
     prompt_contains: str | None = Field(
         None, description="Only for prompts that hold this text, in any letter case."
     )
-    status: int = Field(503, ge=500, le=599, description="SERVER_ERROR: the HTTP status.")
+    status: int = Field(
+        default_factory=lambda given: 400 if given["kind"] is FaultKind.REFUSED else 503,
+        description="SERVER_ERROR and REFUSED: the HTTP status.",
+    )
     after_accepting: bool = Field(
         default=False,
         description="SERVER_ERROR and HTML_PAGE on SUBMIT: the job is accepted all the same.",
     )
-    retry_after_seconds: int = Field(1, ge=0, description="RATE_LIMITED: the Retry-After header.")
-    message: str = Field("the worker ran out of memory", description="JOB_FAILURE: the error.")
+    retry_after_seconds: int = Field(
+        1, ge=0, description="RATE_LIMITED and SERVER_ERROR with 503: the Retry-After header."
+    )
+    message: str = Field(
+        "the worker ran out of memory", description="JOB_FAILURE and REFUSED: the error."
+    )
     missing: int = Field(1, ge=1, le=4, description="FEWER_LINKS: how many links are missing.")
     word: str = Field("WARMING_UP", description="UNKNOWN_STATUS: the status word.")
 
     @model_validator(mode="after")
     def _can_happen(self) -> Self:
-        possible = _OPERATIONS[self.kind]
+        possible = _TRAITS[self.kind].places
         if self.operation is not None and self.operation not in possible:
             raise ValueError(f"{self.kind} happens on {' or '.join(possible)} only")
         if self.after_accepting and self.kind not in _HIDES_ACCEPTANCE:
             raise ValueError(f"after_accepting is for {' and '.join(_HIDES_ACCEPTANCE)} only")
-        if self.after_accepting and self.kind is FaultKind.SERVER_ERROR and self.status == 503:
-            raise ValueError("status 503 says that nothing was accepted: give another status")
+        if self.status not in (statuses := _STATUSES.get(self.kind, range(1000))):
+            raise ValueError(f"status: {self.kind} has {statuses.start} to {statuses.stop - 1}")
         return self
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the fault that a text names: `server_error:status=502,after_accepting=true`.
+
+        Raises:
+            ValueError: names what is wrong with it.
+        """
+        kind, _, fields = text.partition(":")
+        pairs = [field.partition("=") for field in fields.split(",") if field.strip()]
+        told = {name.strip(): value.strip() for name, _, value in pairs}
+        try:
+            return cls.model_validate({"kind": kind.strip(), **told})
+        except ValidationError as error:
+            problems = (
+                f"{'.'.join(map(str, problem['loc'])) or kind}: {problem['msg']}"
+                for problem in error.errors()
+            )
+            raise ValueError("; ".join(problems)) from None
 
     @property
     def place(self) -> Operation:
         """The operation that this fault happens on."""
-        return self.operation or _OPERATIONS[self.kind][0]
+        return self.operation or _TRAITS[self.kind].places[0]
 
     @property
     def accepts_job(self) -> bool:
         """Whether a POST that meets this fault is accepted, whatever its answer says."""
-        return self.after_accepting or self.kind in {
-            FaultKind.DROPPED_ANSWER,
-            FaultKind.JOB_FAILURE,
-            FaultKind.FEWER_LINKS,
-            FaultKind.BLACK_IMAGE,
-        }
+        return self.after_accepting or _TRAITS[self.kind].accepts_job
 
     def matches(self, operation: Operation, prompt: str) -> bool:
         """Tell whether this rule is about such a request."""
@@ -147,7 +206,8 @@ class FaultPlan:
 
     def replace(self, faults: Iterable[Fault]) -> None:
         """Put other rules in force; safe from any thread, for it is one assignment."""
-        self._rules = [(fault, _Count()) for fault in faults]
+        now = time.monotonic()
+        self._rules = [(fault, _Use(since=now)) for fault in faults]
 
     @property
     def faults(self) -> tuple[Fault, ...]:
@@ -156,18 +216,20 @@ class FaultPlan:
 
     def meet(self, operation: Operation, prompt: str) -> Fault | None:
         """Return the fault that this request meets, and count it."""
-        for fault, applied in self._rules:
-            used_up = fault.times is not None and applied.number >= fault.times
-            if used_up or not fault.matches(operation, prompt):
+        for fault, use in self._rules:
+            used_up = fault.times is not None and use.number >= fault.times
+            over = fault.seconds is not None and time.monotonic() - use.since > fault.seconds
+            if used_up or over or not fault.matches(operation, prompt):
                 continue
             if self._chance.random() < fault.probability:
-                applied.number += 1
+                use.number += 1
                 return fault
         return None
 
 
-class _Count:
-    """How often a rule was applied."""
+@dataclass(slots=True)
+class _Use:
+    """Since when a rule is in force (monotonic seconds), and how often it was applied."""
 
-    def __init__(self) -> None:
-        self.number = 0
+    since: float
+    number: int = 0

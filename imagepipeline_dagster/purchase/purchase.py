@@ -24,7 +24,6 @@ from sqlalchemy.exc import OperationalError
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.contract import Job, JobStatus, Task, request_for
 from imagepipeline_dagster.api.errors import (
-    CreditsExhausted,
     ImagePipelineError,
     JobFailed,
     JobNotFound,
@@ -346,8 +345,11 @@ class Purchase:
                 self._state.land(call.samples)
         except JobFailed as error:
             await self._submission.fail(call, _failure_of(error), str(error))
-            if error.unpaid:
-                self._state.stop(CreditsExhausted(f"the account cannot pay: {error}"))
+            if error.trouble is not None:
+                # Bought again once it is over, and not before.
+                self._state.given_up.add(key)
+            if isinstance(error.trouble, RunStopper):
+                self._state.stop(error.trouble)
         except JobNotFound as error:
             # A later run asks for it once more; this one would only hear the same.
             self._state.given_up.add(key)
@@ -438,7 +440,7 @@ class Purchase:
 
 
 def _failure_of(error: JobFailed) -> Failure:
-    if error.unpaid:
+    if error.trouble is not None:
         return Failure.UNPAID
     return Failure.FILTERED if error.filtered else Failure.MODEL_ERROR
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
 from socketserver import TCPServer
 from typing import Any
 
@@ -37,8 +38,9 @@ class Reply:
 
     `value` is sent as JSON, or `body` as it is. `declared` is a Content-Length that differs from
     the body's. `pause` is in seconds, before the answer; `trickle` between its single bytes.
-    `endless` sends a gigabyte, `drop` nothing at all, and `hang_up` closes the connection after an
-    answer that promised to keep it.
+    `informing` sends so many 1xx answers before, a tenth of a second apart. `endless` sends a
+    gigabyte, `drop` nothing at all, and `hang_up` closes the connection after an answer that
+    promised to keep it.
     """
 
     status: int = 200
@@ -51,6 +53,7 @@ class Reply:
     endless: bool = False
     drop: bool = False
     hang_up: bool = False
+    informing: int = 0
 
 
 class ScriptedServer:
@@ -110,14 +113,17 @@ class ScriptedServer:
             def _send(self, reply: Reply) -> None:
                 body = json.dumps(reply.value).encode() if reply.body is None else reply.body
                 length = len(body) if reply.declared is None else reply.declared
+                _inform(self.wfile, reply.informing)
                 self.send_response_only(reply.status)
                 headers = {"Content-Type": "application/json", **reply.headers}
                 for name, value in headers.items():
                     self.send_header(name, value)
                 declared = _LONGEST_ENDLESS_BODY if reply.endless else length
-                self.send_header("Content-Length", str(declared))
+                chunked = "Transfer-Encoding" in headers
+                if not chunked:
+                    self.send_header("Content-Length", str(declared))
                 self.end_headers()
-                if reply.declared is not None:
+                if chunked or reply.declared is not None:
                     self.close_connection = True
                 for piece in _pieces(reply, body):
                     self.wfile.write(piece)
@@ -130,6 +136,12 @@ class ScriptedServer:
                 """Say nothing."""
 
         return Handler
+
+
+def _inform(client: BufferedIOBase, answers: int) -> None:
+    for _ in range(answers):
+        client.write(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        time.sleep(0.1)
 
 
 def _pieces(reply: Reply, body: bytes) -> Iterator[bytes]:
@@ -185,8 +197,8 @@ def closed_port() -> int:
 
 def client_of(url: str, **options: Any) -> ImagePipelineClient:  # noqa: ANN401 - the client's own
     """Return a client that repeats up to three times without noticeable pauses."""
-    given = {"api_key": KEY, "max_attempts": 3, "wait_initial": 0.01, **options}
-    return ImagePipelineClient(base_url=url, **given)
+    given = {"api_key": KEY, "max_attempts": 3, "wait_initial": 0.01, "allow_insecure": True}
+    return ImagePipelineClient(base_url=url, **{**given, **options})
 
 
 def a_request(**parameters: object) -> GenerationRequest:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import time
 
 import httpx
@@ -345,3 +346,21 @@ def test_slow_host_holds_no_others() -> None:
 
     with answering(script) as server:
         assert asyncio.run(go(server.url)) == [PICTURE] * 5
+
+
+def test_a_packed_picture_is_not_unpacked() -> None:
+    """Bytes are taken as they come, however a server says that they are packed."""
+    bomb = gzip.compress(gzip.compress(b" " * 9_000_000))
+    reply = Reply(body=bomb, headers={"Content-Encoding": "gzip, gzip"})
+    with serving(reply) as server:
+        assert download(client_of(server.url, max_image_bytes=100_000), f"{server.url}/a") == bomb
+
+
+def test_endless_headers_of_a_download_end() -> None:
+    """Informational answers without end are cut off after `request_timeout`."""
+    with serving(Reply(value={}, informing=100)) as server:
+        started = time.monotonic()
+        with pytest.raises(DownloadFailed):
+            download(client_of(server.url, request_timeout=0.4, max_attempts=1), f"{server.url}/a")
+
+        assert time.monotonic() - started < 3

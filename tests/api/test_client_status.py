@@ -13,6 +13,7 @@ from imagepipeline_dagster.api.errors import (
     CreditsExhausted,
     ImagePipelineError,
     JobNotFound,
+    OtherJobAnswered,
     StatusUnavailable,
     Throttled,
     Unreachable,
@@ -72,6 +73,12 @@ def test_trouble_is_asked_again(trouble: Reply) -> None:
         (Reply(status=402), CreditsExhausted, 1),
         (Reply(status=405), WrongAddress, 1),
         (Reply(status=404), JobNotFound, 1),
+        (Reply(status=410), JobNotFound, 1),
+        (Reply(status=404, body=PAGE.body, headers=PAGE.headers), StatusUnavailable, 3),
+        (Reply(status=403, body=PAGE.body, headers=PAGE.headers), WrongAddress, 1),
+        (Reply(status=400, value={"error": "API key not valid"}), AccessRefused, 1),
+        (Reply(status=500, value={"error": "NSFW content detected"}), StatusUnavailable, 3),
+        (Reply(value={"status": "SUCCESS", "id": "job-2"}), OtherJobAnswered, 3),
     ],
 )
 def test_trouble_to_the_end(reply: Reply, expected: type[ImagePipelineError], gets: int) -> None:
@@ -115,7 +122,7 @@ def test_redirect_is_not_followed() -> None:
 )
 def test_hostile_ids(job_id: str) -> None:
     """Whatever an id holds, it arrives as one path part of the status endpoint."""
-    with serving(Reply(value={"status": "PENDING", "id": "other"})) as server:
+    with serving(Reply(value={"status": "PENDING"})) as server:
         job = status(client_of(server.url), job_id)
         (received,) = server.received
 

@@ -12,9 +12,11 @@ from imagepipeline_dagster.api.client import ImagePipelineClient, poll_delays
 from imagepipeline_dagster.api.contract import Job, JobStatus, Task
 from imagepipeline_dagster.api.errors import (
     AccessRefused,
+    CreditsExhausted,
     JobFailed,
     JobNotFound,
     JobTimedOut,
+    Throttled,
 )
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings, Fault, FaultKind
 from tests.api.servers import PENDING, Reply, a_request, client_of, serving
@@ -160,15 +162,16 @@ CREDIT_CARD = "a nude credit card"
 
 
 @pytest.mark.parametrize(
-    ("message", "filtered", "unpaid"),
+    ("message", "filtered", "trouble"),
     [
-        ("the worker ran out of memory", False, False),
-        ("NSFW content", True, False),
-        ("no credits left", False, True),
-        (f"cannot draw {CREDIT_CARD}", False, False),
+        ("the worker ran out of memory", False, None),
+        ("NSFW content", True, None),
+        ("CUDA error while running the safety checker: out of memory", False, None),
+        ("no credits left", False, CreditsExhausted),
+        (f"cannot draw {CREDIT_CARD}", False, None),
     ],
 )
-def test_failure(message: str, *, filtered: bool, unpaid: bool) -> None:
+def test_failure(message: str, *, filtered: bool, trouble: type[Exception] | None) -> None:
     """FAILURE is raised with its message and job, and what it was for, whatever the prompt says."""
     settings = EmulatorSettings(latency_seconds=0)
 
@@ -184,8 +187,35 @@ def test_failure(message: str, *, filtered: bool, unpaid: bool) -> None:
             asyncio.run(go(emulator.url))
 
     assert str(raised.value) == message
-    assert (raised.value.filtered, raised.value.unpaid) == (filtered, unpaid)
+    assert raised.value.filtered is filtered
+    assert type(raised.value.trouble) is (trouble or type(None))
     assert raised.value.job.status is JobStatus.FAILURE
+
+
+def test_trouble_of_the_question_is_no_end_of_the_job() -> None:
+    """A refused key or rate under status 200 is not the job's failure, unless its id says so."""
+    busy = {"status": "FAILURE", "error": "rate limit exceeded"}
+    with serving(Reply(value=busy), Reply(value=busy), DONE) as server:
+        assert wait(client_of(server.url)).status is JobStatus.SUCCESS
+    with (
+        serving(Reply(value={"status": "error", "message": "Invalid API Key"})) as server,
+        pytest.raises(AccessRefused),
+    ):
+        wait(client_of(server.url))
+    with (
+        serving(Reply(value={**busy, "id": "job-1"})) as server,
+        pytest.raises(JobFailed) as raised,
+    ):
+        wait(client_of(server.url))
+    assert isinstance(raised.value.trouble, Throttled)
+
+
+def test_another_jobs_answer_is_none() -> None:
+    """Nothing is taken from an answer about another job; the deadline's error says what came."""
+    other = {"status": "SUCCESS", "id": "job-2", "download_urls": ["https://a/2.png"]}
+    told = r"the answer about job job-1 is about another one, job-2"
+    with serving(Reply(value=other)) as server, pytest.raises(JobTimedOut, match=told):
+        wait(client_of(server.url, max_attempts=1), timeout=0.3)
 
 
 def test_unknown_word_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:

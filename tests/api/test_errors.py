@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import logging
 import re
 import traceback
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable
+from urllib.parse import quote
 
 import pytest
 
@@ -13,6 +16,7 @@ from imagepipeline_dagster.api import errors
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.contract import Job, JobStatus, Task
 from imagepipeline_dagster.api.errors import ImagePipelineError, JobError, JobFailed, Throttled
+from imagepipeline_dagster.api.redaction import KeyRedaction
 from tests.api.servers import KEY, Reply, a_request, client_of, serving
 
 
@@ -66,6 +70,35 @@ async def _submit_and_wait(client: ImagePipelineClient) -> object:
     return await client.wait(await client.submit(a_request()), timeout=0.15, delays=(0.05,))
 
 
+SPELLINGS = {
+    "quoted": quote(KEY, safe=""),
+    "quoted twice": quote(quote(KEY, safe=""), safe="").lower(),
+    "every letter quoted": "".join(f"%{ord(letter):02x}" for letter in KEY),
+    "escaped slash": json.dumps(json.dumps(KEY.replace("/", "\\/"))),
+    "escaped letters": "".join(f"\\u{ord(letter):04X}" for letter in KEY),
+    "hex": KEY.encode().hex(),
+    "base64": b64encode(KEY.encode()).decode(),
+    "base64 of user and key": b64encode(f"user:{KEY}!".encode()).decode(),
+    "base64 a byte further": b64encode(f"users:{KEY}".encode()).decode(),
+    "base64 for links": urlsafe_b64encode(f"ab{KEY}c".encode()).decode(),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_a_key_in_another_spelling_is_blotted_out(name: str) -> None:
+    """A key that comes back quoted, escaped or encoded is still the key."""
+    spelled = SPELLINGS[name]
+    redaction = KeyRedaction(KEY)
+
+    shown = redaction.text(f"bad key {spelled}, sorry")
+
+    assert shown.startswith("bad key ")
+    assert "[API key]" in shown
+    assert len(shown) < len("bad key , sorry") + len("[API key]") + 14
+    assert redaction.holds_key(f"job-{spelled}")
+    assert redaction.text("a job of another kind, 5f2c") == "a job of another kind, 5f2c"
+
+
 CUT_WITHIN_THE_KEY = "x" * (500 - len(KEY) // 2) + KEY
 ECHOES: dict[str, Reply] = {
     **{
@@ -91,6 +124,9 @@ ECHOES: dict[str, Reply] = {
     "content type at the cut": Reply(body=b"<p>", headers={"Content-Type": "x" * 50 + KEY}),
     "broken header": Reply(value={}, headers={f"API Key {KEY}": "x"}),
     "page": Reply(body=f"<p>{KEY}</p>".encode()),
+    "redirect": Reply(status=302, headers={"Location": f"https://a.example/{KEY}"}),
+    "link in an error": Reply(status=400, value={"error": {"url": f"https://a.example/{KEY}"}}),
+    "another job": Reply(value={"status": "PENDING", "id": "x" * 90 + KEY}),
 }
 
 

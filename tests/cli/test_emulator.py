@@ -49,7 +49,16 @@ def test_the_emulator_ends_well_when_interrupted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--latency", "-1"], ["--port", "70000"], ["--concurrency", "0"], ["--api-key", ""]]
+    "wrong",
+    [
+        ["--latency", "-1"],
+        ["--port", "70000"],
+        ["--concurrency", "0"],
+        ["--api-key", ""],
+        ["--fault", "no_such_kind"],
+        ["--fault", "server_error:status=404"],
+        ["--fault", "stuck:tiems=3"],
+    ],
 )
 def test_the_emulator_refuses_what_cannot_be_meant(wrong: list[str]) -> None:
     """A setting out of range is a wrong use: status 2, the option's name and no traceback."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from random import Random
 
 import pytest
@@ -55,6 +56,53 @@ def test_replacing_starts_anew() -> None:
     assert rules.meet(Operation.SUBMIT, "") == fault
     rules.replace([fault])
     assert rules.meet(Operation.SUBMIT, "") == fault
+
+
+def test_fault_for_a_while() -> None:
+    """A rule with a time is over after it, and is in force anew when it is put again."""
+    fault = Fault(kind="html_page", seconds=0.05)
+    rules = plan(fault)
+    assert rules.meet(Operation.SUBMIT, "") == fault
+    time.sleep(0.06)
+    assert rules.meet(Operation.SUBMIT, "") is None
+    rules.replace([fault])
+    assert rules.meet(Operation.SUBMIT, "") == fault
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("stuck", Fault(kind="stuck")),
+        ("rate_limited:times=3", Fault(kind="rate_limited", times=3)),
+        (
+            "server_error:status=502,after_accepting=true",
+            Fault(kind="server_error", status=502, after_accepting=True),
+        ),
+        (
+            "refused: message=API key not valid, prompt_contains=boat",
+            Fault(kind="refused", message="API key not valid", prompt_contains="boat"),
+        ),
+    ],
+)
+def test_a_fault_in_words(text: str, fault: Fault) -> None:
+    """A rule may be written as one word, its fields behind a colon."""
+    assert Fault.parse(text) == fault
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("meteor", "kind: .*'rate_limited'"),
+        ("server_error:status=404", "server_error has 500 to 599"),
+        ("refused:status=500", "refused has 400 to 499"),
+        ("stuck:tiems=3", "tiems: "),
+        ("stuck:times=many", "times: "),
+    ],
+)
+def test_a_fault_in_wrong_words(text: str, words: str) -> None:
+    """A rule that cannot be meant is refused by its field, an unknown kind with all kinds."""
+    with pytest.raises(ValueError, match=words):
+        Fault.parse(text)
 
 
 @pytest.mark.parametrize(

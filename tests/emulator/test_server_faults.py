@@ -180,6 +180,72 @@ def test_corrupt_bytes_never_decode(seed: int, size: int) -> None:
         picture.load()
 
 
+def test_out_of_quota(faulty: Faulty) -> None:
+    """429 may mean that the account cannot pay: no pause is asked for, and the words say so."""
+    answer = faulty(Fault(kind="out_of_quota")).post()
+    assert (answer.status_code, answer.headers.get("Retry-After")) == (429, None)
+    assert "quota" in answer.json()["error"]
+
+
+def test_refused(faulty: Faulty) -> None:
+    """A 4xx answer carries the status and the words that were chosen."""
+    answer = faulty(Fault(kind="refused", status=422, message="API key not valid")).post()
+    assert (answer.status_code, answer.json()["error"]) == (422, "API key not valid")
+
+
+@pytest.mark.parametrize("after_accepting", [False, True])
+def test_503(start: Started, *, after_accepting: bool) -> None:
+    """503 says when to come again, and nothing where the job is accepted all the same."""
+    caller = start(faults=[Fault(kind="server_error", after_accepting=after_accepting)])
+    assert ("Retry-After" in caller.post().headers) is not after_accepting
+    assert caller.server.stats.posts_accepted == int(after_accepting)
+
+
+def test_redirect_to_the_job(faulty: Faulty) -> None:
+    """The accepted job's status is where the answer redirects to."""
+    caller = faulty(Fault(kind="redirect_to_job", times=1))
+    answer = caller.post()
+    assert answer.status_code == 303
+    assert caller.http.get(answer.headers["Location"]).json()["status"] == "SUCCESS"
+
+
+@pytest.mark.parametrize("operation", [Operation.SUBMIT, Operation.STATUS])
+def test_envelope(faulty: Faulty, operation: Operation) -> None:
+    """The whole answer lies in `data`."""
+    caller = faulty(Fault(kind="envelope", operation=operation))
+    answer = ask(caller, operation).json()
+    assert answer["success"] is True
+    assert answer["data"]["status"] in ("PENDING", "SUCCESS")
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("stuck", {"status": "PENDING"}),
+        ("missing_links", {"status": "SUCCESS", "download_urls": None}),
+        ("other_job", {"status": "SUCCESS", "id": "another-job"}),
+    ],
+)
+def test_confused_status(faulty: Faulty, kind: str, told: dict[str, object]) -> None:
+    """The status of a job that is done may be told wrongly, until the rule is used up."""
+    caller = faulty()
+    job_id = caller.submit()
+    caller.wait(job_id)
+    caller.server.set_faults(Fault(kind=kind, times=1))
+    path = f"/sdxl/text2image/v1/status/{job_id}"
+    answer = caller.http.get(path).json()
+    assert {name: answer[name] for name in told} == told
+    assert caller.status(job_id).download_urls
+
+
+def test_late_link(faulty: Faulty) -> None:
+    """A picture's store may not have heard of it yet."""
+    caller = faulty(Fault(kind="late_link", times=1))
+    (link,) = caller.make().download_urls
+    assert follow(link).status_code == 404
+    assert fetch(link)
+
+
 def test_fault_for_some_prompts(faulty: Faulty) -> None:
     """A rule can be about some prompts alone, at every operation."""
     caller = faulty(
