@@ -49,36 +49,39 @@ def fault_answer(fault: Fault, *, job_path: str = "", job_id: str = "") -> Respo
 
     `job_path` is where the job's status is asked for.
     """
-    wait = {"Retry-After": str(fault.retry_after_seconds)}
-    match fault.kind:
-        case FaultKind.RATE_LIMITED:
-            return failure("too many requests", status=429, headers=wait)
-        case FaultKind.OUT_OF_QUOTA:
-            return failure("You exceeded your current quota, check your billing", status=429)
-        case FaultKind.SERVER_ERROR:
-            says_when = fault.status == 503 and not fault.after_accepting
-            return failure(
-                "the server is not well", status=fault.status, headers=wait if says_when else None
-            )
-        case FaultKind.REFUSED:
-            return failure(fault.message, status=fault.status)
-        case FaultKind.DROPPED_ANSWER:
-            return DroppedAnswer()
-        case FaultKind.HTML_PAGE:
-            return HTMLResponse(_PAGE)
-        case FaultKind.REDIRECT_TO_JOB:
-            return Response(status_code=303, headers={"Location": job_path})
-        case FaultKind.UNKNOWN_STATUS:
-            return JSONResponse({"status": fault.word, "id": job_id})
-        case FaultKind.STUCK:
-            return JSONResponse({"status": JobStatus.PENDING, "id": job_id})
-        case FaultKind.EXPIRED_LINK:
-            return failure("the link has expired", status=403)
-        case FaultKind.LATE_LINK:
-            return failure("no such picture yet", status=404)
-        case _:
-            return None
+    if fault.kind is FaultKind.REDIRECT_TO_JOB:
+        return Response(status_code=303, headers={"Location": job_path})
+    answer = _ANSWERS.get(fault.kind)
+    return answer(fault, job_id) if answer is not None else None
 
+
+def _server_error(fault: Fault, _job_id: str) -> Response:
+    wait = _wait(fault) if fault.status == 503 and not fault.after_accepting else None
+    return failure("the server is not well", status=fault.status, headers=wait)
+
+
+def _wait(fault: Fault) -> dict[str, str]:
+    return {"Retry-After": str(fault.retry_after_seconds)}
+
+
+_ANSWERS: Mapping[FaultKind, Callable[[Fault, str], Response]] = {
+    FaultKind.RATE_LIMITED: lambda fault, _: failure(
+        "too many requests", status=429, headers=_wait(fault)
+    ),
+    FaultKind.OUT_OF_QUOTA: lambda _, __: failure(
+        "You exceeded your current quota, check your billing", status=429
+    ),
+    FaultKind.REFUSED: lambda fault, _: failure(fault.message, status=fault.status),
+    FaultKind.SERVER_ERROR: _server_error,
+    FaultKind.DROPPED_ANSWER: lambda _, __: DroppedAnswer(),
+    FaultKind.HTML_PAGE: lambda _, __: HTMLResponse(_PAGE),
+    FaultKind.UNKNOWN_STATUS: lambda fault, job_id: JSONResponse(
+        {"status": fault.word, "id": job_id}
+    ),
+    FaultKind.STUCK: lambda _, job_id: JSONResponse({"status": JobStatus.PENDING, "id": job_id}),
+    FaultKind.EXPIRED_LINK: lambda _, __: failure("the link has expired", status=403),
+    FaultKind.LATE_LINK: lambda _, __: failure("no such picture yet", status=404),
+}
 
 _RETOLD: Mapping[FaultKind, Callable[[dict[str, object]], dict[str, object]]] = {
     FaultKind.ENVELOPE: lambda told: {"data": told, "success": True},
