@@ -12,6 +12,7 @@ from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.ledger.budget import Budget
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
+from imagepipeline_dagster.planning.approval import Approval
 from imagepipeline_dagster.planning.prompts import GenerationDefaults
 from imagepipeline_dagster.resources import DEFAULT_BASE_URL
 from imagepipeline_dagster.tables.overrides import OVERRIDES
@@ -72,6 +73,7 @@ _AS_THEY_ARE = (
     "title",
     "samples_per_call",
     "price_per_image",
+    "currency",
     "max_failure_ratio",
     "overrides",
     "pool",
@@ -103,6 +105,11 @@ class ImageDatasetComponent(dg.Component, dg.Model, dg.Resolvable):
     )
     samples_per_call: int = 1
     price_per_image: float | None = Field(default=None, description="Money for one image.")
+    currency: str = Field(default="", description="Label of the price's money, as EUR.")
+    approval: Mapping[str, Any] = Field(
+        default_factory=dict,
+        description="Which purchases wait for a person, as {required: above, money: 50}.",
+    )
     budget: Mapping[str, Any] | None = Field(
         default=None, description="The most that may be spent, as {money: 50, period: day}."
     )
@@ -153,6 +160,7 @@ class ImageDatasetComponent(dg.Component, dg.Model, dg.Resolvable):
             embeddings=self.embeddings.mapping(),
             defaults=GenerationDefaults(**self.defaults),
             moderation=ModerationPolicy(**self.moderation),
+            approval=Approval(**self.approval),
             budget=Budget(**self.budget) if self.budget else None,
             **{name: getattr(self, name) for name in _AS_THEY_ARE},
         )

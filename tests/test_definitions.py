@@ -54,13 +54,16 @@ def test_the_documented_names_are_there(load: Callable[[], dg.Definitions]) -> N
         assert isinstance(partitions, dg.DynamicPartitionsDefinition)
         assert partitions.name == "prompt_set"
     assert {sensor.name for sensor in repository.sensor_defs} == {
-        *("prompts_sensor", "embeddings_sensor", "moderation_overrides_sensor")
+        *("prompts_sensor", "embeddings_sensor", "moderation_overrides_sensor"),
+        "approvals_sensor",
     }
     assert {schedule.name for schedule in repository.schedule_defs} == {
         *("image_dataset_schedule", "reconcile_schedule")
     }
-    jobs = {"materialize_prompt_set", "moderate_prompt_set", "release_image_dataset"}
-    assert jobs <= set(repository.job_names)
+    assert set(repository.job_names) >= {
+        *("materialize_prompt_set", "moderate_prompt_set", "release_image_dataset"),
+        *("register_prompt_sets", "plan_prompt_sets", "approve_plan"),
+    }
     assert set(definitions.resources or {}) == {
         *("imagepipeline", "tables", "ledger", "storage", "io_manager")
     }
@@ -81,7 +84,7 @@ def test_spending_begins_when_a_person_says_so(
     sensors, schedules = repository.sensor_defs, repository.schedule_defs
     assert {found.default_status.value for found in sensors} == {expected}
     assert {found.default_status.value for found in schedules} == {expected}
-    assert (len(sensors), len(schedules)) == (3, 2)
+    assert (len(sensors), len(schedules)) == (4, 2)
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """`imagepipeline-dagster …`, a module for each group of commands.
 
 - Tables: `tables`, `importing`, with the `changes` of an import and its `progress`.
-- Money: `plan`, `ledger`. Where pictures come from: `lineage`. People's decisions: `moderation`.
+- Money: `plan`, `approve`, `ledger`. Partitions: `sets`.
+- Where pictures come from: `lineage`. People's decisions: `moderation`.
 - To try: `emulator`, `demo`.
 - What they share: `configured` (what the environment says), `terminal` (what a person sees).
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import click
 
+from imagepipeline_dagster.cli.approve import approve
 from imagepipeline_dagster.cli.demo import demo
 from imagepipeline_dagster.cli.emulator import emulator
 from imagepipeline_dagster.cli.importing import import_embeddings, import_prompts
@@ -19,6 +21,7 @@ from imagepipeline_dagster.cli.ledger import ledger_group
 from imagepipeline_dagster.cli.lineage import lineage, replay
 from imagepipeline_dagster.cli.moderation import override, review
 from imagepipeline_dagster.cli.plan import plan
+from imagepipeline_dagster.cli.sets import sets_group
 from imagepipeline_dagster.cli.tables import export, init
 
 __all__ = ["main"]
@@ -38,7 +41,9 @@ for _command in (
     import_prompts,
     import_embeddings,
     export,
+    sets_group,
     plan,
+    approve,
     ledger_group,
     lineage,
     replay,

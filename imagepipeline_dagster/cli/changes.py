@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imagepipeline_dagster.cli.configured import opened_ledger
-from imagepipeline_dagster.cli.plan import forecast, to_buy_text
+from imagepipeline_dagster.cli.plan import to_buy_text
 from imagepipeline_dagster.cli.terminal import counts_table, printable, shown_number
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def show_cost(
     dataset: ImageDataset, merge: Merge, changes: Changes, *, on_progress: OnProgress
 ) -> None:
     """Print what a purchase of the prompt sets concerned would buy after an import, and why."""
+    from imagepipeline_dagster.defs.plans import forecast
     from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.tables.reading import SourceTables
     from imagepipeline_dagster.tables.transfer.progress import counted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -25,12 +25,9 @@ from imagepipeline_dagster.cli.terminal import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.ledger.requests import Ledger
-    from imagepipeline_dagster.planning.forecast import Forecast, SetPlan
-    from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow
+    from imagepipeline_dagster.planning.forecast import SetPlan
 
-__all__ = ["forecast", "plan", "price_option", "to_buy_text"]
+__all__ = ["plan", "price_option", "to_buy_text"]
 
 
 price_option = click.option(
@@ -54,6 +51,7 @@ def plan(
     """
     import rich
 
+    from imagepipeline_dagster.defs.plans import forecast
     from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.ledger.records import PlanState
     from imagepipeline_dagster.tables.reading import SourceTables
@@ -80,6 +78,8 @@ def plan(
     rich.print(_states_table(shown, allowance.cost))
     if total.to_buy:
         rich.print(_reasons_table(shown))
+    if not api.emulated and allowance.budget is None:
+        click.echo("No budget limits what is spent.")
     click.echo(to_buy_text(total.to_buy, allowance.cost(total.to_buy), emulated=api.emulated))
     if spent["total"].images:
         periods = {"day": "today", "month": "this month", "total": "in all"}
@@ -89,28 +89,6 @@ def plan(
         click.echo("Unknown: `imagepipeline-dagster ledger unknown` shows what was lost.")
     if total.refused:
         click.echo("Refused rows: `prompt_sets` says what is wrong with each.")
-
-
-def forecast(
-    prompt_sets: Iterable[tuple[str, Sequence[PromptRow]]],
-    embeddings: Mapping[str, EmbeddingRow],
-    dataset: ImageDataset,
-    ledger: Ledger,
-    *,
-    origin: str,
-) -> Forecast:
-    """Return what a purchase of prompt sets would buy, as this dataset would."""
-    from imagepipeline_dagster.planning.forecast import forecast_of
-
-    return forecast_of(
-        prompt_sets,
-        embeddings,
-        defaults=dataset.defaults,
-        samples_per_call=dataset.samples_per_call,
-        dataset=dataset.name,
-        ledger=ledger,
-        origin=origin,
-    )
 
 
 def to_buy_text(images: int, cost: float | None, *, emulated: bool) -> str:

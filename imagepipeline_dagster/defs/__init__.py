@@ -1,8 +1,10 @@
 """The Dagster definitions: one file a stage, named after its asset, in the order of the flow.
 
 `source_tables` → `prompt_sets` → `generation_requests` → `generated_images` → `moderated_images` →
-`image_dataset`; then what starts runs: `sensors`, `moderation_sensor` and `schedules`.
-`dataset` holds what they share, `metadata` and `moderation_metadata` what they show;
+`image_dataset`; then what starts runs: `sensors`, `moderation_sensor` and `schedules`; and what
+comes before paying: `registration` of the sets, `plans` and their approval.
+`dataset` holds what they share; `metadata`, `plan_metadata` and `moderation_metadata` what they
+show;
 `moderation_checks` stand beside their asset, `sensor_resources` keeps ticks cheap,
 and `under_way` says what Dagster is busy with.
 `build_definitions` puts one dataset together.
@@ -19,7 +21,9 @@ from imagepipeline_dagster.defs.generation_requests import build_generation_requ
 from imagepipeline_dagster.defs.image_dataset import build_image_dataset
 from imagepipeline_dagster.defs.moderated_images import build_moderated_images
 from imagepipeline_dagster.defs.moderation_sensor import build_moderation_overrides
+from imagepipeline_dagster.defs.plans import build_plan_jobs, build_purchase_of_approved
 from imagepipeline_dagster.defs.prompt_sets import build_prompt_sets
+from imagepipeline_dagster.defs.registration import build_registration
 from imagepipeline_dagster.defs.schedules import build_schedules
 from imagepipeline_dagster.defs.sensors import build_sensors
 from imagepipeline_dagster.defs.source_tables import build_source_tables
@@ -77,8 +81,18 @@ def build_definitions(
             *(each for each in definitions if each not in checks),
         ],
         asset_checks=checks,
-        jobs=[job, release_job, moderation_job],
-        sensors=[*build_sensors(dataset, job, status=sensor_status), *moderation_sensors],
+        jobs=[
+            job,
+            release_job,
+            moderation_job,
+            build_registration(dataset),
+            *build_plan_jobs(dataset),
+        ],
+        sensors=[
+            *build_sensors(dataset, job, status=sensor_status),
+            build_purchase_of_approved(dataset, job, status=sensor_status),
+            *moderation_sensors,
+        ],
         schedules=build_schedules(dataset, job, release_job, status=schedule_status),
         resources=dict(resources),
     )

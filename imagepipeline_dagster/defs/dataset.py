@@ -9,6 +9,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from imagepipeline_dagster.ledger.budget import Allowance, Budget
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
+from imagepipeline_dagster.planning.approval import Approval
 from imagepipeline_dagster.planning.prompts import GenerationDefaults
 from imagepipeline_dagster.tables.found import check_mapping
 from imagepipeline_dagster.tables.overrides import OVERRIDES
@@ -34,7 +35,9 @@ class ImageDataset:
         defaults: what a null in the prompts table stands for.
         samples_per_call: 1 to 4. With more than 1, a sample cannot be made again alone.
         price_per_image: money for one image, for the plan's cost and a budget of money.
+        currency: label of the price's money.
         budget: the most that may be spent in a period, reserved before each request.
+        approval: which purchases wait until a person approves their plan.
         max_failure_ratio: a purchase stops once more of its samples than this have failed.
         moderation: what is kept, rejected and set aside; another policy buys nothing.
         overrides: the table of people's decisions, in the database of the prompts.
@@ -57,7 +60,9 @@ class ImageDataset:
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     samples_per_call: int = 1
     price_per_image: float | None = None
+    currency: str = ""
     budget: Budget | None = None
+    approval: Approval = field(default_factory=Approval)
     max_failure_ratio: float = 0.5
     moderation: ModerationPolicy = field(default_factory=ModerationPolicy)
     overrides: str = OVERRIDES
@@ -125,6 +130,7 @@ class ImageDataset:
             scope=f"{self.name}@{origin}",
             price_per_image=self.price_per_image,
             budget=self.budget,
+            currency=self.currency,
         )
 
     @property

@@ -1,5 +1,6 @@
 """`generated_images`: the purchase. The one stage that costs money; it resumes where it was."""
 
+import datetime as dt
 import time
 from collections import Counter
 from dataclasses import replace
@@ -16,12 +17,20 @@ from imagepipeline_dagster.defs.metadata import (
     markdown_table,
     table_metadata,
 )
+from imagepipeline_dagster.defs.plan_metadata import plan_figures
 from imagepipeline_dagster.ledger.budget import BudgetReached
 from imagepipeline_dagster.ledger.records import Outcome
+from imagepipeline_dagster.partition_names import prompt_set_of
+from imagepipeline_dagster.planning.approval import NotApproved, why_withheld
 from imagepipeline_dagster.planning.prompts import Prompt
-from imagepipeline_dagster.planning.requests import PlannedRequest
-from imagepipeline_dagster.purchase.checks import EXPECTATIONS, Expectation
-from imagepipeline_dagster.purchase.images import CIRCUMSTANCES, GeneratedImage, images_of_plan
+from imagepipeline_dagster.planning.requests import PlannedRequest, plan_states_now
+from imagepipeline_dagster.purchase.checks import EXPECTATIONS, Expectation, waiting_for_approval
+from imagepipeline_dagster.purchase.images import (
+    CIRCUMSTANCES,
+    GeneratedImage,
+    images_of_plan,
+    noting_why_withheld,
+)
 from imagepipeline_dagster.purchase.purchase import Purchase
 from imagepipeline_dagster.resources import (
     ImagePipelineResource,
@@ -62,8 +71,18 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
         started = time.monotonic()
         prompts = rows_of(prompt_sets, Prompt)
         plan = rows_of(generation_requests, PlannedRequest)
+        prompt_set = prompt_set_of(context.partition_key)
         allowance = dataset.allowance(imagepipeline.origin)
         with ledger.open() as opened:
+            withheld = why_withheld(
+                plan,
+                dataset.approval,
+                prompt_set=prompt_set,
+                dataset=dataset.name,
+                ledger=opened,
+                allowance=allowance,
+                now=dt.datetime.now(dt.UTC),
+            )
             purchase = Purchase(
                 plan=plan,
                 prompts=prompts,
@@ -79,8 +98,9 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
                 ),
                 on_progress=lambda progress: context.log.info(str(progress)),
             )
-            report = purchase.carry_out()
-        images = images_of_plan(prompts, plan, report.entries)
+            report = purchase.carry_out(withheld=withheld)
+            spent = allowance.spent(opened, today=dt.datetime.now(dt.UTC).date())
+        images = noting_why_withheld(images_of_plan(prompts, plan, report.entries), withheld)
         outcomes = Counter(image.outcome for image in images)
         bought, reused = report.bought_and_reused(images, run_id=context.run.run_id)
         figures: dict[str, Any] = {
@@ -98,7 +118,9 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
         cost = allowance.cost(bought)
         if cost is not None:
             figures["cost"] = cost
-        if isinstance(report.stopper, BudgetReached):
+        if isinstance(report.stopper, NotApproved):
+            figures["stopped"] = f"pending: {report.stopper}"
+        elif isinstance(report.stopper, BudgetReached):
             figures["stopped"] = str(report.stopper)
         elif report.stopper is not None:
             raise dg.Failure(
@@ -107,6 +129,19 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
                 metadata=figures,
                 allow_retries=False,
             )
+        # The plan's page would go on saying what there was to buy before this.
+        context.log_event(
+            dg.AssetObservation(
+                dataset.key("generation_requests"),
+                partition=context.partition_key,
+                metadata=plan_figures(
+                    plan_states_now(plan, report.entries),
+                    allowance,
+                    spent,
+                    emulated=imagepipeline.emulated,
+                ),
+            )
+        )
         return dg.MaterializeResult(
             value=arrow_table(images, GeneratedImage),
             data_version=dg.DataVersion(content_hash(images, leave_out=CIRCUMSTANCES)),
@@ -125,7 +160,26 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
             },
         )
 
-    return [generated_images, *(_build_check(dataset, each) for each in EXPECTATIONS)]
+    @dg.asset_check(
+        asset=dataset.key("generated_images"),
+        name="no_purchase_waits",
+        partitions_def=dataset.partitions,
+        description="Nothing that the plan would buy waits until a person approves it.",
+    )
+    def no_purchase_waits(
+        generated_images: pd.DataFrame, imagepipeline: ImagePipelineResource
+    ) -> dg.AssetCheckResult:
+        waiting = waiting_for_approval(rows_of(generated_images, GeneratedImage))
+        price = dataset.allowance(imagepipeline.origin).price_text(len(waiting))
+        return dg.AssetCheckResult(
+            passed=not waiting,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=str(waiting[0].error) if waiting else "nothing waits for a person",
+            metadata={"images": len(waiting), **({"price": price} if price else {})},
+        )
+
+    outcome_checks = (_build_check(dataset, expectation) for expectation in EXPECTATIONS)
+    return [generated_images, no_purchase_waits, *outcome_checks]
 
 
 def _build_check(dataset: ImageDataset, expectation: Expectation) -> dg.AssetChecksDefinition:

@@ -1,8 +1,9 @@
-"""Which partitions Dagster is busy with: those of queued and running runs, and of backfills."""
+"""What Dagster is busy with: the partitions of queued and running runs, and of backfills."""
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
+from pathlib import Path
 
 import dagster as dg
 
@@ -14,7 +15,9 @@ from dagster._core.execution.backfill import (
     PartitionBackfill,
 )
 
-__all__ = ["partitions_in_use"]
+from imagepipeline_dagster.errors import CorrectableError
+
+__all__ = ["InstanceMissing", "configured_instance", "partitions_in_use"]
 
 _UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
@@ -24,6 +27,25 @@ _UNDER_WAY = [
     dg.DagsterRunStatus.CANCELING,
 ]
 _GOING_ON = [status for status in BulkActionStatus if status not in BULK_ACTION_TERMINAL_STATUSES]
+
+
+class InstanceMissing(CorrectableError):
+    """Nothing says which Dagster instance is meant; says what to set."""
+
+
+def configured_instance(variables: Mapping[str, str]) -> dg.DagsterInstance:
+    """Return the instance that DAGSTER_HOME names; close it, or use it in a `with` block.
+
+    Raises:
+        InstanceMissing: the variable is not set, or names no folder.
+    """
+    home = variables.get("DAGSTER_HOME", "")
+    if not home or not Path(home).is_dir():
+        raise InstanceMissing(
+            f"DAGSTER_HOME is {home!r}, and not the folder of a Dagster instance: set it to the "
+            "one that your Dagster runs with."
+        )
+    return dg.DagsterInstance.from_config(str(Path(home).absolute()))
 
 
 def partitions_in_use(instance: dg.DagsterInstance, present: Set[str]) -> set[str]:

@@ -74,6 +74,7 @@ class Allowance:
         scope: whose spending it is; the dataset's name and the API's origin.
         price_per_image: money for one image; None where only images are counted.
         budget: the limit, or None.
+        currency: label of the money.
 
     Raises:
         ValueError: a budget of money without a price.
@@ -82,6 +83,7 @@ class Allowance:
     scope: str
     price_per_image: float | None = None
     budget: Budget | None = None
+    currency: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -91,6 +93,27 @@ class Allowance:
     def cost(self, images: int) -> float | None:
         """Return what so many images cost, where the price is known."""
         return None if self.price_per_image is None else images * self.price_per_image
+
+    def price_text(self, images: int) -> str | None:
+        """Return the cost of so many images with its currency, where the price is known."""
+        cost = self.cost(images)
+        return None if cost is None else self._money_text(cost)
+
+    def rest_text(self, spent: Mapping[str, Spent]) -> str | None:
+        """Return how much of the budget is left; None where there is none."""
+        if self.budget is None:
+            return None
+        before = spent[self.budget.period]
+        per = "in all" if self.budget.period == Period.TOTAL else f"per {self.budget.period}"
+        if self.budget.images is not None:
+            left = max(self.budget.images - before.images, 0)
+            return f"{left:,} of {self.budget.images:,} images {per}"
+        limit = self.budget.money or 0.0
+        left_money = self._money_text(max(limit - before.money, 0.0))
+        return f"{left_money} of {self._money_text(limit)} {per}"
+
+    def _money_text(self, money: float) -> str:
+        return f"{money:,.2f} {self.currency}".rstrip()
 
     def reserve(self, connection: Connection, *, images: int, today: dt.date) -> str | None:
         """Count images as spent; returns why not, where that would pass the budget."""

@@ -28,6 +28,7 @@ from sqlalchemy import (
 
 __all__ = [
     "SCHEMA_VERSION",
+    "approvals",
     "attempts",
     "decisions",
     "moderations",
@@ -172,6 +173,24 @@ decisions = Table(
     Column("decision", String(16), nullable=False),
     Column("who", Text, nullable=False),
     Column("why", Text, nullable=False),
+)
+
+# Plans that people approved, each for what it would buy at most; rows are only ever added.
+approvals = Table(
+    "ledger_approvals",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("dataset", String(200), nullable=False),
+    Column("prompt_set", Text, nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+    # The most that may be bought under it; null: whatever the plan says.
+    Column("max_images", Integer),
+    Column("max_money", Float(53)),
+    Column("who", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("approved_at", _Utc, nullable=False),
+    Column("expires_at", _Utc, nullable=False),
+    Index("ledger_approvals_by_plan", "dataset", "prompt_set", "fingerprint"),
 )
 
 prompt_sets = Table(

@@ -4,4 +4,5 @@
 - `seeds`: the seed of a call.
 - `requests`: prompts into requests, with keys, reasons and states: the plan.
 - `forecast`: what a purchase of several prompt sets would buy.
+- `approval`: which purchases wait for a person, and plans approved.
 """

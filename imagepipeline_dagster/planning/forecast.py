@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from imagepipeline_dagster.ledger.records import PlanState
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.planning.prompts import GenerationDefaults, validated_prompts
-from imagepipeline_dagster.planning.requests import PlanSummary, plan_prompt_set, summarise_plan
+from imagepipeline_dagster.planning.requests import (
+    PlanSummary,
+    plan_fingerprint,
+    plan_prompt_set,
+    summarise_plan,
+)
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow
 
 __all__ = ["Forecast", "SetPlan", "forecast_of"]
@@ -17,9 +22,13 @@ __all__ = ["Forecast", "SetPlan", "forecast_of"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetPlan:
-    """What the plan of a prompt set amounts to, and how many of its rows are refused."""
+    """What the plan of a prompt set amounts to, and how many of its rows are refused.
+
+    `fingerprint` names the plan where it is approved; that of all sets has none.
+    """
 
     name: str
+    fingerprint: str
     summary: PlanSummary
     refused: int
 
@@ -67,7 +76,14 @@ def forecast_of(
             samples_per_call=samples_per_call,
         )
         refused = sum(not prompt.valid for prompt in prompts)
-        planned.append(SetPlan(name=name, summary=summarise_plan(requests), refused=refused))
+        planned.append(
+            SetPlan(
+                name=name,
+                fingerprint=plan_fingerprint(requests),
+                summary=summarise_plan(requests),
+                refused=refused,
+            )
+        )
         first_seen = summarise_plan([r for r in requests if r.request_key not in counted])
         counted.update(request.request_key for request in requests)
         calls.update(first_seen.calls)
@@ -77,6 +93,7 @@ def forecast_of(
         sets=tuple(planned),
         total=SetPlan(
             name="total",
+            fingerprint="",
             summary=PlanSummary(calls=calls, images=images, to_buy_by_reason=reasons),
             refused=sum(each.refused for each in planned),
         ),

@@ -5,6 +5,7 @@ Planning spends nothing and writes nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
@@ -18,14 +19,16 @@ from imagepipeline_dagster.ledger.records import Entry, PlanState, Use, plan_sta
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.seeds import seed_for
-from imagepipeline_dagster.rows import column
+from imagepipeline_dagster.rows import column, content_hash
 
 __all__ = [
     "PlanSummary",
     "PlannedRequest",
     "Reason",
+    "plan_fingerprint",
     "plan_prompt_set",
     "plan_requests",
+    "plan_states_now",
     "request_key",
     "summarise_plan",
     "unplanned_requests",
@@ -175,6 +178,20 @@ def _reason(request: PlannedRequest, before: Entry | None) -> Reason:
         return Reason.PROMPT_CHANGED
     # Nothing changed in the request itself: it was last used of another API.
     return Reason.PARAMETERS_CHANGED if changed or before.task != request.task else Reason.NEW
+
+
+def plan_states_now(
+    plan: Sequence[PlannedRequest], entries: Mapping[str, Entry]
+) -> list[PlannedRequest]:
+    """Return a plan with the states that the ledger's entries give it."""
+    return [
+        dataclasses.replace(call, state=plan_state(entries.get(call.request_key))) for call in plan
+    ]
+
+
+def plan_fingerprint(plan: Sequence[PlannedRequest]) -> str:
+    """Return a hash of what a plan asks for: the same before, during and after its purchase."""
+    return content_hash(plan, leave_out={"state", "reason"})
 
 
 def summarise_plan(plan: Sequence[PlannedRequest]) -> PlanSummary:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from imagepipeline_dagster.ledger.records import Outcome
+from imagepipeline_dagster.planning.approval import NOT_APPROVED
+from imagepipeline_dagster.purchase.images import GeneratedImage
 
-__all__ = ["EXPECTATIONS", "Expectation"]
+__all__ = ["EXPECTATIONS", "Expectation", "waiting_for_approval"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,3 +60,8 @@ EXPECTATIONS = (
     ),
 )
 """What a purchase of a set should come to."""
+
+
+def waiting_for_approval(images: Iterable[GeneratedImage]) -> list[GeneratedImage]:
+    """Return the samples that wait until a person approves their purchase."""
+    return [image for image in images if (image.error or "").startswith(NOT_APPROVED)]

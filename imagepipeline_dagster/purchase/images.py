@@ -5,6 +5,7 @@ Every sample that a row of the prompts table asks for is one row here, whatever 
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.rows import column
 
-__all__ = ["CIRCUMSTANCES", "GeneratedImage", "images_of_plan"]
+__all__ = ["CIRCUMSTANCES", "GeneratedImage", "images_of_plan", "noting_why_withheld"]
 
 
 CIRCUMSTANCES = frozenset(
@@ -101,6 +102,20 @@ def images_of_plan(
             if prompt.valid
             else _refused_images(prompt)
         )
+    ]
+
+
+def noting_why_withheld(
+    images: Sequence[GeneratedImage], why: Exception | None
+) -> list[GeneratedImage]:
+    """Return the images with a word at those that were not sent because a person has to approve."""
+    if why is None:
+        return list(images)
+    return [
+        dataclasses.replace(image, error=str(why))
+        if image.outcome == Outcome.PENDING and image.job_id is None
+        else image
+        for image in images
     ]
 
 

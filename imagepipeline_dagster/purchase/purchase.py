@@ -159,13 +159,16 @@ class Purchase:
         self._noted: set[str] = set()
         self._defect: Exception | None = None
 
-    def carry_out(self) -> PurchaseReport:
+    def carry_out(self, *, withheld: Exception | None = None) -> PurchaseReport:
         """Carry the plan out and return what came of it.
+
+        `withheld` says why nothing may be sent: only what is paid for is brought to its end.
 
         The event loop runs in a thread of its own, so that an interruption of this one (a person
         ends the run, or SIGTERM) lets what is under way come to its end: nothing more is sent, and
         every job id is kept. The interruption is raised again afterwards.
         """
+        self._state.stopper = withheld
         loop = asyncio.new_event_loop()
         outcome: list[PurchaseReport | BaseException] = []
 

@@ -22,12 +22,17 @@ from imagepipeline_dagster.watching.contents import SetContents
 from imagepipeline_dagster.watching.looking import (
     FIRST_TICK,
     EmbeddingsWatch,
+    Observation,
     Tiers,
     Watch,
     new_tick,
     observe,
 )
-from imagepipeline_dagster.watching.partitions import PartitionRules, partition_changes
+from imagepipeline_dagster.watching.partitions import (
+    PartitionChanges,
+    PartitionRules,
+    partition_changes,
+)
 from imagepipeline_dagster.watching.states import AskedRun, PromptSetStates
 
 __all__ = [
@@ -35,6 +40,7 @@ __all__ = [
     "PromptsTick",
     "WatchedDataset",
     "ask_again",
+    "follow_sets",
     "watch_embeddings",
     "watch_prompts",
 ]
@@ -196,6 +202,23 @@ def watch_embeddings(watched: WatchedDataset, cursor: str | None) -> EmbeddingsT
         version=version if version != watch.version else None,
         cursor=next_watch.text(),
     )
+
+
+def follow_sets(watched: WatchedDataset) -> PartitionChanges:
+    """Return how the partitions follow all sets that the table has now; no run is asked for.
+
+    Raises:
+        TooManyGone: more sets left the table than the rules allow.
+        TablesError: the table cannot be read.
+    """
+    seen = Observation(Watch(), tuple(watched.tables.prompt_sets()), all_sets=True)
+    changes = partition_changes(
+        seen, watched.partitions(), rules=watched.rules, in_use=watched.partitions_in_use
+    )
+    with watched.open_ledger() as ledger:
+        # As in a tick: what is new to this instance was never made on it.
+        watched.states(ledger).forget(_prompt_sets((*changes.added, *changes.removed)))
+    return changes
 
 
 def ask_again(watched: WatchedDataset, *, tick: str) -> list[AskedRun]:

@@ -1,0 +1,96 @@
+"""Plans that people approved: who, when, why, for which plan, and for how much at most.
+
+An approval is about one plan, which its fingerprint names: an edited plan needs another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import insert, select
+
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.schema import approvals
+
+__all__ = ["ApprovedPlan", "approval_of", "approvals_since", "record_approvals"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovedPlan:
+    """A row of `ledger_approvals`; `number` is None until it is recorded.
+
+    `max_images` and `max_money` are the most that may be bought under it; None sets no limit.
+    """
+
+    dataset: str
+    prompt_set: str
+    fingerprint: str
+    max_images: int | None
+    max_money: float | None
+    who: str
+    why: str
+    approved_at: dt.datetime
+    expires_at: dt.datetime
+    number: int | None = None
+
+    def covers(self, images: int, cost: float | None) -> bool:
+        """Tell whether so much may be bought under it; a limit of money needs a known cost."""
+        if self.max_images is not None and images > self.max_images:
+            return False
+        return self.max_money is None or (cost is not None and cost <= self.max_money)
+
+
+_COLUMNS = [approvals.c[field.name] for field in dataclasses.fields(ApprovedPlan)]
+
+
+def record_approvals(ledger: Ledger, approved: Sequence[ApprovedPlan]) -> None:
+    """Record that these plans are approved."""
+    rows = [dataclasses.asdict(approval) for approval in approved]
+    for row in rows:
+        del row["number"]
+    if rows:
+        with ledger.engine.begin() as connection:
+            connection.execute(insert(approvals), rows)
+
+
+def approval_of(
+    ledger: Ledger,
+    *,
+    dataset: str,
+    prompt_set: str,
+    fingerprint: str,
+    images: int,
+    cost: float | None,
+    now: dt.datetime,
+) -> ApprovedPlan | None:
+    """Return the newest approval under which a plan may buy so much now; None where none is."""
+    query = (
+        select(*_COLUMNS)
+        .where(
+            approvals.c.dataset == dataset,
+            approvals.c.prompt_set == prompt_set,
+            approvals.c.fingerprint == fingerprint,
+            approvals.c.expires_at > now,
+        )
+        .order_by(approvals.c.number.desc())
+    )
+    with ledger.reading() as connection:
+        valid = [ApprovedPlan(**row) for row in connection.execute(query).mappings()]
+    return next((approval for approval in valid if approval.covers(images, cost)), None)
+
+
+def approvals_since(
+    ledger: Ledger, number: int, *, dataset: str, at_most: int
+) -> list[ApprovedPlan]:
+    """Return a dataset's approvals after the one of this number, oldest first."""
+    query = (
+        select(*_COLUMNS)
+        .where(approvals.c.dataset == dataset, approvals.c.number > number)
+        .order_by(approvals.c.number)
+        .limit(at_most)
+    )
+    with ledger.reading() as connection:
+        return [ApprovedPlan(**row) for row in connection.execute(query).mappings()]

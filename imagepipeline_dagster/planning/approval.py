@@ -1,0 +1,176 @@
+"""Whether a purchase waits for a person, and what that person approves."""
+
+from __future__ import annotations
+
+import datetime as dt
+import shlex
+from collections.abc import Sequence
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from imagepipeline_dagster.errors import CorrectableError
+from imagepipeline_dagster.ledger.approvals import ApprovedPlan, approval_of, record_approvals
+from imagepipeline_dagster.ledger.budget import Allowance
+from imagepipeline_dagster.ledger.records import PlanState, plan_state
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.planning.forecast import Forecast
+from imagepipeline_dagster.planning.requests import PlannedRequest, plan_fingerprint
+
+__all__ = [
+    "NOT_APPROVED",
+    "Approval",
+    "ApprovalRefused",
+    "NotApproved",
+    "approve_plans",
+    "why_withheld",
+]
+
+NOT_APPROVED = "not approved"
+"""Begins what is said of each sample that waits for a person."""
+
+
+class NotApproved(CorrectableError):
+    """A purchase waits for a person; says what it would buy, and how it is approved."""
+
+
+class ApprovalRefused(CorrectableError):
+    """The plans cannot be approved as asked; says why."""
+
+
+class Approval(BaseModel):
+    """Which purchases wait until a person approves their plan; the budget limits all of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    required: Literal["never", "above", "always"] = Field(
+        "never",
+        description="`never`: whoever starts the sensors or materializes a set consents. `above`: "
+        "a purchase of more than `images` or `money` waits. `always`: each waits.",
+    )
+    images: int | None = Field(None, description="With `above`: more images than this wait.")
+    money: float | None = Field(
+        None, description="With `above`: a higher price than this waits, in the price's currency."
+    )
+    valid_hours: float = Field(168, description="Hours for which an approval holds.")
+
+    @model_validator(mode="after")
+    def _can_be_meant(self) -> Self:
+        limits = [limit for limit in (self.images, self.money) if limit is not None]
+        if (self.required == "above") != bool(limits):
+            raise ValueError(
+                "approval: `images` or `money` belong to `required: above`, and to no other"
+            )
+        if min(limits, default=0) < 0:
+            raise ValueError("approval: `images` and `money` must not be negative")
+        if self.valid_hours <= 0:
+            raise ValueError("approval: `valid_hours` must be positive")
+        return self
+
+    def is_needed(self, images: int, cost: float | None) -> bool:
+        """Tell whether a purchase of so many images, at this cost, waits for a person.
+
+        A limit of money holds back what has no known price.
+        """
+        if not images or self.required == "never":
+            return False
+        if self.required == "always":
+            return True
+        too_many = self.images is not None and images > self.images
+        too_dear = self.money is not None and (cost is None or cost > self.money)
+        return too_many or too_dear
+
+
+def why_withheld(
+    plan: Sequence[PlannedRequest],
+    approval: Approval,
+    *,
+    prompt_set: str,
+    dataset: str,
+    ledger: Ledger,
+    allowance: Allowance,
+    now: dt.datetime,
+) -> NotApproved | None:
+    """Return why a plan must not be bought yet; None where nothing of it waits for a person.
+
+    What is to buy is what the ledger says now, not what it said when the plan was made.
+    """
+    if approval.required == "never":
+        return None
+    calls = {call.request_key: call for call in plan}
+    entries = ledger.entries(calls)
+    images = sum(
+        call.samples
+        for key, call in calls.items()
+        if plan_state(entries.get(key)) is PlanState.TO_BUY
+    )
+    cost = allowance.cost(images)
+    if not approval.is_needed(images, cost):
+        return None
+    given = approval_of(
+        ledger,
+        dataset=dataset,
+        prompt_set=prompt_set,
+        fingerprint=plan_fingerprint(plan),
+        images=images,
+        cost=cost,
+        now=now,
+    )
+    if given is not None:
+        return None
+    counted = "1 image" if images == 1 else f"{images:,} images"
+    price = "" if cost is None else f", for {allowance.price_text(images)},"
+    waits = "waits" if images == 1 else "wait"
+    return NotApproved(
+        f"{NOT_APPROVED}: {counted}{price} {waits} for a person: "
+        f"`imagepipeline-dagster approve {shlex.quote(prompt_set)}`, or the job approve_plan"
+    )
+
+
+def approve_plans(
+    forecast: Forecast,
+    *,
+    up_to: float | None,
+    who: str,
+    why: str,
+    dataset: str,
+    ledger: Ledger,
+    allowance: Allowance,
+    valid_hours: float,
+    now: dt.datetime,
+) -> list[ApprovedPlan]:
+    """Approve what the plans of these sets would buy now, and return the approvals.
+
+    Sets that would buy nothing are left out. `up_to` is the most that all of them together may
+    cost; it is in images where no price is known.
+
+    Raises:
+        ApprovalRefused: they would cost more, or nobody and no reason is named.
+    """
+    if not (who.strip() and why.strip()):
+        raise ApprovalRefused("An approval says who gives it, and why: neither may be blank.")
+    images = forecast.total.to_buy
+    cost = allowance.cost(images)
+    asked = images if cost is None else cost
+    if up_to is not None and asked > up_to:
+        shown = allowance.price_text(images) or f"{images:,} images"
+        raise ApprovalRefused(
+            f"The plans would buy for {shown}, more than {up_to:,g}: nothing is approved."
+        )
+    approved = [
+        ApprovedPlan(
+            dataset=dataset,
+            prompt_set=planned.name,
+            fingerprint=planned.fingerprint,
+            max_images=planned.to_buy,
+            max_money=allowance.cost(planned.to_buy),
+            who=who,
+            why=why,
+            approved_at=now,
+            expires_at=now + dt.timedelta(hours=valid_hours),
+        )
+        for planned in forecast.sets
+        if planned.to_buy
+    ]
+    record_approvals(ledger, approved)
+    return approved

@@ -1,0 +1,83 @@
+"""`approve` and `sets sync` on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+
+from tests.cli.shop import Shop
+
+
+def approvals(shop: Shop) -> list[tuple[str, int, str]]:
+    """Return set, images and who of each approval."""
+    engine = sa.create_engine(shop.buyer.ledger_url)
+    with engine.connect() as connection:
+        rows = connection.execute(
+            sa.text("SELECT prompt_set, max_images, who FROM ledger_approvals ORDER BY number")
+        )
+        found = [(row[0], row[1], row[2]) for row in rows]
+    engine.dispose()
+    return found
+
+
+def test_approve_records_who_and_how_much(shop: Shop) -> None:
+    """Each set that would buy something is approved for just that, by the one who is named."""
+    shop.add("a", samples=2)
+    shop.add("b", prompt_set="autumn")
+    shop.buy("autumn")
+
+    output = shop.run("approve", "--all", "--up-to", "2", "--who", "ana", "--why", "spring sale")
+
+    assert approvals(shop) == [("spring", 2, "ana")]
+    assert "spring: 2 images, until 20" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "Name prompt sets, or give --all"),
+        (("spring", "--all"), "Name prompt sets, or give --all"),
+        (("winter",), "has no set 'winter'"),
+        (("spring", "--up-to", "1"), "more than 1: nothing is approved"),
+        (("spring", "--why", " "), "neither may be blank"),
+    ],
+)
+def test_approve_refuses_what_cannot_be_meant(
+    shop: Shop, arguments: tuple[str, ...], words: str
+) -> None:
+    """A refusal says why, and nothing is approved."""
+    shop.add("a", samples=2)
+    assert words in " ".join(shop.run("approve", *arguments, ok=False).split())
+
+
+def test_a_real_key_without_a_budget_is_said(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan on a real key says that no budget limits it; on the emulator it does not."""
+    shop.add("a")
+    assert "No budget" not in shop.run("plan")
+    monkeypatch.setenv("IMAGEPIPELINE_API_KEY", "sk-test")
+    assert "No budget limits what is spent." in shop.run("plan")
+
+
+def test_sets_sync_brings_the_partitions_in_step(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Partitions come and go with the table's sets in the instance of DAGSTER_HOME."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    shop.add("a")
+
+    assert shop.run("sets", "sync") == "+ spring\n"
+    assert "in step" in shop.run("sets", "sync")
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        assert instance.get_dynamic_partitions("prompt_set") == ["spring"]
+
+
+def test_sets_sync_needs_an_instance(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without DAGSTER_HOME the message says what to set."""
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    assert "set it to the one" in " ".join(shop.run("sets", "sync", ok=False).split())

@@ -1,0 +1,100 @@
+"""Which purchases wait for a person, and which approvals let them go."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+
+import pytest
+from pydantic import ValidationError
+
+from imagepipeline_dagster.ledger.approvals import ApprovedPlan, approval_of, record_approvals
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.planning.approval import Approval
+
+NOW = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)
+GIVEN = ApprovedPlan(
+    dataset="images",
+    prompt_set="spring",
+    fingerprint="plan-1",
+    max_images=10,
+    max_money=5.0,
+    who="ana",
+    why="the catalogue",
+    approved_at=NOW,
+    expires_at=NOW + dt.timedelta(days=1),
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "images", "cost", "waits"),
+    [
+        ({}, 10_000, None, False),
+        ({"required": "always"}, 1, None, True),
+        ({"required": "always"}, 0, None, False),
+        ({"required": "above", "images": 10}, 10, None, False),
+        ({"required": "above", "images": 10}, 11, None, True),
+        ({"required": "above", "money": 5}, 100, 5.0, False),
+        ({"required": "above", "money": 5}, 100, 5.01, True),
+        # Without a price nobody knows that it is little.
+        ({"required": "above", "money": 5}, 1, None, True),
+        ({"required": "above", "images": 10, "money": 5}, 11, 1.0, True),
+    ],
+)
+def test_what_waits(
+    options: dict[str, object], images: int, cost: float | None, *, waits: bool
+) -> None:
+    """A purchase waits by what the dataset says, and one that buys nothing never does."""
+    assert Approval.model_validate(options).is_needed(images, cost) is waits
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"required": "above"},
+        {"required": "always", "images": 5},
+        {"images": 5},
+        {"required": "above", "images": -1},
+        {"required": "above", "money": float("nan")},
+        {"required": "sometimes"},
+        {"valid_hours": 0},
+        {"valid_hours": 1, "until": "noon"},
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(options: dict[str, object]) -> None:
+    """A limit without its rule, a rule without its limit, and words of no meaning are refused."""
+    with pytest.raises(ValidationError):
+        Approval.model_validate(options)
+
+
+@pytest.mark.parametrize(
+    ("change", "covers"),
+    [
+        ({}, True),
+        ({"fingerprint": "plan-2"}, False),
+        ({"prompt_set": "summer"}, False),
+        ({"dataset": "others"}, False),
+        ({"images": 11}, False),
+        ({"cost": 5.01}, False),
+        ({"cost": None}, False),
+        ({"now": NOW + dt.timedelta(days=2)}, False),
+    ],
+)
+def test_an_approval_is_for_one_plan_its_price_and_its_time(
+    ledger: Ledger, change: dict[str, object], *, covers: bool
+) -> None:
+    """Another plan, a higher price and a later day each need another approval."""
+    record_approvals(ledger, [GIVEN])
+    asked: dict[str, object] = {
+        "dataset": "images",
+        "prompt_set": "spring",
+        "fingerprint": "plan-1",
+        "images": 10,
+        "cost": 5.0,
+        "now": NOW,
+        **change,
+    }
+
+    found = approval_of(ledger, **asked)  # type: ignore[arg-type]
+
+    assert found == (dataclasses.replace(GIVEN, number=1) if covers else None)
