@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.ledger.budget import Budget
     from imagepipeline_dagster.moderation.policy import ModerationPolicy
     from imagepipeline_dagster.planning.prompts import GenerationDefaults
+    from imagepipeline_dagster.release.dataset_release import DatasetRelease, latest_release
     from imagepipeline_dagster.resources import (
         GeneratedPictures,
         ImagePipelineResource,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Budget",
+    "DatasetRelease",
     "GeneratedPictures",
     "GenerationDefaults",
     "ImageDataset",
@@ -53,11 +55,13 @@ __all__ = [
     "TableMapping",
     "TablesResource",
     "build_definitions",
+    "latest_release",
     "resources_from_environment",
 ]
 
 _HOMES = {
     "Budget": "ledger.budget",
+    "DatasetRelease": "release.dataset_release",
     "GeneratedPictures": "resources",
     "GenerationDefaults": "planning.prompts",
     "ImageDataset": "defs",
@@ -70,6 +74,7 @@ _HOMES = {
     "TableMapping": "tables.schema",
     "TablesResource": "resources",
     "build_definitions": "defs",
+    "latest_release": "release.dataset_release",
     "resources_from_environment": "environment",
 }
 

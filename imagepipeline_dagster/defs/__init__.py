@@ -18,7 +18,11 @@ import dagster as dg
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.generated_images import build_generated_images
 from imagepipeline_dagster.defs.generation_requests import build_generation_requests
-from imagepipeline_dagster.defs.image_dataset import build_image_dataset
+from imagepipeline_dagster.defs.image_dataset import (
+    RELEASE_IO_MANAGER,
+    build_image_dataset,
+    release_io_manager,
+)
 from imagepipeline_dagster.defs.moderated_images import build_moderated_images
 from imagepipeline_dagster.defs.moderation_sensor import build_moderation_overrides
 from imagepipeline_dagster.defs.plans import build_plan_jobs, build_purchase_of_approved
@@ -94,5 +98,8 @@ def build_definitions(
             *moderation_sensors,
         ],
         schedules=build_schedules(dataset, job, release_job, status=schedule_status),
-        resources=dict(resources),
+        resources={
+            **resources,
+            dataset.named(RELEASE_IO_MANAGER): release_io_manager(dataset),
+        },
     )

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -12,32 +12,58 @@ from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import (
     column_schema,
     contact_sheet_of,
-    found_table,
     markdown_table,
     seconds_since,
 )
 from imagepipeline_dagster.moderation.checks import objections
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
-from imagepipeline_dagster.release.publish import NothingToRelease, latest_release, publish
-from imagepipeline_dagster.release.shards import fingerprint, shard_schema
-from imagepipeline_dagster.resources import StorageResource
+from imagepipeline_dagster.planning.prompts import Prompt
+from imagepipeline_dagster.release.card import Release
+from imagepipeline_dagster.release.dataset_release import DatasetRelease, latest_release
+from imagepipeline_dagster.release.publish import NothingToRelease, publish
+from imagepipeline_dagster.release.readiness import ready_sets
+from imagepipeline_dagster.release.shards import shard_schema
+from imagepipeline_dagster.resources import LedgerResource, StorageResource, TablesResource
 from imagepipeline_dagster.rows import rows_of
 
-__all__ = ["build_image_dataset"]
+__all__ = ["RELEASE_IO_MANAGER", "build_image_dataset", "release_io_manager"]
 
-_PROBLEMS_SHOWN = 20
+RELEASE_IO_MANAGER = "release_io_manager"
+"""The resource that hands a release on, before its dataset's prefix."""
+
+_SHOWN = 20
 # Beside a contact sheet there is no room for every set of a large dataset.
 _COUNTS_BYTES = 4_000
+_LEFT_OUT_BYTES = 2_000
 
 
 def build_image_dataset(dataset: ImageDataset) -> list[Any]:
-    """Return the asset and its checks."""
+    """Return the asset. Its checks are part of it: they are about the very rows that it judged."""
     key = dataset.key("image_dataset")
-    ins = {"moderated_images": dg.AssetIn(dataset.key("moderated_images"))}
 
     @dg.asset(
         key=key,
-        ins=ins,
+        ins={name: dg.AssetIn(dataset.key(name)) for name in ("prompt_sets", "moderated_images")},
+        check_specs=[
+            dg.AssetCheckSpec(
+                "nothing_unchecked",
+                asset=key,
+                blocking=True,
+                description="Every released image was checked for safety, or a person decided.",
+            ),
+            dg.AssetCheckSpec(
+                "only_kept_is_released",
+                asset=key,
+                blocking=True,
+                description="The release holds the images kept by today's rules, and no others.",
+            ),
+            dg.AssetCheckSpec(
+                "every_set_is_released",
+                asset=key,
+                description="No set and no picture had to be left out.",
+            ),
+        ],
+        io_manager_key=dataset.named(RELEASE_IO_MANAGER),
         group_name=dataset.named("image_dataset"),
         kinds={"parquet", "huggingface"},
         description="The release: the kept images of all prompt sets with their lineage, as an "
@@ -45,25 +71,44 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
     )
     def image_dataset(
         context: dg.AssetExecutionContext,
+        prompt_sets: dict[str, pd.DataFrame],
         moderated_images: dict[str, pd.DataFrame],
         storage: StorageResource,
-    ) -> dg.MaterializeResult[Any]:
+        ledger: LedgerResource,
+        tables: TablesResource,
+    ) -> Iterator[dg.MaterializeResult[DatasetRelease]]:
         started = time.monotonic()
-        images = _images(moderated_images)
-        kept = [image for image in images if image.verdict == Verdict.KEPT]
+        with ledger.open() as opened, tables.open(dataset.prompts, dataset.embeddings) as source:
+            ready = ready_sets(
+                _by_set(moderated_images, ModeratedImage),
+                prompts=_by_set(prompt_sets, Prompt),
+                present=source.prompt_ids(),
+                keep_removed=dataset.on_removed == "keep",
+                dataset=dataset.name,
+                policy=dataset.moderation,
+                overrides=tables.overrides(dataset.overrides),
+                ledger=opened,
+                storage=storage.open(),
+            )
         try:
             release = publish(
                 storage.open(),
                 name=dataset.title,
-                images=images,
+                images=ready.images,
                 run_id=context.run.run_id,
                 created_at=dt.datetime.now(dt.UTC),
                 folder=dataset.releases,
+                left_out=ready.left_out,
             )
         except NothingToRelease as error:
             raise dg.Failure(str(error), allow_retries=False) from error
-        return dg.MaterializeResult(
+        for sentence in release.left_out[:_SHOWN]:
+            context.log.warning(f"Left out: {sentence}")  # noqa: G004 - Dagster's own is no format
+        kept = [image for image in ready.images if image.verdict == Verdict.KEPT]
+        yield dg.MaterializeResult(
+            value=DatasetRelease(release, storage.open()),
             data_version=dg.DataVersion(release.fingerprint),
+            check_results=_check_results(release, kept),
             metadata={
                 "dagster/uri": f"{storage.open().uri}/{release.path}",
                 "dagster/row_count": release.counts.kept,
@@ -72,6 +117,8 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
                 "version": release.version,
                 "new_version": release.created,
                 "emulated": bool(release.emulated),
+                "judged_anew": len(ready.judged_anew),
+                **_left_out(release),
                 "prompt_sets": dg.MetadataValue.md(
                     markdown_table(
                         ["prompt set", "requested", "kept", "rejected", "quarantined"],
@@ -86,46 +133,67 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
             },
         )
 
-    @dg.asset_check(
-        asset=key,
-        additional_ins=ins,
-        name="nothing_unchecked",
-        blocking=True,
-        description="Every released image was checked for safety, or a person decided.",
-    )
-    def nothing_unchecked(moderated_images: dict[str, pd.DataFrame]) -> dg.AssetCheckResult:
-        kept = [image for image in _images(moderated_images) if image.verdict == Verdict.KEPT]
-        unchecked = objections(kept)
-        return dg.AssetCheckResult(
+    return [image_dataset]
+
+
+def _by_set(tables: Mapping[str, pd.DataFrame], row_type: type[Any]) -> dict[str, list[Any]]:
+    """Return the rows of each prompt set, by its name."""
+    sets = (rows_of(table, row_type) for table in tables.values())
+    return {rows[0].prompt_set: rows for rows in sets if rows}
+
+
+def _check_results(release: Release, kept: list[ModeratedImage]) -> list[dg.AssetCheckResult]:
+    unchecked = objections(kept)
+    return [
+        dg.AssetCheckResult(
+            check_name="nothing_unchecked",
             passed=not unchecked,
             description=f"{len(unchecked)} of {len(kept)} images are unchecked",
-            metadata=found_table(
-                "problems", ["problem"], [[p] for p in unchecked[:_PROBLEMS_SHOWN]]
-            ),
-        )
-
-    @dg.asset_check(
-        asset=key,
-        additional_ins=ins,
-        name="only_kept_is_released",
-        blocking=True,
-        description="The newest release holds the kept images, all of them and no others.",
-    )
-    def only_kept_is_released(
-        moderated_images: dict[str, pd.DataFrame], storage: StorageResource
-    ) -> dg.AssetCheckResult:
-        kept = [image for image in _images(moderated_images) if image.verdict == Verdict.KEPT]
-        release = latest_release(storage.open(), dataset.releases)
-        return dg.AssetCheckResult(
-            passed=release is not None and release.fingerprint == fingerprint(kept),
-            description=f"{release.version if release else 'no release'}; {len(kept)} images kept",
-        )
-
-    return [image_dataset, nothing_unchecked, only_kept_is_released]
-
-
-def _images(tables: Mapping[str, pd.DataFrame]) -> list[ModeratedImage]:
-    """Return the rows of all prompt sets, in the order of their names."""
-    return [
-        image for _, table in sorted(tables.items()) for image in rows_of(table, ModeratedImage)
+        ),
+        dg.AssetCheckResult(
+            check_name="only_kept_is_released",
+            passed=release.counts.kept <= len(kept),
+            description=f"{release.version}: {release.counts.kept} of {len(kept)} images kept",
+        ),
+        dg.AssetCheckResult(
+            check_name="every_set_is_released",
+            passed=not release.left_out,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"sets or pictures that are left out: {len(release.left_out)}",
+            metadata=_left_out(release),
+        ),
     ]
+
+
+def _left_out(release: Release) -> dict[str, dg.MarkdownMetadataValue]:
+    if not release.left_out:
+        return {}
+    sentences = [[sentence] for sentence in release.left_out]
+    table = markdown_table(["left out"], sentences, most_bytes=_LEFT_OUT_BYTES)
+    return {"left_out": dg.MetadataValue.md(table)}
+
+
+class _Releases(dg.IOManager):
+    """Hands the newest release on; with its manifest it is stored already."""
+
+    def __init__(self, dataset: ImageDataset, storage: StorageResource) -> None:
+        self._dataset = dataset
+        self._storage = storage
+
+    def handle_output(self, context: dg.OutputContext, obj: DatasetRelease) -> None:
+        """Store nothing."""
+
+    def load_input(self, context: dg.InputContext) -> DatasetRelease:
+        """Return the newest release."""
+        del context  # there is one dataset
+        return latest_release(self._storage.open(), folder=self._dataset.releases)
+
+
+def release_io_manager(dataset: ImageDataset) -> dg.IOManagerDefinition:
+    """Return what hands the release to downstream assets, as a `DatasetRelease`."""
+
+    @dg.io_manager(required_resource_keys={"storage"})
+    def releases(context: dg.InitResourceContext) -> _Releases:
+        return _Releases(dataset, context.resources.storage)
+
+    return releases

@@ -8,10 +8,12 @@ import pandas as pd
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import contact_sheet_of, found_table
 from imagepipeline_dagster.moderation.checks import (
+    FEW,
     disagreements,
     judged_pictures,
     objections,
     repetitions,
+    too_many_are_rejected,
 )
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
 from imagepipeline_dagster.resources import StorageResource
@@ -20,8 +22,6 @@ from imagepipeline_dagster.rows import rows_of
 __all__ = ["build_moderation_checks"]
 
 _ROWS_SHOWN = 20
-# Among fewer judged samples some flags are a large share, and no sign of anything.
-_FEW = 20
 
 
 def build_moderation_checks(dataset: ImageDataset) -> list[Any]:
@@ -53,14 +53,15 @@ def build_moderation_checks(dataset: ImageDataset) -> list[Any]:
         partitions_def=partitions,
         blocking=True,
         description="No larger share is rejected for what it shows than the policy allows. More is "
-        f"a sign that the model or the prompts went wrong. Sets of fewer than {_FEW} always pass.",
+        f"a sign that the model or the prompts went wrong. Sets of fewer than {FEW} always pass.",
     )
     def few_are_rejected(moderated_images: pd.DataFrame) -> dg.AssetCheckResult:
         images = rows_of(moderated_images, ModeratedImage)
         judged, rejected = judged_pictures(images)
-        limit = dataset.moderation.rules_for(images[0].prompt_set).max_rejected_share
+        rules = dataset.moderation.rules_for(images[0].prompt_set)
+        limit = rules.max_rejected_share
         return dg.AssetCheckResult(
-            passed=judged < _FEW or rejected <= limit * judged,
+            passed=not too_many_are_rejected(images, rules),
             description=f"{rejected} of {judged} judged samples are rejected; "
             f"the policy allows {limit:.0%}",
             metadata={"judged": judged, "rejected": rejected, "limit": limit},

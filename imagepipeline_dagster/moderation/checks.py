@@ -15,7 +15,18 @@ from imagepipeline_dagster.moderation.verdicts import (
 )
 from imagepipeline_dagster.purchase.images import GeneratedImage
 
-__all__ = ["accounting_problems", "disagreements", "judged_pictures", "objections", "repetitions"]
+__all__ = [
+    "FEW",
+    "accounting_problems",
+    "disagreements",
+    "judged_pictures",
+    "objections",
+    "repetitions",
+    "too_many_are_rejected",
+]
+
+FEW = 20
+"""Among fewer judged samples some flags are a large share, and no sign of anything."""
 
 
 _ABOUT_CONTENT = frozenset(
@@ -44,6 +55,12 @@ def judged_pictures(images: Sequence[ModeratedImage]) -> tuple[int, int]:
         if image.verdict == "rejected" and image.moderation_reason != ModerationReason.DUPLICATE
     ]
     return len(judged), len(rejected)
+
+
+def too_many_are_rejected(images: Sequence[ModeratedImage], rules: Rules) -> bool:
+    """Tell whether a larger share is rejected for what it shows than the rules allow."""
+    judged, rejected = judged_pictures(images)
+    return judged >= FEW and rejected > rules.max_rejected_share * judged
 
 
 def disagreements(

@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Table, and_, select
 
+from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.requests import Ledger, upsert
 from imagepipeline_dagster.ledger.schema import perceptual_hashes, scores
 from imagepipeline_dagster.moderation.classifier import Classifier
@@ -35,8 +36,8 @@ _BATCH_BYTES = 64 * 2**20
 _READERS = 8
 
 
-class ScoreInvalid(ValueError):
-    """A classifier answered what is no score; names it. Nothing is judged by such an answer."""
+class ScoreInvalid(CorrectableError, ValueError):
+    """A classifier failed, or answered what is no score; names it. Nothing is judged by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,11 @@ def scores_of(
 
 def _scored(classifier: Classifier, pictures: Mapping[str, bytes]) -> dict[str, float]:
     """Return the scores of a batch by SHA-256, each of them checked."""
-    answers = list(classifier.score(list(pictures.values())))
     name = f"{type(classifier).__module__}:{type(classifier).__qualname__}"
+    try:
+        answers = list(classifier.score(list(pictures.values())))
+    except Exception as error:
+        raise ScoreInvalid(f"The classifier {name} failed: {error}") from error
     if len(answers) != len(pictures):
         raise ScoreInvalid(
             f"The classifier {name} gave {len(answers)} scores for {len(pictures)} pictures."

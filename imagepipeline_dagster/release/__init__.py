@@ -2,5 +2,8 @@
 
 - `shards`: images and lineage as Parquet files that Hugging Face `datasets` reads as they are.
 - `card`: what a release says of itself, to programs (`manifest.json`) and people (`README.md`).
+- `readiness`: the sets that a release may take, judged by today's rules.
 - `publish`: a new version where the content changed, whole or not at all.
+- `scratch`: the folder for unfinished files.
+- `dataset_release`: a release as its users have it.
 """

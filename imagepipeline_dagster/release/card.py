@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import islice
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, AwareDatetime, BaseModel, ConfigDict, Field
 
 from imagepipeline_dagster.markup import template
 from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage
@@ -18,7 +18,7 @@ from imagepipeline_dagster.previews import Tile, contact_sheet
 from imagepipeline_dagster.release.shards import FORMAT_VERSION, shard_schema
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumbnail_path
 
-__all__ = ["CONTACT_SHEET", "Release", "Shard", "card", "examples_sheet", "pick_examples"]
+__all__ = ["CONTACT_SHEET", "Release", "ReleaseFile", "card", "examples_sheet", "pick_examples"]
 
 CONTACT_SHEET = "contact_sheet.webp"
 """Name of the contact sheet, beside the card."""
@@ -33,13 +33,13 @@ class _Manifest(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Shard(_Manifest):
-    """One Parquet file of a release."""
+class ReleaseFile(_Manifest):
+    """One file of a release."""
 
     path: str = Field(description="Where it is, below the release's folder")
     sha256: str = Field(description="SHA-256 of the file")
     size: int = Field(description="Size in bytes")
-    rows: int = Field(description="Images in it")
+    rows: int | None = Field(default=None, description="Images in it, for a Parquet file")
 
 
 class Release(_Manifest):
@@ -57,7 +57,14 @@ class Release(_Manifest):
     emulated: int = Field(description="How many of the images the emulator drew")
     counts: Counts = Field(description="What became of the samples; those kept are in here")
     prompt_sets: Mapping[str, Counts] = Field(description="The same, by prompt set")
-    shards: tuple[Shard, ...] = Field(description="The Parquet files")
+    left_out: tuple[str, ...] = Field(
+        default=(), description="Sets and pictures that are not in it though they exist, and why"
+    )
+    files: tuple[ReleaseFile, ...] = Field(
+        # The first manifests listed the Parquet files alone.
+        validation_alias=AliasChoices("files", "shards"),
+        description="Every file but this manifest",
+    )
     format_version: int = Field(default=FORMAT_VERSION, description="Version of their columns")
     tool: str = Field(
         default_factory=lambda: f"imagepipeline-dagster {version('imagepipeline-dagster')}",
@@ -68,6 +75,11 @@ class Release(_Manifest):
         exclude=True,
         description="Made by this very call; not in the manifest",
     )
+
+    @property
+    def shards(self) -> tuple[ReleaseFile, ...]:
+        """The Parquet files."""
+        return tuple(file for file in self.files if file.rows is not None)
 
 
 def pick_examples(kept: Sequence[ModeratedImage]) -> list[ModeratedImage]:
@@ -98,6 +110,8 @@ def card(release: Release, examples: Sequence[ModeratedImage]) -> str:
         contact_sheet=CONTACT_SHEET,
         listed_sets=list(islice(release.prompt_sets.items(), _LISTED_SETS)),
         further_sets=max(0, len(release.prompt_sets) - _LISTED_SETS),
+        left_out=release.left_out[:_LISTED_SETS],
+        further_left_out=max(0, len(release.left_out) - _LISTED_SETS),
         examples=examples[:: len(examples) // _EXAMPLE_ROWS or 1][:_EXAMPLE_ROWS],
         columns=list(_columns()),
     )

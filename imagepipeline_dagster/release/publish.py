@@ -5,6 +5,7 @@
     releases/v0002/README.md             the card
     releases/v0002/contact_sheet.webp
     releases/v0002/manifest.json         written last: with it the version exists
+    releases/latest                      the newest version's name, for plain tools
 
 A publisher takes a number by a claim of its own under it, where no other claim is. Of several at
 most one finds itself alone, and no number is ever taken again. So a folder has one writer in all
@@ -15,6 +16,7 @@ Numbers say what is newer, not how many versions there are.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 import secrets
@@ -22,8 +24,6 @@ import time
 import uuid
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.errors import CorrectableError
@@ -32,13 +32,15 @@ from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage, Ve
 from imagepipeline_dagster.release.card import (
     CONTACT_SHEET,
     Release,
-    Shard,
+    ReleaseFile,
     card,
     examples_sheet,
     pick_examples,
 )
+from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.release.shards import (
     SHARD_BYTES,
+    LostImage,
     fingerprint,
     split_into_shards,
     write_shard,
@@ -49,7 +51,7 @@ __all__ = [
     "NothingToRelease",
     "Release",
     "UnmoderatedImage",
-    "latest_release",
+    "latest_manifest",
     "publish",
     "release_counts",
 ]
@@ -61,19 +63,20 @@ _LONGEST_PAUSE_MS = 200  # between two tries of publishers that met
 class NothingToRelease(CorrectableError):
     """No image was kept; `counts` tells what became of the samples."""
 
-    def __init__(self, counts: Counts) -> None:
+    def __init__(self, counts: Counts, left_out: Sequence[str] = ()) -> None:
         self.counts = counts
         why = ", ".join(f"{number} {reason}" for reason, number in counts.by_reason.items())
-        super().__init__(
+        told = (
             f"None of {counts.requested} samples was kept ({why}), so there is nothing to release."
             " Materialize moderated_images for a prompt set whose images are there and checked."
             if counts.requested
             else "There are no samples at all, so there is nothing to release: materialize "
             "moderated_images for a prompt set first."
         )
+        super().__init__("\n".join([told, *(f"Left out: {sentence}" for sentence in left_out)]))
 
 
-class UnmoderatedImage(ValueError):
+class UnmoderatedImage(CorrectableError, ValueError):
     """An image must not be released; `objections` has a sentence for each such row."""
 
     def __init__(self, objections: Sequence[str]) -> None:
@@ -90,8 +93,8 @@ def release_counts(rows: Iterable[ModeratedImage]) -> dict[str, Counts]:
     return {name: summarise(by_set[name]) for name in sorted(by_set)}
 
 
-def latest_release(storage: Storage, folder: str = "releases") -> Release | None:
-    """Return the release with the highest number in `folder`, None where there is none yet."""
+def latest_manifest(storage: Storage, folder: str = "releases") -> Release | None:
+    """Return the manifest of the release with the highest number, None where there is none yet."""
     manifest = re.compile(rf"{re.escape(folder)}/v(\d+)/manifest\.json")
     found = [match for path in storage.list(folder) if (match := manifest.fullmatch(path))]
     if not found:
@@ -108,11 +111,13 @@ def publish(
     run_id: str,
     created_at: datetime,
     folder: str = "releases",
+    left_out: Sequence[str] = (),
     bytes_per_shard: int = SHARD_BYTES,
 ) -> Release:
     """Write the kept images as the dataset's next version, unless the latest one has just them.
 
-    The rows that were not kept are counted in the card and the manifest, and are not released.
+    The rows that were not kept are counted in the card and the manifest, and are not released. A
+    picture whose bytes are gone or changed is left out and named, and stops no other.
 
     Args:
         storage: where the images are, and where the release goes.
@@ -121,6 +126,7 @@ def publish(
         run_id: the Dagster run.
         created_at: now, with a time zone.
         folder: where the dataset's versions are; another dataset needs another folder.
+        left_out: what is not among the images though it exists, a sentence each.
         bytes_per_shard: images of a Parquet file, in bytes; also the temporary disk space needed.
 
     Returns:
@@ -129,53 +135,93 @@ def publish(
     Raises:
         NothingToRelease: when no image is kept.
         UnmoderatedImage: when a row is kept that must not be.
-        ImageCorrupt: when stored bytes are not those that were bought.
-        ObjectMissing: when stored bytes are gone.
     """
     rows = list(images)
     # The order makes the same content the same bytes.
     kept = sorted((row for row in rows if row.verdict == Verdict.KEPT), key=_place_in_release)
     if problems := objections(kept):
         raise UnmoderatedImage(problems)
-    counts = summarise(rows)
     if not kept:
-        raise NothingToRelease(counts)
-    content = fingerprint(kept)
-    latest = latest_release(storage, folder)
-    if latest and latest.fingerprint == content:
-        return latest
+        raise NothingToRelease(summarise(rows), left_out)
+    latest = latest_manifest(storage, folder)
+    if latest and latest.fingerprint == fingerprint(kept):
+        return _unchanged(storage, folder, latest, left_out)
 
     version = _claim(storage, folder, run_id=run_id, created_at=created_at)
     path = f"{folder}/{version}"
     try:
+        shards, lost = _write_shards(storage, path, kept, bytes_per_shard=bytes_per_shard)
+        rows = _with_losses(rows, lost)
+        kept = [row for row in kept if row not in {loss.row for loss in lost}]
+        left_out = [*left_out, *map(_told, lost)]
+        if not kept:
+            raise NothingToRelease(summarise(rows), left_out)
         release = Release(
             name=name,
             version=version,
             path=path,
-            fingerprint=content,
+            fingerprint=fingerprint(kept),
             created_at=created_at,
             run_id=run_id,
             emulated=sum(row.emulated for row in kept),
-            counts=counts,
+            counts=summarise(rows),
             prompt_sets=release_counts(rows),
-            shards=_write_shards(storage, path, kept, bytes_per_shard=bytes_per_shard),
+            left_out=tuple(left_out),
+            files=shards,
         )
         examples = pick_examples(kept)
-        storage.write(f"{path}/{CONTACT_SHEET}", examples_sheet(storage, examples))
-        storage.write(f"{path}/README.md", card(release, examples).encode())
+        others = {
+            CONTACT_SHEET: examples_sheet(storage, examples),
+            "README.md": card(release, examples).encode(),
+        }
+        written = tuple(_write(storage, path, file, data) for file, data in others.items())
+        release = release.model_copy(update={"files": (*shards, *written)})
     except BaseException:
         _discard(storage, path)
         raise
 
     # Writing took a while: somebody may have published, and even the same.
-    latest = latest_release(storage, folder)
-    if latest and latest.fingerprint == content:
+    latest = latest_manifest(storage, folder)
+    if latest and latest.fingerprint == release.fingerprint:
         _discard(storage, path)
-        return latest
+        return _unchanged(storage, folder, latest, left_out)
     release = release.model_copy(update={"previous": latest.version if latest else None})
     # From here on nothing is discarded: a write whose answer was lost may have made the version.
     storage.write(f"{path}/manifest.json", f"{release.model_dump_json(indent=2)}\n".encode())
+    _point_to_latest(storage, folder)
     return release.model_copy(update={"created": True})
+
+
+def _unchanged(storage: Storage, folder: str, latest: Release, left_out: Sequence[str]) -> Release:
+    _point_to_latest(storage, folder)
+    return latest.model_copy(update={"left_out": tuple(left_out)})
+
+
+def _point_to_latest(storage: Storage, folder: str) -> None:
+    """Let `latest` name the newest version; who died before this is made up for by the next."""
+    newest = latest_manifest(storage, folder)
+    if newest:
+        storage.write(f"{folder}/latest", f"{newest.version}\n".encode())
+
+
+def _with_losses(rows: Sequence[ModeratedImage], lost: Sequence[LostImage]) -> list[ModeratedImage]:
+    """Return the rows as they are counted: what was lost is set aside."""
+    gone = {loss.row for loss in lost}
+    return [
+        dataclasses.replace(row, verdict=Verdict.QUARANTINED.value, moderation_reason="lost")
+        if row in gone
+        else row
+        for row in rows
+    ]
+
+
+def _told(lost: LostImage) -> str:
+    return f"{lost.row.prompt_set!r}, prompt {lost.row.prompt_id!r}: {lost.why}."
+
+
+def _write(storage: Storage, path: str, file: str, data: bytes) -> ReleaseFile:
+    storage.write(f"{path}/{file}", data)
+    return ReleaseFile(path=file, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
 
 
 def _place_in_release(row: ModeratedImage) -> tuple[str, str, int, int, str]:
@@ -204,20 +250,25 @@ def _claim(storage: Storage, folder: str, *, run_id: str, created_at: datetime) 
 
 def _write_shards(
     storage: Storage, path: str, kept: Sequence[ModeratedImage], *, bytes_per_shard: int
-) -> tuple[Shard, ...]:
+) -> tuple[tuple[ReleaseFile, ...], list[LostImage]]:
     shards = list(split_into_shards(kept, bytes_per_shard=bytes_per_shard))
-    written = []
-    with TemporaryDirectory(prefix="imagepipeline-release-") as scratch:
+    written: list[ReleaseFile] = []
+    lost: list[LostImage] = []
+    with scratch_folder() as scratch:
         for index, rows in enumerate(shards):
             name = f"data/train-{index:05d}-of-{len(shards):05d}.parquet"
-            file = Path(scratch, "shard.parquet")
-            write_shard(file, rows, storage)
+            file = scratch / "shard.parquet"
+            lost_here = write_shard(file, rows, storage)
+            lost += lost_here
+            if len(lost_here) == len(rows):
+                continue  # a file without a row is of no use to anybody
             with file.open("rb") as opened:
                 sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
             size = file.stat().st_size
             storage.upload(f"{path}/{name}", file)
-            written.append(Shard(path=name, sha256=sha256, size=size, rows=len(rows)))
-    return tuple(written)
+            rows_written = len(rows) - len(lost_here)
+            written.append(ReleaseFile(path=name, sha256=sha256, size=size, rows=rows_written))
+    return tuple(written), lost
 
 
 def _discard(storage: Storage, path: str) -> None:

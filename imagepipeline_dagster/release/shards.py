@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
 
@@ -19,12 +20,12 @@ import pyarrow.parquet as pq
 from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.rows import arrow_schema
-from imagepipeline_dagster.storage.contract import Storage, image_path
+from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
 
 __all__ = [
     "FORMAT_VERSION",
     "SHARD_BYTES",
-    "ImageCorrupt",
+    "LostImage",
     "fingerprint",
     "shard_schema",
     "split_into_shards",
@@ -63,8 +64,12 @@ _CIRCUMSTANCES = frozenset(
 # run fetched it, and whatever else changed in its prompt set.
 
 
-class ImageCorrupt(ValueError):
-    """The stored bytes of an image are not those that were bought; the message names the URI."""
+@dataclass(frozen=True, slots=True)
+class LostImage:
+    """A row whose picture cannot be released: its bytes are gone or changed, as `why` says."""
+
+    row: ModeratedImage
+    why: str
 
 
 @cache
@@ -122,14 +127,13 @@ def split_into_shards(
         yield shard
 
 
-def write_shard(file: Path, rows: Sequence[ModeratedImage], storage: Storage) -> None:
-    """Write the rows with their images to a local Parquet file.
+def write_shard(file: Path, rows: Sequence[ModeratedImage], storage: Storage) -> list[LostImage]:
+    """Write the rows with their images to a local Parquet file; return those that could not be.
 
     Raises:
-        ImageCorrupt: when an image's bytes do not have its SHA-256.
-        ObjectMissing: when an image is not in the storage.
         ValueError: when a row has no image.
     """
+    lost: list[LostImage] = []
     schema = shard_schema()
     lineage = [name for name in schema.names if name != "image"]
     with (
@@ -145,22 +149,31 @@ def write_shard(file: Path, rows: Sequence[ModeratedImage], storage: Storage) ->
         ThreadPoolExecutor(_ROW_GROUP) as readers,
     ):
         for start in range(0, len(rows), _ROW_GROUP):
-            group = rows[start : start + _ROW_GROUP]
+            read = list(readers.map(partial(_image, storage), rows[start : start + _ROW_GROUP]))
+            lost += [image for image in read if isinstance(image, LostImage)]
+            group = [image for image in read if not isinstance(image, LostImage)]
             columns: dict[str, list[object]] = {
-                name: [getattr(row, name) for row in group] for name in lineage
+                name: [getattr(row, name) for row, _ in group] for name in lineage
             }
-            columns["image"] = list(readers.map(partial(_image, storage), group))
+            columns["image"] = [image for _, image in group]
             writer.write_table(pa.table(columns, schema=schema))
+    return lost
 
 
-def _image(storage: Storage, row: ModeratedImage) -> dict[str, object]:
+def _image(
+    storage: Storage, row: ModeratedImage
+) -> tuple[ModeratedImage, dict[str, object]] | LostImage:
     if row.image_sha256 is None or row.format is None:
         raise ValueError(f"{row.prompt_set!r}, prompt {row.prompt_id!r}: there is no image")
     path = image_path(row.image_sha256, row.format)
-    data = storage.read(path)
+    try:
+        data = storage.read(path)
+    except ObjectMissing as error:
+        return LostImage(row, f"{error}: restore it from a backup, or fetch it again")
     if hashlib.sha256(data).hexdigest() != row.image_sha256:
-        raise ImageCorrupt(
+        return LostImage(
+            row,
             f"{storage.uri_of(path)} does not hold the bytes that were bought: their SHA-256 "
-            "differs. Restore it from a backup, or delete it and generate the image again."
+            "differs. Restore it from a backup, or delete it and fetch it again",
         )
-    return {"bytes": data, "path": PurePosixPath(path).name}
+    return row, {"bytes": data, "path": PurePosixPath(path).name}

@@ -104,6 +104,23 @@ class SourceTables:
                 if row.prompt_set in names:
                     yield row
 
+    def prompt_ids(self) -> dict[str, set[str]]:
+        """Return the prompt ids of each prompt set; rows without a set are left out."""
+        ids: dict[str, set[str]] = {}
+        with self.connected() as connection:
+            table = self.prompts_table(connection)
+            prompt_set, prompt_id = table.column("prompt_set"), table.column("prompt_id")
+            query = (
+                sa.select(prompt_set, prompt_id)
+                .select_from(table.clause())
+                .where(prompt_set.is_not(None))
+                .execution_options(yield_per=_CHUNK)
+            )
+            with connection.execute(query) as result:
+                for raw_set, raw_id in result:
+                    ids.setdefault(read_text(raw_set) or "", set()).add(read_text(raw_id) or "")
+        return ids
+
     def unassigned_count(self) -> int:
         """Return the number of rows whose prompt set is null: nothing is made from them."""
         with self.connected() as connection:

@@ -186,6 +186,7 @@ def test_checks_of_the_samples(sampled: Sampled) -> None:
     assert {name: check.passed for name, check in checks_of(sampled.release).items()} == {
         "nothing_unchecked": True,
         "only_kept_is_released": True,
+        "every_set_is_released": True,
     }
 
 

@@ -109,7 +109,7 @@ def test_a_crash_loses_one_batch_at_most(storage: LocalFolder, ledger: Ledger) -
                 raise RuntimeError("the model broke")
             return super().score(pictures)
 
-    with pytest.raises(RuntimeError, match="the model broke"):
+    with pytest.raises(ScoreInvalid, match="the model broke"):
         scores_of(images, Breaking(), ledger=ledger, storage=storage)
     after = Given()
     assert scores_of(images, after, ledger=ledger, storage=storage).computed == 40 - 16

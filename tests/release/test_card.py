@@ -51,7 +51,7 @@ def release_of(rows: list[ModeratedImage], *, name: str = "foxes") -> Release:
         emulated=sum(row.emulated for row in kept),
         counts=summarise(rows),
         prompt_sets=release_counts(rows),
-        shards=(),
+        files=(),
     )
 
 

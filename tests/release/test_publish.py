@@ -5,6 +5,9 @@ import hashlib
 import json
 import os
 import re
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -22,10 +25,10 @@ from imagepipeline_dagster.previews import thumbnail
 from imagepipeline_dagster.release.publish import (
     NothingToRelease,
     UnmoderatedImage,
-    latest_release,
+    latest_manifest,
     release_counts,
 )
-from imagepipeline_dagster.release.shards import ImageCorrupt
+from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.storage.contract import Storage, image_path, thumbnail_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.storage.opening import open_storage
@@ -72,24 +75,28 @@ def test_a_release_has_its_shards_card_sheet_and_manifest(either_home: Storage) 
         "releases/v0001/data/train-00000-of-00001.parquet",
         "releases/v0001/manifest.json",
     ]
-    found = latest_release(either_home)
+    found = latest_manifest(either_home)
     assert found == release.model_copy(update={"created": False})
 
 
-def test_the_manifest_vouches_for_each_shard(storage: LocalFolder) -> None:
-    """Each shard's size, rows and SHA-256 are those of its file, and the counts are there."""
+def test_the_manifest_vouches_for_each_file(storage: LocalFolder) -> None:
+    """Each file's size, rows and SHA-256 are true, no file is missing, and the counts are there."""
     release = publish_rows(
         storage,
         [*(kept_row(storage, number) for number in range(5)), rejected_row(9)],
         bytes_per_shard=2 * len(picture(0)),
     )
     manifest = json.loads(storage.read("releases/v0001/manifest.json"))
-    assert len(manifest["shards"]) == len(release.shards) > 1
-    for shard in manifest["shards"]:
-        data = storage.read(f"releases/v0001/{shard['path']}")
-        assert shard["sha256"] == hashlib.sha256(data).hexdigest()
-        assert shard["size"] == len(data)
-        assert shard["rows"] == pq.read_metadata(BytesIO(data)).num_rows
+    assert len(release.shards) > 1
+    assert {f"releases/v0001/{file['path']}" for file in manifest["files"]} == {
+        *storage.list("releases/v0001")
+    } - {"releases/v0001/manifest.json"}
+    for file in manifest["files"]:
+        data = storage.read(f"releases/v0001/{file['path']}")
+        assert file["sha256"] == hashlib.sha256(data).hexdigest()
+        assert file["size"] == len(data)
+        if file["path"].endswith(".parquet"):
+            assert file["rows"] == pq.read_metadata(BytesIO(data)).num_rows
     assert manifest["counts"] == {
         "requested": 6,
         "kept": 5,
@@ -137,7 +144,7 @@ def test_shards_are_as_large_as_asked(storage: LocalFolder) -> None:
     assert [shard.path for shard in release.shards] == [
         f"data/train-{index:05d}-of-00003.parquet" for index in range(3)
     ]
-    assert sum(shard.rows for shard in release.shards) == 7
+    assert sum(shard.rows or 0 for shard in release.shards) == 7
 
 
 def test_one_image_under_two_prompts_is_two_rows(storage: LocalFolder) -> None:
@@ -196,7 +203,7 @@ def test_versions_beyond_four_digits_are_newer(storage: LocalFolder) -> None:
         manifest = json.loads(storage.read("releases/v0001/manifest.json"))
         data = json.dumps(manifest | {"version": version}).encode()
         storage.write(f"releases/{version}/manifest.json", data)
-    latest = latest_release(storage)
+    latest = latest_manifest(storage)
     assert latest
     assert latest.version == "v10000"
     assert publish_rows(storage, [kept_row(storage, 2)]).version == "v10001"
@@ -208,14 +215,14 @@ def test_datasets_in_folders_of_their_own_do_not_meet(storage: LocalFolder) -> N
     assert publish_rows(storage, rows).path == "releases/v0001"
     assert publish_rows(storage, rows, folder="releases/cats").path == "releases/cats/v0001"
     assert publish_rows(storage, rows).created is False
-    latest = latest_release(storage, "releases/cats")
+    latest = latest_manifest(storage, "releases/cats")
     assert latest
     assert latest.path == "releases/cats/v0001"
 
 
-def test_there_is_no_latest_release_at_first(either_home: Storage) -> None:
+def test_there_is_no_latest_manifest_at_first(either_home: Storage) -> None:
     """An empty storage has no release."""
-    assert latest_release(either_home) is None
+    assert latest_manifest(either_home) is None
 
 
 # What is refused
@@ -324,25 +331,80 @@ def test_a_publisher_that_dies_leaves_no_version(storage: LocalFolder, before: s
     dying = Interrupting(folder_of(storage, "x").parent, before=before, happening=interrupt)
     with pytest.raises(KeyboardInterrupt):
         publish_rows(dying, rows, bytes_per_shard=size)
-    assert latest_release(storage) is None
+    assert latest_manifest(storage) is None
 
     release = publish_rows(storage, rows, bytes_per_shard=size)
     assert release.created
-    assert latest_release(storage) == release.model_copy(update={"created": False})
+    assert latest_manifest(storage) == release.model_copy(update={"created": False})
     assert len(pd.read_parquet(folder_of(storage, f"{release.path}/data"))) == 4
 
 
-def test_a_corrupt_image_stops_the_release(storage: LocalFolder) -> None:
-    """One changed byte in the storage: no version, nothing left over, and the object is named."""
+def test_a_corrupt_image_is_left_out_and_stops_no_other(storage: LocalFolder) -> None:
+    """One changed byte in the storage: the others are released, and card and manifest name it."""
     rows = [kept_row(storage, number) for number in range(4)]
     path = image_path(str(rows[3].image_sha256), "PNG")
     good = storage.read(path)
     storage.write(path, good[:-1] + bytes([good[-1] ^ 1]))
-    with pytest.raises(ImageCorrupt, match=storage.uri_of(path)):
-        publish_rows(storage, rows, bytes_per_shard=1)
-    assert [path for path in storage.list("releases") if "/claims/" not in path] == []
+    release = publish_rows(storage, rows, bytes_per_shard=1)
+    assert (release.counts.kept, release.counts.why_not_kept) == (3, {"lost": 1})
+    [told] = release.left_out
+    assert told.startswith("'spring', prompt 'p003'")
+    assert storage.uri_of(path) in told
+    text = storage.read(f"{release.path}/README.md").decode()
+    assert "## What is left out" in text
+    assert "prompt &#39;p003&#39;" in text
+    # Nothing is to be published anew until the picture is there again.
+    assert publish_rows(storage, rows).version == release.version
     storage.write(path, good)
-    assert publish_rows(storage, rows).created
+    assert publish_rows(storage, rows).counts.kept == 4
+
+
+def test_lost_images_alone_are_nothing_to_release(storage: LocalFolder) -> None:
+    """Where no kept picture is left there is no version, and the error names what was lost."""
+    row = kept_row(storage, 1)
+    storage.delete(image_path(str(row.image_sha256), "PNG"))
+    with pytest.raises(NothingToRelease, match="Left out: 'spring', prompt 'p001'"):
+        publish_rows(storage, [row])
+    assert [path for path in storage.list("releases") if "/claims/" not in path] == []
+
+
+def test_a_plain_tool_can_follow_the_pointer(either_home: Storage) -> None:
+    """`releases/latest` holds the newest version's name, also after a publisher that died."""
+    publish_rows(either_home, [kept_row(either_home, 1)])
+    assert either_home.read("releases/latest") == b"v0001\n"
+    rows = [kept_row(either_home, 2)]
+    publish_rows(either_home, rows)
+    either_home.write("releases/latest", b"v0001\n")
+    publish_rows(either_home, rows)
+    assert either_home.read("releases/latest") == b"v0002\n"
+
+
+def test_a_manifest_of_the_first_format_is_read(storage: LocalFolder) -> None:
+    """A release whose manifest lists its shards alone is still a release."""
+    publish_rows(storage, [kept_row(storage, 1)])
+    manifest = json.loads(storage.read("releases/v0001/manifest.json"))
+    files = manifest.pop("files")
+    manifest["shards"] = [file for file in files if file["rows"]]
+    del manifest["left_out"], manifest["counts"]["why_not_kept"], manifest["counts"]["overridden"]
+    storage.write("releases/v0001/manifest.json", json.dumps(manifest).encode())
+    found = latest_manifest(storage)
+    assert found
+    assert [shard.rows for shard in found.shards] == [1]
+
+
+def test_scratch_of_a_killed_publisher_is_cleared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next publisher removes what a killed one left, and nothing of one that is alive."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    script = "import os, signal\nfrom imagepipeline_dagster.release.scratch import scratch_folder\n"
+    script += "with scratch_folder() as folder:\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(Path.cwd())}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=False)  # noqa: S603
+    assert len(list(tmp_path.iterdir())) == 1
+    with scratch_folder() as first, scratch_folder() as second:
+        assert set(tmp_path.iterdir()) == {first, second}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_publishers_never_mix(storage: LocalFolder) -> None:

@@ -11,13 +11,12 @@ import pytest
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.shards import (
-    ImageCorrupt,
     fingerprint,
     shard_schema,
     split_into_shards,
     write_shard,
 )
-from imagepipeline_dagster.storage.contract import ObjectMissing, image_path
+from imagepipeline_dagster.storage.contract import image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.release.samples import kept_row, picture
 
@@ -113,22 +112,20 @@ def test_the_same_rows_give_the_same_bytes(storage: LocalFolder, tmp_path: Path)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_a_changed_image_is_refused(storage: LocalFolder, tmp_path: Path) -> None:
-    """Bytes that are not those that were bought are refused, and the error names the object."""
-    row = kept_row(storage, 1)
-    path = image_path(str(row.image_sha256), "PNG")
-    storage.write(path, picture(2))
-    with pytest.raises(ImageCorrupt, match=storage.uri_of(path)):
-        write_shard(tmp_path / "s.parquet", [row], storage)
-
-
-def test_a_lost_image_is_refused(storage: LocalFolder, tmp_path: Path) -> None:
-    """An image that is gone is an error that names the object."""
-    row = kept_row(storage, 1)
-    path = image_path(str(row.image_sha256), "PNG")
-    storage.delete(path)
-    with pytest.raises(ObjectMissing, match=storage.uri_of(path)):
-        write_shard(tmp_path / "s.parquet", [row], storage)
+def test_an_image_that_is_gone_or_changed_is_left_out_and_named(
+    storage: LocalFolder, tmp_path: Path
+) -> None:
+    """Bytes that are not those that were bought are no row; the object is named, others stay."""
+    rows = [kept_row(storage, number) for number in range(10)]
+    changed, gone = (image_path(str(rows[n].image_sha256), "PNG") for n in (3, 9))
+    storage.write(changed, picture(2))
+    storage.delete(gone)
+    lost = write_shard(tmp_path / "s.parquet", rows, storage)
+    assert [loss.row.prompt_id for loss in lost] == ["p003", "p009"]
+    assert storage.uri_of(changed) in lost[0].why
+    assert storage.uri_of(gone) in lost[1].why
+    ids = pq.read_table(tmp_path / "s.parquet", columns=["prompt_id"])["prompt_id"].to_pylist()
+    assert ids == [f"p{number:03d}" for number in range(9) if number != 3]
 
 
 def test_a_row_without_an_image_is_refused(storage: LocalFolder, tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""A release as its users have it: where it is, what is in it, and its rows in other libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from imagepipeline_dagster.errors import CorrectableError
+from imagepipeline_dagster.moderation.verdicts import Counts
+from imagepipeline_dagster.release.card import Release
+from imagepipeline_dagster.release.publish import latest_manifest
+from imagepipeline_dagster.storage.contract import Storage
+from imagepipeline_dagster.storage.opening import open_storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["DatasetRelease", "ReleaseMissing", "latest_release"]
+
+
+class ReleaseMissing(CorrectableError, LookupError):
+    """There is no release; the message says where it was looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRelease:
+    """One version of a dataset, on its storage; `manifest` is all that it says of itself."""
+
+    manifest: Release
+    storage: Storage
+
+    @property
+    def version(self) -> str:
+        """The version, as v0003."""
+        return self.manifest.version
+
+    @property
+    def counts(self) -> Counts:
+        """What became of the samples; those kept are in the release."""
+        return self.manifest.counts
+
+    @property
+    def uri(self) -> str:
+        """The URI of its folder."""
+        return f"{self.storage.uri}/{self.manifest.path}"
+
+    @property
+    def path(self) -> str:
+        """Its folder as a local path; in a bucket, the folder below the storage."""
+        url = urlsplit(self.uri)
+        return url2pathname(url.path) if url.scheme == "file" else self.manifest.path
+
+    def files(self) -> list[str]:
+        """Return the URI of every file that the manifest lists."""
+        return [f"{self.uri}/{file.path}" for file in self.manifest.files]
+
+    def as_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows as an Arrow table; without the column `image` they take little memory."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        names = None if columns is None else list(columns)
+        return pa.concat_tables(
+            pq.read_table(shard, columns=names, partitioning=None) for shard in self._shards()
+        )
+
+    def as_hf_dataset(self) -> Any:  # noqa: ANN401 - `datasets` has no types
+        """Return the rows as a Hugging Face `datasets.Dataset`; its column `image` is a picture.
+
+        Raises:
+            ModuleNotFoundError: `datasets` is not installed.
+        """
+        from datasets import Dataset  # type: ignore[import-untyped] # it has no types
+
+        return Dataset(self.as_arrow())
+
+    def _shards(self) -> list[Path | BytesIO]:
+        is_local = urlsplit(self.uri).scheme == "file"
+        return [
+            Path(self.path, shard.path)
+            if is_local
+            else BytesIO(self.storage.read(f"{self.manifest.path}/{shard.path}"))
+            for shard in self.manifest.shards
+        ]
+
+
+def latest_release(storage: Storage | str, *, folder: str = "releases") -> DatasetRelease:
+    """Return a dataset's newest release.
+
+    Args:
+        storage: where it is: a folder, `s3://bucket/prefix`, or an opened storage.
+        folder: the dataset's releases on it; a dataset with a key prefix has `prefix/releases`.
+
+    Raises:
+        ReleaseMissing: there is none.
+    """
+    opened = open_storage(storage) if isinstance(storage, str) else storage
+    manifest = latest_manifest(opened, folder)
+    if manifest is None:
+        raise ReleaseMissing(f"There is no release at {opened.uri}/{folder}: materialize one first")
+    return DatasetRelease(manifest, opened)

@@ -1,0 +1,119 @@
+"""Which prompt sets a release may take as they are now, and why the others are left out.
+
+A stored verdict may be older than the policy, a person's decision, or the prompts table. So each
+set is compared with all three, and judged anew where they differ, which costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from imagepipeline_dagster.errors import CorrectableError
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.moderation.checks import (
+    accounting_problems,
+    objections,
+    too_many_are_rejected,
+)
+from imagepipeline_dagster.moderation.moderating import moderate_set
+from imagepipeline_dagster.moderation.policy import ModerationPolicy
+from imagepipeline_dagster.moderation.states import VerdictStates, basis_of
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
+from imagepipeline_dagster.planning.prompts import Prompt
+from imagepipeline_dagster.storage.contract import Storage
+from imagepipeline_dagster.tables.overrides import Override
+
+__all__ = ["ReadySets", "ready_sets"]
+
+
+@dataclass(slots=True)
+class ReadySets:
+    """What a release may take.
+
+    Attributes:
+        images: the samples of every set that is not left out.
+        judged_anew: the sets whose stored verdicts were out of date.
+        left_out: a sentence for each set, or part of one, that is not released.
+    """
+
+    images: list[ModeratedImage] = field(default_factory=list)
+    judged_anew: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def ready_sets(
+    stored: Mapping[str, Sequence[ModeratedImage]],
+    *,
+    prompts: Mapping[str, Sequence[Prompt]],
+    present: Mapping[str, Collection[str]],
+    keep_removed: bool,
+    dataset: str,
+    policy: ModerationPolicy,
+    overrides: Sequence[Override],
+    ledger: Ledger,
+    storage: Storage,
+) -> ReadySets:
+    """Return the sets that may be released, judged by today's rules.
+
+    Args:
+        stored: the moderated samples of each set.
+        prompts: the rows that each set was last planned from.
+        present: the prompt ids that the prompts table has now, by set.
+        keep_removed: whether a set that left the table stays in the dataset.
+        dataset: its name in the ledger.
+        policy: today's.
+        overrides: what people decided until now.
+        ledger: knows the pictures' scores, and which sets a picture is in.
+        storage: where pictures are that have no score yet.
+    """
+    ready = ReadySets()
+    decisions = VerdictStates(ledger, dataset=dataset).about_sets(overrides)
+    for name, samples in sorted(stored.items()):
+        if name not in present and not keep_removed:
+            ready.left_out.append(f"{name!r}: the prompt set left the prompts table.")
+            continue
+        problem = _accounting_problem(samples, prompts.get(name, ()))
+        rows = [row for row in samples if row.prompt_id in present.get(name, {row.prompt_id})]
+        if gone := {row.prompt_id for row in samples} - {row.prompt_id for row in rows}:
+            ready.left_out.append(
+                f"{name!r}: prompts that left the prompts table: {len(gone)}, as {min(gone)!r}."
+            )
+        basis = basis_of(policy, name, decisions.get(name, ()))
+        if any(row.moderation_basis != basis for row in rows):
+            ready.judged_anew.append(name)
+            try:
+                rows = moderate_set(
+                    rows,
+                    prompt_set=name,
+                    dataset=dataset,
+                    policy=policy,
+                    overrides=overrides,
+                    ledger=ledger,
+                    storage=storage,
+                ).images
+            except CorrectableError as error:
+                problem = f"it cannot be judged: {error}"
+        problem = problem or _objection(rows, policy, name)
+        if problem:
+            ready.left_out.append(f"{name!r}: {problem}")
+        else:
+            ready.images += rows
+    return ready
+
+
+def _accounting_problem(samples: Sequence[ModeratedImage], prompts: Sequence[Prompt]) -> str | None:
+    # After an edit that was not bought yet, the samples are whole by the rows they come from.
+    if {row.content_version for row in samples} != {prompt.content_version for prompt in prompts}:
+        return None
+    asked = {prompt.prompt_id: prompt.samples for prompt in prompts}
+    return next(iter(accounting_problems(asked, samples)), None)
+
+
+def _objection(rows: Sequence[ModeratedImage], policy: ModerationPolicy, name: str) -> str | None:
+    """Return why the checks of the set's verdicts stop it, None where they do not."""
+    if unchecked := objections(row for row in rows if row.verdict == Verdict.KEPT):
+        return unchecked[0]
+    if too_many_are_rejected(rows, policy.rules_for(name)):
+        return "more of its pictures are rejected than the policy's max_rejected_share allows."
+    return None

@@ -1,0 +1,51 @@
+"""A folder for unfinished files, which the next publisher clears if its own died."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["scratch_folder"]
+
+_PREFIX = "imagepipeline-release-"
+_LOCK = "lock"
+_JUST_MADE = 60  # seconds: a folder this young may be about to get its lock
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Give a temporary folder; it is removed at the end, and so are those of killed publishers.
+
+    A lock ends with its process, however that ends: nobody holds what a killed one left behind.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    try:
+        with (folder / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for other in folder.parent.glob(f"{_PREFIX}*"):
+                if other != folder and _is_left_behind(other):
+                    shutil.rmtree(other, ignore_errors=True)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_left_behind(folder: Path) -> bool:
+    try:
+        made = folder.stat()
+        if made.st_uid != os.getuid():
+            return False
+        lock = folder / _LOCK
+        if not lock.exists():
+            return time.time() - made.st_mtime > _JUST_MADE
+        with lock.open() as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # somebody holds the lock, or removed the folder just now
+        return False
+    return True

@@ -1,0 +1,175 @@
+"""What a release may take of each prompt set, by today's rules."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.moderation.policy import ModerationPolicy
+from imagepipeline_dagster.moderation.states import basis_of
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.release.readiness import ReadySets, ready_sets
+from imagepipeline_dagster.storage.folder import LocalFolder
+from imagepipeline_dagster.tables.overrides import Override, OverrideDecision
+from tests.moderation.classifiers import Given
+from tests.release.samples import NOON, kept_row
+
+POLICY = ModerationPolicy()
+
+
+def nan() -> Given:
+    """Return a classifier that gives no score."""
+    return Given(otherwise=math.nan, model_sha256="9" * 64)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalFolder:
+    """Return an empty local storage."""
+    return LocalFolder(tmp_path / "storage")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """Return an empty ledger."""
+    opened = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def stored(storage: LocalFolder) -> dict[str, list[ModeratedImage]]:
+    """Return the samples of two sets, as they were kept by a policy that is still today's."""
+    return {
+        name: [
+            kept_row(
+                storage,
+                number,
+                prompt_set=name,
+                moderation_basis=basis_of(POLICY, name, ()),
+            )
+            for number in range(2)
+        ]
+        for name in ("spring", "summer")
+    }
+
+
+def ready(
+    stored: dict[str, list[ModeratedImage]],
+    ledger: Ledger,
+    storage: LocalFolder,
+    **changes: Any,  # noqa: ANN401 - any argument
+) -> ReadySets:
+    """Return what may be released where nothing changed but what is given."""
+    today: dict[str, Any] = {
+        "prompts": {},
+        "present": {name: {row.prompt_id for row in rows} for name, rows in stored.items()},
+        "keep_removed": False,
+        "dataset": "image_dataset",
+        "policy": POLICY,
+        "overrides": [],
+        "ledger": ledger,
+        "storage": storage,
+    }
+    return ready_sets(stored, **(today | changes))
+
+
+def ids(images: Sequence[ModeratedImage]) -> list[tuple[str, str]]:
+    """Return set and id of what is kept."""
+    return [(row.prompt_set, row.prompt_id) for row in images if row.verdict == "kept"]
+
+
+def test_what_is_up_to_date_is_taken_as_it_is(
+    stored: dict[str, list[ModeratedImage]], ledger: Ledger, storage: LocalFolder
+) -> None:
+    """Verdicts by today's rules are not made anew."""
+    found = ready(stored, ledger, storage)
+    assert found.images == [*stored["spring"], *stored["summer"]]
+    assert (found.judged_anew, found.left_out) == ([], [])
+
+
+def test_a_decision_of_a_minute_ago_counts(
+    stored: dict[str, list[ModeratedImage]], ledger: Ledger, storage: LocalFolder
+) -> None:
+    """A picture that a person rejected is not released, though nothing moderated its set since."""
+    reject = Override(
+        decision=OverrideDecision.REJECT,
+        reviewer="ana",
+        reason="blurry",
+        decided_at=NOON,
+        prompt_set="spring",
+        prompt_id="p001",
+    )
+    found = ready(stored, ledger, storage, overrides=[reject])
+    assert ids(found.images) == [("spring", "p000"), ("summer", "p000"), ("summer", "p001")]
+    assert found.judged_anew == ["spring"]
+
+
+def test_the_policy_of_today_counts(
+    stored: dict[str, list[ModeratedImage]], ledger: Ledger, storage: LocalFolder
+) -> None:
+    """Pictures that today's policy sets aside are not released."""
+    doubting = ModerationPolicy(
+        checked="classify", classifier="tests.moderation.classifiers:suspicious"
+    )
+    found = ready(stored, ledger, storage, policy=doubting)
+    assert ids(found.images) == []
+    assert {row.moderation_reason for row in found.images} == {"nsfw"}
+    assert found.judged_anew == ["spring", "summer"]
+
+
+def test_rows_and_sets_that_left_the_table_are_left_out(
+    stored: dict[str, list[ModeratedImage]], ledger: Ledger, storage: LocalFolder
+) -> None:
+    """A deleted row is not released; a deleted set stays only where the dataset keeps such sets."""
+    present = {"spring": {"p000"}}
+    found = ready(stored, ledger, storage, present=present)
+    assert ids(found.images) == [("spring", "p000")]
+    assert found.left_out == [
+        "'spring': prompts that left the prompts table: 1, as 'p001'.",
+        "'summer': the prompt set left the prompts table.",
+    ]
+    kept = ready(stored, ledger, storage, present=present, keep_removed=True)
+    assert ids(kept.images) == [("spring", "p000"), ("summer", "p000"), ("summer", "p001")]
+
+
+def test_a_set_that_cannot_be_judged_stops_no_other(
+    stored: dict[str, list[ModeratedImage]], ledger: Ledger, storage: LocalFolder
+) -> None:
+    """A classifier that gives no score leaves its set out, and names itself; others go on."""
+    policy = ModerationPolicy(
+        for_sets={"summer": {"checked": "classify"}},
+        classifier="tests.release.test_readiness:nan",
+    )
+    found = ready(stored, ledger, storage, policy=policy)
+    assert ids(found.images) == [("spring", "p000"), ("spring", "p001")]
+    [told] = found.left_out
+    assert "'summer': it cannot be judged: The classifier tests.moderation.classifiers" in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"verdict": "kept", "safety_checker": False}, "nobody checked it"),
+        ({"verdict": "rejected", "moderation_reason": "blank"}, "max_rejected_share"),
+    ],
+)
+def test_a_set_that_a_check_stops_is_left_out(
+    stored: dict[str, list[ModeratedImage]],
+    ledger: Ledger,
+    storage: LocalFolder,
+    changes: dict[str, Any],
+    told: str,
+) -> None:
+    """What a blocking check of the verdicts stops does not reach a release by its older rows."""
+    bad = [dataclasses.replace(stored["summer"][0], **changes)] * 20
+    found = ready({**stored, "summer": bad}, ledger, storage)
+    assert ids(found.images) == [("spring", "p000"), ("spring", "p001")]
+    [sentence] = found.left_out
+    assert sentence.startswith("'summer': ")
+    assert told in sentence
