@@ -3,63 +3,80 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
+PORT ?= 3000
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
-# One Dagster instance for the demo, the UI and the command line, beside the data.
-export DAGSTER_HOME ?= $(CURDIR)/.dagster
+RUN_TIME := $(VENV)/.run-time
+EVERYTHING := $(VENV)/.everything
+# One Dagster instance for the demo, the UI and the command line, beside the data. A DAGSTER_HOME of
+# the environment is another project's: it counts only where the command names it.
+export DAGSTER_HOME := $(CURDIR)/.dagster
+INSTANCE := .dagster/dagster.yaml
 
-.PHONY: help install demo dev test test-slow lint format bench lock clean
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-deps --disable-pip-version-check
+UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 \
+	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet --extra postgres
+
+.PHONY: help install install-dev demo dev quick test test-slow lint format bench lock clean
 
 help: ## Show the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
-install: $(INSTALLED) ## Install the locked dependencies and this package into .venv
+install: $(RUN_TIME) ## Install this package and its run-time dependencies into .venv
 
-$(VENV)/bin/python:
+install-dev: $(EVERYTHING) ## Install the extras and the tools of `make test` and `make lint` too
+
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(INSTALLED): requirements.lock pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+$(RUN_TIME): requirements.lock pyproject.toml | $(BIN)/python
+	$(PIP_INSTALL) --require-hashes --requirement requirements.lock
+	$(PIP_INSTALL) --no-build-isolation --editable .
 	touch $@
 
-$(DAGSTER_HOME)/dagster.yaml:
-	mkdir -p $(@D)
-	ln -sfn $(CURDIR)/dagster.yaml $@
+$(EVERYTHING): requirements-dev.lock $(RUN_TIME)
+	$(PIP_INSTALL) --require-hashes --requirement requirements-dev.lock
+	touch $@
 
-demo: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## Make a dataset from sample tables, then edit them and watch what is bought
+$(INSTANCE):
+	mkdir -p $(@D)
+	ln -sfn ../dagster.yaml $@
+
+demo: $(RUN_TIME) $(INSTANCE) ## Make a dataset from sample tables, then edit them and watch what is bought
 	$(BIN)/imagepipeline-dagster demo
 
-dev: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml ## Serve the Dagster UI on http://localhost:3000, sensors and schedules running
-	$(BIN)/dagster dev --port 3000
+dev: $(RUN_TIME) $(INSTANCE) ## Serve the Dagster UI on http://localhost:$PORT, sensors and schedules running
+	$(BIN)/dagster dev --port $(PORT)
+
+quick: $(EVERYTHING) ## Run the unit tests
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow" --ignore tests/cli --ignore tests/defs --ignore tests/e2e
 
 # Three workers on two cores: much of the time is waiting, for browsers, servers and jobs.
-test: $(INSTALLED) ## Run the tests that belong before every commit
+test: $(EVERYTHING) ## Run the tests that belong before every commit
 	$(BIN)/pytest -n 3 --dist loadfile -m "not slow"
 
-test-slow: $(INSTALLED) ## Run the others: crash and fault matrices, real daemons, the benchmarks' own tests
+test-slow: $(EVERYTHING) ## Run the others: crash and fault matrices, real daemons, the benchmarks' own tests
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
-lint: $(INSTALLED) ## Check style, types and the rules of the house
+lint: $(EVERYTHING) ## Check style, types and the rules of the house
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-format: $(INSTALLED) ## Format the code
+format: $(EVERYTHING) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## Measure purchase, sensors and moderation beside what one would write by hand
+bench: $(EVERYTHING) ## Measure purchase, sensors and moderation beside what one would write by hand
 	$(BIN)/python -m benchmarks.purchase
 	$(BIN)/python -m benchmarks.tables
 	$(BIN)/python -m benchmarks.moderation
 
-lock: $(INSTALLED) ## Resolve pyproject.toml anew into requirements.lock
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
-		--no-emit-index-url --no-emit-find-links --quiet --upgrade \
-		--group dev --extra moderation --extra postgres --output-file requirements.lock pyproject.toml
+lock: $(EVERYTHING) ## Resolve pyproject.toml anew into the two locks
+	$(UV_COMPILE) --upgrade --group build --output-file requirements.lock
+	$(UV_COMPILE) --upgrade --group dev --extra moderation --constraint requirements.lock \
+		--output-file requirements-dev.lock
 
 clean: ## Remove what the targets made, but not the data
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
