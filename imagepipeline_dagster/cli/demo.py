@@ -35,10 +35,7 @@ def demo() -> None:
 
 
 def _dagster_home() -> Path:
-    """Return the instance's folder: DAGSTER_HOME, or .dagster beside the project's dagster.yaml."""
+    """Return the instance's folder: DAGSTER_HOME, or .dagster in the working directory."""
     home = Path(os.environ.setdefault("DAGSTER_HOME", str(Path(".dagster").absolute())))
     home.mkdir(parents=True, exist_ok=True)
-    configuration = Path("dagster.yaml").absolute()
-    if configuration.exists() and not (home / "dagster.yaml").exists():
-        (home / "dagster.yaml").symlink_to(configuration)
     return home
