@@ -27,7 +27,7 @@ from sqlalchemy import insert
 from imagepipeline_dagster.api.contract import request_for
 from imagepipeline_dagster.emulator.drawing import draw_png
 from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.ledger.schema import perceptual_hashes, scores
+from imagepipeline_dagster.ledger.schema import evidence
 from imagepipeline_dagster.moderation.duplicates import HASH_METHOD
 from imagepipeline_dagster.moderation.evidence import scores_of
 from imagepipeline_dagster.moderation.moderating import moderate_set
@@ -169,7 +169,7 @@ def _note_evidence(ledger: Ledger, images: list[GeneratedImage], *, model_sha256
     now = dt.datetime.now(dt.UTC)
     found = {str(image.image_sha256): number for number, image in enumerate(images)}
     scored = [
-        {"image_sha256": sha256, "model_sha256": model_sha256, "score": share, "scored_at": now}
+        {"image_sha256": sha256, "method": model_sha256, "score": share, "measured_at": now}
         for sha256, number in found.items()
         for share in [number / len(found)]
     ]
@@ -177,8 +177,8 @@ def _note_evidence(ledger: Ledger, images: list[GeneratedImage], *, model_sha256
         {"image_sha256": sha256, "method": HASH_METHOD, "hash": sha256[:16]} for sha256 in found
     ]
     with ledger.engine.begin() as connection:
-        connection.execute(insert(scores), scored)
-        connection.execute(insert(perceptual_hashes), hashed)
+        connection.execute(insert(evidence), scored)
+        connection.execute(insert(evidence), hashed)
 
 
 def _table(lines: list[Line]) -> Table:

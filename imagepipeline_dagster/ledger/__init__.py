@@ -1,6 +1,6 @@
 """What was claimed, bought and stored, by request key; nothing is bought without it.
 
-- `schema`: the tables. `opening`: a ledger opened, and brought up to date.
+- `schema`: the tables. `opening`: a ledger opened, and brought up to date by the `migrations`.
 - `records`: what the ledger keeps of a request, and what that means for a plan.
 - `requests`: entries read, and each step of a request recorded. `writer` commits off the event
   loop.

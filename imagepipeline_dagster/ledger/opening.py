@@ -5,7 +5,9 @@ SQLite runs in WAL mode with every commit on disk; PostgreSQL as it is.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+import uuid
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,15 +18,17 @@ from sqlalchemy import (
     Engine,
     create_engine,
     event,
+    column,
     insert,
     inspect,
     select,
+    table,
 )
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from imagepipeline_dagster.errors import CorrectableError
-from imagepipeline_dagster.ledger.schema import SCHEMA_VERSION, metadata, version
+from imagepipeline_dagster.ledger.schema import SCHEMA_VERSION, identity, metadata
 
 __all__ = [
     "LedgerTooNew",
@@ -33,6 +37,9 @@ __all__ = [
     "open_ledger_for_reading",
     "upgrade",
 ]
+
+
+_VERSION = table("ledger_version", column("version_num"))
 
 
 class LedgerTooNew(CorrectableError):
@@ -82,13 +89,17 @@ def open_ledger_for_reading(url: URL) -> Engine:
     """
     engine = _reading_engine(url)
     if engine is not None:
-        if _version_in(engine) == SCHEMA_VERSION:
+        with engine.connect() as connection:
+            version = _version_in(connection)
+        if version == SCHEMA_VERSION:
             return engine
-        there = inspect(engine).has_table(version.name)
         engine.dispose()
-        if there:
+        if version is not None:
             # Read as an empty one, it would look as if nothing had ever been bought.
-            raise LedgerTooOld("the ledger is of an earlier version; a run brings it up to date")
+            raise LedgerTooOld(
+                f"the ledger has schema version {version}, this package {SCHEMA_VERSION}: "
+                "a run brings it up to date"
+            )
     empty = create_engine("sqlite://", poolclass=StaticPool)
     metadata.create_all(empty)
     return empty
@@ -126,34 +137,95 @@ def _reading_engine(url: URL) -> Engine | None:
 def upgrade(engine: Engine) -> None:
     """Create the ledger's tables where there are none, and bring older ones up to date.
 
+    Of several processes one does it, in one transaction, and the others wait. Before a SQLite file
+    is changed, it is copied beside itself.
+
     Raises:
         LedgerTooNew: the tables are of a later version than this package knows.
     """
-    if _version_in(engine) == SCHEMA_VERSION:
-        return
+    with engine.connect().execution_options(ledger_reads=True) as connection:
+        if _version_in(connection) == SCHEMA_VERSION:
+            return
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             # Two processes may come here at once; CREATE TABLE IF NOT EXISTS alone can collide.
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7190113214)")
+        version = _version_in(connection)
+        if version == SCHEMA_VERSION:
+            return
+        if version is not None:
+            _copy_file(engine.url, version)
+        _migrate(connection, version)
+
+
+def _migrate(connection: Connection, version: int | None) -> None:
+    """Carry out the revisions that the ledger lacks; one without tables gets those of today."""
+    # Here, since a ledger is opened by every command and every second tick.
+    from alembic.operations import Operations
+    from alembic.runtime.migration import MigrationContext, MigrationStep
+    from alembic.script import ScriptDirectory
+
+    folder = str(Path(__file__).with_name("migrations"))
+    revisions = ScriptDirectory(folder, version_locations=[folder])
+
+    def missing(heads: tuple[str, ...], _: MigrationContext) -> list[MigrationStep]:
+        there = revisions.iterate_revisions("head", heads or "base")
+        return [
+            MigrationStep.upgrade_from_script(revisions.revision_map, revision)
+            for revision in reversed(list(there))
+        ]
+
+    context = MigrationContext.configure(
+        connection, opts={"version_table": _VERSION.name, "fn": missing}
+    )
+    if version is None:
         metadata.create_all(connection)
-        if connection.execute(select(version.c.version)).first() is None:
-            connection.execute(insert(version).values(version=SCHEMA_VERSION))
+        connection.execute(insert(identity).values(ledger_id=uuid.uuid4().hex, purchases=0))
+        context.stamp(revisions, "head")
+        return
+    if version == 1:
+        # It was no table of alembic's.
+        connection.exec_driver_sql(f"DROP TABLE {_VERSION.name}")
+    with Operations.context(context):
+        context.run_migrations()
 
 
-def _version_in(engine: Engine) -> int | None:
-    """Return the schema version of a ledger; None where its tables are not there, or not all.
+def _copy_file(url: URL, version: int) -> None:
+    """Copy an SQLite ledger beside itself, all that was committed to it.
+
+    The caller holds the lock of its writers.
+    """
+    if url.get_backend_name() != "sqlite":
+        return
+    file = Path(str(url.database))
+    copy = file.with_name(f"{file.name}.version-{version}")
+    unfinished = copy.with_name(f"{copy.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    with (
+        contextlib.closing(sqlite3.connect(file)) as source,
+        contextlib.closing(sqlite3.connect(unfinished)) as target,
+    ):
+        source.backup(target)
+    unfinished.replace(copy)
+
+
+def _version_in(connection: Connection) -> int | None:
+    """Return the schema version of a ledger, None where there is none.
 
     Raises:
         LedgerTooNew: it is a later one.
     """
-    tables = set(inspect(engine).get_table_names())
-    if version.name not in tables:
+    tables = inspect(connection)
+    if not tables.has_table(_VERSION.name):
         return None
-    with engine.connect().execution_options(ledger_reads=True) as connection:
-        found: int | None = connection.execute(select(version.c.version)).scalar_one_or_none()
-    if found is not None and found > SCHEMA_VERSION:
+    # Version 1 kept its number itself, in a column of another name.
+    names = {described["name"] for described in tables.get_columns(_VERSION.name)}
+    if "version_num" not in names:
+        return 1
+    version = int(connection.execute(select(_VERSION.c.version_num)).scalar_one())
+    if version > SCHEMA_VERSION:
         raise LedgerTooNew(
-            f"the ledger has schema version {found}, this package knows {SCHEMA_VERSION}: "
+            f"the ledger has schema version {version}, this package knows {SCHEMA_VERSION}: "
             "install a later imagepipeline-dagster"
         )
-    return found if tables >= metadata.tables.keys() else None
+    return version

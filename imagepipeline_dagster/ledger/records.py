@@ -106,10 +106,13 @@ class Claim:
 class StoredSample:
     """What became of one sample of a request; sizes in pixels and bytes.
 
-    `sample_index` is None where fewer links than samples came back: nobody knows which survived.
+    `attempt` is the number of the job that gave it. `sample_index` is None where fewer links than
+    samples came back: nobody knows which survived. `carries_more` says what the file holds beside
+    its picture. `has_alpha` is whether the picture is not fully opaque.
     """
 
     slot: int
+    attempt: int
     sample_index: int | None
     outcome: str
     stored_at: dt.datetime
@@ -120,6 +123,8 @@ class StoredSample:
     pixel_height: int | None = None
     bytes: int | None = None
     value_range: int | None = None
+    carries_more: str | None = None
+    has_alpha: bool | None = None
     error: str | None = None
 
 
@@ -167,14 +172,7 @@ class Entry:
 
         A request that was bought again for the samples that it lacked keeps those that it had.
         """
-        if sample.stored_at >= self.claimed_at:
-            return self
-        before = [
-            attempt
-            for attempt in self.earlier
-            if attempt.submitted_at is not None and attempt.submitted_at <= sample.stored_at
-        ]
-        return before[-1] if before else self
+        return next((job for job in self.earlier if job.attempt == sample.attempt), self)
 
     @property
     def lost_its_job(self) -> bool:

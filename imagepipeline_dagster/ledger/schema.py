@@ -31,18 +31,19 @@ __all__ = [
     "approvals",
     "attempts",
     "decisions",
-    "moderations",
-    "perceptual_hashes",
+    "evidence",
+    "identity",
+    "metadata",
     "prompt_sets",
     "requests",
     "samples",
-    "scores",
     "set_contents",
     "spending",
     "uses",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""The last of the `migrations`: a column that is added here has a revision there."""
 
 
 class _Utc(TypeDecorator[dt.datetime]):
@@ -74,7 +75,13 @@ def _moment_of_datetime(value: dt.datetime | None) -> dt.datetime | None:
 
 metadata = MetaData()
 
-version = Table("ledger_version", metadata, Column("version", Integer, nullable=False))
+# One row: who this ledger is, and how often purchases were counted. A storage keeps both too.
+identity = Table(
+    "ledger_identity",
+    metadata,
+    Column("ledger_id", String(32), primary_key=True),
+    Column("purchases", BigInteger, nullable=False),
+)
 
 requests = Table(
     "ledger_requests",
@@ -110,6 +117,8 @@ samples = Table(
     metadata,
     Column("request_key", String(64), primary_key=True),
     Column("slot", Integer, primary_key=True),
+    # Of the request's jobs the one that gave it.
+    Column("attempt", Integer, nullable=False, server_default="1"),
     Column("sample_index", Integer),
     Column("outcome", String(16), nullable=False),
     Column("image_sha256", String(64), index=True),
@@ -119,6 +128,8 @@ samples = Table(
     Column("pixel_height", Integer),
     Column("bytes", Integer),
     Column("value_range", Integer),
+    Column("carries_more", Text),
+    Column("has_alpha", Boolean),
     Column("stored_at", _Utc, nullable=False),
     Column("error", Text),
 )
@@ -193,6 +204,7 @@ approvals = Table(
     Index("ledger_approvals_by_plan", "dataset", "prompt_set", "fingerprint"),
 )
 
+# What each prompt set was last asked for and made from: its images, and then its verdicts.
 prompt_sets = Table(
     "ledger_prompt_sets",
     metadata,
@@ -207,6 +219,10 @@ prompt_sets = Table(
     Column("built_content", String(64)),
     Column("built_at", _Utc),
     Column("pending", Integer, nullable=False),
+    # Digests of the policy and the overrides.
+    Column("requested_basis", String(64)),
+    Column("basis_requested_at", _Utc),
+    Column("built_basis", String(64)),
 )
 
 # What each prompt set of the tables says, as far as the sensors have looked: how it was recognised
@@ -232,31 +248,14 @@ set_contents = Table(
     Column("asked_in", String(64)),
 )
 
-# What each prompt set's verdicts were last asked for and made from: the policy and the overrides.
-moderations = Table(
-    "ledger_moderations",
-    metadata,
-    Column("dataset", String(200), primary_key=True),
-    Column("prompt_set", Text, primary_key=True),
-    Column("requested_basis", String(64)),
-    Column("requested_at", _Utc),
-    Column("built_basis", String(64)),
-)
-
-# What a classifier said of a picture: the same bytes and the same model give the same score.
-scores = Table(
-    "ledger_scores",
+# What was measured of a picture: the same bytes and the same method give the same. The method is
+# the classifier's model by its SHA-256, or the name of a perceptual hash.
+evidence = Table(
+    "ledger_evidence",
     metadata,
     Column("image_sha256", String(64), primary_key=True),
-    Column("model_sha256", String(64), primary_key=True),
-    Column("score", Float(53), nullable=False),
-    Column("scored_at", _Utc, nullable=False),
-)
-
-perceptual_hashes = Table(
-    "ledger_perceptual_hashes",
-    metadata,
-    Column("image_sha256", String(64), primary_key=True),
-    Column("method", String(32), primary_key=True),
-    Column("hash", String(64), nullable=False),
+    Column("method", String(64), primary_key=True),
+    Column("score", Float(53)),
+    Column("hash", String(64)),
+    Column("measured_at", _Utc),
 )

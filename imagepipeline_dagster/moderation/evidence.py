@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Table, and_, select
+from sqlalchemy import Column, select
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.requests import Ledger, upsert
-from imagepipeline_dagster.ledger.schema import perceptual_hashes, scores
+from imagepipeline_dagster.ledger.schema import evidence
 from imagepipeline_dagster.moderation.classifier import Classifier
 from imagepipeline_dagster.moderation.duplicates import HASH_METHOD, perceptual_hash
 from imagepipeline_dagster.purchase.images import GeneratedImage
@@ -66,7 +66,7 @@ def scores_of(
     """
     model = classifier.model_sha256
     pictures = {image.image_sha256: image for image in images if image.image_sha256}
-    stored = _known(ledger, scores, scores.c.model_sha256 == model, pictures, scores.c.score)
+    stored = _known(ledger, evidence.c.score, by=model, keys=pictures)
     # A table that others can write to may hold what is no score: such a picture is shown again.
     known = {sha256: score for sha256, score in stored.items() if _is_score(score)}
     unknown = [image for sha256, image in pictures.items() if sha256 not in known]
@@ -80,16 +80,7 @@ def scores_of(
                 if data is not None
             }
             rounded = _scored(classifier, there)
-            now = dt.datetime.now(dt.UTC)
-            _store(
-                ledger,
-                scores,
-                [
-                    {"image_sha256": s, "model_sha256": model, "score": score, "scored_at": now}
-                    for s, score in rounded.items()
-                ],
-                replace=("score", "scored_at"),
-            )
+            _store(ledger, evidence.c.score, rounded, by=model)
             known |= rounded
             computed += len(rounded)
             on_progress(computed, len(unknown))
@@ -132,8 +123,7 @@ def hashes_of(
     Hashes are computed once and kept. A picture whose thumbnail is gone has none.
     """
     pictures = {image.image_sha256: image for image in images if image.image_sha256}
-    method = perceptual_hashes.c.method == HASH_METHOD
-    known = _known(ledger, perceptual_hashes, method, pictures, perceptual_hashes.c.hash)
+    known = _known(ledger, evidence.c.hash, by=HASH_METHOD, keys=pictures)
     missing = [sha256 for sha256 in pictures if sha256 not in known]
 
     def hashed(sha256: str) -> str | None:
@@ -145,11 +135,7 @@ def hashes_of(
     with ThreadPoolExecutor(_READERS) as readers:
         found = zip(missing, readers.map(hashed, missing), strict=True)
         new = {sha256: text for sha256, text in found if text is not None}
-    rows = [
-        {"image_sha256": sha256, "method": HASH_METHOD, "hash": text}
-        for sha256, text in new.items()
-    ]
-    _store(ledger, perceptual_hashes, rows)
+    _store(ledger, evidence.c.hash, new, by=HASH_METHOD)
     return {sha256: int(text, 16) for sha256, text in {**known, **new}.items()}
 
 
@@ -174,28 +160,27 @@ def _batches(images: Sequence[GeneratedImage]) -> Iterator[list[GeneratedImage]]
         yield batch
 
 
-def _known(
-    ledger: Ledger,
-    table: Table,
-    measured_by: ColumnElement[bool],
-    keys: Iterable[str],
-    value: Column[Any],
-) -> dict[str, Any]:
+def _known(ledger: Ledger, value: Column[Any], *, by: str, keys: Iterable[str]) -> dict[str, Any]:
+    """Return what a method measured of these pictures so far, by SHA-256."""
     wanted = sorted(keys)
-    found: dict[str, Any] = {}
+    known: dict[str, Any] = {}
     with ledger.reading() as connection:
         for start in range(0, len(wanted), _KEYS_AT_ONCE):
-            these = table.c.image_sha256.in_(wanted[start : start + _KEYS_AT_ONCE])
-            query = select(table.c.image_sha256, value).where(and_(measured_by, these))
-            found |= {row[0]: row[1] for row in connection.execute(query)}
-    return found
+            query = select(evidence.c.image_sha256, value).where(
+                evidence.c.method == by,
+                evidence.c.image_sha256.in_(wanted[start : start + _KEYS_AT_ONCE]),
+            )
+            known |= {row[0]: row[1] for row in connection.execute(query)}
+    return known
 
 
 def _store(
-    ledger: Ledger, table: Table, rows: Sequence[dict[str, Any]], *, replace: Sequence[str] = ()
+    ledger: Ledger, value: Column[Any], measured: Mapping[str, float | str], *, by: str
 ) -> None:
-    if rows:
-        with ledger.engine.begin() as connection:
-            for row in rows:
-                # Another run may have measured the same meanwhile; it found the same.
-                connection.execute(upsert(connection, table, row, replace=replace))
+    now = dt.datetime.now(dt.UTC)
+    with ledger.engine.begin() as connection:
+        for sha256, what in measured.items():
+            row = {"image_sha256": sha256, "method": by, value.name: what, "measured_at": now}
+            connection.execute(
+                upsert(connection, evidence, row, replace=(value.name, "measured_at"))
+            )

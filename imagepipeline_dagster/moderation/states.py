@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Row, and_, select, update
 
 from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.ledger.requests import Ledger, upsert
-from imagepipeline_dagster.ledger.schema import moderations, samples, uses
+from imagepipeline_dagster.ledger.schema import prompt_sets, samples, uses
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.tables.overrides import EVERY_SET, Override
 
@@ -116,14 +116,15 @@ class VerdictStates:
             if basis == state.built_basis:
                 continue
             settled = False
-            lately = state.requested_at is not None and now < state.requested_at + _PATIENCE
+            asked_at = state.basis_requested_at
+            lately = asked_at is not None and now < asked_at + _PATIENCE
             if not (lately and basis == state.requested_basis) and len(asked) < at_most:
                 asked[prompt_set] = basis
         with self._ledger.engine.begin() as connection:
             for prompt_set, basis in asked.items():
                 mine = self._is(prompt_set)
-                values = {"requested_basis": basis, "requested_at": now}
-                connection.execute(update(moderations).where(mine).values(values))
+                values = {"requested_basis": basis, "basis_requested_at": now}
+                connection.execute(update(prompt_sets).where(mine).values(values))
         return asked, settled
 
     def record_built(self, prompt_set: str, basis: str) -> None:
@@ -134,16 +135,22 @@ class VerdictStates:
             "built_basis": basis,
             # What was asked for is settled: after another change it may be asked for again.
             "requested_basis": None,
-            "requested_at": None,
+            "basis_requested_at": None,
         }
-        columns = ["built_basis", "requested_basis", "requested_at"]
+        never_asked_for = {"attempt": 0, "retries": 0, "pending": 0}
+        columns = ["built_basis", "requested_basis", "basis_requested_at"]
         with self._ledger.engine.begin() as connection:
-            connection.execute(upsert(connection, moderations, values, replace=columns))
+            connection.execute(
+                upsert(connection, prompt_sets, values | never_asked_for, replace=columns)
+            )
 
     def _all(self) -> dict[str, Row[Any]]:
-        query = select(moderations).where(moderations.c.dataset == self._dataset)
+        """Return the states of the sets that have verdicts, by name."""
+        query = select(prompt_sets).where(
+            prompt_sets.c.dataset == self._dataset, prompt_sets.c.built_basis.is_not(None)
+        )
         with self._ledger.reading() as connection:
             return {row.prompt_set: row for row in connection.execute(query)}
 
     def _is(self, prompt_set: str) -> ColumnElement[bool]:
-        return and_(moderations.c.dataset == self._dataset, moderations.c.prompt_set == prompt_set)
+        return and_(prompt_sets.c.dataset == self._dataset, prompt_sets.c.prompt_set == prompt_set)

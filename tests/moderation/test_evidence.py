@@ -13,7 +13,7 @@ from PIL import Image
 from sqlalchemy import insert
 
 from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.ledger.schema import perceptual_hashes, scores
+from imagepipeline_dagster.ledger.schema import evidence
 from imagepipeline_dagster.moderation.duplicates import HASH_METHOD
 from imagepipeline_dagster.moderation.evidence import ScoreInvalid, hashes_of, scores_of
 from imagepipeline_dagster.moderation.moderating import Moderation, moderate_set
@@ -184,19 +184,19 @@ def test_ten_thousand_verdicts_are_replayed_from_what_is_known(
     now = dt.datetime.now(dt.UTC)
     with ledger.engine.begin() as connection:
         connection.execute(
-            insert(scores),
+            insert(evidence),
             [
                 {
                     "image_sha256": image.image_sha256,
-                    "model_sha256": classifier.model_sha256,
+                    "method": classifier.model_sha256,
                     "score": number / 10_000,
-                    "scored_at": now,
+                    "measured_at": now,
                 }
                 for number, image in enumerate(images)
             ],
         )
         connection.execute(
-            insert(perceptual_hashes),
+            insert(evidence),
             [
                 {
                     "image_sha256": image.image_sha256,
@@ -246,12 +246,12 @@ def test_a_stored_score_that_is_none_is_computed_anew(storage: LocalFolder, ledg
     image = stored(storage, 1)
     row = {
         "image_sha256": image.image_sha256,
-        "model_sha256": "a" * 64,
+        "method": "a" * 64,
         "score": 7.0,
-        "scored_at": dt.datetime.now(dt.UTC),
+        "measured_at": dt.datetime.now(dt.UTC),
     }
     with ledger.engine.begin() as connection:
-        connection.execute(insert(scores).values(row))
+        connection.execute(insert(evidence).values(row))
     for computed in (1, 0):
         found = scores_of([image], Given(), ledger=ledger, storage=storage)
         assert (found.computed, set(found.scores.values())) == (computed, {0.1})
