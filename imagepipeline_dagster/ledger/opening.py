@@ -16,9 +16,9 @@ import stamina
 from sqlalchemy import (
     Connection,
     Engine,
+    column,
     create_engine,
     event,
-    column,
     insert,
     inspect,
     select,

@@ -106,13 +106,13 @@ class Claim:
 class StoredSample:
     """What became of one sample of a request; sizes in pixels and bytes.
 
-    `attempt` is the number of the job that gave it. `sample_index` is None where fewer links than
+    `attempt` is the number of the job that gave it: the ledger knows it when the sample is stored.
+    `sample_index` is None where fewer links than
     samples came back: nobody knows which survived. `carries_more` says what the file holds beside
     its picture. `has_alpha` is whether the picture is not fully opaque.
     """
 
     slot: int
-    attempt: int
     sample_index: int | None
     outcome: str
     stored_at: dt.datetime
@@ -126,6 +126,7 @@ class StoredSample:
     carries_more: str | None = None
     has_alpha: bool | None = None
     error: str | None = None
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

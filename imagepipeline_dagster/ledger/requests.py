@@ -252,12 +252,18 @@ def record_resumed(
 
 
 def record_stored(connection: Connection, request_key: str, sample: StoredSample) -> None:
-    """Record what became of one sample."""
-    values = _values_of(sample)
-    replace = tuple(name for name in values if name != "slot")
-    connection.execute(
-        _insert(connection, samples, replace=replace), {"request_key": request_key, **values}
-    )
+    """Record what became of one sample, as the work of the request's current attempt."""
+    values = _values_of(sample) | {"request_key": request_key, "of_key": request_key}
+    del values["attempt"]
+    connection.execute(_stored_statement(connection.dialect.name), values)
+
+
+@cache
+def _stored_statement(dialect_name: str) -> Any:  # noqa: ANN401 - one of two dialects' own insert
+    replace = tuple(name for name in StoredSample.__slots__ if name != "slot")
+    current = select(requests.c.attempt).where(requests.c.request_key == bindparam("of_key"))
+    statement = _insert_statement(dialect_name, samples, replace)
+    return statement.values(attempt=current.scalar_subquery())
 
 
 def record_succeeded(

@@ -162,7 +162,7 @@ def test_a_migration_that_fails_changes_nothing(
     """All revisions are one transaction: a failure leaves the ledger that there was."""
     migrate: Callable[..., None] = opening._migrate
 
-    def failing(*arguments: Any) -> None:
+    def failing(*arguments: object) -> None:
         migrate(*arguments)
         raise OSError("the disk is full")
 

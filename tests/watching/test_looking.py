@@ -11,7 +11,6 @@ import pytest
 import sqlalchemy as sa
 
 from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.ledger.schema import set_contents
 from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.fingerprints import (
     SetFingerprint,
@@ -300,19 +299,6 @@ def test_an_embedding_that_changes_while_rows_are_read(
 
     (found,) = looker.states.wanting_for_prompts()
     assert found.embeddings == fingerprint_used(["look"], looker.tables.embeddings())
-
-
-def test_an_older_ledger_gains_the_contents(looker: Looker) -> None:
-    """A ledger of before, without their table, has it after it was opened once."""
-    with looker.ledger.engine.begin() as connection:
-        set_contents.drop(connection)
-    looker.ledger.close()
-    looker.watch = Watch()
-
-    looker.look(after=1)
-
-    assert looker.changed() == []
-    assert looker.contents.unknown(["a", "b", "c", "d"]) == ["d"]
 
 
 def test_an_unreadable_cursor_is_a_new_one() -> None:
