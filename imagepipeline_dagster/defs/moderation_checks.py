@@ -14,6 +14,7 @@ from imagepipeline_dagster.moderation.checks import (
     objections,
     repetitions,
     too_many_are_rejected,
+    wrong_sizes,
 )
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
 from imagepipeline_dagster.resources import StorageResource
@@ -25,7 +26,7 @@ _ROWS_SHOWN = 20
 
 
 def build_moderation_checks(dataset: ImageDataset) -> list[Any]:
-    """Return the four checks."""
+    """Return the checks."""
     asset = dataset.key("moderated_images")
     partitions = dataset.partitions
 
@@ -128,7 +129,27 @@ def build_moderation_checks(dataset: ImageDataset) -> list[Any]:
             },
         )
 
+    @dg.asset_check(
+        asset=asset,
+        name="sizes_are_as_asked",
+        partitions_def=partitions,
+        description="Each picture has the width and height that its request asked for.",
+    )
+    def sizes_are_as_asked(moderated_images: pd.DataFrame) -> dg.AssetCheckResult:
+        wrong = wrong_sizes(rows_of(moderated_images, ModeratedImage))
+        rows = [
+            [i.prompt_id, i.call_index, f"{i.pixel_width} x {i.pixel_height}", i.image_sha256]
+            for i in wrong[:_ROWS_SHOWN]
+        ]
+        return dg.AssetCheckResult(
+            passed=not wrong,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"pictures of another size than was asked for: {len(wrong)}",
+            metadata=found_table("sizes", ["prompt_id", "call", "size", "image_sha256"], rows),
+        )
+
     return [
+        sizes_are_as_asked,
         only_kept_passes_on,
         few_are_rejected,
         classifier_agrees_with_the_api,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -23,6 +24,7 @@ __all__ = [
     "objections",
     "repetitions",
     "too_many_are_rejected",
+    "wrong_sizes",
 ]
 
 FEW = 20
@@ -79,6 +81,22 @@ def repetitions(images: Sequence[ModeratedImage]) -> tuple[int, list[ModeratedIm
     """Return how many pictures there are, and those that repeat another."""
     pictures = sum(image.image_sha256 is not None for image in images)
     return pictures, [image for image in images if image.duplicate_of is not None]
+
+
+def wrong_sizes(images: Iterable[ModeratedImage]) -> list[ModeratedImage]:
+    """Return the pictures that have another size than their request asked for."""
+    return [image for image in images if _size_asked(image) not in (None, _size(image))]
+
+
+def _size(image: ModeratedImage) -> tuple[int | None, int | None]:
+    return image.pixel_width, image.pixel_height
+
+
+def _size_asked(image: ModeratedImage) -> tuple[int, int] | None:
+    if image.image_sha256 is None or image.request is None:
+        return None
+    asked = json.loads(image.request)
+    return (asked["width"], asked["height"]) if {"width", "height"} <= asked.keys() else None
 
 
 def objections(rows: Iterable[ModeratedImage]) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from imagepipeline_dagster.errors import CorrectableError
-from imagepipeline_dagster.purchase.pictures import eight_bits
+from imagepipeline_dagster.purchase.pictures import as_shown
 
 __all__ = ["HASH_METHOD", "HashesMissing", "check_hashes", "perceptual_hash", "repeated"]
 
@@ -41,7 +41,7 @@ def perceptual_hash(picture: bytes) -> int:
     import imagehash
 
     with Image.open(io.BytesIO(picture)) as opened:
-        return int(str(imagehash.phash(eight_bits(opened).convert("RGB"))), 16)
+        return int(str(imagehash.phash(as_shown(opened).convert("RGB"))), 16)
 
 
 def repeated(

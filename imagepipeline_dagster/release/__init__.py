@@ -1,6 +1,7 @@
 """Dataset releases: immutable, versioned folders of kept images with their lineage.
 
 - `shards`: images and lineage as Parquet files that Hugging Face `datasets` reads as they are.
+- `containers`: a picture's file without metadata that readers stumble over.
 - `card`: what a release says of itself, to programs (`manifest.json`) and people (`README.md`).
 - `readiness`: the sets that a release may take, judged by today's rules.
 - `publish`: a new version where the content changed, whole or not at all.

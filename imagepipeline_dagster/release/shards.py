@@ -13,12 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.release.containers import readable
 from imagepipeline_dagster.rows import arrow_schema
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
 
@@ -32,7 +34,7 @@ __all__ = [
     "write_shard",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the shards' columns and layout; another one makes a new release."""
 
 SHARD_BYTES = 256 * 2**20
@@ -81,6 +83,16 @@ def shard_schema() -> pa.Schema:
         metadata={"description": "The picture: its bytes as delivered, and a file name for them"},
     )
     lineage = [field for field in arrow_schema(ModeratedImage) if field.name not in _LEFT_OUT]
+    lineage.append(
+        pa.field(
+            "file_sha256",
+            pa.string(),
+            metadata={
+                "description": "SHA-256 of the picture's bytes here; another than image_sha256 "
+                "where metadata that readers stumble over was dropped"
+            },
+        )
+    )
     features = {"image": {"_type": "Image"}} | {
         field.name: {"_type": "Value", "dtype": _dtype(field.type)} for field in lineage
     }
@@ -135,13 +147,13 @@ def write_shard(file: Path, rows: Sequence[ModeratedImage], storage: Storage) ->
     """
     lost: list[LostImage] = []
     schema = shard_schema()
-    lineage = [name for name in schema.names if name != "image"]
+    lineage = [name for name in schema.names if name not in ("image", "file_sha256")]
     with (
         pq.ParquetWriter(
             file,
             schema,
             # Pictures are compressed already, and none of them is like another.
-            compression=dict.fromkeys(lineage, "zstd"),
+            compression=dict.fromkeys([*lineage, "file_sha256"], "zstd"),
             use_dictionary=lineage,  # type: ignore[arg-type] # a list too, says pyarrow
             write_statistics=lineage,
         ) as writer,
@@ -156,13 +168,16 @@ def write_shard(file: Path, rows: Sequence[ModeratedImage], storage: Storage) ->
                 name: [getattr(row, name) for row, _ in group] for name in lineage
             }
             columns["image"] = [image for _, image in group]
+            columns["file_sha256"] = [
+                hashlib.sha256(image["bytes"]).hexdigest() for _, image in group
+            ]
             writer.write_table(pa.table(columns, schema=schema))
     return lost
 
 
 def _image(
     storage: Storage, row: ModeratedImage
-) -> tuple[ModeratedImage, dict[str, object]] | LostImage:
+) -> tuple[ModeratedImage, dict[str, Any]] | LostImage:
     if row.image_sha256 is None or row.format is None:
         raise ValueError(f"{row.prompt_set!r}, prompt {row.prompt_id!r}: there is no image")
     path = image_path(row.image_sha256, row.format)
@@ -176,4 +191,4 @@ def _image(
             f"{storage.uri_of(path)} does not hold the bytes that were bought: their SHA-256 "
             "differs. Restore it from a backup, or delete it and fetch it again",
         )
-    return row, {"bytes": data, "path": PurePosixPath(path).name}
+    return row, {"bytes": readable(data, row.format), "path": PurePosixPath(path).name}

@@ -174,6 +174,7 @@ def test_checks_of_the_samples(sampled: Sampled) -> None:
             "few_are_rejected": True,
             "classifier_agrees_with_the_api": True,
             "few_are_duplicates": True,
+            "sizes_are_as_asked": True,
         }
     refused = checks_of(sampled.runs["harbour_at_night"])["every_row_is_valid"]
     assert refused.severity is dg.AssetCheckSeverity.WARN

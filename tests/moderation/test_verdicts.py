@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagepipeline_dagster.ledger.records import Outcome
-from imagepipeline_dagster.moderation.checks import accounting_problems
+from imagepipeline_dagster.moderation.checks import accounting_problems, wrong_sizes
 from imagepipeline_dagster.moderation.verdicts import (
     Counts,
     ModeratedImage,
@@ -203,3 +203,15 @@ def test_accounting_names_the_prompts_that_differ() -> None:
         "Prompt 'b': 1 samples asked for, 2 rows recorded.",
         "Prompt 'd': 0 samples asked for, 1 rows recorded.",
     ]
+
+
+def test_a_picture_of_another_size_is_found() -> None:
+    """Width and height are compared with the request; one that asked for none is as it is."""
+    asked = '{"height":64,"width":48}'
+    rows = [
+        dataclasses.replace(
+            sample(name), image_sha256="a" * 64, request=request, pixel_width=48, pixel_height=high
+        )
+        for name, request, high in (("ok", asked, 64), ("low", asked, 32), ("any", "{}", 32))
+    ]
+    assert [row.prompt_id for row in wrong_sizes(moderate(rows))] == ["low"]
