@@ -14,7 +14,7 @@ from imagepipeline_dagster.partition_names import path_part
 from imagepipeline_dagster.resources import StorageResource
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
-__all__ = ["ParquetIOManager"]
+__all__ = ["ParquetIOManager", "table_path"]
 
 
 class ParquetIOManager(dg.ConfigurableIOManager):
@@ -46,7 +46,9 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         encoded = io.BytesIO()
         pq.write_table(obj, encoded, compression="zstd")
         partition = context.partition_key if context.has_partition_key else None
-        uri = self.storage.open().write(_path(context.asset_key, partition), encoded.getvalue())
+        uri = self.storage.open().write(
+            table_path(context.asset_key, partition), encoded.getvalue()
+        )
         context.add_output_metadata({"dagster/uri": uri})
 
     def load_input(self, context: dg.InputContext) -> pd.DataFrame | dict[str, pd.DataFrame]:
@@ -67,13 +69,14 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         return _load_materialized(storage, context.asset_key, partitions)
 
 
-def _path(asset_key: dg.AssetKey, partition: str | None) -> str:
+def table_path(asset_key: dg.AssetKey, partition: str | None) -> str:
+    """Return where the table of an asset is on the storage."""
     folder = "/".join(asset_key.path)
     return f"{folder}.parquet" if partition is None else f"{folder}/{path_part(partition)}.parquet"
 
 
 def _load(storage: Storage, asset_key: dg.AssetKey, partition: str | None) -> pd.DataFrame:
-    path = _path(asset_key, partition)
+    path = table_path(asset_key, partition)
     try:
         data = storage.read(path)
     except ObjectMissing:

@@ -1,7 +1,7 @@
 """`imagepipeline-dagster …`, a module for each group of commands.
 
 - Tables: `tables`, `importing`, with the `changes` of an import and its `progress`.
-- Money: `plan`, `approve`, `ledger`. Partitions: `sets`.
+- Money: `plan`, `approve`, `ledger`. Partitions: `sets`. How all stands: `status`.
 - Where pictures come from: `lineage`. People's decisions: `moderation`.
 - To try: `emulator`, `demo`.
 - What they share: `configured` (what the environment says), `terminal` (what a person sees).
@@ -22,6 +22,7 @@ from imagepipeline_dagster.cli.lineage import lineage, replay
 from imagepipeline_dagster.cli.moderation import override, review
 from imagepipeline_dagster.cli.plan import plan
 from imagepipeline_dagster.cli.sets import sets_group
+from imagepipeline_dagster.cli.status import costs, retry, status
 from imagepipeline_dagster.cli.tables import export, init
 
 __all__ = ["main"]
@@ -41,9 +42,12 @@ for _command in (
     import_prompts,
     import_embeddings,
     export,
+    status,
     sets_group,
     plan,
     approve,
+    retry,
+    costs,
     ledger_group,
     lineage,
     replay,

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import json
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from imagepipeline_dagster.cli.configured import (
     chosen_dataset,
-    configured_ledger,
     dataset_option,
     opened_ledger,
 )
@@ -22,7 +20,9 @@ from imagepipeline_dagster.cli.ledger import call_text
 from imagepipeline_dagster.cli.terminal import (
     count_of,
     echo_fields,
+    echo_json,
     json_lines,
+    json_option,
     moment,
     plain_errors,
     printable,
@@ -30,29 +30,139 @@ from imagepipeline_dagster.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from imagepipeline_dagster.ledger.lineage import ImageLineage, SampleLineage
+    from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.ledger.lineage import ImageLineage, RequestUse, SampleLineage
+    from imagepipeline_dagster.ledger.requests import Ledger
     from imagepipeline_dagster.purchase.likeness import Comparison
     from imagepipeline_dagster.purchase.replay import ReplayReport
+    from imagepipeline_dagster.storage.contract import Storage
 
 __all__ = ["lineage", "replay"]
 
 
-@click.command(short_help="Show which row, request and job made an image.")
-@click.argument("image")
-@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
-def lineage(*, image: str, as_json: bool) -> None:
-    """Show where an image comes from: prompt, request, seed, job and run.
+@click.command(short_help="Show what made an image, or what a row or embedding made.")
+@click.argument("image", required=False)
+@click.option("--prompt", metavar="SET/ID", help="What came of a row of the prompts table.")
+@click.option("--embedding", metavar="ID", help="What came of an embedding.")
+@json_option
+@dataset_option
+def lineage(
+    *,
+    image: str | None,
+    prompt: str | None,
+    embedding: str | None,
+    as_json: bool,
+    dataset: str | None,
+) -> None:
+    """Show where an image comes from and where it went: prompt, request, job, verdict, releases.
 
     IMAGE is a SHA-256 or the first eight or more of its digits, a file, or a file:// or s3:// URI.
+    The other way round, --prompt and --embedding show each request, and the images that came.
     """
+    if sum(given is not None for given in (image, prompt, embedding)) != 1:
+        raise click.UsageError("Give an image, --prompt or --embedding.")
+    from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.ledger.lineage import lineage_of
 
-    with plain_errors(), configured_ledger(create=False) as ledger:
-        found = lineage_of(ledger, image)
-    if as_json:
-        click.echo(json.dumps(_as_json(found), indent=2, default=_json_value))
+    with plain_errors():
+        chosen = chosen_dataset(dataset)
+        resources = resources_on_command_line(os.environ)
+        storage = resources["storage"].open()
+        with opened_ledger(resources["ledger"].url, create=False) as ledger:
+            if image is None:
+                uses = _uses(ledger, prompt, embedding)
+                images = {sha256 for use in uses for sha256 in use.images}
+                sets = {use.use.call.prompt_set for use in uses}
+            else:
+                found = lineage_of(ledger, image)
+                images = {found.image_sha256}
+                sets = {use.call.prompt_set for of in found.samples for use in of.uses}
+        fates = _fates(chosen, storage, sets, images)
+    if image is None:
+        _echo_uses(uses, fates, as_json=as_json)
+    elif as_json:
+        echo_json(_as_json(found) | fates[found.image_sha256])
     else:
-        _echo_lineage(found)
+        _echo_lineage(found, fates[found.image_sha256])
+
+
+def _uses(ledger: Ledger, prompt: str | None, embedding: str | None) -> list[RequestUse]:
+    from imagepipeline_dagster.ledger.lineage import uses_of_embedding, uses_of_prompt
+
+    if prompt is None:
+        return uses_of_embedding(ledger, embedding or "")
+    # A slash may stand in either name; the first split that the ledger knows is meant.
+    parts = prompt.split("/")
+    for place in range(1, len(parts)):
+        if uses := uses_of_prompt(ledger, "/".join(parts[:place]), "/".join(parts[place:])):
+            return uses
+    return []
+
+
+def _fates(
+    dataset: ImageDataset, storage: Storage, prompt_sets: Collection[str], images: Collection[str]
+) -> dict[str, dict[str, list[str]]]:
+    """Return verdicts and releases of each image."""
+    from imagepipeline_dagster.io_manager import table_path
+    from imagepipeline_dagster.partition_names import partition_key
+    from imagepipeline_dagster.release.fates import releases_with, verdicts_in
+
+    key = dataset.key("moderated_images")
+    tables = [table_path(key, partition_key(name)) for name in sorted(prompt_sets)]
+    releases = releases_with(storage, dataset.releases, images) if images else {}
+    verdicts: dict[str, list[str]] = {}
+    for of in verdicts_in(storage, tables, images):
+        text = f"{of.prompt_set} / {of.prompt_id}: {of.verdict} ({of.moderation_reason})"
+        verdicts.setdefault(of.image_sha256, []).append(text)
+    return {
+        image: {"verdicts": verdicts.get(image, []), "releases": releases.get(image, [])}
+        for image in images
+    }
+
+
+def _echo_uses(
+    uses: Sequence[RequestUse], fates: Mapping[str, dict[str, list[str]]], *, as_json: bool
+) -> None:
+    if as_json:
+        echo_json([_use_as_json(use, fates) for use in uses])
+        return
+    if not uses:
+        click.echo("The ledger knows no request of it: nothing was asked for yet.")
+    for use in uses:
+        emulated = " (emulator)" if use.emulated else ""
+        click.echo(f"request {use.request_key}: {use.state}{emulated}")
+        echo_fields(
+            {
+                "prompt": call_text(use.use.call),
+                "used": moment(use.use.used_at),
+                "request": json_lines(use.request),
+                "embedding": use.embedding_version and f"version {use.embedding_version}",
+                "job": shown_id(use.job_id) if use.job_id else None,
+                "run": use.use.run_id,
+                "images": [_image_text(sha256, fates[sha256]) for sha256 in use.images],
+            }
+        )
+
+
+def _image_text(sha256: str, fate: Mapping[str, list[str]]) -> str:
+    releases = f", in {', '.join(fate['releases'])}" if fate["releases"] else ""
+    return f"{sha256} {'; '.join(fate['verdicts']) or 'not moderated'}{releases}"
+
+
+def _use_as_json(use: RequestUse, fates: Mapping[str, dict[str, list[str]]]) -> dict[str, Any]:
+    call = dataclasses.asdict(use.use.call)
+    fields = dataclasses.asdict(use)
+    del fields["use"]
+    return {
+        **call,
+        "used_at": use.use.used_at,
+        "run_id": use.use.run_id,
+        "prompt_row": json.loads(use.use.prompt_row),
+        "embedding_row": json.loads(use.use.embedding_row) if use.use.embedding_row else None,
+        **fields,
+        "request": json.loads(use.request),
+        "images": [{"image_sha256": sha256, **fates[sha256]} for sha256 in use.images],
+    }
 
 
 @click.command(short_help="Buy an image's request again, and compare.")
@@ -97,7 +207,7 @@ def replay(*, image: str, yes: bool, elsewhere: bool, dataset: str | None) -> No
     _echo_replay(report)
 
 
-def _echo_lineage(image: ImageLineage) -> None:
+def _echo_lineage(image: ImageLineage, fate: Mapping[str, list[str]]) -> None:
     first = image.samples[0]
     click.echo(f"image {image.image_sha256}")
     echo_fields(
@@ -105,6 +215,8 @@ def _echo_lineage(image: ImageLineage) -> None:
             "picture": f"{first.format}, {first.pixel_width} x {first.pixel_height} pixels, "
             f"{first.bytes or 0:,} bytes",
             "stored at": first.uri,
+            "verdict": fate["verdicts"] or "not moderated",
+            "releases": ", ".join(fate["releases"]) or "none",
         }
     )
     for number, sample in enumerate(image.samples, start=1):
@@ -160,10 +272,6 @@ def _as_json(image: ImageLineage) -> dict[str, Any]:
             for name in ("prompt_row", "embedding_row"):
                 use[name] = json.loads(use[name]) if use[name] else None
     return found
-
-
-def _json_value(value: object) -> str:
-    return value.isoformat() if isinstance(value, dt.datetime) else str(value)
 
 
 _LIKENESS = {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +19,8 @@ from imagepipeline_dagster.cli.tables import chosen_sets
 from imagepipeline_dagster.cli.terminal import (
     count_of,
     counts_table,
+    echo_json,
+    json_option,
     plain_errors,
     shown_number,
 )
@@ -25,6 +28,7 @@ from imagepipeline_dagster.cli.terminal import (
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from imagepipeline_dagster.ledger.budget import Allowance
     from imagepipeline_dagster.planning.forecast import SetPlan
 
 __all__ = ["plan", "price_option", "to_buy_text"]
@@ -41,9 +45,14 @@ price_option = click.option(
 @click.command(short_help="Show what a purchase would buy now, and why.")
 @click.argument("prompt_sets", nargs=-1, metavar="[SET]...")
 @price_option
+@json_option
 @dataset_option
 def plan(
-    *, prompt_sets: tuple[str, ...], price_per_image: float | None, dataset: str | None
+    *,
+    prompt_sets: tuple[str, ...],
+    price_per_image: float | None,
+    as_json: bool,
+    dataset: str | None,
 ) -> None:
     """Show what a purchase would buy now, and why: of these prompt sets, or of all.
 
@@ -74,6 +83,18 @@ def plan(
             allowance = chosen.allowance(origin)
             spent = allowance.spent(ledger, today=dt.datetime.now(dt.UTC).date())
     total = planned.total
+    if as_json:
+        echo_json(
+            {
+                "sets": [_plan_as_json(of, allowance) for of in planned.sets],
+                "total": _plan_as_json(total, allowance),
+                "currency": allowance.currency,
+                "budget_left": allowance.rest_text(spent),
+                "spent": {period: dataclasses.asdict(of) for period, of in spent.items()},
+                "emulated": api.emulated,
+            }
+        )
+        return
     shown = planned.sets if len(planned.sets) == 1 else (*planned.sets, total)
     rich.print(_states_table(shown, allowance.cost))
     if total.to_buy:
@@ -96,6 +117,19 @@ def to_buy_text(images: int, cost: float | None, *, emulated: bool) -> str:
     to_buy = f"{count_of(images, 'image')} to buy"
     priced = to_buy if cost is None else f"{to_buy}, for {cost:,.2f}"
     return priced + ("; on the emulator nothing is paid." if emulated else ".")
+
+
+def _plan_as_json(planned: SetPlan, allowance: Allowance) -> dict[str, Any]:
+    return {
+        "prompt_set": planned.name,
+        "fingerprint": planned.fingerprint,
+        "images_to_buy": planned.to_buy,
+        "cost": allowance.cost(planned.to_buy),
+        "images": dict(planned.summary.images),
+        "api_calls": dict(planned.summary.calls),
+        "to_buy_by_reason": dict(planned.summary.to_buy_by_reason),
+        "refused_rows": planned.refused,
+    }
 
 
 def _states_table(planned: Sequence[SetPlan], cost: Callable[[int], float | None]) -> Table:

@@ -22,7 +22,9 @@ __all__ = [
     "count_of",
     "counts_table",
     "echo_fields",
+    "echo_json",
     "json_lines",
+    "json_option",
     "moment",
     "plain_errors",
     "printable",
@@ -87,6 +89,18 @@ def _folded(text: str, columns: int | None, indent: int) -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+
+
+def echo_json(fields: object) -> None:
+    """Print facts as one JSON object; times are ISO 8601."""
+    click.echo(json.dumps(fields, indent=2, default=_json_value))
+
+
+def _json_value(value: object) -> str:
+    return value.isoformat() if isinstance(value, dt.datetime) else str(value)
 
 
 def json_lines(text: str) -> list[str]:

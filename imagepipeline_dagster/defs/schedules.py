@@ -7,7 +7,10 @@ from imagepipeline_dagster.defs.sensors import run_request, watched_dataset
 from imagepipeline_dagster.resources import LedgerResource, TablesResource
 from imagepipeline_dagster.watching.ticks import ask_again
 
-__all__ = ["build_schedules"]
+__all__ = ["RECONCILE_CRON", "RELEASE_CRON", "build_schedules"]
+
+RECONCILE_CRON = "0 * * * *"
+RELEASE_CRON = "0 6 * * *"
 
 
 def build_schedules(
@@ -22,7 +25,7 @@ def build_schedules(
     @dg.schedule(
         name=dataset.named("reconcile_schedule"),
         job=job,
-        cron_schedule="0 * * * *",
+        cron_schedule=RECONCILE_CRON,
         default_status=status,
         description="Asks again for prompt sets that are not built whole, with growing pauses.",
     )
@@ -41,7 +44,7 @@ def build_schedules(
     image_dataset_schedule = dg.ScheduleDefinition(
         name=dataset.named("image_dataset_schedule"),
         job=release_job,
-        cron_schedule="0 6 * * *",
+        cron_schedule=RELEASE_CRON,
         default_status=status,
         description="Publishes a release a day, if anything in it changed.",
     )

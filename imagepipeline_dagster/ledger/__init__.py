@@ -6,6 +6,7 @@
   loop.
 - `uses`: which prompts use which requests, with their rows as they were.
 - `budget`: what may be spent, reserved before each request.
+- `costs`: what was bought and reused, by day, set and model.
 - `approvals`: plans that people approved.
 - `decisions`: what a person decides about requests that no run goes on with.
 - `lineage`: from an image back to all that it comes from.

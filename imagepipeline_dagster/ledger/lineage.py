@@ -1,4 +1,4 @@
-"""From an image back to everything that it comes from.
+"""From an image back to everything that it comes from, and from a row forward to its images.
 
 An image is its bytes: several samples may have the same ones, of several requests, and several
 prompts may use one request. All of them are told.
@@ -10,12 +10,13 @@ import datetime as dt
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, and_, select
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.decisions import (
@@ -25,10 +26,19 @@ from imagepipeline_dagster.ledger.decisions import (
 )
 from imagepipeline_dagster.ledger.records import Attempt, Entry, StoredSample
 from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by
-from imagepipeline_dagster.ledger.schema import samples
-from imagepipeline_dagster.ledger.uses import PromptUse, uses_of
+from imagepipeline_dagster.ledger.schema import samples, uses
+from imagepipeline_dagster.ledger.uses import PromptUse, use_of, uses_of
 
-__all__ = ["ImageLineage", "ImageUnknown", "SampleLineage", "images_beginning_with", "lineage_of"]
+__all__ = [
+    "ImageLineage",
+    "ImageUnknown",
+    "RequestUse",
+    "SampleLineage",
+    "images_beginning_with",
+    "lineage_of",
+    "uses_of_embedding",
+    "uses_of_prompt",
+]
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}", re.IGNORECASE)
@@ -78,6 +88,69 @@ class ImageLineage:
 
     image_sha256: str
     samples: tuple[SampleLineage, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestUse:
+    """A call that used a request once, and what came of it: the way from a row to its pictures.
+
+    `images` are the SHA-256 of the pictures that were stored.
+    """
+
+    use: PromptUse
+    request_key: str
+    request: str
+    state: str
+    embedding_version: str | None
+    job_id: str | None
+    emulated: bool
+    images: tuple[str, ...]
+
+
+def uses_of_prompt(ledger: Ledger, prompt_set: str, prompt_id: str) -> list[RequestUse]:
+    """Return what the calls of a prompt used, in all its wordings, the first use first."""
+    mine = and_(uses.c.prompt_set == prompt_set, uses.c.prompt_id == prompt_id)
+    return _request_uses(ledger, mine, lambda _: True)
+
+
+def uses_of_embedding(ledger: Ledger, embedding_id: str) -> list[RequestUse]:
+    """Return what was asked for with an embedding, the first use first, in all its versions."""
+    quoted = json.dumps(embedding_id, ensure_ascii=False)
+    mentions = uses.c.embedding_row.contains(quoted, autoescape=True)
+    # The row mentions it somewhere; its id decides.
+    return _request_uses(
+        ledger,
+        mentions,
+        lambda use: json.loads(use.embedding_row or "{}").get("embedding_id") == embedding_id,
+    )
+
+
+def _request_uses(
+    ledger: Ledger, condition: ColumnElement[bool], belongs: Callable[[PromptUse], bool]
+) -> list[RequestUse]:
+    query = select(uses.c.request_key).where(condition).distinct().order_by(uses.c.request_key)
+    wanted = select(uses).where(condition).order_by(uses.c.used_at, uses.c.call_index)
+    with ledger.reading() as connection:
+        entries = entries_seen_by(connection, connection.scalars(query).all())
+        rows = [(row["request_key"], use_of(row)) for row in connection.execute(wanted).mappings()]
+    return [
+        _request_use(use, entry)
+        for key, use in rows
+        if belongs(use) and (entry := entries.get(key)) is not None
+    ]
+
+
+def _request_use(use: PromptUse, entry: Entry) -> RequestUse:
+    return RequestUse(
+        use=use,
+        request_key=entry.request_key,
+        request=entry.request,
+        state=entry.state,
+        embedding_version=entry.embedding_version,
+        job_id=entry.job_id,
+        emulated=entry.emulated,
+        images=tuple(stored.image_sha256 for stored in entry.stored if stored.image_sha256),
+    )
 
 
 def lineage_of(ledger: Ledger, image: str) -> ImageLineage:

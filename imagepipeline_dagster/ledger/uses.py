@@ -5,11 +5,11 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, RowMapping, select
 
 from imagepipeline_dagster.ledger.schema import uses
 
-__all__ = ["PromptCall", "PromptUse", "calls_of", "uses_of"]
+__all__ = ["PromptCall", "PromptUse", "calls_of", "use_of", "uses_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,16 +37,18 @@ def uses_of(connection: Connection, request_key: str) -> list[PromptUse]:
     """Return the calls that use, or used, a request, the first use first."""
     calls = (uses.c.dataset, uses.c.prompt_set, uses.c.prompt_id, uses.c.call_index)
     query = select(uses).where(uses.c.request_key == request_key).order_by(uses.c.used_at, *calls)
-    return [
-        PromptUse(
-            call=PromptCall(**{name: row[name] for name in PromptCall.__slots__}),
-            prompt_row=row["prompt_row"],
-            embedding_row=row["embedding_row"],
-            run_id=row["run_id"],
-            used_at=row["used_at"],
-        )
-        for row in connection.execute(query).mappings()
-    ]
+    return [use_of(row) for row in connection.execute(query).mappings()]
+
+
+def use_of(row: RowMapping) -> PromptUse:
+    """Return the use that a row of the table records."""
+    return PromptUse(
+        call=PromptCall(**{name: row[name] for name in PromptCall.__slots__}),
+        prompt_row=row["prompt_row"],
+        embedding_row=row["embedding_row"],
+        run_id=row["run_id"],
+        used_at=row["used_at"],
+    )
 
 
 def calls_of(connection: Connection, request_key: str) -> tuple[PromptCall, ...]:

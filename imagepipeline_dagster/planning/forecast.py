@@ -24,10 +24,12 @@ __all__ = ["Forecast", "SetPlan", "forecast_of"]
 class SetPlan:
     """What the plan of a prompt set amounts to, and how many of its rows are refused.
 
-    `fingerprint` names the plan where it is approved; that of all sets has none.
+    `fingerprint` names the plan where it is approved, `content` is the version of the set's rows;
+    that of all sets has neither.
     """
 
     name: str
+    content: str
     fingerprint: str
     summary: PlanSummary
     refused: int
@@ -79,6 +81,7 @@ def forecast_of(
         planned.append(
             SetPlan(
                 name=name,
+                content=prompts[0].content_version if prompts else "",
                 fingerprint=plan_fingerprint(requests),
                 summary=summarise_plan(requests),
                 refused=refused,
@@ -93,6 +96,7 @@ def forecast_of(
         sets=tuple(planned),
         total=SetPlan(
             name="total",
+            content="",
             fingerprint="",
             summary=PlanSummary(calls=calls, images=images, to_buy_by_reason=reasons),
             refused=sum(each.refused for each in planned),

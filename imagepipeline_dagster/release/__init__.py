@@ -4,6 +4,7 @@
 - `containers`: a picture's file without metadata that readers stumble over.
 - `card`: what a release says of itself, to programs (`manifest.json`) and people (`README.md`).
 - `readiness`: the sets that a release may take, judged by today's rules.
+- `fates`: what became of a picture: its verdicts, and the releases that hold it.
 - `publish`: a new version where the content changed, whole or not at all.
 - `scratch`: the folder for unfinished files.
 - `dataset_release`: a release as its users have it.

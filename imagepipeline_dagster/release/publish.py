@@ -52,6 +52,7 @@ __all__ = [
     "Release",
     "UnmoderatedImage",
     "latest_manifest",
+    "manifest_paths",
     "publish",
     "release_counts",
 ]
@@ -95,12 +96,15 @@ def release_counts(rows: Iterable[ModeratedImage]) -> dict[str, Counts]:
 
 def latest_manifest(storage: Storage, folder: str = "releases") -> Release | None:
     """Return the manifest of the release with the highest number, None where there is none yet."""
+    paths = manifest_paths(storage, folder)
+    return Release.model_validate_json(storage.read(paths[-1])) if paths else None
+
+
+def manifest_paths(storage: Storage, folder: str = "releases") -> list[str]:
+    """Return where the manifests of all releases are, the oldest first."""
     manifest = re.compile(rf"{re.escape(folder)}/v(\d+)/manifest\.json")
     found = [match for path in storage.list(folder) if (match := manifest.fullmatch(path))]
-    if not found:
-        return None
-    newest = max(found, key=lambda match: int(match[1]))
-    return Release.model_validate_json(storage.read(newest[0]))
+    return [match[0] for match in sorted(found, key=lambda match: int(match[1]))]
 
 
 def publish(

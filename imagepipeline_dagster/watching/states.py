@@ -40,11 +40,13 @@ __all__ = [
     "PromptSetState",
     "PromptSetStates",
     "is_built",
+    "retry_at",
     "retry_due",
 ]
 
 _FIRST_RETRY = dt.timedelta(minutes=30)
 _LONGEST_PAUSE = dt.timedelta(hours=24)
+_LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +81,18 @@ def retry_due(desired: SetFingerprint, state: PromptSetState, *, now: dt.datetim
     return not whole and _pause_is_over(state, now=now)
 
 
-def _pause_is_over(state: PromptSetState, *, now: dt.datetime) -> bool:
+def retry_at(state: PromptSetState) -> dt.datetime | None:
+    """Return when the pause of a set is over, if it is not built whole; None if it never began."""
     last = state.requested_at or state.built_at
     if last is None:
-        return False
+        return None
     doublings: int = 2 ** min(state.retries, 10)
-    pause = min(_FIRST_RETRY * doublings, _LONGEST_PAUSE)
-    return now >= last + pause
+    return last + min(_FIRST_RETRY * doublings, _LONGEST_PAUSE)
+
+
+def _pause_is_over(state: PromptSetState, *, now: dt.datetime) -> bool:
+    due = retry_at(state)
+    return due is not None and now >= due
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +106,9 @@ class AskedRun:
 
 
 _DESIRED, _STATE = set_contents.c, prompt_sets.c
-_WITH_STATE = set_contents.outerjoin(
-    prompt_sets,
-    and_(_DESIRED.dataset == _STATE.dataset, _DESIRED.prompt_set == _STATE.prompt_set),
-)
+_SAME_SET = and_(_DESIRED.dataset == _STATE.dataset, _DESIRED.prompt_set == _STATE.prompt_set)
+_WITH_STATE = set_contents.outerjoin(prompt_sets, _SAME_SET)
+_STATE_WITH_DESIRED = prompt_sets.outerjoin(set_contents, _SAME_SET)
 _AS_DESIRED = (_DESIRED.prompt_set, _DESIRED.rows, _DESIRED.prompts, _DESIRED.embeddings)
 _NOT_BUILT = _STATE.built_content.is_distinct_from(_DESIRED.content)
 _ASKED_AS_DESIRED = and_(
@@ -149,6 +155,43 @@ class PromptSetStates:
         with self._ledger.reading() as connection:
             return [SetFingerprint(*row) for row in connection.execute(query)]
 
+    def all(self) -> dict[str, PromptSetState]:
+        """Return what is known of each prompt set that was ever asked for or built."""
+        columns = [_STATE[name] for name in PromptSetState.__slots__]
+        query = select(*columns).where(_STATE.dataset == self._dataset)
+        with self._ledger.reading() as connection:
+            states = [PromptSetState(**row) for row in connection.execute(query).mappings()]
+        return {state.prompt_set: state for state in states}
+
+    def not_whole(self) -> list[str]:
+        """Return the sets that were asked for or built, and are not whole, as far as is known."""
+        query = (
+            select(_STATE.prompt_set)
+            .select_from(_STATE_WITH_DESIRED)
+            .where(_STATE.dataset == self._dataset, or_(_NOT_BUILT, _STATE.pending > 0))
+            .order_by(_STATE.prompt_set)
+        )
+        with self._ledger.reading() as connection:
+            return list(connection.scalars(query))
+
+    def end_pauses(self, sets: Iterable[str]) -> None:
+        """Let these sets be asked for at the next look, as if nothing had been asked for yet."""
+        names = _named(sets)
+        if not names:
+            return
+        with self._ledger.engine.begin() as connection:
+            connection.execute(
+                update(prompt_sets)
+                .where(self._is(_SET_NAME))
+                .values(
+                    requested_prompts=None,
+                    requested_embeddings=None,
+                    requested_at=_LONG_AGO,
+                    retries=0,
+                ),
+                names,
+            )
+
     def overdue(self, *, now: dt.datetime) -> list[PromptSetState]:
         """Return the sets that were not built whole from what is known, and waited long enough.
 
@@ -157,14 +200,7 @@ class PromptSetStates:
         last = func.coalesce(_STATE.requested_at, _STATE.built_at)
         query = (
             select(*(_STATE[name] for name in PromptSetState.__slots__))
-            .select_from(
-                prompt_sets.outerjoin(
-                    set_contents,
-                    and_(
-                        _DESIRED.dataset == _STATE.dataset, _DESIRED.prompt_set == _STATE.prompt_set
-                    ),
-                )
-            )
+            .select_from(_STATE_WITH_DESIRED)
             .where(_STATE.dataset == self._dataset, or_(_NOT_BUILT, _STATE.pending > 0))
             .order_by(last, _STATE.prompt_set)
         )

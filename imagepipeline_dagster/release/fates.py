@@ -1,0 +1,59 @@
+"""What became of a picture: its verdicts, and the releases that hold it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from imagepipeline_dagster.release.card import Release
+from imagepipeline_dagster.release.dataset_release import DatasetRelease
+from imagepipeline_dagster.release.publish import manifest_paths
+from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
+
+__all__ = ["SampleVerdict", "releases_with", "verdicts_in"]
+
+_COLUMNS = ["prompt_set", "prompt_id", "image_sha256", "verdict", "moderation_reason"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleVerdict:
+    """The verdict on one sample with a picture, as a set's newest table has it."""
+
+    prompt_set: str
+    prompt_id: str
+    image_sha256: str
+    verdict: str
+    moderation_reason: str
+
+
+def verdicts_in(
+    storage: Storage, tables: Iterable[str], images: Collection[str]
+) -> list[SampleVerdict]:
+    """Return the verdicts on these pictures in the tables at these paths, where there is one."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    verdicts: list[SampleVerdict] = []
+    for path in tables:
+        try:
+            data = storage.read(path)
+        except ObjectMissing:
+            continue
+        table = pq.read_table(io.BytesIO(data), columns=_COLUMNS)
+        wanted = table.filter(pc.field("image_sha256").isin(sorted(images)))
+        verdicts += [SampleVerdict(**row) for row in wanted.to_pylist()]
+    return verdicts
+
+
+def releases_with(storage: Storage, folder: str, images: Collection[str]) -> dict[str, list[str]]:
+    """Return the versions that hold each of these pictures, the oldest first."""
+    versions: dict[str, list[str]] = {image: [] for image in images}
+    for path in manifest_paths(storage, folder):
+        manifest = Release.model_validate_json(storage.read(path))
+        release = DatasetRelease(manifest, storage)
+        held = set(release.as_arrow(["image_sha256"]).column("image_sha256").to_pylist())
+        for image in images:
+            if image in held:
+                versions[image].append(manifest.version)
+    return versions
