@@ -94,13 +94,23 @@ def arrow_table(rows: Iterable[RowT], row_type: type[RowT]) -> pa.Table:
 
 
 def rows_of(table: pd.DataFrame | pa.Table, row_type: type[RowT]) -> list[RowT]:
-    """Return a table's rows; columns that the row type does not know are left out."""
+    """Return a table's rows; columns that the row type does not know are left out.
+
+    A column that may be null, and that an older version did not store, is null.
+    """
     import pyarrow as pa
 
     schema = arrow_schema(row_type)
     if not isinstance(table, pa.Table):
-        table = pa.Table.from_pandas(table[schema.names], schema=schema, preserve_index=False)
-    columns = [table.column(name).to_pylist() for name in schema.names]
+        there = [f for f in schema if f.name in table.columns or not f.nullable]
+        names = [field.name for field in there]
+        table = pa.Table.from_pandas(table[names], schema=pa.schema(there), preserve_index=False)
+    columns = [
+        table.column(field.name).to_pylist()
+        if field.name in table.column_names or not field.nullable
+        else [None] * table.num_rows
+        for field in schema
+    ]
     return [
         row_type(**dict(zip(schema.names, values, strict=True)))
         for values in zip(*columns, strict=True)

@@ -32,6 +32,14 @@ class Rules(BaseModel):
     blank: Literal["reject", "quarantine", "keep"] = Field(
         "reject", description="A picture of one flat colour."
     )
+    transparent: Literal["quarantine", "reject", "keep"] = Field(
+        "quarantine",
+        description="A picture that is not fully opaque: some readers show what its alpha hides.",
+    )
+    carries_more: Literal["quarantine", "reject", "keep"] = Field(
+        "quarantine",
+        description="A file that holds more than its picture, as an archive.",
+    )
     reject_score: Share = Field(0.8, description="The classifier's score from which on to reject.")
     quarantine_score: Share = Field(0.4, description="The score from which on to set aside.")
     duplicates: Literal["mark", "keep_once"] = Field(

@@ -6,9 +6,10 @@ is dropped: what is not kept says why. The evidence, in this order:
 1. what the API signalled: no picture came, and the outcome says why
 2. bytes that are no picture
 3. a picture of one flat colour
-4. the classifier, where the policy asks it
-5. whether the picture repeats another that is kept
-6. a person, who overrules all of it but cannot keep what did not come
+4. a file that holds more than its picture, and pixels that are not opaque
+5. the classifier, where the policy asks it
+6. whether the picture repeats another that is kept
+7. a person, who overrules all of it but cannot keep what did not come
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class ModerationReason(StrEnum):
 
     OK = "ok"
     BLANK = "blank"
+    CARRIES_MORE = "carries_more"
+    TRANSPARENT = "transparent"
     NSFW = "nsfw"
     DUPLICATE = "duplicate"
     UNCHECKED = "unchecked"
@@ -149,6 +152,7 @@ _Target = tuple[str | None, str | None, str | None]
 """SHA-256, prompt set and prompt id, as a row of decisions names them."""
 
 _Decisions = Mapping[tuple[_Target, OverrideDecision], Override]
+_REFUSALS = {"reject": Verdict.REJECTED, "quarantine": Verdict.QUARANTINED}
 _NO_EVIDENCE = Evidence()
 _DEFAULT_RULES = Rules()
 
@@ -211,11 +215,12 @@ def _verdict_on(
     if outcome is not Outcome.GENERATED:
         return _WITHOUT_PICTURE[outcome], outcome
     measured = image.value_range is not None
-    if image.value_range is not None and is_blank(image.value_range):
-        if rules.blank == "reject":
-            return Verdict.REJECTED, ModerationReason.BLANK
-        if rules.blank == "quarantine":
-            return Verdict.QUARANTINED, ModerationReason.BLANK
+    if image.value_range is not None and is_blank(image.value_range) and rules.blank != "keep":
+        return _REFUSALS[rules.blank], ModerationReason.BLANK
+    if image.carries_more is not None and rules.carries_more != "keep":
+        return _REFUSALS[rules.carries_more], ModerationReason.CARRIES_MORE
+    if image.has_alpha and rules.transparent != "keep":
+        return _REFUSALS[rules.transparent], ModerationReason.TRANSPARENT
     # A picture that nobody measured may be the blank one of a filter: it is unchecked too.
     checked = image.safety_checker is True and measured
     match rules.checked if checked else rules.unchecked:

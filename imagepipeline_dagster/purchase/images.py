@@ -69,6 +69,8 @@ class GeneratedImage:
         "Largest difference between two values of a channel, 0 to 255; 0 is one flat colour",
         default=None,
     )
+    has_alpha: bool | None = column("Whether a pixel is not fully opaque", default=None)
+    carries_more: str | None = column("What the file holds beside its picture", default=None)
     job_id: str | None = column("Job at the API", default=None)
     submitted_at: dt.datetime | None = column("When the API took the job", default=None)
     completed_at: dt.datetime | None = column("When the bytes were stored", default=None)
@@ -184,6 +186,8 @@ def _of_sample(slot: int, sample: StoredSample | None, entry: Entry | None) -> d
         "pixel_height": sample.pixel_height,
         "bytes": sample.bytes,
         "value_range": sample.value_range,
+        "has_alpha": sample.has_alpha,
+        "carries_more": sample.carries_more,
         "completed_at": sample.stored_at,
         "error": sample.error,
     }

@@ -103,6 +103,8 @@ class Landing:
                 pixel_height=picture.height,
                 bytes=len(data),
                 value_range=picture.value_range,
+                has_alpha=picture.has_alpha,
+                carries_more=picture.carries_more,
             )
         return settled(outcome=Outcome.UNDECODABLE, error=f"{trouble} (in {_DECODINGS} downloads)")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from PIL import ExifTags, Image, ImageOps
 
 from imagepipeline_dagster.previews import thumbnail
+from imagepipeline_dagster.purchase.beside import carries_more
 
 __all__ = [
     "FORMATS",
@@ -19,7 +20,6 @@ __all__ = [
     "as_shown",
     "eight_bits",
     "read_picture",
-    "smuggled",
 ]
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -39,7 +39,8 @@ class Picture:
 
     All of it is of the picture as it is shown: turned as its EXIF says, and on white.
 
-    `value_range` is the largest difference between two values of a channel, 0 to 255.
+    `value_range` is the largest difference between two values of a channel, 0 to 255. `has_alpha`
+    is whether a pixel is not fully opaque, `carries_more` what the file holds beside the picture.
     """
 
     sha256: str
@@ -47,6 +48,8 @@ class Picture:
     width: int
     height: int
     value_range: int
+    has_alpha: bool
+    carries_more: str | None
     thumbnail: bytes
 
 
@@ -54,8 +57,7 @@ def read_picture(data: bytes) -> Picture:
     """Decode a picture and measure it.
 
     Raises:
-        Undecodable: it is of no accepted format, animated, truncated, corrupt or far too large, or
-            it carries what no picture needs.
+        Undecodable: it is of no accepted format, animated, truncated, corrupt or far too large.
     """
     try:
         with warnings.catch_warnings():
@@ -66,11 +68,10 @@ def read_picture(data: bytes) -> Picture:
                     raise Undecodable(f"{image.width} x {image.height} pixels are too many")
                 if getattr(image, "n_frames", 1) > 1:
                     raise Undecodable("it is animated")
-                if found := smuggled(data, image):
-                    raise Undecodable(found)
-                image.load()
                 picture_format = str(image.format)
+                profile = image.info.get("icc_profile")
                 flat = as_shown(image)
+                has_alpha = _has_alpha(image)
     except Undecodable:
         raise
     except Exception as error:
@@ -85,8 +86,17 @@ def read_picture(data: bytes) -> Picture:
         width=flat.width,
         height=flat.height,
         value_range=max(int(high) - int(low) for low, high in bands),
+        has_alpha=has_alpha,
+        carries_more=carries_more(data, picture_format, profile),
         thumbnail=thumbnail(flat),
     )
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    """Tell whether any pixel of a decoded picture is not fully opaque."""
+    if not image.has_transparency_data:
+        return False
+    return image.convert("RGBA").getchannel("A").histogram()[255] < image.width * image.height
 
 
 def as_shown(image: Image.Image) -> Image.Image:
@@ -115,65 +125,3 @@ def eight_bits(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I"):
         return image
     return image.point(lambda value: value * (1 / 257) + 0.5).convert("L")
-
-
-_SNIFFED = 1024  # bytes: where browsers look when they guess what a file is
-
-
-_MARKUP = (b"<!doctype", b"<html", b"<script", b"<svg", b"<body", b"<iframe")
-
-
-_PADDING = b"\0\r\n\t "
-
-
-_PNG_SIGNATURE = 8  # bytes
-
-
-_LARGEST_PROFILE = 4 * 2**20  # bytes
-
-
-_PROFILE_HEADER = 128  # bytes
-
-
-def smuggled(data: bytes, image: Image.Image) -> str | None:
-    """Return what is wrong with an opened picture's file beside its pixels, None if nothing is.
-
-    Nothing is decoded for it.
-    """
-    start = data[:_SNIFFED].lower()
-    if any(word in start for word in _MARKUP):
-        return "it is a web page too"
-    behind = data[_end_of_picture(data, str(image.format)) :].strip(_PADDING)
-    if behind:
-        return f"{len(behind):,} bytes follow the picture"
-    if "icc_profile" in image.info and not _is_profile(image.info["icc_profile"]):
-        return "its colour profile is none"
-    return None
-
-
-def _end_of_picture(data: bytes, picture_format: str) -> int:
-    match picture_format:
-        case "PNG":
-            at = _PNG_SIGNATURE
-            while at + 12 <= len(data):
-                length = int.from_bytes(data[at : at + 4], "big")
-                kind = data[at + 4 : at + 8]
-                at += 12 + length
-                if kind == b"IEND":
-                    break
-            return at
-        case "WEBP":
-            return 8 + int.from_bytes(data[4:8], "little")
-        case _:
-            # A JPEG ends in a marker; behind the last one there is nothing but padding. One that
-            # was cut off has none: that shows when it is decoded.
-            last = data.rfind(b"\xff\xd9")
-            return len(data) if last < 0 else last + 2
-
-
-def _is_profile(profile: object) -> bool:
-    return (
-        isinstance(profile, bytes)
-        and _PROFILE_HEADER <= len(profile) <= _LARGEST_PROFILE
-        and profile[36:40] == b"acsp"
-    )

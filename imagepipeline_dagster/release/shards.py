@@ -49,6 +49,8 @@ _LEFT_OUT = frozenset(
         "uri",  # the maker's own folders are nobody else's business
         "bytes",  # the image tells its size
         "value_range",
+        "has_alpha",
+        "carries_more",
         "moderation_basis",
         # The same for every kept image:
         "outcome",

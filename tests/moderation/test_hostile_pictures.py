@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from imagepipeline_dagster.purchase.pictures import Undecodable, read_picture
 
@@ -71,6 +72,7 @@ def animated(format: str) -> bytes:  # noqa: A002
 
 
 PAGE = b"<!DOCTYPE html><html><script>alert(1)</script></html>"
+ZIP = b"PK\x03\x04" + bytes(range(200))
 ROW = b"\0" + bytes(48)
 HOSTILE = {
     "decompression_bomb": png(60_000, 60_000, pixels=bytes(10_000_000)),
@@ -81,14 +83,6 @@ HOSTILE = {
     "svg": b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>',
     "page": PAGE,
     "gif_and_page": b"GIF89a/*" + PAGE,
-    "png_then_page": small("PNG") + PAGE,
-    "jpeg_then_page": small("JPEG") + PAGE,
-    "webp_then_page": small("WEBP") + PAGE,
-    "page_in_a_png_comment": png(48, 48, chunk(b"tEXt", b"a\0" + PAGE), pixels=ROW * 48),
-    "page_in_a_jpeg_comment": small("JPEG", comment=PAGE),
-    "zip_behind_a_png": small("PNG") + b"PK\x03\x04" + bytes(range(200)),
-    "icc_junk_in_a_png": png(48, 48, chunk(b"iCCP", b"a\0\0" + b"junk" * 99), pixels=ROW * 48),
-    "icc_junk_in_a_jpeg": small("JPEG", icc_profile=b"junk" * 99),
     "icc_bomb": png(
         48, 48, chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**28), 9)), pixels=ROW * 48
     ),
@@ -97,6 +91,42 @@ HOSTILE = {
     ),
     "no_pixels": png(48, 48),
     "nothing": b"",
+}
+
+
+def webp_with(kind: bytes, content: bytes) -> bytes:
+    """Return a WebP with a chunk of its own."""
+    body = small("WEBP")[12:] + kind + struct.pack("<I", len(content)) + content
+    body += bytes(len(content) % 2)
+    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+def jpeg_with(marker: int, content: bytes) -> bytes:
+    """Return a JPEG with a segment of its own."""
+    whole = small("JPEG")
+    segment = bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+    return whole[:2] + segment + whole[2:]
+
+
+CARRIES = {
+    "png_then_page": small("PNG") + PAGE,
+    "jpeg_then_page": small("JPEG") + PAGE,
+    "webp_then_page": small("WEBP") + PAGE,
+    "jpeg_then_page_and_forged_end": small("JPEG") + PAGE + b"\xff\xd9",
+    "zip_behind_a_png": small("PNG") + ZIP,
+    "page_in_a_png_text": png(48, 48, chunk(b"tEXt", b"a\0" + PAGE), pixels=ROW * 48),
+    "page_in_a_packed_png_text": png(
+        48, 48, chunk(b"zTXt", b"a\0\0" + zlib.compress(PAGE)), pixels=ROW * 48
+    ),
+    "zip_in_a_private_png_chunk": png(48, 48, chunk(b"prVt", b"xx" + ZIP), pixels=ROW * 48),
+    "page_in_a_private_png_chunk": png(48, 48, chunk(b"prVt", b"xx" + PAGE), pixels=ROW * 48),
+    "much_in_a_private_png_chunk": png(48, 48, chunk(b"prVt", bytes(10**5)), pixels=ROW * 48),
+    "page_in_a_jpeg_comment": small("JPEG", comment=PAGE),
+    "zip_in_a_jpeg_comment": jpeg_with(0xFE, b"hello" + ZIP),
+    "zip_in_a_jpeg_segment": jpeg_with(0xE9, ZIP),
+    "zip_in_a_webp_chunk": webp_with(b"prVt", ZIP),
+    "page_in_a_webp_chunk": webp_with(b"prVt", b"xx" + PAGE),
+    "icc_junk_in_a_jpeg": small("JPEG", icc_profile=b"junk" * 99),
 }
 
 
@@ -121,11 +151,47 @@ def test_honest_files_with_profile_and_padding_are_pictures(format: str) -> None
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     picture = read_picture(small(format, icc_profile=profile) + bytes(16))
     assert (picture.width, picture.height, picture.format) == (48, 48, format)
+    assert picture.carries_more is None
+
+
+@pytest.mark.parametrize("name", CARRIES)
+def test_a_picture_that_carries_more_is_a_picture_and_says_so(name: str) -> None:
+    """What decodes is a paid picture; moderation is told what else the file holds, in our words."""
+    picture = read_picture(CARRIES[name])
+    assert (picture.width, picture.height) == (48, 48)
+    assert picture.carries_more
+    assert "<" not in picture.carries_more
+
+
+def page_text(format: str) -> bytes:  # noqa: A002
+    """Return a picture whose text repeats a prompt about markup."""
+    prompt = "poster that shows <html> and <svg> in neon"
+    if format == "PNG":
+        text = PngInfo()
+        text.add_text("parameters", prompt)
+        text.add_itxt("Description", prompt, zip=True)
+        return small(format, pnginfo=text)
+    if format == "JPEG":
+        return small(format, comment=prompt.encode())
+    return small(format, xmp=prompt.encode())
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_a_prompt_about_markup_is_no_page(format: str) -> None:  # noqa: A002
+    """A text that tells of markup, as the prompt did, is nothing odd; nor is a plain file."""
+    assert read_picture(page_text(format)).carries_more is None
+    assert read_picture(small(format)).carries_more is None
+
+
+def test_progressive_and_restarting_jpegs_carry_nothing() -> None:
+    """Several scans and restart markers are the picture's own."""
+    for options in ({"progressive": True}, {"restart_marker_blocks": 2}):
+        assert read_picture(small("JPEG", **options)).carries_more is None
 
 
 def test_the_reason_is_words_and_nothing_of_the_file() -> None:
     """The message that the row carries quotes no byte of what came."""
-    for name in ("page", "png_then_page", "page_in_a_jpeg_comment", "svg"):
+    for name in ("page", "svg"):
         with pytest.raises(Undecodable) as refused:
             read_picture(HOSTILE[name])
         assert "<" not in str(refused.value)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.moderation.checks import accounting_problems, wrong_sizes
+from imagepipeline_dagster.moderation.policy import Rules
 from imagepipeline_dagster.moderation.verdicts import (
     Counts,
     ModeratedImage,
@@ -215,3 +217,29 @@ def test_a_picture_of_another_size_is_found() -> None:
         for name, request, high in (("ok", asked, 64), ("low", asked, 32), ("any", "{}", 32))
     ]
     assert [row.prompt_id for row in wrong_sizes(moderate(rows))] == ["low"]
+
+
+@pytest.mark.parametrize(
+    ("evidence", "option", "reason"),
+    [
+        ({"carries_more": "200 bytes follow the picture"}, "carries_more", "carries_more"),
+        ({"has_alpha": True}, "transparent", "transparent"),
+    ],
+)
+def test_what_more_a_file_holds_sets_it_aside(
+    evidence: dict[str, Any], option: str, reason: str
+) -> None:
+    """A file with more than a picture, or alpha, is quarantined unless the policy says else."""
+    image = dataclasses.replace(sample(), **evidence)
+    verdicts = {
+        choice: [(row.verdict, row.moderation_reason) for row in moderate([image], rules)]
+        for choice, rules in {
+            "default": Rules(),
+            **{c: Rules.model_validate({option: c}) for c in ("reject", "keep")},
+        }.items()
+    }
+    assert verdicts == {
+        "default": [("quarantined", reason)],
+        "reject": [("rejected", reason)],
+        "keep": [("kept", "ok")],
+    }
