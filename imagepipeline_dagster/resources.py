@@ -112,6 +112,12 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
         default=64 * 1024 * 1024, ge=1, description="A larger download is refused, bytes."
     )
 
+    link_lifetime_hours: float = Field(
+        default=24.0,
+        ge=0,
+        description="Hours after a purchase in which a link that does not work may come to work: "
+        "until then a paid picture stays open.",
+    )
     refusing_statuses: list[int] = Field(
         default=[429],
         description="HTTP statuses by which the API says that it took nothing for now, so that the "
@@ -153,6 +159,7 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
             job_timeout_seconds=self.job_timeout_seconds,
             poll_min_seconds=self.poll_min_seconds,
             poll_max_seconds=self.poll_max_seconds,
+            link_lifetime_hours=self.link_lifetime_hours,
         )
 
     @asynccontextmanager

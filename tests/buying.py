@@ -42,6 +42,7 @@ QUICK = PurchaseSettings(
     poll_max_seconds=0.2,
     lease_seconds=30,
     progress_seconds=0.05,
+    link_patience_seconds=0.5,
 )
 
 OpenClient = Callable[[], AbstractAsyncContextManager[ImagePipelineClient]]

@@ -61,6 +61,7 @@ def test_fields_and_defaults() -> None:
         "request_timeout_seconds": 30,
         "max_attempts": 5,
         "max_image_bytes": 64 * 1024**2,
+        "link_lifetime_hours": 24,
         "refusing_statuses": [429],
         "allow_insecure": False,
     }

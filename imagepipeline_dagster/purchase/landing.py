@@ -8,29 +8,40 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.contract import Job, JobStatus
-from imagepipeline_dagster.api.errors import LinkExpired, StatusUnavailable
+from imagepipeline_dagster.api.errors import (
+    DownloadError,
+    LinkExpired,
+    LinkRefused,
+    StatusUnavailable,
+)
 from imagepipeline_dagster.ledger.records import Outcome, StoredSample
 from imagepipeline_dagster.ledger.requests import record_stored, record_succeeded
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.purchase.pictures import Picture, Undecodable, read_picture
 from imagepipeline_dagster.storage.contract import Storage, image_path, thumbnail_path
 
-__all__ = ["Landing", "filtered_sample"]
+__all__ = ["Landing", "PicturesLate", "filtered_sample"]
 
 T = TypeVar("T")
 _DOWNLOADS_AT_ONCE = 8
-_LINK_RENEWALS = 2
-_DECODINGS = 2
+_FIRST_PAUSE_SECONDS = 0.2
+
+
+class PicturesLate(DownloadError):
+    """Paid pictures cannot be had yet; the job is asked for them again."""
 
 
 class Landing:
-    """Brings the pictures of finished jobs home, some at a time."""
+    """Brings the pictures of finished jobs home, some at a time.
+
+    `patience_seconds` is how long a run goes on asking for one that cannot be had.
+    """
 
     def __init__(
         self,
@@ -39,94 +50,156 @@ class Landing:
         writer: LedgerWriter,
         storage: Storage,
         executor: Executor,
+        patience_seconds: float,
     ) -> None:
         self._client = client
         self._writer = writer
         self._storage = storage
         self._executor = executor
+        self._patience_seconds = patience_seconds
         self._places = asyncio.Semaphore(_DOWNLOADS_AT_ONCE)
 
     async def land(
-        self, request_key: str, job: Job, *, samples: int, stored: tuple[StoredSample, ...]
-    ) -> None:
-        """Bring a job's samples home and record each as soon as its bytes are stored.
+        self,
+        request_key: str,
+        job: Job,
+        *,
+        samples: int,
+        stored: tuple[StoredSample, ...],
+        links_end: dt.datetime,
+    ) -> int:
+        """Bring a job's samples home, record each once its bytes are stored, and count the useful.
 
-        `stored` are the samples that an earlier attempt recorded. Fewer links than samples mean
-        that some were filtered; which ones survived is not guessed: their `sample_index` is None.
+        `stored` are the samples that an earlier attempt recorded. Until `links_end` a link that does
+        not work, or gives no picture, is a passing trouble. Fewer links than samples mean that some
+        were filtered; which ones survived is not guessed: their `sample_index` is None.
 
         Raises:
+            PicturesLate: some cannot be had now; what came is recorded.
             DownloadError, StatusUnavailable, Throttled, Unreachable, JobError: try again later.
             OSError: the storage failed.
         """
+        job = await self._with_links(job, samples, links_end)
         delivered = min(len(job.download_urls), samples)
         complete = delivered == samples
-        have = {sample.slot for sample in stored} if complete else set()
-        last = [
-            filtered_sample(slot, f"{delivered} links came for {samples} samples")
-            for slot in range(delivered, samples)
-        ]
-        async with self._places:
-            to_come = [slot for slot in range(delivered) if slot not in have]
-            for slot in to_come:
-                sample = await self._sample(slot, job, index=slot if complete else None)
-                if slot != to_come[-1]:
-                    await self._writer.write(record_stored, request_key, sample)
-                else:
-                    # Shares its commit with the end of the job.
-                    last.append(sample)
-        await self._writer.write(record_succeeded, request_key, last)
-
-    async def _sample(self, slot: int, job: Job, *, index: int | None) -> StoredSample:
-        def settled(**found: Any) -> StoredSample:  # noqa: ANN401 - StoredSample's own fields
-            now = dt.datetime.now(dt.UTC)
-            return StoredSample(slot=slot, sample_index=index, stored_at=now, **found)
-
-        trouble: Undecodable | None = None
-        for _ in range(_DECODINGS):
+        have = {sample.slot: sample for sample in stored} if complete else {}
+        came = [have[slot] for slot in sorted(have)]
+        missing = range(delivered, samples)
+        if job.links_told:
+            why = f"{delivered} links came for {samples} samples"
+            unrecorded = [filtered_sample(slot, why) for slot in missing]
+        else:
+            why = "the API listed no links that can be read"
+            unrecorded = [_lost_sample(slot, Outcome.EXPIRED, why) for slot in missing]
+        late: list[PicturesLate] = []
+        for slot in (slot for slot in range(delivered) if slot not in have):
             try:
-                data = await self._download(slot, job)
-            except LinkExpired as error:
-                return settled(outcome=Outcome.EXPIRED, error=str(error))
-            try:
-                picture = await self._in_thread(read_picture, data)
-            except Undecodable as error:
-                trouble = error
+                sample = await self._sample(
+                    slot, job, index=slot if complete else None, links_end=links_end
+                )
+            except PicturesLate as error:
+                late.append(error)
                 continue
-            return settled(
-                outcome=Outcome.GENERATED,
-                image_sha256=picture.sha256,
-                # Beside the decoding threads: there are as many of those as processors, and a write
-                # waits for a disk or a bucket.
-                uri=await asyncio.to_thread(self._write, picture, data),
-                format=picture.format,
-                pixel_width=picture.width,
-                pixel_height=picture.height,
-                bytes=len(data),
-                value_range=picture.value_range,
-                has_alpha=picture.has_alpha,
-                carries_more=picture.carries_more,
-            )
-        return settled(outcome=Outcome.UNDECODABLE, error=f"{trouble} (in {_DECODINGS} downloads)")
+            came.append(sample)
+            # The last one shares its commit with the end of the job.
+            if late or slot != delivered - 1:
+                await self._writer.write(record_stored, request_key, sample)
+            else:
+                unrecorded.append(sample)
+        if late:
+            raise late[0]
+        await self._writer.write(record_succeeded, request_key, unrecorded)
+        return sum(
+            sample.outcome == Outcome.GENERATED and sample.value_range != 0 for sample in came
+        )
 
-    async def _download(self, slot: int, job: Job) -> bytes:
-        """Download a sample, asking the job for new links where one has expired."""
-        for _ in range(_LINK_RENEWALS):
+    async def _with_links(self, job: Job, samples: int, links_end: dt.datetime) -> Job:
+        """Return the job with its links; where some or all are missing, it is asked once more.
+
+        An API may list them a look later. None that can be read are waited for as a link is.
+        """
+        pauses = self._pauses(links_end)
+        while len(job.download_urls) < samples and job.id is not None:
+            pause = next(pauses, None)
+            if pause is None:
+                break
+            await asyncio.sleep(pause)
+            renewed = await self._renewed(job)
+            looked_twice = job.links_told and renewed.links_told
+            job = renewed
+            if looked_twice:
+                break
+        if not job.links_told and dt.datetime.now(dt.UTC) < links_end:
+            raise PicturesLate("the API listed no links that can be read")
+        return job
+
+    def _pauses(self, links_end: dt.datetime) -> Iterator[float]:
+        """Yield the pauses before each further try, in seconds: they grow, and end in this run."""
+        yield 0.0
+        pause, left = _FIRST_PAUSE_SECONDS, self._patience_seconds
+        while left > 0 and dt.datetime.now(dt.UTC) < links_end:
+            yield min(pause, left)
+            pause, left = 2 * pause, left - pause
+
+    async def _sample(
+        self, slot: int, job: Job, *, index: int | None, links_end: dt.datetime
+    ) -> StoredSample:
+        """Return a sample that was brought home, or one that is lost for good.
+
+        Raises:
+            PicturesLate: it cannot be had now, and its links are not over.
+        """
+        pauses = self._pauses(links_end)
+        while True:
             try:
-                return await self._client.download(job.download_urls[slot])
-            except LinkExpired:
-                if job.id is None:
-                    raise
-                renewed = await self._client.status(job.task, job.id)
-                if renewed.status is JobStatus.PENDING:
-                    # A job that was done is not: a passing confusion, and no reason to give up
-                    # a picture that is paid.
-                    raise StatusUnavailable(
-                        f"the job had links, and is {renewed.word[:40]} now"
-                    ) from None
-                if len(renewed.download_urls) <= slot:
-                    raise
-                job = renewed
-        return await self._client.download(job.download_urls[slot])
+                return await self._stored_sample(slot, job, index)
+            except (LinkExpired, LinkRefused, Undecodable) as error:
+                trouble = error
+            pause = next(pauses, None)
+            if pause is None:
+                break
+            await asyncio.sleep(pause)
+            renewed = await self._renewed(job)
+            job = renewed if len(renewed.download_urls) > slot else job
+        if dt.datetime.now(dt.UTC) < links_end:
+            raise PicturesLate(f"sample {slot}: {trouble}") from trouble
+        decodes = not isinstance(trouble, Undecodable)
+        return _lost_sample(
+            slot, Outcome.EXPIRED if decodes else Outcome.UNDECODABLE, str(trouble), index=index
+        )
+
+    async def _stored_sample(self, slot: int, job: Job, index: int | None) -> StoredSample:
+        async with self._places:
+            data = await self._client.download(job.download_urls[slot])
+            picture = await self._in_thread(read_picture, data)
+            # Beside the decoding threads: there are as many of those as processors, and a write
+            # waits for a disk or a bucket.
+            uri = await asyncio.to_thread(self._write, picture, data)
+        return StoredSample(
+            slot=slot,
+            sample_index=index,
+            stored_at=dt.datetime.now(dt.UTC),
+            outcome=Outcome.GENERATED,
+            image_sha256=picture.sha256,
+            uri=uri,
+            format=picture.format,
+            pixel_width=picture.width,
+            pixel_height=picture.height,
+            bytes=len(data),
+            value_range=picture.value_range,
+            has_alpha=picture.has_alpha,
+            carries_more=picture.carries_more,
+        )
+
+    async def _renewed(self, job: Job) -> Job:
+        """Return the job as the API tells of it now, with fresh links."""
+        if job.id is None:
+            return job
+        renewed = await self._client.status(job.task, job.id)
+        if renewed.status is JobStatus.PENDING:
+            # A job that was done is not: a passing confusion, no reason to give up what is paid.
+            raise StatusUnavailable(f"the job had succeeded, and is {renewed.word[:40]} now")
+        return renewed
 
     def _write(self, picture: Picture, data: bytes) -> str:
         # Where such a picture is stored already it is written again: what is there may be broken,
@@ -137,6 +210,18 @@ class Landing:
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, function, *arguments)
+
+
+def _lost_sample(
+    slot: int, outcome: Outcome, error: str, *, index: int | None = None
+) -> StoredSample:
+    return StoredSample(
+        slot=slot,
+        sample_index=index,
+        outcome=outcome,
+        stored_at=dt.datetime.now(dt.UTC),
+        error=error,
+    )
 
 
 def filtered_sample(slot: int, error: str) -> StoredSample:

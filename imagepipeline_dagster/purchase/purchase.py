@@ -24,6 +24,7 @@ from sqlalchemy.exc import OperationalError
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.contract import Job, JobStatus, Task, request_for
 from imagepipeline_dagster.api.errors import (
+    DownloadError,
     ImagePipelineError,
     JobFailed,
     JobNotFound,
@@ -70,7 +71,9 @@ class PurchaseSettings:
     """How a purchase is carried out; times in seconds.
 
     Once more than `max_failure_ratio` of the samples that came to an end in this run failed, it
-    stops submitting; a few failures among the first ones are not judged yet.
+    stops submitting; a few failures among the first ones are not judged yet. A paid picture that
+    cannot be had is asked for again for `link_patience_seconds` in this run, and by later runs
+    until `link_lifetime_hours` after its purchase.
     """
 
     max_in_flight: int = 16
@@ -80,6 +83,8 @@ class PurchaseSettings:
     lease_seconds: float = 60.0
     progress_seconds: float = 5.0
     max_failure_ratio: float = 0.5
+    link_lifetime_hours: float = 24.0
+    link_patience_seconds: float = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +220,7 @@ class Purchase:
                     writer=self._writer,
                     storage=self._storage,
                     executor=executor,
+                    patience_seconds=self._settings.link_patience_seconds,
                 )
                 self._submission = Submission(
                     client=self._client,
@@ -344,8 +350,14 @@ class Purchase:
                 places.release()
             if job is not None:
                 stored = entry.stored if entry else ()
-                await self._landing.land(key, job, samples=call.samples, stored=stored)
-                self._state.land(call.samples)
+                useful = await self._landing.land(
+                    key,
+                    job,
+                    samples=call.samples,
+                    stored=stored,
+                    links_end=self._links_end(entry),
+                )
+                self._state.land(call.samples, useful=useful)
         except JobFailed as error:
             await self._submission.fail(call, _failure_of(error), str(error))
             if error.trouble is not None:
@@ -359,15 +371,25 @@ class Purchase:
             await self._writer.write(
                 record_unknown, key, str(error), owner=self._lease.owner, was=State.SUBMITTED
             )
-            self._state.failed += call.samples
+            self._state.judge_failure(call.samples)
         except (ImagePipelineError, OSError) as error:
             # The job is bought and its id is known: the next run asks for it again.
             self._state.given_up.add(key)
-            self._state.failed += call.samples
+            if isinstance(error, DownloadError) and _is_bought_now(entry):
+                # Buying on would waste money; what an earlier run bought says nothing of that.
+                self._state.judge_failure(call.samples)
+            else:
+                self._state.failed += call.samples
             if isinstance(error, RunStopper | OSError):
                 self._state.stop(error)
             trouble = f"{type(error).__name__}: {error}"
             await self._writer.write(record_trouble, key, trouble)
+
+    def _links_end(self, entry: Entry | None) -> dt.datetime:
+        """Return until when a link that does not work may come to work."""
+        submitted_at = None if _is_bought_now(entry) or entry is None else entry.submitted_at
+        began = submitted_at or dt.datetime.now(dt.UTC)
+        return began + dt.timedelta(hours=self._settings.link_lifetime_hours)
 
     async def _finished_job(self, call: PlannedRequest, entry: Entry | None) -> Job | None:
         """Return the call's job once it has succeeded; None where no job came about."""
@@ -440,6 +462,11 @@ class Purchase:
                 eta=(total - self._state.done) / rate if rate > 0 else None,
             )
             await asyncio.to_thread(self._on_progress, progress)
+
+
+def _is_bought_now(entry: Entry | None) -> bool:
+    """Tell whether this run buys what the ledger said this of."""
+    return plan_state(entry) is PlanState.TO_BUY
 
 
 def _failure_of(error: JobFailed) -> Failure:

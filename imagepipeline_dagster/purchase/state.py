@@ -50,7 +50,7 @@ class RunState:
         resumed: jobs taken over from a process that is gone.
         in_flight: jobs that are being sent or waited for.
         done: samples that have come, those of earlier runs included.
-        landed: samples that came in this run.
+        landed: samples that came in this run, and are pictures.
         failed: samples of requests that gave nothing.
     """
 
@@ -80,10 +80,12 @@ class RunState:
         """Stop submitting; the first reason counts."""
         self.stopper = self.stopper or reason
 
-    def land(self, samples: int) -> None:
-        """Count samples that came."""
+    def land(self, samples: int, *, useful: int) -> None:
+        """Count samples that came; a blank one, or what is no picture, is as good as failed."""
         self.done += samples
-        self.landed += samples
+        self.landed += useful
+        if useful < samples:
+            self.judge_failure(samples - useful)
 
     def judge_failure(self, samples: int) -> None:
         """Count samples of a failed request, and stop where too many failed.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -37,8 +36,6 @@ from imagepipeline_dagster.purchase.landing import filtered_sample
 from imagepipeline_dagster.purchase.state import RunState
 
 __all__ = ["Submission"]
-
-_THROTTLED_ROUNDS = 5
 
 
 class _Stopped(Exception):
@@ -76,7 +73,6 @@ class Submission:
         self._emulated = emulated
         self._record_uses = record_uses
         self._reserved: dict[str, dt.date] = {}
-        self._throttled: Counter[str] = Counter()
 
     async def submit(self, call: PlannedRequest, entry: Entry | None) -> Job | None:
         """Claim a call, POST it and record its job; None where no job came about."""
@@ -106,15 +102,14 @@ class Submission:
             await self.fail(call, failure, str(error))
             return None
         except AnswerLost as error:
-            self._state.failed += call.samples
+            self._state.judge_failure(call.samples)
             await self._writer.write(
                 record_unknown, key, str(error), owner=self._lease.owner, was=State.CLAIMED
             )
             return None
         except Throttled as error:
-            self._throttled[key] += 1
-            if self._throttled[key] >= _THROTTLED_ROUNDS:
-                self._state.given_up.add(key)
+            # It was sent `max_attempts` times, which is as often as a run may.
+            self._state.given_up.add(key)
             await self.fail(call, Failure.NOT_SENT, str(error))
             return None
         except (Unreachable, RunStopper, _Stopped) as error:

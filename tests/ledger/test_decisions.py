@@ -164,13 +164,13 @@ def test_what_is_failed_for_good_gets_one_more_job(
     """A resubmission of what no run would buy again is worth one job, also if that fails too."""
     prompts = prompts_of(numbered_rows(1))
     emulator.set_faults(fault)
-    assert buyer.buy(prompts).outcomes == {outcome: 1}
+    assert buyer.buy(prompts, link_lifetime_hours=0).outcomes == {outcome: 1}
     before = only_entry(buyer)
     posts = emulator.stats.posts_accepted
 
     with opened(buyer) as ledger:
         resubmit(ledger, [before.request_key], who="mira", why="once more")
-    still = buyer.buy(prompts)
+    still = buyer.buy(prompts, link_lifetime_hours=0)
     buyer.buy(prompts)
     assert emulator.stats.posts_accepted == posts + 1
     assert still.outcomes == {outcome: 1}
@@ -192,7 +192,7 @@ def test_pictures_that_came_stay_when_the_rest_is_bought_again(
     buyer = dataclasses.replace(buyer, samples_per_call=2)
     prompts = prompts_of(numbered_rows(1, samples=2))
     emulator.set_faults(Fault(kind=FaultKind.TRUNCATED_BYTES, times=2))
-    half = buyer.buy(prompts)
+    half = buyer.buy(prompts, link_lifetime_hours=0)
     assert half.outcomes == {"undecodable": 1, "generated": 1}
     (kept,) = [image for image in half.images if image.outcome == "generated"]
 

@@ -1,0 +1,205 @@
+"""Paid pictures that cannot be had at once: a bad moment ends nothing, and buys nothing again."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import pytest
+
+from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation
+from tests.buying import Buyer, numbered_rows, prompts_of
+
+DOWNLOAD, STATUS = Operation.DOWNLOAD, Operation.STATUS
+
+MOMENTS: dict[str, Fault] = {
+    "the link says 403": Fault(kind=FaultKind.EXPIRED_LINK, seconds=0.4),
+    "the link says 404": Fault(kind=FaultKind.LATE_LINK, seconds=0.4),
+    "the link says 401": Fault(kind="refused", operation=DOWNLOAD, status=401, seconds=0.4),
+    "the link says 425": Fault(kind="refused", operation=DOWNLOAD, status=425, seconds=0.4),
+    "a page in place of the picture": Fault(kind="html_page", operation=DOWNLOAD, seconds=0.4),
+    "half of the picture": Fault(kind=FaultKind.TRUNCATED_BYTES, seconds=0.4),
+    "no links": Fault(kind=FaultKind.MISSING_LINKS, seconds=0.4),
+}
+
+
+@pytest.mark.parametrize("name", MOMENTS)
+def test_a_passing_trouble_is_no_end(name: str, buyer: Buyer, emulator: EmulatorServer) -> None:
+    """What cannot be had for a moment after SUCCESS is there a moment later, in the same run."""
+    emulator.set_faults(MOMENTS[name])
+
+    bought = buyer.buy(prompts_of(numbered_rows(2)), link_patience_seconds=5)
+
+    assert bought.outcomes == {"generated": 2}
+    assert emulator.stats.posts_received == 2
+
+
+@pytest.mark.parametrize("name", MOMENTS)
+def test_a_longer_trouble_is_left_to_later_runs(
+    name: str, buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """While its links live, a paid picture stays open; a later run brings it home for nothing."""
+    fault = MOMENTS[name].model_copy(update={"seconds": None})
+    prompts = prompts_of(numbered_rows(2))
+    emulator.set_faults(fault)
+    troubled = buyer.buy(prompts, link_patience_seconds=0.1)
+    still = buyer.buy(prompts, link_patience_seconds=0.1)
+    emulator.set_faults()
+    bought = buyer.buy(prompts)
+
+    assert troubled.outcomes == still.outcomes == {"pending": 2}
+    assert all(image.error for image in still.images)
+    assert bought.outcomes == {"generated": 2}
+    assert emulator.stats.posts_received == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome"),
+    [
+        ("the link says 403", "expired"),
+        ("a page in place of the picture", "undecodable"),
+        ("no links", "expired"),
+    ],
+)
+def test_when_its_links_are_over_a_picture_is_lost(
+    name: str, outcome: str, buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """After `link_lifetime_hours` the outcome is final, with its reason, and not bought again."""
+    prompts = prompts_of(numbered_rows(1))
+    emulator.set_faults(MOMENTS[name].model_copy(update={"seconds": None}))
+    buyer.buy(prompts, link_patience_seconds=0.1)
+    lost = buyer.buy(prompts, link_lifetime_hours=0)
+    emulator.set_faults()
+
+    assert buyer.buy(prompts).outcomes == lost.outcomes == {outcome: 1}
+    assert lost.images[0].error
+    assert emulator.stats.posts_received == 1
+
+
+def test_of_a_call_what_can_be_had_is_kept(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """A sample that cannot be had keeps no other from coming, and none is downloaded twice."""
+    pair = dataclasses.replace(buyer, samples_per_call=2)
+    prompts = prompts_of(numbered_rows(1, samples=2))
+    emulator.set_faults(Fault(kind=FaultKind.LATE_LINK, times=1))
+    half = pair.buy(prompts, link_patience_seconds=0)
+    emulator.set_faults(Fault(kind=FaultKind.EXPIRED_LINK))
+    troubled = pair.buy(prompts, link_patience_seconds=0)
+    emulator.set_faults()
+    whole = pair.buy(prompts)
+
+    assert half.outcomes == troubled.outcomes == {"generated": 2}
+    assert whole.outcomes == {"generated": 2}
+    assert emulator.stats.downloads == 3
+
+
+def test_an_empty_list_is_asked_for_again(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """A list of links without any counts as filtered after a second look alone."""
+    prompts = prompts_of(numbered_rows(1))
+    emulator.set_faults(Fault(kind=FaultKind.FEWER_LINKS))
+
+    bought = buyer.buy(prompts)
+
+    assert bought.outcomes == {"vendor_filtered": 1}
+    assert emulator.stats.status_requests >= 2
+
+
+USELESS: dict[str, Fault] = {
+    "undecodable": Fault(kind="html_page", operation=DOWNLOAD),
+    "dead links": Fault(kind=FaultKind.EXPIRED_LINK),
+    "no links": Fault(kind=FaultKind.MISSING_LINKS),
+    "blank": Fault(kind=FaultKind.BLACK_IMAGE),
+    "unreadable answers": Fault(kind="html_page", after_accepting=True),
+    "lost answers": Fault(kind=FaultKind.DROPPED_ANSWER),
+}
+
+
+@pytest.mark.parametrize("name", USELESS)
+def test_a_run_that_buys_nothing_useful_stops(
+    name: str, buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """`max_failure_ratio` judges whatever is of no use, and stops long before the plan's end."""
+    emulator.set_faults(USELESS[name])
+
+    bought = buyer.buy(prompts_of(numbered_rows(80)), link_patience_seconds=0)
+
+    assert "samples failed" in str(bought.report.stopper)
+    assert emulator.stats.posts_accepted < 60
+
+
+def test_a_request_is_sent_max_attempts_times_in_a_run(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """Repeats of one request count together, and what was never bought gives its money back."""
+    emulator.set_faults(Fault(kind=FaultKind.RATE_LIMITED, retry_after_seconds=0))
+
+    bought = dataclasses.replace(buyer, max_attempts=3).buy(prompts_of(numbered_rows(1)))
+
+    assert bought.outcomes == {"pending": 1}
+    assert emulator.stats.posts_received == 3
+
+
+def test_503_after_taking_is_bought_once(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """A 503 that does not say when to come again is no proof: it is not sent a second time."""
+    emulator.set_faults(Fault(kind="server_error", status=503, after_accepting=True))
+    prompts = prompts_of(numbered_rows(2))
+
+    assert buyer.buy(prompts).outcomes == buyer.buy(prompts).outcomes == {"unknown": 2}
+    assert emulator.stats.posts_received == 2
+
+
+def test_303_to_the_job_is_the_job(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """A redirect to its status names a job, which is waited for."""
+    emulator.set_faults(Fault(kind=FaultKind.REDIRECT_TO_JOB))
+    started = time.monotonic()
+
+    assert buyer.buy(prompts_of(numbered_rows(2))).outcomes == {"generated": 2}
+    assert emulator.stats.posts_received == 2
+    assert time.monotonic() - started < 20
+
+
+def test_no_quota_stops_the_run_at_once(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """429 that means that the account cannot pay is not repeated; later the rows are bought."""
+    emulator.set_faults(Fault(kind=FaultKind.OUT_OF_QUOTA))
+    prompts = prompts_of(numbered_rows(20))
+    stopped = buyer.buy(prompts)
+    posts = emulator.stats.posts_received
+    emulator.set_faults()
+
+    assert stopped.outcomes == {"pending": 20}
+    assert "cannot pay" in str(stopped.report.stopper)
+    assert posts <= 4
+    assert buyer.buy(prompts).outcomes == {"generated": 20}
+
+
+TROUBLE_OF_THE_ACCOUNT = {
+    "400 for the key": Fault(kind="refused", status=400, message="API key not valid"),
+    "410": Fault(kind="refused", status=410, message="this version is retired"),
+    "425": Fault(kind="refused", status=425, message="too early"),
+    "403 for the rate": Fault(kind="refused", status=403, message="rate limit exceeded"),
+}
+
+
+@pytest.mark.parametrize("name", TROUBLE_OF_THE_ACCOUNT)
+def test_account_trouble_is_no_rows_fault(
+    name: str, buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """Rows that met a refused key, a rate or a wrong address are bought once it is put right."""
+    prompts = prompts_of(numbered_rows(2))
+    emulator.set_faults(TROUBLE_OF_THE_ACCOUNT[name])
+
+    assert dataclasses.replace(buyer, max_attempts=2).buy(prompts).outcomes == {"pending": 2}
+    emulator.set_faults()
+    assert buyer.buy(prompts).outcomes == {"generated": 2}
+
+
+def test_another_jobs_picture_is_not_stored(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """An answer about another job leaves its request open, and says what came."""
+    prompts = prompts_of(numbered_rows(1))
+    emulator.set_faults(Fault(kind=FaultKind.OTHER_JOB))
+    confused = buyer.buy(prompts, job_timeout_seconds=1)
+    emulator.set_faults()
+
+    assert confused.outcomes == {"pending": 1}
+    assert "another-job" in str(confused.images[0].error)
+    assert buyer.buy(prompts).outcomes == {"generated": 1}
+    assert emulator.stats.posts_received == 1
