@@ -164,9 +164,9 @@ def draw_scene(text: str, *, size: Size, seed: str | int) -> Image.Image:
     mood = _first(words, _MOODS) or (_ROOM if subject is _VESSEL else _DAY)
     land = _first(words, _LANDS) or chance.choice(("hills", "peaks"))
     land = {_BOAT: "sea"}.get(subject or (), "floor" if mood is _ROOM else land)
-    named = next((ImageColor.colormap[word] for word in words if word in ImageColor.colormap), None)
+    named = next((word for word in words if word in ImageColor.colormap), None)
     hue = f"hsl({chance.randrange(360)}, {chance.randrange(40, 70)}%, 46%)"
-    accent = ImageColor.getrgb(str(named or hue))
+    accent = ImageColor.getrgb(named or hue)
     mood = _Mood(*(_mixed(colour, accent, 0.3 if named else 0.12) for colour in mood))
     sky = Image.new("RGB", (1, 3), mood.horizon)
     sky.putpixel((0, 0), mood.sky)

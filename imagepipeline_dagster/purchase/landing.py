@@ -70,9 +70,9 @@ class Landing:
     ) -> int:
         """Bring a job's samples home, record each once its bytes are stored, and count the useful.
 
-        `stored` are the samples that an earlier attempt recorded. Until `links_end` a link that does
-        not work, or gives no picture, is a passing trouble. Fewer links than samples mean that some
-        were filtered; which ones survived is not guessed: their `sample_index` is None.
+        `stored` are the samples that an earlier attempt recorded. Until `links_end` a link that
+        does not work, or gives no picture, is a passing trouble. Fewer links than samples mean that
+        some were filtered; which ones survived is not guessed: their `sample_index` is None.
 
         Raises:
             PicturesLate: some cannot be had now; what came is recorded.
