@@ -29,7 +29,7 @@ def _api(server: EmulatorServer, **options: object) -> ImagePipelineResource:
 @pytest.fixture
 def outside(server: EmulatorServer, tmp_path: Path) -> Iterator[Pipeline]:
     """A pipeline that buys at that emulator."""
-    with open_pipeline(tmp_path, api=_api(server)) as opened:
+    with open_pipeline(tmp_path, api=_api(server, link_lifetime_hours=0)) as opened:
         yield opened
 
 
