@@ -3,7 +3,7 @@ from __future__ import annotations
 import html
 
 import pytest
-import yaml  # type: ignore[import-untyped] # no stubs among the dependencies
+import yaml
 
 from imagepipeline_dagster.markup import markdown_text, visible, yaml_text
 
