@@ -84,8 +84,8 @@ def resubmit(
     """Allow one more job for requests; the next run of their prompt sets buys it.
 
     KEY is a request's key, or the first eight or more of its digits. Besides unknown requests it
-    takes those that failed for good or were given up, and those whose pictures expired or cannot
-    be decoded.
+    takes those that failed for good or were given up, those whose pictures expired, were filtered
+    or cannot be decoded, and those whose job has no end an hour after it was submitted.
     """
     from imagepipeline_dagster.ledger.decisions import LedgerDecision
 
@@ -99,7 +99,8 @@ def forget(
 ) -> None:
     """Give requests up: what they lack is `failed`, and no run buys it.
 
-    KEY is a request's key, or the first eight or more of its digits.
+    KEY is a request's key, or the first eight or more of its digits. A job that has no end can be
+    given up an hour after it was submitted.
     """
     from imagepipeline_dagster.ledger.decisions import LedgerDecision
 

@@ -35,6 +35,7 @@ from imagepipeline_dagster.ledger.uses import PromptCall, calls_of
 
 __all__ = [
     "MIN_PREFIX",
+    "STUCK_AFTER",
     "DecisionRefused",
     "LedgerDecision",
     "TakenDecision",
@@ -49,8 +50,9 @@ __all__ = [
 MIN_PREFIX = 8
 """Least hex digits that stand for a request key, or for an image."""
 
-_NO_PICTURE = (Outcome.EXPIRED, Outcome.UNDECODABLE)
-_LAPSED = "its process ended between the claim and the answer; it may have been bought"
+_NO_PICTURE = (Outcome.EXPIRED, Outcome.UNDECODABLE, Outcome.VENDOR_FILTERED)
+STUCK_AFTER = dt.timedelta(hours=1)
+"""The age from which on a person may decide about a job that neither succeeds nor fails."""
 
 
 class LedgerDecision(StrEnum):
@@ -112,7 +114,7 @@ def unknown_requests(ledger: Ledger) -> list[UndecidedRequest]:
             run_id=entry.run_id,
             job_id=entry.job_id,
             samples=entry.samples,
-            error=entry.error or _LAPSED,
+            error=entry.error or entry.lapse,
         )
         for entry in sorted(undecided, key=lambda entry: (entry.claimed_at, entry.request_key))
     ]
@@ -134,8 +136,9 @@ def resubmit(ledger: Ledger, keys: Sequence[str], *, who: str, why: str) -> list
     """Allow one more job for each of these requests; the next run of their prompt set buys it.
 
     It makes sense for a request whose fate is unknown, for one that is failed for good or given
-    up, and for one that was paid, but whose picture expired or cannot be decoded. Pictures that
-    did come stay. All of them or none; returns the requests as they were.
+    up, for one that was paid, but whose picture expired, was filtered or cannot be decoded, and for
+    one whose job is without an end for `STUCK_AFTER`. Pictures that did come stay. All of them or
+    none; returns the requests as they were.
 
     Raises:
         DecisionRefused: as `concerned`.
@@ -147,8 +150,9 @@ def resubmit(ledger: Ledger, keys: Sequence[str], *, who: str, why: str) -> list
 def forget(ledger: Ledger, keys: Sequence[str], *, who: str, why: str) -> list[Entry]:
     """Give these requests up: what they lack is `failed`, and no run buys it.
 
-    It makes sense for a request whose fate is unknown, and for one that would be bought again. All
-    of them or none; returns the requests as they were.
+    It makes sense for a request whose fate is unknown, for one that would be bought again, and for
+    one whose job is without an end for `STUCK_AFTER`. All of them or none; returns the requests as
+    they were.
 
     Raises:
         DecisionRefused: as `concerned`.
@@ -296,6 +300,12 @@ def _is_unknown(entry: Entry) -> bool:
     return lapsed or entry.state is State.UNKNOWN
 
 
+def _is_stuck(entry: Entry) -> bool:
+    now = dt.datetime.now(dt.UTC)
+    old = entry.submitted_at is not None and entry.submitted_at <= now - STUCK_AFTER
+    return entry.state is State.SUBMITTED and old and not entry.is_live(now)
+
+
 def _refusal(entry: Entry, decision: LedgerDecision) -> str | None:
     """Return why a decision makes no sense in the state that a request is in."""
     if _is_unknown(entry):
@@ -303,7 +313,13 @@ def _refusal(entry: Entry, decision: LedgerDecision) -> str | None:
     state = plan_state(entry)
     in_state = f"it is {entry.state}" + (f" ({entry.failure})" if entry.failure else "")
     if state is PlanState.IN_FLIGHT:
-        return f"{in_state}; a run is buying it, or asks for its job again"
+        if _is_stuck(entry):
+            return None
+        hours = STUCK_AFTER.total_seconds() / 3600
+        return (
+            f"{in_state}; a run is buying it, or asks for its job again. A job without an end can "
+            f"be decided about {hours:g} h after it was submitted, while no run works on it"
+        )
     if decision is LedgerDecision.FORGET:
         return None if state is PlanState.TO_BUY else f"{in_state}; no run would buy it again"
     if state is PlanState.TO_BUY:
@@ -311,4 +327,4 @@ def _refusal(entry: Entry, decision: LedgerDecision) -> str | None:
     lost = any(sample.outcome in _NO_PICTURE for sample in entry.stored)
     if state is PlanState.FAILED or lost:
         return None
-    return f"{in_state}; every sample has its picture, or was filtered by the API"
+    return f"{in_state}; every sample has its picture"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import os
 import socket
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
+from pathlib import Path
 
 __all__ = [
     "MAX_JOBS_PER_REQUEST",
@@ -59,21 +63,37 @@ class Owner:
     @classmethod
     def this_process(cls) -> Owner:
         """Return a new owner for this process."""
-        return cls(f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:12]}")
+        return cls(f"{_this_place()}/{os.getpid()}/{uuid.uuid4().hex[:12]}")
 
     @property
     def is_gone(self) -> bool:
         """Whether this owner's process is known to have ended."""
-        host, _, rest = self.name.rpartition("/")[0].rpartition("/")
-        if host != socket.gethostname() or not rest.isdigit():
+        place, _, pid = self.name.rpartition("/")[0].rpartition("/")
+        if place != _this_place() or not pid.isdigit():
             return False
         try:
-            os.kill(int(rest), 0)
+            os.kill(int(pid), 0)
         except ProcessLookupError:
             return True
         except PermissionError:
             return False
         return False
+
+
+@cache
+def _this_place() -> str:
+    """Return where process ids mean what they mean here: the host, its start, its pid namespace.
+
+    Two containers may have one host name, and a host that started again counts anew.
+    """
+    marks = []
+    with suppress(OSError):  # no such files: a system without pid namespaces
+        marks = [
+            Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip(),
+            str(Path("/proc/self/ns/pid").readlink()),
+        ]
+    digest = hashlib.blake2b("".join(marks).encode(), digest_size=4).hexdigest()
+    return f"{socket.gethostname()}/{digest}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +199,12 @@ class Entry:
     def lost_its_job(self) -> bool:
         """Whether the API did not know its job: asking for it once more costs nothing."""
         return self.state is State.UNKNOWN and self.job_id is not None
+
+    @property
+    def lapse(self) -> str:
+        """What is known of a claim that outlived its lease without an answer."""
+        ended = "process ended" if self.owner.is_gone else "lease ended"
+        return f"its {ended} between the claim and the answer; it may have been bought"
 
     @property
     def jobs_charged(self) -> int:

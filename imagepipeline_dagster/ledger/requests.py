@@ -35,6 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from imagepipeline_dagster.api.contract import submit_path
 from imagepipeline_dagster.databases import parsed_url
 from imagepipeline_dagster.ledger.opening import (
     open_ledger_engine,
@@ -214,8 +215,14 @@ def record_submitted(
     owner: Owner,
     job_id: str | None,
     links: Sequence[str],
-) -> None:
-    """Record that the API took the request, under this job id."""
+) -> str | None:
+    """Record that the API took the request, under this job id.
+
+    Returns the key of another request that has this job at the same API, None where none has. A
+    job belongs to one request: nothing is recorded then.
+    """
+    if job_id is not None and (other := _other_request(connection, request_key, job_id)):
+        return other
     values = {
         "its_key": request_key,
         "its_owner": owner.name,
@@ -224,6 +231,20 @@ def record_submitted(
         "now": _now(),
     }
     connection.execute(_SUBMITTED, values)
+    return None
+
+
+def _other_request(connection: Connection, request_key: str, job_id: str) -> str | None:
+    before = select(attempts.c.request_key).where(attempts.c.job_id == job_id)
+    has_job = or_(requests.c.job_id == job_id, requests.c.request_key.in_(before))
+    rows = connection.execute(
+        select(requests.c.request_key, requests.c.endpoint, requests.c.task).where(
+            or_(requests.c.request_key == request_key, has_job)
+        )
+    ).all()
+    apis = {key: endpoint.removesuffix(submit_path(task)) for key, endpoint, task in rows}
+    mine = apis.pop(request_key, None)
+    return next((key for key, api in sorted(apis.items()) if api == mine), None)
 
 
 def record_resumed(

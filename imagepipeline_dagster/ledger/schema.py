@@ -110,6 +110,7 @@ requests = Table(
     Column("error", Text),
     Index("ledger_requests_by_owner", "owner", "state"),
     Index("ledger_requests_by_state", "state"),
+    Index("ledger_requests_by_job", "job_id"),
 )
 
 samples = Table(
@@ -146,6 +147,7 @@ attempts = Table(
     Column("ended_at", _Utc, nullable=False),
     Column("failure", String(16), nullable=False),
     Column("error", Text),
+    Index("ledger_attempts_by_job", "job_id"),
 )
 
 # Which prompt asked for which request, with its row as it was: from a picture back to its prompts.

@@ -296,9 +296,8 @@ class Purchase:
             if entry and entry.owner != self._lease.owner and entry.is_live(now):
                 others = True
             elif entry and entry.state is State.CLAIMED:
-                lost = "its process ended between the claim and the answer; it may have been bought"
                 await self._writer.write(
-                    record_unknown, key, lost, owner=entry.owner, was=State.CLAIMED
+                    record_unknown, key, entry.lapse, owner=entry.owner, was=State.CLAIMED
                 )
             elif under_way or self._state.stopper is None:
                 work.append((call, entry))

@@ -83,15 +83,7 @@ class Submission:
             request = request_for(call.task, json.loads(call.request))
             job = await self._client.submit(request, sending=partial(self._note_sending, key))
             self._state.posts += 1
-            # A failure without an id is no job that anybody could ask for.
-            if job.id or job.status is not JobStatus.FAILURE:
-                await self._writer.write(
-                    record_submitted,
-                    key,
-                    owner=self._lease.owner,
-                    job_id=job.id,
-                    links=job.download_urls,
-                )
+            await self._record_job(key, job)
         except asyncio.CancelledError:
             # A claim without a POST would look as if it might have been bought.
             if key not in self._state.sending:
@@ -119,6 +111,23 @@ class Submission:
         finally:
             self._state.sending.discard(key)
         return job
+
+    async def _record_job(self, key: str, job: Job) -> None:
+        # A failure without an id is no job that anybody could ask for.
+        if job.id is None and job.status is JobStatus.FAILURE:
+            return
+        other = await self._writer.write(
+            record_submitted,
+            key,
+            owner=self._lease.owner,
+            job_id=job.id,
+            links=job.download_urls,
+        )
+        if other is not None:
+            raise AnswerLost(
+                f"the API answered with job {job.id}, which is that of request {other[:12]}; "
+                "it may have been bought"
+            )
 
     async def fail(self, call: PlannedRequest, failure: Failure, error: str) -> None:
         """Record that a call's attempt gave nothing; what was never sent gives its money back."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -14,6 +15,7 @@ from sqlalchemy import insert, select, update
 
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind
 from imagepipeline_dagster.ledger.decisions import (
+    STUCK_AFTER,
     DecisionRefused,
     LedgerDecision,
     concerned,
@@ -215,7 +217,7 @@ def test_a_dead_process_claim_counts_as_unknown(buyer: Buyer, emulator: Emulator
     gone.wait()
     key = only_entry(buyer).request_key
     with opened(buyer) as ledger:
-        host = only_entry(buyer).owner.name.partition("/")[0]
+        host = only_entry(buyer).owner.name.rsplit("/", 2)[0]
         with ledger.engine.begin() as connection:
             connection.exec_driver_sql("DELETE FROM ledger_samples")
             connection.execute(
@@ -274,14 +276,45 @@ def test_decisions_that_make_no_sense_are_refused(buyer: Buyer, emulator: Emulat
             resubmit(ledger, [lost.request_key], who="mira", why="yes, yes")
 
 
-def test_what_the_checker_held_back_is_not_bought_again(
+def test_what_the_checker_held_back_is_bought_again_on_a_persons_word_alone(
     buyer: Buyer, emulator: EmulatorServer
 ) -> None:
-    """A filtered sample has its outcome: no decision buys it a second time."""
-    emulator.set_faults(Fault(kind=FaultKind.JOB_FAILURE, message="NSFW content detected"))
-    buyer.buy(prompts_of(numbered_rows(1)))
-    with opened(buyer) as ledger, pytest.raises(DecisionRefused, match="filtered"):
-        resubmit(ledger, [only_entry(buyer).request_key], who="mira", why="again")
+    """No run buys a filtered sample again; a person may doubt the filter, and overrule it."""
+    prompts = prompts_of(numbered_rows(1))
+    emulator.set_faults(Fault(kind=FaultKind.JOB_FAILURE, message="NSFW content detected", times=1))
+    buyer.buy(prompts)
+    left_alone = buyer.buy(prompts)
+    with opened(buyer) as ledger:
+        resubmit(ledger, [only_entry(buyer).request_key], who="mira", why="it is a boat")
+    bought = buyer.buy(prompts)
+
+    assert left_alone.outcomes == {"vendor_filtered": 1}
+    assert bought.outcomes == {"generated": 1}
+    assert emulator.stats.posts_accepted == 2
+
+
+@pytest.mark.parametrize("decide", [resubmit, forget])
+def test_a_job_without_an_end_can_be_decided_about_once_it_is_old(
+    decide: Callable[..., object], buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """A job that stays pending is nobody's to decide at first, and a person's after an hour."""
+    prompts = prompts_of(numbered_rows(1))
+    emulator.set_faults(Fault(kind=FaultKind.UNKNOWN_STATUS))
+    buyer.buy(prompts, job_timeout_seconds=0.1)
+    key = only_entry(buyer).request_key
+    with opened(buyer) as ledger:
+        with pytest.raises(DecisionRefused, match="1 h after it was submitted"):
+            decide(ledger, [key], who="mira", why="impatient")
+        long_ago = dt.datetime.now(dt.UTC) - STUCK_AFTER
+        with ledger.engine.begin() as connection:
+            connection.execute(update(requests).values(submitted_at=long_ago))
+        decide(ledger, [key], who="mira", why="it will never end")
+    emulator.set_faults()
+    bought = buyer.buy(prompts)
+
+    buys = decide is resubmit
+    assert bought.outcomes == {"generated" if buys else "failed": 1}
+    assert emulator.stats.posts_accepted == 1 + buys
 
 
 def test_keys_must_name_one_request(buyer: Buyer, emulator: EmulatorServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import os
 import socket
@@ -389,9 +390,51 @@ def test_an_ended_process_of_this_machine_is_gone() -> None:
     """A process that has ended holds no lease, however long that would last."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
-    gone = Owner(f"{socket.gethostname()}/{process.pid}/x")
-    assert gone.is_gone
+    place = Owner.this_process().name.rsplit("/", 2)[0]
+    assert Owner(f"{place}/{process.pid}/x").is_gone
     assert os.getpid() != process.pid
+
+
+def test_of_another_pid_namespace_nobody_says_that_a_process_ended() -> None:
+    """A host of the same name whose process ids are others' is not this machine."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    for place in (socket.gethostname(), f"{socket.gethostname()}/00000000"):
+        assert not Owner(f"{place}/{process.pid}/x").is_gone
+
+
+def test_a_job_belongs_to_one_request(ledger: Ledger) -> None:
+    """A job id that another request of the same API has, or had, is recorded for no second one."""
+    for key in ("k", "other", "third"):
+        claim(ledger, key)
+    submit(ledger, "k", job_id="first")
+    fail(ledger)
+    claim(ledger, "k", seen=1)
+    submit(ledger, "k", job_id="second")
+
+    with ledger.engine.begin() as connection:
+        answers = [
+            record_submitted(connection, key, owner=ME, job_id=job_id, links=())
+            for key, job_id in (("other", "first"), ("other", "second"), ("third", "of its own"))
+        ]
+
+    assert answers == ["k", "k", None]
+    assert ledger.entries(["other"])["other"].state is State.CLAIMED
+    assert ledger.entries(["third"])["third"].job_id == "of its own"
+
+
+def test_two_apis_may_number_their_jobs_alike(ledger: Ledger) -> None:
+    """The same job id at another API is another job."""
+    claim(ledger)
+    submit(ledger, job_id="1")
+    there = dataclasses.replace(
+        claim_named("there"), endpoint="http://elsewhere/sdxl/text2image/v1"
+    )
+    with ledger.engine.begin() as connection:
+        record_claim(connection, there, owner=ME, lease_until=LATER, seen=0)
+        answer = record_submitted(connection, "there", owner=ME, job_id="1", links=())
+    assert answer is None
+    assert ledger.entries(["there"])["there"].state is State.SUBMITTED
 
 
 def test_an_entry_is_live_while_its_lease_and_its_process_last(ledger: Ledger) -> None:

@@ -681,3 +681,32 @@ def test_requests_table_is_left_alone_by_a_run_with_nothing_to_do(buyer: Buyer) 
     buyer.buy(prompts, run_id="later")
 
     assert rows() == before
+
+
+def test_an_answer_with_another_requests_job_is_no_answer(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """Where the API repeats a job's id for another request, nothing of it is stored."""
+    given: list[Job] = []
+
+    @asynccontextmanager
+    async def open_client() -> AsyncIterator[ImagePipelineClient]:
+        class Repeating(ListeningClient):
+            async def submit(
+                self,
+                request: GenerationRequest,
+                *,
+                sending: Callable[[bool], None] = lambda _: None,
+            ) -> Job:
+                given.append(await super().submit(request, sending=sending))
+                return given[0]
+
+        async with Repeating(emulator.url, []) as client:
+            yield client
+
+    bought = buyer.buy(prompts_of(numbered_rows(2)), open_client=open_client, max_in_flight=1)
+
+    assert bought.outcomes == {"generated": 1, "unknown": 1}
+    [unknown] = [image for image in bought.images if image.outcome == Outcome.UNKNOWN]
+    assert "which is that of request" in (unknown.error or "")
+    assert unknown.job_id is None

@@ -17,6 +17,7 @@ def upgrade() -> None:
     _add_identity()
     _add_approvals()
     _add_columns_of_samples()
+    _index_jobs()
     _merge_states_of_sets()
     _merge_evidence()
 
@@ -71,6 +72,11 @@ def _add_columns_of_samples() -> None:
             1)
         """
     )
+
+
+def _index_jobs() -> None:
+    op.create_index("ledger_requests_by_job", "ledger_requests", ["job_id"])
+    op.create_index("ledger_attempts_by_job", "ledger_attempts", ["job_id"])
 
 
 def _merge_states_of_sets() -> None:
