@@ -29,7 +29,7 @@ from benchmarks import watching
 from benchmarks.catalogue import fill_catalogue
 from benchmarks.daemon import QuietTicks, measure_quiet_ticks
 from benchmarks.watching import Place, Spent
-from imagepipeline_dagster.defs import ImageDataset
+from imagepipeline_dagster.watching.options import Watching
 
 __all__ = ["main"]
 
@@ -114,7 +114,7 @@ def _measure(database: str, new_database: Callable[[], str], folder: Path, scale
 def _of_so_many_sets(tables_url: str, folder: Path, scale: Scale, sets: int) -> QuietTicks:
     place = _place(tables_url, Path(tempfile.mkdtemp(dir=folder)))
     # A small table would be compared whole at each tick.
-    rows = max(scale.rows // 5, sets, 2 * ImageDataset().small_table_rows)
+    rows = max(scale.rows // 5, sets, 2 * Watching().small_table_rows)
     fill_catalogue(tables_url, rows=rows, sets=sets)
     _alone(watching.first_look, place)
     _alone(watching.settle, place)

@@ -6,6 +6,7 @@ import dagster as dg
 
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_from_environment
+from imagepipeline_dagster.watching.options import Watching
 
 
 @dg.sensor(
@@ -20,7 +21,9 @@ def empty_sensor() -> dg.SkipReason:
 
 defs = dg.Definitions.merge(
     build_definitions(
-        ImageDataset(sensor_seconds=1), resources_from_environment(os.environ), start=True
+        ImageDataset(watching=Watching(sensor_seconds=1)),
+        resources_from_environment(os.environ),
+        start=True,
     ),
     dg.Definitions(sensors=[empty_sensor]),
 )

@@ -5,6 +5,7 @@ Every function takes and returns what a process can be given, and measures itsel
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,11 +24,13 @@ from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.summaries import newest_time
 from imagepipeline_dagster.watching.contents import SetContents
 from imagepipeline_dagster.watching.looking import Tiers, Watch, observe
+from imagepipeline_dagster.watching.options import Watching
 from imagepipeline_dagster.watching.states import PromptSetStates
 
 __all__ = ["Place", "Spent", "audit", "first_look", "pandas_reads", "settle", "ticks", "verify"]
 
-_DATASET = ImageDataset(sensor_seconds=1)
+_DATASET = ImageDataset(watching=Watching(sensor_seconds=1))
+_TIERS = _DATASET.watching.tiers
 # Made as built from just what the tables say, and as reported; the first look asked for some.
 _SETTLE = (
     "DELETE FROM ledger_prompt_sets",
@@ -120,8 +123,8 @@ def first_look(place: Place) -> Spent:
         while not watch.verified_at:
             started = time.perf_counter()
             newest, now = newest_time(tables), time.time()
-            seen = observe(tables, contents, watch, newest=newest, now=now, tiers=Tiers())
-            number, at_most = len(lasted), _DATASET.max_runs_per_tick
+            seen = observe(tables, contents, watch, newest=newest, now=now, tiers=_TIERS)
+            number, at_most = len(lasted), _DATASET.watching.max_runs_per_tick
             tick = f"first look {number}"
             states.forget(seen.sets if number == 0 else ())
             states.keep_only(seen.sets)
@@ -154,7 +157,7 @@ def audit(place: Place) -> Spent:
     with _opened(place) as (tables, contents, _):
         newest, now = newest_time(tables), time.time()
         watch = Watch(newest=newest, rows=10**9, verified_at=now)
-        return _spent(lambda: _look(tables, contents, watch, newest=newest, now=now, tiers=Tiers()))
+        return _spent(lambda: _look(tables, contents, watch, newest=newest, now=now, tiers=_TIERS))
 
 
 def verify(place: Place) -> Spent:
@@ -162,7 +165,7 @@ def verify(place: Place) -> Spent:
     with _opened(place) as (tables, contents, _):
         newest, now = newest_time(tables), time.time()
         watch = Watch(newest=newest, rows=10**9, audited_at=now)
-        tiers = Tiers(tick_seconds=1000)
+        tiers = dataclasses.replace(_TIERS, tick_seconds=1000)
         return _spent(lambda: _look(tables, contents, watch, newest=newest, now=now, tiers=tiers))
 
 

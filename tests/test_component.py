@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,9 +62,10 @@ def test_yaml_builds_what_python_builds(tmp_path: Path) -> None:
 
 def test_yaml_knows_every_option() -> None:
     """Each option of a dataset can be set from YAML, and has the same default there."""
-    options = {field.name for field in dataclasses.fields(ImageDataset)}
-    assert options <= ImageDatasetComponent.model_fields.keys()
-    assert ImageDatasetComponent().dataset() == ImageDataset()
+    component = ImageDatasetComponent()
+    assert {name: getattr(component, name) for name in ImageDataset.model_fields} == dict(
+        ImageDataset()
+    )
 
 
 @pytest.mark.slow
@@ -157,10 +157,24 @@ def test_a_budget_comes_from_yaml(tmp_path: Path) -> None:
     assert "needs price_per_image" in str(raised.value.__cause__)
 
 
-def test_a_key_that_is_not_set_means_the_emulator(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("option", ["api_key", "tables_url", "ledger_url"])
+def test_a_variable_that_is_not_set_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
-    """With a reference to a variable that is empty, the emulator answers."""
-    monkeypatch.setenv("IMAGEPIPELINE_API_KEY", "")
-    with _built(api_key="{{ env.IMAGEPIPELINE_API_KEY }}", storage=str(tmp_path)) as definitions:
-        assert (definitions.resources or {})["imagepipeline"].emulated
+    """A reference to a variable that is empty never means the emulator, or sample tables."""
+    monkeypatch.setenv("OURS", "")
+    with (
+        pytest.raises(ComponentTreeException) as raised,
+        _built(**{option: "{{ env.OURS }}"}, storage=str(tmp_path)),
+    ):
+        pass
+    why = str(raised.value.__cause__)
+    assert f"attributes.{option}" in why
+    assert "the variable OURS is not set" in why
+
+
+@pytest.mark.parametrize("price", [-0.02, 0, 1e-9, float("nan"), float("inf")])
+def test_a_price_that_binds_no_budget_is_refused(price: float) -> None:
+    """A price is a finite number, and enough to be counted in millionths."""
+    with pytest.raises(ValueError, match="price_per_image"):
+        ImageDataset(price_per_image=price)

@@ -65,7 +65,7 @@ def test_the_documented_names_are_there(load: Callable[[], dg.Definitions]) -> N
         *("register_prompt_sets", "plan_prompt_sets", "approve_plan"),
     }
     assert set(definitions.resources or {}) == {
-        *("imagepipeline", "tables", "ledger", "storage", "io_manager")
+        *("imagepipeline", "tables", "ledger", "storage", "io_manager", "release_io_manager")
     }
     purchase = graph.get(dg.AssetKey("generated_images")).assets_def
     assert purchase.op.pool == "imagepipeline_api"

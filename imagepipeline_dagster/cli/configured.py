@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import getpass
 import importlib
 import os
@@ -61,8 +60,7 @@ def chosen_dataset(
 
     dataset = _dataset_at(where)
     price = dataset.price_per_image if price_per_image is None else price_per_image
-    return dataclasses.replace(
-        dataset,
+    return dataset.changed(
         price_per_image=price,
         prompts=TableMapping(prompts) if prompts else dataset.prompts,
         embeddings=TableMapping(embeddings) if embeddings else dataset.embeddings,

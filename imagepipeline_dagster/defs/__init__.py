@@ -92,11 +92,11 @@ def build_definitions(
             *build_plan_jobs(dataset),
         ],
         sensors=[
-            *build_sensors(dataset, job, status=sensor_status),
-            build_purchase_of_approved(dataset, job, status=sensor_status),
+            *build_sensors(dataset, status=sensor_status),
+            build_purchase_of_approved(dataset, status=sensor_status),
             *moderation_sensors,
         ],
-        schedules=build_schedules(dataset, job, release_job, status=schedule_status),
+        schedules=build_schedules(dataset, status=schedule_status),
         resources={
             **resources,
             dataset.named(RELEASE_IO_MANAGER): release_io_manager(dataset),

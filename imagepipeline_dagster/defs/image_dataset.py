@@ -83,7 +83,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
                 _by_set(moderated_images, ModeratedImage),
                 prompts=_by_set(prompt_sets, Prompt),
                 present=source.prompt_ids(),
-                keep_removed=dataset.on_removed == "keep",
+                keep_removed=dataset.watching.on_removed == "keep",
                 dataset=dataset.name,
                 policy=dataset.moderation,
                 overrides=tables.overrides(dataset.overrides),

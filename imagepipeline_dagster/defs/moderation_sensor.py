@@ -28,7 +28,7 @@ def build_moderation_overrides(dataset: ImageDataset, *, start: bool) -> list[An
     @dg.sensor(
         name=dataset.named("moderation_overrides_sensor"),
         job=job,
-        minimum_interval_seconds=dataset.sensor_seconds,
+        minimum_interval_seconds=dataset.watching.sensor_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING if start else dg.DefaultSensorStatus.STOPPED,
         description="Asks for new verdicts on the sets that an override, or another policy, is "
         "about. Buys nothing.",
@@ -46,7 +46,7 @@ def build_moderation_overrides(dataset: ImageDataset, *, start: bool) -> list[An
                 policy,
                 tables.overrides(dataset.overrides),
                 present=[prompt_set_of(key) for key in keys],
-                at_most=dataset.max_runs_per_tick,
+                at_most=dataset.watching.max_runs_per_tick,
             )
         now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
         return dg.SensorResult(

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from imagepipeline_dagster.defs.dataset import ImageDataset, UnresolvedJob
+from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import markdown_table
 from imagepipeline_dagster.defs.sensor_resources import ledger_of
 from imagepipeline_dagster.ledger.approvals import approvals_since
@@ -146,7 +146,7 @@ def build_plan_jobs(dataset: ImageDataset) -> list[dg.JobDefinition]:
 
 
 def build_purchase_of_approved(
-    dataset: ImageDataset, job: UnresolvedJob, *, status: dg.DefaultSensorStatus
+    dataset: ImageDataset, *, status: dg.DefaultSensorStatus
 ) -> dg.SensorDefinition:
     """Return the sensor that asks for the purchase of what was approved.
 
@@ -156,8 +156,8 @@ def build_purchase_of_approved(
 
     @dg.sensor(
         name=dataset.named("approvals_sensor"),
-        job=job,
-        minimum_interval_seconds=dataset.sensor_seconds,
+        job_name=dataset.named("materialize_prompt_set"),
+        minimum_interval_seconds=dataset.watching.sensor_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING if waits else status,
         description="Asks for the purchase of each prompt set whose plan was approved.",
     )
@@ -167,7 +167,7 @@ def build_purchase_of_approved(
         number, now = int(context.cursor or 0), dt.datetime.now(dt.UTC)
         with ledger_of(context).open() as ledger:
             given = approvals_since(
-                ledger, number, dataset=dataset.name, at_most=dataset.max_runs_per_tick
+                ledger, number, dataset=dataset.name, at_most=dataset.watching.max_runs_per_tick
             )
         if not given:
             return dg.SkipReason("nothing new was approved")

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from imagepipeline_dagster.defs.dataset import ImageDataset, UnresolvedJob
+from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.sensors import run_request, watched_dataset
 from imagepipeline_dagster.resources import LedgerResource, TablesResource
 from imagepipeline_dagster.watching.ticks import ask_again
@@ -14,17 +14,13 @@ RELEASE_CRON = "0 6 * * *"
 
 
 def build_schedules(
-    dataset: ImageDataset,
-    job: UnresolvedJob,
-    release_job: UnresolvedJob,
-    *,
-    status: dg.DefaultScheduleStatus,
+    dataset: ImageDataset, *, status: dg.DefaultScheduleStatus
 ) -> list[dg.ScheduleDefinition]:
     """Return both schedules."""
 
     @dg.schedule(
         name=dataset.named("reconcile_schedule"),
-        job=job,
+        job_name=dataset.named("materialize_prompt_set"),
         cron_schedule=RECONCILE_CRON,
         default_status=status,
         description="Asks again for prompt sets that are not built whole, with growing pauses.",
@@ -43,7 +39,7 @@ def build_schedules(
 
     image_dataset_schedule = dg.ScheduleDefinition(
         name=dataset.named("image_dataset_schedule"),
-        job=release_job,
+        job_name=dataset.named("release_image_dataset"),
         cron_schedule=RELEASE_CRON,
         default_status=status,
         description="Publishes a release a day, if anything in it changed.",

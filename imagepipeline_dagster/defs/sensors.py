@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 
 import dagster as dg
 
-from imagepipeline_dagster.defs.dataset import ImageDataset, UnresolvedJob
+from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.sensor_resources import ledger_of, tables_of
 from imagepipeline_dagster.defs.under_way import partitions_in_use
 from imagepipeline_dagster.ledger.requests import Ledger
@@ -20,14 +20,14 @@ __all__ = ["build_sensors", "run_request", "watched_dataset"]
 
 
 def build_sensors(
-    dataset: ImageDataset, job: UnresolvedJob, *, status: dg.DefaultSensorStatus
+    dataset: ImageDataset, *, status: dg.DefaultSensorStatus
 ) -> list[dg.SensorDefinition]:
     """Return both sensors."""
 
     @dg.sensor(
         name=dataset.named("prompts_sensor"),
-        job=job,
-        minimum_interval_seconds=dataset.sensor_seconds,
+        job_name=dataset.named("materialize_prompt_set"),
+        minimum_interval_seconds=dataset.watching.sensor_seconds,
         default_status=status,
         description="Adds and removes prompt sets, and asks for runs of those whose rows changed.",
     )
@@ -59,8 +59,8 @@ def build_sensors(
 
     @dg.sensor(
         name=dataset.named("embeddings_sensor"),
-        job=job,
-        minimum_interval_seconds=dataset.sensor_seconds,
+        job_name=dataset.named("materialize_prompt_set"),
+        minimum_interval_seconds=dataset.watching.sensor_seconds,
         default_status=status,
         description="Asks for runs of the prompt sets whose embeddings changed.",
     )
@@ -109,13 +109,13 @@ def watched_dataset(
         open_ledger=open_ledger,
         partitions=partitions,
         partitions_in_use=lambda: partitions_in_use(instance(), partitions()),
-        tiers=dataset.tiers,
+        tiers=dataset.watching.tiers,
         rules=PartitionRules(
             table=dataset.prompts.table,
-            keep=dataset.on_removed == "keep",
-            max_removed_share=dataset.max_removed_share,
+            keep=dataset.watching.on_removed == "keep",
+            max_removed_share=dataset.watching.max_removed_share,
         ),
-        max_runs=dataset.max_runs_per_tick,
+        max_runs=dataset.watching.max_runs_per_tick,
     )
 
 

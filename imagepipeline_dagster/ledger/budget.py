@@ -10,14 +10,20 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
+from pydantic import Field, model_validator
 from sqlalchemy import Connection, func, select, update
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.requests import Ledger, upsert
 from imagepipeline_dagster.ledger.schema import spending
+from imagepipeline_dagster.options import Options, bounded
 
-__all__ = ["Allowance", "Budget", "BudgetReached", "Period", "Spent"]
+__all__ = ["SMALLEST_PRICE", "Allowance", "Budget", "BudgetReached", "Period", "Spent"]
+
+SMALLEST_PRICE = 0.000_001
+"""The ledger counts money in millionths: less for an image would be nothing."""
 
 _MICROS = 1_000_000
 # The row of a scope that holds its sum.
@@ -36,26 +42,22 @@ class BudgetReached(CorrectableError):
     """The next request would pass the budget; the rest stays planned."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """The most that may be spent in each period: images, or money in the price's currency.
+class Budget(Options):
+    """The most that may be spent in each period: images, or money in the price's currency."""
 
-    Raises:
-        ValueError: neither or both are given, or the period is not one.
-    """
+    images: int | None = bounded(None, "Images that may be bought in a period.", low=0)
+    money: float | None = bounded(
+        None, "Money that may be spent in a period, in the currency of the price.", low=0
+    )
+    period: Period = Field(
+        Period.MONTH, description="How long the budget lasts; days and months are UTC's."
+    )
 
-    images: int | None = None
-    money: float | None = None
-    period: str = Period.MONTH
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
         if (self.images is None) == (self.money is None):
             raise ValueError("budget: give either images or money")
-        if min(self.images or 0, self.money or 0) < 0:
-            raise ValueError("budget: must not be negative")
-        if self.period not in tuple(Period):
-            raise ValueError(f"budget: period {self.period!r} is not one of {', '.join(Period)}")
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

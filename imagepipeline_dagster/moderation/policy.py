@@ -9,19 +9,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
+
+from imagepipeline_dagster.options import Options, bounded
 
 __all__ = ["ModerationPolicy", "Rules"]
 
-Share = Annotated[float, Field(ge=0, le=1)]
 
-
-class Rules(BaseModel):
+class Rules(Options):
     """The policy as it holds for one prompt set."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     unchecked: Literal["quarantine", "classify", "keep"] = Field(
         "quarantine", description="A picture whose request had the API's safety checker off."
@@ -40,21 +38,28 @@ class Rules(BaseModel):
         "quarantine",
         description="A file that holds more than its picture, as an archive.",
     )
-    reject_score: Share = Field(0.8, description="The classifier's score from which on to reject.")
-    quarantine_score: Share = Field(0.4, description="The score from which on to set aside.")
+    reject_score: float = bounded(
+        0.8, "The classifier's score from which on to reject.", low=0, high=1
+    )
+    quarantine_score: float = bounded(0.4, "The score from which on to set aside.", low=0, high=1)
     duplicates: Literal["mark", "keep_once"] = Field(
         "mark", description="Pictures that repeat one of their set: named, or also rejected."
     )
-    near_duplicate_distance: Annotated[int, Field(ge=0, le=32)] | None = Field(
+    near_duplicate_distance: int | None = bounded(
         None,
-        description="Bits, of 64, that perceptual hashes of near-duplicates may differ in; none: "
-        "only equal bytes are duplicates.",
+        "Bits, of 64, that perceptual hashes of near-duplicates may differ in; none: only equal "
+        "bytes are duplicates.",
+        low=0,
+        high=32,
     )
-    max_rejected_share: Share = Field(
-        0.5, description="A set fails if more of its delivered or filtered samples are rejected."
+    max_rejected_share: float = bounded(
+        0.5,
+        "A set fails if more of its delivered or filtered samples are rejected.",
+        low=0,
+        high=1,
     )
-    max_duplicate_share: Share = Field(
-        0.1, description="A check warns if more of a set's pictures repeat another."
+    max_duplicate_share: float = bounded(
+        0.1, "A check warns if more of a set's pictures repeat another.", low=0, high=1
     )
 
     @model_validator(mode="after")

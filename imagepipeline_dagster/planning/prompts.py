@@ -9,9 +9,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Self
 
-from imagepipeline_dagster.api.contract import TASKS, RequestInvalid, Task, request_for
+from pydantic import Field, model_validator
+
+from imagepipeline_dagster.api.contract import RANGES, TASKS, RequestInvalid, Task, request_for
+from imagepipeline_dagster.options import Options, bounded
 from imagepipeline_dagster.planning.tokens import (
     MAX_TOKENS,
     TOKENS_ARE_ESTIMATED,
@@ -19,7 +22,13 @@ from imagepipeline_dagster.planning.tokens import (
 )
 from imagepipeline_dagster.rows import column
 from imagepipeline_dagster.tables.fingerprints import fingerprint_set
-from imagepipeline_dagster.tables.schema import PLACEMENTS, EmbeddingRow, PromptRow, source_json
+from imagepipeline_dagster.tables.schema import (
+    PLACEMENTS,
+    EmbeddingRow,
+    PromptRow,
+    columns_of,
+    source_json,
+)
 
 __all__ = [
     "MAX_SAMPLES",
@@ -33,35 +42,40 @@ MAX_SAMPLES = 10_000
 """The most images that one row may ask for; more is taken for a slip of the hand."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationDefaults:
+def _of_column(name: str, default: object) -> Any:  # noqa: ANN401 - pydantic's Field is of any type
+    return Field(default, description=f"{columns_of(PromptRow)[name].description}.")
+
+
+def _of_parameter(name: str, default: float | None) -> Any:  # noqa: ANN401
+    description = f"{columns_of(PromptRow)[name].description}."
+    return bounded(default, description, low=RANGES[name].low, high=RANGES[name].high)
+
+
+class GenerationDefaults(Options):
     """What a null in the prompts table stands for. None leaves the choice to the API."""
 
-    task: str = Task.TEXT2IMAGE
-    model_id: str = "sdxl"
-    negative_prompt: str | None = None
-    samples: int = 1
-    num_inference_steps: int | None = 30
-    guidance_scale: float | None = 7.5
-    strength: float | None = None
-    width: int | None = 768
-    height: int | None = 768
-    refiner: bool | None = None
-    scheduler: str | None = None
-    safety_checker: bool = True
+    task: Task = _of_column("task", Task.TEXT2IMAGE)
+    model_id: str = _of_column("model_id", "sdxl")
+    negative_prompt: str | None = _of_column("negative_prompt", None)
+    samples: int = bounded(1, "Images wanted.", low=1, high=MAX_SAMPLES)
+    num_inference_steps: int | None = _of_parameter("num_inference_steps", 30)
+    guidance_scale: float | None = _of_parameter("guidance_scale", 7.5)
+    strength: float | None = _of_parameter("strength", None)
+    width: int | None = _of_parameter("width", 768)
+    height: int | None = _of_parameter("height", 768)
+    refiner: bool | None = _of_column("refiner", None)
+    scheduler: str | None = _of_column("scheduler", None)
+    safety_checker: bool = _of_column("safety_checker", default=True)
 
-    def __post_init__(self) -> None:
-        """Refuse what would have every row refused that leaves a column empty.
-
-        Raises:
-            ValueError: names each default, its value and what is permitted.
-        """
+    @model_validator(mode="after")
+    def _can_be_asked_for(self) -> Self:
         values = {name: getattr(self, name) for name in _DEFAULTED if name not in _NO_PARAMETER}
         # Prompt and links are the rows' own.
         values |= {"prompt": "a", **dict.fromkeys(_LINKS.get(self.task, ()), "https://host/a.png")}
         problems = [*_samples(self.samples)[1], *_request_problems(self.task, values)]
         if problems:
             raise ValueError(f"defaults: {'; '.join(problems)}")
+        return self
 
 
 _NO_PARAMETER = frozenset({"task", "samples"})
@@ -132,7 +146,7 @@ _PARAMETERS = (
     "init_image",
     "mask_image",
 )
-_DEFAULTED = tuple(field.name for field in fields(GenerationDefaults))
+_DEFAULTED = tuple(GenerationDefaults.model_fields)
 _COLUMN_TYPES: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("seed", "num_inference_steps", "width", "height"), int),
     **dict.fromkeys(("guidance_scale", "strength"), (int, float)),

@@ -57,7 +57,7 @@ class FoundTable:
 
     def clause(self) -> sa.TableClause:
         """Return the table, for FROM."""
-        return sa.table(self.mapping.name, schema=self.mapping.schema)
+        return sa.table(self.mapping.name, schema=self.mapping.database_schema)
 
 
 def check_mapping(mapping: TableMapping, row_type: type[PromptRow | EmbeddingRow]) -> None:
@@ -89,14 +89,14 @@ def find_table(
     """
     inspector = sa.inspect(connection)
     kind = _kind(row_type)
-    if not inspector.has_table(mapping.name, schema=mapping.schema):
+    if not inspector.has_table(mapping.name, schema=mapping.database_schema):
         raise TableMissing(_without_table(inspector, mapping, kind))
     with warnings.catch_warnings():
         # Types that SQLAlchemy does not know (vectors, shapes) are in columns that are not ours.
         warnings.simplefilter("ignore", sa.exc.SAWarning)
         found = {
             column["name"]: column["type"]
-            for column in inspector.get_columns(mapping.name, schema=mapping.schema)
+            for column in inspector.get_columns(mapping.name, schema=mapping.database_schema)
         }
     check_mapping(mapping, row_type)
     ours = columns_of(row_type)
@@ -124,13 +124,13 @@ def _without_table(inspector: sa.Inspector, mapping: TableMapping, kind: str) ->
     try:
         names = sorted(
             {
-                *inspector.get_table_names(schema=mapping.schema),
-                *inspector.get_view_names(schema=mapping.schema),
+                *inspector.get_table_names(schema=mapping.database_schema),
+                *inspector.get_view_names(schema=mapping.database_schema),
             }
         )
     except (sa.exc.NoSuchTableError, NotImplementedError):  # a dialect that lists no views
         names = []
-    where = f"schema {mapping.schema!r}" if mapping.schema else "the database"
+    where = f"schema {mapping.database_schema!r}" if mapping.database_schema else "the database"
     there = f"has: {_listed(names)}" if names else "has no tables"
     return (
         f"There is no {kind} table {mapping.table!r}; {where} {there}. Name your own table in the "

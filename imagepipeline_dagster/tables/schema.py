@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import math
-import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
+from pydantic import Field, field_validator
+
 from imagepipeline_dagster.api.contract import TASKS, canonical_json
+from imagepipeline_dagster.options import Options
 from imagepipeline_dagster.tables.values import Kind, reader_of
 
 __all__ = [
@@ -30,18 +33,29 @@ PLACEMENTS: tuple[str, ...] = ("positive", "negative", "either")
 """Which prompt an embedding's trigger words belong in."""
 
 
-@dataclass(frozen=True, slots=True)
-class TableMapping:
-    """What a user's table is called, and its columns where their names are not ours.
+class TableMapping(Options):
+    """What a user's table is called, and its columns where their names are not ours."""
 
-    `table` may stand with its schema, as "schema.table". `columns` goes from our name to theirs.
-    """
+    table: str = Field(description="The table's name, perhaps with its schema: schema.table.")
+    columns: Mapping[str, str] = Field(
+        default_factory=dict, description="From our name of a column to yours."
+    )
 
-    table: str
-    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    def __init__(
+        self, table: str = "", columns: Mapping[str, str] = MappingProxyType({}), **unknown: object
+    ) -> None:
+        """Take the name, and the columns, without their keywords too."""
+        super().__init__(**{"table": table, "columns": columns, **unknown})
+
+    @field_validator("table")
+    @classmethod
+    def _is_named(cls, table: str) -> str:
+        if not table.strip():
+            raise ValueError("table: is empty")
+        return table
 
     @property
-    def schema(self) -> str | None:
+    def database_schema(self) -> str | None:
         """The database schema, or None where the database's own default is meant."""
         return self.table.rpartition(".")[0] or None
 
@@ -158,7 +172,7 @@ def _columns(row_type: type[PromptRow | EmbeddingRow]) -> Mapping[str, Column]:
         )
         for field in dataclasses.fields(row_type)
     }
-    return types.MappingProxyType(found)
+    return MappingProxyType(found)
 
 
 _COLUMNS = {row_type: _columns(row_type) for row_type in (PromptRow, EmbeddingRow)}

@@ -55,9 +55,9 @@ class Tiers:
     `few_sets` verifies all; it begins no further slice of `slice_rows` after `tick_seconds`.
     """
 
-    audit_seconds: float = 300
-    verify_seconds: float = 3600
-    small_table_rows: int = 10_000
+    audit_seconds: float
+    verify_seconds: float
+    small_table_rows: int
     few_sets: int = 500
     slice_rows: int = 50_000
     tick_seconds: float = 20

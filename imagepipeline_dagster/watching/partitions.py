@@ -63,7 +63,8 @@ def partition_changes(
         raise TooManyGone(
             f"{len(gone)} of {len(present)} prompt sets are gone from the table "
             f"{rules.table!r}. Nothing was removed: is the table whole? If they are to "
-            "go, delete their partitions in the UI, or set max_removed_share=1.0 on the dataset."
+            "go, delete their partitions in the UI, or set max_removed_share=1.0 in the dataset's "
+            "`watching`."
         )
     used = in_use() & gone if gone else frozenset()
     return PartitionChanges(added=added, removed=sorted(gone - used), in_use=sorted(used))

@@ -9,6 +9,7 @@ from dagster._serdes import serialize_value
 from imagepipeline_dagster.defs import ImageDataset
 from imagepipeline_dagster.tables.errors import ColumnMissing
 from imagepipeline_dagster.tables.schema import TableMapping
+from imagepipeline_dagster.watching.options import Watching
 from tests.pipeline import (
     STAGES,
     Pipeline,
@@ -180,8 +181,8 @@ def test_a_table_that_could_not_be_stored_is_made_again(
 @pytest.mark.parametrize("on_removed", ["delete", "", "Remove"])
 def test_options_that_cannot_be_meant_are_refused(on_removed: str) -> None:
     """A dataset names the option that is wrong and what it takes."""
-    with pytest.raises(ValueError, match=r"on_removed: .* is neither 'remove' nor 'keep'"):
-        ImageDataset(on_removed=on_removed)
+    with pytest.raises(ValueError, match=r"on_removed\n  Input should be 'remove' or 'keep'"):
+        Watching.model_validate({"on_removed": on_removed})
     with pytest.raises(ValueError, match="samples_per_call: 5 is outside 1 to 4"):
         ImageDataset(samples_per_call=5)
 
@@ -201,7 +202,7 @@ def test_a_mapping_of_no_column_of_ours_is_refused_at_once(
 ) -> None:
     """A mapping that names an unknown column is refused when the dataset is built, not read."""
     with pytest.raises(ColumnMissing, match=message):
-        ImageDataset(**mappings)  # type: ignore[arg-type] # only tables here
+        ImageDataset(**mappings)
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ DOUBTING = "tests.moderation.classifiers:suspicious"
 
 def with_policy(pipeline: Pipeline, **policy: Any) -> Pipeline:  # noqa: ANN401
     """Return the same pipeline after its code location was loaded with another policy."""
-    dataset = dataclasses.replace(pipeline.dataset, moderation=ModerationPolicy(**policy))
+    dataset = pipeline.dataset.changed(moderation=ModerationPolicy(**policy))
     changed = Pipeline(
         instance=pipeline.instance,
         definitions=build_definitions(dataset, pipeline.resources, start=True),

@@ -25,6 +25,7 @@ from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.tables.fingerprints import SetFingerprint, fingerprint_sets
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.watching.looking import Tiers
+from imagepipeline_dagster.watching.options import Watching
 from imagepipeline_dagster.watching.states import PromptSetStates
 from tests.pipeline import SENSORS, Pipeline, open_pipeline
 from tests.states import states_in
@@ -35,8 +36,8 @@ TEXTS = st.sampled_from(["a boat", "a raft"])
 LOOKS = st.sampled_from([None, "look", "unknown"])
 
 
-class Hasty(ImageDataset):
-    """A dataset that asks little at a time, verifies a slice a tick, and no table is small."""
+class Hasty(Watching):
+    """Asks little at a time, verifies a slice a tick, and takes no table for small."""
 
     @property
     def tiers(self) -> Tiers:
@@ -59,7 +60,7 @@ class Catalogue(RuleBasedStateMachine):
         self.closing = ExitStack()
         folder = Path(tempfile.mkdtemp(prefix="imagepipeline-model-"))
         self.closing.callback(shutil.rmtree, folder)
-        dataset = Hasty(max_runs_per_tick=2, max_removed_share=1.0)
+        dataset = ImageDataset(watching=Hasty(max_runs_per_tick=2, max_removed_share=1.0))
         self.pipeline: Pipeline = self.closing.enter_context(open_pipeline(folder, dataset=dataset))
         self.now = 1_800_000_000.0
         clock = SimpleNamespace(time=lambda: self.now)

@@ -10,6 +10,7 @@ import pytest
 from imagepipeline_dagster.defs import ImageDataset
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import prompt_sets
+from imagepipeline_dagster.watching.options import Watching
 from tests.pipeline import STAGES, Pipeline, open_pipeline, partition_keys
 
 
@@ -70,7 +71,9 @@ def test_what_is_under_way_is_not_asked_for(asked: Pipeline) -> None:
 
 def test_a_retry_asks_for_so_many_runs(tmp_path: Path) -> None:
     """The schedule keeps to max_runs_per_tick, and comes to the rest later."""
-    with open_pipeline(tmp_path, dataset=ImageDataset(max_runs_per_tick=2)) as pipeline:
+    with open_pipeline(
+        tmp_path, dataset=ImageDataset(watching=Watching(max_runs_per_tick=2))
+    ) as pipeline:
         for number in range(5):
             pipeline.add(f"set_{number}", "one")
         while pipeline.tick():

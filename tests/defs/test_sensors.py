@@ -15,6 +15,7 @@ from imagepipeline_dagster.defs import ImageDataset
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.tables.fingerprints import fingerprint_sets
 from imagepipeline_dagster.watching.looking import Watch
+from imagepipeline_dagster.watching.options import Watching
 from imagepipeline_dagster.watching.states import PromptSetStates
 from tests.pipeline import Pipeline, open_pipeline, partition_keys
 from tests.states import states_in
@@ -224,7 +225,9 @@ def test_a_first_tick_whose_runs_got_lost_is_repeated(pipeline: Pipeline) -> Non
 
 def test_a_reset_sensor_begins_anew(tmp_path: Path) -> None:
     """What a first tick asked for is not repeated after a later reset, and takes no room then."""
-    with open_pipeline(tmp_path, dataset=ImageDataset(max_runs_per_tick=1)) as pipeline:
+    with open_pipeline(
+        tmp_path, dataset=ImageDataset(watching=Watching(max_runs_per_tick=1))
+    ) as pipeline:
         pipeline.add("spring", "one")
         pipeline.tick()
         assert pipeline.tick() == []
@@ -272,7 +275,9 @@ def test_a_repeated_tick_gives_the_same_answer(pipeline: Pipeline) -> None:
 
 def test_a_quiet_tick_over_a_large_table_needs_no_ledger(tmp_path: Path) -> None:
     """Where nothing changed and nothing is due, only the tables are asked."""
-    with open_pipeline(tmp_path, dataset=ImageDataset(small_table_rows=0)) as pipeline:
+    with open_pipeline(
+        tmp_path, dataset=ImageDataset(watching=Watching(small_table_rows=0))
+    ) as pipeline:
         pipeline.add("spring", "one")
         pipeline.sql("UPDATE prompts SET updated_at = '2026-05-01 12:00:00'")
         pipeline.tick()
@@ -291,7 +296,7 @@ def test_a_quiet_tick_over_a_large_table_needs_no_ledger(tmp_path: Path) -> None
 @pytest.mark.parametrize("small_table_rows", [0, 10_000])
 def test_a_truncated_catalogue_removes_nothing(tmp_path: Path, small_table_rows: int) -> None:
     """A table that is suddenly empty fails the tick at once; whole again, it asks for nothing."""
-    dataset = ImageDataset(small_table_rows=small_table_rows)
+    dataset = ImageDataset(watching=Watching(small_table_rows=small_table_rows))
     with open_pipeline(tmp_path, dataset=dataset) as pipeline:
         for number in range(10):
             pipeline.add(f"set_{number}", "one")
@@ -331,8 +336,8 @@ def test_two_instances_on_one_ledger_ask_once_for_a_change(
 )
 def test_options_that_cannot_be_meant(option: str) -> None:
     """A number below what makes sense is refused by the option's name."""
-    with pytest.raises(ValueError, match=f"{option}: -1 is below"):
-        ImageDataset(**{option: -1})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=rf"{option}: -1(\.0)? is below"):
+        Watching(**{option: -1})
 
 
 def test_most_sets_gone_at_once_removes_nothing(pipeline: Pipeline) -> None:
@@ -366,7 +371,7 @@ def test_what_becomes_of_removed_sets_is_a_choice(
     tmp_path: Path, options: dict[str, object], left: list[str]
 ) -> None:
     """A person may allow any number of removals, or keep every partition."""
-    dataset = ImageDataset(**options)  # type: ignore[arg-type]
+    dataset = ImageDataset(watching=Watching(**options))
     with open_pipeline(tmp_path, dataset=dataset) as pipeline:
         for number in range(5):
             pipeline.add(f"set_{number}", "one")
@@ -383,7 +388,9 @@ def _tomorrow() -> dt.datetime:
 
 def test_a_tick_asks_for_so_many_runs(tmp_path: Path) -> None:
     """A tick asks for max_runs_per_tick runs at most; the next ones ask for the rest, once each."""
-    with open_pipeline(tmp_path, dataset=ImageDataset(max_runs_per_tick=3)) as pipeline:
+    with open_pipeline(
+        tmp_path, dataset=ImageDataset(watching=Watching(max_runs_per_tick=3))
+    ) as pipeline:
         for number in range(7):
             pipeline.add(f"set_{number}", "one")
         ticks = [partition_keys(pipeline.tick("prompts_sensor")) for _ in range(4)]

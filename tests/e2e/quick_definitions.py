@@ -4,7 +4,10 @@ import os
 
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_from_environment
+from imagepipeline_dagster.watching.options import Watching
 
 defs = build_definitions(
-    ImageDataset(sensor_seconds=1), resources_from_environment(os.environ), start=True
+    ImageDataset(watching=Watching(sensor_seconds=1)),
+    resources_from_environment(os.environ),
+    start=True,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -98,12 +99,22 @@ def test_many_at_once_never_pass_the_budget(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"images": 1, "money": 1.0}, {"images": -1}, {"images": 1, "period": "week"}]
+    ("options", "problem"),
+    [
+        ({}, "give either images or money"),
+        ({"images": 1, "money": 1.0}, "give either images or money"),
+        ({"images": -1}, "images: -1 is below 0"),
+        ({"images": 1, "period": "week"}, "period\n  Input should be 'day', 'month' or 'total'"),
+        ({"money": math.nan}, "money\n  Input should be a finite number"),
+        ({"money": math.inf}, "money\n  Input should be a finite number"),
+    ],
 )
-def test_a_budget_that_cannot_be_meant_is_refused(options: dict[str, int | float | str]) -> None:
-    """A budget names one limit that is not negative, and a known period."""
-    with pytest.raises(ValueError, match="budget"):
-        Budget(**options)  # type: ignore[arg-type] # wrong on purpose
+def test_a_budget_that_cannot_be_meant_is_refused(
+    options: dict[str, int | float | str], problem: str
+) -> None:
+    """A budget names one finite limit that is not negative, and a known period."""
+    with pytest.raises(ValueError, match=problem):
+        Budget.model_validate(options)
 
 
 def test_a_budget_of_money_needs_a_price() -> None:

@@ -36,7 +36,7 @@ def test_sets_differ_by_pattern_and_the_later_pattern_counts() -> None:
     ("options", "message"),
     [
         ({"unchecked": "drop"}, "quarantine"),
-        ({"reject_score": 1.5}, "less than or equal to 1"),
+        ({"reject_score": 1.5}, "reject_score: 1.5 is outside 0 to 1"),
         ({"reject_score": 0.3, "quarantine_score": 0.5}, "above reject_score"),
         ({"unknown": 1}, "Extra inputs"),
         ({"for_sets": {"a*": {"unknown": 1}}}, r"for_sets\['a\*'\]: unknown: Extra inputs"),

@@ -240,9 +240,9 @@ def test_any_rows_are_judged_without_fail(rows: list[PromptRow]) -> None:
 @pytest.mark.parametrize(
     ("defaults", "problem"),
     [
-        ({"num_inference_steps": 300}, "defaults: num_inference_steps: 300 is .*1 to 100"),
-        ({"samples": 0}, "defaults: samples: 0 is not a whole number in 1 to 10,000"),
-        ({"task": "painting"}, "defaults: task: 'painting' is not one of"),
+        ({"num_inference_steps": 300}, "num_inference_steps: 300 is outside 1 to 100"),
+        ({"samples": 0}, "samples: 0 is outside 1 to 10000"),
+        ({"task": "painting"}, "task\n  Input should be 'text2image', 'image2image' or 'inpainting'"),
     ],
 )
 def test_defaults_that_no_request_takes_are_refused_at_once(

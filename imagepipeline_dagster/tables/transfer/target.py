@@ -59,7 +59,7 @@ class TargetTable:
                 sa.Column(mapping.column(name), of, key=name)
                 for name, of in self._found.types.items()
             ),
-            schema=mapping.schema,
+            schema=mapping.database_schema,
         )
         self._stamps = "updated_at" in self._found.types
 
