@@ -42,7 +42,8 @@ def test_a_ledger_of_another_version_is_not_taken_for_an_empty_one(shop: Shop) -
     assert "schema version 99" in shop.run("plan", ok=False)
     assert "schema version 99" in shop.run("ledger", "unknown", ok=False)
     with engine.begin() as connection:
-        connection.exec_driver_sql(f"UPDATE ledger_version SET version_num = '{SCHEMA_VERSION}'")
+        known = {"known": str(SCHEMA_VERSION)}
+        connection.execute(sa.text("UPDATE ledger_version SET version_num = :known"), known)
     engine.dispose()
     assert shop.buy().outcomes == {"generated": 1}
     assert row_of(shop.run("plan"), "spring")[:2] == ["·", "1"]

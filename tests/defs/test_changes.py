@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 from pathlib import Path
 
 import dagster as dg
@@ -90,7 +91,7 @@ def test_a_set_of_refused_rows_is_accounted_for(pipeline: Pipeline) -> None:
     assert (told["requested"], told["rejected"], told["api_calls"]) == (7, 7, 0)
     check = checks_of(run)["every_row_is_valid"]
     assert (check.passed, check.metadata["refused"].value) == (False, 5)
-    table = str(check.metadata["problems"].value)
+    table = html.unescape(str(check.metadata["problems"].value))
     for words in ("500 is outside 1 to 100", "several rows", "init_image: is missing", "lost"):
         assert words in table
     assert checks_of(run)["every_sample_is_accounted_for"].passed
