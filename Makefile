@@ -19,7 +19,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-deps --disable-pip-vers
 UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet --extra postgres
 
-.PHONY: help install install-dev demo dev quick test test-slow lint format bench lock clean
+.PHONY: help install install-dev demo dev quick test test-slow lint format docs bench lock clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ lint: $(EVERYTHING) ## Check style, types and the rules of the house
 format: $(EVERYTHING) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(EVERYTHING) ## Write the pages that follow from the code
+	$(BIN)/python -m tests.docs.reference
 
 bench: $(EVERYTHING) ## Measure purchase, sensors and moderation beside what one would write by hand
 	$(BIN)/python -m benchmarks.purchase

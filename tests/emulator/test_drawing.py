@@ -175,3 +175,9 @@ def test_a_picture_larger_than_its_padding_is_whole() -> None:
     """A picture that has more bytes than asked for is left as it is."""
     told = request(width=768, height=768)
     assert opened(draw_png(told, seed=1, sample_index=0, image_bytes=1024)).size == (768, 768)
+
+
+def test_a_colour_is_known_each_time() -> None:
+    """A colour's name is read again and again, although Pillow keeps what it read."""
+    first, again = (draw_scene("a white vase", size=(64, 64), seed=1) for _ in range(2))
+    assert first.tobytes() == again.tobytes()

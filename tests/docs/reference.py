@@ -1,0 +1,114 @@
+"""The pages that follow from the code: the command line, and the options. `make docs` writes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from imagepipeline_dagster import (
+    Budget,
+    GenerationDefaults,
+    ImageDataset,
+    ImageDatasetComponent,
+    ImagePipelineResource,
+    ModerationPolicy,
+    TableMapping,
+)
+from imagepipeline_dagster.cli import main
+from imagepipeline_dagster.planning.approval import Approval
+
+__all__ = ["PAGES"]
+
+DOCS = Path(__file__).parents[2] / "docs"
+_MODELS: Sequence[type[Any]] = (
+    *(ImageDataset, TableMapping, GenerationDefaults, Budget, Approval, ModerationPolicy),
+    *(ImagePipelineResource, ImageDatasetComponent),
+)
+_NOTE = "<!-- Written by `make docs`: change the code instead. -->"
+_COMMANDS = """# Command line
+
+`imagepipeline-dagster` reads the variables of the [README](../README.md#your-own-key-your-own-tables)."""
+_OPTIONS = """# Options
+
+Python and YAML have the same options. [Into a project you have](your-project.md) shows both."""
+
+
+def _command_line() -> str:
+    parts = [_COMMANDS, _NOTE]
+    for path, command in _commands(main, "imagepipeline-dagster"):
+        context = click.Context(command, info_name=path)
+        usage = " ".join(command.collect_usage_pieces(context))
+        options = [
+            (f"`{' / '.join([*option.opts, *option.secondary_opts])}`", option.help or "")
+            for option in command.params
+            if isinstance(option, click.Option)
+        ]
+        parts += [f"## {path}", f"`{path} {usage}`", _prose(command.help or "")]
+        parts += [_table(("option", "meaning"), options)] if options else []
+    return "\n\n".join(parts) + "\n"
+
+
+def _commands(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    if isinstance(command, click.Group):
+        for name in sorted(command.commands):
+            yield from _commands(command.commands[name], f"{path} {name}")
+    else:
+        yield path, command
+
+
+def _options() -> str:
+    parts = [_OPTIONS, _NOTE]
+    for model in _MODELS:
+        rows = [
+            (f"`{name}`", _cell(default), description)
+            for name, default, description in _fields(model)
+        ]
+        summary = (model.__doc__ or "").split("\n\n")[0]
+        parts += [f"## {model.__name__}", _prose(summary)]
+        parts += [_table(("option", "default", "meaning"), rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _fields(model: type[Any]) -> Iterator[tuple[str, object, str]]:
+    if issubclass(model, BaseModel):
+        for name, field in model.model_fields.items():
+            default = field.get_default(call_default_factory=True, validated_data={})
+            yield name, default, field.description or ""
+        return
+    described = dict(re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", model.__doc__ or "", re.M))
+    for option in dataclasses.fields(model):
+        make = option.default_factory
+        default = option.default if make is dataclasses.MISSING else make()
+        yield option.name, default, described.get(option.name, "")
+
+
+def _cell(default: object) -> str:
+    if default in (PydanticUndefined, dataclasses.MISSING):
+        return "required"
+    if isinstance(default, BaseModel) or dataclasses.is_dataclass(default):
+        return f"see `{type(default).__name__}`"
+    return f"`{default}`" if str(default) else "empty"
+
+
+def _prose(text: str) -> str:
+    return re.sub(r"[ \t]*\n[ \t]*", "\n", text.replace("\b\n", "")).strip()
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    cells = ([" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+PAGES = {DOCS / "command-line.md": _command_line, DOCS / "options.md": _options}
+
+if __name__ == "__main__":
+    for page, written in PAGES.items():
+        page.write_text(written())
