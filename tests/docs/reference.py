@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 from pydantic import BaseModel
@@ -23,18 +21,20 @@ from imagepipeline_dagster import (
 )
 from imagepipeline_dagster.cli import main
 from imagepipeline_dagster.planning.approval import Approval
+from imagepipeline_dagster.watching.options import Watching
 
 __all__ = ["PAGES"]
 
 DOCS = Path(__file__).parents[2] / "docs"
-_MODELS: Sequence[type[Any]] = (
-    *(ImageDataset, TableMapping, GenerationDefaults, Budget, Approval, ModerationPolicy),
-    *(ImagePipelineResource, ImageDatasetComponent),
+_MODELS: Sequence[type[BaseModel]] = (
+    *(ImageDataset, TableMapping, GenerationDefaults, Budget, Approval, Watching),
+    *(ModerationPolicy, ImagePipelineResource, ImageDatasetComponent),
 )
 _NOTE = "<!-- Written by `make docs`: change the code instead. -->"
 _COMMANDS = """# Command line
 
-`imagepipeline-dagster` reads the variables of the [README](../README.md#your-own-key-your-own-tables)."""
+`imagepipeline-dagster` reads the variables of the
+[README](../README.md#your-own-key-your-own-tables)."""
 _OPTIONS = """# Options
 
 Python and YAML have the same options. [Into a project you have](your-project.md) shows both."""
@@ -76,23 +76,16 @@ def _options() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _fields(model: type[Any]) -> Iterator[tuple[str, object, str]]:
-    if issubclass(model, BaseModel):
-        for name, field in model.model_fields.items():
-            default = field.get_default(call_default_factory=True, validated_data={})
-            yield name, default, field.description or ""
-        return
-    described = dict(re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", model.__doc__ or "", re.M))
-    for option in dataclasses.fields(model):
-        make = option.default_factory
-        default = option.default if make is dataclasses.MISSING else make()
-        yield option.name, default, described.get(option.name, "")
+def _fields(model: type[BaseModel]) -> Iterator[tuple[str, object, str]]:
+    for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True, validated_data={})
+        yield name, default, field.description or ""
 
 
 def _cell(default: object) -> str:
-    if default in (PydanticUndefined, dataclasses.MISSING):
+    if default is PydanticUndefined:
         return "required"
-    if isinstance(default, BaseModel) or dataclasses.is_dataclass(default):
+    if isinstance(default, BaseModel):
         return f"see `{type(default).__name__}`"
     return f"`{default}`" if str(default) else "empty"
 
