@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
+from imagepipeline_dagster.watching.options import Watching
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -21,7 +22,6 @@ from imagepipeline_dagster import (
 )
 from imagepipeline_dagster.cli import main
 from imagepipeline_dagster.planning.approval import Approval
-from imagepipeline_dagster.watching.options import Watching
 
 __all__ = ["PAGES"]
 
