@@ -1,4 +1,4 @@
-"""The pages that follow from the code: the command line, and the options. `make docs` writes them."""
+"""The pages that follow from the code: command line and options. `make docs` writes them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
-from imagepipeline_dagster.watching.options import Watching
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -22,6 +21,7 @@ from imagepipeline_dagster import (
 )
 from imagepipeline_dagster.cli import main
 from imagepipeline_dagster.planning.approval import Approval
+from imagepipeline_dagster.watching.options import Watching
 
 __all__ = ["PAGES"]
 
