@@ -1,13 +1,39 @@
-"""How a database's URL is read and shown, and what its driver says."""
+"""How a database's URL is read and shown, its engine opened, and what its driver says."""
 
 from __future__ import annotations
 
+import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
+import stamina
 from sqlalchemy.engine import URL
 
-__all__ = ["cause_of", "parsed_url", "shown_url"]
+from imagepipeline_dagster.errors import CorrectableError
+
+__all__ = [
+    "DriverMissing",
+    "cause_of",
+    "copy_sqlite",
+    "engine_that_reads",
+    "engine_that_writes",
+    "make_private_file",
+    "parsed_url",
+    "shown_url",
+    "sqlite_file",
+]
+
+_CONNECT_SECONDS = 10  # a sensor has 60 s for everything
+_BUSY_MILLISECONDS = 30_000
+_PSYCOPG = "postgresql+psycopg"
+
+
+class DriverMissing(CorrectableError):
+    """The driver for a database's URL is not installed; the message says what to install."""
 
 
 def parsed_url(url: str) -> URL:
@@ -27,7 +53,7 @@ def parsed_url(url: str) -> URL:
             "postgresql://user:password@host/database; a password's own @ : / are percent-quoted."
         ) from None
     if parsed.drivername in ("postgres", "postgresql"):
-        return parsed.set(drivername="postgresql+psycopg")
+        return parsed.set(drivername=_PSYCOPG)
     if parsed.get_backend_name() == "sqlite" and (parsed.database or "").startswith("~"):
         return parsed.set(database=str(Path(str(parsed.database)).expanduser()))
     return parsed
@@ -38,6 +64,146 @@ def shown_url(url: str | URL) -> str:
     parsed = parsed_url(url) if isinstance(url, str) else url
     secret = {name: "***" for name in parsed.query if "pass" in name.lower()}
     return parsed.update_query_dict(secret).render_as_string(hide_password=True)
+
+
+def sqlite_file(url: URL) -> Path | None:
+    """Return the SQLite file that the URL names by its path; None for everything else."""
+    database = url.database
+    if url.get_backend_name() != "sqlite" or not database:
+        return None
+    return None if database == ":memory:" or database.startswith("file:") else Path(database)
+
+
+def engine_that_reads(url: URL) -> sa.Engine:
+    """Return an engine that makes no file and refuses to write.
+
+    On SQLite a transaction sees one moment of the database.
+
+    Raises:
+        DriverMissing: the URL's driver is not installed.
+    """
+    options: dict[str, Any] = {}
+    if (file := sqlite_file(url)) is not None:
+        # mode=rw and not ro: a reader that may not write cannot roll back what a crashed writer
+        # left behind. Writing is refused by query_only below.
+        location = f"file:{quote(str(file.absolute()))}"
+        url = url.set(database=location).update_query_dict({"mode": "rw", "uri": "true"})
+    if url.get_backend_name() in ("sqlite", "duckdb"):
+        # An open connection would go on reading a file that was replaced, or keep DuckDB's writers
+        # out; a new one costs next to nothing.
+        options["poolclass"] = sa.pool.NullPool
+    if url.get_backend_name() == "duckdb":
+        options["connect_args"] = {"read_only": True}
+    engine = _engine(url, **options)
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _prepare_to_read)
+        sa.event.listen(engine, "begin", _begin_reading)
+    if engine.dialect.name == "postgresql":
+        return engine.execution_options(postgresql_readonly=True)
+    return engine
+
+
+def engine_that_writes(url: URL, *, write_ahead: bool = False) -> sa.Engine:
+    """Return an engine whose transactions are all or nothing, table definitions included.
+
+    On SQLite each takes the lock of the writers at its beginning, so that two wait for each other
+    instead of failing halfway; one with the execution option `only_reads` takes none.
+
+    Args:
+        url: of the database.
+        write_ahead: keep a SQLite file in WAL mode, whose readers wait for no writer.
+
+    Raises:
+        DriverMissing: the URL's driver is not installed.
+    """
+    engine = _engine(url)
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _prepare_to_write)
+        if write_ahead:
+            sa.event.listen(engine, "connect", _write_ahead)
+        sa.event.listen(engine, "begin", _begin_writing)
+    return engine
+
+
+def _engine(url: URL, **options: Any) -> sa.Engine:  # noqa: ANN401 - create_engine's own
+    if url.drivername == _PSYCOPG and "connect_timeout" not in url.query:
+        options["connect_args"] = {"connect_timeout": _CONNECT_SECONDS}
+    if url.get_backend_name() != "sqlite":
+        options["pool_pre_ping"] = True
+    try:
+        return sa.create_engine(url, **options)
+    except (sa.exc.NoSuchModuleError, ImportError) as error:
+        extra = (
+            " (pip install 'imagepipeline-dagster[postgres]')" if "psycopg" in str(error) else ""
+        )
+        raise DriverMissing(
+            f"No driver for {shown_url(url)} is installed{extra}: {error}"
+        ) from error
+
+
+def _prepare_to_read(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver's own
+    # The driver's own transactions begin too late; ours begin below.
+    connection.isolation_level = None
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
+    connection.execute("PRAGMA query_only = ON")
+
+
+def _prepare_to_write(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver's own
+    # The driver would commit before each CREATE TABLE, and begin only at the first INSERT.
+    connection.isolation_level = None
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+@stamina.retry(on=sqlite3.OperationalError, attempts=None, timeout=30.0, wait_initial=0.02)
+def _write_ahead(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver's own
+    # Two processes that make a file at once: SQLite does not wait for this lock by itself.
+    connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _begin_reading(connection: sa.Connection) -> None:
+    # Without it each query of a transaction would see another moment.
+    connection.exec_driver_sql("BEGIN")
+
+
+def _begin_writing(connection: sa.Connection) -> None:
+    reads = connection.get_execution_options().get("only_reads")
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def make_private_file(file: Path) -> None:
+    """Make an empty file that its owner alone can read, and its folder, unless it is there.
+
+    SQLite gives the files beside it the same permissions.
+    """
+    file.absolute().parent.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        os.close(os.open(file, os.O_CREAT | os.O_WRONLY, 0o600))
+
+
+def copy_sqlite(file: Path, copy: Path) -> None:
+    """Copy a database as it is at one moment, what its `-wal` file holds included.
+
+    Others may write to it meanwhile. The copy replaces what has its name once it is whole and on
+    the disk.
+    """
+    unfinished = copy.with_name(f"{copy.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    make_private_file(unfinished)
+    try:
+        location = f"{file.absolute().as_uri()}?mode=rw"
+        with (
+            closing(sqlite3.connect(location, uri=True)) as source,
+            closing(sqlite3.connect(unfinished)) as target,
+        ):
+            source.backup(target)
+            # One file: what is moved or restored must not depend on a second one.
+            target.execute("PRAGMA journal_mode = DELETE")
+        with unfinished.open("rb") as written:
+            os.fsync(written.fileno())
+        unfinished.replace(copy)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def cause_of(error: BaseException) -> str:

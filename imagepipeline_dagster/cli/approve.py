@@ -14,7 +14,13 @@ from imagepipeline_dagster.cli.configured import (
     system_user,
 )
 from imagepipeline_dagster.cli.tables import chosen_sets
-from imagepipeline_dagster.cli.terminal import count_of, moment, plain_errors, printable
+from imagepipeline_dagster.cli.terminal import (
+    count_of,
+    moment,
+    plain_errors,
+    printable,
+    why_option,
+)
 
 __all__ = ["approve"]
 
@@ -29,9 +35,7 @@ __all__ = ["approve"]
     help="The most that they may cost together; images, where the dataset has no price.",
 )
 @click.option("--who", metavar="NAME", help="Who approves; the system's user by default.")
-@click.option(
-    "--why", default="approved on the command line", metavar="TEXT", help="Kept with the approval."
-)
+@why_option(default="approved on the command line", help="Kept with the approval.")
 @dataset_option
 def approve(
     *,

@@ -1,8 +1,11 @@
-"""`imagepipeline-dagster ledger …`: requests whose answer was lost, and decisions about them."""
+"""`imagepipeline-dagster ledger …`: requests whose answer was lost, and the ledger itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,9 +14,12 @@ from imagepipeline_dagster.cli.configured import configured_ledger, system_user
 from imagepipeline_dagster.cli.terminal import (
     count_of,
     echo_fields,
+    echo_json,
+    json_option,
     moment,
     plain_errors,
     printable,
+    why_option,
 )
 
 if TYPE_CHECKING:
@@ -27,18 +33,34 @@ __all__ = ["call_text", "ledger_group"]
 _KEY_DIGITS = 12
 
 
-@click.group("ledger", short_help="Decide about requests whose answer was lost.")
+@click.group("ledger", short_help="Decide about lost answers; copy the ledger.")
 def ledger_group() -> None:
-    """Look at requests whose answer was lost, and decide about them."""
+    """Look at requests whose answer was lost, decide about them, and copy the ledger."""
+
+
+@contextmanager
+def _present_ledger() -> Iterator[Ledger]:
+    """Open the ledger for reading, where there is one."""
+    with plain_errors(), configured_ledger(create=False) as ledger:
+        if ledger.is_absent:
+            raise click.ClickException(
+                f"There is no ledger at {ledger.shown_url}. IMAGEPIPELINE_LEDGER_URL or "
+                "IMAGEPIPELINE_STORAGE names another; a relative path begins in this folder."
+            )
+        yield ledger
 
 
 @ledger_group.command("unknown", short_help="List requests that nobody knows the end of.")
-def ledger_unknown() -> None:
+@json_option
+def ledger_unknown(*, as_json: bool) -> None:
     """List the requests of which nobody knows whether they were bought."""
     from imagepipeline_dagster.ledger.decisions import unknown_requests
 
-    with plain_errors(), configured_ledger(create=False) as ledger:
+    with _present_ledger() as ledger:
         found = unknown_requests(ledger)
+    if as_json:
+        echo_json({"unknown": [asdict(request) for request in found]})
+        return
     if not found:
         click.echo("No request is unknown.")
         return
@@ -68,12 +90,33 @@ def _decision_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--yes", is_flag=True, help="Do not ask."),
         click.option("--who", metavar="NAME", help="Who decides; the system's user by default."),
-        click.option("--why", required=True, metavar="TEXT", help="Kept with the decision."),
+        why_option(required=True, help="Kept with the decision."),
         click.option("--all-unknown", is_flag=True, help="All that `ledger unknown` lists."),
         click.argument("keys", nargs=-1, metavar="[KEY]..."),
     ):
         command = option(command)
     return command
+
+
+@ledger_group.command(short_help="Copy a SQLite ledger that is in use.")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def backup(file: Path) -> None:
+    """Copy a SQLite ledger to FILE, whole also while runs write to it.
+
+    A plain copy of the file lacks what stands in its -wal file. With PostgreSQL use pg_dump.
+    """
+    from imagepipeline_dagster.databases import copy_sqlite
+
+    if file.exists():
+        raise click.ClickException(f"{file} exists already; a backup replaces nothing.")
+    with _present_ledger() as ledger:
+        if ledger.file is None:
+            raise click.ClickException(
+                f"The ledger at {ledger.shown_url} is no SQLite file: back it up by its database's "
+                "own means, such as pg_dump."
+            )
+        copy_sqlite(ledger.file, file)
+    click.echo(f"{file} is a copy of {ledger.file}.")
 
 
 @ledger_group.command(short_help="Allow one more job for requests.")
@@ -127,7 +170,7 @@ def _decide(
         raise click.BadParameter("must not be blank", param_hint="--why")
     with plain_errors():
         # Read first: a ledger that is not there must not be made by a decision about it.
-        with configured_ledger(create=False) as ledger:
+        with _present_ledger() as ledger:
             if all_unknown:
                 keys = tuple(each.request_key for each in decisions.unknown_requests(ledger))
             if not keys:

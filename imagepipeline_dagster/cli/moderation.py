@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import click
 
 from imagepipeline_dagster.cli.configured import opened_ledger, system_user, tables_url
-from imagepipeline_dagster.cli.terminal import count_of, plain_errors, printable
+from imagepipeline_dagster.cli.terminal import count_of, plain_errors, printable, why_option
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -118,7 +118,7 @@ def _not_moderated(prompt_set: str, storage: Storage, folder: str) -> str:
 )
 @click.option("--prompt-id", metavar="ID")
 @click.option("--reviewer", metavar="NAME", help="Who decides; you, by default.")
-@click.option("--reason", metavar="TEXT", help="Why.")
+@why_option("reason", help="Kept with the decision.")
 @click.option(
     "--from",
     "file",

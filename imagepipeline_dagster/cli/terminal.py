@@ -7,11 +7,12 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from typing_extensions import override
 
 from imagepipeline_dagster.errors import CorrectableError
 
@@ -30,7 +31,10 @@ __all__ = [
     "printable",
     "shown_id",
     "shown_number",
+    "why_option",
 ]
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 _NARROWEST = 20  # columns for a value, however narrow the terminal is
 _LONGEST_ID = 64  # a SHA-256 in hex
@@ -47,6 +51,20 @@ def printable(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text
     )
+
+
+class _WhyOption(click.Option):
+    """`--why`; it takes the word `--reason` too, and does not show it."""
+
+    @override
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        return record and (record[0].replace(", --reason", ""), record[1])
+
+
+def why_option(name: str = "why", **options: Any) -> Callable[[CommandT], CommandT]:  # noqa: ANN401 - click's own
+    """Return the option that says why a person decides so, handed over under this name."""
+    return click.option("--why", "--reason", name, cls=_WhyOption, metavar="TEXT", **options)
 
 
 @contextmanager

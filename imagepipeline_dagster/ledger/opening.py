@@ -5,36 +5,37 @@ SQLite runs in WAL mode with every commit on disk; PostgreSQL as it is.
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 import uuid
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
-import stamina
 from sqlalchemy import (
     Connection,
     Engine,
     column,
     create_engine,
-    event,
     insert,
     inspect,
     select,
     table,
 )
 from sqlalchemy.engine import URL
-from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
+from sqlalchemy.pool import StaticPool
 
+from imagepipeline_dagster.databases import (
+    copy_sqlite,
+    engine_that_reads,
+    engine_that_writes,
+    make_private_file,
+    sqlite_file,
+)
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.schema import SCHEMA_VERSION, identity, metadata
 
 __all__ = [
     "LedgerTooNew",
     "LedgerTooOld",
-    "open_ledger_engine",
     "open_ledger_for_reading",
+    "open_ledger_for_writing",
     "upgrade",
 ]
 
@@ -50,32 +51,22 @@ class LedgerTooOld(CorrectableError):
     """The ledger lacks tables, and is opened in a way that creates none."""
 
 
-def open_ledger_engine(url: URL) -> Engine:
-    """Return the engine of a ledger; nothing is opened yet."""
-    if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True)
-    engine = create_engine(url)
+def open_ledger_for_writing(url: URL) -> Engine:
+    """Return the engine of a ledger, made where there is none and brought up to date.
 
-    @event.listens_for(engine, "connect")
-    def _prepare(connection: Any, record: ConnectionPoolEntry) -> None:  # noqa: ANN401, ARG001
-        # The driver's own transactions begin too late to be atomic; ours begin below.
-        connection.isolation_level = None
-        connection.execute("PRAGMA busy_timeout = 30000")
-        _write_ahead(connection)
-        connection.execute("PRAGMA synchronous = FULL")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        reads = connection.get_execution_options().get("ledger_reads")
-        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
+    Raises:
+        LedgerTooNew: the tables are of a later version than this package knows.
+    """
+    file = sqlite_file(url)
+    if file is not None:
+        make_private_file(file)
+    engine = engine_that_writes(url, write_ahead=True)
+    try:
+        upgrade(engine)
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
-
-
-@stamina.retry(on=sqlite3.OperationalError, attempts=None, timeout=30.0, wait_initial=0.02)
-def _write_ahead(connection: Any) -> None:  # noqa: ANN401 - the driver's own
-    # Two processes that make a ledger at once: SQLite does not wait for this lock by itself.
-    connection.execute("PRAGMA journal_mode = WAL")
 
 
 def open_ledger_for_reading(url: URL) -> Engine:
@@ -106,32 +97,12 @@ def open_ledger_for_reading(url: URL) -> Engine:
 
 
 def _reading_engine(url: URL) -> Engine | None:
-    if url.get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True).execution_options(postgresql_readonly=True)
-    file = url.database
-    if not file or file == ":memory:":
+    file = sqlite_file(url)
+    if url.get_backend_name() == "sqlite" and (url.database or ":memory:") == ":memory:":
         return None
-    if not file.startswith("file:"):
-        if not Path(file).exists():
-            return None
-        # mode=rw and not ro: a reader that may not write cannot roll back what a crashed writer
-        # left behind.
-        location = f"file:{quote(str(Path(file).absolute()))}"
-        url = url.set(database=location).update_query_dict({"mode": "rw", "uri": "true"})
-    engine = create_engine(url)
-
-    @event.listens_for(engine, "connect")
-    def _prepare(connection: Any, record: ConnectionPoolEntry) -> None:  # noqa: ANN401, ARG001
-        connection.isolation_level = None
-        connection.execute("PRAGMA busy_timeout = 30000")
-        connection.execute("PRAGMA query_only = ON")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        # Without it each query of a transaction would see another moment.
-        connection.exec_driver_sql("BEGIN")
-
-    return engine
+    if file is not None and not file.exists():
+        return None
+    return engine_that_reads(url)
 
 
 def upgrade(engine: Engine) -> None:
@@ -143,7 +114,7 @@ def upgrade(engine: Engine) -> None:
     Raises:
         LedgerTooNew: the tables are of a later version than this package knows.
     """
-    with engine.connect().execution_options(ledger_reads=True) as connection:
+    with engine.connect().execution_options(only_reads=True) as connection:
         if _version_in(connection) == SCHEMA_VERSION:
             return
     with engine.begin() as connection:
@@ -191,22 +162,9 @@ def _migrate(connection: Connection, version: int | None) -> None:
 
 
 def _copy_file(url: URL, version: int) -> None:
-    """Copy an SQLite ledger beside itself, all that was committed to it.
-
-    The caller holds the lock of its writers.
-    """
-    if url.get_backend_name() != "sqlite":
-        return
-    file = Path(str(url.database))
-    copy = file.with_name(f"{file.name}.version-{version}")
-    unfinished = copy.with_name(f"{copy.name}.unfinished")
-    unfinished.unlink(missing_ok=True)
-    with (
-        contextlib.closing(sqlite3.connect(file)) as source,
-        contextlib.closing(sqlite3.connect(unfinished)) as target,
-    ):
-        source.backup(target)
-    unfinished.replace(copy)
+    """Copy an SQLite ledger beside itself; the caller holds the lock of its writers."""
+    if (file := sqlite_file(url)) is not None:
+        copy_sqlite(file, file.with_name(f"{file.name}.version-{version}"))
 
 
 def _version_in(connection: Connection) -> int | None:

@@ -36,11 +36,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from imagepipeline_dagster.api.contract import submit_path
-from imagepipeline_dagster.databases import parsed_url
+from imagepipeline_dagster.databases import parsed_url, shown_url, sqlite_file
 from imagepipeline_dagster.ledger.opening import (
-    open_ledger_engine,
     open_ledger_for_reading,
-    upgrade,
+    open_ledger_for_writing,
 )
 from imagepipeline_dagster.ledger.records import (
     Attempt,
@@ -93,17 +92,26 @@ class Ledger:
     @cached_property
     def engine(self) -> Engine:
         """The engine, with the ledger's tables in place."""
-        if not self._create:
-            return open_ledger_for_reading(self._url)
-        if self._url.get_backend_name() == "sqlite" and self._url.database:
-            Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = open_ledger_engine(self._url)
-        try:
-            upgrade(engine)
-        except BaseException:
-            engine.dispose()
-            raise
-        return engine
+        if self._create:
+            return open_ledger_for_writing(self._url)
+        return open_ledger_for_reading(self._url)
+
+    @property
+    def file(self) -> Path | None:
+        """The SQLite file; None where it is another database."""
+        return sqlite_file(self._url)
+
+    @property
+    def shown_url(self) -> str:
+        """The URL without its password; a file's path is absolute."""
+        if self.file is None:
+            return shown_url(self._url)
+        return str(self.file.absolute())
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether it reads as an empty one because there is none."""
+        return not self._create and self.engine.url.database is None
 
     def close(self) -> None:
         """Close the connections."""
@@ -115,7 +123,7 @@ class Ledger:
     def reading(self) -> Iterator[Connection]:
         """Open a transaction that only reads."""
         with self.engine.connect() as connection:
-            yield connection.execution_options(ledger_reads=True)
+            yield connection.execution_options(only_reads=True)
 
     def entries(self, request_keys: Iterable[str]) -> dict[str, Entry]:
         """Return what is known of these requests, by key; unknown keys are absent."""

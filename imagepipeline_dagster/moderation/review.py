@@ -120,7 +120,7 @@ def _decisions(image: ModeratedImage, reviewer: str, table: str | None) -> Itera
             continue
         command = ["imagepipeline-dagster", "override", decision, "--image", image.image_sha256]
         command += ["--table", table] if table else []
-        command += ["--reviewer", reviewer, "--reason", "WHY"]
+        command += ["--reviewer", reviewer, "--why", "WHY"]
         row = io.StringIO()
         values = (image.image_sha256, "", "", decision, reviewer, "WHY")
         csv.writer(row, lineterminator="").writerow(values)

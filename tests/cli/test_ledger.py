@@ -1,17 +1,66 @@
 from __future__ import annotations
 
+import json
+import sqlite3
+from contextlib import closing
+
 import pytest
 
+from imagepipeline_dagster.ledger.requests import Ledger
 from tests.cli.shop import Shop, files_in, lose_one, row_of
 
 
-def test_nothing_unknown_is_said(shop: Shop) -> None:
-    """Without a ledger no request is unknown, and none is made by asking or deciding."""
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("unknown",),
+        ("resubmit", "--all-unknown", "--why", "x"),
+        ("forget", "0" * 64, "--why", "x"),
+        ("backup", "copy.db"),
+    ],
+)
+def test_a_ledger_that_is_not_there_is_said(shop: Shop, command: tuple[str, ...]) -> None:
+    """Asked about a ledger in the wrong folder, a command fails, names it, and makes none."""
     before = files_in(shop.folder)
+    assert "There is no ledger at" in shop.run("ledger", *command, ok=False)
+    assert files_in(shop.folder) == before
+
+
+def test_nothing_unknown_is_said(shop: Shop) -> None:
+    """Where every answer came, there is nothing to decide."""
+    shop.add("a")
+    shop.buy()
     assert shop.run("ledger", "unknown") == "No request is unknown.\n"
+    assert json.loads(shop.run("ledger", "unknown", "--json")) == {"unknown": []}
     assert shop.run("ledger", "resubmit", "--all-unknown", "--why", "x").startswith("No request")
     assert "has no request" in shop.run("ledger", "forget", "0" * 64, "--why", "x", ok=False)
-    assert files_in(shop.folder) == before
+
+
+def test_a_live_ledger_is_copied_whole(shop: Shop) -> None:
+    """A backup holds what was committed last, can be read by its owner alone, replaces nothing."""
+    shop.add("a")
+    shop.buy()
+    ledger = Ledger(shop.buyer.ledger_url)
+    with closing(ledger), ledger.engine.begin() as connection:
+        connection.exec_driver_sql("PRAGMA wal_autocheckpoint = 0")
+        connection.exec_driver_sql("UPDATE ledger_requests SET error = 'written last'")
+        connection.commit()
+        shop.run("ledger", "backup", "copy.db")
+    copy = shop.folder / "copy.db"
+    assert copy.stat().st_mode & 0o777 == 0o600
+    with closing(sqlite3.connect(copy)) as copied:
+        assert copied.execute("SELECT error FROM ledger_requests").fetchall() == [("written last",)]
+    assert "replaces nothing" in shop.run("ledger", "backup", "copy.db", ok=False)
+
+
+def test_why_has_one_spelling(shop: Shop) -> None:
+    """`--reason`, as some commands called it, is taken everywhere, and shown nowhere."""
+    key = lose_one(shop)
+    for command in (("ledger", "forget"), ("override", "keep"), ("approve",)):
+        shown = shop.run(*command, "--help")
+        assert "--why" in shown
+        assert "--reason" not in shown
+    assert "No run buys" in shop.run("ledger", "forget", key, "--reason", "no need", "--yes")
 
 
 def test_a_lost_answer_is_listed_and_bought_once_more(shop: Shop) -> None:

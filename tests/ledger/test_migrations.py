@@ -43,13 +43,13 @@ def former_url(ledger_url: str) -> str:
 
 def rows_in(engine: Engine, query: str) -> list[tuple[Any, ...]]:
     """Return the rows that a query finds."""
-    with engine.connect().execution_options(ledger_reads=True) as connection:
+    with engine.connect().execution_options(only_reads=True) as connection:
         return [tuple(row) for row in connection.execute(text(query))]
 
 
 def differences(engine: Engine) -> list[Any]:
     """Return what the tables lack of the schema, or have more."""
-    with engine.connect().execution_options(ledger_reads=True) as connection:
+    with engine.connect().execution_options(only_reads=True) as connection:
         context = MigrationContext.configure(connection, opts={"version_table": "ledger_version"})
         return list(compare_metadata(context, metadata))
 

@@ -115,7 +115,7 @@ def test_each_decision_has_its_command_and_row(storage: LocalFolder) -> None:
     for command in ours:
         assert command[3:] == [
             *("--image", "a" * 64, "--table", "decided"),
-            *("--reviewer", "Ana O'Neil", "--reason", "WHY"),
+            *("--reviewer", "Ana O'Neil", "--why", "WHY"),
         ]
     rows = list(csv.reader(code for code in codes if code.startswith("a" * 64)))
     assert rows == [

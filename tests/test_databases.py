@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from imagepipeline_dagster.databases import (
+    DriverMissing,
+    engine_that_reads,
+    engine_that_writes,
+    make_private_file,
+    parsed_url,
+)
+from imagepipeline_dagster.environment import resources_for
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.tables.samples import create_sample_tables
+
+
+@pytest.mark.parametrize("folder", ["a b", "100%20", "a%2Fb", "what?", "nr #1", "ü & =", "it's"])
+def test_a_folder_of_any_name_holds_its_databases(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default databases are files in the storage's folder, whatever its name has in it."""
+    monkeypatch.chdir(tmp_path)
+    resources = resources_for(storage_uri=folder)
+    create_sample_tables(resources["tables"].url)
+    with closing(Ledger(resources["ledger"].url)) as ledger:
+        assert ledger.entries([]) == {}
+        assert not ledger.is_absent
+    with closing(Ledger(resources["ledger"].url, create=False)) as ledger:
+        assert not ledger.is_absent
+    assert [path.name for path in tmp_path.iterdir()] == [folder]
+    assert {path.name for path in (tmp_path / folder).iterdir()} >= {"ledger.db", "tables.db"}
+
+
+def test_the_home_folder_is_expanded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~` in the storage or in a URL is the home folder, for pictures and databases alike."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    resources = resources_for(storage_uri="~/shop")
+    for url in (resources["ledger"].url, "sqlite:///~/other.db"):
+        with closing(Ledger(url)) as ledger:
+            ledger.entries([])
+    resources["storage"].open().write("an object", b"")
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {"home/shop/ledger.db", "home/other.db", "home/shop/an object"}
+
+
+def test_our_databases_are_their_owners_alone(tmp_path: Path) -> None:
+    """Prompts, job ids and prices are nobody else's business on a shared machine."""
+    with closing(Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")) as ledger:
+        ledger.entries([])
+        create_sample_tables(f"sqlite:///{tmp_path / 'tables.db'}")
+        modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes.keys() >= {"ledger.db", "ledger.db-wal", "tables.db"}
+    assert set(modes.values()) == {0o600}
+
+
+def test_a_reader_makes_and_changes_nothing(tmp_path: Path) -> None:
+    """An engine that reads refuses to write, and to make a file that is not there."""
+    url = URL.create("sqlite", database=str(tmp_path / "a ? b.db"))
+    with pytest.raises(sa.exc.OperationalError), engine_that_reads(url).connect() as connection:
+        connection.exec_driver_sql("SELECT 1")
+    assert list(tmp_path.iterdir()) == []
+
+    make_private_file(tmp_path / "a ? b.db")
+    engine = engine_that_writes(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (n)")
+    engine.dispose()
+    with (
+        engine_that_reads(url).connect() as connection,
+        pytest.raises(sa.exc.OperationalError, match="readonly"),
+    ):
+        connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+
+
+def test_a_missing_driver_is_named() -> None:
+    """Where a URL needs what is not installed, the error says so, without the password."""
+    with pytest.raises(DriverMissing, match="No driver for nosuch") as caught:
+        engine_that_reads(parsed_url("nosuch://user:secret@host/db"))
+    assert "secret" not in str(caught.value)
