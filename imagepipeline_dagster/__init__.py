@@ -11,7 +11,7 @@ The flow, which is also the order to read the packages in:
 
 `ledger` knows what was bought, `watching` which prompt sets changed. `api` is the HTTP contract,
 `emulator` the same contract served on loopback, `storage` keeps bytes. `databases` reads URLs,
-`rows` turns rows into tables, `partition_names` sets into partitions, `previews` pictures into
+`options` is what every model of options has in common, `rows` turns rows into tables, `partition_names` sets into partitions, `previews` pictures into
 thumbnails and contact sheets, `markup` text into Markdown and HTML. `errors` is the root of what a
 person can put right.
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.moderation.policy import ModerationPolicy
     from imagepipeline_dagster.planning.prompts import GenerationDefaults
     from imagepipeline_dagster.release.dataset_release import DatasetRelease, latest_release
+    from imagepipeline_dagster.release.policy import ReleasePolicy
     from imagepipeline_dagster.resources import (
         GeneratedPictures,
         ImagePipelineResource,
@@ -51,6 +52,7 @@ __all__ = [
     "LedgerResource",
     "ModerationPolicy",
     "ParquetIOManager",
+    "ReleasePolicy",
     "StorageResource",
     "TableMapping",
     "TablesResource",
@@ -70,6 +72,7 @@ _HOMES = {
     "LedgerResource": "resources",
     "ModerationPolicy": "moderation.policy",
     "ParquetIOManager": "io_manager",
+    "ReleasePolicy": "release.policy",
     "StorageResource": "resources",
     "TableMapping": "tables.schema",
     "TablesResource": "resources",

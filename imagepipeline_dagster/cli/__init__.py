@@ -3,6 +3,7 @@
 - Tables: `tables`, `importing`, with the `changes` of an import and its `progress`.
 - Money: `plan`, `approve`, `ledger`. Partitions: `sets`. How all stands: `status`.
 - Where pictures come from: `lineage`. People's decisions: `moderation`.
+- Versions of the dataset: `releases`.
 - To try: `emulator`, `demo`.
 - What they share: `configured` (what the environment says), `terminal` (what a person sees).
 
@@ -21,6 +22,7 @@ from imagepipeline_dagster.cli.ledger import ledger_group
 from imagepipeline_dagster.cli.lineage import lineage, replay
 from imagepipeline_dagster.cli.moderation import override, review
 from imagepipeline_dagster.cli.plan import plan
+from imagepipeline_dagster.cli.releases import releases_group
 from imagepipeline_dagster.cli.sets import sets_group
 from imagepipeline_dagster.cli.status import costs, retry, status
 from imagepipeline_dagster.cli.tables import export, init
@@ -43,6 +45,7 @@ for _command in (
     import_embeddings,
     export,
     status,
+    releases_group,
     sets_group,
     plan,
     approve,

@@ -12,6 +12,7 @@ from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.options import Options, bounded
 from imagepipeline_dagster.planning.approval import Approval
 from imagepipeline_dagster.planning.prompts import GenerationDefaults
+from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.tables.found import check_mapping
 from imagepipeline_dagster.tables.overrides import OVERRIDES
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping, columns_of
@@ -72,6 +73,7 @@ class ImageDataset(Options):
         ModerationPolicy(),
         description="What is kept, rejected and set aside; another policy buys nothing.",
     )
+    release: ReleasePolicy = Field(ReleasePolicy(), description="How it is released.")
     overrides: str = Field(
         OVERRIDES, description="The table of people's decisions, in the database of the prompts."
     )

@@ -7,11 +7,13 @@ from typing import Any
 
 import dagster as dg
 import pandas as pd
+from pydantic import Field
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import (
     column_schema,
     contact_sheet_of,
+    found_table,
     markdown_table,
     seconds_since,
 )
@@ -20,7 +22,8 @@ from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.dataset_release import DatasetRelease, latest_release
-from imagepipeline_dagster.release.publish import NothingToRelease, publish
+from imagepipeline_dagster.release.policy import ReleasePolicy
+from imagepipeline_dagster.release.publish import NothingToRelease, TooMuchLost, publish
 from imagepipeline_dagster.release.readiness import ready_sets
 from imagepipeline_dagster.release.shards import shard_schema
 from imagepipeline_dagster.resources import LedgerResource, StorageResource, TablesResource
@@ -35,6 +38,22 @@ _SHOWN = 20
 # Beside a contact sheet there is no room for every set of a large dataset.
 _COUNTS_BYTES = 4_000
 _LEFT_OUT_BYTES = 2_000
+_SHEET_BYTES = 22_000
+
+
+class ReleaseConfig(dg.Config):
+    """What one run says of its release."""
+
+    max_lost_share: float | None = Field(
+        default=None,
+        description="In place of the ReleasePolicy's: 1 where a release may lose what it likes.",
+    )
+
+    def applied_to(self, policy: ReleasePolicy) -> ReleasePolicy:
+        """Return the policy of this run."""
+        if self.max_lost_share is None:
+            return policy
+        return policy.model_copy(update={"max_lost_share": self.max_lost_share})
 
 
 def build_image_dataset(dataset: ImageDataset) -> list[Any]:
@@ -71,6 +90,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
     )
     def image_dataset(
         context: dg.AssetExecutionContext,
+        config: ReleaseConfig,
         prompt_sets: dict[str, pd.DataFrame],
         moderated_images: dict[str, pd.DataFrame],
         storage: StorageResource,
@@ -99,8 +119,9 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
                 created_at=dt.datetime.now(dt.UTC),
                 folder=dataset.releases,
                 left_out=ready.left_out,
+                policy=config.applied_to(dataset.release),
             )
-        except NothingToRelease as error:
+        except (NothingToRelease, TooMuchLost) as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         for sentence in release.left_out[:_SHOWN]:
             context.log.warning(f"Left out: {sentence}")  # noqa: G004 - Dagster's own is no format
@@ -116,6 +137,8 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
                 "seconds": seconds_since(started),
                 "version": release.version,
                 "new_version": release.created,
+                "semantic_version": release.semantic_version,
+                **_changes(release),
                 "emulated": bool(release.emulated),
                 "judged_anew": len(ready.judged_anew),
                 **_left_out(release),
@@ -129,7 +152,9 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
                         most_bytes=_COUNTS_BYTES,
                     )
                 ),
-                "contact_sheet": contact_sheet_of(kept, storage.open(), [None] * len(kept)),
+                "contact_sheet": contact_sheet_of(
+                    kept, storage.open(), [None] * len(kept), byte_budget=_SHEET_BYTES
+                ),
             },
         )
 
@@ -163,6 +188,10 @@ def _check_results(release: Release, kept: list[ModeratedImage]) -> list[dg.Asse
             metadata=_left_out(release),
         ),
     ]
+
+
+def _changes(release: Release) -> dict[str, dg.MarkdownMetadataValue]:
+    return found_table("changes", ["cause", "samples"], list(release.changes.items()))
 
 
 def _left_out(release: Release) -> dict[str, dg.MarkdownMetadataValue]:

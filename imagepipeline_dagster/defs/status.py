@@ -18,7 +18,7 @@ from imagepipeline_dagster.ledger.decisions import unknown_requests
 from imagepipeline_dagster.ledger.records import PlanState
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.planning.forecast import SetPlan
-from imagepipeline_dagster.release.publish import latest_manifest
+from imagepipeline_dagster.release.reading import latest_manifest
 from imagepipeline_dagster.resources import ImagePipelineResource
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.reading import SourceTables

@@ -5,7 +5,10 @@
 - `card`: what a release says of itself, to programs (`manifest.json`) and people (`README.md`).
 - `readiness`: the sets that a release may take, judged by today's rules.
 - `fates`: what became of a picture: its verdicts, and the releases that hold it.
+- `policy`: how a dataset is released.
+- `changes`: what differs between two releases, and why.
 - `publish`: a new version where the content changed, whole or not at all.
 - `scratch`: the folder for unfinished files.
+- `reading`, `verifying`: manifests and rows read back, and every byte of a release.
 - `dataset_release`: a release as its users have it.
 """

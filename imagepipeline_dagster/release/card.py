@@ -57,6 +57,13 @@ class Release(_Manifest):
     emulated: int = Field(description="How many of the images the emulator drew")
     counts: Counts = Field(description="What became of the samples; those kept are in here")
     prompt_sets: Mapping[str, Counts] = Field(description="The same, by prompt set")
+    semantic_version: str = Field(
+        default="1.0.0",
+        description="Major: samples were removed or changed; minor: only added; patch: packed anew",
+    )
+    changes: Mapping[str, int] = Field(
+        default_factory=dict, description="Samples that differ from the former version, by cause"
+    )
     left_out: tuple[str, ...] = Field(
         default=(), description="Sets and pictures that are not in it though they exist, and why"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -13,14 +12,16 @@ from urllib.request import url2pathname
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.moderation.verdicts import Counts
 from imagepipeline_dagster.release.card import Release
-from imagepipeline_dagster.release.publish import latest_manifest
-from imagepipeline_dagster.storage.contract import Storage
+from imagepipeline_dagster.release.changes import COMPARED, Change, changes_between
+from imagepipeline_dagster.release.reading import latest_manifest, manifests, read_rows
+from imagepipeline_dagster.rows import rows_of
+from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 from imagepipeline_dagster.storage.opening import open_storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["DatasetRelease", "ReleaseMissing", "latest_release"]
+__all__ = ["DatasetRelease", "ReleaseMissing", "latest_release", "releases_in"]
 
 
 class ReleaseMissing(CorrectableError, LookupError):
@@ -61,13 +62,15 @@ class DatasetRelease:
 
     def as_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows as an Arrow table; without the column `image` they take little memory."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        return read_rows(self.storage, self.manifest, columns)
 
-        names = None if columns is None else list(columns)
-        return pa.concat_tables(
-            pq.read_table(shard, columns=names, partitioning=None) for shard in self._shards()
-        )
+    def changes_since(self, former: DatasetRelease) -> list[Change]:
+        """Return which samples differ from another release of the dataset, and why."""
+        # What was judged then tells more of what went than the two releases do.
+        if self.manifest.previous == former.version and (causes := self._causes()) is not None:
+            return causes
+        before, after = (release.as_arrow(COMPARED).to_pylist() for release in (former, self))
+        return changes_between(before, after)
 
     def as_hf_dataset(self) -> Any:  # noqa: ANN401 - `datasets` has no types
         """Return the rows as a Hugging Face `datasets.Dataset`; its column `image` is a picture.
@@ -79,14 +82,21 @@ class DatasetRelease:
 
         return Dataset(self.as_arrow())
 
-    def _shards(self) -> list[Path | BytesIO]:
-        is_local = urlsplit(self.uri).scheme == "file"
-        return [
-            Path(self.path, shard.path)
-            if is_local
-            else BytesIO(self.storage.read(f"{self.manifest.path}/{shard.path}"))
-            for shard in self.manifest.shards
-        ]
+    def _causes(self) -> list[Change] | None:
+        """Return the changes that were found when it was made, None where it has none written."""
+        import pandas as pd
+
+        try:
+            table = self.storage.read(f"{self.manifest.path}/changes.parquet")
+        except ObjectMissing:
+            return None
+        frame = pd.read_parquet(BytesIO(table), dtype_backend="numpy_nullable")
+        return rows_of(frame, Change)
+
+
+def releases_in(storage: Storage, folder: str = "releases") -> list[DatasetRelease]:
+    """Return the releases of a dataset, oldest first."""
+    return [DatasetRelease(manifest, storage) for manifest in manifests(storage, folder)]
 
 
 def latest_release(storage: Storage | str, *, folder: str = "releases") -> DatasetRelease:

@@ -6,9 +6,7 @@ import io
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from imagepipeline_dagster.release.card import Release
-from imagepipeline_dagster.release.dataset_release import DatasetRelease
-from imagepipeline_dagster.release.publish import manifest_paths
+from imagepipeline_dagster.release.dataset_release import releases_in
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 __all__ = ["SampleVerdict", "releases_with", "verdicts_in"]
@@ -49,11 +47,9 @@ def verdicts_in(
 def releases_with(storage: Storage, folder: str, images: Collection[str]) -> dict[str, list[str]]:
     """Return the versions that hold each of these pictures, the oldest first."""
     versions: dict[str, list[str]] = {image: [] for image in images}
-    for path in manifest_paths(storage, folder):
-        manifest = Release.model_validate_json(storage.read(path))
-        release = DatasetRelease(manifest, storage)
+    for release in releases_in(storage, folder):
         held = set(release.as_arrow(["image_sha256"]).column("image_sha256").to_pylist())
         for image in images:
             if image in held:
-                versions[image].append(manifest.version)
+                versions[image].append(release.version)
     return versions

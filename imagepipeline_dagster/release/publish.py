@@ -22,8 +22,12 @@ import re
 import secrets
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from io import BytesIO
+
+import pyarrow.parquet as pq
 
 from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.errors import CorrectableError
@@ -37,6 +41,16 @@ from imagepipeline_dagster.release.card import (
     examples_sheet,
     pick_examples,
 )
+from imagepipeline_dagster.release.changes import (
+    COMPARED,
+    Change,
+    accidental_losses,
+    changes_between,
+    changes_page,
+    next_semantic_version,
+)
+from imagepipeline_dagster.release.policy import ReleasePolicy
+from imagepipeline_dagster.release.reading import latest_manifest, read_rows
 from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.release.shards import (
     SHARD_BYTES,
@@ -45,20 +59,23 @@ from imagepipeline_dagster.release.shards import (
     split_into_shards,
     write_shard,
 )
+from imagepipeline_dagster.rows import arrow_table
 from imagepipeline_dagster.storage.contract import Storage
 
 __all__ = [
     "NothingToRelease",
     "Release",
+    "TooMuchLost",
     "UnmoderatedImage",
-    "latest_manifest",
-    "manifest_paths",
     "publish",
     "release_counts",
 ]
 
 
 _LONGEST_PAUSE_MS = 200  # between two tries of publishers that met
+
+
+_DEFAULT_POLICY = ReleasePolicy()
 
 
 class NothingToRelease(CorrectableError):
@@ -75,6 +92,10 @@ class NothingToRelease(CorrectableError):
             "moderated_images for a prompt set first."
         )
         super().__init__("\n".join([told, *(f"Left out: {sentence}" for sentence in left_out)]))
+
+
+class TooMuchLost(CorrectableError):
+    """A release would lack many pictures of the former one, and nobody said that this is meant."""
 
 
 class UnmoderatedImage(CorrectableError, ValueError):
@@ -94,19 +115,6 @@ def release_counts(rows: Iterable[ModeratedImage]) -> dict[str, Counts]:
     return {name: summarise(by_set[name]) for name in sorted(by_set)}
 
 
-def latest_manifest(storage: Storage, folder: str = "releases") -> Release | None:
-    """Return the manifest of the release with the highest number, None where there is none yet."""
-    paths = manifest_paths(storage, folder)
-    return Release.model_validate_json(storage.read(paths[-1])) if paths else None
-
-
-def manifest_paths(storage: Storage, folder: str = "releases") -> list[str]:
-    """Return where the manifests of all releases are, the oldest first."""
-    manifest = re.compile(rf"{re.escape(folder)}/v(\d+)/manifest\.json")
-    found = [match for path in storage.list(folder) if (match := manifest.fullmatch(path))]
-    return [match[0] for match in sorted(found, key=lambda match: int(match[1]))]
-
-
 def publish(
     storage: Storage,
     *,
@@ -116,6 +124,7 @@ def publish(
     created_at: datetime,
     folder: str = "releases",
     left_out: Sequence[str] = (),
+    policy: ReleasePolicy = _DEFAULT_POLICY,
     bytes_per_shard: int = SHARD_BYTES,
 ) -> Release:
     """Write the kept images as the dataset's next version, unless the latest one has just them.
@@ -131,6 +140,7 @@ def publish(
         created_at: now, with a time zone.
         folder: where the dataset's versions are; another dataset needs another folder.
         left_out: what is not among the images though it exists, a sentence each.
+        policy: how it is released.
         bytes_per_shard: images of a Parquet file, in bytes; also the temporary disk space needed.
 
     Returns:
@@ -139,6 +149,7 @@ def publish(
     Raises:
         NothingToRelease: when no image is kept.
         UnmoderatedImage: when a row is kept that must not be.
+        TooMuchLost: when more of the former release would be gone than the policy allows.
     """
     rows = list(images)
     # The order makes the same content the same bytes.
@@ -173,27 +184,82 @@ def publish(
             left_out=tuple(left_out),
             files=shards,
         )
-        examples = pick_examples(kept)
-        others = {
-            CONTACT_SHEET: examples_sheet(storage, examples),
-            "README.md": card(release, examples).encode(),
-        }
-        written = tuple(_write(storage, path, file, data) for file, data in others.items())
-        release = release.model_copy(update={"files": (*shards, *written)})
+        while True:
+            # Writing takes a while: somebody may have published meanwhile, and even the same.
+            latest = latest_manifest(storage, folder)
+            if latest and latest.fingerprint == release.fingerprint:
+                _discard(storage, path)
+                return _unchanged(storage, folder, latest, left_out)
+            described = _described(storage, release, latest, kept, rows, policy)
+            if latest_manifest(storage, folder) == latest:
+                break
     except BaseException:
         _discard(storage, path)
         raise
 
-    # Writing took a while: somebody may have published, and even the same.
-    latest = latest_manifest(storage, folder)
-    if latest and latest.fingerprint == release.fingerprint:
-        _discard(storage, path)
-        return _unchanged(storage, folder, latest, left_out)
-    release = release.model_copy(update={"previous": latest.version if latest else None})
     # From here on nothing is discarded: a write whose answer was lost may have made the version.
-    storage.write(f"{path}/manifest.json", f"{release.model_dump_json(indent=2)}\n".encode())
+    storage.write(f"{path}/manifest.json", f"{described.model_dump_json(indent=2)}\n".encode())
     _point_to_latest(storage, folder)
-    return release.model_copy(update={"created": True})
+    return described.model_copy(update={"created": True})
+
+
+def _described(
+    storage: Storage,
+    release: Release,
+    former: Release | None,
+    kept: Sequence[ModeratedImage],
+    rows: Sequence[ModeratedImage],
+    policy: ReleasePolicy,
+) -> Release:
+    """Write all that is beside the shards, and return the release with these files.
+
+    Raises:
+        TooMuchLost: it lacks more of the former release's pictures than the policy allows.
+    """
+    changes: list[Change] = []
+    if former is not None:
+        lineage = read_rows(storage, former, COMPARED).to_pylist()
+        changes = changes_between(lineage, map(_compared, kept), judged=rows)
+        _refuse_losses(former, changes, policy)
+    causes = Counter(f"{change.change}: {change.cause}" for change in changes)
+    release = release.model_copy(
+        update={
+            "previous": former.version if former else None,
+            "semantic_version": next_semantic_version(
+                former.semantic_version if former else None, changes
+            ),
+            "changes": dict(sorted(causes.items())),
+        }
+    )
+    examples = pick_examples(kept)
+    table = BytesIO()
+    pq.write_table(arrow_table(changes, Change), table, compression="zstd")
+    page = changes_page(release.version, release.previous, changes)
+    others = {
+        CONTACT_SHEET: examples_sheet(storage, examples),
+        "README.md": card(release, examples).encode(),
+        "CHANGES.md": page.encode(),
+        "changes.parquet": table.getvalue(),
+    }
+    written = tuple(_write(storage, release.path, file, data) for file, data in others.items())
+    return release.model_copy(update={"files": (*release.files, *written)})
+
+
+def _compared(row: ModeratedImage) -> dict[str, object]:
+    return {name: getattr(row, name) for name in COMPARED}
+
+
+def _refuse_losses(former: Release, changes: Sequence[Change], policy: ReleasePolicy) -> None:
+    lost = accidental_losses(changes)
+    if lost > policy.max_lost_share * former.counts.kept:
+        removed = (c for c in changes if c.change == "removed")
+        causes = Counter(change.cause for change in removed)
+        why = ", ".join(f"{number} {cause}" for cause, number in causes.most_common())
+        raise TooMuchLost(
+            f"{lost} of the {former.counts.kept} pictures of {former.version} would be gone "
+            f"({why}), and max_lost_share allows {policy.max_lost_share:.0%}. If that is meant, "
+            "release once with the run config max_lost_share: 1, or raise it in the ReleasePolicy."
+        )
 
 
 def _unchanged(storage: Storage, folder: str, latest: Release, left_out: Sequence[str]) -> Release:

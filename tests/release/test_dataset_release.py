@@ -25,7 +25,9 @@ def test_a_release_is_read_in_a_notebook(tmp_path: Path) -> None:
     assert release.uri == (tmp_path / "releases/v0002").as_uri()
     assert Path(release.path, "README.md").is_file()
     assert {file.removeprefix(f"{release.uri}/") for file in release.files()} == {
+        "CHANGES.md",
         "README.md",
+        "changes.parquet",
         "contact_sheet.webp",
         "data/train-00000-of-00001.parquet",
     }

@@ -25,9 +25,9 @@ from imagepipeline_dagster.previews import thumbnail
 from imagepipeline_dagster.release.publish import (
     NothingToRelease,
     UnmoderatedImage,
-    latest_manifest,
     release_counts,
 )
+from imagepipeline_dagster.release.reading import latest_manifest
 from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.storage.contract import Storage, image_path, thumbnail_path
 from imagepipeline_dagster.storage.folder import LocalFolder
@@ -70,7 +70,9 @@ def test_a_release_has_its_shards_card_sheet_and_manifest(either_home: Storage) 
     release = publish_rows(either_home, rows)
     assert (release.version, release.created, release.previous) == ("v0001", True, None)
     assert list(either_home.list("releases/v0001")) == [
+        "releases/v0001/CHANGES.md",
         "releases/v0001/README.md",
+        "releases/v0001/changes.parquet",
         "releases/v0001/contact_sheet.webp",
         "releases/v0001/data/train-00000-of-00001.parquet",
         "releases/v0001/manifest.json",
@@ -95,7 +97,7 @@ def test_the_manifest_vouches_for_each_file(storage: LocalFolder) -> None:
         data = storage.read(f"releases/v0001/{file['path']}")
         assert file["sha256"] == hashlib.sha256(data).hexdigest()
         assert file["size"] == len(data)
-        if file["path"].endswith(".parquet"):
+        if file["rows"] is not None:
             assert file["rows"] == pq.read_metadata(BytesIO(data)).num_rows
     assert manifest["counts"] == {
         "requested": 6,

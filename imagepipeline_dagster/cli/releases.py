@@ -1,0 +1,163 @@
+"""`imagepipeline-dagster releases …`: what was released, what differs, and whether it is whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from imagepipeline_dagster.cli.terminal import count_of, echo_fields, plain_errors, printable
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.release.dataset_release import DatasetRelease
+
+__all__ = ["releases_group"]
+
+_prefix = click.option("--prefix", default="", metavar="A/B", help="The dataset's key prefix.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_SHOWN = 50  # samples of a difference
+
+
+@click.group("releases")
+def releases_group() -> None:
+    """Look at releases: list, show, compare, verify and export them."""
+
+
+def _all(prefix: str) -> list[DatasetRelease]:
+    from imagepipeline_dagster.environment import resources_on_command_line
+    from imagepipeline_dagster.release.dataset_release import releases_in
+
+    storage = resources_on_command_line(os.environ)["storage"].open()
+    return releases_in(storage, "/".join([*filter(None, prefix.split("/")), "releases"]))
+
+
+def _release(prefix: str, version: str) -> DatasetRelease:
+    releases = _all(prefix)
+    versions = [release.version for release in releases]
+    if version == "latest" and releases:
+        return releases[-1]
+    if version not in versions:
+        there = f"there are {', '.join(versions[-5:])}" if versions else "there is none"
+        raise click.ClickException(f"There is no release {version}: {there}.")
+    return releases[versions.index(version)]
+
+
+@releases_group.command("list")
+@_prefix
+@_json
+def list_releases(*, prefix: str, as_json: bool) -> None:
+    """List the releases, oldest first."""
+    with plain_errors():
+        releases = _all(prefix)
+    if as_json:
+        facts = [
+            {
+                "version": r.version,
+                "semantic_version": r.manifest.semantic_version,
+                "created_at": r.manifest.created_at.isoformat(),
+                "images": r.counts.kept,
+                "emulated": r.manifest.emulated,
+                "uri": r.uri,
+            }
+            for r in releases
+        ]
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for release in releases:
+        made = f"{release.manifest.created_at:%Y-%m-%d %H:%M} UTC"
+        images = count_of(release.counts.kept, "image")
+        click.echo(f"{release.version}  {release.manifest.semantic_version}  {made}  {images}")
+    if not releases:
+        click.echo("There is no release yet.")
+
+
+@releases_group.command("show")
+@click.argument("version", default="latest")
+@_prefix
+@_json
+def show(*, version: str, prefix: str, as_json: bool) -> None:
+    """Show what the manifest of VERSION (the latest, unless named) says."""
+    with plain_errors():
+        release = _release(prefix, version)
+    manifest = release.manifest
+    if as_json:
+        click.echo(manifest.model_dump_json(indent=2))
+        return
+    echo_fields(
+        {
+            "version": f"{manifest.version} ({manifest.semantic_version})",
+            "of": manifest.name,
+            "made": f"{manifest.created_at:%Y-%m-%d %H:%M:%S} UTC in run {manifest.run_id}",
+            "where": release.uri,
+            "images": f"{manifest.counts.kept:,} of {manifest.counts.requested:,} asked for",
+            "emulated": f"{manifest.emulated:,}",
+            "former": manifest.previous,
+            "changes": [f"{name}: {number:,}" for name, number in manifest.changes.items()],
+            "left out": list(manifest.left_out[:_SHOWN]),
+        }
+    )
+
+
+@releases_group.command("diff")
+@click.argument("former")
+@click.argument("version")
+@_prefix
+@_json
+def diff(*, former: str, version: str, prefix: str, as_json: bool) -> None:
+    """Show which samples differ between two releases, and why."""
+    with plain_errors():
+        changes = _release(prefix, version).changes_since(_release(prefix, former))
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(change) for change in changes], indent=2))
+        return
+    counts = Counter((change.change, change.cause) for change in changes)
+    for (change_kind, cause), number in sorted(counts.items()):
+        click.echo(f"{change_kind}, {cause}: {number:,}")
+    for change in changes[:_SHOWN]:
+        texts = [change.before, change.after]
+        told = " -> ".join(printable(text) for text in texts if text)
+        place = printable(f"{change.prompt_set}/{change.prompt_id}")
+        click.echo(f"  {change.change} {place} ({change.cause}) {told}".rstrip())
+    if len(changes) > _SHOWN:
+        click.echo(f"  and {len(changes) - _SHOWN:,} more: --json has them all")
+    if not changes:
+        click.echo("No sample differs.")
+
+
+@releases_group.command("verify")
+@click.argument("version", default="latest")
+@_prefix
+def verify(*, version: str, prefix: str) -> None:
+    """Read every byte of VERSION again, and compare it with the manifest."""
+    from imagepipeline_dagster.release.verifying import problems_of
+
+    with plain_errors():
+        release = _release(prefix, version)
+        problems = problems_of(release.storage, release.manifest)
+    for problem in problems:
+        click.echo(printable(problem), err=True)
+    if problems:
+        raise click.ClickException(f"{release.version} is not whole: {len(problems)} problems.")
+    files = count_of(len(release.manifest.files), "file")
+    click.echo(f"{release.version} is whole: {files}, each with its SHA-256.")
+
+
+@releases_group.command("export")
+@click.argument("version")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@_prefix
+def export(*, version: str, folder: Path, prefix: str) -> None:
+    """Copy VERSION to a local FOLDER, comparing each file with the manifest."""
+    from imagepipeline_dagster.release.verifying import export_release
+
+    with plain_errors():
+        release = _release(prefix, version)
+        if folder.exists() and any(folder.iterdir()):
+            raise click.ClickException(f"{folder} is not empty.")
+        copied = export_release(release.storage, release.manifest, folder)
+    click.echo(f"{count_of(copied, 'file')} copied to {printable(str(folder))}.")

@@ -1,0 +1,271 @@
+"""What differs between two releases, and why: each sample that was added, removed or changed.
+
+A sample is known by its prompt set, prompt, call and place. What changed in its lineage is the
+cause: its prompt, its parameters, its embedding, a person's decision. A sample that is gone from a
+release is still a row of the moderated images, whose verdict tells why.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from imagepipeline_dagster.ledger.records import Outcome
+from imagepipeline_dagster.markup import template
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.rows import column
+
+__all__ = [
+    "COMPARED",
+    "Cause",
+    "Change",
+    "accidental_losses",
+    "changes_between",
+    "changes_page",
+    "next_semantic_version",
+]
+
+COMPARED = (
+    *("prompt_set", "prompt_id", "call_index", "sample_index"),
+    *("prompt", "negative_prompt", "embeddings", "embedding_version", "request"),
+    *("image_sha256", "moderation_reason", "overridden_by"),
+)
+"""The columns of a release that a comparison needs."""
+
+_LISTED = 100  # a page of ten thousand lines is read by nobody; the Parquet file has them all
+
+Lineage = Mapping[str, Any]
+
+
+class Cause(StrEnum):
+    """Why a sample differs."""
+
+    NEW_PROMPT = "new_prompt"
+    NEW_SAMPLE = "new_sample"
+    PROMPT_CHANGED = "prompt_changed"
+    PARAMETERS_CHANGED = "parameters_changed"
+    EMBEDDING_CHANGED = "embedding_changed"
+    BOUGHT_AGAIN = "bought_again"
+    OVERRIDE = "override"
+    POLICY = "policy"
+    VENDOR_FILTERED = "vendor_filtered"
+    NOT_BOUGHT = "not_bought"
+    PROMPT_REMOVED = "prompt_removed"
+    SET_REMOVED = "set_removed"
+    LEFT_OUT = "left_out"
+
+
+_DELIBERATE = frozenset({Cause.OVERRIDE, Cause.POLICY})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One sample that is another than in the former release."""
+
+    change: str = column("added, removed or changed")
+    cause: str = column("Why")
+    prompt_set: str = column("Prompt set")
+    prompt_id: str = column("Prompt id")
+    call_index: int | None = column("API call of the prompt", default=None)
+    sample_index: int | None = column("Place in the call's answer", default=None)
+    before: str | None = column("What it was", default=None)
+    after: str | None = column("What it is", default=None)
+    image_before: str | None = column("SHA-256 of the former picture", default=None)
+    image_after: str | None = column("SHA-256 of the picture", default=None)
+
+
+def changes_between(
+    before: Iterable[Lineage],
+    after: Iterable[Lineage],
+    *,
+    judged: Sequence[ModeratedImage] = (),
+) -> list[Change]:
+    """Return what differs, in the order of the samples.
+
+    Args:
+        before: the former release's rows, with the columns of `COMPARED`.
+        after: this one's.
+        judged: all samples as they were judged for this one; without them the cause of a removal
+            is only told from what is there.
+    """
+    old, new = _by_place(before), _by_place(after)
+    rows = {(r.prompt_set, r.prompt_id, r.call_index, r.sample_index): r for r in judged}
+    known = _Known(rows, old, new)
+    return [
+        change
+        for place in sorted(old.keys() | new.keys(), key=_sortable)
+        if (change := _change(place, old.get(place), new.get(place), known))
+    ]
+
+
+_Place = tuple[str, str, int | None, int | None, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What tells why a sample came or went."""
+
+    judged: Mapping[tuple[Any, ...], ModeratedImage]
+    old: Mapping[_Place, Lineage]
+    new: Mapping[_Place, Lineage]
+
+    def sets(self, rows: Mapping[_Place, Lineage]) -> set[str]:
+        """Return the prompt sets of these rows."""
+        return {place[0] for place in rows}
+
+    def prompts(self, rows: Mapping[_Place, Lineage]) -> set[tuple[str, str]]:
+        """Return the prompts of these rows."""
+        return {place[:2] for place in rows}
+
+
+def _by_place(rows: Iterable[Lineage]) -> dict[_Place, Lineage]:
+    """Return the rows by their place; where no sample index is known, they are numbered."""
+    numbers: Counter[tuple[Any, ...]] = Counter()
+    places: dict[_Place, Lineage] = {}
+    for row in rows:
+        place = (row["prompt_set"], row["prompt_id"], row["call_index"], row["sample_index"])
+        places[(*place, numbers[place])] = row
+        numbers[place] += 1
+    return places
+
+
+def _sortable(place: _Place) -> tuple[Any, ...]:
+    return tuple(-1 if part is None else part for part in place)
+
+
+def _change(
+    place: _Place, old: Lineage | None, new: Lineage | None, known: _Known
+) -> Change | None:
+    names = ("prompt_set", "prompt_id", "call_index", "sample_index")
+    named: dict[str, Any] = dict(zip(names, place, strict=False))
+    if old is not None and new is not None:
+        difference = _difference(old, new)
+        if difference is None:
+            return None
+        cause, was, is_now = difference
+        return Change(
+            change="changed",
+            cause=cause,
+            before=was,
+            after=is_now,
+            image_before=old["image_sha256"],
+            image_after=new["image_sha256"],
+            **named,
+        )
+    if new is not None:
+        cause, is_now = _why_added(place, new, known)
+        return Change(
+            change="added", cause=cause, after=is_now, image_after=new["image_sha256"], **named
+        )
+    assert old is not None  # noqa: S101 - a place is of one of the two
+    cause, is_now = _why_removed(place, known)
+    return Change(
+        change="removed",
+        cause=cause,
+        before=old["prompt"],
+        after=is_now,
+        image_before=old["image_sha256"],
+        **named,
+    )
+
+
+def _difference(old: Lineage, new: Lineage) -> tuple[Cause, str | None, str | None] | None:
+    for name in ("prompt", "negative_prompt"):
+        if old[name] != new[name]:
+            return Cause.PROMPT_CHANGED, old[name], new[name]
+    embeddings = [
+        " ".join(filter(None, (row["embeddings"], row["embedding_version"]))) for row in (old, new)
+    ]
+    if embeddings[0] != embeddings[1]:
+        return Cause.EMBEDDING_CHANGED, embeddings[0], embeddings[1]
+    if old["request"] != new["request"]:
+        was, is_now = _parameters(old["request"], new["request"])
+        return Cause.PARAMETERS_CHANGED, was, is_now
+    if old["image_sha256"] != new["image_sha256"]:
+        return Cause.BOUGHT_AGAIN, None, None
+    if old["overridden_by"] != new["overridden_by"]:
+        return Cause.OVERRIDE, old["overridden_by"], new["overridden_by"]
+    if old["moderation_reason"] != new["moderation_reason"]:
+        return Cause.POLICY, old["moderation_reason"], new["moderation_reason"]
+    return None
+
+
+def _parameters(old: str | None, new: str | None) -> tuple[str, str]:
+    """Return the parameters of two requests that differ."""
+    requests = [json.loads(text or "{}") for text in (old, new)]
+    names = [
+        name
+        for name in sorted(requests[0].keys() | requests[1].keys())
+        if requests[0].get(name) != requests[1].get(name)
+    ]
+    was, is_now = (
+        ", ".join(f"{name}={request.get(name)}" for name in names) for request in requests
+    )
+    return was, is_now
+
+
+def _why_added(place: _Place, new: Lineage, known: _Known) -> tuple[Cause, str | None]:
+    if place[:2] not in known.prompts(known.old):
+        return Cause.NEW_PROMPT, new["prompt"]
+    if new["overridden_by"] is not None:
+        return Cause.OVERRIDE, new["overridden_by"]
+    return Cause.NEW_SAMPLE, new["prompt"]
+
+
+def _why_removed(place: _Place, known: _Known) -> tuple[Cause, str | None]:
+    row = known.judged.get(place[:4])
+    if row is None:
+        if place[0] not in known.sets(known.new):
+            return Cause.SET_REMOVED, None
+        return Cause.PROMPT_REMOVED, None
+    if row.overridden_by is not None:
+        return Cause.OVERRIDE, row.overridden_by
+    if row.outcome == Outcome.VENDOR_FILTERED:
+        return Cause.VENDOR_FILTERED, row.error
+    if row.outcome != Outcome.GENERATED:
+        return Cause.NOT_BOUGHT, row.moderation_reason
+    return (
+        (Cause.LEFT_OUT, row.moderation_reason)
+        if row.moderation_reason == "lost"
+        else (Cause.POLICY, row.moderation_reason)
+    )
+
+
+def accidental_losses(changes: Iterable[Change]) -> int:
+    """Return how many pictures are gone without a person's decision or another policy."""
+    return sum(c.change == "removed" and c.cause not in _DELIBERATE for c in changes)
+
+
+def next_semantic_version(former: str | None, changes: Sequence[Change]) -> str:
+    """Return the version that follows, by the meaning that Croissant 1.1 gives its parts.
+
+    Major where something was removed or changed, minor where all that happened was added, patch
+    where the same data are packed anew.
+    """
+    if former is None:
+        return "1.0.0"
+    major, minor, patch = map(int, former.split("."))
+    if any(change.change != "added" for change in changes):
+        return f"{major + 1}.0.0"
+    return f"{major}.{minor + 1}.0" if changes else f"{major}.{minor}.{patch + 1}"
+
+
+def changes_page(version: str, former: str | None, changes: Sequence[Change]) -> str:
+    """Return `CHANGES.md`: counts by cause, and the first hundred samples."""
+    return template("release/changes.md.jinja").render(
+        version=version,
+        former=former,
+        causes=list(_counted(changes)),
+        listed=changes[:_LISTED],
+        further=max(0, len(changes) - _LISTED),
+    )
+
+
+def _counted(changes: Iterable[Change]) -> Iterator[tuple[str, str, int]]:
+    counts = Counter((change.change, change.cause) for change in changes)
+    for (change, cause), number in sorted(counts.items()):
+        yield change, cause, number

@@ -1,0 +1,77 @@
+"""A release read again, every byte of it, against what its manifest says."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from imagepipeline_dagster.errors import CorrectableError
+from imagepipeline_dagster.release.card import Release, ReleaseFile
+from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
+
+__all__ = ["FileChanged", "export_release", "problems_of"]
+
+_MANIFEST = "manifest.json"
+_ROWS_AT_ONCE = 16
+
+
+class FileChanged(CorrectableError, ValueError):
+    """A file of a release has other bytes than its manifest says."""
+
+
+def problems_of(storage: Storage, release: Release) -> list[str]:
+    """Return a sentence for each file that is missing, is another, or should not be there."""
+    listed = {file.path for file in release.files} | {_MANIFEST}
+    there = {path.removeprefix(f"{release.path}/") for path in storage.list(release.path)}
+    strangers = [f"{path} is not in the manifest." for path in sorted(there - listed)]
+    return [*(p for file in release.files for p in _problems(storage, release, file)), *strangers]
+
+
+def _problems(storage: Storage, release: Release, file: ReleaseFile) -> Iterator[str]:
+    try:
+        data = storage.read(f"{release.path}/{file.path}")
+    except ObjectMissing:
+        yield f"{file.path} is missing."
+        return
+    if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.sha256:
+        yield f"{file.path} is not the file that was released: its SHA-256 differs."
+    elif file.rows is not None:
+        yield from _problems_of_pictures(file.path, data)
+
+
+def _problems_of_pictures(path: str, data: bytes) -> Iterator[str]:
+    names = pq.read_schema(BytesIO(data)).names
+    sum_column = "file_sha256" if "file_sha256" in names else "image_sha256"
+    columns = ["image", "prompt_set", "prompt_id", sum_column]
+    for batch in pq.ParquetFile(BytesIO(data)).iter_batches(_ROWS_AT_ONCE, columns=columns):
+        for row in batch.to_pylist():
+            if hashlib.sha256(row["image"]["bytes"]).hexdigest() != row[sum_column]:
+                yield (
+                    f"{path}: the picture of {row['prompt_set']!r}, prompt {row['prompt_id']!r} "
+                    "is not the one that its row names."
+                )
+
+
+def export_release(storage: Storage, release: Release, folder: Path) -> int:
+    """Copy a release's files to a local folder, and return how many they are.
+
+    Raises:
+        FileChanged: a file is not the one that was released; nothing more is copied.
+        ObjectMissing: a file is gone.
+    """
+    for file in release.files:
+        data = storage.read(f"{release.path}/{file.path}")
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            raise FileChanged(
+                f"{file.path} of {release.version} is not the file that was released: its SHA-256 "
+                "differs. Restore it from a backup, or release anew"
+            )
+        target = folder / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+    (folder / _MANIFEST).write_bytes(storage.read(f"{release.path}/{_MANIFEST}"))
+    return len(release.files) + 1

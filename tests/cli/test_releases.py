@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from imagepipeline_dagster.cli import main
+from imagepipeline_dagster.storage.folder import LocalFolder
+from tests.release.samples import kept_row, publish_rows
+
+
+@pytest.fixture
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalFolder:
+    """Two releases of a dataset with the prefix 'foxes', on the storage of the environment."""
+    monkeypatch.setenv("IMAGEPIPELINE_STORAGE", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    storage = LocalFolder(tmp_path / "data")
+    rows = [kept_row(storage, number) for number in range(3)]
+    publish_rows(storage, rows[:2], folder="foxes/releases")
+    publish_rows(storage, rows, folder="foxes/releases")
+    return storage
+
+
+def run(*arguments: str) -> Result:
+    """Run a command about the releases of 'foxes'."""
+    return CliRunner().invoke(main, ["releases", *arguments, "--prefix", "foxes"])
+
+
+@pytest.mark.usefixtures("storage")
+def test_releases_are_listed_and_shown() -> None:
+    """A line a release, oldest first, and the manifest of one; both as JSON too."""
+    lines = run("list").stdout.splitlines()
+    assert [line.split("  ")[:2] for line in lines] == [["v0001", "1.0.0"], ["v0002", "1.1.0"]]
+    assert [fact["images"] for fact in json.loads(run("list", "--json").stdout)] == [2, 3]
+    shown = run("show").stdout
+    assert "v0002 (1.1.0)" in shown
+    assert "added: new_prompt: 1" in shown
+    assert json.loads(run("show", "v0001", "--json").stdout)["version"] == "v0001"
+
+
+@pytest.mark.usefixtures("storage")
+def test_two_releases_are_compared() -> None:
+    """The difference names the samples and their causes."""
+    told = run("diff", "v0001", "v0002").stdout
+    assert "added, new_prompt: 1" in told
+    assert "added spring/p002 (new_prompt) a fox, number 2" in told
+    [change] = json.loads(run("diff", "v0002", "v0001", "--json").stdout)
+    assert (change["change"], change["prompt_id"]) == ("removed", "p002")
+    assert run("diff", "v0001", "v0001").stdout == "No sample differs.\n"
+
+
+@pytest.mark.parametrize("spoil", ["flip", "delete", "add"])
+def test_what_is_not_whole_is_found(storage: LocalFolder, spoil: str) -> None:
+    """One flipped byte, a file that is gone and one that was added each end with an error."""
+    assert run("verify").stdout.startswith("v0002 is whole: 5 files")
+    path = "foxes/releases/v0002/README.md"
+    data = storage.read(path)
+    match spoil:
+        case "flip":
+            storage.write(path, data[:-1] + bytes([data[-1] ^ 1]))
+        case "delete":
+            storage.delete(path)
+        case _:
+            path = "foxes/releases/v0002/more.txt"
+            storage.write(path, b"more")
+    spoiled = run("verify")
+    assert spoiled.exit_code == 1
+    assert path.rpartition("/")[2] in spoiled.stderr
+    assert run("verify", "v0001").exit_code == 0
+
+
+def test_a_release_is_copied_whole(storage: LocalFolder, tmp_path: Path) -> None:
+    """Every file arrives as it was released; a changed one stops the copy, a full folder too."""
+    target = tmp_path / "copy"
+    assert run("export", "v0002", str(target)).stdout == f"6 files copied to {target}.\n"
+    for file in storage.list("foxes/releases/v0002"):
+        name = file.removeprefix("foxes/releases/v0002/")
+        assert (target / name).read_bytes() == storage.read(file)
+    assert "is not empty" in run("export", "v0002", str(target)).output
+    storage.write("foxes/releases/v0002/README.md", b"other")
+    assert "is not the file" in run("export", "v0002", str(tmp_path / "other")).output
+
+
+@pytest.mark.usefixtures("storage")
+def test_a_release_that_is_not_there_is_told() -> None:
+    """An unknown version names those that are there."""
+    assert "There is no release v0009: there are v0001, v0002." in run("show", "v0009").output

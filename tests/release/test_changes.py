@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.release.changes import Change, next_semantic_version
+from imagepipeline_dagster.release.dataset_release import DatasetRelease, releases_in
+from imagepipeline_dagster.release.policy import ReleasePolicy
+from imagepipeline_dagster.release.publish import TooMuchLost
+from imagepipeline_dagster.storage.folder import LocalFolder
+from tests.release.samples import kept_row, picture, publish_rows, rejected_row
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalFolder:
+    """Return an empty local storage."""
+    return LocalFolder(tmp_path)
+
+
+def after(
+    storage: LocalFolder, rows: list[ModeratedImage], *, former: list[ModeratedImage]
+) -> tuple[DatasetRelease, list[Change]]:
+    """Publish the former rows and then these; return the release and what differs."""
+    publish_rows(storage, former)
+    publish_rows(storage, rows)
+    first, second = releases_in(storage)
+    return second, second.changes_since(first)
+
+
+SEEDS = ("seed=None", "seed=2")
+CHANGED: list[tuple[dict[str, Any], str, str | None, str | None]] = [
+    ({"prompt": "a cat"}, "prompt_changed", "a fox, number 1", "a cat"),
+    ({"request": '{"prompt":"a fox, number 1","seed":2}'}, "parameters_changed", *SEEDS),
+    ({"embeddings": "neon", "embedding_version": "2"}, "embedding_changed", "", "neon 2"),
+    ({"overridden_by": "ana", "moderation_reason": "override:ok"}, "override", None, "ana"),
+    ({"moderation_reason": "unchecked"}, "policy", "ok", "unchecked"),
+]
+
+
+@pytest.mark.parametrize(("changes", "cause", "was", "is_now"), CHANGED)
+def test_a_changed_sample_has_its_cause(
+    storage: LocalFolder,
+    changes: dict[str, Any],
+    cause: str,
+    was: str | None,
+    is_now: str | None,
+) -> None:
+    """What changed in a sample's lineage is told, with what it was and what it is."""
+    row, other = kept_row(storage, 1), kept_row(storage, 2)
+    release, [change] = after(
+        storage, [dataclasses.replace(row, **changes), other], former=[row, other]
+    )
+    assert (change.change, change.cause, change.before, change.after) == (
+        "changed",
+        cause,
+        was,
+        is_now,
+    )
+    assert (change.prompt_id, change.image_before) == ("p001", row.image_sha256)
+    assert release.manifest.semantic_version == "2.0.0"
+    assert release.manifest.changes == {f"changed: {cause}": 1}
+
+
+def test_a_picture_that_was_bought_again_is_told(storage: LocalFolder) -> None:
+    """Another picture of the same request was bought again."""
+    again = kept_row(storage, 1, data=picture(9))
+    _, [change] = after(storage, [again], former=[kept_row(storage, 1)])
+    assert (change.cause, change.image_after) == ("bought_again", again.image_sha256)
+
+
+def test_what_came_and_went_has_its_cause(storage: LocalFolder) -> None:
+    """Added and removed samples say why, from the verdicts of all samples."""
+    former = [
+        kept_row(storage, 1, prompt_set="gone"),
+        *(kept_row(storage, number) for number in range(2, 7)),
+    ]
+    decided: dict[str, Any] = {"overridden_by": "ana", "override_reason": "blurry"}
+    rows = [
+        kept_row(storage, 2),
+        kept_row(storage, 2, sample_index=1, data=picture(21)),
+        kept_row(storage, 3, verdict="rejected", moderation_reason="override:ok", **decided),
+        kept_row(storage, 4, verdict="quarantined", moderation_reason="nsfw"),
+        rejected_row(5, "vendor_filtered", outcome="vendor_filtered"),
+        kept_row(storage, 7),
+    ]
+    release, changes = after(storage, rows, former=former)
+    assert [(c.change, c.prompt_id, c.sample_index, c.cause) for c in changes] == [
+        ("removed", "p001", 0, "set_removed"),
+        ("added", "p002", 1, "new_sample"),
+        ("removed", "p003", 0, "override"),
+        ("removed", "p004", 0, "policy"),
+        ("removed", "p005", 0, "vendor_filtered"),
+        ("removed", "p006", 0, "prompt_removed"),
+        ("added", "p007", 0, "new_prompt"),
+    ]
+    assert [c.after for c in changes if c.cause in ("override", "policy")] == ["ana", "nsfw"]
+
+    page = Path(release.path, "CHANGES.md").read_text()
+    assert "# v0002 after v0001" in page
+    assert "| removed | set_removed | 1 |" in page
+    frame = pd.read_parquet(io.BytesIO(storage.read("releases/v0002/changes.parquet")))
+    assert list(frame["cause"]) == [c.cause for c in changes]
+    assert "What changed since v0001" in Path(release.path, "README.md").read_text()
+
+
+def test_any_two_releases_can_be_compared(storage: LocalFolder) -> None:
+    """Releases that do not follow each other are compared by what is in them."""
+    for numbers in ((1,), (1, 2), (1, 2, 3)):
+        publish_rows(storage, [kept_row(storage, number) for number in numbers])
+    first, _, third = releases_in(storage)
+    assert [c.prompt_id for c in third.changes_since(first)] == ["p002", "p003"]
+    assert [c.cause for c in first.changes_since(third)] == ["prompt_removed"] * 2
+
+
+def change(kind: str) -> Change:
+    """Return a change of a kind."""
+    return Change(change=kind, cause="policy", prompt_set="s", prompt_id="p")
+
+
+@pytest.mark.parametrize(
+    ("former", "kinds", "version"),
+    [
+        (None, [], "1.0.0"),
+        ("1.0.0", ["added"], "1.1.0"),
+        ("1.1.0", ["added", "changed"], "2.0.0"),
+        ("2.3.4", ["removed"], "3.0.0"),
+        ("2.3.4", [], "2.3.5"),
+    ],
+)
+def test_the_semantic_version_follows_from_the_changes(
+    former: str | None, kinds: list[str], version: str
+) -> None:
+    """Removed or changed is major, only added is minor, packed anew is a patch."""
+    assert next_semantic_version(former, [change(kind) for kind in kinds]) == version
+
+
+def test_a_release_that_loses_much_is_refused(storage: LocalFolder) -> None:
+    """More than a fifth gone without a decision is no release, unless the policy says so."""
+    rows = [kept_row(storage, number) for number in range(10)]
+    publish_rows(storage, rows)
+    with pytest.raises(TooMuchLost, match=r"3 of the 10 pictures of v0001 .*\(3 prompt_removed\)"):
+        publish_rows(storage, rows[3:], policy=ReleasePolicy())
+    assert [release.version for release in releases_in(storage)] == ["v0001"]
+    assert [p for p in storage.list("releases") if p.startswith("releases/v0002/")] == []
+    assert publish_rows(storage, rows[2:], policy=ReleasePolicy()).created
+    assert publish_rows(storage, rows[5:], policy=ReleasePolicy(max_lost_share=1)).created
+
+
+def test_decisions_and_rules_may_take_what_they_like(storage: LocalFolder) -> None:
+    """What a person or another policy takes out is meant: it counts as no loss."""
+    rows = [kept_row(storage, number) for number in range(4)]
+    publish_rows(storage, rows)
+    refused = [
+        dataclasses.replace(
+            row, verdict="rejected", moderation_reason="override:ok", overridden_by="ana"
+        )
+        for row in rows[1:]
+    ]
+    assert publish_rows(storage, [rows[0], *refused], policy=ReleasePolicy()).counts.kept == 1
