@@ -11,9 +11,9 @@ The flow, which is also the order to read the packages in:
 
 `ledger` knows what was bought, `watching` which prompt sets changed. `api` is the HTTP contract,
 `emulator` the same contract served on loopback, `storage` keeps bytes. `databases` reads URLs,
-`options` is what every model of options has in common, `rows` turns rows into tables, `partition_names` sets into partitions, `previews` pictures into
+`rows` turns rows into tables, `partition_names` sets into partitions, `previews` pictures into
 thumbnails and contact sheets, `markup` text into Markdown and HTML. `errors` is the root of what a
-person can put right.
+person can put right, `options` of every model of options.
 
 On top: `resources` and `io_manager` for Dagster, `environment` what the environment says,
 `component` a dataset in YAML, `demo` a dataset from sample tables, `cli` the command line.
