@@ -1,0 +1,93 @@
+"""The testing kit, used as a team uses it: in a project of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import imagepipeline_dagster.testing as kit
+from tests.processes import PROJECT, environment
+
+PLUGIN = ["-p", kit.__name__]
+"""What the entry point does where the package is installed; said twice, it is loaded once."""
+
+# Dagster warns about its own code when one resource holds another.
+_DAGSTERS_OWN = "ignore:InitResourceContext.dagster_run is deprecated:DeprecationWarning"
+_STRICT = ["-W", "error", "-W", _DAGSTERS_OWN]
+
+
+def _pytest(folder: Path, *arguments: str, packages: Path = PROJECT) -> str:
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, *_STRICT, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
+        cwd=folder,
+        env=environment(PYTHONPATH=str(packages)),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def _write_example(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    example = (kit.__doc__ or "").split("\n\n", 1)[1].partition("- `imagepipeline_emulator`")[0]
+    (folder / "test_boats.py").write_text(textwrap.dedent(example))
+
+
+def test_the_example_in_the_docs_is_true(tmp_path: Path) -> None:
+    """The kit's own example passes in a folder that knows nothing of this project."""
+    _write_example(tmp_path)
+
+    assert "1 passed" in _pytest(tmp_path, *PLUGIN)
+
+
+@pytest.mark.slow
+def test_the_wheel_brings_the_kit(tmp_path: Path) -> None:
+    """Pytest finds the plugin in the wheel alone, and warns of nothing."""
+    wheels, packages, project = (tmp_path / name for name in ("wheels", "packages", "project"))
+    build = ["-m", "hatchling", "build", "--target", "wheel", "--directory", str(wheels)]
+    subprocess.run([sys.executable, *build], cwd=PROJECT, check=True, capture_output=True)  # noqa: S603
+    (wheel,) = wheels.iterdir()
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(packages)
+    _write_example(project)
+
+    told = _pytest(project, "-v", "--trace-config", packages=packages)
+
+    assert f"imagepipeline_dagster.testing: {packages}" in told
+    assert "1 passed" in told
+    assert "PytestAssertRewriteWarning" not in told
+    assert "warnings summary" not in told
+
+
+def test_a_start_of_pytest_loads_nothing_heavy(tmp_path: Path) -> None:
+    """Who has the plugin and does not use it waits for no library of it, and reads no warning."""
+    (tmp_path / "test_light.py").write_text(
+        "import sys\n\n\n"
+        "def test_light():\n"
+        "    assert 'imagepipeline_dagster.testing' in sys.modules\n"
+        "    heavy = {'dagster', 'pandas', 'pyarrow', 'sqlalchemy', 'httpx', 'PIL', 'pydantic'}\n"
+        "    assert not heavy & set(sys.modules)\n"
+    )
+
+    assert "warning" not in _pytest(
+        tmp_path, *PLUGIN, "-p", "no:anyio", "-p", "no:hypothesispytest"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("meteor", "rate_limited"), ("stuck:tiems=1", "tiems")]
+)
+def test_a_fault_that_cannot_be_meant(text: str, words: str) -> None:
+    """A misspelled fault fails the test that names it."""
+    from imagepipeline_dagster.emulator import EmulatorServer
+
+    with EmulatorServer() as server, pytest.raises(ValueError, match=words):
+        kit.EmulatedApi(server).faults(text)
