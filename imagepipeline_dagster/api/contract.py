@@ -317,7 +317,7 @@ def read_job(answer: object, *, task: str, job_id: str | None = None) -> Job:
     if not isinstance(given, str) and (job_id is not None or not ids):
         raise UnreadableAnswer("the answer is not a JSON object with a status")
     word = _storable(given)[:_MAX_WORD] if isinstance(given, str) else ""
-    status = _STATUS_WORDS.get(re.sub(r"[\s-]+", "_", word.strip().lower()))
+    status = _status_of(word)
     own_id = job_id or next(iter(ids), None)
     if status in (None, JobStatus.PENDING) and not own_id:
         raise UnreadableAnswer(f"the job is {word} but the answer names no usable id")
@@ -343,13 +343,26 @@ def _opened(answer: Mapping[str, object]) -> Mapping[str, object]:
             inner = inner[0]
         if not isinstance(inner, Mapping):
             continue
-        if isinstance(inner.get("status"), str):
+        if _is_job(inner) or ("status" in inner and "status" not in answer):
             # The id and the links beside it would be the envelope's own.
             outer = {key: answer[key] for key in _MESSAGE_NAMES if key in answer}
             return {**outer, **inner}
-        if _ids_in(inner) or any(key in inner for key in _LINK_NAMES):
-            return {**inner, **{key: answer[key] for key in answer if key != name}}
+        around = {key: told for key, told in answer.items() if key != name and told is not None}
+        if any(key in inner for key in _LINK_NAMES):
+            # Beside a link an id is the picture's.
+            return {key: inner[key] for key in inner if key not in _ID_NAMES} | around
+        if _ids_in(inner):
+            return {**inner, **around}
     return answer
+
+
+def _is_job(told: Mapping[str, object]) -> bool:
+    word = told.get("status")
+    return isinstance(word, str) and (_status_of(word) is not None or bool(_ids_in(told)))
+
+
+def _status_of(word: str) -> JobStatus | None:
+    return _STATUS_WORDS.get(re.sub(r"[\s-]+", "_", word.strip().lower()))
 
 
 def _ids_in(answer: Mapping[str, object]) -> list[str]:

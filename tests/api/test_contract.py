@@ -278,6 +278,9 @@ def test_another_jobs_answer_is_none(answer: object) -> None:
         {"status": "PENDING", "id": "job-1"},
         {"status": "PENDING", "id": "row-9", "job_id": "job-1"},
         {"id": "request-9", "data": {"status": "PENDING", "id": "job-1"}},
+        {"id": "request-9", "data": {"status": "PENDING"}},
+        {"status": "SUCCESS", "output": [{"id": 5, "url": "https://a/1"}]},
+        {"status": "SUCCESS", "images": [{"id": 5, "url": "https://a/1"}]},
     ],
 )
 def test_the_jobs_own_answer(answer: object) -> None:
@@ -305,6 +308,25 @@ def test_the_jobs_own_answer(answer: object) -> None:
             "SUCCESS",
             ("https://a/1",),
         ),
+        (
+            {"status": "SUCCESS", "id": "j", "output": [{"id": 5, "url": "https://a/1"}]},
+            "j",
+            "SUCCESS",
+            ("https://a/1",),
+        ),
+        (
+            {"status": "SUCCESS", "id": "j", "output": {"status": "ok", "url": "https://a/1"}},
+            "j",
+            "SUCCESS",
+            ("https://a/1",),
+        ),
+        (
+            {"status": "SUCCESS", "id": "j", "url": None, "data": {"url": "https://a/1"}},
+            "j",
+            "SUCCESS",
+            ("https://a/1",),
+        ),
+        ({"status": "ok", "data": {"status": "DREAMING", "id": "j"}}, "j", "PENDING", ()),
         ({"id": "j"}, "j", "PENDING", ()),
     ],
 )
