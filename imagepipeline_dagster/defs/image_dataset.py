@@ -26,6 +26,7 @@ from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import NothingToRelease, TooMuchLost, publish
 from imagepipeline_dagster.release.readiness import ready_sets
 from imagepipeline_dagster.release.shards import shard_schema
+from imagepipeline_dagster.release.splits import SplitsLeak, leaks, place_of
 from imagepipeline_dagster.resources import LedgerResource, StorageResource, TablesResource
 from imagepipeline_dagster.rows import rows_of
 
@@ -77,6 +78,12 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
                 description="The release holds the images kept by today's rules, and no others.",
             ),
             dg.AssetCheckSpec(
+                "splits_do_not_leak",
+                asset=key,
+                blocking=True,
+                description="Pictures that tell of each other are in one split.",
+            ),
+            dg.AssetCheckSpec(
                 "every_set_is_released",
                 asset=key,
                 description="No set and no picture had to be left out.",
@@ -121,7 +128,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
                 left_out=ready.left_out,
                 policy=config.applied_to(dataset.release),
             )
-        except (NothingToRelease, TooMuchLost) as error:
+        except (NothingToRelease, SplitsLeak, TooMuchLost) as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         for sentence in release.left_out[:_SHOWN]:
             context.log.warning(f"Left out: {sentence}")  # noqa: G004 - Dagster's own is no format
@@ -129,7 +136,10 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
         yield dg.MaterializeResult(
             value=DatasetRelease(release, storage.open()),
             data_version=dg.DataVersion(release.fingerprint),
-            check_results=_check_results(release, kept),
+            check_results=[
+                *_check_results(release, kept),
+                _splits_do_not_leak(DatasetRelease(release, storage.open()), kept, dataset.release),
+            ],
             metadata={
                 "dagster/uri": f"{storage.open().uri}/{release.path}",
                 "dagster/row_count": release.counts.kept,
@@ -188,6 +198,22 @@ def _check_results(release: Release, kept: list[ModeratedImage]) -> list[dg.Asse
             metadata=_left_out(release),
         ),
     ]
+
+
+def _splits_do_not_leak(
+    release: DatasetRelease, kept: list[ModeratedImage], policy: ReleasePolicy
+) -> dg.AssetCheckResult:
+    columns = ["prompt_set", "prompt_id", "call_index", "sample_index", "image_sha256", "split"]
+    places = release.as_arrow(columns).to_pylist()
+    split_of = {tuple(row[name] for name in columns[:-1]): row["split"] for row in places}
+    rows = [image for image in kept if place_of(image) in split_of]
+    sentences = leaks(rows, [split_of[place_of(image)] for image in rows], policy)
+    return dg.AssetCheckResult(
+        check_name="splits_do_not_leak",
+        passed=not sentences,
+        description=f"pictures that have their like in another split: {len(sentences)}",
+        metadata=found_table("leaks", ["leak"], [[sentence] for sentence in sentences[:_SHOWN]]),
+    )
 
 
 def _changes(release: Release) -> dict[str, dg.MarkdownMetadataValue]:

@@ -5,6 +5,7 @@
 - `card`: what a release says of itself, to programs (`manifest.json`) and people (`README.md`).
 - `readiness`: the sets that a release may take, judged by today's rules.
 - `fates`: what became of a picture: its verdicts, and the releases that hold it.
+- `splits`: which split a sample is in. `packing`: the formats, written split by split.
 - `policy`: how a dataset is released.
 - `changes`: what differs between two releases, and why.
 - `publish`: a new version where the content changed, whole or not at all.

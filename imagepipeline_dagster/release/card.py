@@ -67,6 +67,10 @@ class Release(_Manifest):
     left_out: tuple[str, ...] = Field(
         default=(), description="Sets and pictures that are not in it though they exist, and why"
     )
+    splits: Mapping[str, int] = Field(
+        default_factory=dict, description="Images by split; the first manifests name none"
+    )
+    split_policy: str = Field(default="", description="What the splits were made by, as JSON")
     files: tuple[ReleaseFile, ...] = Field(
         # The first manifests listed the Parquet files alone.
         validation_alias=AliasChoices("files", "shards"),
@@ -87,6 +91,11 @@ class Release(_Manifest):
     def shards(self) -> tuple[ReleaseFile, ...]:
         """The Parquet files."""
         return tuple(file for file in self.files if file.rows is not None)
+
+    @property
+    def data_files(self) -> dict[str, str]:
+        """Where the Parquet files of each split are, below the release's folder."""
+        return {split: f"parquet/data/{split}-*.parquet" for split in self.splits}
 
 
 def pick_examples(kept: Sequence[ModeratedImage]) -> list[ModeratedImage]:

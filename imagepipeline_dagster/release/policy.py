@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.options import Options, bounded
 
 __all__ = ["ReleasePolicy"]
@@ -10,6 +17,18 @@ __all__ = ["ReleasePolicy"]
 class ReleasePolicy(Options):
     """How a dataset is released."""
 
+    formats: tuple[Literal["parquet", "webdataset", "imagefolder"], ...] = Field(
+        ("parquet",),
+        description="Each is a folder of its own. parquet is always there: comparisons read it.",
+    )
+    splits: Mapping[str, float] = Field(
+        {"train": 1.0}, description="The splits and their shares, as {train: 0.9, test: 0.1}."
+    )
+    group_by: str = Field(
+        "prompt",
+        description="The column whose equal values stay in one split, as do equal pictures, near-"
+        "duplicates, and those of one init image.",
+    )
     max_lost_share: float = bounded(
         0.2,
         "A release is refused that loses a larger share of the former one's pictures without a "
@@ -17,3 +36,26 @@ class ReleasePolicy(Options):
         low=0,
         high=1,
     )
+
+    @model_validator(mode="after")
+    def _can_be_meant(self) -> Self:
+        if "parquet" not in self.formats:
+            raise ValueError("formats: parquet is missing, which all comparisons read")
+        if not self.splits or not all(share > 0 for share in self.splits.values()):
+            raise ValueError(f"splits: {dict(self.splits)} needs shares above 0")
+        for name in self.splits:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+                raise ValueError(f"splits: {name!r} is no name of letters, digits and underscores")
+        if self.group_by not in ModeratedImage.__dataclass_fields__:
+            raise ValueError(f"group_by: {self.group_by!r} is no column of moderated_images")
+        return self
+
+    @property
+    def other_formats(self) -> list[str]:
+        """The formats that are made from Parquet."""
+        return [name for name in self.formats if name != "parquet"]
+
+    @property
+    def packing(self) -> str:
+        """What tells how the same samples are packed."""
+        return self.model_dump_json(include={"formats", "splits", "group_by"})

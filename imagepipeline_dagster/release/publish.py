@@ -1,7 +1,7 @@
 """A dataset's next version: written whole or not at all, and only where the content changed.
 
     releases/claims/v0002/….json         who took the number
-    releases/v0002/data/…                the shards
+    releases/v0002/parquet/…             the pictures, and other formats beside
     releases/v0002/README.md             the card
     releases/v0002/contact_sheet.webp
     releases/v0002/manifest.json         written last: with it the version exists
@@ -49,16 +49,15 @@ from imagepipeline_dagster.release.changes import (
     changes_page,
     next_semantic_version,
 )
+from imagepipeline_dagster.release.packing import format_cards, pack
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.reading import latest_manifest, read_rows
-from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.release.shards import (
     SHARD_BYTES,
     LostImage,
     fingerprint,
-    split_into_shards,
-    write_shard,
 )
+from imagepipeline_dagster.release.splits import Place, SplitsLeak, leaks, splits_of
 from imagepipeline_dagster.rows import arrow_table
 from imagepipeline_dagster.storage.contract import Storage
 
@@ -149,6 +148,7 @@ def publish(
     Raises:
         NothingToRelease: when no image is kept.
         UnmoderatedImage: when a row is kept that must not be.
+        SplitsLeak: when pictures that tell of each other would be in several splits.
         TooMuchLost: when more of the former release would be gone than the policy allows.
     """
     rows = list(images)
@@ -159,15 +159,23 @@ def publish(
     if not kept:
         raise NothingToRelease(summarise(rows), left_out)
     latest = latest_manifest(storage, folder)
-    if latest and latest.fingerprint == fingerprint(kept):
+    if latest and latest.fingerprint == fingerprint(kept, packing=policy.packing):
         return _unchanged(storage, folder, latest, left_out)
 
     version = _claim(storage, folder, run_id=run_id, created_at=created_at)
     path = f"{folder}/{version}"
     try:
-        shards, lost = _write_shards(storage, path, kept, bytes_per_shard=bytes_per_shard)
+        former = _former_splits(storage, latest, policy)
+        splits = splits_of(kept, policy, former=former)
+        if sentences := leaks(kept, splits, policy):
+            raise SplitsLeak(" ".join(sentences[:3]))
+        shards, lost = pack(
+            storage, path, kept, splits=splits, policy=policy, bytes_per_shard=bytes_per_shard
+        )
         rows = _with_losses(rows, lost)
-        kept = [row for row in kept if row not in {loss.row for loss in lost}]
+        gone = {loss.row for loss in lost}
+        splits = [split for row, split in zip(kept, splits, strict=True) if row not in gone]
+        kept = [row for row in kept if row not in gone]
         left_out = [*left_out, *map(_told, lost)]
         if not kept:
             raise NothingToRelease(summarise(rows), left_out)
@@ -175,7 +183,9 @@ def publish(
             name=name,
             version=version,
             path=path,
-            fingerprint=fingerprint(kept),
+            fingerprint=fingerprint(kept, packing=policy.packing),
+            splits={split: splits.count(split) for split in policy.splits if split in splits},
+            split_policy=policy.packing,
             created_at=created_at,
             run_id=run_id,
             emulated=sum(row.emulated for row in kept),
@@ -201,6 +211,17 @@ def publish(
     storage.write(f"{path}/manifest.json", f"{described.model_dump_json(indent=2)}\n".encode())
     _point_to_latest(storage, folder)
     return described.model_copy(update={"created": True})
+
+
+def _former_splits(
+    storage: Storage, former: Release | None, policy: ReleasePolicy
+) -> dict[Place, str]:
+    """Return the splits of the former release's samples, where it was split by the same policy."""
+    if former is None or former.split_policy != policy.packing:
+        return {}
+    columns = ["prompt_set", "prompt_id", "call_index", "sample_index", "image_sha256", "split"]
+    rows = read_rows(storage, former, columns).to_pylist()
+    return {tuple(row[name] for name in columns[:-1]): row["split"] for row in rows}
 
 
 def _described(
@@ -240,6 +261,7 @@ def _described(
         "README.md": card(release, examples).encode(),
         "CHANGES.md": page.encode(),
         "changes.parquet": table.getvalue(),
+        **format_cards(release, policy),
     }
     written = tuple(_write(storage, release.path, file, data) for file, data in others.items())
     return release.model_copy(update={"files": (*release.files, *written)})
@@ -316,29 +338,6 @@ def _claim(storage: Storage, folder: str, *, run_id: str, created_at: datetime) 
             return version
         time.sleep(secrets.randbelow(_LONGEST_PAUSE_MS) / 1000)
         number += 1
-
-
-def _write_shards(
-    storage: Storage, path: str, kept: Sequence[ModeratedImage], *, bytes_per_shard: int
-) -> tuple[tuple[ReleaseFile, ...], list[LostImage]]:
-    shards = list(split_into_shards(kept, bytes_per_shard=bytes_per_shard))
-    written: list[ReleaseFile] = []
-    lost: list[LostImage] = []
-    with scratch_folder() as scratch:
-        for index, rows in enumerate(shards):
-            name = f"data/train-{index:05d}-of-{len(shards):05d}.parquet"
-            file = scratch / "shard.parquet"
-            lost_here = write_shard(file, rows, storage)
-            lost += lost_here
-            if len(lost_here) == len(rows):
-                continue  # a file without a row is of no use to anybody
-            with file.open("rb") as opened:
-                sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-            size = file.stat().st_size
-            storage.upload(f"{path}/{name}", file)
-            rows_written = len(rows) - len(lost_here)
-            written.append(ReleaseFile(path=name, sha256=sha256, size=size, rows=rows_written))
-    return tuple(written), lost
 
 
 def _discard(storage: Storage, path: str) -> None:

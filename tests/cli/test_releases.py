@@ -54,7 +54,7 @@ def test_two_releases_are_compared() -> None:
 @pytest.mark.parametrize("spoil", ["flip", "delete", "add"])
 def test_what_is_not_whole_is_found(storage: LocalFolder, spoil: str) -> None:
     """One flipped byte, a file that is gone and one that was added each end with an error."""
-    assert run("verify").stdout.startswith("v0002 is whole: 5 files")
+    assert run("verify").stdout.startswith("v0002 is whole: 6 files")
     path = "foxes/releases/v0002/README.md"
     data = storage.read(path)
     match spoil:
@@ -74,7 +74,7 @@ def test_what_is_not_whole_is_found(storage: LocalFolder, spoil: str) -> None:
 def test_a_release_is_copied_whole(storage: LocalFolder, tmp_path: Path) -> None:
     """Every file arrives as it was released; a changed one stops the copy, a full folder too."""
     target = tmp_path / "copy"
-    assert run("export", "v0002", str(target)).stdout == f"6 files copied to {target}.\n"
+    assert run("export", "v0002", str(target)).stdout == f"7 files copied to {target}.\n"
     for file in storage.list("foxes/releases/v0002"):
         name = file.removeprefix("foxes/releases/v0002/")
         assert (target / name).read_bytes() == storage.read(file)

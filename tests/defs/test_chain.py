@@ -188,6 +188,7 @@ def test_checks_of_the_samples(sampled: Sampled) -> None:
         "nothing_unchecked": True,
         "only_kept_is_released": True,
         "every_set_is_released": True,
+        "splits_do_not_leak": True,
     }
 
 
@@ -201,7 +202,7 @@ def test_only_kept_images_are_released(sampled: Sampled) -> None:
     assert "emulat" in card.lower()
     import pyarrow.parquet as pq
 
-    rows = pq.read_table(folder / "data").to_pylist()
+    rows = pq.read_table(folder / "parquet/data").to_pylist()
     assert len(rows) == 37
     assert not {"potter", "colour_bars", "everything"} & {row["prompt_id"] for row in rows}
     for row in rows:

@@ -144,7 +144,7 @@ def test_a_decision_by_sql_reaches_the_verdict_and_the_release(pipeline: Pipelin
         True,
     )
     folder = Path(urlsplit(str(figures(released)["dagster/uri"])).path)
-    rows = {row["prompt_id"]: row for row in pq.read_table(folder / "data").to_pylist()}
+    rows = {row["prompt_id"]: row for row in pq.read_table(folder / "parquet/data").to_pylist()}
     assert set(rows) == {"david", "raft"}
     assert rows["david"]["overridden_by"] == "ana"
     assert rows["david"]["override_reason"] == "a statue, not a person"

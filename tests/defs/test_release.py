@@ -28,6 +28,7 @@ def test_a_release_judges_with_todays_rules(pipeline: Pipeline) -> None:
         "nothing_unchecked": True,
         "only_kept_is_released": True,
         "every_set_is_released": False,
+        "splits_do_not_leak": True,
     }
     check = checks_of(run)["every_set_is_released"]
     assert check.severity is dg.AssetCheckSeverity.WARN

@@ -51,6 +51,7 @@ def release_of(rows: list[ModeratedImage], *, name: str = "foxes") -> Release:
         emulated=sum(row.emulated for row in kept),
         counts=summarise(rows),
         prompt_sets=release_counts(rows),
+        splits={"train": len(kept)},
         files=(),
     )
 
@@ -77,7 +78,7 @@ def test_the_front_matter_leads_to_the_shards(storage: LocalFolder) -> None:
         "configs": [
             {
                 "config_name": "default",
-                "data_files": [{"split": "train", "path": "data/*.parquet"}],
+                "data_files": [{"split": "train", "path": "parquet/data/train-*.parquet"}],
             }
         ],
     }

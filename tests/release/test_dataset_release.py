@@ -29,7 +29,8 @@ def test_a_release_is_read_in_a_notebook(tmp_path: Path) -> None:
         "README.md",
         "changes.parquet",
         "contact_sheet.webp",
-        "data/train-00000-of-00001.parquet",
+        "parquet/README.md",
+        "parquet/data/train-00000-of-00001.parquet",
     }
     assert release.as_arrow(["seed"]).to_pydict() == {"seed": [0, 1, 2]}
 

@@ -74,8 +74,9 @@ def test_a_release_has_its_shards_card_sheet_and_manifest(either_home: Storage) 
         "releases/v0001/README.md",
         "releases/v0001/changes.parquet",
         "releases/v0001/contact_sheet.webp",
-        "releases/v0001/data/train-00000-of-00001.parquet",
         "releases/v0001/manifest.json",
+        "releases/v0001/parquet/README.md",
+        "releases/v0001/parquet/data/train-00000-of-00001.parquet",
     ]
     found = latest_manifest(either_home)
     assert found == release.model_copy(update={"created": False})
@@ -122,7 +123,7 @@ def test_only_kept_images_are_released(storage: LocalFolder) -> None:
     ]
     release = publish_rows(storage, rows)
     assert (release.counts.requested, release.counts.kept) == (3, 1)
-    frame = pd.read_parquet(folder_of(storage, "releases/v0001/data"))
+    frame = pd.read_parquet(folder_of(storage, "releases/v0001/parquet/data"))
     assert list(frame["prompt_id"]) == ["p001"]
 
 
@@ -135,7 +136,7 @@ def test_rows_are_in_order_whatever_order_they_came_in(storage: LocalFolder) -> 
     first = publish_rows(storage, rows)
     again = publish_rows(storage, rows[::-1], folder="releases/again")
     assert [shard.sha256 for shard in first.shards] == [shard.sha256 for shard in again.shards]
-    frame = pd.read_parquet(folder_of(storage, "releases/v0001/data"))
+    frame = pd.read_parquet(folder_of(storage, "releases/v0001/parquet/data"))
     assert list(frame["seed"]) == [3, 2, 1, 0]
 
 
@@ -144,7 +145,7 @@ def test_shards_are_as_large_as_asked(storage: LocalFolder) -> None:
     rows = [kept_row(storage, number) for number in range(7)]
     release = publish_rows(storage, rows, bytes_per_shard=3 * max(row.bytes or 0 for row in rows))
     assert [shard.path for shard in release.shards] == [
-        f"data/train-{index:05d}-of-00003.parquet" for index in range(3)
+        f"parquet/data/train-{index:05d}-of-00003.parquet" for index in range(3)
     ]
     assert sum(shard.rows or 0 for shard in release.shards) == 7
 
@@ -275,7 +276,7 @@ def test_an_override_lets_an_unchecked_image_through(storage: LocalFolder) -> No
     reason = "override:ana: looked at it"
     row = kept_row(storage, 1, safety_checker=False, moderation_reason=reason)
     publish_rows(storage, [row])
-    frame = pd.read_parquet(folder_of(storage, "releases/v0001/data"))
+    frame = pd.read_parquet(folder_of(storage, "releases/v0001/parquet/data"))
     assert list(frame["moderation_reason"]) == [reason]
 
 
@@ -338,7 +339,7 @@ def test_a_publisher_that_dies_leaves_no_version(storage: LocalFolder, before: s
     release = publish_rows(storage, rows, bytes_per_shard=size)
     assert release.created
     assert latest_manifest(storage) == release.model_copy(update={"created": False})
-    assert len(pd.read_parquet(folder_of(storage, f"{release.path}/data"))) == 4
+    assert len(pd.read_parquet(folder_of(storage, f"{release.path}/parquet/data"))) == 4
 
 
 def test_a_corrupt_image_is_left_out_and_stops_no_other(storage: LocalFolder) -> None:
@@ -422,7 +423,7 @@ def test_two_publishers_never_mix(storage: LocalFolder) -> None:
     release = publish_rows(shared, ours, bytes_per_shard=size)
     assert (release.version, release.previous) == ("v0001", "v0002")
     for version, rows in (("v0001", ours), ("v0002", theirs)):
-        frame = pd.read_parquet(folder_of(storage, f"releases/{version}/data"))
+        frame = pd.read_parquet(folder_of(storage, f"releases/{version}/parquet/data"))
         assert list(frame["image_sha256"]) == [row.image_sha256 for row in rows]
 
 
@@ -520,7 +521,7 @@ def test_datasets_loads_the_folder(released: Path, load_dataset: Callable[..., A
 
 def test_datasets_loads_the_shards(released: Path, load_dataset: Callable[..., Any]) -> None:
     """`load_dataset("parquet", data_files=…)` does so without the card."""
-    files = sorted(str(file) for file in released.glob("data/*.parquet"))
+    files = sorted(str(file) for file in released.glob("parquet/data/*.parquet"))
     assert_is_released(load_dataset("parquet", data_files=files, split="train"))
 
 
@@ -535,7 +536,7 @@ def test_the_described_features_are_the_columns(
 ) -> None:
     """What `datasets` is told of the columns is what they are."""
     dataset = load_dataset(str(released), split="train")
-    schema = pq.read_schema(next(released.glob("data/*.parquet")))
+    schema = pq.read_schema(next(released.glob("parquet/data/*.parquet")))
     assert {name: str(feature.dtype) for name, feature in dataset.features.items()} == {
         field.name: {
             "double": "float64",

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.release import shards
 from imagepipeline_dagster.release.shards import (
     fingerprint,
     shard_schema,
@@ -45,8 +46,8 @@ def of_size(size: int) -> ModeratedImage:
 def test_shards_are_cut_by_the_size_of_their_images() -> None:
     """No shard takes more than the limit, but for one image that alone does."""
     rows = [of_size(size) for size in (60, 40, 1, 250, 10, 90)]
-    shards = split_into_shards(rows, bytes_per_shard=100)
-    assert [[row.bytes for row in shard] for shard in shards] == [[60, 40], [1], [250], [10, 90]]
+    cut = split_into_shards(rows, bytes_per_shard=100)
+    assert [[row.bytes for row in shard] for shard in cut] == [[60, 40], [1], [250], [10, 90]]
 
 
 def test_no_rows_make_no_shards() -> None:
@@ -76,13 +77,20 @@ def test_a_shard_holds_the_bytes_as_delivered(storage: LocalFolder, tmp_path: Pa
     )
 
 
-def test_row_groups_are_small(storage: LocalFolder, tmp_path: Path) -> None:
-    """A reader never has to hold more than eight images at once."""
-    rows = [kept_row(storage, number) for number in range(19)]
+def test_row_groups_are_cut_by_bytes(
+    storage: LocalFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader holds a group of about 16 MB, or of a hundred rows, at once."""
+    rows = [kept_row(storage, number) for number in range(130)]
     write_shard(tmp_path / "s.parquet", rows, storage)
-    metadata = pq.read_metadata(tmp_path / "s.parquet")
-    sizes = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
-    assert sizes == [8, 8, 3]
+    monkeypatch.setattr(shards, "_ROW_GROUP_BYTES", sum(row.bytes or 0 for row in rows[:40]))
+    write_shard(tmp_path / "t.parquet", rows[:70], storage)
+    sizes = []
+    for name in ("s.parquet", "t.parquet"):
+        metadata = pq.read_metadata(tmp_path / name)
+        sizes.append([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)])
+    assert sizes[0] == [100, 30]
+    assert 38 <= sizes[1][0] <= 42
 
 
 def test_the_lineage_columns_come_back_as_they_were(storage: LocalFolder, tmp_path: Path) -> None:
@@ -91,7 +99,9 @@ def test_the_lineage_columns_come_back_as_they_were(storage: LocalFolder, tmp_pa
     write_shard(tmp_path / "s.parquet", [row], storage)
     [found] = pq.read_table(tmp_path / "s.parquet").drop_columns(["image"]).to_pylist()
     assert found.pop("file_sha256") == row.image_sha256
-    names = [name for name in shard_schema().names if name not in ("image", "file_sha256")]
+    assert found.pop("split") == "train"
+    left_out = ("image", "split", "file_sha256")
+    names = [name for name in shard_schema().names if name not in left_out]
     assert found == {name: getattr(row, name) for name in names}
     assert found["submitted_at"].utcoffset() == dt.timedelta(0)
 

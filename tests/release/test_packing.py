@@ -1,0 +1,131 @@
+"""The formats of a release, each read by a reader that we did not write."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from imagepipeline_dagster.release.dataset_release import latest_release
+from imagepipeline_dagster.release.policy import ReleasePolicy
+from imagepipeline_dagster.storage.folder import LocalFolder
+from tests.release.samples import kept_row, picture, publish_rows
+
+SPLITS = {"train": 0.5, "test": 0.5}
+EVERYTHING = ReleasePolicy(
+    formats=("parquet", "webdataset", "imagefolder"), splits=SPLITS, max_lost_share=1
+)
+PROMPTS = 12
+
+
+@pytest.fixture(scope="module")
+def load_dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Return Hugging Face's loader, cut off from the hub and from the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        import datasets  # type: ignore[import-untyped] # it has no types
+
+        yield datasets.load_dataset
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a release of 12 pictures in two splits and three formats."""
+    storage = LocalFolder(tmp_path_factory.mktemp("storage"))
+    rows = [
+        kept_row(storage, n, prompt=f"train at a test station, {n}", prompt_set="test set")
+        for n in range(PROMPTS)
+    ]
+    publish_rows(storage, rows, policy=EVERYTHING)
+    return Path(latest_release(storage).path)
+
+
+@pytest.mark.parametrize("name", ["parquet", "webdataset", "imagefolder"])
+def test_each_folder_loads_by_itself_and_by_split(
+    released: Path, load_dataset: Callable[..., Any], name: str, tmp_path: Path
+) -> None:
+    """`load_dataset(folder)` gives both splits with the pictures as they were bought."""
+    loaded = load_dataset(str(released / name), cache_dir=str(tmp_path))
+    assert set(loaded) == set(SPLITS)
+    assert sum(len(rows) for rows in loaded.values()) == PROMPTS
+    for split, rows in loaded.items():
+        for row in rows:
+            lineage = row["json"] if name == "webdataset" else row
+            shown = row["png" if name == "webdataset" else "image"]
+            assert lineage["split"] == split
+            original = Image.open(io.BytesIO(picture(lineage["seed"])))
+            assert shown.tobytes() == original.tobytes()
+    streamed = load_dataset(str(released / name), split="test", streaming=True)
+    assert len(list(streamed)) == len(loaded["test"])
+
+
+def test_the_root_loads_too(released: Path, load_dataset: Callable[..., Any]) -> None:
+    """The release's own card leads to the Parquet files of both splits."""
+    assert set(load_dataset(str(released))) == set(SPLITS)
+
+
+def test_no_name_holds_a_word_of_a_prompt(released: Path) -> None:
+    """Prompts and sets with "train" or "test" in them make no file name."""
+    names = [path.name for path in released.rglob("*")]
+    assert not [name for name in names if "station" in name or "test set" in name]
+
+
+def test_a_tar_is_read_at_random_by_its_index(released: Path) -> None:
+    """The index says where each picture lies in the tar, and what its caption is."""
+    for split in SPLITS:
+        tar = released / f"webdataset/{split}-00000.tar"
+        data = tar.read_bytes()
+        index = json.loads(tar.with_suffix(".index.json").read_text())
+        with tarfile.open(tar) as opened:
+            members = {Path(member.name).stem for member in opened}
+        assert members == {entry["key"] for entry in index}
+        for entry in index:
+            number = int(entry["caption"].rpartition(" ")[2])
+            assert data[entry["offset"] : entry["offset"] + entry["size"]] == picture(number)
+
+
+def test_the_image_folder_has_a_table_of_its_files(released: Path) -> None:
+    """Each row names a file that is there; the same picture of two prompts is two files."""
+    for split in SPLITS:
+        folder = released / "imagefolder" / split
+        table = pd.read_parquet(folder / "metadata.parquet")
+        assert table["file_name"].is_unique
+        assert all((folder / name).is_file() for name in table["file_name"])
+
+
+def test_other_readers_read_the_parquet_files(released: Path) -> None:
+    """Pandas and DuckDB read the folder of Parquet files as one table."""
+    import duckdb
+
+    folder = released / "parquet/data"
+    assert len(pd.read_parquet(folder)) == PROMPTS
+    query = f"SELECT count(*) FROM '{folder}/*.parquet'"  # noqa: S608
+    assert duckdb.sql(query).fetchone() == (PROMPTS,)
+
+
+def test_nothing_tells_of_the_makers_folders(released: Path) -> None:
+    """No file of any format names a folder of the machine that made it."""
+    home = os.fsencode(released.parent.parent)
+    assert [p for p in released.rglob("*") if p.is_file() and home in p.read_bytes()] == []
+
+
+def test_the_same_picture_of_two_prompts_is_two_rows(tmp_path: Path) -> None:
+    """An image folder loses no row where two prompts share their bytes."""
+    storage = LocalFolder(tmp_path)
+    rows = [kept_row(storage, number, data=picture(1)) for number in (1, 2)]
+    publish_rows(storage, rows, policy=EVERYTHING.model_copy(update={"splits": {"train": 1.0}}))
+    folder = Path(latest_release(storage).path, "imagefolder/train")
+    assert (
+        len({(folder / n).name for n in pd.read_parquet(folder / "metadata.parquet")["file_name"]})
+        == 2
+    )

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.release.dataset_release import latest_release
+from imagepipeline_dagster.release.policy import ReleasePolicy
+from imagepipeline_dagster.release.splits import leaks, place_of, splits_of
+from imagepipeline_dagster.storage.folder import LocalFolder
+from tests.release.samples import kept_row, publish_rows
+
+HALVES = ReleasePolicy(splits={"train": 0.5, "test": 0.5}, max_lost_share=1)
+
+
+def row(number: int, **changes: object) -> ModeratedImage:
+    """Return a kept sample with a prompt and a picture of its own."""
+    sample = ModeratedImage(
+        prompt_set="spring",
+        prompt_id=f"p{number}",
+        call_index=0,
+        sample_index=0,
+        outcome="generated",
+        content_version="c",
+        prompt=f"prompt {number}",
+        image_sha256=f"{number:064x}",
+        verdict="kept",
+        moderation_reason="ok",
+    )
+    return dataclasses.replace(sample, **changes)  # type: ignore[arg-type] # any column
+
+
+def test_shares_are_about_what_was_asked_for() -> None:
+    """Many prompts are split in about the shares of the policy, the same each time."""
+    rows = [row(number) for number in range(2000)]
+    policy = ReleasePolicy(splits={"train": 8, "validation": 1, "test": 1})
+    splits = splits_of(rows, policy, former={})
+    assert splits == splits_of(rows, policy, former={})
+    assert 1500 < splits.count("train") < 1700
+    assert 140 < splits.count("test") < 260
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt": "the same"},
+        {"image_sha256": "a" * 64},
+        {"duplicate_of": "b" * 64},
+        {"request": '{"init_image":"https://x/i.png"}'},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_tells_of_each_other_stays_together(changes: dict[str, object]) -> None:
+    """Pictures of one prompt, one init image, and near-duplicates are in one split, any order."""
+    rows = [row(number, **changes) for number in range(40)]
+    assert len(set(splits_of(rows, HALVES, former={}))) == 1
+    assert splits_of(rows[::-1], HALVES, former={}) == splits_of(rows, HALVES, former={})
+
+
+def test_a_sample_keeps_its_split() -> None:
+    """What was in a split stays there, and takes what comes to its group along."""
+    old = row(1)
+    for split in HALVES.splits:
+        former = {place_of(old): split}
+        assert splits_of([row(2, prompt="prompt 1"), old], HALVES, former=former) == [split] * 2
+
+
+def test_a_leak_is_found() -> None:
+    """A picture whose like is in another split is named."""
+    rows = [row(1, prompt="the same"), row(2, prompt="the same"), row(3)]
+    assert leaks(rows, ["train", "train", "test"], HALVES) == []
+    assert leaks(rows, ["train", "test", "test"], HALVES) == [
+        "'spring', prompt 'p2' is in 'test', and 'train' has its like."
+    ]
+
+
+def test_splits_last_from_release_to_release(tmp_path: Path) -> None:
+    """More samples move none of those that were there; another policy splits anew."""
+    storage = LocalFolder(tmp_path)
+    rows = [kept_row(storage, number) for number in range(30)]
+
+    def splits() -> dict[str, str]:
+        table = latest_release(storage).as_arrow(["prompt_id", "split"]).to_pydict()
+        return dict(zip(table["prompt_id"], table["split"], strict=True))
+
+    publish_rows(storage, rows[:15], policy=HALVES)
+    first = splits()
+    assert set(first.values()) == {"train", "test"}
+    manifest = publish_rows(storage, rows, policy=HALVES)
+    assert first.items() <= splits().items()
+    assert sum(manifest.splits.values()) == 30
+    repacked = publish_rows(storage, rows, policy=ReleasePolicy())
+    assert (repacked.created, repacked.semantic_version) == (True, "1.1.1")
+    assert set(splits().values()) == {"train"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"formats": ["webdataset"]}, "parquet is missing"),
+        ({"splits": {"a b": 1}}, "'a b' is no name"),
+        ({"splits": {"train": 0}}, "needs shares above 0"),
+        ({"splits": {}}, "needs shares above 0"),
+        ({"group_by": "colour"}, "'colour' is no column"),
+    ],
+)
+def test_a_policy_that_cannot_be_meant_is_refused(options: dict[str, object], message: str) -> None:
+    """A wrong option is named with what it takes."""
+    with pytest.raises(ValidationError, match=message):
+        ReleasePolicy.model_validate(options)
