@@ -30,7 +30,7 @@ from imagepipeline_dagster.planning.prompts import token_problems
 from imagepipeline_dagster.purchase.pacing import Brake
 from imagepipeline_dagster.purchase.purchase import PurchaseSettings
 from imagepipeline_dagster.storage.contract import Storage
-from imagepipeline_dagster.storage.opening import open_storage
+from imagepipeline_dagster.storage.opening import folder_at, open_storage
 from imagepipeline_dagster.tables.overrides import Override, count_overrides, read_overrides
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import TableMapping
@@ -256,11 +256,13 @@ class StorageResource(dg.ConfigurableResource[Any]):
 
     def open(self) -> Storage:
         """Open the storage."""
-        return _opened_storage(self.uri) if self.s3 is None else open_storage(self.uri, s3=self.s3)
+        if self.s3 is not None or folder_at(self.uri) is not None:
+            return open_storage(self.uri, s3=self.s3)
+        return _opened_bucket(self.uri)
 
 
 @cache
-def _opened_storage(uri: str) -> Storage:
+def _opened_bucket(uri: str) -> Storage:
     # Opened once: a bucket's client costs tenths of a second.
     return open_storage(uri)
 

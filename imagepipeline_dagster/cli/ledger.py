@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -117,6 +118,27 @@ def backup(file: Path) -> None:
             )
         copy_sqlite(ledger.file, file)
     click.echo(f"{file} is a copy of {ledger.file}.")
+
+
+@ledger_group.command(short_help="Take the ledger as it is for the storage's own.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def adopt(*, yes: bool) -> None:
+    """Take the ledger as it is for the storage's own.
+
+    A ledger that knows less than was bought into the storage buys nothing: it may be new, another
+    one, or an old copy. Adopted, it buys again what it does not know. `ledger rebuild` comes first
+    where the right ledger is lost.
+    """
+    from imagepipeline_dagster.environment import resources_on_command_line
+    from imagepipeline_dagster.ledger import identity
+
+    storage = resources_on_command_line(os.environ)["storage"].open()
+    with plain_errors(), configured_ledger(create=True) as ledger:
+        click.echo(f"The ledger at {ledger.shown_url} becomes the one of {storage.uri}.")
+        if not yes:
+            click.confirm("What it does not know is bought again. Go on?", abort=True)
+        identity.adopt(ledger, storage)
+    click.echo("Adopted: runs buy again.")
 
 
 @ledger_group.command(short_help="Allow one more job for requests.")

@@ -5,6 +5,7 @@
 - `requests`: entries read, and each step of a request recorded. `writer` commits off the event
   loop.
 - `uses`: which prompts use which requests, with their rows as they were.
+- `identity`: whether a ledger is the one that its storage knows.
 - `budget`: what may be spent, reserved before each request.
 - `costs`: what was bought and reused, by day, set and model.
 - `approvals`: plans that people approved.

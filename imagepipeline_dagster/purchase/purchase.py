@@ -31,6 +31,12 @@ from imagepipeline_dagster.api.errors import (
     RunStopper,
 )
 from imagepipeline_dagster.ledger.budget import Allowance
+from imagepipeline_dagster.ledger.identity import (
+    LedgerMismatch,
+    check_ledger,
+    mark_storage,
+    record_purchase,
+)
 from imagepipeline_dagster.ledger.records import (
     Entry,
     Failure,
@@ -162,6 +168,7 @@ class Purchase:
         self._state = RunState(max_failure_ratio=settings.max_failure_ratio)
         self._known_before: frozenset[str] = frozenset()
         self._noted: set[str] = set()
+        self._posts_counted = 0
         self._defect: Exception | None = None
 
     def carry_out(self, *, withheld: Exception | None = None) -> PurchaseReport:
@@ -241,6 +248,8 @@ class Purchase:
                 finally:
                     for attendant in attendants:
                         attendant.cancel()
+                    if self._state.posts > self._posts_counted:
+                        await self._count_purchase()
                     await self._writer.write(record_release, self._lease.owner)
         if self._defect is not None:
             raise self._defect
@@ -260,6 +269,7 @@ class Purchase:
             if first:
                 self._known_before = frozenset(entries)
                 first = False
+                await self._begin_to_buy(entries)
             await self._note_uses(entries)
             self._state.done = sum(len(entry.stored) for entry in entries.values())
             work, others = await self._sort(entries)
@@ -269,6 +279,23 @@ class Purchase:
                 await self._work_off(work)
             else:
                 await asyncio.sleep(_WAIT_FOR_OTHERS_SECONDS)
+
+    async def _begin_to_buy(self, entries: Mapping[str, Entry]) -> None:
+        """Look, before anything is sent, whether the ledger knows what the storage holds."""
+        buys = any(plan_state(entries.get(key)) is PlanState.TO_BUY for key in self._calls)
+        if not buys or self._state.stops:
+            return
+        try:
+            await asyncio.to_thread(check_ledger, self._ledger, self._storage)
+            await self._count_purchase()
+        except (LedgerMismatch, OSError) as error:
+            # Nor is anything bought that could not be stored.
+            self._state.stop(error)
+
+    async def _count_purchase(self) -> None:
+        self._posts_counted = self._state.posts
+        counted = await self._writer.write(record_purchase)
+        await asyncio.to_thread(mark_storage, self._storage, counted)
 
     async def _note_uses(self, entries: Mapping[str, Entry]) -> None:
         """Record which calls use requests that this run does not claim itself."""
@@ -440,11 +467,13 @@ class Purchase:
     async def _keep_lease(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_seconds / 3)
-            # A database that is away for a while must not end the renewals for good.
-            with contextlib.suppress(OperationalError):
+            # A database or a storage that is away for a while must not end the renewals for good.
+            with contextlib.suppress(OperationalError, OSError):
                 await self._writer.write(
                     record_renewal, self._lease.owner, lease_until=self._lease.until()
                 )
+                if self._state.posts > self._posts_counted:
+                    await self._count_purchase()
 
     async def _report_progress(self) -> None:
         total = sum(call.samples for call in self._calls.values())

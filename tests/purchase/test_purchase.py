@@ -292,14 +292,33 @@ def test_no_more_jobs_are_in_flight_than_allowed(buyer: Buyer, emulator: Emulato
     assert opened[0].most_jobs == 3
 
 
+def occupied(tmp_path: Path) -> LocalFolder:
+    """Return a storage that takes anything but pictures."""
+    folder = tmp_path / "occupied"
+    folder.mkdir()
+    (folder / "thumbnails").write_text("a file where the folder should be")
+    return LocalFolder(folder)
+
+
+def test_nothing_is_bought_that_cannot_be_stored(
+    buyer: Buyer, emulator: EmulatorServer, tmp_path: Path
+) -> None:
+    """A storage that cannot be written is noticed before the first request is sent."""
+    (tmp_path / "file").write_text("a file where the folder should be")
+
+    stopped = buyer.buy(prompts_of(numbered_rows(2)), storage=LocalFolder(tmp_path / "file"))
+
+    assert isinstance(stopped.report.stopper, OSError)
+    assert emulator.stats.posts_accepted == 0
+
+
 def test_a_storage_that_cannot_be_written_loses_nothing(
     buyer: Buyer, emulator: EmulatorServer, tmp_path: Path
 ) -> None:
     """Where the bytes cannot be kept, buying stops, and the next run fetches what is paid for."""
-    (tmp_path / "occupied").write_text("a file where the folder should be")
     prompts = prompts_of(numbered_rows(40))
 
-    stopped = buyer.buy(prompts, storage=LocalFolder(tmp_path / "occupied"))
+    stopped = buyer.buy(prompts, storage=occupied(tmp_path))
     paid = emulator.stats.posts_accepted
     bought = buyer.buy(prompts)
 
@@ -318,10 +337,9 @@ def test_a_job_without_an_id_is_resumed_by_its_links(
     """A vendor that answers at once names no job: its links are kept until the bytes are."""
     vendor = start_emulator(answer_at_once=True)
     buyer = dataclasses.replace(buyer, base_url=vendor.url)
-    (tmp_path / "occupied").write_text("a file where the folder should be")
     prompts = prompts_of(numbered_rows(2))
 
-    buyer.buy(prompts, storage=LocalFolder(tmp_path / "occupied"))
+    buyer.buy(prompts, storage=occupied(tmp_path))
     bought = buyer.buy(prompts)
 
     assert bought.outcomes == {"generated": 2}

@@ -1,0 +1,123 @@
+"""Whether a ledger is the one that its storage knows: by another one nothing is bought.
+
+A ledger that was lost, emptied, restored from an old copy or opened in another folder knows less
+than was bought, and would have it bought again. So the storage keeps, for each ledger that buys
+into it, an object with the ledger's id and a count. The count is raised when a run begins to buy,
+while it buys, and when it has bought: in the ledger first, then on the storage. A process that
+dies in between leaves a ledger that is ahead of its storage, never behind it.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from sqlalchemy import Connection, select, update
+
+from imagepipeline_dagster.errors import CorrectableError
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.schema import identity, requests
+from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
+
+__all__ = [
+    "LedgerIdentity",
+    "LedgerMismatch",
+    "adopt",
+    "check_ledger",
+    "mark_storage",
+    "record_purchase",
+]
+
+_MARKS = "ledgers"
+
+
+class LedgerMismatch(CorrectableError):
+    """The ledger is not the one that bought what the storage holds; nothing was bought."""
+
+
+class LedgerIdentity(BaseModel):
+    """A ledger's id, and how often purchases were counted in it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ledger_id: str
+    purchases: int
+
+
+def check_ledger(ledger: Ledger, storage: Storage) -> None:
+    """Refuse a ledger that knows less than was bought into the storage; nothing is written.
+
+    Raises:
+        LedgerMismatch: says what does not match, and what to do.
+    """
+    with ledger.reading() as connection:
+        own = _identity_in(connection)
+        is_empty = connection.execute(select(requests.c.request_key).limit(1)).first() is None
+    mark = _mark_of(own, storage)
+    if mark is not None and mark.purchases > own.purchases:
+        raise LedgerMismatch(
+            f"The ledger at {ledger.shown_url} is an older copy of the one that bought into "
+            f"{storage.uri}: it counts {own.purchases} purchases, the storage {mark.purchases}. "
+            f"Nothing was bought. {_REMEDIES}"
+        )
+    if mark is None and (_holds(storage, _MARKS) or (is_empty and _holds(storage, "images"))):
+        raise LedgerMismatch(
+            f"The ledger at {ledger.shown_url} knows nothing of what was bought into "
+            f"{storage.uri}: it is new, or another one. Nothing was bought. {_REMEDIES}"
+        )
+
+
+_REMEDIES = (
+    "Put the right ledger back (IMAGEPIPELINE_LEDGER_URL; a relative path depends on the folder "
+    "that a process starts in). If it is lost, `imagepipeline-dagster ledger rebuild` makes its "
+    "entries anew from what is stored. `imagepipeline-dagster ledger adopt` takes this one as it "
+    "is; what it does not know is then bought again."
+)
+
+
+def record_purchase(connection: Connection) -> LedgerIdentity:
+    """Raise the count in the ledger, and return what the storage is to be marked with."""
+    connection.execute(update(identity).values(purchases=identity.c.purchases + 1))
+    return _identity_in(connection)
+
+
+def mark_storage(storage: Storage, counted: LedgerIdentity) -> None:
+    """Keep the count on the storage, unless another run's is higher already."""
+    mark = _mark_of(counted, storage)
+    if mark is None or mark.purchases < counted.purchases:
+        storage.write(_path(counted), counted.model_dump_json().encode())
+
+
+def adopt(ledger: Ledger, storage: Storage) -> LedgerIdentity:
+    """Take the ledger as it is for the storage's own, whatever was counted before."""
+    with ledger.engine.begin() as connection:
+        own = _identity_in(connection)
+        mark = _mark_of(own, storage)
+        reached = max(own.purchases, mark.purchases if mark else 0)
+        connection.execute(update(identity).values(purchases=reached))
+        adopted = record_purchase(connection)
+    mark_storage(storage, adopted)
+    return adopted
+
+
+def _identity_in(connection: Connection) -> LedgerIdentity:
+    row = connection.execute(select(identity)).mappings().one()
+    return LedgerIdentity(ledger_id=row["ledger_id"], purchases=row["purchases"])
+
+
+def _mark_of(own: LedgerIdentity, storage: Storage) -> LedgerIdentity | None:
+    try:
+        return LedgerIdentity.model_validate_json(storage.read(_path(own)))
+    except ObjectMissing:
+        return None
+    except ValidationError as error:
+        raise LedgerMismatch(
+            f"{storage.uri_of(_path(own))} does not say what was counted. Nothing was bought. "
+            "`imagepipeline-dagster ledger adopt` writes it anew."
+        ) from error
+
+
+def _path(own: LedgerIdentity) -> str:
+    return f"{_MARKS}/{own.ledger_id}.json"
+
+
+def _holds(storage: Storage, folder: str) -> bool:
+    return next(storage.list(folder), None) is not None
