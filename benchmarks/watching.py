@@ -20,7 +20,7 @@ from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.partition_names import partition_key
-from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.tables.reading import PromptsTable, SourceTables
 from imagepipeline_dagster.tables.summaries import newest_time
 from imagepipeline_dagster.watching.contents import SetContents
 from imagepipeline_dagster.watching.looking import Tiers, Watch, observe
@@ -99,12 +99,12 @@ def pandas_reads(place: Place) -> Spent:
 
 
 @contextmanager
-def _opened(place: Place) -> Iterator[tuple[SourceTables, SetContents, PromptSetStates]]:
+def _opened(place: Place) -> Iterator[tuple[PromptsTable, SetContents, PromptSetStates]]:
     ledger = Ledger(place.ledger_url)
-    with SourceTables(place.tables_url) as tables:
+    with SourceTables(place.tables_url) as tables, tables.open_prompts() as prompts:
         tables.embeddings()
         yield (
-            tables,
+            prompts,
             SetContents(ledger, dataset=_DATASET.name),
             PromptSetStates(ledger, dataset=_DATASET.name),
         )
@@ -122,8 +122,8 @@ def first_look(place: Place) -> Spent:
         watch = Watch()
         while not watch.verified_at:
             started = time.perf_counter()
-            newest, now = newest_time(tables), time.time()
-            seen = observe(tables, contents, watch, newest=newest, now=now, tiers=_TIERS)
+            newest, now = newest_time(prompts), time.time()
+            seen = observe(prompts, contents, watch, newest=newest, now=now, tiers=_TIERS)
             number, at_most = len(lasted), _DATASET.watching.max_runs_per_tick
             tick = f"first look {number}"
             states.forget(seen.sets if number == 0 else ())
@@ -134,7 +134,7 @@ def first_look(place: Place) -> Spent:
             watch = seen.watch
             lasted.append(time.perf_counter() - started)
 
-    with _opened(place) as (tables, contents, states):
+    with _opened(place) as (prompts, contents, states):
         spent = _spent(work)
     return Spent(seconds=spent.seconds, mib=spent.mib, ticks=len(lasted), longest=max(lasted))
 
@@ -154,23 +154,23 @@ def settle(place: Place) -> None:
 
 def audit(place: Place) -> Spent:
     """Count each set's rows, find their newest times, and compare both with what is known."""
-    with _opened(place) as (tables, contents, _):
-        newest, now = newest_time(tables), time.time()
+    with _opened(place) as (prompts, contents, _):
+        newest, now = newest_time(prompts), time.time()
         watch = Watch(newest=newest, rows=10**9, verified_at=now)
-        return _spent(lambda: _look(tables, contents, watch, newest=newest, now=now, tiers=_TIERS))
+        return _spent(lambda: _look(prompts, contents, watch, newest=newest, now=now, tiers=_TIERS))
 
 
 def verify(place: Place) -> Spent:
     """Compare every row with what is known, in slices."""
-    with _opened(place) as (tables, contents, _):
-        newest, now = newest_time(tables), time.time()
+    with _opened(place) as (prompts, contents, _):
+        newest, now = newest_time(prompts), time.time()
         watch = Watch(newest=newest, rows=10**9, audited_at=now)
         tiers = dataclasses.replace(_TIERS, tick_seconds=1000)
-        return _spent(lambda: _look(tables, contents, watch, newest=newest, now=now, tiers=tiers))
+        return _spent(lambda: _look(prompts, contents, watch, newest=newest, now=now, tiers=tiers))
 
 
 def _look(
-    tables: SourceTables,
+    prompts: PromptsTable,
     contents: SetContents,
     watch: Watch,
     *,
@@ -178,7 +178,7 @@ def _look(
     now: float,
     tiers: Tiers,
 ) -> None:
-    seen = observe(tables, contents, watch, newest=newest, now=now, tiers=tiers)
+    seen = observe(prompts, contents, watch, newest=newest, now=now, tiers=tiers)
     if not seen.all_sets or seen.watch.verifying_since:
         raise AssertionError("not all was looked at")
 

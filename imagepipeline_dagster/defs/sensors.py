@@ -1,5 +1,6 @@
 """The sensors: they read a cursor, and hand on what a tick found."""
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -116,6 +117,7 @@ def watched_dataset(
             max_removed_share=dataset.watching.max_removed_share,
         ),
         max_runs=dataset.watching.max_runs_per_tick,
+        clock=time.time,
     )
 
 

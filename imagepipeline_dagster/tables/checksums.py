@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.found import FoundTable
-from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.tables.reading import PromptsTable
 from imagepipeline_dagster.tables.summaries import SetSummary
 from imagepipeline_dagster.tables.values import read_text
 
@@ -27,33 +27,27 @@ _CHUNK = 2_000  # rows held at a time
 _MARSHAL_VERSION = 2
 
 
-def checksums_among(tables: SourceTables, prompt_sets: Collection[str]) -> dict[str, str]:
+def checksums_among(prompts: PromptsTable, prompt_sets: Collection[str]) -> dict[str, str]:
     """Return the checksums of these sets; one without rows is absent. `updated_at` is not in it."""
-    with tables.connected() as connection:
-        return _checksums(tables, connection, tables.among(connection, prompt_sets))
+    return _checksums(prompts, prompts.among(prompt_sets))
 
 
-def checksums_between(tables: SourceTables, first: SetSummary, last: SetSummary) -> dict[str, str]:
+def checksums_between(prompts: PromptsTable, first: SetSummary, last: SetSummary) -> dict[str, str]:
     """Return the checksums of all sets from one to another, in the database's own order."""
-    with tables.connected() as connection:
-        table = tables.prompts_table(connection)
-        column: sa.ColumnElement[Any] = table.prompt_set
-        if isinstance(column.type, sa.types.NullType):  # texts
-            column = table.exact_prompt_set(connection)
-        between = sa.and_(column >= first.value, column <= last.value)
-        return _checksums(tables, connection, between)
+    column: sa.ColumnElement[Any] = prompts.found.prompt_set
+    if isinstance(column.type, sa.types.NullType):  # texts
+        column = prompts.exact_prompt_set
+    return _checksums(prompts, sa.and_(column >= first.value, column <= last.value))
 
 
-def _checksums(
-    tables: SourceTables, connection: sa.Connection, wanted: sa.ColumnElement[bool]
-) -> dict[str, str]:
-    table = tables.prompts_table(connection)
-    in_database = connection.dialect.name == "postgresql"
-    add_up = _summed_by_postgresql if in_database else _summed_here
+def _checksums(prompts: PromptsTable, wanted: sa.ColumnElement[bool]) -> dict[str, str]:
     sums: dict[str, int] = {}
-    for raw, number in add_up(connection, table, wanted):
-        name = read_text(raw) or ""
-        sums[name] = sums.get(name, 0) + number
+    with prompts.reporting() as connection:
+        in_database = connection.dialect.name == "postgresql"
+        add_up = _summed_by_postgresql if in_database else _summed_here
+        for raw, number in add_up(connection, prompts.found, wanted):
+            name = read_text(raw) or ""
+            sums[name] = sums.get(name, 0) + number
     return {name: f"{number % 2 ** (8 * _BYTES):x}" for name, number in sums.items()}
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,6 +32,7 @@ from imagepipeline_dagster.tables.values import read_text
 
 __all__ = [
     "ColumnMissing",
+    "PromptsTable",
     "SourceTables",
     "TableMissing",
     "TablesError",
@@ -82,8 +85,8 @@ class SourceTables:
 
     def prompt_sets(self) -> list[str]:
         """Return the names of the prompt sets, sorted; rows without one are left out."""
-        with self.connected() as connection:
-            names = {read_text(raw) for raw in self._set_values(connection)}
+        with self.open_prompts() as prompts:
+            names = {read_text(raw) for raw in prompts.set_values()}
         return sorted(name for name in names if name is not None)
 
     def prompts(self, prompt_set: str) -> list[PromptRow]:
@@ -92,12 +95,13 @@ class SourceTables:
 
     def iter_prompts(self, prompt_sets: Collection[str] | None = None) -> Iterator[PromptRow]:
         """Yield the rows of these sets, or of all, in no order, 2,000 in memory at a time."""
-        with self.connected() as connection:
+        with self._connected() as connection:
+            prompts = PromptsTable(self, connection, self.prompts_found(connection))
             if prompt_sets is None:
-                assigned = self.prompts_table(connection).column("prompt_set").is_not(None)
+                assigned = prompts.found.column("prompt_set").is_not(None)
                 yield from self._rows(connection, PromptRow, assigned)
                 return
-            wanted = self.among(connection, prompt_sets)
+            wanted = prompts.among(prompt_sets)
             # Compared here too, because some collations ignore case.
             names = frozenset(prompt_sets)
             for row in self._rows(connection, PromptRow, wanted):
@@ -107,8 +111,8 @@ class SourceTables:
     def prompt_ids(self) -> dict[str, set[str]]:
         """Return the prompt ids of each prompt set; rows without a set are left out."""
         ids: dict[str, set[str]] = {}
-        with self.connected() as connection:
-            table = self.prompts_table(connection)
+        with self._connected() as connection:
+            table = self.prompts_found(connection)
             prompt_set, prompt_id = table.column("prompt_set"), table.column("prompt_id")
             query = (
                 sa.select(prompt_set, prompt_id)
@@ -121,17 +125,9 @@ class SourceTables:
                     ids.setdefault(read_text(raw_set) or "", set()).add(read_text(raw_id) or "")
         return ids
 
-    def unassigned_count(self) -> int:
-        """Return the number of rows whose prompt set is null: nothing is made from them."""
-        with self.connected() as connection:
-            table = self.prompts_table(connection)
-            unassigned = table.column("prompt_set").is_(None)
-            query = sa.select(sa.func.count()).select_from(table.clause()).where(unassigned)
-            return connection.scalar(query) or 0
-
     def embeddings(self) -> dict[str, EmbeddingRow]:
         """Return the embeddings by id. Where an id stands twice, the newest row counts."""
-        with self.connected() as connection:
+        with self._connected() as connection:
             known = self._table(connection, EmbeddingRow).column("embedding_id").is_not(None)
             rows = list(self._rows(connection, EmbeddingRow, known))
         return {row.embedding_id: row for row in sorted(rows, key=_age)}
@@ -141,43 +137,44 @@ class SourceTables:
         self._found = {}
 
     @contextlib.contextmanager
-    def connected(self) -> Iterator[sa.Connection]:
-        """Give a connection in a transaction that only reads; for the modules of this package."""
+    def open_prompts(self) -> Iterator[PromptsTable]:
+        """Give the prompts table, open for many questions on one connection."""
+        with self.reporting():
+            connection = self._engine.connect()
+        # Whoever has it open does other things in between, whose errors are not the tables'.
+        with connection:
+            with self.reporting(), _transaction(connection):
+                found = self.prompts_found(connection)
+            yield PromptsTable(self, connection, found)
+
+    @contextlib.contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Say what is wrong with the tables; for the modules of this package."""
         try:
-            with reporting_database_errors(self._url), self._engine.connect() as connection:
-                if connection.dialect.name == "postgresql":
-                    connection.exec_driver_sql(
-                        f"SET LOCAL statement_timeout = {int(1000 * _QUERY_SECONDS)}"
-                    )
-                yield connection
+            with reporting_database_errors(self._url):
+                yield
         except TablesError:
             self.look_up_again()
             raise
 
-    def prompts_table(self, connection: sa.Connection) -> FoundTable:
-        """Return the prompts table as the database has it."""
-        return self._table(connection, PromptRow)
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[sa.Connection]:
+        with self.reporting(), self._engine.connect() as connection, _transaction(connection):
+            yield connection
 
-    def among(
-        self, connection: sa.Connection, prompt_sets: Collection[str]
-    ) -> sa.ColumnElement[bool]:
-        """Return the condition that a row is of one of these sets."""
-        column = self.prompts_table(connection).prompt_set
-        if isinstance(column.type, sa.types.NullType):
-            return column.in_(prompt_sets)
-        # A number, a uuid or an enum: compared as the database has it, not as text.
-        names = frozenset(prompt_sets)
-        return column.in_([raw for raw in self._set_values(connection) if read_text(raw) in names])
+    def prompts_found(self, connection: sa.Connection) -> FoundTable:
+        """Return the prompts table as the database has it; for the modules of this package."""
+        return self._table(connection, PromptRow)
 
     def _table(
         self, connection: sa.Connection, row_type: type[PromptRow | EmbeddingRow]
     ) -> FoundTable:
-        found = self._found.get(row_type)
-        if found is None:
+        table = self._found.get(row_type)
+        if table is None:
             mapping = self._prompts_mapping if row_type is PromptRow else self._embeddings_mapping
             # Another thread may forget it at any moment.
-            self._found[row_type] = found = find_table(connection, mapping, row_type)
-        return found
+            self._found[row_type] = table = find_table(connection, mapping, row_type)
+        return table
 
     def _rows(
         self, connection: sa.Connection, row_type: type[RowT], wanted: sa.ColumnElement[bool]
@@ -193,11 +190,64 @@ class SourceTables:
             for values in result:
                 yield read(values)
 
-    def _set_values(self, connection: sa.Connection) -> list[Any]:
-        table = self._table(connection, PromptRow)
-        column = table.exact_prompt_set(connection)
-        query = sa.select(column).distinct().select_from(table.clause()).where(column.is_not(None))
-        return list(connection.scalars(query))
+
+@dataclass(frozen=True, slots=True)
+class PromptsTable:
+    """The prompts table, open: a connection, and the columns that the table has.
+
+    The cheap questions of `summaries` and `checksums` are asked of it, one after another. Each is a
+    transaction of its own: a longer one would keep those out who write to a SQLite file.
+    """
+
+    source: SourceTables
+    connection: sa.Connection
+    found: FoundTable
+
+    def looked_up_again(self) -> PromptsTable:
+        """Return the same with the columns that the table has now: somebody may have added one."""
+        self.source.look_up_again()
+        with self.reporting() as connection:
+            return dataclasses.replace(self, found=self.source.prompts_found(connection))
+
+    @contextlib.contextmanager
+    def reporting(self) -> Iterator[sa.Connection]:
+        """Give the connection, and say what is wrong with the tables where a query fails."""
+        with self.source.reporting(), _transaction(self.connection):
+            yield self.connection
+
+    @property
+    def exact_prompt_set(self) -> sa.ColumnElement[Any]:
+        """The column of the sets, to group by."""
+        return self.found.exact_prompt_set(self.connection)
+
+    def among(self, prompt_sets: Collection[str]) -> sa.ColumnElement[bool]:
+        """Return the condition that a row is of one of these sets."""
+        column = self.found.prompt_set
+        if isinstance(column.type, sa.types.NullType):
+            return column.in_(prompt_sets)
+        # A number, a uuid or an enum: compared as the database has it, not as text.
+        names = frozenset(prompt_sets)
+        return column.in_([raw for raw in self.set_values() if read_text(raw) in names])
+
+    def set_values(self) -> list[Any]:
+        """Return the names of the sets as the database has them."""
+        column = self.exact_prompt_set
+        query = sa.select(column).distinct().select_from(self.found.clause())
+        with self.reporting() as connection:
+            return list(connection.scalars(query.where(column.is_not(None))))
+
+
+@contextlib.contextmanager
+def _transaction(connection: sa.Connection) -> Iterator[None]:
+    """Give queries a transaction and a limit of time; within another they are part of that."""
+    if connection.in_transaction():
+        yield
+        return
+    with connection.begin():
+        if connection.dialect.name == "postgresql":
+            milliseconds = int(1000 * _QUERY_SECONDS)
+            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {milliseconds}")
+        yield
 
 
 def _age(row: EmbeddingRow) -> tuple[dt.datetime, str]:

@@ -15,11 +15,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.errors import SetsMerged
-from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.tables.reading import PromptsTable
 from imagepipeline_dagster.tables.values import read_text
 
 __all__ = [
     "SetSummary",
+    "count_unassigned",
     "is_later",
     "lasts_seconds",
     "newest_time",
@@ -43,25 +44,33 @@ class SetSummary:
     value: Any
 
 
-def newest_time(tables: SourceTables) -> str | None:
+def newest_time(prompts: PromptsTable) -> str | None:
     """Return the newest time in the prompts table; None where there is none, or no such column."""
-    with tables.connected() as connection:
-        table = tables.prompts_table(connection)
+    table = prompts.found
+    with prompts.reporting() as connection:
         if "updated_at" not in table.types:
             return None
         query = sa.select(sa.func.max(table.column("updated_at"))).select_from(table.clause())
         return stored_time(connection.scalar(query))
 
 
-def sets_since(tables: SourceTables, newest: str, *, at_most: int) -> list[str]:
+def count_unassigned(prompts: PromptsTable) -> int:
+    """Return the number of rows whose prompt set is null: nothing is made from them."""
+    unassigned = prompts.found.column("prompt_set").is_(None)
+    query = sa.select(sa.func.count()).select_from(prompts.found.clause()).where(unassigned)
+    with prompts.reporting() as connection:
+        return connection.scalar(query) or 0
+
+
+def sets_since(prompts: PromptsTable, newest: str, *, at_most: int) -> list[str]:
     """Return the sets with a row of this time or later, `at_most` of them.
 
     Counted from the whole second: a database's own clock may have no finer times.
     """
-    with tables.connected() as connection:
-        table = tables.prompts_table(connection)
+    table = prompts.found
+    with prompts.reporting() as connection:
         query = (
-            sa.select(table.exact_prompt_set(connection))
+            sa.select(prompts.exact_prompt_set)
             .distinct()
             .select_from(table.clause())
             .where(
@@ -74,16 +83,16 @@ def sets_since(tables: SourceTables, newest: str, *, at_most: int) -> list[str]:
 
 
 def summarise_sets(
-    tables: SourceTables, prompt_sets: Collection[str] | None = None
+    prompts: PromptsTable, prompt_sets: Collection[str] | None = None
 ) -> list[SetSummary]:
     """Return the summaries of these sets, or of all, in the database's own order of their names."""
-    with tables.connected() as connection:
-        table = tables.prompts_table(connection)
+    table = prompts.found
+    with prompts.reporting() as connection:
         column = table.column("prompt_set")
         wanted: sa.ColumnElement[bool] = column.is_not(None)
         if prompt_sets is not None:
-            wanted = tables.among(connection, prompt_sets)
-        exact = table.exact_prompt_set(connection)
+            wanted = prompts.among(prompt_sets)
+        exact = prompts.exact_prompt_set
         newest = table.column("updated_at") if "updated_at" in table.types else sa.null()
         query = (
             sa.select(exact, sa.func.count(), sa.func.max(newest))
@@ -98,21 +107,20 @@ def summarise_sets(
     return [each for each in found if names is None or each.prompt_set in names]
 
 
-def refuse_merged_sets(tables: SourceTables, prompt_sets: Collection[str]) -> None:
+def refuse_merged_sets(prompts: PromptsTable, prompt_sets: Collection[str]) -> None:
     """Refuse a table in which one of these sets is found under another's name only.
 
     Raises:
         SetsMerged: names it and the other.
     """
     for name in sorted(prompt_sets):
-        with tables.connected() as connection:
-            table = tables.prompts_table(connection)
-            query = (
-                sa.select(table.exact_prompt_set(connection))
-                .distinct()
-                .select_from(table.clause())
-                .where(tables.among(connection, [name]))
-            )
+        query = (
+            sa.select(prompts.exact_prompt_set)
+            .distinct()
+            .select_from(prompts.found.clause())
+            .where(prompts.among([name]))
+        )
+        with prompts.reporting() as connection:
             found = sorted(read_text(raw) or "" for raw in connection.scalars(query))
         if found and name not in found:
             raise SetsMerged(

@@ -23,7 +23,7 @@ from imagepipeline_dagster.tables.fingerprints import (
     fingerprint_sets,
     fingerprint_used,
 )
-from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.tables.reading import PromptsTable
 from imagepipeline_dagster.tables.schema import EmbeddingRow
 from imagepipeline_dagster.tables.summaries import (
     SetSummary,
@@ -74,16 +74,16 @@ class SetContents:
         """Drop what is kept of sets that left the tables, given all that are there."""
         self._drop(set(self._summaries()).difference(prompt_sets))
 
-    def look_at(self, tables: SourceTables, prompt_sets: Collection[str]) -> None:
+    def look_at(self, prompts: PromptsTable, prompt_sets: Collection[str]) -> None:
         """See what these sets say now, in the same way as `examine`; drop those without rows."""
         names = list(prompt_sets)
         for some in _parts(names):
-            summaries = summarise_sets(tables, some)
+            summaries = summarise_sets(prompts, some)
             self._drop(set(some) - {summary.prompt_set for summary in summaries})
-            self.examine(tables, summaries)
+            self.examine(prompts, summaries)
 
     def examine(
-        self, tables: SourceTables, sets: Sequence[SetSummary], *, neighbours: bool = False
+        self, prompts: PromptsTable, sets: Sequence[SetSummary], *, neighbours: bool = False
     ) -> None:
         """Compare the rows of these sets with what is kept, and read those that differ.
 
@@ -95,11 +95,11 @@ class SetContents:
             return
         names = [each.prompt_set for each in sets]
         if neighbours:
-            checksums = checksums_between(tables, sets[0], sets[-1])
+            checksums = checksums_between(prompts, sets[0], sets[-1])
             # New since the sets were listed, or listed under another's name.
-            refuse_merged_sets(tables, checksums.keys() - set(names))
+            refuse_merged_sets(prompts, checksums.keys() - set(names))
         else:
-            checksums = checksums_among(tables, names)
+            checksums = checksums_among(prompts, names)
         kept = self._kept(names)
         changed, seen = [], []
         for summary in sets:
@@ -111,7 +111,7 @@ class SetContents:
                 seen.append(summary)
         self._save_summaries(seen)
         if changed:
-            self._read(tables, changed, checksums)
+            self._read(prompts, changed, checksums)
 
     def use_embeddings(self, embeddings: Mapping[str, EmbeddingRow]) -> None:
         """Note what the embeddings say now, for all sets whose rows name them."""
@@ -158,12 +158,12 @@ class SetContents:
             )
 
     def _read(
-        self, tables: SourceTables, sets: Sequence[SetSummary], checksums: Mapping[str, str]
+        self, prompts: PromptsTable, sets: Sequence[SetSummary], checksums: Mapping[str, str]
     ) -> None:
-        embeddings = tables.embeddings()
+        embeddings = prompts.source.embeddings()
         for some in _parts(sets):
             names = [each.prompt_set for each in some]
-            fingerprints = fingerprint_sets(tables, names, embeddings=embeddings)
+            fingerprints = fingerprint_sets(prompts.source, names, embeddings=embeddings)
             earlier = self._contents(names)
             now = dt.datetime.now(dt.UTC)
             # A set without rows now is gone meanwhile, which the next look sees.
@@ -184,7 +184,7 @@ class SetContents:
             ]
             with self._ledger.engine.begin() as connection:
                 _save(connection, self._dataset, read)
-        now_there = tables.embeddings()
+        now_there = prompts.source.embeddings()
         if fingerprint_embeddings(now_there) != fingerprint_embeddings(embeddings):
             # Changed meanwhile: whoever looks after them may have been here before us.
             self.use_embeddings(now_there)

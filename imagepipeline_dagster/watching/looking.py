@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.tables.reading import PromptsTable
 from imagepipeline_dagster.tables.summaries import (
     SetSummary,
     is_later,
@@ -151,7 +151,7 @@ class Observation:
 
 
 def observe(
-    tables: SourceTables,
+    prompts: PromptsTable,
     contents: SetContents,
     watch: Watch,
     *,
@@ -175,13 +175,13 @@ def observe(
     elif moved and not is_later(newest, watch.newest):
         audit = True  # what was newest is gone
     elif moved or watch.newest_since is not None:
-        suspects.update(sets_since(tables, watch.newest, at_most=tiers.few_sets + 1))
+        suspects.update(sets_since(prompts, watch.newest, at_most=tiers.few_sets + 1))
     many = len(suspects) > tiers.few_sets
     verify, audit = verify or many, audit or many
 
     if audit:
-        tables.look_up_again()
-        summaries = summarise_sets(tables)
+        prompts = prompts.looked_up_again()
+        summaries = summarise_sets(prompts)
         differing = contents.differing(summaries)
         few_differ = len(differing) <= tiers.few_sets
         verify = verify or not few_differ
@@ -192,16 +192,16 @@ def observe(
             audited_at=now if few_differ else watch.audited_at,
         )
     else:
-        summaries = summarise_sets(tables, suspects) if suspects else []
+        summaries = summarise_sets(prompts, suspects) if suspects else []
     begins = verify and watch.verifying_since is None
     if begins:
         watch = dataclasses.replace(watch, verifying_since=now, position=None)
 
     new = () if audit else tuple(contents.unknown([each.prompt_set for each in summaries]))
     if len(suspects) <= tiers.few_sets and not (begins and watch.rows <= tiers.slice_rows):
-        contents.examine(tables, [each for each in summaries if each.prompt_set in suspects])
+        contents.examine(prompts, [each for each in summaries if each.prompt_set in suspects])
     if verify:
-        watch = _verify(tables, contents, watch, summaries, tiers, lambda: clock() >= deadline)
+        watch = _verify(prompts, contents, watch, summaries, tiers, lambda: clock() >= deadline)
 
     # A verification that began earlier may have passed sets which changed since: then it has to
     # begin again, and the newest time stays to be seen until it does.
@@ -218,7 +218,7 @@ def observe(
 
 
 def _verify(
-    tables: SourceTables,
+    prompts: PromptsTable,
     contents: SetContents,
     watch: Watch,
     sets: Sequence[SetSummary],
@@ -229,7 +229,7 @@ def _verify(
     digests = [_digest(each.prompt_set) for each in sets]
     start = digests.index(watch.position) + 1 if watch.position in digests else 0
     for end in _slice_ends(sets, start, tiers.slice_rows):
-        contents.examine(tables, sets[start:end], neighbours=True)
+        contents.examine(prompts, sets[start:end], neighbours=True)
         start = end
         if is_late() and end < len(sets):
             return dataclasses.replace(watch, position=digests[end - 1])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import time
 from collections.abc import Callable, Iterable, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
 from imagepipeline_dagster.tables.fingerprints import SetFingerprint, fingerprint_embeddings
 from imagepipeline_dagster.tables.reading import SourceTables
-from imagepipeline_dagster.tables.summaries import newest_time
+from imagepipeline_dagster.tables.summaries import count_unassigned, newest_time
 from imagepipeline_dagster.watching.contents import SetContents
 from imagepipeline_dagster.watching.looking import (
     FIRST_TICK,
@@ -70,7 +69,7 @@ class WatchedDataset:
     tiers: Tiers
     rules: PartitionRules
     max_runs: int
-    clock: Callable[[], float] = time.time
+    clock: Callable[[], float]
 
     def states(self, ledger: Ledger) -> PromptSetStates:
         """Return the states of its prompt sets."""
@@ -127,36 +126,57 @@ def watch_prompts(watched: WatchedDataset, cursor: str | None) -> PromptsTick | 
         TooManyGone: more sets left the table than the rules allow.
         TablesError: the table cannot be read.
     """
-    watch, now = Watch.read(cursor), watched.clock()
-    newest = newest_time(watched.tables)
-    if watch.is_quiet(newest, now=now, tiers=watched.tiers):
-        return None
-    tick = f"prompts {watch.tick}"
-    present = watched.partitions()
-    with watched.open_ledger() as ledger:
-        contents, states = watched.contents(ledger), watched.states(ledger)
-        _close_first_tick(states, "prompts", watch.tick)
-        seen = observe(watched.tables, contents, watch, newest=newest, now=now, tiers=watched.tiers)
-        changes = partition_changes(
-            seen, present, rules=watched.rules, in_use=watched.partitions_in_use
-        )
-        if seen.all_sets:
-            contents.keep_only(seen.sets)
-        repeated = {run.prompt_set for run in states.asked_in(tick)}
-        # What is new to this instance was never made on it, whatever an older one knew.
-        states.forget(_prompt_sets((*changes.added, *changes.removed)) - repeated)
-        there = (present | set(changes.added)) - set(changes.removed)
-        if seen.all_sets:
-            # A set that was asked for in a tick that got lost may be gone without a partition.
-            states.keep_only(_prompt_sets(there))
-        states.settle()
-        waiting = _in_partitions(states.wanting_for_prompts(), there)
-        runs = states.ask_for(waiting, tick=tick, at_most=watched.max_runs)
-        unreported = _in_partitions(states.unreported(tick), there)
-        reported = unreported[: watched.max_runs]
-        states.record_reported(reported, tick=tick)
+    with watched.tables.open_prompts() as prompts:
+        watch, now = Watch.read(cursor), watched.clock()
+        newest = newest_time(prompts)
+        if watch.is_quiet(newest, now=now, tiers=watched.tiers):
+            return None
+        present = watched.partitions()
+        with watched.open_ledger() as ledger:
+            contents = watched.contents(ledger)
+            seen = observe(prompts, contents, watch, newest=newest, now=now, tiers=watched.tiers)
+            changes = partition_changes(
+                seen, present, rules=watched.rules, in_use=watched.partitions_in_use
+            )
+            if seen.all_sets:
+                contents.keep_only(seen.sets)
+            return _prompts_tick(
+                watched,
+                watched.states(ledger),
+                seen,
+                changes,
+                tick=watch.tick,
+                there=(present | set(changes.added)) - set(changes.removed),
+                unassigned=count_unassigned(prompts) if seen.all_sets else 0,
+            )
+
+
+def _prompts_tick(
+    watched: WatchedDataset,
+    states: PromptSetStates,
+    seen: Observation,
+    changes: PartitionChanges,
+    *,
+    tick: str,
+    there: Set[str],
+    unassigned: int,
+) -> PromptsTick:
+    """Ask for what is wanted of the sets that are there; a repeated tick asks for the same."""
+    _close_first_tick(states, "prompts", tick)
+    name = f"prompts {tick}"
+    repeated = {run.prompt_set for run in states.asked_in(name)}
+    # What is new to this instance was never made on it, whatever an older one knew.
+    states.forget(_prompt_sets((*changes.added, *changes.removed)) - repeated)
+    if seen.all_sets:
+        # A set that was asked for in a tick that got lost may be gone without a partition.
+        states.keep_only(_prompt_sets(there))
+    states.settle()
+    waiting = _in_partitions(states.wanting_for_prompts(), there)
+    runs = states.ask_for(waiting, tick=name, at_most=watched.max_runs)
+    unreported = _in_partitions(states.unreported(name), there)
+    reported = unreported[: watched.max_runs]
+    states.record_reported(reported, tick=name)
     is_left = len(waiting) + len(repeated) > len(runs) or len(unreported) > len(reported)
-    next_watch = dataclasses.replace(seen.watch, tick=new_tick(), waiting=is_left)
     return PromptsTick(
         runs=runs,
         added=changes.added,
@@ -164,8 +184,8 @@ def watch_prompts(watched: WatchedDataset, cursor: str | None) -> PromptsTick | 
         in_use=changes.in_use,
         reported=reported,
         rows=seen.watch.rows,
-        unassigned=watched.tables.unassigned_count() if seen.all_sets else 0,
-        cursor=next_watch.text(),
+        unassigned=unassigned,
+        cursor=dataclasses.replace(seen.watch, tick=new_tick(), waiting=is_left).text(),
     )
 
 
@@ -188,7 +208,8 @@ def watch_embeddings(watched: WatchedDataset, cursor: str | None) -> EmbeddingsT
         waiting = _in_partitions(states.wanting_for_embeddings(), there)
         chosen = {desired.prompt_set for desired in waiting[: watched.max_runs]}
         # Their rows may have changed too: that is to be one run.
-        contents.look_at(watched.tables, chosen)
+        with watched.tables.open_prompts() as prompts:
+            contents.look_at(prompts, chosen)
         states.settle()
         wanting = [
             desired for desired in states.wanting_for_embeddings() if desired.prompt_set in chosen
@@ -235,7 +256,8 @@ def ask_again(watched: WatchedDataset, *, tick: str) -> list[AskedRun]:
             state for state in states.overdue(now=now) if partition_key(state.prompt_set) in free
         ]
         # What they say may have changed since the sensors looked.
-        watched.contents(ledger).look_at(watched.tables, [state.prompt_set for state in overdue])
+        with watched.tables.open_prompts() as prompts:
+            watched.contents(ledger).look_at(prompts, [state.prompt_set for state in overdue])
         return states.ask_again(overdue, now=now, tick=tick, at_most=watched.max_runs)
 
 

@@ -24,6 +24,7 @@ from imagepipeline_dagster.tables.summaries import (
     sets_since,
     summarise_sets,
 )
+from tests.tables.asking import asked
 
 TABLES = (
     "CREATE SCHEMA studio",
@@ -77,7 +78,7 @@ def test_rows_are_read(url: str) -> None:
 def test_changes_are_seen(url: str) -> None:
     """Newest times, summaries and checksums follow what another program writes."""
     with SourceTables(url, prompts=BRIEFS) as tables:
-        newest, before = newest_time(tables), checksums_among(tables, ["spring"])
+        newest, before = asked(newest_time, tables), asked(checksums_among, tables, ["spring"])
         fingerprints = fingerprint_sets(tables)
         assert newest is not None
         execute(
@@ -86,10 +87,10 @@ def test_changes_are_seen(url: str) -> None:
             "INSERT INTO studio.briefs (campaign, prompt_id, prompt, updated_at)"
             " VALUES ('autumn', uuid(), 'a raft', now())",
         )
-        assert sets_since(tables, newest, at_most=9) == ["autumn", "spring"]
-        first, last = summarise_sets(tables)
-        assert checksums_between(tables, last, last) == before
-        assert set(checksums_between(tables, first, last)) == {"autumn", "spring"}
+        assert asked(sets_since, tables, newest, at_most=9) == ["autumn", "spring"]
+        first, last = asked(summarise_sets, tables)
+        assert asked(checksums_between, tables, last, last) == before
+        assert set(asked(checksums_between, tables, first, last)) == {"autumn", "spring"}
         assert fingerprint_sets(tables, ["spring"]) == fingerprints
 
 
@@ -98,7 +99,8 @@ def test_nothing_is_written(url: str, tmp_path: Path) -> None:
     with (
         SourceTables(url) as tables,
         pytest.raises(TablesUnavailable, match="read-only"),
-        tables.connected() as connection,
+        tables.open_prompts() as prompts,
+        prompts.reporting() as connection,
     ):
         connection.exec_driver_sql("DELETE FROM embeddings")
     missing = f"duckdb:///{tmp_path / 'nowhere.duckdb'}"
@@ -120,9 +122,9 @@ def test_sets_that_a_collation_takes_for_one_are_refused(url: str) -> None:
         "INSERT INTO prompts VALUES ('spring', '1', 'x'), ('Spring', '1', 'x')",
     )
     with SourceTables(url) as tables:
-        (found,) = summarise_sets(tables)
-        refuse_merged_sets(tables, [found.prompt_set, "nowhere"])
-        checksums = checksums_between(tables, found, found)
+        (found,) = asked(summarise_sets, tables)
+        asked(refuse_merged_sets, tables, [found.prompt_set, "nowhere"])
+        checksums = asked(checksums_between, tables, found, found)
         assert checksums.keys() == {"spring", "Spring"}
         with pytest.raises(TablesError, match=r"the prompt sets '.pring' and '.pring' for one"):
-            refuse_merged_sets(tables, checksums)
+            asked(refuse_merged_sets, tables, checksums)

@@ -17,7 +17,13 @@ from imagepipeline_dagster.tables.reading import (
     TablesUnavailable,
 )
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
-from imagepipeline_dagster.tables.summaries import newest_time, sets_since, summarise_sets
+from imagepipeline_dagster.tables.summaries import (
+    count_unassigned,
+    newest_time,
+    sets_since,
+    summarise_sets,
+)
+from tests.tables.asking import asked
 from tests.tables.conftest import Execute
 
 THREE = (
@@ -35,7 +41,7 @@ def test_sets_and_rows(tables: SourceTables, execute: Execute) -> None:
     assert tables.prompts("a/ü") == [PromptRow(prompt_set="a/ü", prompt_id="1", prompt="z")]
     assert tables.prompts("unknown") == []
     assert len(list(tables.iter_prompts())) == 3
-    assert tables.unassigned_count() == 1
+    assert asked(count_unassigned, tables) == 1
     assert sorted(row.prompt for row in tables.iter_prompts()) == ["x", "y", "z"]
 
 
@@ -352,11 +358,11 @@ def test_a_user_who_may_only_read_is_enough(postgres_url: str) -> None:
     try:
         read_only = engine.url.set(username="reader", password="reader")
         with SourceTables(read_only.render_as_string(hide_password=False)) as tables:
-            newest = newest_time(tables)
+            newest = asked(newest_time, tables)
             assert newest is not None
-            assert sets_since(tables, newest, at_most=5) == ["s"]
-            assert [each.rows for each in summarise_sets(tables)] == [1]
-            assert set(checksums_among(tables, ["s"])) == {"s"}
+            assert asked(sets_since, tables, newest, at_most=5) == ["s"]
+            assert [each.rows for each in asked(summarise_sets, tables)] == [1]
+            assert set(asked(checksums_among, tables, ["s"])) == {"s"}
             assert tables.prompts("s")
             assert tables.embeddings() == {}
     finally:

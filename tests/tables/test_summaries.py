@@ -19,6 +19,7 @@ from imagepipeline_dagster.tables.summaries import (
     stored_time,
     summarise_sets,
 )
+from tests.tables.asking import asked
 from tests.tables.conftest import Execute
 
 
@@ -36,16 +37,16 @@ def three(tables_url: str, execute: Execute) -> None:
 @pytest.mark.usefixtures("three")
 def test_newest_time_and_the_sets_since(tables: SourceTables, execute: Execute) -> None:
     """Sets with rows of the newest time itself are among those since, and so are later ones."""
-    newest = newest_time(tables)
+    newest = asked(newest_time, tables)
     assert newest is not None
-    assert sets_since(tables, newest, at_most=9) == ["b", "c"]
+    assert asked(sets_since, tables, newest, at_most=9) == ["b", "c"]
     execute("UPDATE prompts SET updated_at = '2026-05-01 12:00:08' WHERE prompt_set = 'a'")
-    later = newest_time(tables)
+    later = asked(newest_time, tables)
     assert later is not None
     assert is_later(later, newest)
     assert not is_later(newest, later)
-    assert sets_since(tables, newest, at_most=9) == ["a", "b", "c"]
-    assert len(sets_since(tables, newest, at_most=2)) == 2
+    assert asked(sets_since, tables, newest, at_most=9) == ["a", "b", "c"]
+    assert len(asked(sets_since, tables, newest, at_most=2)) == 2
 
 
 @pytest.mark.usefixtures("three")
@@ -54,18 +55,18 @@ def test_times_finer_than_a_second_hide_no_coarser_ones(
 ) -> None:
     """A row stamped by the second counts as since another that was stamped within that second."""
     execute("UPDATE prompts SET updated_at = '2026-05-01 12:00:07.900000' WHERE prompt_set = 'c'")
-    newest = newest_time(tables)
+    newest = asked(newest_time, tables)
     assert newest is not None
-    assert sets_since(tables, newest, at_most=9) == ["b", "c"]
+    assert asked(sets_since, tables, newest, at_most=9) == ["b", "c"]
 
 
 @pytest.mark.usefixtures("three")
 def test_summaries_count_rows_and_find_newest_times(tables: SourceTables) -> None:
     """Each set has its rows and newest time; some sets, or all in the database's order."""
-    found = summarise_sets(tables)
+    found = asked(summarise_sets, tables)
     assert [(each.prompt_set, each.rows) for each in found] == [("a", 2), ("b", 1), ("c", 1)]
-    assert found[0].newest != found[1].newest == found[2].newest == newest_time(tables)
-    assert summarise_sets(tables, ["a", "nowhere"]) == found[:1]
+    assert found[0].newest != found[1].newest == found[2].newest == asked(newest_time, tables)
+    assert asked(summarise_sets, tables, ["a", "nowhere"]) == found[:1]
 
 
 def test_tables_without_times(tables: SourceTables, execute: Execute) -> None:
@@ -74,13 +75,13 @@ def test_tables_without_times(tables: SourceTables, execute: Execute) -> None:
         "CREATE TABLE prompts (prompt_set INTEGER, prompt_id TEXT, prompt TEXT)",
         "INSERT INTO prompts VALUES (7, '1', 'x'), (NULL, '2', 'x')",
     )
-    assert newest_time(tables) is None
-    (found,) = summarise_sets(tables)
+    assert asked(newest_time, tables) is None
+    (found,) = asked(summarise_sets, tables)
     assert (found.prompt_set, found.rows, found.newest) == ("7", 1, None)
-    assert summarise_sets(tables, ["7"]) == [found]
+    assert asked(summarise_sets, tables, ["7"]) == [found]
     execute("ALTER TABLE prompts ADD updated_at TIMESTAMP")
     tables.look_up_again()
-    assert newest_time(tables) is None
+    assert asked(newest_time, tables) is None
 
 
 @pytest.mark.parametrize(
@@ -104,10 +105,10 @@ def test_times_as_people_have_them(
             for name, value in zip("ab", values, strict=True)
         ),
     )
-    newest = newest_time(tables)
+    newest = asked(newest_time, tables)
     assert newest is not None
-    assert "b" in sets_since(tables, newest, at_most=9)
-    (first, second) = summarise_sets(tables)
+    assert "b" in asked(sets_since, tables, newest, at_most=9)
+    (first, second) = asked(summarise_sets, tables)
     assert second.newest == newest
     assert first.newest is not None
     assert is_later(newest, first.newest)
@@ -133,15 +134,15 @@ def test_sets_that_differ_in_case_are_told_apart(
         )
     engine.dispose()
     with SourceTables(engine.url.render_as_string(hide_password=False)) as tables:
-        found = summarise_sets(tables)
+        found = asked(summarise_sets, tables)
         assert {each.prompt_set: each.rows for each in found} == {"spring": 1, "Spring": 2}
-        assert [each.prompt_set for each in summarise_sets(tables, ["Spring"])] == ["Spring"]
-        newest = newest_time(tables)
+        assert [each.prompt_set for each in asked(summarise_sets, tables, ["Spring"])] == ["Spring"]
+        newest = asked(newest_time, tables)
         assert newest is not None
-        assert sets_since(tables, newest, at_most=9) == ["Spring", "spring"]
+        assert asked(sets_since, tables, newest, at_most=9) == ["Spring", "spring"]
         assert tables.prompt_sets() == ["Spring", "spring"]
-        checksums = checksums_between(tables, found[0], found[-1])
-        assert checksums == checksums_among(tables, ["Spring", "spring"])
+        checksums = asked(checksums_between, tables, found[0], found[-1])
+        assert checksums == asked(checksums_among, tables, ["Spring", "spring"])
         assert len(checksums) == 2
 
 
@@ -161,9 +162,9 @@ def test_times_with_a_zone_are_kept_in_utc(postgres_url: str) -> None:
         )
     engine.dispose()
     with SourceTables(postgres_url) as tables:
-        newest = newest_time(tables)
+        newest = asked(newest_time, tables)
         assert newest == "time 2026-05-01 12:00:00+00:00"
-        assert sets_since(tables, newest, at_most=9) == ["a"]
+        assert asked(sets_since, tables, newest, at_most=9) == ["a"]
 
 
 def test_stored_times_are_told_apart_by_kind() -> None:

@@ -29,6 +29,7 @@ from imagepipeline_dagster.watching.looking import (
     observe,
 )
 from imagepipeline_dagster.watching.states import PromptSetStates
+from tests.tables.asking import asked
 
 NOON = 1_800_000_000.0
 TIERS = Tiers(audit_seconds=100, verify_seconds=1000, small_table_rows=0)
@@ -66,11 +67,17 @@ class Looker:
     def look(self, after: float = 0, tiers: Tiers = TIERS) -> Observation | None:
         """Look as closely as is due after some seconds; None where that is not at all."""
         self.now += after
-        newest = newest_time(self.tables)
+        newest = asked(newest_time, self.tables)
         if self.watch.is_quiet(newest, now=self.now, tiers=tiers):
             return None
-        seen = observe(
-            self.tables, self.contents, self.watch, newest=newest, now=self.now, tiers=tiers
+        seen = asked(
+            observe,
+            self.tables,
+            self.contents,
+            self.watch,
+            newest=newest,
+            now=self.now,
+            tiers=tiers,
         )
         self.watch = Watch.read(seen.watch.text())
         return seen
@@ -229,7 +236,7 @@ def test_sets_that_the_database_lists_as_one_are_refused(looker: Looker, tmp_pat
         SourceTables(url) as tables,
         pytest.raises(TablesError, match="collation of the column prompt_set"),
     ):
-        observe(tables, looker.contents, Watch(), newest=None, now=NOON, tiers=TIERS)
+        asked(observe, tables, looker.contents, Watch(), newest=None, now=NOON, tiers=TIERS)
 
 
 def test_touching_reads_no_row(looker: Looker, monkeypatch: pytest.MonkeyPatch) -> None:

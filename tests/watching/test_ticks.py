@@ -136,6 +136,29 @@ def test_a_tick_without_a_change_opens_no_ledger(daemon: Daemon) -> None:
     assert daemon.opened == before
 
 
+def test_a_tick_opens_the_prompts_table_once(daemon: Daemon) -> None:
+    """Counting, comparing and listing every set is one connection, where no row has to be read."""
+    daemon.add("a", "b", "c")
+    daemon.tick()
+    connections = []
+    sa.event.listen(daemon.tables._engine, "checkout", lambda *_: connections.append(1))
+
+    tick = daemon.tick(after=1001)
+
+    assert tick is not None
+    assert len(connections) == 1
+
+
+def test_a_trouble_of_the_ledger_is_not_the_tables(daemon: Daemon) -> None:
+    """What goes wrong in the ledger during a tick is not told as an error of the user's tables."""
+    daemon.add("a")
+    with daemon.ledger.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE ledger_set_contents")
+
+    with pytest.raises(sa.exc.OperationalError, match="ledger_set_contents"):
+        daemon.tick()
+
+
 def test_a_partition_in_use_goes_at_a_later_tick(daemon: Daemon) -> None:
     """A set that left the table keeps its partition while a run or a backfill names it."""
     daemon.add("a", "b")
