@@ -25,7 +25,7 @@ _SHOWN = 50  # samples of a difference
 
 @click.group("releases")
 def releases_group() -> None:
-    """Look at releases: list, show, compare, verify and export them."""
+    """Look at releases: list, show, compare, verify, export and prune them."""
 
 
 def _all(prefix: str) -> list[DatasetRelease]:
@@ -145,6 +145,27 @@ def verify(*, version: str, prefix: str) -> None:
         raise click.ClickException(f"{release.version} is not whole: {len(problems)} problems.")
     files = count_of(len(release.manifest.files), "file")
     click.echo(f"{release.version} is whole: {files}, each with its SHA-256.")
+
+
+@releases_group.command("prune")
+@click.option("--keep", type=click.IntRange(min=1), required=True, help="Newest releases to keep.")
+@click.option("--yes", is_flag=True, help="Delete without asking.")
+@_prefix
+def prune(*, keep: int, yes: bool, prefix: str) -> None:
+    """Delete all but the newest releases; their numbers are not used again."""
+    from imagepipeline_dagster.release.reading import delete_release
+
+    with plain_errors():
+        old = _all(prefix)[:-keep]
+        if not old:
+            click.echo(f"There are no more than {count_of(keep, 'release')}.")
+            return
+        versions = ", ".join(release.version for release in old)
+        if not yes:
+            click.confirm(f"Delete {versions}, for good?", abort=True)
+        for release in old:
+            delete_release(release.storage, release.manifest)
+    click.echo(f"Deleted: {versions}.")
 
 
 @releases_group.command("export")

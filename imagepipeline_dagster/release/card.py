@@ -15,6 +15,7 @@ from pydantic import AliasChoices, AwareDatetime, BaseModel, ConfigDict, Field
 from imagepipeline_dagster.markup import template
 from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage
 from imagepipeline_dagster.previews import Tile, contact_sheet
+from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.shards import FORMAT_VERSION, shard_schema
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumbnail_path
 
@@ -27,6 +28,21 @@ _SHEET_TILES = 48
 _SHEET_BYTES = 500_000
 _EXAMPLE_ROWS = 8
 _LISTED_SETS = 100  # a card of ten thousand lines is read by nobody; the manifest has them all
+
+
+_DEFAULT_POLICY = ReleasePolicy()
+_SIZES = [
+    (10**3, "n<1K"),
+    (10**4, "1K<n<10K"),
+    (10**5, "10K<n<100K"),
+    (10**6, "100K<n<1M"),
+    (10**7, "1M<n<10M"),
+    (10**8, "10M<n<100M"),
+    (10**9, "100M<n<1B"),
+    (10**10, "1B<n<10B"),
+    (10**11, "10B<n<100B"),
+    (10**12, "100B<n<1T"),
+]
 
 
 class _Manifest(BaseModel):
@@ -119,10 +135,17 @@ def _thumbnail(storage: Storage, row: ModeratedImage) -> bytes | None:
         return None  # thumbnails may be deleted at any time: the sheet shows the caption alone
 
 
-def card(release: Release, examples: Sequence[ModeratedImage]) -> str:
+def card(
+    release: Release,
+    examples: Sequence[ModeratedImage],
+    *,
+    policy: ReleasePolicy = _DEFAULT_POLICY,
+) -> str:
     """Return the release's `README.md`; the first few examples are shown as rows."""
     return template("release/card.md.jinja").render(
         release=release,
+        policy=policy,
+        size_category=_size_category(release.counts.kept),
         contact_sheet=CONTACT_SHEET,
         listed_sets=list(islice(release.prompt_sets.items(), _LISTED_SETS)),
         further_sets=max(0, len(release.prompt_sets) - _LISTED_SETS),
@@ -131,6 +154,11 @@ def card(release: Release, examples: Sequence[ModeratedImage]) -> str:
         examples=examples[:: len(examples) // _EXAMPLE_ROWS or 1][:_EXAMPLE_ROWS],
         columns=list(_columns()),
     )
+
+
+def _size_category(images: int) -> str:
+    """Return the range of sizes that the Hub sorts the dataset into."""
+    return next((name for most, name in _SIZES if images < most), "n>1T")
 
 
 def _columns() -> Iterator[tuple[str, str, str]]:

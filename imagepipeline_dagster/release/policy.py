@@ -29,6 +29,11 @@ class ReleasePolicy(Options):
         description="The column whose equal values stay in one split, as do equal pictures, near-"
         "duplicates, and those of one init image.",
     )
+    license: str | None = Field(
+        None, description="The licence's name, as the Hub spells it: cc-by-4.0."
+    )
+    homepage: str | None = Field(None, description="Where more stands about the dataset.")
+    citation: str | None = Field(None, description="How to cite it, as BibTeX or plain text.")
     max_lost_share: float = bounded(
         0.2,
         "A release is refused that loses a larger share of the former one's pictures without a "

@@ -258,7 +258,7 @@ def _described(
     page = changes_page(release.version, release.previous, changes)
     others = {
         CONTACT_SHEET: examples_sheet(storage, examples),
-        "README.md": card(release, examples).encode(),
+        "README.md": card(release, examples, policy=policy).encode(),
         "CHANGES.md": page.encode(),
         "changes.parquet": table.getvalue(),
         **format_cards(release, policy),

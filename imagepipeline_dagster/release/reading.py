@@ -16,7 +16,7 @@ from imagepipeline_dagster.storage.contract import Storage
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["latest_manifest", "manifests", "read_rows"]
+__all__ = ["delete_release", "latest_manifest", "manifests", "read_rows"]
 
 
 def manifests(storage: Storage, folder: str = "releases") -> list[Release]:
@@ -34,6 +34,16 @@ def _paths(storage: Storage, folder: str) -> list[str]:
     manifest = re.compile(rf"{re.escape(folder)}/v(\d+)/manifest\.json")
     found = (match for path in storage.list(folder) if (match := manifest.fullmatch(path)))
     return [match[0] for match in sorted(found, key=lambda match: int(match[1]))]
+
+
+def delete_release(storage: Storage, release: Release) -> None:
+    """Delete a version: first its manifest, with which it ends, then its files.
+
+    Its claim stays, so that no other version ever has its number.
+    """
+    storage.delete(f"{release.path}/manifest.json")
+    for path in list(storage.list(release.path)):
+        storage.delete(path)
 
 
 def read_rows(storage: Storage, release: Release, columns: Sequence[str] | None = None) -> pa.Table:

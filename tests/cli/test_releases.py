@@ -87,3 +87,16 @@ def test_a_release_is_copied_whole(storage: LocalFolder, tmp_path: Path) -> None
 def test_a_release_that_is_not_there_is_told() -> None:
     """An unknown version names those that are there."""
     assert "There is no release v0009: there are v0001, v0002." in run("show", "v0009").output
+
+
+def test_old_releases_are_pruned_when_a_person_agrees(storage: LocalFolder) -> None:
+    """The newest stay whole, nothing is left of the others, and no number comes again."""
+    refused = CliRunner().invoke(main, ["releases", "prune", "--keep", "1", "--prefix", "foxes"])
+    assert refused.exit_code == 1
+    assert len(json.loads(run("list", "--json").stdout)) == 2
+    assert run("prune", "--keep", "1", "--yes").stdout == "Deleted: v0001.\n"
+    assert list(storage.list("foxes/releases/v0001")) == []
+    assert run("verify").exit_code == 0
+    assert "no more than 1 release" in run("prune", "--keep", "1", "--yes").stdout
+    rows = [kept_row(storage, number) for number in range(4)]
+    assert publish_rows(storage, rows, folder="foxes/releases").version == "v0003"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import html
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ import yaml
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, summarise
 from imagepipeline_dagster.release.card import Release, card, pick_examples
+from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import release_counts
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.release.samples import NOON, kept_row, rejected_row
@@ -74,6 +76,8 @@ def test_the_front_matter_leads_to_the_shards(storage: LocalFolder) -> None:
     assert found == {
         "pretty_name": "foxes",
         "task_categories": ["text-to-image"],
+        "size_categories": ["n<1K"],
+        "annotations_creators": ["machine-generated"],
         "tags": ["synthetic"],
         "configs": [
             {
@@ -200,3 +204,28 @@ def test_a_release_needs_a_time_zone(storage: LocalFolder) -> None:
     release = release_of([kept_row(storage, 1)])
     with pytest.raises(ValueError, match="timezone"):
         Release.model_validate(release.model_dump() | {"created_at": NOON.replace(tzinfo=None)})
+
+
+def test_what_the_publisher_states_stands_in_the_card(storage: LocalFolder) -> None:
+    """Licence, homepage and citation of the policy are told, and none is made up."""
+    policy = ReleasePolicy(license="cc-by-4.0", homepage="example.org", citation="Fox, 2026")
+    release = release_of([kept_row(storage, 1)])
+    text = html.unescape(card(release, [], policy=policy))
+    assert front_matter(text)["license"] == "cc-by-4.0"
+    assert "The licence is cc-by-4.0. More stands at example.org." in text
+    assert "## How to cite it\n\nFox, 2026" in text
+    assert "How to cite it" not in card(release, [])
+
+
+@pytest.mark.parametrize(
+    ("images", "category"),
+    [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (10**6, "1M<n<10M"), (10**12, "n>1T")],
+)
+def test_the_size_is_one_that_the_hub_knows(
+    storage: LocalFolder, images: int, category: str
+) -> None:
+    """The number of images is told as the Hub's range of sizes."""
+    release = release_of([kept_row(storage, 1)])
+    counts = dataclasses.replace(release.counts, kept=images)
+    text = card(release.model_copy(update={"counts": counts}), [])
+    assert front_matter(text)["size_categories"] == [category]
