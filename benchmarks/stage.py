@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from imagepipeline_dagster.api.contract import request_for
 from imagepipeline_dagster.emulator.drawing import draw_png
 from imagepipeline_dagster.ledger.budget import Allowance
-from imagepipeline_dagster.ledger.records import Claim, Outcome, Owner, StoredSample, Use
+from imagepipeline_dagster.ledger.records import Claim, Hold, Outcome, Owner, StoredSample, Use
 from imagepipeline_dagster.ledger.requests import (
     Ledger,
     record_claim,
@@ -220,9 +220,10 @@ def _enter(connection: Connection, call: PlannedRequest, prompt: Prompt) -> None
     )
     record_claim(connection, claim, owner=owner, lease_until=now, seen=0)
     record_uses(connection, _DATASET, call.prompt_set, "before", [use])
-    record_submitted(connection, key, owner=owner, job_id=f"job-{key}", links=())
-    record_stored(connection, key, sample)
-    record_succeeded(connection, key)
+    hold = Hold(request_key=key, owner=owner, attempt=1)
+    record_submitted(connection, hold, job_id=f"job-{key}", links=())
+    record_stored(connection, hold, sample)
+    record_succeeded(connection, hold)
 
 
 def _peak_mib() -> float:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 __all__ = [
     "MAX_JOBS_PER_REQUEST",
@@ -20,6 +21,8 @@ __all__ = [
     "Claim",
     "Entry",
     "Failure",
+    "Hold",
+    "JobRecord",
     "Lease",
     "Outcome",
     "Owner",
@@ -106,6 +109,22 @@ class Lease:
     def until(self) -> dt.datetime:
         """Return until when it holds, were it renewed now."""
         return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self.seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """One process's hold on one attempt at a request."""
+
+    request_key: str
+    owner: Owner
+    attempt: int
+
+
+class JobRecord(NamedTuple):
+    """Whether a job id stands in its request's row; if not, which other request has that job."""
+
+    kept: bool
+    request_with_job: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

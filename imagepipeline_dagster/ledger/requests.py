@@ -46,6 +46,8 @@ from imagepipeline_dagster.ledger.records import (
     Claim,
     Entry,
     Failure,
+    Hold,
+    JobRecord,
     Owner,
     State,
     StoredSample,
@@ -57,6 +59,7 @@ __all__ = [
     "Ledger",
     "entries_seen_by",
     "record_claim",
+    "record_confirmation",
     "record_failed",
     "record_release",
     "record_renewal",
@@ -216,30 +219,68 @@ def record_claim(
     return bool(again.rowcount)
 
 
+def record_confirmation(connection: Connection, hold: Hold, *, lease_until: dt.datetime) -> bool:
+    """Renew one claim; False where it is this process's no longer, and must not be sent."""
+    kept = connection.execute(
+        update(requests)
+        .where(_is_held(hold), requests.c.state == State.CLAIMED)
+        .values(lease_until=lease_until)
+    )
+    return bool(kept.rowcount)
+
+
+def _is_held(hold: Hold) -> ColumnElement[bool]:
+    return and_(
+        requests.c.request_key == hold.request_key,
+        requests.c.owner == hold.owner.name,
+        requests.c.attempt == hold.attempt,
+    )
+
+
 def record_submitted(
-    connection: Connection,
-    request_key: str,
-    *,
-    owner: Owner,
-    job_id: str | None,
-    links: Sequence[str],
-) -> str | None:
+    connection: Connection, hold: Hold, *, job_id: str | None, links: Sequence[str]
+) -> JobRecord:
     """Record that the API took the request, under this job id.
 
-    Returns the key of another request that has this job at the same API, None where none has. A
-    job belongs to one request: nothing is recorded then.
+    A job belongs to one request: an id that another one has at the same API is not recorded. One
+    that came so late that the request has gone on to a further attempt is kept with its own.
     """
-    if job_id is not None and (other := _other_request(connection, request_key, job_id)):
-        return other
+    if job_id is not None and (other := _other_request(connection, hold.request_key, job_id)):
+        return JobRecord(kept=False, request_with_job=other)
     values = {
-        "its_key": request_key,
-        "its_owner": owner.name,
+        "its_key": hold.request_key,
+        "its_owner": hold.owner.name,
+        "its_attempt": hold.attempt,
         "its_job_id": job_id,
         "its_links": None if job_id else list(links),
         "now": _now(),
     }
-    connection.execute(_SUBMITTED, values)
-    return None
+    if connection.execute(_SUBMITTED, values).rowcount:
+        return JobRecord(kept=True)
+    return JobRecord(kept=_keep_late_job(connection, hold, job_id))
+
+
+def _keep_late_job(connection: Connection, hold: Hold, job_id: str | None) -> bool:
+    """Keep a job's id with its attempt; True where it stands in the request's row already."""
+    row = connection.execute(
+        select(requests).where(requests.c.request_key == hold.request_key)
+    ).mappings()
+    current = row.one()
+    if (current["attempt"], current["job_id"]) == (hold.attempt, job_id):
+        # The commit came through although its confirmation did not.
+        return bool(current["owner"] == hold.owner.name)
+    late = {
+        "request_key": hold.request_key,
+        "attempt": hold.attempt,
+        "job_id": job_id,
+        "run_id": current["run_id"],
+        "submitted_at": _now(),
+        "ended_at": _now(),
+        "failure": Failure.RESUBMITTED,
+        "error": "its answer came after the request had gone on",
+    }
+    connection.execute(upsert(connection, attempts, late, replace=("job_id", "submitted_at")))
+    return False
 
 
 def _other_request(connection: Connection, request_key: str, job_id: str) -> str | None:
@@ -280,8 +321,17 @@ def record_resumed(
     return bool(taken.rowcount)
 
 
-def record_stored(connection: Connection, request_key: str, sample: StoredSample) -> None:
-    """Record what became of one sample, as the work of the request's current attempt."""
+def record_stored(connection: Connection, hold: Hold, sample: StoredSample) -> bool:
+    """Record what became of one sample; False where another process or attempt has the request."""
+    held = select(requests.c.attempt).where(_is_held(hold), requests.c.state == State.SUBMITTED)
+    if connection.execute(held.with_for_update()).first() is None:
+        return False
+    _store(connection, hold.request_key, sample)
+    return True
+
+
+def _store(connection: Connection, request_key: str, sample: StoredSample) -> None:
+    """Record a sample, as the work of the request's current attempt."""
     values = _values_of(sample) | {"request_key": request_key, "of_key": request_key}
     del values["attempt"]
     connection.execute(_stored_statement(connection.dialect.name), values)
@@ -295,17 +345,21 @@ def _stored_statement(dialect_name: str) -> Any:  # noqa: ANN401 - one of two di
     return statement.values(attempt=current.scalar_subquery())
 
 
-def record_succeeded(
-    connection: Connection, request_key: str, last: Iterable[StoredSample] = ()
-) -> None:
-    """Record that every sample has its outcome; `last` are those not recorded before."""
-    for sample in last:
-        record_stored(connection, request_key, sample)
-    connection.execute(
+def record_succeeded(connection: Connection, hold: Hold, last: Iterable[StoredSample] = ()) -> bool:
+    """Record that every sample has its outcome; `last` are those not recorded before.
+
+    False, and nothing happens, where another process or attempt has the request.
+    """
+    ended = connection.execute(
         update(requests)
-        .where(requests.c.request_key == request_key)
+        .where(_is_held(hold), requests.c.state == State.SUBMITTED)
         .values(state=State.SUCCEEDED, completed_at=_now(), error=None)
     )
+    if not ended.rowcount:
+        return False
+    for sample in last:
+        _store(connection, hold.request_key, sample)
+    return True
 
 
 def record_failed(
@@ -335,7 +389,7 @@ def record_failed(
     if row is None:
         return False
     for sample in filtered:
-        record_stored(connection, request_key, sample)
+        _store(connection, request_key, sample)
     error = storable(error)
     counted = failure is not Failure.NOT_SENT
     if counted:
@@ -391,16 +445,20 @@ def record_trouble(connection: Connection, request_key: str, error: str) -> None
     )
 
 
-def record_renewal(connection: Connection, owner: Owner, *, lease_until: dt.datetime) -> None:
-    """Extend the lease of all that a process works on."""
-    connection.execute(
+def record_renewal(
+    connection: Connection, owner: Owner, *, lease_until: dt.datetime
+) -> frozenset[str]:
+    """Extend the lease of all that a process works on, and return the requests' keys."""
+    renewed = connection.execute(
         update(requests)
         .where(
             requests.c.owner == owner.name,
             requests.c.state.in_([State.CLAIMED, State.SUBMITTED]),
         )
         .values(lease_until=lease_until)
+        .returning(requests.c.request_key)
     )
+    return frozenset(renewed.scalars())
 
 
 def record_release(connection: Connection, owner: Owner) -> None:
@@ -454,6 +512,7 @@ _SUBMITTED = (
     .where(
         requests.c.request_key == bindparam("its_key"),
         requests.c.owner == bindparam("its_owner"),
+        requests.c.attempt == bindparam("its_attempt"),
         # A claim that was judged lost while its answer was under way is found again, whatever a
         # person decided about it meanwhile: it is bought.
         or_(

@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
-from imagepipeline_dagster.api.contract import canonical_json, request_for
+from imagepipeline_dagster.api.contract import GenerationRequest, canonical_json, request_for
 from imagepipeline_dagster.ledger.records import Entry, PlanState, Use, plan_state
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.planning.prompts import Prompt
@@ -60,6 +61,16 @@ class PlannedRequest:
     request: str = column("Exact request, canonical JSON")
     reason: str = column("Why it is new, or unchanged")
     state: str = column("What a purchase would do about it")
+
+    @property
+    def parsed(self) -> GenerationRequest:
+        """The request as the API's client takes it."""
+        return _parsed(self.task, self.request)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(task: str, request: str) -> GenerationRequest:
+    return request_for(task, json.loads(request))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,10 @@
 """The plan carried out: from requests to stored bytes.
 
-- `purchase`: the rounds; its tasks share a `state`, and `pacing` says when to send and to ask.
-- `submission`: a call into a job: claimed, POSTed, recorded with its `uses`.
+- `purchase`: puts a run's purchase together. `rounds`: its work; its tasks share a `state`, and
+  `pacing` says when to send and to ask.
+- `submission`: a call into a job: claimed, POSTed, recorded with its `uses`. `fence`: which claims
+  are certain at that moment. `endings`: what an error makes of a call, and of the run.
+- `counting`: what was bought, counted in the ledger and on the storage.
 - `landing`: a finished job's links into stored bytes; `pictures` verifies them,
   and `beside` looks at what stands beside the pixels.
 - `images`: a row of the result. `checks`: what a purchase of a set should come to.

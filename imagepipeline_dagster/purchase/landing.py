@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from typing import TypeVar
 
+from sqlalchemy import Connection
+
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.contract import Job, JobStatus
 from imagepipeline_dagster.api.errors import (
@@ -20,13 +22,13 @@ from imagepipeline_dagster.api.errors import (
     LinkRefused,
     StatusUnavailable,
 )
-from imagepipeline_dagster.ledger.records import Outcome, StoredSample
+from imagepipeline_dagster.ledger.records import Hold, Outcome, StoredSample
 from imagepipeline_dagster.ledger.requests import record_stored, record_succeeded
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.purchase.pictures import Picture, Undecodable, read_picture
 from imagepipeline_dagster.storage.contract import Storage, image_path, thumbnail_path
 
-__all__ = ["Landing", "PicturesLate", "filtered_sample"]
+__all__ = ["HoldLost", "Landing", "PicturesLate", "filtered_sample"]
 
 T = TypeVar("T")
 _DOWNLOADS_AT_ONCE = 8
@@ -35,6 +37,10 @@ _FIRST_PAUSE_SECONDS = 0.2
 
 class PicturesLate(DownloadError):
     """Paid pictures cannot be had yet; the job is asked for them again."""
+
+
+class HoldLost(Exception):
+    """A request is another process's by now, or a person decided about it."""
 
 
 class Landing:
@@ -61,7 +67,7 @@ class Landing:
 
     async def land(
         self,
-        request_key: str,
+        hold: Hold,
         job: Job,
         *,
         samples: int,
@@ -76,6 +82,7 @@ class Landing:
 
         Raises:
             PicturesLate: some cannot be had now; what came is recorded.
+            HoldLost: another process has the request.
             DownloadError, StatusUnavailable, Throttled, Unreachable, JobError: try again later.
             OSError: the storage failed.
         """
@@ -103,15 +110,21 @@ class Landing:
             came.append(sample)
             # The last one shares its commit with the end of the job.
             if late or slot != delivered - 1:
-                await self._writer.write(record_stored, request_key, sample)
+                await self._record(record_stored, hold, sample)
             else:
                 unrecorded.append(sample)
         if late:
             raise late[0]
-        await self._writer.write(record_succeeded, request_key, unrecorded)
+        await self._record(record_succeeded, hold, unrecorded)
         return sum(
             sample.outcome == Outcome.GENERATED and sample.value_range != 0 for sample in came
         )
+
+    async def _record(
+        self, record: Callable[[Connection, Hold, T], bool], hold: Hold, what: T
+    ) -> None:
+        if not await self._writer.write(record, hold, what):
+            raise HoldLost("another process has the request, or a further attempt at it")
 
     async def _with_links(self, job: Job, samples: int, links_end: dt.datetime) -> Job:
         """Return the job with its links; where some or all are missing, it is asked once more.

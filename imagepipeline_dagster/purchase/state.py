@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass, field
 
 from imagepipeline_dagster.errors import CorrectableError
@@ -46,6 +47,7 @@ class RunState:
         interrupted: whether it was told to end.
         given_up: keys of the requests that this run leaves to the next.
         sending: keys of the POSTs whose answer has not come: each may name a job that is paid.
+        reserved: the day whose budget each request's cost was taken from, by key.
         posts: API calls that created a job.
         resumed: jobs taken over from a process that is gone.
         in_flight: jobs that are being sent or waited for.
@@ -59,6 +61,7 @@ class RunState:
     interrupted: bool = False
     given_up: set[str] = field(default_factory=set)
     sending: set[str] = field(default_factory=set)
+    reserved: dict[str, dt.date] = field(default_factory=dict)
     posts: int = 0
     resumed: int = 0
     in_flight: int = 0

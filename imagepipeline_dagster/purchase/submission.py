@@ -7,47 +7,44 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import json
 from collections.abc import Callable
 from functools import partial
 
 from sqlalchemy import Connection
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
-from imagepipeline_dagster.api.contract import Job, JobStatus, request_for
-from imagepipeline_dagster.api.errors import (
-    AnswerLost,
-    RequestRefused,
-    RunStopper,
-    Throttled,
-    Unreachable,
-)
+from imagepipeline_dagster.api.contract import Job, JobStatus
+from imagepipeline_dagster.api.errors import AnswerLost
 from imagepipeline_dagster.ledger.budget import Allowance, BudgetReached
-from imagepipeline_dagster.ledger.records import Claim, Entry, Failure, Lease, State
+from imagepipeline_dagster.ledger.records import Claim, Failure, Hold, Lease
 from imagepipeline_dagster.ledger.requests import (
     record_claim,
+    record_confirmation,
     record_failed,
     record_submitted,
-    record_unknown,
 )
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.planning.requests import PlannedRequest
-from imagepipeline_dagster.purchase.landing import filtered_sample
+from imagepipeline_dagster.purchase.endings import Endings, SendingStopped
+from imagepipeline_dagster.purchase.fence import Fence, Moment
+from imagepipeline_dagster.purchase.landing import HoldLost
 from imagepipeline_dagster.purchase.state import RunState
 
 __all__ = ["Submission"]
 
 
-class _Stopped(Exception):
-    """The run stopped while a call was on its way to be sent."""
+class _ClaimDoubtful(Exception):
+    """The claim is so old that another process may have taken the request."""
 
 
 class Submission:
     """Sends the calls of one run.
 
     Args:
+        endings: end the calls of which no job came about.
         state: says whether the run stops; what happens here is counted in it.
         lease: under which this process claims.
+        fence: knows which claims are this process's own beyond doubt.
         allowance: what may be spent; reserved before each POST.
         record_uses: notes, in the transaction of its claim, which calls use a request.
     """
@@ -57,8 +54,10 @@ class Submission:
         *,
         client: ImagePipelineClient,
         writer: LedgerWriter,
+        endings: Endings,
         state: RunState,
         lease: Lease,
+        fence: Fence,
         allowance: Allowance,
         run_id: str,
         emulated: bool,
@@ -66,85 +65,80 @@ class Submission:
     ) -> None:
         self._client = client
         self._writer = writer
+        self._endings = endings
         self._state = state
         self._lease = lease
+        self._fence = fence
         self._allowance = allowance
         self._run_id = run_id
         self._emulated = emulated
         self._record_uses = record_uses
-        self._reserved: dict[str, dt.date] = {}
 
-    async def submit(self, call: PlannedRequest, entry: Entry | None) -> Job | None:
+    async def submit(self, call: PlannedRequest, hold: Hold) -> Job | None:
         """Claim a call, POST it and record its job; None where no job came about."""
         key = call.request_key
         try:
-            if self._state.stops or not await self._writer.write(self._claim, call, entry):
+            since = Moment.now()
+            if self._state.stops or not await self._writer.write(self._claim, call, hold):
                 return None
-            request = request_for(call.task, json.loads(call.request))
-            job = await self._client.submit(request, sending=partial(self._note_sending, key))
+            self._fence.raise_around(key, since=since)
+            job = await self._send(call, hold)
             self._state.posts += 1
-            await self._record_job(key, job)
+            await self._record_job(hold, job)
         except asyncio.CancelledError:
             # A claim without a POST would look as if it might have been bought.
             if key not in self._state.sending:
-                await self.fail(call, Failure.NOT_SENT, "the run ended before it was sent")
+                ended = SendingStopped("the run ended before it was sent")
+                await self._endings.end(call, ended, has_job=False)
             raise
-        except RequestRefused as error:
-            failure = Failure.FILTERED if error.filtered else Failure.INPUT_REFUSED
-            await self.fail(call, failure, str(error))
-            return None
-        except AnswerLost as error:
-            self._state.judge_failure(call.samples)
-            await self._writer.write(
-                record_unknown, key, str(error), owner=self._lease.owner, was=State.CLAIMED
-            )
-            return None
-        except Throttled as error:
-            # It was sent `max_attempts` times, which is as often as a run may.
-            self._state.given_up.add(key)
-            await self.fail(call, Failure.NOT_SENT, str(error))
-            return None
-        except (Unreachable, RunStopper, _Stopped) as error:
-            self._state.stop(error)
-            await self.fail(call, Failure.NOT_SENT, str(error))
+        except Exception as error:  # noqa: BLE001 - raised again where the table does not know it
+            await self._endings.end(call, error, has_job=False)
             return None
         finally:
             self._state.sending.discard(key)
+            self._fence.drop(key)
         return job
 
-    async def _record_job(self, key: str, job: Job) -> None:
+    async def _send(self, call: PlannedRequest, hold: Hold) -> Job:
+        """POST a call, under a claim that is certain at the moment of sending."""
+        while True:
+            try:
+                return await self._client.submit(
+                    call.parsed, sending=partial(self._note_sending, call.request_key)
+                )
+            except _ClaimDoubtful:
+                since, until = Moment.now(), self._lease.until()
+                if not await self._writer.write(record_confirmation, hold, lease_until=until):
+                    raise HoldLost("its lease ended before it was sent") from None
+                self._fence.raise_around(call.request_key, since=since)
+
+    async def _record_job(self, hold: Hold, job: Job) -> None:
         # A failure without an id is no job that anybody could ask for.
         if job.id is None and job.status is JobStatus.FAILURE:
             return
-        other = await self._writer.write(
-            record_submitted,
-            key,
-            owner=self._lease.owner,
-            job_id=job.id,
-            links=job.download_urls,
+        record = await self._writer.write(
+            record_submitted, hold, job_id=job.id, links=job.download_urls
         )
-        if other is not None:
+        if record.request_with_job is not None:
             raise AnswerLost(
-                f"the API answered with job {job.id}, which is that of request {other[:12]}; "
-                "it may have been bought"
+                f"the API answered with job {job.id}, which is that of request "
+                f"{record.request_with_job[:12]}; it may have been bought"
             )
-
-    async def fail(self, call: PlannedRequest, failure: Failure, error: str) -> None:
-        """Record that a call's attempt gave nothing; what was never sent gives its money back."""
-        await self._writer.write(self._record_failure, call, failure, error)
-        if failure not in (Failure.NOT_SENT, Failure.FILTERED):
-            self._state.judge_failure(call.samples)
+        if not record.kept:
+            raise AnswerLost(f"job {job.id} came after the request had gone on without it")
 
     def _note_sending(self, key: str, under_way: bool) -> None:  # noqa: FBT001 - the client's callback
         """Keep in mind which POSTs are under way; a run that stops sends no further one."""
         if not under_way:
             self._state.sending.discard(key)
         elif self._state.stops and not self._state.budget_reached:
-            raise _Stopped("the run stopped before it was sent")
+            raise SendingStopped("the run stopped before it was sent")
+        elif not self._fence.holds(key):
+            raise _ClaimDoubtful
         else:
             self._state.sending.add(key)
 
-    def _claim(self, connection: Connection, call: PlannedRequest, entry: Entry | None) -> bool:
+    def _claim(self, connection: Connection, call: PlannedRequest, hold: Hold) -> bool:
         """Claim a call and reserve what it costs; False where another has it or none is left."""
         claim = Claim(
             request_key=call.request_key,
@@ -161,14 +155,14 @@ class Submission:
             claim,
             owner=self._lease.owner,
             lease_until=self._lease.until(),
-            seen=entry.attempt if entry else 0,
+            seen=hold.attempt - 1,
         )
         if not taken:
             return False
         today = dt.datetime.now(dt.UTC).date()
         refusal = self._allowance.reserve(connection, images=claim.samples, today=today)
         if refusal is None:
-            self._reserved[claim.request_key] = today
+            self._state.reserved[claim.request_key] = today
             self._record_uses(connection, claim.request_key)
             return True
         self._state.stop(BudgetReached(refusal))
@@ -176,19 +170,3 @@ class Submission:
             connection, claim.request_key, Failure.NOT_SENT, refusal, owner=self._lease.owner
         )
         return False
-
-    def _record_failure(
-        self, connection: Connection, call: PlannedRequest, failure: Failure, error: str
-    ) -> None:
-        held_back = call.samples if failure is Failure.FILTERED else 0
-        recorded = record_failed(
-            connection,
-            call.request_key,
-            failure,
-            error,
-            owner=self._lease.owner,
-            filtered=[filtered_sample(slot, error) for slot in range(held_back)],
-        )
-        if recorded and failure is Failure.NOT_SENT:
-            day = self._reserved[call.request_key]
-            self._allowance.give_back(connection, images=call.samples, day=day)

@@ -24,7 +24,7 @@ from imagepipeline_dagster.ledger.decisions import (
     resubmit,
     unknown_requests,
 )
-from imagepipeline_dagster.ledger.records import Entry, Failure, State
+from imagepipeline_dagster.ledger.records import Entry, Failure, Hold, State
 from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by, record_submitted
 from imagepipeline_dagster.ledger.schema import prompt_sets, requests
 from tests.buying import Buyer, numbered_rows, prompts_of
@@ -249,7 +249,10 @@ def test_an_answer_that_comes_after_the_decision_is_not_bought_again(
         resubmit(ledger, [entry.request_key], who="mira", why="too long")
         with ledger.engine.begin() as connection:
             record_submitted(
-                connection, entry.request_key, owner=entry.owner, job_id="late", links=()
+                connection,
+                Hold(request_key=entry.request_key, owner=entry.owner, attempt=entry.attempt),
+                job_id="late",
+                links=(),
             )
     found = only_entry(buyer)
     assert (found.state, found.failure, found.job_id) == (State.SUBMITTED, None, "late")

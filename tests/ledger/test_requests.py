@@ -22,6 +22,8 @@ from imagepipeline_dagster.ledger.records import (
     Claim,
     Entry,
     Failure,
+    Hold,
+    JobRecord,
     Owner,
     State,
     StoredSample,
@@ -30,6 +32,7 @@ from imagepipeline_dagster.ledger.records import (
 from imagepipeline_dagster.ledger.requests import (
     Ledger,
     record_claim,
+    record_confirmation,
     record_failed,
     record_release,
     record_renewal,
@@ -70,10 +73,18 @@ def claim(ledger: Ledger, key: str = "k", *, owner: Owner = ME, seen: int = 0) -
         return record_claim(connection, claim_named(key), owner=owner, lease_until=LATER, seen=seen)
 
 
-def submit(ledger: Ledger, key: str = "k", *, owner: Owner = ME, job_id: str = "job") -> None:
+def hold_on(key: str = "k", *, owner: Owner = ME, attempt: int = 1) -> Hold:
+    """Return an owner's hold on a request."""
+    return Hold(request_key=key, owner=owner, attempt=attempt)
+
+
+def submit(
+    ledger: Ledger, key: str = "k", *, owner: Owner = ME, job_id: str = "job", attempt: int = 1
+) -> JobRecord:
     """Record a request's job in a transaction of its own."""
     with ledger.engine.begin() as connection:
-        record_submitted(connection, key, owner=owner, job_id=job_id, links=())
+        hold = hold_on(key, owner=owner, attempt=attempt)
+        return record_submitted(connection, hold, job_id=job_id, links=())
 
 
 def fail(
@@ -116,8 +127,8 @@ def test_a_request_goes_from_claimed_to_succeeded(ledger: Ledger) -> None:
     assert submitted.submitted_at.tzinfo is dt.UTC
 
     with ledger.engine.begin() as connection:
-        record_stored(connection, "k", sample_at(0, image_sha256="ab" * 32, bytes=7))
-        record_succeeded(connection, "k")
+        record_stored(connection, hold_on(), sample_at(0, image_sha256="ab" * 32, bytes=7))
+        record_succeeded(connection, hold_on())
     done = the_entry(ledger)
     assert done.state is State.SUCCEEDED
     assert done.settled
@@ -201,7 +212,7 @@ def test_a_late_failure_does_not_touch_another_owners_new_job(ledger: Ledger) ->
     assert claim(ledger, owner=OTHER, seen=1)
 
     fail(ledger, owner=ME)
-    submit(ledger, owner=OTHER, job_id="second")
+    submit(ledger, owner=OTHER, job_id="second", attempt=2)
 
     now = the_entry(ledger)
     assert (now.state, now.job_id, now.attempt) == (State.SUBMITTED, "second", 2)
@@ -237,11 +248,11 @@ def test_samples_are_kept_one_by_one_and_replaced_in_place(ledger: Ledger) -> No
         record_claim(connection, claim_named("k", samples=2), owner=ME, lease_until=LATER, seen=0)
     submit(ledger)
     with ledger.engine.begin() as connection:
-        record_stored(connection, "k", sample_at(1, outcome="expired", error="gone"))
+        record_stored(connection, hold_on(), sample_at(1, outcome="expired", error="gone"))
     assert not the_entry(ledger).settled
     with ledger.engine.begin() as connection:
-        record_stored(connection, "k", sample_at(1))
-        record_succeeded(connection, "k", [sample_at(0, outcome="vendor_filtered")])
+        record_stored(connection, hold_on(), sample_at(1))
+        record_succeeded(connection, hold_on(), [sample_at(0, outcome="vendor_filtered")])
 
     done = the_entry(ledger)
     assert done.settled
@@ -257,7 +268,7 @@ def test_links_are_kept_only_where_no_id_can_ask_for_them(ledger: Ledger) -> Non
     for key, job_id in (("k", None), ("named", "job")):
         claim(ledger, key)
         with ledger.engine.begin() as connection:
-            record_submitted(connection, key, owner=ME, job_id=job_id, links=links)
+            record_submitted(connection, hold_on(key), job_id=job_id, links=links)
 
     assert the_entry(ledger).links == tuple(links)
     assert ledger.entries(["named"])["named"].links == ()
@@ -410,15 +421,16 @@ def test_a_job_belongs_to_one_request(ledger: Ledger) -> None:
     submit(ledger, "k", job_id="first")
     fail(ledger)
     claim(ledger, "k", seen=1)
-    submit(ledger, "k", job_id="second")
+    submit(ledger, "k", job_id="second", attempt=2)
 
     with ledger.engine.begin() as connection:
         answers = [
-            record_submitted(connection, key, owner=ME, job_id=job_id, links=())
+            record_submitted(connection, hold_on(key), job_id=job_id, links=())
             for key, job_id in (("other", "first"), ("other", "second"), ("third", "of its own"))
         ]
 
-    assert answers == ["k", "k", None]
+    assert [answer.request_with_job for answer in answers] == ["k", "k", None]
+    assert [answer.kept for answer in answers] == [False, False, True]
     assert ledger.entries(["other"])["other"].state is State.CLAIMED
     assert ledger.entries(["third"])["third"].job_id == "of its own"
 
@@ -432,8 +444,8 @@ def test_two_apis_may_number_their_jobs_alike(ledger: Ledger) -> None:
     )
     with ledger.engine.begin() as connection:
         record_claim(connection, there, owner=ME, lease_until=LATER, seen=0)
-        answer = record_submitted(connection, "there", owner=ME, job_id="1", links=())
-    assert answer is None
+        answer = record_submitted(connection, hold_on("there"), job_id="1", links=())
+    assert answer.kept
     assert ledger.entries(["there"])["there"].state is State.SUBMITTED
 
 
@@ -482,3 +494,42 @@ def test_processes_that_make_a_ledger_at_once_all_get_it(tmp_path: Path) -> None
             maker.stdin.flush()
         codes = [maker.wait() for maker in makers]
     assert codes == [0, 0, 0, 0]
+
+
+def test_nothing_is_stored_over_the_work_of_another_attempt(ledger: Ledger) -> None:
+    """Samples and ends count under the owner and the attempt that have the request alone."""
+    claim(ledger)
+    submit(ledger)
+    with ledger.engine.begin() as connection:
+        for hold in (hold_on(owner=OTHER), hold_on(attempt=2)):
+            assert not record_stored(connection, hold, sample_at(0))
+            assert not record_succeeded(connection, hold, [sample_at(0)])
+    assert (the_entry(ledger).state, the_entry(ledger).stored) == (State.SUBMITTED, ())
+
+
+def test_a_claim_is_confirmed_for_its_owner_and_attempt(ledger: Ledger) -> None:
+    """Just before sending, a claim is renewed where it is still the sender's, and refused else."""
+    claim(ledger)
+    later = LATER + dt.timedelta(minutes=1)
+    with ledger.engine.begin() as connection:
+        assert record_confirmation(connection, hold_on(), lease_until=later)
+        assert not record_confirmation(connection, hold_on(owner=OTHER), lease_until=later)
+        assert not record_confirmation(connection, hold_on(attempt=2), lease_until=later)
+        record_unknown(connection, "k", "its lease ended", owner=ME, was=State.CLAIMED)
+        assert not record_confirmation(connection, hold_on(), lease_until=later)
+    assert the_entry(ledger).lease_until == later
+
+
+def test_a_job_id_that_comes_too_late_is_kept_with_its_attempt(ledger: Ledger) -> None:
+    """Where a person bought the request again meanwhile, the late job stays known as an attempt."""
+    claim(ledger)
+    fail(ledger, Failure.RESUBMITTED)
+    claim(ledger, owner=OTHER, seen=1)
+    submit(ledger, owner=OTHER, job_id="second", attempt=2)
+
+    late = submit(ledger, job_id="first")
+
+    entry = the_entry(ledger)
+    assert not late.kept
+    assert (entry.job_id, entry.owner) == ("second", OTHER)
+    assert [attempt.job_id for attempt in entry.earlier] == ["first"]

@@ -23,7 +23,7 @@ from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.ledger import requests
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.planning.prompts import Prompt
-from imagepipeline_dagster.purchase import landing, purchase, submission
+from imagepipeline_dagster.purchase import endings, landing, purchase, rounds, submission
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.buying import Buyer, numbered_rows, prompts_of
 
@@ -89,7 +89,7 @@ def _arm(death: _Death) -> None:
     for step in ("claim", "submitted", "stored", "succeeded", "failed", "release"):
         name = f"record_{step}"
         deadly = _deadly(getattr(requests, name), step, death)
-        for module in (requests, landing, purchase, submission):
+        for module in (requests, endings, landing, purchase, rounds, submission):
             if hasattr(module, name):
                 setattr(module, name, deadly)
     LedgerWriter.write = _deadly_write(LedgerWriter.write, death)  # type: ignore[method-assign]
@@ -153,7 +153,11 @@ def _carry_out(order: Order) -> NoReturn:
     if order.dies_at:
         _arm(_Death(order.dies_at))
     try:
-        order.buyer().buy(order.prompts(), max_in_flight=order.max_in_flight)
+        order.buyer().buy(
+            order.prompts(),
+            max_in_flight=order.max_in_flight,
+            lease_seconds=order.lease_seconds,
+        )
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)
     except BaseException:  # noqa: BLE001 - shown, and never let loose in the parent's loop

@@ -18,7 +18,7 @@ from imagepipeline_dagster.api.contract import GenerationRequest, Job
 from imagepipeline_dagster.api.errors import AccessRefused, CreditsExhausted, Unreachable
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation
 from imagepipeline_dagster.ledger.budget import Allowance
-from imagepipeline_dagster.ledger.records import Claim, Failure, Outcome, Owner, State
+from imagepipeline_dagster.ledger.records import Claim, Failure, Hold, Outcome, Owner, State
 from imagepipeline_dagster.ledger.requests import (
     Ledger,
     record_claim,
@@ -357,7 +357,8 @@ def test_a_job_without_id_and_links_is_resumed_as_filtered(
     owner = Owner("a host that is gone/1/abc")
     with ledger.engine.begin() as connection:
         record_claim(connection, claim_of(call), owner=owner, lease_until=in_seconds(-1), seen=0)
-        record_submitted(connection, call.request_key, owner=owner, job_id=None, links=())
+        hold = Hold(request_key=call.request_key, owner=owner, attempt=1)
+        record_submitted(connection, hold, job_id=None, links=())
     ledger.close()
 
     bought = buyer.buy(prompts)
@@ -530,7 +531,8 @@ def test_a_job_that_the_api_does_not_know_is_unknown(
     owner = Owner("a host that is gone/1/abc")
     with ledger.engine.begin() as connection:
         record_claim(connection, claim_of(call), owner=owner, lease_until=in_seconds(-1), seen=0)
-        record_submitted(connection, call.request_key, owner=owner, job_id="no-such-job", links=())
+        hold = Hold(request_key=call.request_key, owner=owner, attempt=1)
+        record_submitted(connection, hold, job_id="no-such-job", links=())
     ledger.close()
 
     bought = buyer.buy(prompts)

@@ -20,7 +20,9 @@ import httpx
 import pytest
 
 from imagepipeline_dagster.emulator import EmulatorStats, Fault, FaultKind
+from imagepipeline_dagster.ledger.decisions import resubmit
 from imagepipeline_dagster.ledger.records import Failure, Outcome, State
+from imagepipeline_dagster.ledger.requests import Ledger
 from tests.buying import (
     API_KEY,
     assert_bytes_are_the_vendors,
@@ -335,3 +337,32 @@ def test_an_interruption_while_throttled_leaves_nothing_unknown(
     assert {entry.failure for entry in left.values()} == {Failure.NOT_SENT}
     assert bought.outcomes == {"generated": 4}
     assert stats.posts_accepted == 4
+
+
+def test_a_process_that_slept_beyond_its_lease_sends_nothing(
+    workers: Workers, make_order: MakeOrder
+) -> None:
+    """Stopped before its POST and woken after another bought the request, it sends it no more."""
+    with vendor_process(0.1) as vendor:
+        vendor.set_faults(Fault(kind=FaultKind.RATE_LIMITED, times=1, retry_after_seconds=2))
+        order = make_order(vendor, calls=1, lease_seconds=1.0)
+        buyer, prompts = order.buyer(), order.prompts()
+        [pid] = workers.start(order)
+        until(lambda: vendor.stats.posts_received >= 1)
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(1.2)
+        lapsed = buyer.buy(prompts, run_id="another")
+        ledger = Ledger(buyer.ledger_url)
+        resubmit(ledger, list(lapsed.entries), who="mira", why="that machine sleeps")
+        ledger.close()
+        bought = buyer.buy(prompts, run_id="another")
+        time.sleep(1)
+        os.kill(pid, signal.SIGCONT)
+        codes = workers.wait()
+        stats = vendor.stats
+        [entry] = buyer.entries(bought.plan).values()
+    assert lapsed.outcomes == {"unknown": 1}
+    assert bought.outcomes == {"generated": 1}
+    assert codes == [0]
+    assert stats.posts_accepted == 1
+    assert (entry.state, entry.run_id) == (State.SUCCEEDED, "another")

@@ -1,0 +1,50 @@
+"""A run's purchases counted in the ledger and on the storage, so that each knows the other."""
+
+from __future__ import annotations
+
+import asyncio
+
+from imagepipeline_dagster.ledger.identity import (
+    LedgerMismatch,
+    check_ledger,
+    mark_storage,
+    record_purchase,
+)
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.writer import LedgerWriter
+from imagepipeline_dagster.purchase.state import RunState
+from imagepipeline_dagster.storage.contract import Storage
+
+__all__ = ["PurchaseCount"]
+
+
+class PurchaseCount:
+    """Compares ledger and storage before a run buys, and counts in both while it does."""
+
+    def __init__(
+        self, *, ledger: Ledger, storage: Storage, writer: LedgerWriter, state: RunState
+    ) -> None:
+        self._ledger = ledger
+        self._storage = storage
+        self._writer = writer
+        self._state = state
+        self._posts_counted = 0
+
+    async def begin(self) -> None:
+        """Look whether the ledger knows what the storage holds; where it does not, stop the run."""
+        try:
+            await asyncio.to_thread(check_ledger, self._ledger, self._storage)
+            await self._count()
+        except (LedgerMismatch, OSError) as error:
+            # Nor is anything bought that could not be stored.
+            self._state.stop(error)
+
+    async def follow(self) -> None:
+        """Count what was sent since the last time."""
+        if self._state.posts > self._posts_counted:
+            await self._count()
+
+    async def _count(self) -> None:
+        self._posts_counted = self._state.posts
+        counted = await self._writer.write(record_purchase)
+        await asyncio.to_thread(mark_storage, self._storage, counted)

@@ -1,0 +1,169 @@
+"""What becomes of a call that an error ended: one table, for all that can happen on its way.
+
+The table says what the ledger knows afterwards, and what the run does about it. What it does not
+name is a defect of ours: it is raised once what is under way has ended.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from imagepipeline_dagster.api.errors import (
+    AnswerLost,
+    DownloadError,
+    ImagePipelineError,
+    JobFailed,
+    JobNotFound,
+    RequestRefused,
+    RunStopper,
+    Throttled,
+    Unreachable,
+)
+from imagepipeline_dagster.ledger.budget import Allowance
+from imagepipeline_dagster.ledger.records import Failure, Owner, State
+from imagepipeline_dagster.ledger.requests import record_failed, record_trouble, record_unknown
+from imagepipeline_dagster.ledger.writer import LedgerWriter
+from imagepipeline_dagster.planning.requests import PlannedRequest
+from imagepipeline_dagster.purchase.landing import HoldLost, filtered_sample
+from imagepipeline_dagster.purchase.state import RunState
+
+__all__ = ["Ending", "Endings", "SendingStopped", "ending_of"]
+
+
+class SendingStopped(Exception):
+    """The run stopped while a call was on its way to be sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """What an error makes of a call.
+
+    Attributes:
+        state: of the request afterwards. SUBMITTED: it is paid, and a later run asks for its job.
+            None: another process has the request, so nothing is recorded.
+        failure: why it is FAILED.
+        judged: whether its samples count where the run decides if it goes on buying.
+        stops: whether the run sends nothing more.
+        gives_up: whether the run leaves the call to the next one.
+    """
+
+    state: State | None
+    failure: Failure | None = None
+    judged: bool = False
+    stops: bool = False
+    gives_up: bool = False
+
+
+def _failed(failure: Failure, **what_follows: bool) -> Ending:
+    return Ending(state=State.FAILED, failure=failure, **what_follows)
+
+
+_FILTERED = _failed(Failure.FILTERED)
+_BEFORE_A_JOB: tuple[tuple[type[Exception], Ending], ...] = (
+    (RequestRefused, _failed(Failure.INPUT_REFUSED, judged=True)),
+    (AnswerLost, Ending(state=State.UNKNOWN, judged=True)),
+    # It was sent `max_attempts` times: as often as one run may.
+    (Throttled, _failed(Failure.NOT_SENT, gives_up=True)),
+    (Unreachable, _failed(Failure.NOT_SENT, stops=True)),
+    (RunStopper, _failed(Failure.NOT_SENT, stops=True)),
+    (SendingStopped, _failed(Failure.NOT_SENT)),
+    (HoldLost, _failed(Failure.NOT_SENT)),
+)
+_OF_A_JOB: tuple[tuple[type[Exception], Ending], ...] = (
+    (JobFailed, _failed(Failure.MODEL_ERROR, judged=True)),
+    # A later run asks for it once more; this one would only hear the same.
+    (JobNotFound, Ending(state=State.UNKNOWN, judged=True, gives_up=True)),
+    (HoldLost, Ending(state=None, gives_up=True)),
+    (RunStopper, Ending(state=State.SUBMITTED, stops=True, gives_up=True)),
+    (OSError, Ending(state=State.SUBMITTED, stops=True, gives_up=True)),
+    (DownloadError, Ending(state=State.SUBMITTED, judged=True, gives_up=True)),
+    (ImagePipelineError, Ending(state=State.SUBMITTED, gives_up=True)),
+)
+"""The first row counts that an error is an instance of."""
+
+
+def ending_of(error: Exception, *, has_job: bool) -> Ending:
+    """Return what an error makes of a call; `has_job`: the API had taken it before.
+
+    Raises:
+        Exception: this very error, where no row of the table is about it.
+    """
+    if isinstance(error, JobFailed) and error.trouble is not None:
+        # Not the row's fault: it is bought again once the trouble is over, and not before.
+        stops = isinstance(error.trouble, RunStopper)
+        return _failed(Failure.UNPAID, stops=stops, gives_up=True)
+    if isinstance(error, JobFailed | RequestRefused) and error.filtered:
+        return _FILTERED
+    for kind, ending in _OF_A_JOB if has_job else _BEFORE_A_JOB:
+        if isinstance(error, kind):
+            return ending
+    raise error
+
+
+class Endings:
+    """Ends the calls of one run in the ledger, in the budget and in the run's own state."""
+
+    def __init__(
+        self, *, writer: LedgerWriter, state: RunState, owner: Owner, allowance: Allowance
+    ) -> None:
+        self._writer = writer
+        self._state = state
+        self._owner = owner
+        self._allowance = allowance
+
+    async def end(
+        self, call: PlannedRequest, error: Exception, *, has_job: bool, bought_now: bool = True
+    ) -> None:
+        """End a call as the table says; `bought_now`: this run sent it, or meant to.
+
+        Raises:
+            Exception: the error itself, where it is a defect.
+        """
+        ending = ending_of(error, has_job=has_job)
+        if ending.stops:
+            trouble = error.trouble if isinstance(error, JobFailed) else None
+            self._state.stop(trouble or error)
+        if ending.gives_up:
+            self._state.given_up.add(call.request_key)
+        self._count(call, ending, bought_now=bought_now)
+        await self._record(call, ending, error, was=State.SUBMITTED if has_job else State.CLAIMED)
+
+    def _count(self, call: PlannedRequest, ending: Ending, *, bought_now: bool) -> None:
+        # What an earlier run bought says nothing of whether to go on buying.
+        if ending.judged and (bought_now or ending.state is not State.SUBMITTED):
+            self._state.judge_failure(call.samples)
+        elif ending.state is State.SUBMITTED:
+            self._state.failed += call.samples
+
+    async def _record(
+        self, call: PlannedRequest, ending: Ending, error: Exception, *, was: State
+    ) -> None:
+        key, text = call.request_key, str(error)
+        match ending.state:
+            case State.UNKNOWN:
+                await self._writer.write(record_unknown, key, text, owner=self._owner, was=was)
+            case State.SUBMITTED:
+                text = f"{type(error).__name__}: {text}"
+                await self._writer.write(record_trouble, key, text)
+            case State.FAILED if ending.failure is not None:
+                await self._writer.write(self._record_failure, call, ending.failure, text)
+
+    def _record_failure(
+        self, connection: Connection, call: PlannedRequest, failure: Failure, error: str
+    ) -> None:
+        held_back = call.samples if failure is Failure.FILTERED else 0
+        recorded = record_failed(
+            connection,
+            call.request_key,
+            failure,
+            error,
+            owner=self._owner,
+            filtered=[filtered_sample(slot, error) for slot in range(held_back)],
+        )
+        # What was never sent gives its money back.
+        day: dt.date | None = self._state.reserved.pop(call.request_key, None)
+        if recorded and failure is Failure.NOT_SENT and day is not None:
+            self._allowance.give_back(connection, images=call.samples, day=day)

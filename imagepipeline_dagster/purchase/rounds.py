@@ -1,0 +1,281 @@
+"""The rounds of a purchase: what the ledger says of every call, and what can be done about it.
+
+A round buys what is to buy, and resumes by job id what an earlier process left behind. It ends when
+nothing is left that this run can do; what another living process works on is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from imagepipeline_dagster.api.client import ImagePipelineClient
+from imagepipeline_dagster.api.contract import Job, JobStatus, Task
+from imagepipeline_dagster.ledger.records import (
+    Entry,
+    Failure,
+    Hold,
+    Lease,
+    PlanState,
+    State,
+    plan_state,
+)
+from imagepipeline_dagster.ledger.requests import Ledger, record_resumed, record_unknown
+from imagepipeline_dagster.ledger.writer import LedgerWriter
+from imagepipeline_dagster.planning.requests import PlannedRequest
+from imagepipeline_dagster.purchase.counting import PurchaseCount
+from imagepipeline_dagster.purchase.endings import Endings
+from imagepipeline_dagster.purchase.landing import Landing
+from imagepipeline_dagster.purchase.pacing import PollClock, PollTimer
+from imagepipeline_dagster.purchase.state import RunState
+from imagepipeline_dagster.purchase.submission import Submission
+from imagepipeline_dagster.purchase.uses import PromptSetUses
+
+__all__ = ["PurchaseSettings", "Rounds"]
+
+_WAIT_FOR_OTHERS_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PurchaseSettings:
+    """How a purchase is carried out; times in seconds.
+
+    Once more than `max_failure_ratio` of the samples that came to an end in this run failed, it
+    stops submitting; a few failures among the first ones are not judged yet. A paid picture that
+    cannot be had is asked for again for `link_patience_seconds` in this run, and by later runs
+    until `link_lifetime_hours` after its purchase.
+    """
+
+    max_in_flight: int = 16
+    job_timeout_seconds: float = 900.0
+    poll_min_seconds: float = 0.5
+    poll_max_seconds: float = 10.0
+    lease_seconds: float = 60.0
+    progress_seconds: float = 5.0
+    max_failure_ratio: float = 0.5
+    link_lifetime_hours: float = 24.0
+    link_patience_seconds: float = 30.0
+
+
+class Rounds:
+    """The work on one run's calls, by parts that are made for this run.
+
+    `known_before` are the keys that the ledger knew at the beginning; `defect` is an error of ours
+    that stopped the run.
+    """
+
+    def __init__(
+        self,
+        *,
+        calls: Mapping[str, PlannedRequest],
+        uses: PromptSetUses,
+        ledger: Ledger,
+        client: ImagePipelineClient,
+        writer: LedgerWriter,
+        submission: Submission,
+        landing: Landing,
+        endings: Endings,
+        count: PurchaseCount,
+        state: RunState,
+        lease: Lease,
+        settings: PurchaseSettings,
+    ) -> None:
+        self._calls = calls
+        self._uses = uses
+        self._ledger = ledger
+        self._client = client
+        self._writer = writer
+        self._submission = submission
+        self._landing = landing
+        self._endings = endings
+        self._count = count
+        self._state = state
+        self._lease = lease
+        self._settings = settings
+        self._polls = PollClock(
+            poll_min_seconds=settings.poll_min_seconds, poll_max_seconds=settings.poll_max_seconds
+        )
+        self._noted: set[str] = set()
+        self.known_before: frozenset[str] = frozenset()
+        self.defect: Exception | None = None
+
+    async def work(self) -> Mapping[str, Entry]:
+        """Work in rounds until nothing is left to do; returns what the ledger says then."""
+        first = True
+        while True:
+            entries = await asyncio.to_thread(self._ledger.entries, self._calls)
+            if first:
+                self.known_before = frozenset(entries)
+                first = False
+                await self._begin_to_buy(entries)
+            await self._note_uses(entries)
+            self._state.done = sum(len(entry.stored) for entry in entries.values())
+            work, others = await self._sort(entries)
+            if self._state.interrupted or not (work or others):
+                return entries
+            if work:
+                await self._work_off(work)
+            else:
+                await asyncio.sleep(_WAIT_FOR_OTHERS_SECONDS)
+
+    async def _begin_to_buy(self, entries: Mapping[str, Entry]) -> None:
+        buys = any(plan_state(entries.get(key)) is PlanState.TO_BUY for key in self._calls)
+        if buys and not self._state.stops:
+            await self._count.begin()
+
+    async def _note_uses(self, entries: Mapping[str, Entry]) -> None:
+        """Record which calls use requests that this run does not claim itself."""
+        # What was never sent is used by nobody yet; its claim will note it.
+        used = {key for key, entry in entries.items() if entry.failure is not Failure.NOT_SENT}
+        if used <= self._noted:
+            return
+        self._noted |= used
+        if uses := await asyncio.to_thread(self._uses.unrecorded, self._ledger, used):
+            await self._writer.write(self._uses.record, uses)
+
+    async def _sort(
+        self, entries: Mapping[str, Entry]
+    ) -> tuple[list[tuple[PlannedRequest, Entry | None]], bool]:
+        """Return the calls that this run can work on, and whether others are being worked on."""
+        now = dt.datetime.now(dt.UTC)
+        work: list[tuple[PlannedRequest, Entry | None]] = []
+        others = False
+        for key, call in self._calls.items():
+            entry = entries.get(key)
+            state = plan_state(entry)
+            under_way = state is PlanState.IN_FLIGHT or (entry is not None and entry.lost_its_job)
+            if key in self._state.given_up or not (under_way or state is PlanState.TO_BUY):
+                continue
+            if entry and entry.owner != self._lease.owner and entry.is_live(now):
+                others = True
+            elif entry and entry.state is State.CLAIMED:
+                await self._writer.write(
+                    record_unknown, key, entry.lapse, owner=entry.owner, was=State.CLAIMED
+                )
+            elif under_way or self._state.stopper is None:
+                work.append((call, entry))
+        # What is paid for already comes first: its links may expire.
+        work.sort(key=lambda item: plan_state(item[1]) is PlanState.TO_BUY)
+        return work, others
+
+    async def _work_off(self, work: Sequence[tuple[PlannedRequest, Entry | None]]) -> None:
+        """Work on all calls, `max_in_flight` jobs at a time; landing takes no job's place."""
+        places = asyncio.Semaphore(self._settings.max_in_flight)
+        tasks: set[asyncio.Task[None]] = set()
+        try:
+            for call, entry in work:
+                await places.acquire()
+                buys = plan_state(entry) is PlanState.TO_BUY
+                if self._state.interrupted or (buys and self._state.stopper):
+                    places.release()
+                    continue
+                task = asyncio.create_task(self._buy(call, entry, places))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+                while len(tasks) >= 2 * self._settings.max_in_flight + 16:
+                    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            while tasks:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _buy(
+        self, call: PlannedRequest, entry: Entry | None, places: asyncio.Semaphore
+    ) -> None:
+        try:
+            await self._buy_or_note_why_not(call, entry, places)
+        except Exception as error:  # noqa: BLE001 - raised once what is under way has ended
+            self.defect = self._state.stopper = error
+            self._state.given_up.add(call.request_key)
+
+    async def _buy_or_note_why_not(
+        self, call: PlannedRequest, entry: Entry | None, places: asyncio.Semaphore
+    ) -> None:
+        bought_now = plan_state(entry) is PlanState.TO_BUY
+        attempts = entry.attempt if entry else 0
+        hold = Hold(
+            request_key=call.request_key,
+            owner=self._lease.owner,
+            attempt=attempts + 1 if bought_now else attempts,
+        )
+        try:
+            try:
+                self._state.in_flight += 1
+                job = await self._finished_job(call, entry, hold)
+            finally:
+                self._state.in_flight -= 1
+                places.release()
+            if job is not None:
+                useful = await self._landing.land(
+                    hold,
+                    job,
+                    samples=call.samples,
+                    stored=entry.stored if entry else (),
+                    links_end=self._links_end(None if bought_now else entry),
+                )
+                self._state.land(call.samples, useful=useful)
+        except Exception as error:  # noqa: BLE001 - raised again where the table does not know it
+            await self._endings.end(call, error, has_job=True, bought_now=bought_now)
+
+    def _links_end(self, bought: Entry | None) -> dt.datetime:
+        """Return until when a link that does not work may come to work."""
+        began = bought.submitted_at if bought is not None else None
+        lifetime = dt.timedelta(hours=self._settings.link_lifetime_hours)
+        return (began or dt.datetime.now(dt.UTC)) + lifetime
+
+    async def _finished_job(
+        self, call: PlannedRequest, entry: Entry | None, hold: Hold
+    ) -> Job | None:
+        """Return the call's job once it has succeeded; None where no job came about."""
+        shape = _shape(call)
+        timeout = self._settings.job_timeout_seconds
+        if entry is not None and plan_state(entry) is not PlanState.TO_BUY:
+            job = await self._resume(call, entry)
+            timer = PollTimer(0.0, self._settings.poll_min_seconds, self._settings.poll_max_seconds)
+            if job is None:
+                return None
+            if entry.lost_its_job:
+                # Without the patience for an API that lags behind its own answers.
+                job = await self._client.status(job.task, job.id or "")
+            if entry.submitted_at is not None:
+                age = (dt.datetime.now(dt.UTC) - entry.submitted_at).total_seconds()
+                timeout = max(timeout - age, min(timeout, 30.0))
+        else:
+            job = await self._submission.submit(call, hold)
+            timer = self._polls.timer(shape)
+            if job is None:
+                return None
+        finished = await self._client.wait(job, timeout=timeout, delays=timer, request=call.parsed)
+        if entry is None:
+            self._polls.learn(shape, timer)
+        return finished
+
+    async def _resume(self, call: PlannedRequest, entry: Entry) -> Job | None:
+        if entry.owner != self._lease.owner:
+            taken = await self._writer.write(
+                record_resumed,
+                call.request_key,
+                owner=self._lease.owner,
+                lease_until=self._lease.until(),
+                former=entry.owner,
+            )
+            if not taken:
+                return None
+            self._state.resumed += 1
+        return Job(
+            task=Task(call.task),
+            id=entry.job_id,
+            # Only a job that had succeeded at once has no id: its links are all there is.
+            status=JobStatus.PENDING if entry.job_id else JobStatus.SUCCESS,
+            word="resumed",
+            download_urls=entry.links,
+        )
+
+
+def _shape(call: PlannedRequest) -> tuple[object, ...]:
+    """Return what jobs that take about equally long have in common."""
+    names = ("model_id", "num_inference_steps", "width", "height", "refiner", "samples")
+    return (call.task, *(getattr(call.parsed, name) for name in names))
