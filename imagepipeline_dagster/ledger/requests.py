@@ -269,17 +269,26 @@ def _keep_late_job(connection: Connection, hold: Hold, job_id: str | None) -> bo
     if (current["attempt"], current["job_id"]) == (hold.attempt, job_id):
         # The commit came through although its confirmation did not.
         return bool(current["owner"] == hold.owner.name)
-    late = {
-        "request_key": hold.request_key,
-        "attempt": hold.attempt,
-        "job_id": job_id,
-        "run_id": current["run_id"],
-        "submitted_at": _now(),
-        "ended_at": _now(),
-        "failure": Failure.RESUBMITTED,
-        "error": "its answer came after the request had gone on",
-    }
-    connection.execute(upsert(connection, attempts, late, replace=("job_id", "submitted_at")))
+    of_attempt = and_(
+        attempts.c.request_key == hold.request_key, attempts.c.attempt == hold.attempt
+    )
+    noted = connection.execute(
+        update(attempts)
+        .where(of_attempt, attempts.c.job_id.is_(None))
+        .values(job_id=job_id, submitted_at=_now())
+    )
+    if not noted.rowcount:
+        late = {
+            "request_key": hold.request_key,
+            "attempt": hold.attempt,
+            "job_id": job_id,
+            "run_id": current["run_id"],
+            "submitted_at": _now(),
+            "ended_at": _now(),
+            "failure": Failure.RESUBMITTED,
+            "error": "its answer came after the request had gone on",
+        }
+        connection.execute(upsert(connection, attempts, late, replace=()))
     return False
 
 

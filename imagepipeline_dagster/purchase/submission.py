@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -31,6 +32,9 @@ from imagepipeline_dagster.purchase.landing import HoldLost
 from imagepipeline_dagster.purchase.state import RunState
 
 __all__ = ["Submission"]
+
+
+_log = logging.getLogger(__name__)
 
 
 class _ClaimDoubtful(Exception):
@@ -116,9 +120,16 @@ class Submission:
         # A failure without an id is no job that anybody could ask for.
         if job.id is None and job.status is JobStatus.FAILURE:
             return
-        record = await self._writer.write(
-            record_submitted, hold, job_id=job.id, links=job.download_urls
-        )
+        try:
+            record = await self._writer.write(
+                record_submitted, hold, job_id=job.id, links=job.download_urls
+            )
+        except Exception:
+            # A full disk, or a database that is away: the log is all that knows of it then.
+            _log.exception(
+                "job %s of request %s is paid, and could not be recorded", job.id, hold.request_key
+            )
+            raise
         if record.request_with_job is not None:
             raise AnswerLost(
                 f"the API answered with job {job.id}, which is that of request "

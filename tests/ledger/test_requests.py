@@ -182,7 +182,7 @@ def test_a_claim_with_an_outdated_view_is_refused(ledger: Ledger) -> None:
     """Who still sees the first failure cannot buy what another bought and failed meanwhile."""
     for seen in (0, 1):
         assert claim(ledger, seen=seen)
-        submit(ledger, job_id=f"job-{seen}")
+        submit(ledger, job_id=f"job-{seen}", attempt=seen + 1)
         fail(ledger)
 
     assert not claim(ledger, owner=OTHER, seen=1)
