@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         TablesResource,
     )
     from imagepipeline_dagster.tables.schema import TableMapping
+    from imagepipeline_dagster.watching.options import Watching
 
 __all__ = [
     "Budget",
@@ -57,6 +58,7 @@ __all__ = [
     "StorageResource",
     "TableMapping",
     "TablesResource",
+    "Watching",
     "build_definitions",
     "latest_release",
     "resources_from_environment",
@@ -77,6 +79,7 @@ _HOMES = {
     "StorageResource": "resources",
     "TableMapping": "tables.schema",
     "TablesResource": "resources",
+    "Watching": "watching.options",
     "build_definitions": "defs",
     "latest_release": "release.dataset_release",
     "resources_from_environment": "environment",

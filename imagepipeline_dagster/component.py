@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import dagster as dg
+from dagster.components.resolved.form_config import UNSET_DEFAULT_SENTINEL
 from pydantic import BaseModel, Field, GetJsonSchemaHandler
 from pydantic.config import JsonDict
 from pydantic.json_schema import JsonSchemaValue
@@ -22,6 +23,19 @@ __all__ = ["ImageDatasetComponent"]
 
 _REFERENCE = re.compile(r"\s*\{\{\s*env(?:\.(\w+)|\(\s*['\"](\w+)['\"]\s*\))\s*\}\}\s*")
 _TEMPLATE: JsonDict = {"pattern": r"\{\{.*\}\}"}
+
+
+_EXAMPLE = {
+    "key_prefix": ["spring"],
+    "title": "Spring catalogue",
+    "prompts": {"table": "marketing.briefs", "columns": {"prompt": "text"}},
+    "api_key": "{{ env.IMAGEPIPELINE_API_KEY }}",
+    "tables_url": "{{ env.IMAGEPIPELINE_TABLES_URL }}",
+    "price_per_image": 0.02,
+    "budget": {"money": 50, "period": "day"},
+    "moderation": {"unchecked": "quarantine"},
+    "watching": {"sensor_seconds": 30},
+}
 
 
 @dataclass(frozen=True)
@@ -109,32 +123,40 @@ class ImageDatasetComponent(ImageDataset, dg.Component, dg.Resolvable):
 
 
 class _Strict(BaseModel):
-    """The attributes as `dg check yaml` reads them: a text is a value or a template, never both."""
+    """The attributes as `dg check yaml` and the UI read them.
+
+    Dagster lets a text stand for any value, since it may be a template, and loses descriptions.
+    """
 
     @classmethod
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         schema = handler.resolve_ref_schema(handler(core_schema))
-        properties = schema["properties"]
-        schema["properties"] = {name: _strict(properties[name]) for name in properties}
+        schema["examples"] = [_EXAMPLE]
+        schema["properties"] = {
+            name: {
+                **_strict(attribute),
+                "description": ImageDatasetComponent.model_fields[name].description,
+            }
+            for name, attribute in schema["properties"].items()
+        }
         return schema
 
 
 def _strict(attribute: JsonSchemaValue) -> JsonSchemaValue:
-    """Return an attribute's schema without the text that Dagster lets stand for any value."""
+    """Return an attribute's schema, in which a text is a template where the value is none."""
     choices: list[JsonSchemaValue] = attribute.get("anyOf", [])
-    models = [choice for choice in choices if "$ref" in choice]
-    if models:
+    own = {name: attribute[name] for name in attribute if name != "anyOf"}
+    if own.get("default") == UNSET_DEFAULT_SENTINEL:
+        del own["default"]
+    if models := [choice for choice in choices if "$ref" in choice]:
         # One schema alone: an error in it is told at its own line.
-        return {**{name: attribute[name] for name in attribute if name != "anyOf"}, **models[0]}
-    if {choice.get("type") for choice in choices} <= {"string", "null"}:
+        return own | models[0]
+    if {choice["type"] for choice in choices} <= {"string", "null"}:
         return attribute
     text = {"type": "string"}
-    return {
-        **attribute,
-        "anyOf": [{**choice, **_TEMPLATE} if choice == text else choice for choice in choices],
-    }
+    return own | {"anyOf": [text | _TEMPLATE if choice == text else choice for choice in choices]}
 
 
 def _referred(value: str | Variable | None) -> str | None:

@@ -43,7 +43,7 @@ class EnvironmentInvalid(CorrectableError):
 
 
 def resources_from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return the resources by their Dagster keys, from the documented variables.
+    """Return the resources by their names in `build_definitions`, from the documented variables.
 
     The API key and the database URLs stay references to their variables, so that neither the UI
     nor the run storage ever holds a secret.
@@ -86,7 +86,7 @@ def resources_for(
     ledger_url: str | None = None,
     allow_insecure: bool = False,
 ) -> dict[str, Any]:
-    """Return the resources by their Dagster keys.
+    """Return the resources by their names in `build_definitions`.
 
     Without URLs, both databases are SQLite files in the storage's folder, and the tables are
     created there with samples.

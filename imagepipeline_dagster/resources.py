@@ -152,6 +152,11 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
         return EMULATOR_ORIGIN if self.emulated else origin_of(self.base_url)
 
     @property
+    def served_by(self) -> str:
+        """What a person is told of who answers: the emulator, or the API's address."""
+        return "the emulator inside this process" if self.emulated else self.base_url
+
+    @property
     def purchase_settings(self) -> PurchaseSettings:
         """How a purchase through this resource is carried out."""
         return PurchaseSettings(

@@ -90,7 +90,7 @@ def test_attributes_reach_the_dataset(tmp_path: Path) -> None:
             instance=pipeline.instance,
             definitions=definitions,
             dataset=dataset,
-            resources=dict(definitions.resources or {}),
+            resources=pipeline.resources,
             folder=tmp_path,
         )
         told = figures(ours.sync()["boats"])

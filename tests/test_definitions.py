@@ -64,9 +64,8 @@ def test_the_documented_names_are_there(load: Callable[[], dg.Definitions]) -> N
         *("materialize_prompt_set", "moderate_prompt_set", "release_image_dataset"),
         *("register_prompt_sets", "plan_prompt_sets", "approve_plan"),
     }
-    assert set(definitions.resources or {}) == {
-        *("imagepipeline", "tables", "ledger", "storage", "io_manager", "release_io_manager")
-    }
+    names = ("imagepipeline", "tables", "ledger", "storage", "io_manager", "release_io_manager")
+    assert set(definitions.resources or {}) == {f"image_dataset_{name}" for name in names}
     purchase = graph.get(dg.AssetKey("generated_images")).assets_def
     assert purchase.op.pool == "imagepipeline_api"
 

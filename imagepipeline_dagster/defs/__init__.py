@@ -5,12 +5,15 @@
 comes before paying: `registration` of the sets, `plans` and their approval.
 `status` says how a dataset stands. `dataset` holds what they share; `metadata`, `plan_metadata` and
 `moderation_metadata` what they show. `moderation_checks` stand beside their asset,
-`sensor_resources` keeps ticks cheap, and `under_way` says what Dagster is busy with.
-`build_definitions` puts one dataset together.
+`resource_keys` keeps their resources apart, `sensor_resources` keeps ticks cheap, and `under_way`
+says what Dagster is busy with. `build_definitions` puts one dataset together.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import urlsplit
 
 import dagster as dg
 
@@ -27,10 +30,12 @@ from imagepipeline_dagster.defs.moderation_sensor import build_moderation_overri
 from imagepipeline_dagster.defs.plans import build_plan_jobs, build_purchase_of_approved
 from imagepipeline_dagster.defs.prompt_sets import build_prompt_sets
 from imagepipeline_dagster.defs.registration import build_registration
+from imagepipeline_dagster.defs.resource_keys import bound_resources
 from imagepipeline_dagster.defs.schedules import build_schedules
 from imagepipeline_dagster.defs.sensors import build_sensors
 from imagepipeline_dagster.defs.source_tables import build_source_tables
 from imagepipeline_dagster.moderation.moderating import check_policy
+from imagepipeline_dagster.resources import ImagePipelineResource
 
 __all__ = ["ImageDataset", "build_definitions"]
 
@@ -73,16 +78,20 @@ def build_definitions(
             *build_moderated_images(dataset),
             *build_image_dataset(dataset),
         ]
-    checks = [each for each in definitions if isinstance(each, dg.AssetChecksDefinition)]
+    checks = [check for check in definitions if isinstance(check, dg.AssetChecksDefinition)]
     sensor_status = dg.DefaultSensorStatus.RUNNING if start else dg.DefaultSensorStatus.STOPPED
     schedule_status = (
         dg.DefaultScheduleStatus.RUNNING if start else dg.DefaultScheduleStatus.STOPPED
     )
     return dg.Definitions(
-        assets=[
-            *build_source_tables(dataset),
-            *(each for each in definitions if each not in checks),
-        ],
+        assets=_described(
+            dataset,
+            [
+                *build_source_tables(dataset),
+                *(asset for asset in definitions if asset not in checks),
+            ],
+            resources["imagepipeline"],
+        ),
         asset_checks=checks,
         jobs=[
             job,
@@ -98,7 +107,29 @@ def build_definitions(
         ],
         schedules=build_schedules(dataset, status=schedule_status),
         resources={
-            **resources,
-            dataset.named(RELEASE_IO_MANAGER): release_io_manager(dataset),
+            **bound_resources(dataset, resources),
+            dataset.resource(RELEASE_IO_MANAGER): release_io_manager(dataset),
         },
     )
+
+
+def _described(
+    dataset: ImageDataset,
+    assets: Iterable[dg.AssetsDefinition | dg.AssetSpec],
+    api: object,
+) -> list[Any]:
+    """Return the assets with what a team says of all of them, and which API serves them."""
+    served_by = _emulator_or_host(api) if isinstance(api, ImagePipelineResource) else "unknown"
+    tags = {**dataset.tags, "imagepipeline/api": served_by}
+    code = version("imagepipeline-dagster")
+
+    def described(spec: dg.AssetSpec) -> dg.AssetSpec:
+        more = spec.merge_attributes(tags=tags, owners=list(dataset.owners))
+        return more if spec.key in sources else more.replace_attributes(code_version=code)
+
+    sources = {dataset.key("prompts"), dataset.key("embeddings")}
+    return list(dg.map_asset_specs(described, assets))
+
+
+def _emulator_or_host(api: ImagePipelineResource) -> str:
+    return "emulator" if api.emulated else urlsplit(api.base_url).hostname or "unknown"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 import dagster as dg
@@ -77,7 +78,19 @@ class ImageDataset(Options):
     overrides: str = Field(
         OVERRIDES, description="The table of people's decisions, in the database of the prompts."
     )
-    pool: str = Field("imagepipeline_api", description="The concurrency pool of the paid stage.")
+    pool: str | None = Field(
+        None,
+        description="The concurrency pool of the paid stage; unset: imagepipeline_api, behind the "
+        "prefix.",
+    )
+    owners: tuple[str, ...] = Field(
+        (), description="Owners of every asset: a mail address each, or team:name."
+    )
+    tags: Mapping[str, str] = Field(default_factory=dict, description="Tags of every asset.")
+    group_name: str | None = Field(
+        None, description="Group of the assets; unset: image_dataset, behind the prefix."
+    )
+    release_cron: str = Field("0 6 * * *", description="When a release is published, as cron, UTC.")
     watching: Watching = Field(Watching(), description="How the sensors watch the tables.")
 
     @model_validator(mode="after")
@@ -104,6 +117,10 @@ class ImageDataset(Options):
     def named(self, name: str) -> str:
         """Return the name of a job, sensor or schedule of this dataset."""
         return "_".join([*self.key_prefix, name])
+
+    def resource(self, name: str) -> str:
+        """Return the Dagster key of one of its resources, which no other project has."""
+        return self.named(f"image_dataset_{name}")
 
     def allowance(self, origin: str) -> Allowance:
         """Return what this dataset may spend at one API."""

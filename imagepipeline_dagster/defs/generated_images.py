@@ -18,6 +18,8 @@ from imagepipeline_dagster.defs.metadata import (
     table_metadata,
 )
 from imagepipeline_dagster.defs.plan_metadata import plan_figures
+from imagepipeline_dagster.defs.resource_keys import with_resources_of
+from imagepipeline_dagster.ledger.bought import refuse_emulator
 from imagepipeline_dagster.ledger.budget import BudgetReached
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.partition_names import prompt_set_of
@@ -54,12 +56,14 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
             "generation_requests": dg.AssetIn(dataset.key("generation_requests")),
         },
         partitions_def=dataset.partitions,
-        group_name=dataset.named("image_dataset"),
+        io_manager_key=dataset.resource("io_manager"),
+        group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
-        pool=dataset.pool,
+        pool=dataset.pool or dataset.named("imagepipeline_api"),
         description="The purchase, which costs money: buys what the plan lacks, and nothing else. "
         "A row a sample asked for. The pictures: Partitions, a prompt set, `contact_sheet`.",
     )
+    @with_resources_of(dataset)
     def generated_images(
         context: dg.AssetExecutionContext,
         prompt_sets: pd.DataFrame,
@@ -74,6 +78,8 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
         prompt_set = prompt_set_of(context.partition_key)
         allowance = dataset.allowance(imagepipeline.origin)
         with ledger.open() as opened:
+            if imagepipeline.emulated:
+                refuse_emulator(opened)
             withheld = why_withheld(
                 plan,
                 dataset.approval,
@@ -166,6 +172,7 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
         partitions_def=dataset.partitions,
         description="Nothing that the plan would buy waits until a person approves it.",
     )
+    @with_resources_of(dataset)
     def no_purchase_waits(
         generated_images: pd.DataFrame, imagepipeline: ImagePipelineResource
     ) -> dg.AssetCheckResult:

@@ -11,6 +11,8 @@ import pyarrow as pa
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import table_metadata
 from imagepipeline_dagster.defs.plan_metadata import plan_figures, refused_rows, requests_to_buy
+from imagepipeline_dagster.defs.resource_keys import with_resources_of
+from imagepipeline_dagster.ledger.bought import refuse_emulator
 from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import (
@@ -31,11 +33,13 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
         key=dataset.key("generation_requests"),
         ins={"prompt_sets": dg.AssetIn(dataset.key("prompt_sets"))},
         partitions_def=dataset.partitions,
-        group_name=dataset.named("image_dataset"),
+        io_manager_key=dataset.resource("io_manager"),
+        group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
         description="The plan, free of charge: each API call that the set needs, whether it would "
         "be bought or is reused, and why. Look here before paying.",
     )
+    @with_resources_of(dataset)
     def generation_requests(
         context: dg.AssetExecutionContext,
         prompt_sets: pd.DataFrame,
@@ -46,6 +50,8 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
         allowance = dataset.allowance(imagepipeline.origin)
         prompts = rows_of(prompt_sets, Prompt)
         with ledger.open() as opened:
+            if imagepipeline.emulated:
+                refuse_emulator(opened)
             plan = plan_prompt_set(
                 prompts,
                 prompt_set=prompt_set_of(context.partition_key),

@@ -17,6 +17,7 @@ from imagepipeline_dagster.defs.metadata import (
     markdown_table,
     seconds_since,
 )
+from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.moderation.checks import objections
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
 from imagepipeline_dagster.planning.prompts import Prompt
@@ -89,12 +90,13 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
                 description="No set and no picture had to be left out.",
             ),
         ],
-        io_manager_key=dataset.named(RELEASE_IO_MANAGER),
-        group_name=dataset.named("image_dataset"),
+        io_manager_key=dataset.resource(RELEASE_IO_MANAGER),
+        group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"parquet", "huggingface"},
         description="The release: the kept images of all prompt sets with their lineage, as an "
         "immutable version. Published once a day, or when materialized here.",
     )
+    @with_resources_of(dataset)
     def image_dataset(
         context: dg.AssetExecutionContext,
         config: ReleaseConfig,
@@ -247,8 +249,8 @@ class _Releases(dg.IOManager):
 def release_io_manager(dataset: ImageDataset) -> dg.IOManagerDefinition:
     """Return what hands the release to downstream assets, as a `DatasetRelease`."""
 
-    @dg.io_manager(required_resource_keys={"storage"})
+    @dg.io_manager(required_resource_keys={dataset.resource("storage")})
     def releases(context: dg.InitResourceContext) -> _Releases:
-        return _Releases(dataset, context.resources.storage)
+        return _Releases(dataset, getattr(context.resources, dataset.resource("storage")))
 
     return releases

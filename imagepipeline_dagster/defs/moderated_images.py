@@ -11,6 +11,7 @@ from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import found_table, table_metadata
 from imagepipeline_dagster.defs.moderation_checks import build_moderation_checks
 from imagepipeline_dagster.defs.moderation_metadata import moderation_metadata
+from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.moderation.checks import accounting_problems
 from imagepipeline_dagster.moderation.moderating import moderate_set
 from imagepipeline_dagster.moderation.states import VerdictStates
@@ -32,14 +33,16 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
     """Return the asset and its checks."""
 
     @dg.success_hook(
-        name=dataset.named("record_what_was_moderated"), required_resource_keys={"ledger"}
+        name=dataset.named("record_what_was_moderated"),
+        required_resource_keys={dataset.resource("ledger")},
     )
     def record_what_was_moderated(context: dg.HookContext) -> None:
         # Called once the rows are stored. What the set is built from is what they say.
         stored: Any = context.op_output_values["result"]
         images = rows_of(stored, ModeratedImage)
         prompt_set = images[0].prompt_set
-        with context.resources.ledger.open() as opened:
+        ledger: LedgerResource = getattr(context.resources, dataset.resource("ledger"))
+        with ledger.open() as opened:
             PromptSetStates(opened, dataset=dataset.name).record_built(
                 prompt_set,
                 content=images[0].content_version,
@@ -53,13 +56,15 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
         key=dataset.key("moderated_images"),
         ins={"generated_images": dg.AssetIn(dataset.key("generated_images"))},
         partitions_def=dataset.partitions,
-        group_name=dataset.named("image_dataset"),
+        io_manager_key=dataset.resource("io_manager"),
+        group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
         hooks={record_what_was_moderated},
         description="The verdicts: a row a sample asked for, kept, rejected or quarantined, and "
         "why. The pictures: Partitions, a prompt set, `contact_sheet`, where what is not kept is "
         "blurred.",
     )
+    @with_resources_of(dataset)
     def moderated_images(
         context: dg.AssetExecutionContext,
         generated_images: pd.DataFrame,

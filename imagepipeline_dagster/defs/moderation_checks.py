@@ -7,6 +7,7 @@ import pandas as pd
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import contact_sheet_of, found_table
+from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.moderation.checks import (
     FEW,
     disagreements,
@@ -75,6 +76,7 @@ def build_moderation_checks(dataset: ImageDataset) -> list[Any]:
         description="The classifier found nothing in pictures that the API's safety checker let "
         "pass. It looks at them where the policy says checked='classify'.",
     )
+    @with_resources_of(dataset)
     def classifier_agrees_with_the_api(
         moderated_images: pd.DataFrame, storage: StorageResource
     ) -> dg.AssetCheckResult:

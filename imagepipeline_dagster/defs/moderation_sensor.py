@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.moderation.states import VerdictStates
 from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
 from imagepipeline_dagster.resources import LedgerResource, TablesResource
@@ -33,6 +34,7 @@ def build_moderation_overrides(dataset: ImageDataset, *, start: bool) -> list[An
         description="Asks for new verdicts on the sets that an override, or another policy, is "
         "about. Buys nothing.",
     )
+    @with_resources_of(dataset)
     def moderation_overrides_sensor(
         context: dg.SensorEvaluationContext, tables: TablesResource, ledger: LedgerResource
     ) -> dg.SensorResult:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import markdown_table
+from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.sensor_resources import ledger_of
 from imagepipeline_dagster.ledger.approvals import approvals_since
 from imagepipeline_dagster.ledger.budget import Allowance
@@ -69,6 +70,7 @@ def build_plan_jobs(dataset: ImageDataset) -> list[dg.JobDefinition]:
         name=dataset.named("plan_sets"),
         description="Plans prompt sets as the tables and the ledger stand; writes nothing.",
     )
+    @with_resources_of(dataset)
     def plan_sets(
         context: dg.OpExecutionContext,
         config: ChosenSets,
@@ -92,6 +94,7 @@ def build_plan_jobs(dataset: ImageDataset) -> list[dg.JobDefinition]:
         name=dataset.named("approve_sets"),
         description="Approves the plans of prompt sets as they stand; a sensor then buys them.",
     )
+    @with_resources_of(dataset)
     def approve_sets(
         context: dg.OpExecutionContext,
         config: ApprovalGiven,
@@ -165,7 +168,7 @@ def build_purchase_of_approved(
         if not waits:
             return dg.SkipReason("no purchase of this dataset waits for a person")
         number, now = int(context.cursor or 0), dt.datetime.now(dt.UTC)
-        with ledger_of(context).open() as ledger:
+        with ledger_of(context, dataset).open() as ledger:
             given = approvals_since(
                 ledger, number, dataset=dataset.name, at_most=dataset.watching.max_runs_per_tick
             )

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import found_table, table_metadata
+from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.planning.prompts import Prompt, validated_prompts
 from imagepipeline_dagster.planning.tokens import TOKENS_ARE_ESTIMATED
@@ -29,11 +30,13 @@ def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
         key=dataset.key("prompt_sets"),
         deps=[dataset.key("prompts"), dataset.key("embeddings")],
         partitions_def=dataset.partitions,
-        group_name=dataset.named("image_dataset"),
+        io_manager_key=dataset.resource("io_manager"),
+        group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
         description="The rows of one prompt set, validated: defaults and trigger words filled in, "
         "tokens counted. A refused row stays here, with its problems, and is never bought.",
     )
+    @with_resources_of(dataset)
     def prompt_sets(
         context: dg.AssetExecutionContext, tables: TablesResource
     ) -> dg.MaterializeResult[pa.Table]:

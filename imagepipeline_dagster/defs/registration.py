@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.sensors import watched_dataset
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.resources import LedgerResource, TablesResource
@@ -47,6 +48,7 @@ def build_registration(dataset: ImageDataset) -> dg.JobDefinition:
         name=dataset.named("register_sets"),
         description="Adds a partition for each prompt set of the table, and removes the others.",
     )
+    @with_resources_of(dataset)
     def register(
         context: dg.OpExecutionContext, tables: TablesResource, ledger: LedgerResource
     ) -> None:

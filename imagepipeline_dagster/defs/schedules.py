@@ -3,14 +3,14 @@
 import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.sensors import run_request, watched_dataset
 from imagepipeline_dagster.resources import LedgerResource, TablesResource
 from imagepipeline_dagster.watching.ticks import ask_again
 
-__all__ = ["RECONCILE_CRON", "RELEASE_CRON", "build_schedules"]
+__all__ = ["RECONCILE_CRON", "build_schedules"]
 
 RECONCILE_CRON = "0 * * * *"
-RELEASE_CRON = "0 6 * * *"
 
 
 def build_schedules(
@@ -25,6 +25,7 @@ def build_schedules(
         default_status=status,
         description="Asks again for prompt sets that are not built whole, with growing pauses.",
     )
+    @with_resources_of(dataset)
     def reconcile_schedule(
         context: dg.ScheduleEvaluationContext, tables: TablesResource, ledger: LedgerResource
     ) -> dg.SkipReason | list[dg.RunRequest]:
@@ -40,7 +41,7 @@ def build_schedules(
     image_dataset_schedule = dg.ScheduleDefinition(
         name=dataset.named("image_dataset_schedule"),
         job_name=dataset.named("release_image_dataset"),
-        cron_schedule=RELEASE_CRON,
+        cron_schedule=dataset.release_cron,
         default_status=status,
         description="Publishes a release a day, if anything in it changed.",
     )

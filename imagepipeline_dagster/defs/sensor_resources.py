@@ -11,20 +11,21 @@ from typing import Any
 
 import dagster as dg
 
+from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.resources import LedgerResource, TablesResource
 
 __all__ = ["ledger_of", "tables_of"]
 
 
-def tables_of(context: dg.SensorEvaluationContext) -> TablesResource:
-    """Return the resource `tables`."""
-    tables: TablesResource = _made(_definitions(context)["tables"])
+def tables_of(context: dg.SensorEvaluationContext, dataset: ImageDataset) -> TablesResource:
+    """Return the dataset's resource `tables`."""
+    tables: TablesResource = _made(_definitions(context)[dataset.resource("tables")])
     return tables
 
 
-def ledger_of(context: dg.SensorEvaluationContext) -> LedgerResource:
-    """Return the resource `ledger`."""
-    ledger: LedgerResource = _made(_definitions(context)["ledger"])
+def ledger_of(context: dg.SensorEvaluationContext, dataset: ImageDataset) -> LedgerResource:
+    """Return the dataset's resource `ledger`."""
+    ledger: LedgerResource = _made(_definitions(context)[dataset.resource("ledger")])
     return ledger
 
 

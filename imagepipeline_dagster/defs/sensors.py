@@ -85,9 +85,9 @@ def build_sensors(
 def _watched(context: dg.SensorEvaluationContext, dataset: ImageDataset) -> WatchedDataset:
     return watched_dataset(
         dataset,
-        tables=tables_of(context).watched(dataset.prompts, dataset.embeddings),
+        tables=tables_of(context, dataset).watched(dataset.prompts, dataset.embeddings),
         # Opened at the first use: a tick without a change needs neither ledger nor instance.
-        open_ledger=lambda: ledger_of(context).open(),
+        open_ledger=lambda: ledger_of(context, dataset).open(),
         instance=lambda: context.instance,
     )
 

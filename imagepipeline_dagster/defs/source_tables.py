@@ -28,7 +28,7 @@ def build_source_tables(dataset: ImageDataset) -> list[dg.AssetSpec]:
             "database, and the prompts sensor asks for the runs.",
             partitions_def=dataset.partitions,
             kinds={"sql"},
-            group_name=dataset.named("image_dataset"),
+            group_name=dataset.group_name or dataset.named("image_dataset"),
             metadata={
                 "dagster/table_name": dataset.prompts.table,
                 "dagster/column_schema": _schema(PromptRow),
@@ -39,7 +39,7 @@ def build_source_tables(dataset: ImageDataset) -> list[dg.AssetSpec]:
             description="The embeddings table, a row an embedding: its trigger words, and where "
             "they belong. It is only read here.",
             kinds={"sql"},
-            group_name=dataset.named("image_dataset"),
+            group_name=dataset.group_name or dataset.named("image_dataset"),
             metadata={
                 "dagster/table_name": dataset.embeddings.table,
                 "dagster/column_schema": _schema(EmbeddingRow),

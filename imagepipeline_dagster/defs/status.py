@@ -11,7 +11,7 @@ from dagster._utils.schedules import cron_string_iterator
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.plans import forecast
-from imagepipeline_dagster.defs.schedules import RECONCILE_CRON, RELEASE_CRON
+from imagepipeline_dagster.defs.schedules import RECONCILE_CRON
 from imagepipeline_dagster.ledger.approvals import approval_of
 from imagepipeline_dagster.ledger.budget import Spent
 from imagepipeline_dagster.ledger.decisions import unknown_requests
@@ -126,7 +126,7 @@ def status_of(
             dataset.named(name): next(iter(cron_string_iterator(now.timestamp(), cron, "UTC")))
             for name, cron in (
                 ("reconcile_schedule", RECONCILE_CRON),
-                ("image_dataset_schedule", RELEASE_CRON),
+                ("image_dataset_schedule", dataset.release_cron),
             )
         },
     )

@@ -6,6 +6,7 @@
   loop.
 - `uses`: which prompts use which requests, with their rows as they were.
 - `identity`: whether a ledger is the one that its storage knows.
+- `bought`: whether pictures were paid for, which the emulator must not replace.
 - `budget`: what may be spent, reserved before each request.
 - `costs`: what was bought and reused, by day, set and model.
 - `approvals`: plans that people approved.

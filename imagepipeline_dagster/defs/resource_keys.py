@@ -1,0 +1,95 @@
+"""The Dagster keys of a dataset's resources: its own, so that no other project's are touched.
+
+Stages name their resources as they think of them, `ledger` or `storage`. In Dagster each has the
+dataset's name before it. Nothing of them stands in a run's config: what is secret there would be
+kept with every run, and what is masked could not be launched.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import dagster as dg
+
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.resources import ImagePipelineResource
+
+__all__ = ["bound_resources", "with_resources_of"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_NAMES = ("imagepipeline", "tables", "ledger", "storage")
+_ABOUT = {
+    "tables": "The database of the prompts and embeddings tables; only ever read.",
+    "ledger": "The ledger of what was claimed, bought and stored.",
+    "storage": "Where pictures, tables and releases are kept.",
+    "io_manager": "Hands this dataset's tables from stage to stage; nobody else's.",
+}
+
+
+def with_resources_of(dataset: ImageDataset) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Let a function that Dagster calls take the dataset's resources by their short names."""
+
+    def renamed(function: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(function, eval_str=True)
+        if inspect.isgeneratorfunction(function):
+            # Dagster reads what a plain function says that it returns.
+            signature = signature.replace(return_annotation=signature.empty)
+        keys = {name: dataset.resource(name) for name in signature.parameters if name in _NAMES}
+        names = {key: name for name, key in keys.items()}
+
+        @wraps(function)
+        def called(*arguments: P.args, **options: P.kwargs) -> T:
+            given: Any = {names.get(option, option): options[option] for option in options}
+            return function(*arguments, **given)
+
+        parameters = [
+            parameter.replace(name=keys.get(name, name))
+            for name, parameter in signature.parameters.items()
+        ]
+        vars(called)["__signature__"] = signature.replace(parameters=parameters)
+        called.__annotations__ = {one.name: one.annotation for one in parameters}
+        if signature.return_annotation is not signature.empty:
+            called.__annotations__["return"] = signature.return_annotation
+        return called
+
+    return renamed
+
+
+def bound_resources(
+    dataset: ImageDataset, resources: Mapping[str, Any]
+) -> dict[str, dg.ResourceDefinition]:
+    """Return a dataset's resources under its own Dagster keys, none with a run config."""
+    return {
+        dataset.resource(name): _without_config(name, resource)
+        for name, resource in resources.items()
+    }
+
+
+def _without_config(name: str, resource: Any) -> dg.ResourceDefinition:  # noqa: ANN401
+    if not isinstance(resource, dg.ConfigurableResource | dg.ConfigurableIOManager):
+        return resource if isinstance(resource, dg.ResourceDefinition) else _hardcoded(resource)
+
+    def made(_context: dg.InitResourceContext) -> Iterator[Any]:
+        with resource.process_config_and_initialize_cm() as ready:
+            yield ready
+
+    kind: Any = dg.ResourceDefinition
+    if isinstance(resource, dg.ConfigurableIOManager):
+        kind = dg.IOManagerDefinition
+    definition: dg.ResourceDefinition = kind(
+        resource_fn=made, config_schema={}, description=_description(name, resource)
+    )
+    return definition
+
+
+def _hardcoded(resource: object) -> dg.ResourceDefinition:
+    return dg.ResourceDefinition.hardcoded_resource(resource)
+
+
+def _description(name: str, resource: object) -> str | None:
+    if isinstance(resource, ImagePipelineResource):
+        return f"{resource.__doc__}\n\nServed by: {resource.served_by}."
+    return _ABOUT.get(name)

@@ -1,0 +1,129 @@
+"""A dataset in a team's own project: nothing of the team's is touched, and nothing collides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from imagepipeline_dagster.defs import ImageDataset, build_definitions
+from imagepipeline_dagster.environment import resources_for
+from imagepipeline_dagster.ledger.requests import Ledger
+from tests.pipeline import figures, open_pipeline
+
+THEIRS: dict[str, Any] = {
+    "io_manager": dg.FilesystemIOManager(),
+    "storage": "our storage",
+    "ledger": "our ledger",
+    "tables": "our tables",
+    "imagepipeline": "a client of our own",
+}
+
+
+@dg.asset
+def prices() -> dict[str, float]:
+    """An asset that has nothing to do with pictures."""
+    return {"boat": 3.5}
+
+
+@dg.asset
+def most(prices: dict[str, float]) -> float:
+    """Another, which reads it."""
+    return max(prices.values())
+
+
+def _dataset(folder: Path, *prefix: str) -> dg.Definitions:
+    resources = resources_for(storage_uri=str(folder / "data"))
+    return build_definitions(ImageDataset(key_prefix=prefix), resources, start=True)
+
+
+@pytest.mark.parametrize("theirs", [{}, THEIRS])
+def test_a_project_keeps_what_is_its_own(tmp_path: Path, theirs: dict[str, Any]) -> None:
+    """A team's resources, whatever their names, and its assets' values stay the team's."""
+    definitions = dg.Definitions.merge(
+        dg.Definitions(
+            assets=[prices, most],
+            jobs=[dg.define_asset_job("theirs", [prices, most])],
+            resources=theirs,
+        ),
+        _dataset(tmp_path),
+        _dataset(tmp_path, "art"),
+    )
+    dg.Definitions.validate_loadable(definitions)
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        result = definitions.resolve_job_def("theirs").execute_in_process(instance=instance)
+
+    assert result.output_for_node("most") == 3.5
+    assert not list((tmp_path / "data").rglob("*.parquet"))
+
+
+def _names(definitions: dg.Definitions) -> set[str]:
+    repository = definitions.get_repository_def()
+    assets = repository.assets_defs_by_key.values()
+    return {
+        *(definitions.resources or {}),
+        *repository.job_names,
+        *(sensor.name for sensor in repository.sensor_defs),
+        *(schedule.name for schedule in repository.schedule_defs),
+        *(one.op.pool or "" for one in assets if one.is_executable),
+        *(
+            str(one.partitions_def.name)
+            for one in assets
+            if isinstance(one.partitions_def, dg.DynamicPartitionsDefinition)
+        ),
+    } - {"__ASSET_JOB", ""}
+
+
+def test_names_follow_from_the_prefix_alone(tmp_path: Path) -> None:
+    """Whatever else is in a project, a dataset's names are the same, and all its own."""
+    plain, art = _names(_dataset(tmp_path)), _names(_dataset(tmp_path, "art"))
+    assert {f"art_{name}" for name in plain} == art
+    both = dg.Definitions.merge(_dataset(tmp_path), _dataset(tmp_path, "art"))
+    assert _names(both) == plain | art
+    assert {"image_dataset_ledger", "materialize_prompt_set", "imagepipeline_api"} <= plain
+
+
+@pytest.mark.parametrize(
+    ("key", "tag", "page"),
+    [
+        (None, "emulator", "the emulator inside this process"),
+        ("k", "api.imagepipeline.io", "https://api.imagepipeline.io"),
+    ],
+)
+def test_every_asset_says_which_api_serves_it(
+    tmp_path: Path, key: str | None, tag: str, page: str
+) -> None:
+    """A tag of each asset, and the resource's page, name the emulator or the API."""
+    resources = resources_for(storage_uri=str(tmp_path), api_key=key)
+    dataset = ImageDataset(tags={"team": "art"}, owners=("team:art",), group_name="pictures")
+    definitions = build_definitions(dataset, resources, start=False)
+    for spec in definitions.resolve_all_asset_specs():
+        assert spec.tags["imagepipeline/api"] == tag
+        assert (spec.tags["team"], spec.owners) == ("art", ["team:art"])
+        assert spec.group_name == "pictures"
+        assert spec.code_version or spec.key.path[-1] in ("prompts", "embeddings")
+    resource = (definitions.resources or {})["image_dataset_imagepipeline"]
+    assert f"Served by: {page}." in str(resource.description)
+
+
+def test_the_emulator_never_takes_over(tmp_path: Path) -> None:
+    """Where pictures were bought, a run without a key fails before it draws any, and says why."""
+    with open_pipeline(tmp_path) as pipeline:
+        pipeline.add("boats", "one")
+        assert figures(pipeline.sync()["boats"])["bought"] == 1
+        ledger = Ledger(pipeline.ledger_url)
+        with ledger.engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE ledger_requests SET emulated = 0")
+        ledger.close()
+        pipeline.add("boats", "two")
+        refused = pipeline.run("boats", ok=False)
+        rows = pipeline.ledger_rows()
+
+    (failure,) = [event for event in refused.all_events if event.is_step_failure]
+    assert failure.step_key == "generation_requests"
+    why = failure.step_failure_data.error_display_string
+    assert "were bought, and no API key is set" in why
+    assert "IMAGEPIPELINE_API_KEY" in why
+    assert len(rows) == 1
