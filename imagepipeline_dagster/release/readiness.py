@@ -6,6 +6,7 @@ set is compared with all three, and judged anew where they differ, which costs n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -99,7 +100,20 @@ def ready_sets(
             ready.left_out.append(f"{name!r}: {problem}")
         else:
             ready.images += rows
+    _leave_out_emulated(ready)
     return ready
+
+
+def _leave_out_emulated(ready: ReadySets) -> None:
+    """Take out what the emulator drew where anything was bought: no release has both."""
+    drawn = Counter(row.prompt_set for row in ready.images if row.emulated and row.image_sha256)
+    if not drawn or not any(row.image_sha256 and not row.emulated for row in ready.images):
+        return
+    ready.images = [row for row in ready.images if not row.emulated]
+    ready.left_out += [
+        f"{name!r}: {number} pictures that the emulator drew, beside others that were bought."
+        for name, number in sorted(drawn.items())
+    ]
 
 
 def _accounting_problem(samples: Sequence[ModeratedImage], prompts: Sequence[Prompt]) -> str | None:

@@ -173,3 +173,17 @@ def test_a_set_that_a_check_stops_is_left_out(
     [sentence] = found.left_out
     assert sentence.startswith("'summer': ")
     assert told in sentence
+
+
+def test_bought_and_emulated_pictures_are_never_mixed(
+    stored: dict[str, list[ModeratedImage]], ledger: Ledger, storage: LocalFolder
+) -> None:
+    """Beside bought pictures those of the emulator are left out and named; alone they stay."""
+    drawn = [dataclasses.replace(row, emulated=True) for row in stored["summer"]]
+    mixed = ready({**stored, "summer": drawn}, ledger, storage)
+    assert ids(mixed.images) == [("spring", "p000"), ("spring", "p001")]
+    assert mixed.left_out == [
+        "'summer': 2 pictures that the emulator drew, beside others that were bought."
+    ]
+    alone = ready({"summer": drawn}, ledger, storage)
+    assert ids(alone.images) == [("summer", "p000"), ("summer", "p001")]
