@@ -1,15 +1,5 @@
 """The testing kit: a pytest plugin that is there as soon as this package is installed.
 
-    def test_a_busy_vendor_costs_nothing_twice(imagepipeline_emulator, image_dataset_in, tmp_path):
-        boats = image_dataset_in(tmp_path)
-        boats.add_prompt("spring", "boat_1", "a red boat")
-        imagepipeline_emulator.faults("rate_limited:times=2", "late_link:times=1")
-
-        boats.materialize("spring")
-
-        assert list(boats.table("moderated_images", "spring")["verdict"]) == ["kept"]
-        assert imagepipeline_emulator.stats.posts_accepted == 1
-
 - `imagepipeline_emulator` is the API on loopback, at which things go wrong by name: the kinds of
   `imagepipeline-dagster emulator --fault`. Its `resource()` is for assets of your own.
 - `image_dataset_in(folder)` is a dataset with empty tables, a ledger and a storage in that folder,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
-import textwrap
 import zipfile
 from pathlib import Path
 
@@ -35,17 +35,18 @@ def _pytest(folder: Path, *arguments: str, packages: Path = PROJECT) -> str:
     return done.stdout
 
 
-def _write_example(folder: Path) -> None:
+def _write_examples(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    example = (kit.__doc__ or "").split("\n\n", 1)[1].partition("- `imagepipeline_emulator`")[0]
-    (folder / "test_boats.py").write_text(textwrap.dedent(example))
+    page = (PROJECT / "docs/testing.md").read_text(encoding="utf-8")
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page, re.DOTALL)):
+        (folder / f"test_example_{number}.py").write_text(block)
 
 
-def test_the_example_in_the_docs_is_true(tmp_path: Path) -> None:
-    """The kit's own example passes in a folder that knows nothing of this project."""
-    _write_example(tmp_path)
+def test_the_examples_of_the_page_are_true(tmp_path: Path) -> None:
+    """The page's examples pass in a folder that knows nothing of this project."""
+    _write_examples(tmp_path)
 
-    assert "1 passed" in _pytest(tmp_path, *PLUGIN)
+    assert "2 passed" in _pytest(tmp_path, *PLUGIN)
 
 
 @pytest.mark.slow
@@ -57,12 +58,12 @@ def test_the_wheel_brings_the_kit(tmp_path: Path) -> None:
     (wheel,) = wheels.iterdir()
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(packages)
-    _write_example(project)
+    _write_examples(project)
 
     told = _pytest(project, "-v", "--trace-config", packages=packages)
 
     assert f"imagepipeline_dagster.testing: {packages}" in told
-    assert "1 passed" in told
+    assert "2 passed" in told
     assert "PytestAssertRewriteWarning" not in told
     assert "warnings summary" not in told
 
