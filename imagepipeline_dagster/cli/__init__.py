@@ -1,6 +1,7 @@
 """`imagepipeline-dagster …`, a module for each group of commands.
 
 - Tables: `tables`, `importing`, with the `changes` of an import and its `progress`.
+- What was bought, read again: `verify`.
 - Money: `plan`, `approve`, `ledger`. Partitions: `sets`. How all stands: `status`.
 - Where pictures come from: `lineage`. People's decisions: `moderation`.
 - Versions of the dataset: `releases`.
@@ -26,6 +27,7 @@ from imagepipeline_dagster.cli.releases import releases_group
 from imagepipeline_dagster.cli.sets import sets_group
 from imagepipeline_dagster.cli.status import costs, retry, status
 from imagepipeline_dagster.cli.tables import export, init
+from imagepipeline_dagster.cli.verify import verify
 
 __all__ = ["main"]
 
@@ -52,6 +54,7 @@ for _command in (
     retry,
     costs,
     ledger_group,
+    verify,
     lineage,
     replay,
     review,

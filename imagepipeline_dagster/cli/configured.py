@@ -25,6 +25,7 @@ __all__ = [
     "configured_ledger",
     "dataset_option",
     "opened_ledger",
+    "present_ledger",
     "system_user",
     "tables_url",
 ]
@@ -92,6 +93,18 @@ def configured_ledger(*, create: bool) -> Iterator[Ledger]:
 
     with opened_ledger(resources_on_command_line(os.environ)["ledger"].url, create=create) as it:
         yield it
+
+
+@contextmanager
+def present_ledger() -> Iterator[Ledger]:
+    """Open the ledger that the environment names for reading; fail where there is none."""
+    with configured_ledger(create=False) as ledger:
+        if ledger.is_absent:
+            raise click.ClickException(
+                f"There is no ledger at {ledger.shown_url}. IMAGEPIPELINE_LEDGER_URL or "
+                "IMAGEPIPELINE_STORAGE names another; a relative path begins in this folder."
+            )
+        yield ledger
 
 
 @contextmanager

@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from imagepipeline_dagster.cli.configured import configured_ledger, system_user
+from imagepipeline_dagster.cli.configured import (
+    chosen_dataset,
+    configured_ledger,
+    dataset_option,
+    present_ledger,
+    system_user,
+)
 from imagepipeline_dagster.cli.terminal import (
     count_of,
     echo_fields,
@@ -39,25 +46,13 @@ def ledger_group() -> None:
     """Look at requests whose answer was lost, decide about them, and copy the ledger."""
 
 
-@contextmanager
-def _present_ledger() -> Iterator[Ledger]:
-    """Open the ledger for reading, where there is one."""
-    with plain_errors(), configured_ledger(create=False) as ledger:
-        if ledger.is_absent:
-            raise click.ClickException(
-                f"There is no ledger at {ledger.shown_url}. IMAGEPIPELINE_LEDGER_URL or "
-                "IMAGEPIPELINE_STORAGE names another; a relative path begins in this folder."
-            )
-        yield ledger
-
-
 @ledger_group.command("unknown", short_help="List requests that nobody knows the end of.")
 @json_option
 def ledger_unknown(*, as_json: bool) -> None:
     """List the requests of which nobody knows whether they were bought."""
     from imagepipeline_dagster.ledger.decisions import unknown_requests
 
-    with _present_ledger() as ledger:
+    with plain_errors(), present_ledger() as ledger:
         found = unknown_requests(ledger)
     if as_json:
         echo_json({"unknown": [asdict(request) for request in found]})
@@ -110,7 +105,7 @@ def backup(file: Path) -> None:
 
     if file.exists():
         raise click.ClickException(f"{file} exists already; a backup replaces nothing.")
-    with _present_ledger() as ledger:
+    with plain_errors(), present_ledger() as ledger:
         if ledger.file is None:
             raise click.ClickException(
                 f"The ledger at {ledger.shown_url} is no SQLite file: back it up by its database's "
@@ -139,6 +134,56 @@ def adopt(*, yes: bool) -> None:
             click.confirm("What it does not know is bought again. Go on?", abort=True)
         identity.adopt(ledger, storage)
     click.echo("Adopted: runs buy again.")
+@ledger_group.command(short_help="Restore a lost ledger from what the storage keeps.")
+@click.option(
+    "--unbought",
+    is_flag=True,
+    help="Take what the tables show as not bought for not bought; else it is unknown.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@dataset_option
+def rebuild(*, unbought: bool, yes: bool, dataset: str | None) -> None:
+    """Restore what the ledger lacks from the tables on the storage; what it has stays.
+
+    A request that the tables do not show as bought may have been bought by a run that never came to
+    its end. It becomes unknown, and no run sends it until you decide.
+    """
+    from imagepipeline_dagster.api.contract import submit_path
+    from imagepipeline_dagster.environment import resources_on_command_line
+    from imagepipeline_dagster.purchase.rebuild import Rebuilding, StoredTables
+
+    chosen = chosen_dataset(dataset)
+    with plain_errors():
+        resources = resources_on_command_line(os.environ)
+        api = resources["imagepipeline"]
+        folders = {
+            asset: "/".join(chosen.key(asset).path)
+            for asset in ("prompt_sets", "generation_requests", "generated_images")
+        }
+        rebuilding = Rebuilding(
+            storage=resources["storage"].open(),
+            tables=StoredTables(**folders),
+            dataset=chosen.name,
+            allowance=chosen.allowance(api.origin),
+            endpoint=lambda task: f"{api.origin}{submit_path(task)}",
+            emulated=api.emulated,
+            unbought=unbought,
+        )
+        with configured_ledger(create=True) as ledger:
+            if not yes:
+                into = f"Restore {chosen.name} from {rebuilding.storage.uri} in {ledger.shown_url}?"
+                click.confirm(into, abort=True)
+            restored = [each for each in rebuilding.restore(ledger) if each.requests]
+    for each in restored:
+        unknown = f", {each.unknown:,} of them unknown" if each.unknown else ""
+        click.echo(
+            f"{printable(each.prompt_set)}: {count_of(each.requests, 'request')}{unknown}, "
+            f"{count_of(each.images, 'image')}"
+        )
+    if not restored:
+        click.echo("The ledger lacks nothing that the storage tells of.")
+    if any(each.unknown for each in restored):
+        click.echo("`imagepipeline-dagster ledger unknown` lists what you have to decide about.")
 
 
 @ledger_group.command(short_help="Allow one more job for requests.")
@@ -192,7 +237,7 @@ def _decide(
         raise click.BadParameter("must not be blank", param_hint="--why")
     with plain_errors():
         # Read first: a ledger that is not there must not be made by a decision about it.
-        with _present_ledger() as ledger:
+        with present_ledger() as ledger:
             if all_unknown:
                 keys = tuple(each.request_key for each in decisions.unknown_requests(ledger))
             if not keys:

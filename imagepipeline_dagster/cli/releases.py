@@ -23,7 +23,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _SHOWN = 50  # samples of a difference
 
 
-@click.group("releases")
+@click.group("releases", short_help="Look at releases, compare and verify them.")
 def releases_group() -> None:
     """Look at releases: list, show, compare, verify, export and prune them."""
 

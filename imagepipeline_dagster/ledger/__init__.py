@@ -12,4 +12,5 @@
 - `approvals`: plans that people approved.
 - `decisions`: what a person decides about requests that no run goes on with.
 - `lineage`: from an image back to all that it comes from.
+- `verification`: the storage read again against the ledger.
 """

@@ -9,4 +9,5 @@
   and `beside` looks at what stands beside the pixels.
 - `images`: a row of the result. `checks`: what a purchase of a set should come to.
 - `replay`: an image's request bought again; `likeness` says how the pictures compare.
+- `rebuild`: a lost ledger restored from what the storage keeps.
 """

@@ -3,11 +3,15 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from imagepipeline_dagster.cli import main
 from imagepipeline_dagster.ledger.requests import Ledger
 from tests.cli.shop import Shop, files_in, lose_one, row_of
+from tests.pipeline import open_pipeline
 
 
 @pytest.mark.parametrize(
@@ -131,3 +135,25 @@ def test_a_database_that_cannot_be_used_is_said_without_its_password(
     assert "IMAGEPIPELINE_BASE_URL" in shop.run("plan", ok=False)
     monkeypatch.setenv("IMAGEPIPELINE_STORAGE", "s3://bucket")
     assert "IMAGEPIPELINE_TABLES_URL" in shop.run("plan", ok=False)
+
+
+def test_a_lost_ledger_is_rebuilt_by_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `ledger rebuild` a plan has nothing to buy, as before the ledger was lost."""
+    monkeypatch.setenv("IMAGEPIPELINE_STORAGE", str(tmp_path / "data"))
+
+    def do(*arguments: str) -> str:
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    with open_pipeline(tmp_path) as pipeline:
+        pipeline.add("spring", "a", samples=2)
+        pipeline.sync()
+        before = do("plan")
+        for file in (tmp_path / "data").glob("ledger.db*"):
+            file.unlink()
+        assert "spring: 2 requests, 2 images" in do("ledger", "rebuild", "--yes")
+        assert do("plan") == before
+        assert "lacks nothing" in do("ledger", "rebuild", "--yes")

@@ -1,0 +1,241 @@
+"""A lost ledger's entries restored from what the storage keeps: three tables of each prompt set.
+
+Restored is what the ledger lacks, and nothing that it has is changed. The tables tell what was
+bought until they were stored. A request that they show as not bought may have been bought after
+that, by a run that never came to its end: it becomes `unknown`, for a person to decide.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pyarrow.parquet as pq
+from sqlalchemy import Connection
+
+from imagepipeline_dagster.ledger.budget import Allowance
+from imagepipeline_dagster.ledger.records import (
+    MAX_JOBS_PER_REQUEST,
+    Failure,
+    Outcome,
+    State,
+    StoredSample,
+)
+from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by, upsert
+from imagepipeline_dagster.ledger.schema import requests, samples
+from imagepipeline_dagster.planning.prompts import Prompt
+from imagepipeline_dagster.planning.requests import PlannedRequest
+from imagepipeline_dagster.purchase.images import GeneratedImage
+from imagepipeline_dagster.purchase.uses import PromptSetUses
+from imagepipeline_dagster.rows import rows_of
+from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
+
+__all__ = ["Rebuilding", "Restored", "StoredTables"]
+
+RowT = TypeVar("RowT", Prompt, PlannedRequest, GeneratedImage)
+
+_ENDED = (
+    Outcome.GENERATED,
+    Outcome.VENDOR_FILTERED,
+    Outcome.EXPIRED,
+    Outcome.UNDECODABLE,
+)
+_RESTORED = "restored from the stored tables"
+_PERHAPS_BOUGHT = (
+    "the ledger was lost, and the stored tables do not show it as bought; a run that did not end "
+    "may have bought it"
+)
+_LONG_AGO = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTables:
+    """The folders on the storage where a dataset's tables are, a file a prompt set."""
+
+    prompt_sets: str
+    generation_requests: str
+    generated_images: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """How many entries of a prompt set were restored, with how many images."""
+
+    prompt_set: str
+    requests: int
+    images: int
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuilding:
+    """What a ledger is rebuilt from.
+
+    Args:
+        dataset: its name in the ledger.
+        allowance: where what was bought is counted as spent.
+        endpoint: returns the URL that a task's requests are sent to, for those never sent so far.
+        emulated: whether the emulator answers there.
+        unbought: take what the tables show as not bought for not bought.
+    """
+
+    storage: Storage
+    tables: StoredTables
+    dataset: str
+    allowance: Allowance
+    endpoint: Callable[[str], str]
+    emulated: bool
+    unbought: bool = False
+
+    def restore(self, ledger: Ledger) -> Iterator[Restored]:
+        """Restore one prompt set after another, each in a transaction of its own.
+
+        Running it again, after an interruption too, restores what is still missing.
+        """
+        for path in self.storage.list(self.tables.prompt_sets):
+            file = path.removeprefix(f"{self.tables.prompt_sets}/")
+            prompts = self._rows(path, Prompt)
+            plan = self._rows(f"{self.tables.generation_requests}/{file}", PlannedRequest)
+            images = self._rows(f"{self.tables.generated_images}/{file}", GeneratedImage)
+            if plan:
+                with ledger.engine.begin() as connection:
+                    yield self._restore_set(connection, plan, prompts, images)
+
+    def _restore_set(
+        self,
+        connection: Connection,
+        plan: Sequence[PlannedRequest],
+        prompts: Sequence[Prompt],
+        images: Sequence[GeneratedImage],
+    ) -> Restored:
+        known = entries_seen_by(connection, (call.request_key for call in plan))
+        shown = _samples_by_request(images)
+        # A prompt may have left the set between the plan and the table of the prompts.
+        there = {prompt.prompt_id for prompt in prompts}
+        plan = [call for call in plan if call.prompt_id in there]
+        uses = PromptSetUses(plan=plan, prompts=prompts, dataset=self.dataset, run_id=_RESTORED)
+        restored: dict[str, Mapping[str, Any]] = {}
+        stored = 0
+        for call in plan:
+            if call.request_key in known or call.request_key in restored:
+                continue
+            rows = shown.get(call.request_key, ())
+            entry = self._entry(call, rows)
+            if entry is None:
+                continue
+            restored[call.request_key] = entry
+            connection.execute(upsert(connection, requests, dict(entry), replace=()))
+            for sample in _stored_samples(call.request_key, rows, attempt=entry["attempt"]):
+                connection.execute(upsert(connection, samples, sample, replace=()))
+                stored += sample["image_sha256"] is not None
+            uses.record_request(connection, call.request_key)
+            self._count_as_spent(connection, entry)
+        return Restored(
+            plan[0].prompt_set if plan else "",
+            len(restored),
+            stored,
+            sum(entry["state"] is State.UNKNOWN for entry in restored.values()),
+        )
+
+    def _entry(
+        self, call: PlannedRequest, rows: Sequence[GeneratedImage]
+    ) -> Mapping[str, Any] | None:
+        """Return a request's row in the ledger; None where it is taken for not bought."""
+        row = next((row for row in rows if row.job_id), rows[0] if rows else None)
+        state, failure, error = _end_of(rows)
+        if state is None:
+            if self.unbought:
+                return None
+            state, error = State.UNKNOWN, _PERHAPS_BOUGHT
+        submitted_at = row.submitted_at if row else None
+        ended = [each.completed_at for each in rows if each.completed_at]
+        return {
+            "request_key": call.request_key,
+            "state": state,
+            # Of one that failed for good nobody knows how many there were.
+            "attempt": MAX_JOBS_PER_REQUEST if failure is Failure.MODEL_ERROR else 1,
+            "task": call.task,
+            "request": call.request,
+            "samples": call.samples,
+            "embedding_version": call.embedding_version,
+            "endpoint": (row and row.endpoint) or self.endpoint(call.task),
+            "emulated": row.emulated if row and row.endpoint else self.emulated,
+            "run_id": (row and row.run_id) or _RESTORED,
+            "owner": _RESTORED,
+            "lease_until": _LONG_AGO,
+            "claimed_at": submitted_at or _LONG_AGO,
+            "job_id": row.job_id if row else None,
+            "links": None,
+            "submitted_at": submitted_at,
+            "completed_at": max(ended) if ended else None,
+            "failure": failure,
+            "error": error,
+        }
+
+    def _count_as_spent(self, connection: Connection, entry: Mapping[str, Any]) -> None:
+        if entry["submitted_at"] is not None:
+            recording = dataclasses.replace(self.allowance, budget=None)
+            recording.reserve(
+                connection, images=entry["samples"], today=entry["submitted_at"].date()
+            )
+
+    def _rows(self, path: str, row_type: type[RowT]) -> list[RowT]:
+        try:
+            data = self.storage.read(path)
+        except ObjectMissing:
+            return []
+        return rows_of(pq.read_table(io.BytesIO(data)), row_type)
+
+
+def _samples_by_request(
+    images: Sequence[GeneratedImage],
+) -> dict[str, list[GeneratedImage]]:
+    """Return each request's samples in the order of their slots, as its first call shows them."""
+    calls: dict[tuple[str, str, int | None], list[GeneratedImage]] = {}
+    for image in images:
+        if image.request_key is not None:
+            call = (image.request_key, image.prompt_id, image.call_index)
+            calls.setdefault(call, []).append(image)
+    shown: dict[str, list[GeneratedImage]] = {}
+    for (key, _, _), of_call in calls.items():
+        shown.setdefault(key, of_call)
+    return shown
+
+
+def _end_of(rows: Sequence[GeneratedImage]) -> tuple[State | None, Failure | None, str | None]:
+    """Return how a request ended, by its samples; None where they do not show it as bought."""
+    open_rows = [row for row in rows if row.outcome not in _ENDED]
+    if rows and not open_rows:
+        return State.SUCCEEDED, None, None
+    if not open_rows:
+        return None, None, None
+    outcome, error = open_rows[0].outcome, open_rows[0].error
+    if outcome == Outcome.UNKNOWN:
+        return State.UNKNOWN, None, error
+    if outcome == Outcome.FAILED:
+        sent = any(row.submitted_at for row in rows)
+        return State.FAILED, Failure.MODEL_ERROR if sent else Failure.INPUT_REFUSED, error
+    if any(row.job_id for row in open_rows):
+        return State.SUBMITTED, None, error
+    return None, None, None
+
+
+def _stored_samples(
+    request_key: str, rows: Sequence[GeneratedImage], *, attempt: int
+) -> Iterator[dict[str, Any]]:
+    for slot, row in enumerate(rows):
+        if row.outcome not in _ENDED:
+            continue
+        also = {
+            "request_key": request_key,
+            "slot": slot,
+            "attempt": attempt,
+            "stored_at": row.completed_at or row.submitted_at or _LONG_AGO,
+        }
+        yield also | {
+            name: getattr(row, name) for name in StoredSample.__slots__ if name not in also
+        }

@@ -1,0 +1,164 @@
+"""A lost ledger restored from the stored tables, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from sqlalchemy import MetaData
+
+from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind
+from imagepipeline_dagster.ledger.budget import Allowance, Budget
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.planning.prompts import Prompt
+from imagepipeline_dagster.planning.requests import PlannedRequest
+from imagepipeline_dagster.purchase.images import GeneratedImage
+from imagepipeline_dagster.purchase.rebuild import Rebuilding, Restored, StoredTables
+from imagepipeline_dagster.rows import arrow_table
+from tests.buying import Bought, Buyer, numbered_rows, prompts_of
+
+TABLES = StoredTables(
+    prompt_sets="prompt_sets",
+    generation_requests="generation_requests",
+    generated_images="generated_images",
+)
+ALLOWANCE = Allowance(scope="images@emulator", budget=Budget(images=100))
+
+
+@pytest.fixture
+def buyer(ledger_url: str, emulator: EmulatorServer, tmp_path: Path) -> Buyer:
+    """A buyer of two samples a call."""
+    return Buyer(
+        ledger_url=ledger_url,
+        folder=tmp_path / "data",
+        base_url=emulator.url,
+        samples_per_call=2,
+    )
+
+
+def store(
+    buyer: Buyer,
+    prompts: Sequence[Prompt],
+    plan: Sequence[PlannedRequest],
+    images: Sequence[GeneratedImage] | None,
+) -> None:
+    """Store a set's tables as a run does; one that died in its purchase has no images."""
+    tables = {
+        TABLES.prompt_sets: arrow_table(prompts, Prompt),
+        TABLES.generation_requests: arrow_table(plan, PlannedRequest),
+    }
+    if images is not None:
+        tables[TABLES.generated_images] = arrow_table(images, GeneratedImage)
+    for folder, table in tables.items():
+        encoded = io.BytesIO()
+        pq.write_table(table, encoded)
+        buyer.storage.write(f"{folder}/spring.parquet", encoded.getvalue())
+
+
+def lose_the_ledger(ledger_url: str) -> None:
+    """Drop all tables, as a database that was made anew."""
+    with closing(Ledger(ledger_url)) as ledger, ledger.engine.begin() as connection:
+        there = MetaData()
+        there.reflect(connection)
+        there.drop_all(connection)
+
+
+def rebuild(buyer: Buyer, *, unbought: bool = False) -> list[Restored]:
+    """Restore what the ledger lacks."""
+    rebuilding = Rebuilding(
+        storage=buyer.storage,
+        tables=TABLES,
+        dataset="images",
+        allowance=ALLOWANCE,
+        endpoint=lambda task: f"{buyer.base_url}/sdxl/{task}/v1",
+        emulated=True,
+        unbought=unbought,
+    )
+    with closing(Ledger(buyer.ledger_url)) as ledger:
+        return list(rebuilding.restore(ledger))
+
+
+def facts(bought: Bought) -> list[tuple[object, ...]]:
+    """Return what must be known again of each sample."""
+    return [
+        (
+            *(image.request_key, image.sample_index, image.outcome, image.image_sha256),
+            *(image.uri, image.bytes, image.job_id, image.run_id, image.submitted_at),
+            *(image.completed_at, image.endpoint, image.emulated),
+        )
+        for image in bought.images
+    ]
+
+
+def test_a_lost_ledger_costs_nothing(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """Pictures, lost answers and refusals are known again, and nothing is sent once more."""
+    prompts = prompts_of(numbered_rows(5, samples=2))
+    emulator.set_faults(
+        Fault(kind=FaultKind.DROPPED_ANSWER, times=1), Fault(kind=FaultKind.REFUSED, times=1)
+    )
+    bought = buyer.buy(prompts, allowance=ALLOWANCE)
+    assert set(bought.outcomes) == {"generated", "unknown", "failed"}
+    store(buyer, prompts, bought.plan, bought.images)
+    lose_the_ledger(buyer.ledger_url)
+
+    assert rebuild(buyer) == [Restored("spring", 5, 6, 1)]
+
+    posts = emulator.stats.posts_accepted
+    again = buyer.buy(prompts, allowance=ALLOWANCE)
+    assert emulator.stats.posts_accepted == posts
+    assert facts(again) == facts(bought)
+    assert {image.error for image in again.images} == {image.error for image in bought.images}
+    today = dt.datetime.now(dt.UTC).date()
+    with closing(Ledger(buyer.ledger_url)) as ledger:
+        assert ALLOWANCE.spent(ledger, today=today)["total"].images == 6
+        assert len(ledger.latest_uses("images", "spring")) == 5
+    assert rebuild(buyer) == [Restored("spring", 0, 0, 0)]
+
+
+def test_what_a_dead_run_may_have_bought_is_unknown(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """A plan without its images is sent by no run until a person takes it for not bought."""
+    prompts = prompts_of(numbered_rows(2, samples=2))
+    bought = buyer.buy(prompts)
+    store(buyer, prompts, bought.plan, None)
+    lose_the_ledger(buyer.ledger_url)
+
+    assert rebuild(buyer) == [Restored("spring", 2, 0, 2)]
+    assert buyer.buy(prompts).outcomes == {"unknown": 4}
+    assert emulator.stats.posts_accepted == 2
+
+    lose_the_ledger(buyer.ledger_url)
+    assert rebuild(buyer, unbought=True) == [Restored("spring", 0, 0, 0)]
+    assert buyer.buy(prompts).outcomes == {"generated": 4}
+
+
+def test_a_job_under_way_is_resumed_after_a_rebuild(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """A job whose id stands in the tables is asked for again, and not bought once more."""
+    emulator.set_faults(Fault(kind=FaultKind.STUCK, seconds=1.0))
+    prompts = prompts_of(numbered_rows(1, samples=2))
+    bought = buyer.buy(prompts, job_timeout_seconds=0.3)
+    assert bought.outcomes == {"pending": 2}
+    store(buyer, prompts, bought.plan, bought.images)
+    lose_the_ledger(buyer.ledger_url)
+    emulator.set_faults()
+
+    assert rebuild(buyer) == [Restored("spring", 1, 0, 0)]
+    again = buyer.buy(prompts)
+    assert again.outcomes == {"generated": 2}
+    assert emulator.stats.posts_accepted == 1
+
+
+def test_a_ledger_that_has_entries_keeps_them(buyer: Buyer) -> None:
+    """What the ledger knows is newer than any table: only what it lacks is restored."""
+    few, all_of_them = prompts_of(numbered_rows(1)), prompts_of(numbered_rows(3))
+    bought = buyer.buy(all_of_them)
+    store(buyer, all_of_them, bought.plan, bought.images)
+    lose_the_ledger(buyer.ledger_url)
+    kept = buyer.buy(few, run_id="later")
+
+    assert rebuild(buyer) == [Restored("spring", 2, 2, 0)]
+    assert buyer.entries(kept.plan) == kept.entries
