@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["verify"]
 
 
-@click.command(short_help="Read every stored image again, and compare it with the ledger.")
+@click.command(short_help="Compare every stored image with the ledger.")
 @json_option
 @click.option("--repair", is_flag=True, help="Say how each image can be had again.")
 def verify(*, as_json: bool, repair: bool) -> None:
