@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -134,6 +132,8 @@ def adopt(*, yes: bool) -> None:
             click.confirm("What it does not know is bought again. Go on?", abort=True)
         identity.adopt(ledger, storage)
     click.echo("Adopted: runs buy again.")
+
+
 @ledger_group.command(short_help="Restore a lost ledger from what the storage keeps.")
 @click.option(
     "--unbought",
@@ -174,6 +174,7 @@ def rebuild(*, unbought: bool, yes: bool, dataset: str | None) -> None:
                 into = f"Restore {chosen.name} from {rebuilding.storage.uri} in {ledger.shown_url}?"
                 click.confirm(into, abort=True)
             restored = [each for each in rebuilding.restore(ledger) if each.requests]
+            strangers = rebuilding.adopt(ledger)
     for each in restored:
         unknown = f", {each.unknown:,} of them unknown" if each.unknown else ""
         click.echo(
@@ -184,6 +185,12 @@ def rebuild(*, unbought: bool, yes: bool, dataset: str | None) -> None:
         click.echo("The ledger lacks nothing that the storage tells of.")
     if any(each.unknown for each in restored):
         click.echo("`imagepipeline-dagster ledger unknown` lists what you have to decide about.")
+    if strangers:
+        click.echo(
+            f"{count_of(strangers, 'image')} on the storage belong to no entry: to another dataset "
+            "(--dataset), to rows that have changed since, or to a run that died. Runs buy again "
+            "after `imagepipeline-dagster ledger adopt`."
+        )
 
 
 @ledger_group.command(short_help="Allow one more job for requests.")

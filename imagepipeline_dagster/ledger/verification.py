@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
+from pathlib import PurePosixPath
 
 from sqlalchemy import Row, func, select
 
@@ -14,7 +16,7 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import samples
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
 
-__all__ = ["Damage", "DamagedImage", "count_images", "damaged_images"]
+__all__ = ["Damage", "DamagedImage", "count_images", "count_strangers", "damaged_images"]
 
 _IMAGES_AT_ONCE = 500
 _READERS = 4  # each holds one image
@@ -55,6 +57,17 @@ def damaged_images(ledger: Ledger, storage: Storage) -> Iterator[DamagedImage | 
             damages = readers.map(lambda image: _damage(storage, image), page)
             for image, damage in zip(page, damages, strict=True):
                 yield None if damage is None else _damaged(ledger, storage, image, damage)
+
+
+def count_strangers(ledger: Ledger, storage: Storage) -> int:
+    """Return how many images on the storage the ledger does not know."""
+    strangers = 0
+    stored = (PurePosixPath(path).stem for path in storage.list("images"))
+    while page := set(islice(stored, _IMAGES_AT_ONCE)):
+        query = select(samples.c.image_sha256).where(samples.c.image_sha256.in_(page))
+        with ledger.reading() as connection:
+            strangers += len(page.difference(connection.scalars(query)))
+    return strangers
 
 
 def _pages(ledger: Ledger) -> Iterator[list[Row[str, str, int]]]:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from sqlalchemy import Connection
 
 from imagepipeline_dagster.ledger.budget import Allowance
+from imagepipeline_dagster.ledger.identity import adopt
 from imagepipeline_dagster.ledger.records import (
     MAX_JOBS_PER_REQUEST,
     Failure,
@@ -27,6 +28,7 @@ from imagepipeline_dagster.ledger.records import (
 )
 from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by, upsert
 from imagepipeline_dagster.ledger.schema import requests, samples
+from imagepipeline_dagster.ledger.verification import count_strangers
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.purchase.images import GeneratedImage
@@ -104,6 +106,16 @@ class Rebuilding:
             if plan:
                 with ledger.engine.begin() as connection:
                     yield self._restore_set(connection, plan, prompts, images)
+
+    def adopt(self, ledger: Ledger) -> int:
+        """Take the ledger for the storage's own where it knows every stored image.
+
+        Returns how many it does not know; a person decides about a ledger that lacks some.
+        """
+        strangers = count_strangers(ledger, self.storage)
+        if not strangers:
+            adopt(ledger, self.storage)
+        return strangers
 
     def _restore_set(
         self,

@@ -14,6 +14,7 @@ from sqlalchemy import MetaData
 
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind
 from imagepipeline_dagster.ledger.budget import Allowance, Budget
+from imagepipeline_dagster.ledger.identity import LedgerMismatch, adopt
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest
@@ -80,7 +81,10 @@ def rebuild(buyer: Buyer, *, unbought: bool = False) -> list[Restored]:
         unbought=unbought,
     )
     with closing(Ledger(buyer.ledger_url)) as ledger:
-        return list(rebuilding.restore(ledger))
+        restored = list(rebuilding.restore(ledger))
+        if rebuilding.adopt(ledger):
+            adopt(ledger, buyer.storage)
+        return restored
 
 
 def facts(bought: Bought) -> list[tuple[object, ...]]:
@@ -127,6 +131,8 @@ def test_what_a_dead_run_may_have_bought_is_unknown(buyer: Buyer, emulator: Emul
     store(buyer, prompts, bought.plan, None)
     lose_the_ledger(buyer.ledger_url)
 
+    refused = buyer.buy(prompts).report
+    assert isinstance(refused.stopper, LedgerMismatch)
     assert rebuild(buyer) == [Restored("spring", 2, 0, 2)]
     assert buyer.buy(prompts).outcomes == {"unknown": 4}
     assert emulator.stats.posts_accepted == 2
@@ -158,6 +164,8 @@ def test_a_ledger_that_has_entries_keeps_them(buyer: Buyer) -> None:
     bought = buyer.buy(all_of_them)
     store(buyer, all_of_them, bought.plan, bought.images)
     lose_the_ledger(buyer.ledger_url)
+    with closing(Ledger(buyer.ledger_url)) as ledger:
+        adopt(ledger, buyer.storage)
     kept = buyer.buy(few, run_id="later")
 
     assert rebuild(buyer) == [Restored("spring", 2, 2, 0)]
