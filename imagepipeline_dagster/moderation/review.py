@@ -93,6 +93,8 @@ def _facts(image: ModeratedImage) -> Iterator[str]:
         yield f"score {image.nsfw_score:.3f}"
     if image.duplicate_of is not None:
         yield f"repeats {image.duplicate_of[:12]}…"
+    if image.carries_more is not None:
+        yield image.carries_more
     if image.overridden_by is not None:
         yield f"by {image.overridden_by}: {image.override_reason}"
     if image.error is not None:
