@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.io_manager import ParquetIOManager
     from imagepipeline_dagster.ledger.budget import Budget
     from imagepipeline_dagster.moderation.policy import ModerationPolicy
+    from imagepipeline_dagster.planning.approval import Approval
     from imagepipeline_dagster.planning.prompts import GenerationDefaults
     from imagepipeline_dagster.release.dataset_release import DatasetRelease, latest_release
     from imagepipeline_dagster.release.policy import ReleasePolicy
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.watching.options import Watching
 
 __all__ = [
+    "Approval",
     "Budget",
     "DatasetRelease",
     "GeneratedPictures",
@@ -65,6 +67,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Approval": "planning.approval",
     "Budget": "ledger.budget",
     "DatasetRelease": "release.dataset_release",
     "GeneratedPictures": "resources",

@@ -11,24 +11,25 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from imagepipeline_dagster import (
+    Approval,
     Budget,
     GenerationDefaults,
     ImageDataset,
     ImageDatasetComponent,
     ImagePipelineResource,
     ModerationPolicy,
+    ReleasePolicy,
     TableMapping,
+    Watching,
 )
 from imagepipeline_dagster.cli import main
-from imagepipeline_dagster.planning.approval import Approval
-from imagepipeline_dagster.watching.options import Watching
 
 __all__ = ["PAGES"]
 
 DOCS = Path(__file__).parents[2] / "docs"
 _MODELS: Sequence[type[BaseModel]] = (
     *(ImageDataset, TableMapping, GenerationDefaults, Budget, Approval, Watching),
-    *(ModerationPolicy, ImagePipelineResource, ImageDatasetComponent),
+    *(ModerationPolicy, ReleasePolicy, ImagePipelineResource, ImageDatasetComponent),
 )
 _NOTE = "<!-- Written by `make docs`: change the code instead. -->"
 _COMMANDS = """# Command line
@@ -71,13 +72,19 @@ def _options() -> str:
             for name, default, description in _fields(model)
         ]
         summary = (model.__doc__ or "").split("\n\n")[0]
+        if model is ImageDatasetComponent:
+            summary += " It has all options of `ImageDataset`, and these."
         parts += [f"## {model.__name__}", _prose(summary)]
         parts += [_table(("option", "default", "meaning"), rows)]
     return "\n\n".join(parts) + "\n"
 
 
 def _fields(model: type[BaseModel]) -> Iterator[tuple[str, object, str]]:
+    # What a component has beside its dataset's options.
+    inherited = ImageDataset.model_fields if model is ImageDatasetComponent else {}
     for name, field in model.model_fields.items():
+        if name in inherited:
+            continue
         default = field.get_default(call_default_factory=True, validated_data={})
         yield name, default, field.description or ""
 

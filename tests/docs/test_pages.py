@@ -22,6 +22,7 @@ PAGES = sorted([PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")])
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(600),
     # Dagster 1.13 reads YAML by a function that pydantic has deprecated, and by its beta classes.
     pytest.mark.filterwarnings(r"ignore:`parse_obj_as` is deprecated"),
     pytest.mark.filterwarnings(r"ignore:.* is currently in beta"),
@@ -73,6 +74,7 @@ def _run_commands(commands: str, project: Path) -> None:
                 "PYTHONPATH": str(PROJECT),
                 "DAGSTER_HOME": str(project / ".dagster"),
             },
+            timeout=500,
         )
         assert ran.returncode == 0, f"{rest}\n{ran.stdout[-2000:]}\n{ran.stderr[-4000:]}"
 

@@ -40,7 +40,7 @@ def test_mapping_splits_off_the_schema() -> None:
     """A table is named with its database schema or without; unmapped columns keep their names."""
     mapping = TableMapping("studio.prompt list", {"prompt": "text"})
     assert (mapping.database_schema, mapping.name) == ("studio", "prompt list")
-    assert TableMapping("prompts").schema is None
+    assert TableMapping("prompts").database_schema is None
     assert (mapping.column("prompt"), mapping.column("seed")) == ("text", "seed")
 
 
