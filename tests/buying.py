@@ -29,6 +29,7 @@ from imagepipeline_dagster.planning.requests import PlannedRequest, plan_prompt_
 from imagepipeline_dagster.purchase.images import GeneratedImage, images_of_plan
 from imagepipeline_dagster.purchase.pacing import Brake
 from imagepipeline_dagster.purchase.purchase import Purchase, PurchaseReport, PurchaseSettings
+from imagepipeline_dagster.purchase.state import PurchaseProgress
 from imagepipeline_dagster.storage.contract import Storage, image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow
@@ -137,6 +138,7 @@ class Buyer:
         storage: Storage | None = None,
         open_client: OpenClient | None = None,
         allowance: Allowance = Allowance(scope="images@emulator"),  # noqa: B008 - frozen
+        on_progress: Callable[[PurchaseProgress], None] = lambda _: None,
         **settings: float,
     ) -> Bought:
         """Plan the set, carry the plan out, and return what came of it."""
@@ -153,6 +155,7 @@ class Buyer:
                 open_client=open_client or self.client,
                 emulated=True,
                 allowance=allowance,
+                on_progress=on_progress,
                 settings=dataclasses.replace(
                     self.settings,
                     **settings,  # type: ignore[arg-type] # whole and other numbers alike

@@ -34,6 +34,10 @@ __all__ = [
 ]
 
 
+# Ten times a process's own: a living one renews its lease long before.
+_LONGEST_LEASE = dt.timedelta(minutes=10)
+
+
 class State(StrEnum):
     """Where a request stands."""
 
@@ -101,14 +105,23 @@ def _this_place() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """How long an owner's word holds without being renewed, in seconds."""
+    """How long an owner's word holds without being renewed, in seconds.
+
+    Leases are told by the database's clock, which is `ahead` of this machine's: machines whose
+    clocks differ agree on them.
+    """
 
     owner: Owner
     seconds: float
+    ahead: dt.timedelta = dt.timedelta(0)
+
+    def now(self) -> dt.datetime:
+        """Return the time by the database's clock."""
+        return dt.datetime.now(dt.UTC) + self.ahead
 
     def until(self) -> dt.datetime:
         """Return until when it holds, were it renewed now."""
-        return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self.seconds)
+        return self.now() + dt.timedelta(seconds=self.seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,10 +250,13 @@ class Entry:
         return len(self.stored) >= self.samples
 
     def is_live(self, now: dt.datetime) -> bool:
-        """Whether a living process works on it."""
+        """Whether a living process works on it.
+
+        A lease beyond the longest one comes from a clock that was wrong, and says nothing.
+        """
         return (
             self.state in (State.CLAIMED, State.SUBMITTED)
-            and self.lease_until > now
+            and now < self.lease_until <= now + _LONGEST_LEASE
             and not self.owner.is_gone
         )
 

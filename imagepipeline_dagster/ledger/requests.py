@@ -29,6 +29,7 @@ from sqlalchemy import (
     Table,
     and_,
     bindparam,
+    func,
     or_,
     select,
     update,
@@ -76,6 +77,7 @@ __all__ = [
 
 # Keys in one IN (…): far below every database's limit on bound values.
 _KEYS_AT_ONCE = 500
+_LONG_AGO = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 
 
 class Ledger:
@@ -127,6 +129,16 @@ class Ledger:
         """Open a transaction that only reads."""
         with self.engine.connect() as connection:
             yield connection.execution_options(only_reads=True)
+
+    def clock_ahead(self) -> dt.timedelta:
+        """Return how far the database's clock is ahead of this machine's, as measured now."""
+        if self.engine.dialect.name != "postgresql":
+            return dt.timedelta(0)
+        with self.reading() as connection:
+            connection.execute(select(1))  # connected: what follows is quick
+            before = _now()
+            there: dt.datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+            return there - before - (_now() - before) / 2
 
     def entries(self, request_keys: Iterable[str]) -> dict[str, Entry]:
         """Return what is known of these requests, by key; unknown keys are absent."""
@@ -472,7 +484,8 @@ def record_renewal(
 
 def record_release(connection: Connection, owner: Owner) -> None:
     """End the lease of all that a process worked on: it works on it no longer."""
-    record_renewal(connection, owner, lease_until=_now())
+    # Not this machine's clock: one that is ahead would go on holding what nobody works on.
+    record_renewal(connection, owner, lease_until=_LONG_AGO)
 
 
 def record_uses(

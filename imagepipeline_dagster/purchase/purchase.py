@@ -110,7 +110,9 @@ class Purchase:
         self._allowance = allowance
         self._settings = settings
         self._on_progress = on_progress
-        self._lease = Lease(Owner.this_process(), settings.lease_seconds)
+        self._lease = Lease(
+            Owner.this_process(), settings.lease_seconds, ahead=ledger.clock_ahead()
+        )
         self._fence = Fence(settings.lease_seconds)
         self._state = RunState(max_failure_ratio=settings.max_failure_ratio)
 
@@ -261,6 +263,7 @@ class Purchase:
                 in_flight=self._state.in_flight,
                 rate=rate,
                 eta=(total - self._state.done) / rate if rate > 0 else None,
+                waits_for=self._state.waits_for,
             )
             await asyncio.to_thread(self._on_progress, progress)
 

@@ -115,6 +115,7 @@ class Rounds:
             work, others = await self._sort(entries)
             if self._state.interrupted or not (work or others):
                 return entries
+            self._state.waits_for = None if work else _waited_for(others)
             if work:
                 await self._work_off(work)
             else:
@@ -137,11 +138,11 @@ class Rounds:
 
     async def _sort(
         self, entries: Mapping[str, Entry]
-    ) -> tuple[list[tuple[PlannedRequest, Entry | None]], bool]:
-        """Return the calls that this run can work on, and whether others are being worked on."""
-        now = dt.datetime.now(dt.UTC)
+    ) -> tuple[list[tuple[PlannedRequest, Entry | None]], list[Entry]]:
+        """Return the calls that this run can work on, and those that others work on."""
+        now = self._lease.now()
         work: list[tuple[PlannedRequest, Entry | None]] = []
-        others = False
+        others: list[Entry] = []
         for key, call in self._calls.items():
             entry = entries.get(key)
             state = plan_state(entry)
@@ -149,7 +150,7 @@ class Rounds:
             if key in self._state.given_up or not (under_way or state is PlanState.TO_BUY):
                 continue
             if entry and entry.owner != self._lease.owner and entry.is_live(now):
-                others = True
+                others.append(entry)
             elif entry and entry.state is State.CLAIMED:
                 await self._writer.write(
                     record_unknown, key, entry.lapse, owner=entry.owner, was=State.CLAIMED
@@ -279,3 +280,11 @@ def _shape(call: PlannedRequest) -> tuple[object, ...]:
     """Return what jobs that take about equally long have in common."""
     names = ("model_id", "num_inference_steps", "width", "height", "refiner", "samples")
     return (call.task, *(getattr(call.parsed, name) for name in names))
+
+
+def _waited_for(others: Sequence[Entry]) -> str:
+    last = max(others, key=lambda entry: entry.lease_until)
+    return (
+        f"{len(others)} request{'s' if len(others) > 1 else ''} of run {last.run_id}, whose process {last.owner.name} has them "
+        f"until {last.lease_until:%H:%M:%S} UTC, or longer if it renews that"
+    )

@@ -20,7 +20,10 @@ class TooManyFailures(CorrectableError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PurchaseProgress:
-    """How far a purchase has come, in images; `rate` is images a second, `eta` seconds."""
+    """How far a purchase has come, in images; `rate` is images a second, `eta` seconds.
+
+    `waits_for` says what another run works on, where this one has nothing else to do.
+    """
 
     done: int
     total: int
@@ -28,12 +31,14 @@ class PurchaseProgress:
     in_flight: int
     rate: float
     eta: float | None
+    waits_for: str | None = None
 
     def __str__(self) -> str:
         eta = f", about {self.eta:.0f} s left" if self.eta is not None else ""
+        waits = f"; waits for {self.waits_for}" if self.waits_for else ""
         return (
             f"{self.done}/{self.total} images, {self.rate:.1f} images/s{eta}, "
-            f"{self.in_flight} jobs in flight, {self.failed} failed"
+            f"{self.in_flight} jobs in flight, {self.failed} failed{waits}"
         )
 
 
@@ -54,6 +59,7 @@ class RunState:
         done: samples that have come, those of earlier runs included.
         landed: samples that came in this run, and are pictures.
         failed: samples of requests that gave nothing.
+        waits_for: what other runs work on, while this one has nothing else to do.
     """
 
     max_failure_ratio: float
@@ -68,6 +74,7 @@ class RunState:
     done: int = 0
     landed: int = 0
     failed: int = 0
+    waits_for: str | None = None
 
     @property
     def stops(self) -> bool:

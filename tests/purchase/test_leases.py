@@ -1,0 +1,65 @@
+"""What one run believes of another's lease, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import datetime as dt
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from imagepipeline_dagster.emulator import EmulatorServer
+from imagepipeline_dagster.ledger.records import Lease, Owner, State
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.schema import requests, samples
+from tests.buying import Buyer, numbered_rows, prompts_of
+
+ELSEWHERE = Owner("another-host/place/1/x")
+HOUR = dt.timedelta(hours=1)
+
+
+@pytest.fixture
+def buyer(ledger_url: str, emulator: EmulatorServer, tmp_path: Path) -> Buyer:
+    """A buyer who bought one picture, whose job another machine works on."""
+    buyer = Buyer(ledger_url=ledger_url, folder=tmp_path / "data", base_url=emulator.url)
+    buyer.buy(prompts_of(numbered_rows(1)))
+    return buyer
+
+
+def leave_leased(buyer: Buyer, until: dt.datetime) -> None:
+    """Leave the request as another machine's process does that holds it until then."""
+    with closing(Ledger(buyer.ledger_url)) as ledger, ledger.engine.begin() as connection:
+        connection.execute(samples.delete())
+        connection.execute(
+            update(requests).values(
+                state=State.SUBMITTED, owner=ELSEWHERE.name, lease_until=until, run_id="theirs"
+            )
+        )
+
+
+@pytest.mark.timeout(20)
+def test_a_lease_from_a_wrong_clock_blocks_nobody(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """A machine whose clock was an hour ahead died: the next run goes on with its job at once."""
+    leave_leased(buyer, dt.datetime.now(dt.UTC) + HOUR)
+    again = buyer.buy(prompts_of(numbered_rows(1)))
+    assert again.outcomes == {"generated": 1}
+    assert emulator.stats.posts_accepted == 1
+
+
+def test_what_a_run_waits_for_is_said(buyer: Buyer) -> None:
+    """A run with nothing else to do says whose requests it waits for, and until when."""
+    leave_leased(buyer, dt.datetime.now(dt.UTC) + dt.timedelta(seconds=1.5))
+    progress: list[str] = []
+    again = buyer.buy(prompts_of(numbered_rows(1)), on_progress=lambda it: progress.append(str(it)))
+    assert again.outcomes == {"generated": 1}
+    waiting = f"waits for 1 request of run theirs, whose process {ELSEWHERE.name} has them until"
+    assert any(waiting in line for line in progress)
+
+
+def test_leases_are_told_by_the_databases_clock(ledger: Ledger) -> None:
+    """A lease is a time of the database's clock, however wrong this machine's is."""
+    assert abs(ledger.clock_ahead()) < dt.timedelta(seconds=5)
+    behind = Lease(ELSEWHERE, 60.0, ahead=HOUR)
+    apart = behind.until() - dt.datetime.now(dt.UTC)
+    assert abs(apart - HOUR - dt.timedelta(seconds=60)) < dt.timedelta(seconds=5)
