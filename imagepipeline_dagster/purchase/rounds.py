@@ -284,7 +284,8 @@ def _shape(call: PlannedRequest) -> tuple[object, ...]:
 
 def _waited_for(others: Sequence[Entry]) -> str:
     last = max(others, key=lambda entry: entry.lease_until)
+    count = "1 request" if len(others) == 1 else f"{len(others)} requests"
     return (
-        f"{len(others)} request{'s' if len(others) > 1 else ''} of run {last.run_id}, whose process {last.owner.name} has them "
+        f"{count} of run {last.run_id}, whose process {last.owner.name} has them "
         f"until {last.lease_until:%H:%M:%S} UTC, or longer if it renews that"
     )
