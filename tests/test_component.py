@@ -178,3 +178,16 @@ def test_a_price_that_binds_no_budget_is_refused(price: float) -> None:
     """A price is a finite number, and enough to be counted in millionths."""
     with pytest.raises(ValueError, match="price_per_image"):
         ImageDataset(price_per_image=price)
+
+
+def test_how_it_is_released_comes_from_yaml() -> None:
+    """Formats, splits and a licence are written in YAML as in Python."""
+    written = {
+        "formats": ["parquet", "webdataset"],
+        "splits": {"train": 0.9, "test": 0.1},
+        "license": "cc-by-4.0",
+    }
+    with _built(release=written, start=False) as definitions:
+        assert definitions.resolve_job_def("release_image_dataset")
+    with pytest.raises(Exception, match="parquet is missing"), _built(release={"formats": []}):
+        pass

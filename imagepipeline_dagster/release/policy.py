@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -17,7 +17,7 @@ __all__ = ["ReleasePolicy"]
 class ReleasePolicy(Options):
     """How a dataset is released."""
 
-    formats: tuple[Literal["parquet", "webdataset", "imagefolder"], ...] = Field(
+    formats: Sequence[Literal["parquet", "webdataset", "imagefolder"]] = Field(
         ("parquet",),
         description="Each is a folder of its own. parquet is always there: comparisons read it.",
     )
