@@ -224,6 +224,42 @@ def forget(
     _decide(LedgerDecision.FORGET, keys, all_unknown=all_unknown, why=why, who=who, yes=yes)
 
 
+@ledger_group.command(short_help="Ask jobs for pictures again; it costs nothing.")
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+def refetch(*, keys: tuple[str, ...]) -> None:
+    """Ask the jobs of requests for their pictures again; nothing is bought.
+
+    KEY is a request's key, or the first eight or more of its digits. It takes whatever lacks a
+    picture, also what is final, and pictures that the storage lost or holds in other bytes.
+    """
+    from imagepipeline_dagster.environment import resources_on_command_line
+    from imagepipeline_dagster.ledger.decisions import entries_named
+    from imagepipeline_dagster.purchase.refetching import refetch as ask_again
+
+    with plain_errors(), present_ledger() as ledger:
+        entries = entries_named(ledger, keys)
+    resources = resources_on_command_line(os.environ)
+    api = resources["imagepipeline"]
+    with plain_errors(), configured_ledger(create=True) as ledger:
+        answers = ask_again(
+            entries,
+            ledger=ledger,
+            storage=resources["storage"].open(),
+            open_client=api.open,
+            origin=api.origin,
+            emulated=api.emulated,
+        )
+        sets = _sets_of(ledger, entries)
+    for answer in answers:
+        missing = f", {answer.missing} still missing" if answer.missing else ""
+        trouble = f": {printable(answer.trouble)}" if answer.trouble else ""
+        came = count_of(answer.came, "picture")
+        click.echo(f"{answer.request_key[:_KEY_DIGITS]}  {came} came{missing}{trouble}")
+    if any(answer.came for answer in answers):
+        for name in sets:
+            click.echo(f"  materialize {name}")
+
+
 def _decide(
     decision: LedgerDecision,
     keys: tuple[str, ...],

@@ -42,6 +42,7 @@ __all__ = [
     "UndecidedRequest",
     "concerned",
     "decisions_about",
+    "entries_named",
     "forget",
     "resubmit",
     "unknown_requests",
@@ -130,6 +131,18 @@ def concerned(ledger: Ledger, keys: Sequence[str], decision: LedgerDecision) -> 
     """
     with ledger.reading() as connection:
         return _concerned(connection, keys, decision)
+
+
+def entries_named(ledger: Ledger, keys: Sequence[str]) -> list[Entry]:
+    """Return the requests that these keys, or unique prefixes of them, name.
+
+    Raises:
+        DecisionRefused: one names no single request.
+    """
+    with ledger.reading() as connection:
+        whole = list(dict.fromkeys(_key(connection, key) for key in keys))
+        entries = entries_seen_by(connection, whole)
+    return [entries[key] for key in whole]
 
 
 def resubmit(ledger: Ledger, keys: Sequence[str], *, who: str, why: str) -> list[Entry]:

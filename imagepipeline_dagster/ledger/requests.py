@@ -62,6 +62,7 @@ __all__ = [
     "record_claim",
     "record_confirmation",
     "record_failed",
+    "record_refetched",
     "record_release",
     "record_renewal",
     "record_resumed",
@@ -380,6 +381,25 @@ def record_succeeded(connection: Connection, hold: Hold, last: Iterable[StoredSa
         return False
     for sample in last:
         _store(connection, hold.request_key, sample)
+    return True
+
+
+def record_refetched(connection: Connection, entry: Entry, came: Iterable[StoredSample]) -> bool:
+    """Record pictures that a request's job gave after all; False where the request has changed."""
+    came = list(came)
+    hold = Hold(request_key=entry.request_key, owner=entry.owner, attempt=entry.attempt)
+    slots = {sample.slot for sample in (*entry.stored, *came)}
+    ended: dict[str, Any] = {"state": State.SUCCEEDED, "failure": None, "error": None}
+    is_whole = len(slots) >= entry.samples
+    changed = connection.execute(
+        update(requests)
+        .where(_is_held(hold), requests.c.state == entry.state)
+        .values(completed_at=_now(), **(ended if is_whole else {}))
+    )
+    if not changed.rowcount:
+        return False
+    for sample in came:
+        _store(connection, entry.request_key, sample)
     return True
 
 

@@ -10,4 +10,5 @@
 - `images`: a row of the result. `checks`: what a purchase of a set should come to.
 - `replay`: an image's request bought again; `likeness` says how the pictures compare.
 - `rebuild`: a lost ledger restored from what the storage keeps.
+- `refetching`: paid pictures asked for again, at no cost.
 """

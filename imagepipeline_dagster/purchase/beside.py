@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["carries_more"]
+__all__ = ["carries_more", "without_texts"]
 
 _MARKUP = (b"<!doctype", b"<html", b"<script", b"<svg", b"<body", b"<iframe")
 _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c", b"%PDF-")
@@ -28,6 +28,7 @@ _OF_A_PNG = frozenset(
     }
 )
 _OF_A_WEBP = frozenset({b"VP8 ", b"VP8L", b"VP8X", b"ALPH"})
+_OF_AN_AVIF = frozenset({b"ftyp", b"meta", b"mdat"})
 _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt", b"COM"})
 _KNOWN = frozenset({b"iCCP", b"eXIf", b"caBX", b"ICCP", b"EXIF", b"XMP ", b"C2PA", b"APP"}) | _TEXTS
 
@@ -45,7 +46,7 @@ def carries_more(data: bytes, picture_format: str, profile: object = None) -> st
 
     Args:
         data: the file.
-        picture_format: PNG, JPEG or WEBP.
+        picture_format: PNG, JPEG, WEBP or AVIF.
         profile: its colour profile as it was read, None where it has none.
     """
     parts, end = _walked(data, picture_format)
@@ -65,7 +66,12 @@ def carries_more(data: bytes, picture_format: str, profile: object = None) -> st
 def _oddity(part: _Part) -> str | None:
     if any(magic in part.content for magic in _ARCHIVES):
         return "an archive or a document"
-    text = _text_of(part)[:_TEXT_LOOKED_AT].lower()
+    text = _text_of(part)
+    if len(text) > _MOST_BESIDE:
+        return f"more than {_MOST_BESIDE:,} bytes, packed"
+    if part.kind == b"iCCP" and not _is_profile(text):
+        return "no colour profile"
+    text = text[:_TEXT_LOOKED_AT].lower()
     # A text may tell of markup, as the prompt did that it repeats. A page begins with it.
     begins = text.lstrip(_PADDING).startswith(_MARKUP)
     if begins or (part.kind not in _KNOWN and any(word in text for word in _MARKUP)):
@@ -76,7 +82,7 @@ def _oddity(part: _Part) -> str | None:
 
 
 def _text_of(part: _Part) -> bytes:
-    if part.kind not in (b"tEXt", b"zTXt", b"iTXt"):
+    if part.kind not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
         return part.content
     text = part.content.partition(b"\0")[2]
     if part.kind == b"tEXt":
@@ -89,7 +95,7 @@ def _text_of(part: _Part) -> bytes:
             return body
         compressed = body
     try:
-        return zlib.decompressobj().decompress(compressed, _TEXT_LOOKED_AT)
+        return zlib.decompressobj().decompress(compressed, _MOST_BESIDE + 1)
     except zlib.error:
         return b""
 
@@ -101,6 +107,8 @@ def _walked(data: bytes, picture_format: str) -> tuple[list[_Part], int]:
             walk = _chunks_of_png(data)
         case "WEBP":
             walk = _chunks_of_webp(data)
+        case "AVIF":
+            walk = _boxes_of_avif(data)
         case _:
             walk = _segments_of_jpeg(data)
     steps = list(walk)
@@ -131,6 +139,34 @@ def _chunks_of_webp(data: bytes) -> Iterator[_Step]:
         yield None if kind in _OF_A_WEBP else _Part(kind, data[at + 8 : at + 8 + size]), end
         at = end
     yield None, whole
+
+
+def _boxes_of_avif(data: bytes) -> Iterator[_Step]:
+    at = 0
+    while at + 8 <= len(data):
+        kind = data[at + 4 : at + 8]
+        size = int.from_bytes(data[at : at + 4], "big")
+        if size == 1:  # a longer number follows
+            size = int.from_bytes(data[at + 8 : at + 16], "big")
+        elif size == 0:  # to the end of the file
+            size = len(data) - at
+        if size < 8 or not kind.isalnum():
+            break
+        end = at + size
+        yield None if kind in _OF_AN_AVIF else _Part(kind, data[at + 8 : end]), end
+        at = end
+    yield None, at
+
+
+def without_texts(png: bytes) -> bytes:
+    """Return a PNG without its texts and its colour profile, all else byte for byte."""
+    dropped = _TEXTS | {b"iCCP"}
+    pieces, at = [png[:_PNG_SIGNATURE]], _PNG_SIGNATURE
+    for part, end in _chunks_of_png(png):
+        if part is None or part.kind not in dropped:
+            pieces.append(png[at:end])
+        at = end
+    return b"".join([*pieces, png[at:]])
 
 
 def _segments_of_jpeg(data: bytes) -> Iterator[_Step]:

@@ -165,7 +165,7 @@ class Landing:
         pauses = self._pauses(links_end)
         while True:
             try:
-                return await self._stored_sample(slot, job, index)
+                return await self.fetch(slot, job, index)
             except (LinkExpired, LinkRefused, Undecodable) as error:
                 trouble = error
             pause = next(pauses, None)
@@ -181,7 +181,14 @@ class Landing:
             slot, Outcome.EXPIRED if decodes else Outcome.UNDECODABLE, str(trouble), index=index
         )
 
-    async def _stored_sample(self, slot: int, job: Job, index: int | None) -> StoredSample:
+    async def fetch(self, slot: int, job: Job, index: int | None) -> StoredSample:
+        """Download, verify and store one picture; nothing is recorded.
+
+        Raises:
+            DownloadError: it cannot be had.
+            Undecodable: what came is no picture.
+            OSError: the storage failed.
+        """
         async with self._places:
             data = await self._client.download(job.download_urls[slot])
             picture = await self._in_thread(read_picture, data)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, features
 
 from imagepipeline_dagster.previews import thumbnail
-from imagepipeline_dagster.purchase.beside import carries_more
+from imagepipeline_dagster.purchase.beside import carries_more, without_texts
 
 __all__ = [
     "FORMATS",
@@ -22,11 +23,23 @@ __all__ = [
     "read_picture",
 ]
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-"""The formats that are accepted, as Pillow names them."""
+FORMATS = ("PNG", "JPEG", "WEBP", *(("AVIF",) if features.check("avif") else ()))
+"""The formats that are accepted, as Pillow names them; AVIF where it was built with it."""
 
 MAX_PIXELS = 8192 * 8192
 """The largest picture that is decoded; a header that promises more is a decompression bomb."""
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_OTHER_FORMATS = (
+    (b"GIF8", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"%PDF-", "PDF"),
+    (b"<", "HTML or XML"),
+    (b"{", "JSON"),
+)
 
 
 class Undecodable(ValueError):
@@ -58,12 +71,15 @@ def read_picture(data: bytes) -> Picture:
 
     Raises:
         Undecodable: it is of no accepted format, animated, truncated, corrupt or far too large.
+        OSError: this machine lacks the memory to decode it now.
     """
     try:
         with warnings.catch_warnings():
             # Pillow's own limit is a warning; ours is below, in pixels, and an error.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            # Pillow refuses a PNG for the length of its texts, which are no part of the picture.
+            pixels = without_texts(data) if data.startswith(_PNG) else data
+            with Image.open(io.BytesIO(pixels), formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Undecodable(f"{image.width} x {image.height} pixels are too many")
                 if getattr(image, "n_frames", 1) > 1:
@@ -74,9 +90,14 @@ def read_picture(data: bytes) -> Picture:
                 has_alpha = _has_alpha(image)
     except Undecodable:
         raise
+    except MemoryError as error:
+        # The picture is not at fault: it is fetched again once there is memory.
+        what = f"no memory to decode a picture of {len(data):,} bytes"
+        raise OSError(errno.ENOMEM, what) from error
     except Exception as error:
         raise Undecodable(
-            f"{len(data):,} bytes do not decode as a picture: {type(error).__name__}"
+            f"{len(data):,} bytes{_named_format(data)} do not decode as a picture: "
+            f"{type(error).__name__}"
         ) from error
     extrema = flat.getextrema()
     bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
@@ -90,6 +111,13 @@ def read_picture(data: bytes) -> Picture:
         carries_more=carries_more(data, picture_format, profile),
         thumbnail=thumbnail(flat),
     )
+
+
+def _named_format(data: bytes) -> str:
+    if data[4:8] == b"ftyp":
+        return f" of {data[8:12].decode('ascii', 'replace').strip().upper()}"
+    start = data[:64].lstrip()
+    return next((f" of {name}" for sign, name in _OTHER_FORMATS if start.startswith(sign)), "")
 
 
 def _has_alpha(image: Image.Image) -> bool:

@@ -11,19 +11,26 @@ from collections.abc import Iterator
 
 from PIL import Image, ImageOps
 
+from imagepipeline_dagster.purchase.beside import without_texts
+
 __all__ = ["readable", "without_exif"]
 
 _EXIF_IN_JPEG = b"Exif\0\0"
 _EXIF_IN_PNG_TEXT = (b"Raw profile type exif\0", b"Raw profile type APP1\0")
+_PACKED_TEXTS = (b"zTXt", b"iTXt", b"iCCP")
 _HAS_EXIF = 0x08  # a flag of WebP's VP8X chunk
 
 
 def readable(data: bytes, picture_format: str) -> bytes:
-    """Return the file as it is, or without its EXIF where a reader could not make sense of it."""
-    mentions_exif = any(word in data for word in (b"Exif", b"eXIf", b"EXIF", b"Raw profile type"))
-    if not mentions_exif or _can_be_turned(data):
+    """Return the file as it is, or without the metadata that a reader could not make sense of."""
+    suspects = (b"Exif", b"eXIf", b"EXIF", b"Raw profile type", *_PACKED_TEXTS)
+    if picture_format == "AVIF" or not any(word in data for word in suspects):
         return data
-    return without_exif(data, picture_format)
+    if _can_be_turned(data):
+        return data
+    without = without_exif(data, picture_format)
+    # Pillow, and whoever reads with it, refuses a PNG whose texts are longer than a megabyte.
+    return without_texts(without) if picture_format == "PNG" else without
 
 
 def _can_be_turned(data: bytes) -> bool:

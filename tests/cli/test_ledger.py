@@ -157,3 +157,14 @@ def test_a_lost_ledger_is_rebuilt_by_the_command(
         assert "spring: 2 requests, 2 images" in do("ledger", "rebuild", "--yes")
         assert do("plan") == before
         assert "lacks nothing" in do("ledger", "rebuild", "--yes")
+
+
+def test_a_paid_picture_is_asked_for_again(shop: Shop) -> None:
+    """`ledger refetch` says what came, and names the set to materialize."""
+    shop.add("a")
+    bought = shop.buy()
+    [key] = bought.entries
+    for file in (shop.folder / "data/images").rglob("*.png"):
+        file.unlink()
+    assert "1 picture came" in shop.run("ledger", "refetch", key[:10])
+    assert "0 pictures came" in shop.run("ledger", "refetch", key)

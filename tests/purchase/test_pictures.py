@@ -7,6 +7,7 @@ import io
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from imagepipeline_dagster.purchase import pictures
 from imagepipeline_dagster.purchase.pictures import Undecodable, read_picture
@@ -125,3 +126,41 @@ def test_what_alpha_hides_is_not_there_and_what_it_paints_is() -> None:
         ranges.append(read_picture(encoded.getvalue()).value_range)
     assert ranges[0] == 0
     assert ranges[1] > 200
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_long_texts_cost_no_picture(compressed: bool) -> None:  # noqa: FBT001 - a test's parameter
+    """A workflow of two megabytes in a PNG, and markup in a prompt, are no harm."""
+    texts = PngInfo()
+    texts.add_text("workflow", "a <html> boat " * 150_000, zip=compressed)
+    texts.add_itxt("prompt", "<svg>, ein Boot " * 130_000, zip=compressed)
+    picture = read_picture(encoded(Image.radial_gradient("L"), pnginfo=texts))
+    assert (picture.width, picture.height) == (256, 256)
+
+
+@pytest.mark.skipif("AVIF" not in pictures.FORMATS, reason="Pillow was built without AVIF")
+def test_avif_is_read() -> None:
+    """A picture in AVIF is as good as any, and carries nothing more."""
+    picture = read_picture(encoded(Image.radial_gradient("L").convert("RGB"), "AVIF"))
+    assert (picture.format, picture.carries_more) == ("AVIF", None)
+    zipped = encoded(Image.radial_gradient("L").convert("RGB"), "AVIF") + b"PK\x03\x04 and more"
+    assert read_picture(zipped).carries_more is not None
+
+
+def test_a_format_that_is_not_accepted_is_named() -> None:
+    """The error says what came in place of a picture."""
+    files = {"GIF": encoded(Image.new("L", (8, 8)), "GIF"), "HTML": b"<html>", "JSON": b'{"a": 1}'}
+    for name, data in files.items():
+        with pytest.raises(Undecodable, match=name):
+            read_picture(data)
+
+
+def test_a_lack_of_memory_is_not_the_pictures_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be decoded for want of memory is fetched again, and never final."""
+
+    def exhausted(_: Image.Image) -> Image.Image:
+        raise MemoryError
+
+    monkeypatch.setattr(pictures, "as_shown", exhausted)
+    with pytest.raises(OSError, match="no memory"):
+        read_picture(encoded(Image.new("L", (8, 8))))

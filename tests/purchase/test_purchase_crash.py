@@ -224,7 +224,12 @@ def test_a_busy_process_killed_again_and_again_buys_nothing_twice(
     order = make_order(vendor, calls=calls)
     buyer, prompts = order.buyer(), order.prompts()
     claimed: set[str] = set()
-    for point in ("stored:before:3", "submitted:committed:4", "images:after:5", "status:after:2"):
+    for point in (
+        "succeeded:before:3",
+        "submitted:committed:4",
+        "images:after:5",
+        "status:after:2",
+    ):
         order = make_order(vendor, calls=calls, max_in_flight=6, dies_at=point)
         assert workers.run(order) == [-signal.SIGKILL]
         left = buyer.entries(buyer.plan(prompts))

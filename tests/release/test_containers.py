@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from imagepipeline_dagster.release.containers import readable, without_exif
 from imagepipeline_dagster.release.dataset_release import latest_release
@@ -76,3 +77,13 @@ def test_datasets_reads_a_release_with_broken_exif(
     assert rows[0]["image"].size == (32, 24)
     assert rows[0]["image_sha256"] == row.image_sha256 != rows[0]["file_sha256"]
     assert rows[1]["image_sha256"] == rows[1]["file_sha256"]
+
+
+def test_long_texts_stop_no_reader() -> None:
+    """A PNG whose texts Pillow refuses is released without them, its pixels as they are."""
+    texts = PngInfo()
+    texts.add_text("workflow", "a boat " * 300_000, zip=True)
+    whole = io.BytesIO()
+    Image.radial_gradient("L").save(whole, "PNG", pnginfo=texts)
+    with Image.open(io.BytesIO(readable(whole.getvalue(), "PNG"))) as released:
+        assert released.tobytes() == Image.radial_gradient("L").tobytes()
