@@ -7,13 +7,14 @@ import shlex
 from collections.abc import Sequence
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.approvals import ApprovedPlan, approval_of, record_approvals
 from imagepipeline_dagster.ledger.budget import Allowance
 from imagepipeline_dagster.ledger.records import PlanState, plan_state
 from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.options import Options, bounded
 from imagepipeline_dagster.planning.forecast import Forecast
 from imagepipeline_dagster.planning.requests import PlannedRequest, plan_fingerprint
 
@@ -38,21 +39,19 @@ class ApprovalRefused(CorrectableError):
     """The plans cannot be approved as asked; says why."""
 
 
-class Approval(BaseModel):
+class Approval(Options):
     """Which purchases wait until a person approves their plan; the budget limits all of them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     required: Literal["never", "above", "always"] = Field(
         "never",
         description="`never`: whoever starts the sensors or materializes a set consents. `above`: "
         "a purchase of more than `images` or `money` waits. `always`: each waits.",
     )
-    images: int | None = Field(None, description="With `above`: more images than this wait.")
-    money: float | None = Field(
-        None, description="With `above`: a higher price than this waits, in the price's currency."
+    images: int | None = bounded(None, "With `above`: more images than this wait.", low=0)
+    money: float | None = bounded(
+        None, "With `above`: a higher price than this waits, in the price's currency.", low=0
     )
-    valid_hours: float = Field(168, description="Hours for which an approval holds.")
+    valid_hours: float = bounded(168, "Hours for which an approval holds.", low=0.1)
 
     @model_validator(mode="after")
     def _can_be_meant(self) -> Self:
@@ -61,10 +60,6 @@ class Approval(BaseModel):
             raise ValueError(
                 "approval: `images` or `money` belong to `required: above`, and to no other"
             )
-        if min(limits, default=0) < 0:
-            raise ValueError("approval: `images` and `money` must not be negative")
-        if self.valid_hours <= 0:
-            raise ValueError("approval: `valid_hours` must be positive")
         return self
 
     def is_needed(self, images: int, cost: float | None) -> bool:
