@@ -120,7 +120,9 @@ def _accounting_problem(samples: Sequence[ModeratedImage], prompts: Sequence[Pro
     # After an edit that was not bought yet, the samples are whole by the rows they come from.
     if {row.content_version for row in samples} != {prompt.content_version for prompt in prompts}:
         return None
-    asked = {prompt.prompt_id: prompt.samples for prompt in prompts}
+    asked: Counter[str] = Counter()
+    for prompt in prompts:  # several rows may have one id: none of them is bought
+        asked[prompt.prompt_id] += prompt.samples
     return next(iter(accounting_problems(asked, samples)), None)
 
 

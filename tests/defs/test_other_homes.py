@@ -5,6 +5,7 @@ from pathlib import Path
 import boto3
 import pytest
 
+from imagepipeline_dagster.environment import EnvironmentInvalid
 from tests.pipeline import figures, open_pipeline
 
 pytest_plugins = ["tests.s3"]
@@ -49,7 +50,7 @@ def test_the_chain_on_a_bucket_and_postgresql(
 def test_a_bucket_needs_a_ledger(s3_bucket: str, tmp_path: Path) -> None:
     """Without a ledger's URL, a bucket is refused by the name of the variable that is missing."""
     with (
-        pytest.raises(ValueError, match="IMAGEPIPELINE_LEDGER_URL: is required when"),
+        pytest.raises(EnvironmentInvalid, match="IMAGEPIPELINE_LEDGER_URL: is required when"),
         open_pipeline(tmp_path, storage_uri=f"s3://{s3_bucket}/x", tables_url="sqlite:///t.db"),
     ):
         pass
