@@ -16,8 +16,8 @@ thumbnails and contact sheets, `markup` text into Markdown and HTML. `errors` is
 person can put right, `options` of every model of options.
 
 On top: `resources` and `io_manager` for Dagster, `environment` what the environment says,
-`component` a dataset in YAML, `demo` a dataset from sample tables, `cli` the command line,
-`testing` a pytest plugin for teams' own tests.
+`component` a dataset in YAML, which `scaffolding` begins, `demo` a dataset from sample tables,
+`cli` the command line, `testing` a pytest plugin for teams' own tests.
 """
 
 from importlib import import_module

@@ -17,6 +17,7 @@ from typing_extensions import override
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.resources import ImagePipelineResource
+from imagepipeline_dagster.scaffolding import ImageDatasetScaffolder
 
 __all__ = ["ImageDatasetComponent"]
 
@@ -78,6 +79,7 @@ def _of_the_api(name: str) -> Any:  # noqa: ANN401 - pydantic's Field is of any 
     return Field(field.default, description=field.description)
 
 
+@dg.scaffold_with(ImageDatasetScaffolder)
 class ImageDatasetComponent(ImageDataset, dg.Component, dg.Resolvable):
     """Prompt tables in, a moderated image dataset out.
 

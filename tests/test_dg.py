@@ -1,0 +1,128 @@
+"""`dg`, as its users know it: what it checks and scaffolds, through the real command."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imagepipeline_dagster.component import ImageDatasetComponent
+from tests.processes import environment
+
+TYPE = "imagepipeline_dagster.ImageDatasetComponent"
+
+_PYPROJECT = """
+[project]
+name = "shop"
+version = "0.1.0"
+
+[tool.dg]
+directory_type = "project"
+
+[tool.dg.project]
+root_module = "shop"
+"""
+_WRONG = f"""\
+type: {TYPE}
+attributes:
+  samples_per_call: nine
+  price_per_image: -1
+  api_key: sk-written-into-the-file
+  defaults:
+    stepz: 30
+  moderation:
+    unchecked: drop
+  budget:
+    money: 5
+    period: week
+  prompts:
+    table: briefs
+    columns:
+      promptset: campaign
+  watching:
+    on_removed: delete
+  colour: red
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project as `dg` lays it out, without a component."""
+    (tmp_path / "pyproject.toml").write_text(_PYPROJECT)
+    for package in ("shop", "shop/defs"):
+        folder = tmp_path / "src" / package
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+    return tmp_path
+
+
+def _dg(project: Path, *arguments: str, ok: bool = True) -> str:
+    command = [str(Path(sys.executable).with_name("dg")), *arguments]
+    variables = {"PYTHONPATH": f"{Path.cwd()}:{project / 'src'}", "COLUMNS": "200"}
+    done = subprocess.run(  # noqa: S603 - the dg of this environment
+        command,
+        cwd=project,
+        env={**environment(**variables), "DAGSTER_HOME": str(project), "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    output = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
+    assert (done.returncode == 0) is ok, output
+    return output
+
+
+@pytest.mark.slow
+def test_check_yaml_names_file_and_line_of_what_is_wrong(project: Path) -> None:
+    """Each wrong value, unknown key, unknown column and written key is refused at its line."""
+    folder = project / "src/shop/defs/spring"
+    folder.mkdir()
+    (folder / "defs.yaml").write_text(_WRONG)
+    output = _dg(project, "check", "yaml", ok=False)
+
+    lines = {int(line) for line in re.findall(r"defs\.yaml:(\d+)", output)}
+    wrong = (
+        *("samples_per_call", "price_per_image", "api_key", "stepz", "unchecked", "period"),
+        *("on_removed", "colour"),
+    )
+    numbered = dict(enumerate(_WRONG.splitlines(), start=1))
+    for option in wrong:
+        assert any(option in numbered[line] for line in lines), (option, output)
+    assert "promptset" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--real"]])
+def test_what_is_scaffolded_is_valid_and_loads(project: Path, options: list[str]) -> None:
+    """A scaffolded component is commented, passes both checks, and twice do not collide."""
+    for name in ("spring", "autumn"):
+        _dg(project, "scaffold", "defs", TYPE, name, *options)
+    text = (project / "src/shop/defs/spring/defs.yaml").read_text()
+    assert "key_prefix: [spring]" in text
+    assert text.count("#") > 3
+    _dg(project, "check", "yaml")
+    if not options:
+        (project / "definitions.py").write_text(
+            "from pathlib import Path\n"
+            "import dagster as dg\n"
+            "defs = dg.load_from_defs_folder(path_within_project=Path(__file__))\n"
+        )
+        assert "autumn" in _dg(project, "list", "defs", "--json")
+
+
+def test_every_option_is_described_and_the_example_is_valid() -> None:
+    """The component's page shows a sentence for each option, and an example that validates."""
+    from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+
+    attributes = ImageDatasetComponent.get_model_cls()
+    schema = attributes.model_json_schema()
+    models = [schema, *(one for one in schema["$defs"].values() if "properties" in one)]
+    for model in models:
+        for name, option in model["properties"].items():
+            assert option.get("description"), (model["title"], name)
+    (example,) = schema["examples"]
+    Draft202012Validator(schema).validate(example)
