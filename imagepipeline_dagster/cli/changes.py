@@ -10,6 +10,7 @@ import click
 
 from imagepipeline_dagster.cli.configured import opened_ledger
 from imagepipeline_dagster.cli.plan import to_buy_text
+from imagepipeline_dagster.cli.refusals import show_refusals
 from imagepipeline_dagster.cli.terminal import counts_table, printable, shown_number
 
 if TYPE_CHECKING:
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.tables.transfer.merge import Merge
     from imagepipeline_dagster.tables.transfer.progress import OnProgress
 
-__all__ = ["show_changes", "show_cost"]
+__all__ = ["show_changes", "show_cost", "show_reading"]
 
 _KINDS = ("inserted", "updated", "unchanged", "deleted")
 _SETS = 20
 _VALUE = 40  # characters
+_FIRST_ROWS = 3
 
 
 def show_changes(changes: Changes) -> None:
@@ -80,14 +82,28 @@ def show_cost(
     ):
         sets = merge.sets_after(tables, changes)
         embeddings = merge.embeddings_after(tables)
-        found = forecast(counted(sets, on_progress), embeddings, dataset, ledger, origin=origin)
-    total = found.total
+        planned = forecast(counted(sets, on_progress), embeddings, dataset, ledger, origin=origin)
+    total = planned.total
     to_buy = to_buy_text(
         total.to_buy, dataset.allowance(origin).cost(total.to_buy), emulated=api.emulated
     )
-    click.echo(f"\nThe prompt sets concerned ({len(found.sets):,}) would then have {to_buy}")
+    click.echo(f"\nThe prompt sets concerned ({len(planned.sets):,}) would then have {to_buy}")
     for reason, images in total.summary.to_buy_by_reason.items():
         click.echo(f"  {images:,} {reason.replace('_', ' ')}")
-    if total.refused:
-        click.echo(f"Rows that would be refused before paying: {total.refused:,}.")
+    show_refusals(total.refusals, total.refused)
     click.echo("Nothing was changed.")
+
+
+def show_reading(merge: Merge) -> None:
+    """Print how a file was read: its first rows as they would be, what was guessed, what not."""
+    incoming = merge.incoming
+    click.echo("First rows:")
+    for row in merge.first_rows(_FIRST_ROWS):
+        fields = (f"{name}={_short(value)}" for name, value in row.items() if value is not None)
+        click.echo(f"  {', '.join(fields)}")
+    for name, header in incoming.guessed.items():
+        click.echo(f"Guessed: {name} from the header {printable(repr(header))}")
+    if incoming.ignored_columns:
+        click.echo(f"Ignored columns: {printable(', '.join(incoming.ignored_columns))}")
+    for note in merge.notes():
+        click.echo(f"Note: {printable(note)}")

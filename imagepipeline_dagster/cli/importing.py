@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from imagepipeline_dagster.cli.changes import show_changes, show_cost
+from imagepipeline_dagster.cli.changes import (
+    show_changes,
+    show_cost,
+    show_reading,
+)
 from imagepipeline_dagster.cli.configured import chosen_dataset, dataset_option, tables_url
 from imagepipeline_dagster.cli.plan import price_option
 from imagepipeline_dagster.cli.progress import ShownProgress
+from imagepipeline_dagster.cli.refusals import show_refusals
 from imagepipeline_dagster.cli.terminal import count_of, plain_errors, printable
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.tables.reading import SourceTables
     from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
+    from imagepipeline_dagster.tables.transfer.incoming import ImportOptions
     from imagepipeline_dagster.tables.transfer.merge import ImportReport, Merge
+    from imagepipeline_dagster.tables.transfer.refusals import RefusedRows
 
 __all__ = ["import_embeddings", "import_prompts"]
 
 _NAMED_SETS = 5  # more are only counted
+_JUDGED_ROWS = 5_000  # more would take longer than their import
 
 
 def _import_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -45,6 +55,34 @@ def _import_options(command: Callable[..., None]) -> Callable[..., None]:
             metavar="COLUMN=HEADER",
             help="A column of the table, and the file's header for it. May be repeated.",
         ),
+        click.option(
+            "--guess", is_flag=True, help="Take headers for the columns that they look like."
+        ),
+        click.option(
+            "--ignore",
+            "ignored",
+            multiple=True,
+            metavar="HEADER",
+            help="A header that nothing is read from. May be repeated.",
+        ),
+        click.option("--encoding", metavar="NAME", help="The file's encoding, as cp1252."),
+        click.option(
+            "--delimiter", metavar="SIGN", help="What separates the fields of a CSV file."
+        ),
+        click.option("--no-quotes", is_flag=True, help="Quotes in a CSV file are part of texts."),
+        click.option(
+            "--decimal",
+            type=click.Choice([".", ","]),
+            default=".",
+            show_default=True,
+            help="The sign before the decimals of a number.",
+        ),
+        click.option(
+            "--report",
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="A CSV file for each refused row and why, to mend and to import.",
+        ),
         click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path)),
     ):
         command = option(command)
@@ -53,7 +91,20 @@ def _import_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command("import-prompts", short_help="Bring a file's rows into the prompts table.")
 @_import_options
-@click.option("--prompt-set", metavar="NAME", help="The prompt set of rows that name none.")
+@click.option(
+    "--set", "--prompt-set", "prompt_set", metavar="NAME", help="The set of rows that name none."
+)
+@click.option(
+    "--set-from",
+    type=click.Choice(["FILENAME"], case_sensitive=False),
+    help="Rows that name no set are of the set that the file is called after.",
+)
+@click.option(
+    "--seed-modulo",
+    type=click.IntRange(1, 2**63),
+    metavar="NUMBER",
+    help="Divide larger seeds by it and take the rest; the column original_seed keeps them.",
+)
 @click.option(
     "--replace-set",
     is_flag=True,
@@ -63,32 +114,33 @@ def _import_options(command: Callable[..., None]) -> Callable[..., None]:
 def import_prompts(
     *,
     file: Path,
-    mapped: tuple[str, ...],
     table: str | None,
     prompt_set: str | None,
-    replace_set: bool,
-    yes: bool,
-    dry_run: bool,
+    set_from: str | None,
+    seed_modulo: int | None,
     price_per_image: float | None,
     dataset: str | None,
+    **written: Any,  # noqa: ANN401 - the options that both commands have
 ) -> None:
     """Bring a file's rows into the prompts table, by prompt set and prompt id.
 
-    FILE is CSV, TSV, JSON Lines or Parquet. A file with anything wrong in it changes nothing.
+    FILE is CSV, TSV, JSON, JSON Lines, Parquet, Excel, or text with a prompt a line; .gz or .zst
+    may stand behind. A file with anything wrong in it changes nothing.
     """
     from imagepipeline_dagster.tables.schema import PromptRow
 
+    if prompt_set and set_from:
+        raise click.UsageError("--set names the set, and so does --set-from: leave one.")
+    name = file.name.split(".")[0] if set_from else prompt_set
     chosen = chosen_dataset(dataset, price_per_image=price_per_image, prompts=table)
     _import(
         PromptRow,
         file,
         chosen,
         chosen.prompts,
-        mapped=mapped,
-        defaults={"prompt_set": prompt_set} if prompt_set else {},
-        replace_sets=replace_set,
-        dry_run=dry_run,
-        yes=yes,
+        defaults={"prompt_set": name} if name else {},
+        seed_modulo=seed_modulo,
+        **written,
     )
 
 
@@ -97,20 +149,19 @@ def import_prompts(
 def import_embeddings(
     *,
     file: Path,
-    mapped: tuple[str, ...],
     table: str | None,
-    dry_run: bool,
     price_per_image: float | None,
     dataset: str | None,
+    **written: Any,  # noqa: ANN401 - the options that both commands have
 ) -> None:
     """Bring a file's rows into the embeddings table, by embedding id.
 
-    FILE is CSV, TSV, JSON Lines or Parquet. A file with anything wrong in it changes nothing.
+    FILE is as for import-prompts. A file with anything wrong in it changes nothing.
     """
     from imagepipeline_dagster.tables.schema import EmbeddingRow
 
     chosen = chosen_dataset(dataset, price_per_image=price_per_image, embeddings=table)
-    _import(EmbeddingRow, file, chosen, chosen.embeddings, mapped=mapped, dry_run=dry_run)
+    _import(EmbeddingRow, file, chosen, chosen.embeddings, **written)
 
 
 def _import(
@@ -119,36 +170,133 @@ def _import(
     dataset: ImageDataset,
     mapping: TableMapping,
     *,
-    mapped: tuple[str, ...],
     dry_run: bool,
-    defaults: Mapping[str, str] | None = None,
-    replace_sets: bool = False,
+    report: Path | None,
+    replace_set: bool = False,
     yes: bool = False,
+    **written: Any,  # noqa: ANN401 - see _options
 ) -> None:
     from imagepipeline_dagster.tables.schema import PromptRow
     from imagepipeline_dagster.tables.transfer.merge import merge_of_file
+    from imagepipeline_dagster.tables.transfer.refusals import RefusedRows
 
-    with plain_errors(), closing(ShownProgress()) as on_progress:
-        merge = merge_of_file(
-            tables_url(),
-            mapping,
-            file,
-            row_type,
-            column_map=_pairs(mapped),
-            defaults=defaults,
-            replace_sets=replace_sets,
-            on_progress=on_progress,
-        )
+    if report is not None and report.resolve() == file.resolve():
+        raise click.BadParameter("is the file that is imported", param_hint="--report")
+    with (
+        plain_errors(),
+        closing(ShownProgress()) as on_progress,
+        RefusedRows(report) as refused,
+    ):
+        try:
+            merge = merge_of_file(
+                tables_url(),
+                mapping,
+                file,
+                row_type,
+                options=_options(**written),
+                replace_sets=replace_set,
+                on_progress=on_progress,
+                on_refused=refused.add,
+            )
+        finally:
+            if refused.count:
+                click.echo(f"Refused: {count_of(refused.count, 'row')}, in {report}", err=True)
         with closing(merge):
             if dry_run:
                 changes = merge.changes()
+                show_reading(merge)
                 show_changes(changes)
                 show_cost(dataset, merge, changes, on_progress=on_progress)
                 return
             _make_default_tables()
-            report = _agreed_on(merge) if replace_sets and not yes else merge.carry_out()
-            sets = _sets_text(merge) if row_type is PromptRow else ""
-    _echo_report(report, "prompts" if row_type is PromptRow else "embeddings", sets)
+            done = _agreed_on(merge) if replace_set and not yes else merge.carry_out()
+            is_prompts = row_type is PromptRow
+            _echo_report(
+                done,
+                "prompts" if is_prompts else "embeddings",
+                _sets_text(merge) if is_prompts else "",
+            )
+            if is_prompts:
+                _tell_refusals(dataset, merge, refused)
+
+
+def _options(
+    *,
+    mapped: tuple[str, ...],
+    guess: bool,
+    ignored: tuple[str, ...],
+    encoding: str | None,
+    delimiter: str | None,
+    no_quotes: bool,
+    decimal: str,
+    defaults: Mapping[str, str] | None = None,
+    seed_modulo: int | None = None,
+) -> ImportOptions:
+    from imagepipeline_dagster.tables.transfer.file_rows import FileOptions
+    from imagepipeline_dagster.tables.transfer.incoming import ImportOptions
+
+    if encoding is not None:
+        try:
+            codecs.lookup(encoding)
+        except LookupError as error:
+            raise click.BadParameter(str(error), param_hint="--encoding") from error
+    sign = {"\\t": "\t", "tab": "\t"}.get(delimiter or "", delimiter)
+    if sign is not None and len(sign) != 1:
+        raise click.BadParameter(f"{delimiter!r} is not one sign", param_hint="--delimiter")
+    return ImportOptions(
+        column_map=_pairs(mapped),
+        defaults=defaults or {},
+        ignored=ignored,
+        guess=guess,
+        decimal=decimal,
+        seed_modulo=seed_modulo,
+        file=FileOptions(encoding=encoding, delimiter=sign, quotes=not no_quotes),
+    )
+
+
+def _tell_refusals(dataset: ImageDataset, merge: Merge, report: RefusedRows) -> None:
+    """Say which imported rows would be refused before paying, where they are not too many."""
+    from imagepipeline_dagster.planning.forecast import Refusal
+    from imagepipeline_dagster.planning.prompts import validated_prompts
+    from imagepipeline_dagster.tables.reading import SourceTables
+    from imagepipeline_dagster.tables.transfer.file_rows import FileRow
+
+    if len(merge) > _JUDGED_ROWS:
+        click.echo("Rows that would be refused before paying: `imagepipeline-dagster plan` says.")
+        return
+    refusals: list[Refusal] = []
+    with SourceTables(
+        tables_url(), prompts=dataset.prompts, embeddings=dataset.embeddings
+    ) as tables:
+        embeddings = _embeddings_of(tables)
+        _, names = merge.prompt_sets(at_most=_JUDGED_ROWS)
+        for name in names:
+            rows = tables.prompts(name)
+            judged = validated_prompts(
+                rows,
+                embeddings,
+                defaults=dataset.defaults,
+                refuses_syntax=dataset.refuse_prompt_syntax,
+            )
+            for row, prompt in zip(rows, judged, strict=True):
+                if prompt.valid or not merge.brings(name, row.prompt_id):
+                    continue
+                problems = prompt.problems or ""
+                refusals.append(Refusal(name, row.prompt_id, problems))
+                values = {column: getattr(row, column) for column in merge.incoming.columns}
+                place = f"{name} / {row.prompt_id}"
+                report.add(tuple(values), FileRow(place, values), [problems])
+    show_refusals(refusals, len(refusals))
+
+
+def _embeddings_of(tables: SourceTables) -> Mapping[str, EmbeddingRow]:
+    """Return the embeddings; none where there is no such table yet."""
+    from imagepipeline_dagster.tables.errors import TableMissing
+
+    try:
+        return tables.embeddings()
+    except TableMissing:
+        return {}
 
 
 def _agreed_on(merge: Merge) -> ImportReport:
@@ -171,11 +319,16 @@ def _make_default_tables() -> None:
 
 
 def _pairs(mapped: tuple[str, ...]) -> dict[str, str]:
-    pairs = {}
+    pairs: dict[str, str] = {}
     for pair in mapped:
         column, equals, header = pair.partition("=")
         if not (column and equals and header):
             raise click.BadParameter(f"{pair!r} is not COLUMN=HEADER", param_hint="--map")
+        if column.strip() in pairs:
+            raise click.BadParameter(
+                f"{column.strip()} is mapped twice: to {pairs[column.strip()]!r} and {header!r}",
+                param_hint="--map",
+            )
         pairs[column.strip()] = header
     return pairs
 
@@ -195,4 +348,6 @@ def _echo_report(report: ImportReport, table: str, sets: str) -> None:
         + sets
     )
     if report.ignored_columns:
-        click.echo(f"Ignored columns: {', '.join(report.ignored_columns)}")
+        click.echo(f"Ignored columns: {printable(', '.join(report.ignored_columns))}")
+    for note in report.notes:
+        click.echo(f"Note: {printable(note)}")

@@ -15,6 +15,7 @@ from imagepipeline_dagster.cli.configured import (
     dataset_option,
     opened_ledger,
 )
+from imagepipeline_dagster.cli.refusals import show_refusals
 from imagepipeline_dagster.cli.tables import chosen_sets
 from imagepipeline_dagster.cli.terminal import (
     count_of,
@@ -109,7 +110,7 @@ def plan(
     if total.summary.images[PlanState.UNKNOWN]:
         click.echo("Unknown: `imagepipeline-dagster ledger unknown` shows what was lost.")
     if total.refused:
-        click.echo("Refused rows: `prompt_sets` says what is wrong with each.")
+        show_refusals(total.refusals, total.refused)
 
 
 def to_buy_text(images: int, cost: float | None, *, emulated: bool) -> str:

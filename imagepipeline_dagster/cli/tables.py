@@ -48,6 +48,11 @@ def init(*, empty: bool) -> None:
     help="The rows of this prompt set alone. May be repeated.",
 )
 @click.option("--embeddings", is_flag=True, help="The embeddings table, not the prompts.")
+@click.option(
+    "--raw",
+    is_flag=True,
+    help="Leave CSV texts that a spreadsheet would run as they are, without a quote before them.",
+)
 @click.option("--table", metavar="NAME", help="The table, where it is not ours: schema.table.")
 @dataset_option
 def export(
@@ -55,12 +60,14 @@ def export(
     file: Path,
     prompt_sets: tuple[str, ...],
     embeddings: bool,
+    raw: bool,
     table: str | None,
     dataset: str | None,
 ) -> None:
     """Write the prompts table, or the embeddings table, to a file that can be imported again.
 
-    FILE is CSV, TSV, JSON Lines or Parquet, by its ending: .csv, .tsv, .jsonl, .ndjson, .parquet.
+    FILE is CSV, TSV, JSON, JSON Lines, Parquet or Excel, by its ending: .csv, .tsv, .json, .jsonl,
+    .ndjson, .parquet, .xlsx; .gz or .zst may stand behind.
     A file of this name is replaced once the new one is whole.
     """
     from imagepipeline_dagster.tables.reading import SourceTables
@@ -74,7 +81,12 @@ def export(
         url = tables_url()
         if embeddings:
             report = export_table(
-                url, chosen.embeddings, EmbeddingRow, file, on_progress=on_progress
+                url,
+                chosen.embeddings,
+                EmbeddingRow,
+                file,
+                marks_formulas=not raw,
+                on_progress=on_progress,
             )
         else:
             if prompt_sets:
@@ -86,6 +98,7 @@ def export(
                 PromptRow,
                 file,
                 prompt_sets=prompt_sets,
+                marks_formulas=not raw,
                 on_progress=on_progress,
             )
     what = "embeddings" if embeddings else "prompts"

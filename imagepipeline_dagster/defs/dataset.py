@@ -49,6 +49,11 @@ class ImageDataset(Options):
     defaults: GenerationDefaults = Field(
         GenerationDefaults(), description="What a null in the prompts table stands for."
     )
+    refuse_prompt_syntax: bool = Field(
+        default=False,
+        description="Refuse prompts with the syntax of other tools, as (word:1.3) or <lora:…>. The "
+        "API takes it as words; a check warns of it.",
+    )
     samples_per_call: int = bounded(
         1,
         "Pictures of one API call. With more than 1, a sample cannot be made again alone.",

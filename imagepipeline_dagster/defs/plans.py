@@ -38,6 +38,7 @@ def forecast(
         prompt_sets,
         embeddings,
         defaults=dataset.defaults,
+        refuses_syntax=dataset.refuse_prompt_syntax,
         samples_per_call=dataset.samples_per_call,
         dataset=dataset.name,
         ledger=ledger,

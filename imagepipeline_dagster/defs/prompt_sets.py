@@ -11,6 +11,7 @@ from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import found_table, table_metadata
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.partition_names import prompt_set_of
+from imagepipeline_dagster.planning.prompt_syntax import foreign_syntax
 from imagepipeline_dagster.planning.prompts import Prompt, validated_prompts
 from imagepipeline_dagster.planning.tokens import TOKENS_ARE_ESTIMATED
 from imagepipeline_dagster.resources import TablesResource
@@ -20,11 +21,11 @@ __all__ = ["build_prompt_sets"]
 
 _PROBLEMS_SHOWN = 50
 # The source rows tell when they were last touched, which is no content.
-_AS_THEY_STAND = frozenset({"prompt_row", "embedding_row"})
+_AS_THEY_STAND = frozenset({"prompt_row", "embedding_row", "notes"})
 
 
 def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
-    """Return the asset and its check."""
+    """Return the asset and its checks."""
 
     @dg.asset(
         key=dataset.key("prompt_sets"),
@@ -50,7 +51,12 @@ def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
                 "the prompts sensor removes its partition at its next tick",
                 allow_retries=False,
             )
-        prompts = validated_prompts(rows, embeddings, defaults=dataset.defaults)
+        prompts = validated_prompts(
+            rows,
+            embeddings,
+            defaults=dataset.defaults,
+            refuses_syntax=dataset.refuse_prompt_syntax,
+        )
         refused = [prompt for prompt in prompts if not prompt.valid]
         return dg.MaterializeResult(
             value=arrow_table(prompts, Prompt),
@@ -83,4 +89,25 @@ def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
             },
         )
 
-    return [prompt_sets, every_row_is_valid]
+    @dg.asset_check(
+        asset=dataset.key("prompt_sets"),
+        name="prompts_are_plain_text",
+        partitions_def=dataset.partitions,
+        description="No prompt has the syntax of another tool, which would be sent as words. "
+        "`refuse_prompt_syntax` refuses such rows.",
+    )
+    def prompts_are_plain_text(prompt_sets: pd.DataFrame) -> dg.AssetCheckResult:
+        texts = prompt_sets[["prompt_id", "effective_prompt", "effective_negative_prompt"]]
+        parts = [
+            (prompt_id, ", ".join(foreign_syntax(prompt) + foreign_syntax(negative)))
+            for prompt_id, prompt, negative in texts.fillna("").itertuples(index=False)
+        ]
+        rows = [(prompt_id, syntax) for prompt_id, syntax in parts if syntax]
+        return dg.AssetCheckResult(
+            passed=not rows,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{len(rows)} of {len(prompt_sets)} rows have the syntax of other tools",
+            metadata=found_table("syntax", ["prompt_id", "syntax"], rows[:_PROBLEMS_SHOWN]),
+        )
+
+    return [prompt_sets, every_row_is_valid, prompts_are_plain_text]

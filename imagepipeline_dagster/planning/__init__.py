@@ -1,6 +1,7 @@
 """From a prompt row to the calls that it needs; free of charge.
 
 - `prompts`: rows validated, with their defaults; `tokens` counts what the model reads of them.
+- `prompt_syntax`: what of a prompt other tools do not take as words.
 - `seeds`: the seed of a call.
 - `requests`: prompts into requests, with keys, reasons and states: the plan.
 - `forecast`: what a purchase of several prompt sets would buy.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from imagepipeline_dagster.ledger.records import PlanState
 from imagepipeline_dagster.ledger.requests import Ledger
@@ -17,15 +18,26 @@ from imagepipeline_dagster.planning.requests import (
 )
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow
 
-__all__ = ["Forecast", "SetPlan", "forecast_of"]
+__all__ = ["Forecast", "Refusal", "SetPlan", "forecast_of"]
+
+_REFUSALS = 20  # rows of a set that are named
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A row that is refused before anything is paid, and why."""
+
+    prompt_set: str
+    prompt_id: str
+    problems: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetPlan:
     """What the plan of a prompt set amounts to, and how many of its rows are refused.
 
-    `fingerprint` names the plan where it is approved, `content` is the version of the set's rows;
-    that of all sets has neither.
+    `refusals` are the first of those rows. `fingerprint` names the plan where it is approved,
+    `content` is the version of the set's rows; that of all sets has neither.
     """
 
     name: str
@@ -33,6 +45,7 @@ class SetPlan:
     fingerprint: str
     summary: PlanSummary
     refused: int
+    refusals: tuple[Refusal, ...] = ()
 
     @property
     def to_buy(self) -> int:
@@ -53,6 +66,7 @@ def forecast_of(
     embeddings: Mapping[str, EmbeddingRow],
     *,
     defaults: GenerationDefaults,
+    refuses_syntax: bool = False,
     samples_per_call: int,
     dataset: str,
     ledger: Ledger,
@@ -68,7 +82,9 @@ def forecast_of(
     images: Counter[str] = Counter(dict.fromkeys(PlanState, 0))
     reasons: Counter[str] = Counter()
     for name, rows in prompt_sets:
-        prompts = validated_prompts(rows, embeddings, defaults=defaults)
+        prompts = validated_prompts(
+            rows, embeddings, defaults=defaults, refuses_syntax=refuses_syntax
+        )
         requests = plan_prompt_set(
             prompts,
             prompt_set=name,
@@ -77,14 +93,18 @@ def forecast_of(
             origin=origin,
             samples_per_call=samples_per_call,
         )
-        refused = sum(not prompt.valid for prompt in prompts)
+        refused = [prompt for prompt in prompts if not prompt.valid]
         planned.append(
             SetPlan(
                 name=name,
                 content=prompts[0].content_version if prompts else "",
                 fingerprint=plan_fingerprint(requests),
                 summary=summarise_plan(requests),
-                refused=refused,
+                refused=len(refused),
+                refusals=tuple(
+                    Refusal(name, prompt.prompt_id, prompt.problems or "")
+                    for prompt in refused[:_REFUSALS]
+                ),
             )
         )
         first_seen = summarise_plan([r for r in requests if r.request_key not in counted])
@@ -99,6 +119,7 @@ def forecast_of(
             content="",
             fingerprint="",
             summary=PlanSummary(calls=calls, images=images, to_buy_by_reason=reasons),
-            refused=sum(each.refused for each in planned),
+            refused=sum(plan.refused for plan in planned),
+            refusals=tuple(chain.from_iterable(plan.refusals for plan in planned)),
         ),
     )

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from imagepipeline_dagster.api.contract import RANGES, TASKS, RequestInvalid, Task, request_for
 from imagepipeline_dagster.options import Options, bounded
+from imagepipeline_dagster.planning.prompt_syntax import foreign_syntax
 from imagepipeline_dagster.planning.tokens import (
     MAX_TOKENS,
     TOKENS_ARE_ESTIMATED,
@@ -29,6 +30,7 @@ from imagepipeline_dagster.tables.schema import (
     columns_of,
     source_json,
 )
+from imagepipeline_dagster.tables.spelling import look_alike
 
 __all__ = [
     "MAX_SAMPLES",
@@ -118,6 +120,7 @@ class Prompt:
     mask_image: str | None = column("Public link of the mask")
     valid: bool = column("Whether the row can be bought")
     problems: str | None = column("What is wrong with the row, one sentence each")
+    notes: str | None = column("What of the row is read otherwise than it stands")
     prompt_row: str = column("The row of the prompts table as it was, JSON")
     embedding_row: str | None = column("The row of the embeddings table as it was, JSON")
     content_version: str = column("Version of the whole set's content")
@@ -159,8 +162,12 @@ def validated_prompts(
     embeddings: Mapping[str, EmbeddingRow],
     *,
     defaults: GenerationDefaults,
+    refuses_syntax: bool = False,
 ) -> list[Prompt]:
-    """Return a prompt for each row of one set, in order, each valid or with its problems."""
+    """Return a prompt for each row of one set, in order, each valid or with its problems.
+
+    `refuses_syntax` says whether the syntax of other tools in a prompt is a problem.
+    """
     repeated = {
         prompt_id
         for prompt_id, count in Counter(row.prompt_id for row in rows).items()
@@ -168,7 +175,14 @@ def validated_prompts(
     }
     content_version = fingerprint_set(rows, embeddings).content
     return [
-        _validated(row, embeddings, defaults, repeated, content_version=content_version)
+        _validated(
+            row,
+            embeddings,
+            defaults,
+            repeated,
+            content_version=content_version,
+            refuses_syntax=refuses_syntax,
+        )
         for row in rows
     ]
 
@@ -180,11 +194,16 @@ def _validated(
     repeated: set[str],
     *,
     content_version: str,
+    refuses_syntax: bool,
 ) -> Prompt:
     values: dict[str, Any] = {field.name: getattr(row, field.name) for field in fields(row)}
     for name in _DEFAULTED:
         if values[name] is None:
             values[name] = getattr(defaults, name)
+    notes = None
+    if values["seed"] == -1:
+        values["seed"] = None
+        notes = "seed: -1 means any, so that it is derived from the row's names"
     if values["task"] == Task.TEXT2IMAGE:
         # These columns mean nothing to text2image: what stands there must not stop the row.
         values["init_image"] = values["mask_image"] = None
@@ -205,6 +224,7 @@ def _validated(
         *sample_problems,
         *embedding_problems,
         *_request_problems(str(values["task"]), parameters),
+        *(_syntax_problems(prompt, negative_prompt) if refuses_syntax else []),
         *(["prompt: is blank"] if row.prompt and not row.prompt.strip() else []),
         *token_problems(
             prompt,
@@ -235,6 +255,7 @@ def _validated(
         mask_image=values["mask_image"],
         valid=not problems,
         problems="; ".join(problems) or None,
+        notes=notes,
         prompt_row=source_json(row),
         embedding_row=source_json(embedding) if embedding else None,
         content_version=content_version,
@@ -269,7 +290,7 @@ def _embedding(
         return None, []
     embedding = embeddings.get(embedding_id)
     if embedding is None:
-        return None, [f"embeddings: {embedding_id!r} is not in the embeddings table"]
+        return None, [f"embeddings: {_unknown_embedding(embedding_id, embeddings)}"]
     if embedding.placement not in (None, *PLACEMENTS):
         placements = ", ".join(PLACEMENTS)
         problem = (
@@ -277,6 +298,16 @@ def _embedding(
         )
         return embedding, [f"embeddings: {problem}"]
     return embedding, []
+
+
+def _unknown_embedding(embedding_id: str, embeddings: Mapping[str, EmbeddingRow]) -> str:
+    several = [part for part in re.split(r"[\s,;|]+", embedding_id) if part in embeddings]
+    if len(several) > 1:
+        return f"{embedding_id!r} names {len(several)} embeddings, and a call takes one"
+    alike = [known for known in embeddings if look_alike(known) == look_alike(embedding_id)]
+    if alike:
+        return f"{embedding_id!r} differs from {alike[0]!r} in case, blanks or signs"
+    return f"{embedding_id!r} is not in the embeddings table"
 
 
 def _with_trigger_words(
@@ -305,6 +336,15 @@ def _with_trigger_words(
 
 def _stands_in(word: str, text: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def _syntax_problems(prompt: str, negative_prompt: str | None) -> list[str]:
+    texts = {"prompt": prompt, "negative_prompt": negative_prompt}
+    return [
+        f"{name}: {', '.join(parts)} would be sent as words"
+        for name, text in texts.items()
+        if (parts := foreign_syntax(text))
+    ]
 
 
 def _request_problems(task: str, parameters: Mapping[str, object]) -> list[str]:

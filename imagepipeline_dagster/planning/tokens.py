@@ -14,6 +14,9 @@ __all__ = ["MAX_TOKENS", "TOKENS_ARE_ESTIMATED", "count_tokens"]
 MAX_TOKENS = 75
 """The longest text that the API's page allows, start and end marks not counted."""
 
+_SURELY_TOO_LONG = 7_500  # letters; no token of CLIP has a hundred
+_PLAIN_QUOTES = str.maketrans("\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f", "''''\"\"\"\"")
+
 try:
     from instant_clip_tokenizer import Tokenizer  # type: ignore[import-untyped] # has no stubs
 
@@ -25,10 +28,19 @@ except ImportError:  # no wheels for this Python
 def count_tokens(text: str) -> int:
     """Return the text's CLIP tokens, without the start and end marks.
 
-    Where no tokenizer is installed (`TOKENS_ARE_ESTIMATED`) the count is an estimate that errs on
-    the high side, so that a text that passes is never cut.
+    Where no tokenizer is installed (`TOKENS_ARE_ESTIMATED`), and for a text that is far too long,
+    the count is an estimate that errs on the high side, so that a text that passes is never cut.
+    Some models make typographic quotes plain before they count, and others do not: the higher of
+    both counts is returned.
     """
-    return _counter()(text)
+    plain = " ".join(text.split())
+    if len(plain) > _SURELY_TOO_LONG:
+        # A tokenizer's time grows with the square of a word's length.
+        return estimate_tokens(plain)
+    count = _counter()
+    if plain.isascii():
+        return count(plain)
+    return max(count(plain), count(plain.translate(_PLAIN_QUOTES)))
 
 
 @cache

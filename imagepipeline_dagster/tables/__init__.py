@@ -9,7 +9,7 @@ What others use:
 - `fingerprints`: the content of a prompt set as one short text, whatever the order of its rows.
 - `overrides`: the table of people's decisions, read and added to.
 - `creating`: the tables created.
-- `samples`: tables with `sample_rows` that show every outcome, and edits of them to watch.
+- `samples`: tables with rows that show every outcome, and edits of them to watch.
 - `transfer`: files in and out of the tables.
 
 What these are made of:

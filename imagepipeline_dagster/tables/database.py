@@ -103,7 +103,12 @@ def reporting_database_errors(url: str) -> Iterator[None]:
             f"The tables at {shown_url(_parsed(url))} refuse a row, and nothing was changed: "
             f"{cause_of(error)}"
         ) from error
-    except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+    except sa.exc.DataError as error:
+        raise RowRefused(
+            f"The tables at {shown_url(_parsed(url))} cannot hold a value, and nothing was "
+            f"changed: {cause_of(error)}"
+        ) from error
+    except (sa.exc.StatementError, sa.exc.TimeoutError) as error:
         raise TablesUnavailable(
             f"The tables at {shown_url(_parsed(url))} cannot be used: {cause_of(error)} "
             "Check that the database runs, and the URL in IMAGEPIPELINE_TABLES_URL."

@@ -130,6 +130,9 @@ def _without_table(inspector: sa.Inspector, mapping: TableMapping, kind: str) ->
         )
     except (sa.exc.NoSuchTableError, NotImplementedError):  # a dialect that lists no views
         names = []
+    if mapping.database_schema and not names:
+        hint = did_you_mean(mapping.database_schema, inspector.get_schema_names())
+        return f"There is no schema {mapping.database_schema!r} with tables in it.{hint}"
     where = f"schema {mapping.database_schema!r}" if mapping.database_schema else "the database"
     there = f"has: {_listed(names)}" if names else "has no tables"
     return (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Sequence
-from dataclasses import asdict
+from contextlib import closing
+from importlib.resources import as_file, files
 
 import sqlalchemy as sa
 
@@ -13,14 +13,8 @@ from imagepipeline_dagster.tables.creating import tables_metadata
 from imagepipeline_dagster.tables.database import writing
 from imagepipeline_dagster.tables.errors import TablesError
 from imagepipeline_dagster.tables.found import find_table
-from imagepipeline_dagster.tables.sample_rows import (
-    EDITED_EMBEDDING,
-    EDITED_PROMPT,
-    EDITED_TEXT,
-    SAMPLE_EMBEDDINGS,
-    SAMPLE_PROMPTS,
-)
-from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping, columns_of
+from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
+from imagepipeline_dagster.tables.transfer.incoming import ImportOptions, IncomingRows
 from imagepipeline_dagster.tables.transfer.target import TargetTable
 
 __all__ = [
@@ -31,6 +25,19 @@ __all__ = [
 ]
 
 _MAPPINGS = {PromptRow: TableMapping("prompts"), EmbeddingRow: TableMapping("embeddings")}
+_FILES = {PromptRow: "sample_prompts.csv", EmbeddingRow: "sample_embeddings.csv"}
+"""The sample rows: three prompt sets in which each outcome comes up, 40 images in all.
+
+`spring_catalogue/colour_bars` is filtered by the API's safety checker.
+`harbour_at_night/everything` is refused before anything is paid. `portraits/potter` is made
+unchecked and so held back from datasets. Links are under .example, which the emulator draws itself.
+"""
+
+_EDITED_PROMPT = ("spring_catalogue", "teapot")
+_EDITED_TEXT = (
+    "stoneware teapot in {glaze} glaze on a linen tablecloth, soft window light, product photograph"
+)
+_EDITED_EMBEDDING = "15f002de-bf0c-4b99-857b-a7a4bd7030dc"
 _GLAZES = ("celadon", "cobalt", "saffron", "oxblood", "ivory", "moss green", "copper", "lavender")
 _TAKE = re.compile(r", take (\d+)\Z")
 
@@ -53,19 +60,18 @@ def create_sample_tables(url: str) -> bool:
         if any(inspector.has_table(name) for name in metadata.tables):
             return False
         metadata.create_all(connection)
-        _fill(connection, PromptRow, SAMPLE_PROMPTS)
-        _fill(connection, EmbeddingRow, SAMPLE_EMBEDDINGS)
+        _fill(connection, PromptRow)
+        _fill(connection, EmbeddingRow)
     return True
 
 
-def _fill(
-    connection: sa.Connection,
-    row_type: type[PromptRow | EmbeddingRow],
-    rows: Sequence[PromptRow | EmbeddingRow],
-) -> None:
-    columns = tuple(columns_of(row_type))
-    table = TargetTable(connection, _MAPPINGS[row_type], row_type, columns=columns)
-    table.apply(table.compared([asdict(row) for row in rows]), now=dt.datetime.now(dt.UTC))
+def _fill(connection: sa.Connection, row_type: type[PromptRow | EmbeddingRow]) -> None:
+    with as_file(files("imagepipeline_dagster.tables") / _FILES[row_type]) as file:
+        incoming = IncomingRows(file, row_type, options=ImportOptions())
+        with closing(incoming.stage()) as staged:
+            table = TargetTable(connection, _MAPPINGS[row_type], row_type, columns=incoming.columns)
+            for rows in staged.chunks(len(staged)):
+                table.apply(table.compared(rows), now=dt.datetime.now(dt.UTC))
 
 
 def edit_sample_prompt(url: str) -> str:
@@ -77,7 +83,7 @@ def edit_sample_prompt(url: str) -> str:
         SampleMissing: when the row is not there.
         TablesUnavailable, TableMissing: about the database.
     """
-    prompt_set, prompt_id = EDITED_PROMPT
+    prompt_set, prompt_id = _EDITED_PROMPT
     with writing(url) as connection:
         find_table(connection, _MAPPINGS[PromptRow], PromptRow)
         prompts = tables_metadata().tables["prompts"]
@@ -88,7 +94,7 @@ def edit_sample_prompt(url: str) -> str:
         take = _TAKE.search(text)
         number = int(take[1]) + 1 if take else 2
         glaze = _GLAZES[(number - 1) % len(_GLAZES)]
-        changed = f"{EDITED_TEXT.format(glaze=glaze)}, take {number}"
+        changed = f"{_EDITED_TEXT.format(glaze=glaze)}, take {number}"
         connection.execute(
             sa.update(prompts)
             .where(*here)
@@ -107,12 +113,12 @@ def edit_sample_embedding(url: str) -> str:
     with writing(url) as connection:
         find_table(connection, _MAPPINGS[EmbeddingRow], EmbeddingRow)
         embeddings = tables_metadata().tables["embeddings"]
-        here = embeddings.c.embedding_id == EDITED_EMBEDDING
+        here = embeddings.c.embedding_id == _EDITED_EMBEDDING
         found = connection.execute(
             sa.select(embeddings.c.name, embeddings.c.version).where(here)
         ).one_or_none()
         if found is None:
-            raise SampleMissing(f"There is no embedding {EDITED_EMBEDDING} to edit.")
+            raise SampleMissing(f"There is no embedding {_EDITED_EMBEDDING} to edit.")
         name, version = found
         last = re.search(r"\d+\Z", version or "")
         changed = f"{version[: last.start()]}{int(last[0]) + 1}" if last else f"{version or ''}2"
@@ -121,4 +127,4 @@ def edit_sample_embedding(url: str) -> str:
             .where(here)
             .values(version=changed, updated_at=dt.datetime.now(dt.UTC))
         )
-    return f"The embedding {name!r} ({EDITED_EMBEDDING}) went from version {version} to {changed}."
+    return f"The embedding {name!r} ({_EDITED_EMBEDDING}) went from version {version} to {changed}."

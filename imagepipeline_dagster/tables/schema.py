@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import Field, field_validator
 
-from imagepipeline_dagster.api.contract import TASKS, canonical_json
+from imagepipeline_dagster.api.contract import TASKS, Task, canonical_json
 from imagepipeline_dagster.options import Options
 from imagepipeline_dagster.tables.values import Kind, reader_of
 
@@ -31,6 +32,13 @@ __all__ = [
 
 PLACEMENTS: tuple[str, ...] = ("positive", "negative", "either")
 """Which prompt an embedding's trigger words belong in."""
+
+_OTHER_WORDS: Mapping[str, str] = {
+    **dict.fromkeys(("txt2img", "texttoimage", "t2i"), Task.TEXT2IMAGE.value),
+    **dict.fromkeys(("img2img", "imagetoimage", "i2i"), Task.IMAGE2IMAGE.value),
+    "inpaint": Task.INPAINTING.value,
+}
+"""How other tools call a choice; without blanks and hyphens."""
 
 
 class TableMapping(Options):
@@ -86,7 +94,8 @@ class Column:
         if self.required:
             return "" if value is None else value
         if self.choices and isinstance(value, str):
-            word = value.strip().lower()
+            word = re.sub(r"[\s_-]", "", value.lower())
+            word = _OTHER_WORDS.get(word, word)
             value = word if word in self.choices else value
         return None if value == "" else value
 
@@ -133,6 +142,9 @@ class PromptRow:
     )
     init_image: str | None = _column(Kind.TEXT, "Public link of the first picture", default=None)
     mask_image: str | None = _column(Kind.TEXT, "Public link of the mask", default=None)
+    original_seed: str | None = _column(
+        Kind.TEXT, "Seed of another tool that `seed` was made from", default=None
+    )
     updated_at: dt.datetime | str | None = _column(  # noqa: RUF009 - is dataclasses.field
         Kind.TIME, "When the row last changed, UTC", default=None
     )
@@ -211,14 +223,17 @@ def source_json(row: PromptRow | EmbeddingRow) -> str:
 
 
 def content_json(row: PromptRow | EmbeddingRow) -> str:
-    """Return what the row says, as canonical JSON: without nulls and without `updated_at`.
+    """Return what the row says, as canonical JSON: without nulls and what changes no picture.
 
     Nulls are left out so that a column which this package adds one day changes no row's content.
     """
-    found = {name: getattr(row, name) for name in columns_of(type(row)) if name != "updated_at"}
+    values = {name: getattr(row, name) for name in columns_of(type(row)) if name not in _NO_CONTENT}
     return canonical_json(
-        {name: _json_value(value) for name, value in found.items() if value not in (None, ())}
+        {name: _json_value(value) for name, value in values.items() if value not in (None, ())}
     )
+
+
+_NO_CONTENT = frozenset({"original_seed", "updated_at"})
 
 
 def _json_value(value: object) -> object:

@@ -1,12 +1,13 @@
-"""What a person may have meant who wrote a name that is not there."""
+"""Names as people write them: what they may have meant, and what of them cannot be seen."""
 
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 from itertools import islice
 
-__all__ = ["did_you_mean"]
+__all__ = ["did_you_mean", "look_alike", "visible_name"]
 
 _COMPARED = 10_000  # names: comparing them takes about half a second
 _SHOWN = 3
@@ -16,10 +17,20 @@ def did_you_mean(written: str, there: Iterable[str]) -> str:
     """Return a question, after a space, that names what is spelled alike; nothing if nothing is."""
     names: dict[str, str] = {}
     for name in islice(there, _COMPARED):
-        names.setdefault(_plain(name), name)
-    close = difflib.get_close_matches(_plain(written), names, n=_SHOWN)
-    return f" Did you mean {' or '.join(repr(names[each]) for each in close)}?" if close else ""
+        names.setdefault(look_alike(name), name)
+    close = difflib.get_close_matches(look_alike(written), names, n=_SHOWN)
+    return f" Did you mean {' or '.join(repr(names[name]) for name in close)}?" if close else ""
 
 
-def _plain(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+def visible_name(name: str) -> str:
+    """Return a name composed (NFC), its blanks plain, without what a person cannot see."""
+    if name.isascii() and name.isprintable():
+        return name.strip()
+    seen = (c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
+    return "".join(" " if c.isspace() else c for c in seen).strip()
+
+
+def look_alike(name: str) -> str:
+    """Return what is the same in names that a person would take for one."""
+    plain = visible_name(name).casefold().replace("_", " ").replace("-", " ")
+    return " ".join(plain.split())

@@ -5,6 +5,7 @@ A value that cannot be read comes back as it was, so that whoever validates it c
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 import json
 import math
@@ -15,6 +16,8 @@ from enum import StrEnum
 
 __all__ = [
     "Kind",
+    "is_no_value",
+    "is_unread_list",
     "read_flag",
     "read_number",
     "read_text",
@@ -22,6 +25,7 @@ __all__ = [
     "read_whole",
     "read_words",
     "reader_of",
+    "shown",
     "words_text",
 ]
 
@@ -37,11 +41,76 @@ class Kind(StrEnum):
     TIME = "a time"
 
 
-_TRUE = frozenset({"true", "t", "yes", "y", "on", "1", "1.0"})
-_FALSE = frozenset({"false", "f", "no", "n", "off", "0", "0.0"})
+# Spreadsheets write these words in the language of their user.
+_TRUE = frozenset(
+    [
+        "true",
+        "t",
+        "yes",
+        "y",
+        "on",
+        "1",
+        "1.0",
+        "wahr",
+        "ja",
+        "vrai",
+        "oui",
+        "verdadero",
+        "sí",
+        "vero",
+        "waar",
+        "sant",
+        "prawda",
+    ]
+)
+_FALSE = frozenset(
+    [
+        "false",
+        "f",
+        "no",
+        "n",
+        "off",
+        "0",
+        "0.0",
+        "falsch",
+        "nein",
+        "faux",
+        "non",
+        "falso",
+        "onwaar",
+        "nee",
+        "falskt",
+        "fałsz",
+    ]
+)
+_NO_VALUE = frozenset(
+    [
+        r"nan",
+        r"none",
+        r"null",
+        r"na",
+        r"n/a",
+        r"<na>",
+        r"nat",
+        r"\n",
+        r"#n/a",
+        r"#name?",
+        r"#ref!",
+        r"#value!",
+        r"#div/0!",
+        r"#num!",
+        r"#null!",
+    ]
+)
 # Python's own parsers also take "1_000", other scripts' digits and endless ones.
-_WHOLE = re.compile(r"[+-]?[0-9]{1,40}")
+_WHOLE = re.compile(r"([+-]?[0-9]{1,40})(?:\.0{0,40})?")
+_EXACT_FLOATS = 2.0**53
 _NUMBER = re.compile(r"[+-]?([0-9]{1,40}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE][+-]?[0-9]{1,3})?")
+
+
+def is_no_value(text: str) -> bool:
+    """Tell whether a text is a word that programs write where there is no value."""
+    return len(text) < 10 and text.strip().casefold() in _NO_VALUE
 
 
 def read_text(raw: object) -> str | None:
@@ -73,17 +142,26 @@ def _number_text(raw: float | Decimal) -> str | None:
 
 
 def read_whole(raw: object) -> int | float | str | None:
-    """Return an int for 30, 30.0, "30" and "30.0"; a float for another number; else the text."""
+    """Return an int for 30, 30.0, "30" and "30.0"; a float for another number; else the text.
+
+    A text with an exponent stays text, and a float that is too large to be exact stays one: digits
+    of them may be lost.
+    """
     match raw:
         case bool():
             return read_text(raw)
         case int():
             return raw
-        case str() if _WHOLE.fullmatch(raw.strip()):
-            return int(raw)  # not by way of a float, which cannot hold every seed
+        case str() if whole := _WHOLE.fullmatch(raw.strip()):
+            return int(whole[1])  # not by way of a float, which cannot hold every seed
+        case Decimal() if raw.is_finite() and raw == raw.to_integral_value():
+            exponent = raw.as_tuple().exponent
+            return str(raw) if isinstance(exponent, int) and exponent > 0 else int(raw)
     number = read_number(raw)
-    if isinstance(number, float) and number.is_integer():
-        return int(raw) if isinstance(raw, Decimal) else int(number)
+    if isinstance(number, float) and isinstance(raw, str) and "e" in raw.lower():
+        return raw
+    if isinstance(number, float) and number.is_integer() and abs(number) < _EXACT_FLOATS:
+        return int(number)
     return number
 
 
@@ -147,30 +225,53 @@ def _in_utc(time: dt.datetime) -> dt.datetime:
 
 
 def read_words(raw: object) -> tuple[str, ...]:
-    """Return the words of a comma-separated text, a JSON list or an array, in their order."""
+    """Return the words of a text, separated by commas or lines, or of a list, in their order.
+
+    A list may be an array, or its text as JSON, Python, NumPy or PostgreSQL write it.
+    """
     if isinstance(raw, str):
-        listed = _json_list(raw)
-        raw = raw.split(",") if listed is None else listed
+        listed = _list_in(raw)
+        raw = re.split(r"[,\n]", raw) if listed is None else listed
     if not isinstance(raw, list | tuple):
         raw = [raw]
     words = (read_text(word) or "" for word in raw)
     return tuple(word.strip() for word in words if word.strip())
 
 
+def is_unread_list(raw: object) -> bool:
+    """Tell whether a text stands in the brackets of a list and cannot be read as one."""
+    return isinstance(raw, str) and _in_brackets(raw.strip()) and _list_in(raw) is None
+
+
 def words_text(words: tuple[str, ...]) -> str:
     """Return words as one text that `read_words` reads as them."""
-    has_comma = any("," in word or word.startswith("[") for word in words)
-    return json.dumps(words, ensure_ascii=False) if has_comma else ", ".join(words)
+    needs_list = any("," in word or "\n" in word or word[:1] in "[{" for word in words)
+    return json.dumps(words, ensure_ascii=False) if needs_list else ", ".join(words)
 
 
-def _json_list(text: str) -> list[object] | None:
-    if not text.lstrip().startswith("["):
+_QUOTED = re.compile(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"")
+
+
+def _in_brackets(text: str) -> bool:
+    return text[:1] + text[-1:] in ("[]", "{}")
+
+
+def _list_in(raw: str) -> list[object] | None:
+    text = raw.strip()
+    if not _in_brackets(text):
         return None
+    if text.startswith("{"):  # as PostgreSQL writes arrays
+        fields = next(csv.reader([text[1:-1]], escapechar="\\"), [])
+        return list[object](fields)
     try:
-        found = json.loads(text)
-    except ValueError:
-        return None  # words may stand in brackets: [portrait], soft
-    return found if isinstance(found, list) else None
+        listed = json.loads(text)
+    except (ValueError, RecursionError):
+        # Python puts commas between the words, and NumPy blanks.
+        inner = text[1:-1]
+        if _QUOTED.sub("", inner).strip(", \n"):
+            return None  # words may stand in brackets: [portrait], soft
+        return [re.sub(r"\\(.)", r"\1", a or b) for a, b in _QUOTED.findall(inner)]
+    return listed if isinstance(listed, list) else None
 
 
 _READERS: dict[Kind, Callable[[object], object]] = {
@@ -186,3 +287,12 @@ _READERS: dict[Kind, Callable[[object], object]] = {
 def reader_of(kind: Kind) -> Callable[[object], object]:
     """Return the function which reads a raw value as this kind."""
     return _READERS[kind]
+
+
+_SHOWN_VALUE = 60  # characters
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: quoted where it is text, and cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN_VALUE else f"{text[:_SHOWN_VALUE]}…"

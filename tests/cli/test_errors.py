@@ -17,13 +17,13 @@ FILE = "prompt_set,prompt_id,prompt\ns,1,p\n"
         (("export", "p.csv"), ["no SQLite file", "tables.db", "init"]),
         (("plan",), ["no SQLite file", "init"]),
         (("import-prompts", "good.csv", "--dry-run"), ["no SQLite file", "init"]),
-        (("import-prompts", "utf16.csv"), ["utf16.csv", "cannot be read: line 1", "UTF-8"]),
+        (("import-prompts", "latin.csv"), ["latin.csv", "cannot be read: line 1", "UTF-8"]),
         (("import-prompts", "empty.csv"), ["empty.csv", "is empty", "first line"]),
         (("import-prompts", "empty.jsonl"), ["empty.jsonl", "is empty", "JSON objects"]),
         (("import-prompts", "empty.parquet"), ["empty.parquet", "not a Parquet file"]),
         (("import-prompts", "missing.csv"), ["missing.csv", "does not exist"]),
         (("import-prompts", "."), ["is a directory"]),
-        (("override", "--from", "utf16.csv"), ["utf16.csv", "line 1", "UTF-8"]),
+        (("override", "--from", "latin.csv"), ["latin.csv", "line 1", "UTF-8"]),
         (("override", "--from", "empty.csv"), ["empty.csv", "is empty"]),
         (("review", "spring"), ["'spring' was not moderated yet"]),
         (("lineage", "missing.png"), ["missing.png", "no file"]),
@@ -35,7 +35,7 @@ def test_what_is_not_there_is_said(arguments: tuple[str, ...], words: list[str])
     for name in ("empty.csv", "empty.jsonl", "empty.parquet"):
         Path(name).touch()
     Path("good.csv").write_text(FILE)
-    Path("utf16.csv").write_text(FILE, encoding="utf-16")
+    Path("latin.csv").write_bytes(b"caf\xe9\n" + FILE.encode())
     assert_refused(arguments, words)
     assert not Path("data").exists()
 
@@ -43,13 +43,13 @@ def test_what_is_not_there_is_said(arguments: tuple[str, ...], words: list[str])
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("export", "p.xlsx"), ["p.xlsx", "ends in '.xlsx'", ".csv, .tsv"]),
+        (("export", "p.xls"), ["p.xls", "ends in '.xls'", ".csv, .tsv"]),
         (("export", "no/p.csv"), ["no/p.csv", "No such file or directory"]),
         (("export", "p.csv", "--table", "briefs"), ["no prompts table 'briefs'", "'prompts'"]),
         (("export", "p.csv", "--set", "winter"), ["no set 'winter'", "'portraits'"]),
         (("import-prompts", "good.csv", "--table", "briefs"), ["no prompts table 'briefs'"]),
         (("import-prompts", "good.csv", "--table", "embeddings"), ["no column 'prompt_set'"]),
-        (("import-prompts", "text.csv"), ["no column is called 'prompt'", "--map prompt=text"]),
+        (("import-prompts", "text.csv"), ["'text' (prompt)", "--guess", "--map prompt=text"]),
         (("review", "spring", "--output", "no/x.html"), ["'spring' was not moderated yet"]),
     ],
 )

@@ -108,7 +108,7 @@ def test_missing_trigger_words_are_put_where_their_embedding_wants_them(
         ({"samples": MAX_SAMPLES + 1}, "samples: 10001 is not"),
         ({"samples": 1.5}, "samples: 1.5 is not a whole number"),
         ({"samples": "many"}, "samples: 'many' is not a whole number"),
-        ({"seed": -1}, "seed: -1 is outside 0 to"),
+        ({"seed": -2}, "seed: -2 is outside 0 to"),
         ({"seed": 2**70}, f"seed: {2**70} is outside 0 to"),
         ({"num_inference_steps": 101}, "num_inference_steps: 101 is outside 1 to 100"),
         ({"num_inference_steps": 1.5}, "num_inference_steps: 1.5 is not a whole number"),

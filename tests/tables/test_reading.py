@@ -68,7 +68,8 @@ def test_tables_of_this_package_are_read_in_full(
     create_tables(tables_url)
     execute(
         "INSERT INTO prompts VALUES ('s', '1', 'p', 'n', 'inpainting', 'sdxl', 'e', 2, 7, 30, 7.5,"
-        " 0.5, 768, 1024, true, 'euler', false, 'https://a.example', 'https://b.example', :time)",
+        " 0.5, 768, 1024, true, 'euler', false, 'https://a.example', 'https://b.example',"
+        " NULL, :time)",
         "INSERT INTO embeddings VALUES ('e', 'name', 'sdxl', 'a, b', 'either', '2', :time)",
         time="2026-05-01 12:00:00+00:00",
     )
@@ -300,7 +301,7 @@ def test_missing_schema(postgres_url: str) -> None:
     """A schema that is not there gives the same error as a table that is not there."""
     with (
         SourceTables(postgres_url, prompts=TableMapping("nowhere.prompts")) as tables,
-        pytest.raises(TableMissing, match="schema 'nowhere' has no tables"),
+        pytest.raises(TableMissing, match="There is no schema 'nowhere' with tables in it"),
     ):
         tables.prompt_sets()
 

@@ -23,7 +23,7 @@ def test_columns_are_those_of_the_design() -> None:
         *("prompt_set", "prompt_id", "prompt", "negative_prompt", "task", "model_id"),
         *("embeddings", "samples", "seed", "num_inference_steps", "guidance_scale", "strength"),
         *("width", "height", "refiner", "scheduler", "safety_checker", "init_image"),
-        *("mask_image", "updated_at"),
+        *("mask_image", "original_seed", "updated_at"),
     ]
     embeddings = columns_of(EmbeddingRow)
     assert list(embeddings) == [

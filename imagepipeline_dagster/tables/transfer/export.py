@@ -40,6 +40,7 @@ def export_table(
     file: Path,
     *,
     prompt_sets: Collection[str] = (),
+    marks_formulas: bool = True,
     on_progress: OnProgress = lambda _: None,
 ) -> ExportReport:
     """Write a table's rows to a file, in the order of their keys; nothing of the table is changed.
@@ -51,8 +52,10 @@ def export_table(
         url: SQLAlchemy URL of the database.
         mapping: the table, and its columns where they have other names.
         row_type: which table it is.
-        file: CSV, TSV, JSON Lines or Parquet, by its ending; it is replaced if it is there.
+        file: CSV, TSV, JSON, JSON Lines, Parquet or Excel, by its ending; it is replaced if it is
+            there.
         prompt_sets: the prompt sets whose rows are wanted; all if there are none.
+        marks_formulas: whether texts that a spreadsheet would run are marked in CSV.
         on_progress: told of the rows "exported".
 
     Raises:
@@ -64,7 +67,8 @@ def export_table(
         with reporting_database_errors(url), engine.connect() as connection:
             table = find_table(connection, mapping, row_type)
             rows = _rows(connection, table, row_type, prompt_sets)
-            with writing_file(file, row_type, tuple(table.types)) as write:
+            names = tuple(table.types)
+            with writing_file(file, row_type, names, marks_formulas=marks_formulas) as write:
                 return _written(rows, write, key_columns(row_type), on_progress)
     finally:
         engine.dispose()

@@ -8,8 +8,10 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +25,26 @@ from imagepipeline_dagster.tables.schema import (
     content_json,
     key_columns,
 )
-from imagepipeline_dagster.tables.transfer.progress import OnProgress, RowProgress
-from imagepipeline_dagster.tables.transfer.reading_files import (
+from imagepipeline_dagster.tables.transfer.file_rows import (
+    FileOptions,
     FileRow,
     FileUnreadable,
     RowUnreadable,
-    open_file,
 )
+from imagepipeline_dagster.tables.transfer.header_names import HeadersRefused, resolved_headers
+from imagepipeline_dagster.tables.transfer.progress import OnProgress, RowProgress
+from imagepipeline_dagster.tables.transfer.reading_files import open_file
 from imagepipeline_dagster.tables.transfer.staging import SeenRows, StagedRows
-from imagepipeline_dagster.tables.values import Kind
+from imagepipeline_dagster.tables.transfer.tidying import Tidy, no_text, tidy_of
+from imagepipeline_dagster.tables.values import Kind, is_unread_list, shown
 
-__all__ = ["ImportRefused", "IncomingRows", "problem_of", "shown"]
+__all__ = [
+    "ImportOptions",
+    "ImportRefused",
+    "IncomingRows",
+    "OnRefused",
+    "problem_of",
+]
 
 _SHOWN_PROBLEMS = 20
 _PROGRESS_ROWS = 2_000
@@ -55,18 +66,70 @@ class ImportRefused(TablesError):
         super().__init__("\n  ".join(lines + ([f"… and {more:,} more"] if more else [])))
 
 
+OnRefused = Callable[[Sequence[str], FileRow | RowUnreadable, list[str]], object]
+"""Called with the file's headers, a row that is refused, and its problems."""
+
+_MARKED = re.compile("'+[=+@\\t\\r-]")
+"""A text that an export marked, so that no spreadsheet runs it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportOptions:
+    """What a person says about a file.
+
+    - column_map: from our column to the file's header; where it is silent, equal names match.
+    - defaults: from our column to the value where the file has none.
+    - ignored: headers that nothing is read from, whatever they look like.
+    - guess: whether headers that look like a column of ours are taken for it.
+    - decimal: the sign before the decimals of a number.
+    - seed_modulo: what seeds are divided by to make them smaller; the original is kept.
+    """
+
+    column_map: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    ignored: Collection[str] = ()
+    guess: bool = False
+    decimal: str = "."
+    seed_modulo: int | None = None
+    file: FileOptions = field(default_factory=FileOptions)
+
+
+@dataclass(slots=True)
+class _Note:
+    text: str
+    count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where a column's values come from, and what is done with each."""
+
+    column: Column
+    header: str | None
+    default: str | None
+    tidy: Tidy | None
+
+    @property
+    def label(self) -> str:
+        name = self.column.name
+        if self.header in (None, name):
+            return f"column {name!r}"
+        return f"column {self.header!r} ({name})"
+
+
 class IncomingRows:
     """A file's rows for one of the tables.
 
     `path` is the file; `columns` are ours that it or the defaults give; `ignored_columns` are
-    headers of the file that nothing is read from; `duplicates` counts, after reading, rows that
-    stood there before.
+    headers of the file that nothing is read from; `guessed` says which headers were taken for which
+    column. After reading, `duplicates` counts rows that stood there before, and `notes` says what
+    was read otherwise than it was written.
 
     Args:
         row_type: which table they are for.
-        column_map: from our column to the file's header; where it is silent, equal names match.
-        defaults: from our column to the value where the file has none.
+        options: what a person says about the file.
         on_progress: told of the rows "read".
+        on_refused: told of each row that is refused.
 
     Raises:
         ImportRefused: when the file or its headers will not do.
@@ -77,28 +140,59 @@ class IncomingRows:
         file: Path,
         row_type: type[PromptRow | EmbeddingRow],
         *,
-        column_map: Mapping[str, str],
-        defaults: Mapping[str, str],
+        options: ImportOptions,
         on_progress: OnProgress = lambda _: None,
+        on_refused: OnRefused = lambda *_: None,
     ) -> None:
         self.path = file
         self.row_type = row_type
-        self._defaults = defaults
         self._on_progress = on_progress
-        self._columns = columns_of(row_type)
+        self._on_refused = on_refused
+        columns = columns_of(row_type)
         try:
-            self._file = open_file(file)
-            headers = self._file.headers()
+            self._file = open_file(file, options.file)
+            self._headers = headers = self._file.headers()
+            resolution = resolved_headers(
+                headers,
+                row_type,
+                column_map=options.column_map,
+                given=tuple(options.defaults),
+                ignored=options.ignored,
+                guess=options.guess,
+            )
         except FileUnreadable as error:
             raise ImportRefused(file, (f"the file {error}",)) from error
-        self._headers = self._resolved(headers, column_map)
-        self.columns = tuple(
-            name for name in self._columns if name in self._headers or name in self._defaults
+        except HeadersRefused as error:
+            raise ImportRefused(file, error.problems) from error
+        self._sources = tuple(
+            _Source(
+                column,
+                resolution.headers.get(name),
+                options.defaults.get(name),
+                tidy_of(column, decimal=options.decimal, seed_modulo=options.seed_modulo),
+            )
+            for name, column in columns.items()
+            if name in resolution.headers or name in options.defaults
         )
+        self._check_defaults()
+        given = {source.column.name for source in self._sources}
+        if options.seed_modulo is not None and "seed" in given:
+            given.add("original_seed")
+        self.columns = tuple(name for name in columns if name in given)
+        self.guessed = resolution.guessed
         self._derives_ids = row_type is PromptRow and "prompt_id" not in self.columns
-        used = set(self._headers.values())
-        self.ignored_columns = tuple(header for header in headers if header not in used)
+        used = set(resolution.headers.values())
+        self.ignored_columns = tuple(header for header in headers if header and header not in used)
         self.duplicates = 0
+        self._notes: dict[str, _Note] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was read otherwise than it was written: the first of each kind, and how many."""
+        return tuple(
+            f"{note.text} (and {note.count - 1:,} more)" if note.count > 1 else note.text
+            for note in self._notes.values()
+        )
 
     def stage(self) -> StagedRows:
         """Return the rows, all of them checked; close them when done.
@@ -107,6 +201,7 @@ class IncomingRows:
             ImportRefused: after the last row, when any of them had a problem.
         """
         self.duplicates = 0
+        self._notes.clear()
         staged = StagedRows(self.row_type, (*self.columns, *key_columns(self.row_type)))
         try:
             self._read_into(staged)
@@ -115,58 +210,35 @@ class IncomingRows:
             raise
         return staged
 
+    def _check_defaults(self) -> None:
+        problems = tuple(
+            f"{source.column.name} for all rows: {problem}"
+            for source in self._sources
+            if source.default is not None
+            and (
+                problem := problem_of(
+                    source.column, source.default, source.column.read(source.default)
+                )
+            )
+        )
+        if problems:
+            raise ImportRefused(self.path, problems)
+
     def _read_into(self, staged: StagedRows) -> None:
-        problems: list[str] = []
+        shown_problems: list[str] = []
         problem_count = rows = 0
         with closing(SeenRows()) as seen:
             for rows, row in enumerate(self._file.rows(), start=1):
-                found = self._problems_of(row, staged, seen)
-                problem_count += len(found)
-                problems += found[: _SHOWN_PROBLEMS - len(problems)]
+                problems = self._problems_of(row, staged, seen)
+                if problems:
+                    self._on_refused(self._headers, row, problems)
+                    problem_count += len(problems)
+                    shown_problems += problems[: _SHOWN_PROBLEMS - len(shown_problems)]
                 if rows % _PROGRESS_ROWS == 0:
                     self._on_progress(RowProgress("read", rows))
         self._on_progress(RowProgress("read", rows, rows))
-        if problems:
-            raise ImportRefused(self.path, tuple(problems), count=problem_count)
-
-    def _resolved(self, headers: tuple[str, ...], column_map: Mapping[str, str]) -> dict[str, str]:
-        """Map our columns to the file's headers."""
-        problems = [
-            f"{name!r} is no column of ours; those are {_listed(self._columns)}"
-            for name in (*column_map, *self._defaults)
-            if name not in self._columns
-        ]
-        problems += [
-            f"the file has no column {header!r}, which {name} is mapped to; it has "
-            f"{_listed(headers) or 'none'}"
-            for name, header in column_map.items()
-            if header not in headers
-        ]
-        problems += [
-            f"{name} for all rows: {problem}"
-            for name, value in self._defaults.items()
-            if (column := self._columns.get(name))
-            and (problem := problem_of(column, value, column.read(value)))
-        ]
-        found = {name: column_map.get(name, name) for name in self._columns}
-        found = {name: header for name, header in found.items() if header in headers}
-        problems += [
-            f"the file has the column {header!r} {headers.count(header)} times"
-            for header in dict.fromkeys(found.values())
-            if headers.count(header) > 1
-        ]
-        missing = [
-            name
-            for name, column in self._columns.items()
-            if column.required
-            and name != "prompt_id"
-            and name not in {*found, *self._defaults, *column_map}
-        ]
-        if missing:
-            problems.append(_without_columns(missing, headers))
-        if problems:
-            raise ImportRefused(self.path, tuple(problems))
-        return found
+        if shown_problems:
+            raise ImportRefused(self.path, tuple(shown_problems), count=problem_count)
 
     def _problems_of(
         self, row: FileRow | RowUnreadable, staged: StagedRows, seen: SeenRows
@@ -174,17 +246,12 @@ class IncomingRows:
         """Stage a row, unless it repeats one without an id; return what is wrong with it."""
         if isinstance(row, RowUnreadable):
             return [f"{row.place} {row.problem}"]
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = dict.fromkeys(self.columns)
         problems = []
-        for name in self.columns:
-            raw = row.values.get(self._headers[name]) if name in self._headers else None
-            if raw is None or raw == "":
-                raw = self._defaults.get(name)
-            column = self._columns[name]
-            values[name] = column.read(raw)
-            problem = problem_of(column, raw, values[name])
+        for source in self._sources:
+            problem = self._read_value(row, source, values)
             if problem:
-                problems.append(f"{row.place}, {self._label(name)}: {problem}")
+                problems.append(f"{row.place}, {source.label}: {problem}")
         if problems:
             return problems
         if self._derives_ids:
@@ -200,6 +267,41 @@ class IncomingRows:
             return [f"{row.place} repeats the {' and '.join(keys)} of {earlier}: {given}"]
         return []
 
+    def _read_value(self, row: FileRow, source: _Source, values: dict[str, Any]) -> str | None:
+        """Read a column's value of a row into `values`; return what is wrong with it."""
+        column = source.column
+        written = row.values.get(source.header) if source.header is not None else None
+        raw = written
+        if type(raw) is bytes:
+            try:
+                raw = raw.decode()
+            except UnicodeDecodeError:
+                return f"{shown(raw)} is not UTF-8 text"
+        if type(raw) is str and raw[:1] == "'" and self._file.marks_formulas and _MARKED.match(raw):
+            raw = raw[1:]
+        if no_text(raw):
+            if column.required:
+                return f"{shown(raw)} is what programs write where there is no value"
+            self._note(row, source, f"{shown(raw)} is read as no value")
+            raw = None
+        if raw is None or raw == "":
+            raw = source.default
+        if source.tidy is not None and raw is not None:
+            tidied = source.tidy(raw)
+            raw = tidied.value
+            if tidied.extra:
+                values.update(tidied.extra)
+            if tidied.note:
+                self._note(row, source, tidied.note)
+        values[column.name] = value = column.read(raw)
+        return problem_of(column, raw, value)
+
+    def _note(self, row: FileRow, source: _Source, text: str) -> None:
+        note = self._notes.setdefault(
+            source.column.name, _Note(f"{row.place}, {source.label}: {text}")
+        )
+        note.count += 1
+
     def _derived_id(self, values: dict[str, Any], row: FileRow, seen: SeenRows) -> str | None:
         """Return the id that follows from a row's content, or None for a repetition.
 
@@ -213,41 +315,9 @@ class IncomingRows:
         digest = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
         return f"{digest}-{ordinal}" if ordinal > 1 else digest
 
-    def _label(self, name: str) -> str:
-        header = self._headers.get(name, name)
-        return f"column {header!r}" if header == name else f"column {header!r} ({name})"
-
-
-def _without_columns(missing: list[str], headers: tuple[str, ...]) -> str:
-    maps = " ".join(f"--map {name}={_likely_header(name, headers)}" for name in missing)
-    return (
-        f"no column is called {' or '.join(map(repr, missing))}; the file has "
-        f"{_listed(headers) or 'none'}. Say which column it is, for example: {maps}"
-    )
-
-
-def _likely_header(name: str, headers: tuple[str, ...]) -> str:
-    """Return the header that differs in case and signs only, or else one that is not ours."""
-    ours = {_letters(column): column for column in columns_of(PromptRow)}
-    alike = [header for header in headers if ours.get(_letters(header)) == name]
-    others = [header for header in headers if _letters(header) not in ours]
-    header = (*alike, *others, "COLUMN")[0]
-    return f"'{header}'" if " " in header else header
-
-
-def _letters(name: str) -> str:
-    return "".join(filter(str.isalnum, name)).lower()
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in names)
-
 
 def _whole_row(row: FileRow) -> str:
     return json.dumps(dict(row.values), sort_keys=True, default=str)
-
-
-_SHOWN_VALUE = 60  # characters
 
 
 # A table's row may ask for more images than one call of the API gives.
@@ -267,6 +337,8 @@ def problem_of(column: Column, raw: object, value: Any) -> str | None:  # noqa: 
         case Kind.TEXT:
             return _problem_of_text(column, raw, value)
         case Kind.WORDS:
+            if is_unread_list(raw):
+                return f"{shown(raw)} is no list that can be read; put commas between the words"
             return next(filter(None, map(_problem_of_characters, value)), None)
         case Kind.WHOLE | Kind.NUMBER:
             return _problem_of_number(column, raw, value)
@@ -297,15 +369,22 @@ def _problem_of_characters(text: str) -> str | None:
 
 def _problem_of_number(column: Column, raw: object, value: float | str) -> str | None:
     permitted = _RANGES[column.name]
+    if isinstance(raw, str) and isinstance(value, str):
+        return f"{shown(raw)} is not {column.kind} from {permitted}{_number_hint(column, raw)}"
     number = int if column.kind is Kind.WHOLE else float
     if not isinstance(value, number):
         return f"{shown(raw)} is not {column.kind} from {permitted}"
     if not permitted.low <= value <= permitted.high:
-        return f"{shown(raw)} is outside {permitted}"
+        hint = ""
+        if column.name == "seed" and value > permitted.high:
+            hint = "; --seed-modulo 4294967296 makes it one of 32 bits and keeps both"
+        return f"{shown(raw)} is outside {permitted}{hint}"
     return None
 
 
-def shown(value: object) -> str:
-    """Return a value as a message shows it: quoted where it is text, and cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN_VALUE else f"{text[:_SHOWN_VALUE]}…"
+def _number_hint(column: Column, raw: str) -> str:
+    if column.kind is Kind.WHOLE and re.fullmatch(r"[+-]?[0-9.,]+[eE][+-]?[0-9]+", raw.strip()):
+        return ": a spreadsheet shortened it, and digits are lost; format the column as text there"
+    if column.kind is Kind.NUMBER and re.fullmatch(r"[+-]?[0-9]+,[0-9]+", raw.strip()):
+        return "; --decimal , takes a comma before the decimals"
+    return ""

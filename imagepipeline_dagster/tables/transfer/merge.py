@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
@@ -17,6 +17,7 @@ from imagepipeline_dagster.tables.database import (
     source_engine,
     writing,
 )
+from imagepipeline_dagster.tables.errors import TablesError
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import (
     EmbeddingRow,
@@ -25,16 +26,23 @@ from imagepipeline_dagster.tables.schema import (
     content_json,
     key_columns,
 )
+from imagepipeline_dagster.tables.spelling import look_alike
 from imagepipeline_dagster.tables.transfer.changes import ChangeKind, Changes, RowChange, RowCounts
-from imagepipeline_dagster.tables.transfer.incoming import ImportRefused, IncomingRows
+from imagepipeline_dagster.tables.transfer.incoming import (
+    ImportOptions,
+    ImportRefused,
+    IncomingRows,
+    OnRefused,
+)
 from imagepipeline_dagster.tables.transfer.progress import OnProgress, RowProgress
-from imagepipeline_dagster.tables.transfer.staging import StagedRows
+from imagepipeline_dagster.tables.transfer.staging import StagedRows, Values
 from imagepipeline_dagster.tables.transfer.target import TargetTable, ValueUnfit
 
 __all__ = ["ImportReport", "Merge", "merge_of_file"]
 
 _CHUNK = 2_000  # rows compared and written at a time
 _SETS = 500  # prompt sets asked for at a time
+_SETS_COMPARED = 20_000  # names that are looked at for those that look alike
 _SAMPLED = (ChangeKind.INSERTED, ChangeKind.UPDATED, ChangeKind.DELETED)
 _SAMPLE = 5  # rows of each kind
 
@@ -44,7 +52,8 @@ class ImportReport:
     """What an import did, in rows.
 
     `duplicates` are rows that stood in the file before, in every column, and so were not written
-    twice. `ignored_columns` are headers of the file that nothing was read from.
+    twice. `ignored_columns` are headers of the file that nothing was read from. `notes` say what
+    was read otherwise than it was written.
     """
 
     inserted: int
@@ -53,6 +62,7 @@ class ImportReport:
     duplicates: int
     ignored_columns: tuple[str, ...]
     deleted: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class Merge:
@@ -96,6 +106,42 @@ class Merge:
         """Return how many prompt sets the file's rows are in, and so many of their names."""
         names: list[str] = next(self._staged.prompt_sets(at_most), [])
         return self._staged.count_prompt_sets(), names
+
+    def __len__(self) -> int:
+        return len(self._staged)
+
+    @property
+    def incoming(self) -> IncomingRows:
+        """The file's rows: what of the file was guessed and ignored."""
+        return self._incoming
+
+    def brings(self, prompt_set: str, prompt_id: str) -> bool:
+        """Tell whether the file has this row."""
+        return (prompt_set, prompt_id) in self._staged
+
+    def first_rows(self, count: int) -> list[Values]:
+        """Return the first rows, in the order of their keys, as they would be."""
+        return next(self._staged.chunks(count), [])
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what was read otherwise than it was written, and set names that look alike."""
+        alike: dict[str, str] = {}
+        notes = list(self._incoming.notes)
+        if self._incoming.row_type is PromptRow:
+            for name in chain(self._sets_there(), *self._staged.prompt_sets(_SETS)):
+                other = alike.setdefault(look_alike(name), name)
+                if other != name:
+                    notes.append(f"the prompt sets {other!r} and {name!r} look alike")
+                if len(alike) >= _SETS_COMPARED:
+                    break
+        return tuple(dict.fromkeys(notes))
+
+    def _sets_there(self) -> list[str]:
+        try:
+            with SourceTables(self._url, prompts=self._mapping) as tables:
+                return tables.prompt_sets()
+        except TablesError:  # whoever changes the tables says what is wrong with them
+            return []
 
     def changes(self) -> Changes:
         """Return what would change if it were carried out now.
@@ -198,6 +244,7 @@ class Merge:
             deleted=total.deleted,
             duplicates=self._incoming.duplicates,
             ignored_columns=self._incoming.ignored_columns,
+            notes=self.notes(),
         )
 
     @contextmanager
@@ -260,10 +307,10 @@ def merge_of_file(
     file: Path,
     row_type: type[PromptRow | EmbeddingRow],
     *,
-    column_map: Mapping[str, str] | None = None,
-    defaults: Mapping[str, str] | None = None,
+    options: ImportOptions = ImportOptions(),  # noqa: B008 - frozen
     replace_sets: bool = False,
     on_progress: OnProgress = lambda _: None,
+    on_refused: OnRefused = lambda *_: None,
 ) -> Merge:
     """Return a file's rows, read and checked, about to be brought into a table; close it when done.
 
@@ -274,21 +321,17 @@ def merge_of_file(
     Args:
         url: SQLAlchemy URL of the database.
         mapping: the table, and its columns where they have other names.
-        file: CSV, TSV, JSON Lines or Parquet, by its ending.
+        file: a file of rows, as `reading_files` opens it.
         row_type: which of the two tables it is.
-        column_map: from our column to the file's header; where it is silent, equal names match.
-        defaults: from our column to the value of rows where the file has none.
+        options: what a person says about the file.
         replace_sets: whether rows which the file lacks go, out of the sets that the file has.
         on_progress: told of the rows "read", then "compared" or "written".
+        on_refused: told of each row that is refused, and why.
 
     Raises:
         ImportRefused: with what to put right in the file.
     """
     incoming = IncomingRows(
-        file,
-        row_type,
-        column_map=column_map or {},
-        defaults=defaults or {},
-        on_progress=on_progress,
+        file, row_type, options=options, on_progress=on_progress, on_refused=on_refused
     )
     return Merge(url, mapping, incoming, replace_sets=replace_sets, on_progress=on_progress)

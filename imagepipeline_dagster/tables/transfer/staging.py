@@ -11,7 +11,7 @@ from typing import Any
 
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, columns_of, key_columns
 
-__all__ = ["SeenRows", "StagedRows"]
+__all__ = ["SeenRows", "StagedRows", "Values"]
 
 Values = Mapping[str, Any]
 """A row by our names."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,7 +21,7 @@ from imagepipeline_dagster.tables.schema import (
 )
 from imagepipeline_dagster.tables.transfer.changes import ChangeKind, RowChange
 from imagepipeline_dagster.tables.transfer.staging import Values
-from imagepipeline_dagster.tables.values import words_text
+from imagepipeline_dagster.tables.values import shown, words_text
 
 __all__ = ["TargetTable", "ValueUnfit"]
 
@@ -160,11 +161,18 @@ class TargetTable:
         return stored
 
     def _fitted(self, name: str, value: object) -> object:
+        of = self._found.types[name]
         try:
-            return _fitted(value, self._found.types[name])
-        except ValueError:
+            fitted = _fitted(value, of)
+            # SQLite keeps longer texts than a column is declared for.
+            is_kept = self._connection.dialect.name == "sqlite"
+            limit = getattr(of, "length", None)
+            if isinstance(fitted, str) and limit and len(fitted) > limit and not is_kept:
+                raise ValueError("is too long")
+            return fitted
+        except (ValueError, ArithmeticError):
             raise ValueUnfit(
-                f"{name}: {value!r} does not fit the column "
+                f"{name}: {shown(value)} does not fit the column "
                 f"{self._found.mapping.column(name)!r} of {self._found.mapping.table!r}, which "
                 f"is of type {self._found.types[name]!r}"
             ) from None
@@ -255,7 +263,9 @@ def _fitted(value: Any, column_type: sa.types.TypeEngine[Any]) -> Any:  # noqa: 
             return str(value).lower()
         case float() if python_type is int and not value.is_integer():
             raise ValueError("would be rounded")
-        case _ if python_type in (str, int, float, uuid.UUID):
+        case str() if python_type in (dt.date, dt.datetime):
+            return python_type.fromisoformat(value)
+        case _ if python_type in (str, int, float, Decimal, uuid.UUID):
             return python_type(value)
         case _:
             return value

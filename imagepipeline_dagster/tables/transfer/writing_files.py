@@ -1,4 +1,4 @@
-"""Rows written to a CSV, TSV, JSON Lines or Parquet file that imports again as they are.
+"""Rows written to a file that imports again as they are.
 
 The file appears when it is whole; what stood under its name stays until then.
 """
@@ -8,18 +8,22 @@ from __future__ import annotations
 import codecs
 import csv
 import datetime as dt
+import gzip
+import io
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from typing_extensions import override
 
 from imagepipeline_dagster.tables.errors import TablesError
 from imagepipeline_dagster.tables.schema import (
@@ -29,8 +33,8 @@ from imagepipeline_dagster.tables.schema import (
     columns_of,
     key_columns,
 )
-from imagepipeline_dagster.tables.transfer.reading_files import FILE_ENDINGS
-from imagepipeline_dagster.tables.values import Kind, read_text, words_text
+from imagepipeline_dagster.tables.transfer.reading_files import PACKED_ENDINGS, own_ending
+from imagepipeline_dagster.tables.values import Kind, read_text, shown, words_text
 
 __all__ = ["ExportRefused", "writing_file"]
 
@@ -44,26 +48,31 @@ class ExportRefused(TablesError):
 
 @contextmanager
 def writing_file(
-    path: Path, row_type: type[RowT], names: Sequence[str]
+    path: Path, row_type: type[RowT], names: Sequence[str], *, marks_formulas: bool = True
 ) -> Iterator[Callable[[Sequence[RowT]], None]]:
     """Give a function that adds rows to the file, which takes its name when the block ends well.
 
-    The file has these columns of the rows. Texts are written as they are: one that begins with `=`
-    stays such a text, whatever a spreadsheet makes of it.
+    The file has these columns of the rows. It is packed where its name ends in .gz or .zst. In CSV
+    a text that a spreadsheet would run gets a quote before it, which an import takes away again.
 
     Raises:
         ExportRefused: when the file cannot be written, or a value not in this format.
     """
-    written_as = _FORMATS.get(path.suffix.lower())
+    written_as = _FORMATS.get(own_ending(path))
     if written_as is None:
         raise ExportRefused(
             f"{path} ends in {path.suffix!r}; files that can be written end in "
-            f"{', '.join(FILE_ENDINGS)}."
+            f"{', '.join(_FORMATS)}, and {' or '.join(PACKED_ENDINGS)} may stand behind."
         )
+    if written_as in _MARKING and not marks_formulas:
+        written_as = partial(written_as, marks_formulas=False)
     temporary = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         with _refusing_os_errors(path), temporary.open("xb") as file:
-            with written_as(file, row_type, names) as write:
+            with (
+                _packing(file, path.suffix) as packed,
+                written_as(packed, row_type, names) as write,
+            ):
                 yield write
             file.flush()
             os.fsync(file.fileno())
@@ -80,22 +89,60 @@ def _refusing_os_errors(path: Path) -> Iterator[None]:
         raise ExportRefused(f"{path} cannot be written: {error.strerror or error}") from error
 
 
+@contextmanager
+def _packing(file: IO[bytes], ending: str) -> Iterator[IO[bytes]]:
+    match ending.lower():
+        case ".gz":
+            with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+                yield cast("IO[bytes]", packed)
+        case ".zst":
+            # Its end closes the file beneath: that one is flushed by whoever opened it.
+            with pa.CompressedOutputStream(_LeftOpen(file), "zstd") as stream:
+                yield cast("IO[bytes]", stream)
+        case _:
+            yield file
+
+
+class _LeftOpen(io.RawIOBase):
+    """Writes to a file and does not close it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    @override
+    def writable(self) -> bool:
+        return True
+
+    @override
+    def write(self, data: Any, /) -> int:
+        return self._file.write(data)
+
+
 RowType = type[PromptRow | EmbeddingRow]
+# A text that a spreadsheet would run, and one that looks as if it were marked already.
+_RUN = re.compile("'*[=+@\t\r-]")
 
 
 @contextmanager
 def _delimited(
     file: IO[bytes],
-    _: RowType,
+    row_type: RowType,
     names: Sequence[str],
     *,
-    delimiter: str,
-    header_quoting: Literal[0, 1],
+    delimiter: str = ",",
+    marks_formulas: bool = True,
 ) -> Iterator[Write]:
-    encoded = codecs.getwriter("utf-8")(file)
-    csv.writer(encoded, delimiter=delimiter, quoting=header_quoting).writerow(names)
-    writer = csv.writer(encoded, delimiter=delimiter)
-    yield lambda rows: writer.writerows([_field(getattr(row, n)) for n in names] for row in rows)
+    writer = csv.writer(codecs.getwriter("utf-8")(file), delimiter=delimiter)
+    writer.writerow(names)
+    texts = {name for name in names if columns_of(row_type)[name].kind in (Kind.TEXT, Kind.WORDS)}
+
+    def field_of(row: Any, name: str) -> object:  # noqa: ANN401 - a row of either table
+        value = _field(getattr(row, name))
+        if marks_formulas and name in texts and isinstance(value, str) and _RUN.match(value):
+            return f"'{value}"
+        return value
+
+    yield lambda rows: writer.writerows([field_of(row, name) for name in names] for row in rows)
 
 
 def _field(value: object) -> object:
@@ -117,6 +164,73 @@ def _json_lines(file: IO[bytes], _: RowType, names: Sequence[str]) -> Iterator[W
             file.write(f"{line}\n".encode())
 
     yield write
+
+
+@contextmanager
+def _json_array(file: IO[bytes], _: RowType, names: Sequence[str]) -> Iterator[Write]:
+    before = "["
+
+    def write(rows: Sequence[Any]) -> None:
+        nonlocal before
+        for row in rows:
+            values = {name: getattr(row, name) for name in names}
+            text = json.dumps(values, ensure_ascii=False, default=read_text)
+            file.write(f"{before}\n{text}".encode())
+            before = ","
+
+    yield write
+    file.write(b"\n]\n" if before == "," else b"[]\n")
+
+
+_LONGEST_CELL = 32_767  # characters
+_EXACT_IN_EXCEL = 2**53
+# Excel writes what XML cannot hold in this way, so that such a text would be read as another.
+_NO_CELL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]|_x[0-9a-fA-F]{4}_|x005F_")
+
+
+@contextmanager
+def _excel(file: IO[bytes], row_type: RowType, names: Sequence[str]) -> Iterator[Write]:
+    try:
+        from openpyxl import Workbook
+        from openpyxl.cell import WriteOnlyCell
+    except ImportError:
+        raise ExportRefused(
+            "Excel files need: pip install 'imagepipeline-dagster[excel]'. Or export to CSV."
+        ) from None
+    book = Workbook(write_only=True)
+    sheet = book.create_sheet("prompts" if row_type is PromptRow else "embeddings")
+    sheet.append(list(names))
+
+    def cell(row: Any, name: str) -> object:  # noqa: ANN401 - a row of either table
+        value = getattr(row, name)
+        is_number = isinstance(value, int | float) and abs(value) < _EXACT_IN_EXCEL
+        if value is None or isinstance(value, bool) or is_number:
+            return value
+        text = str(_field(value))
+        if len(text) > _LONGEST_CELL or _NO_CELL.search(text):
+            raise ExportRefused(
+                f"{name} of {_place_of(row, row_type)} is {shown(text)}: no Excel cell can hold it "
+                "as it is. Export to another format."
+            )
+        made: Any = WriteOnlyCell(sheet, text.replace("\r", "_x000D_"))
+        made.data_type = "s"  # a text, whatever it looks like
+        return made
+
+    def write(rows: Sequence[Any]) -> None:
+        for row in rows:
+            sheet.append([cell(row, name) for name in names])
+
+    try:
+        yield write
+    except BaseException:
+        sheet.close()
+        raise
+    book.save(file)
+
+
+def _place_of(row: object, row_type: RowType) -> str:
+    where = " and ".join(f"{key} {getattr(row, key)!r}" for key in key_columns(row_type))
+    return f"the row with {where}"
 
 
 _ARROW_TYPES: Mapping[Kind, pa.DataType] = {
@@ -154,22 +268,21 @@ def _unfit(rows: Sequence[Any], row_type: RowType, types: Mapping[str, pa.DataTy
         try:
             pa.scalar(value, of)
         except (pa.ArrowException, OverflowError):
-            where = " and ".join(f"{key} {getattr(row, key)!r}" for key in key_columns(row_type))
             kind = columns_of(row_type)[name].kind
             return (
-                f"{name} of the row with {where} is {value!r}, not {kind}: a Parquet file cannot "
-                "hold it. Mend the row, or export to another format."
+                f"{name} of {_place_of(row, row_type)} is {value!r}, not {kind}: a Parquet file "
+                "cannot hold it. Mend the row, or export to another format."
             )
     return "A Parquet file cannot hold these rows. Export to another format."
 
 
-_FORMATS: Mapping[
-    str, Callable[[IO[bytes], RowType, Sequence[str]], AbstractContextManager[Write]]
-] = {
-    ".csv": partial(_delimited, delimiter=",", header_quoting=csv.QUOTE_MINIMAL),
-    # Quotes around the header tell a reader that they are syntax in the rest, too.
-    ".tsv": partial(_delimited, delimiter="\t", header_quoting=csv.QUOTE_ALL),
+_FORMATS: Mapping[str, Callable[..., AbstractContextManager[Write]]] = {
+    ".csv": _delimited,
+    ".tsv": partial(_delimited, delimiter="\t"),
+    ".json": _json_array,
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".parquet": _parquet,
+    ".xlsx": _excel,
 }
+_MARKING = (_FORMATS[".csv"], _FORMATS[".tsv"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import datetime as dt
 import string
 from pathlib import Path
@@ -13,15 +14,17 @@ from hypothesis import strategies as st
 from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
+from imagepipeline_dagster.tables.spelling import visible_name
 from imagepipeline_dagster.tables.transfer.export import ExportRefused, ExportReport, export_table
 from imagepipeline_dagster.tables.transfer.merge import ImportReport
 from imagepipeline_dagster.tables.transfer.progress import RowProgress
+from imagepipeline_dagster.tables.values import is_no_value
 from tests.tables.conftest import Execute
 from tests.tables.filling import import_embeddings, import_prompts
 
 PROMPTS = TableMapping("prompts")
 EMBEDDINGS = TableMapping("embeddings")
-ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+ENDINGS = (".csv", ".tsv", ".json.gz", ".jsonl", ".ndjson.zst", ".parquet")
 HARD_TEXTS = (
     "=1+1",
     "+cmd|' /C calc'!A0",
@@ -38,8 +41,7 @@ HARD_TEXTS = (
     "\ufeffmark",
     "\u2028 and \x85 and \x1b[0m",
     "'quoted",
-    "null",
-    "NaN",
+    "nullify",
     "007",
     "1e5",
     "[not, json",
@@ -136,16 +138,17 @@ TEXTS = st.text(
     | st.sampled_from("\r\n\t\"',;=\\[]{}"),
     min_size=1,
     max_size=12,
-).filter(str.strip)
+).filter(lambda text: bool(text.strip()) and not is_no_value(text))
+SETS = TEXTS.filter(lambda text: visible_name(text) == text)
 ROWS = st.lists(
     st.fixed_dictionaries(
         {
-            "prompt_set": TEXTS,
+            "prompt_set": SETS,
             "prompt_id": TEXTS,
             "prompt": TEXTS,
             "negative_prompt": st.none() | TEXTS,
             "seed": st.none() | st.integers(0, 2**63 - 1),
-            "guidance_scale": st.none() | st.floats(1, 20),
+            "guidance_scale": st.none() | st.floats(1, 20).map(lambda number: round(number, 3)),
             "refiner": st.none() | st.booleans(),
             "updated_at": st.datetimes(timezones=st.just(dt.UTC)),
         }
@@ -164,7 +167,8 @@ def test_any_rows_round_trip(tmp_path: Path, rows: list[dict[str, object]], endi
     fill(url, "prompts", *rows)
     file = tmp_path / f"out{ending}"
     export_table(url, PROMPTS, PromptRow, file)
-    assert import_prompts(url, PROMPTS, file) == ImportReport(
+    report = import_prompts(url, PROMPTS, file)
+    assert dataclasses.replace(report, notes=()) == ImportReport(
         inserted=0, updated=0, unchanged=len(rows), duplicates=0, ignored_columns=()
     )
     other = new_tables(tmp_path / "other.db")
@@ -245,7 +249,7 @@ def test_an_empty_table(sqlite_url: str, tmp_path: Path, ending: str) -> None:
 
 def test_files_that_cannot_be_written(sqlite_url: str, tmp_path: Path) -> None:
     """An unknown ending and a folder that is not there are told by the file's name."""
-    for name, problem in (("x.xlsx", r"x\.xlsx ends in '\.xlsx'"), ("no/x.csv", "No such file")):
+    for name, problem in (("x.txt", r"x\.txt ends in '\.txt'"), ("no/x.csv", "No such file")):
         with pytest.raises(ExportRefused, match=problem) as caught:
             export_table(sqlite_url, PROMPTS, PromptRow, tmp_path / name)
         assert name in str(caught.value)
@@ -257,3 +261,28 @@ def test_progress_counts_rows(sqlite_url: str, tmp_path: Path) -> None:
     told: list[RowProgress] = []
     export_table(sqlite_url, PROMPTS, PromptRow, tmp_path / "x.csv", on_progress=told.append)
     assert told == [RowProgress("exported", 5)]
+
+
+@pytest.mark.parametrize(("marks_formulas", "written"), [(True, "'=1+1"), (False, "=1+1")])
+def test_texts_that_a_spreadsheet_would_run(
+    sqlite_url: str, tmp_path: Path, *, marks_formulas: bool, written: str
+) -> None:
+    """A text that a spreadsheet would run is marked unless told otherwise; both import alike."""
+    fill(sqlite_url, "prompts", prompt("1", prompt="=1+1"), prompt("2", prompt="'@home"))
+    file = tmp_path / "out.csv"
+    export_table(sqlite_url, PROMPTS, PromptRow, file, marks_formulas=marks_formulas)
+    with file.open(newline="") as opened:
+        assert next(csv.DictReader(opened))["prompt"] == written
+    assert import_prompts(sqlite_url, PROMPTS, file).unchanged == 1 + marks_formulas
+
+
+def test_what_no_excel_cell_holds(sqlite_url: str, tmp_path: Path) -> None:
+    """A text that Excel would change is refused with its row; all others come back."""
+    hard = [text for text in HARD_TEXTS if "\x1b" not in text]
+    fill(sqlite_url, "prompts", *(prompt(f"{n}", prompt=text) for n, text in enumerate(hard)))
+    file = tmp_path / "out.xlsx"
+    export_table(sqlite_url, PROMPTS, PromptRow, file)
+    assert import_prompts(sqlite_url, PROMPTS, file).unchanged == len(hard)
+    fill(sqlite_url, "prompts", prompt("last", prompt="\x1b[0m"))
+    with pytest.raises(ExportRefused, match="prompt_id 'last'"):
+        export_table(sqlite_url, PROMPTS, PromptRow, file)

@@ -19,7 +19,7 @@ import resource, sys
 from contextlib import closing
 from pathlib import Path
 from imagepipeline_dagster.tables.transfer.export import export_table
-from imagepipeline_dagster.tables.creating import merge_of_file
+from imagepipeline_dagster.tables.transfer.merge import merge_of_file
 from imagepipeline_dagster.tables.schema import PromptRow, TableMapping
 
 url, file = sys.argv[1], Path(sys.argv[2])

@@ -6,12 +6,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from imagepipeline_dagster.tables.transfer.reading_files import (
+from imagepipeline_dagster.tables.transfer.file_rows import (
     FileRow,
     FileUnreadable,
     RowUnreadable,
-    open_file,
 )
+from imagepipeline_dagster.tables.transfer.reading_files import open_file
 
 
 def rows_of(folder: Path, name: str, content: str | bytes) -> list[FileRow | RowUnreadable]:
@@ -53,7 +53,11 @@ def test_ragged_and_malformed_csv(tmp_path: Path) -> None:
     found = rows_of(tmp_path, "x.csv", 'a,b\n1\n"x"y,2\n3,4\n5,6,7\n"open,8\n')
     assert found == [
         RowUnreadable("line 2", "has 1 fields where the header has 2"),
-        RowUnreadable("line 3", "is not well-formed: ',' expected after '\"'"),
+        RowUnreadable(
+            "line 3",
+            "is not well-formed: ',' expected after '\"'; a quote within quotes is doubled, or "
+            "--no-quotes says that quotes are text",
+        ),
         FileRow("line 4", {"a": "3", "b": "4"}),
         RowUnreadable("line 5", "has 3 fields where the header has 2"),
         RowUnreadable("line 6", "is not well-formed: unexpected end of data"),
@@ -61,41 +65,13 @@ def test_ragged_and_malformed_csv(tmp_path: Path) -> None:
 
 
 def test_text_that_is_not_utf8(tmp_path: Path) -> None:
-    """A file in another encoding is refused at the line where it shows."""
-    assert rows_of(tmp_path, "x.csv", "a,b\n1,é\n".encode("latin-1")) == [
-        RowUnreadable(
-            "line 2", "is not UTF-8 text (byte 0xe9 at position 3); save the file as UTF-8"
-        )
-    ]
-    with pytest.raises(FileUnreadable, match="line 1 is not UTF-8"):
-        rows_of(tmp_path, "x.tsv", "a\tb\n".encode("utf-16"))
-
-
-def test_plain_tsv_keeps_quotes(tmp_path: Path) -> None:
-    """In a TSV file without quoting, quotes are part of the texts, at their beginning too."""
-    content = 'Prompt\tSet\n"GO" in paint on a wall\ts\n"all of it"\ts\nsay "hi"\ts\n"open\ts\n'
-    texts = [
-        row.values["Prompt"]
-        for row in rows_of(tmp_path, "x.tsv", content)
-        if isinstance(row, FileRow)
-    ]
-    assert texts == ['"GO" in paint on a wall', '"all of it"', 'say "hi"', '"open']
-
-
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [
-        ('Prompt\tSet\n"say ""hi"" now"\ts\n', 'say "hi" now'),
-        ('Prompt\tSet\n"tab\there"\ts\n', "tab\there"),
-        ('Prompt\tSet\r\n"two\nlines"\ts\r\n', "two\nlines"),
-        ('"Prompt"\t"Set"\n"all"\t"s"\n', "all"),
-    ],
-)
-def test_quoted_tsv(tmp_path: Path, content: str, text: str) -> None:
-    """A TSV file that a spreadsheet quoted is read without its quotes."""
-    (row,) = rows_of(tmp_path, "x.tsv", content)
-    assert isinstance(row, FileRow)
-    assert row.values == {"Prompt": text, "Set": "s"}
+    """A file in another encoding is refused at the line where it shows, with likely encodings."""
+    (row,) = rows_of(tmp_path, "x.csv", "a,b\n1,é\n".encode("latin-1"))
+    assert isinstance(row, RowUnreadable)
+    assert row.place == "line 2"
+    assert row.problem.startswith("is not UTF-8 text (byte 0xe9 at position 3); save the file")
+    assert "--encoding cp1252" in row.problem
+    assert "would read …1,é…" in row.problem
 
 
 def test_json_lines(tmp_path: Path) -> None:
@@ -128,7 +104,7 @@ def test_parquet(tmp_path: Path) -> None:
         ("x.csv", "", "is empty"),
         ("x.jsonl", "\n\n", "is empty"),
         ("x.parquet", "no", "is not a Parquet file"),
-        ("x.xlsx", "", r"ends in '\.xlsx'.*\.csv, \.tsv"),
+        ("x.xls", "", r"ends in '\.xls'.*\.csv, \.tsv"),
     ],
 )
 def test_unreadable_files(tmp_path: Path, name: str, content: str, problem: str) -> None:

@@ -1,0 +1,29 @@
+"""Rows that are refused before anything is paid, as commands name them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from imagepipeline_dagster.cli.terminal import count_of, printable
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.planning.forecast import Refusal
+
+__all__ = ["show_refusals"]
+
+_SHOWN = 20
+
+
+def show_refusals(refusals: Sequence[Refusal], count: int) -> None:
+    """Print which rows are refused before anything is paid, and why; `count` is how many."""
+    if not count:
+        return
+    click.echo(f"Refused before paying: {count_of(count, 'row')}.")
+    for refusal in refusals[:_SHOWN]:
+        row = f"{refusal.prompt_set} / {refusal.prompt_id}: {refusal.problems}"
+        click.echo(f"  {printable(row)}")
+    if count > len(refusals[:_SHOWN]):
+        click.echo(f"  … and {count - len(refusals[:_SHOWN]):,} more")

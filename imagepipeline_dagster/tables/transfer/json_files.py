@@ -1,0 +1,159 @@
+"""JSON Lines, and JSON files with an array of objects."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Iterator
+from decimal import Decimal
+
+from typing_extensions import override
+
+from imagepipeline_dagster.tables.transfer.file_rows import (
+    FileRow,
+    FileUnreadable,
+    RowsFile,
+    RowUnreadable,
+)
+from imagepipeline_dagster.tables.transfer.text_lines import LineUnreadable, text_lines
+
+__all__ = ["JsonArrayFile", "JsonLinesFile"]
+
+_LIKE_THIS = '{"prompt": "…"}'
+_READ_AT_ONCE = 1 << 16  # characters
+# Decimals keep the digits of a number as they are written.
+_DECODER = json.JSONDecoder(parse_float=Decimal)
+
+
+class _JsonFile(RowsFile):
+    @override
+    def headers(self) -> tuple[str, ...]:
+        names: dict[str, None] = {}
+        first: FileRow | RowUnreadable | None = None
+        for row in self.rows():
+            first = first or row
+            if isinstance(row, FileRow):
+                names.update(dict.fromkeys(row.values))
+        if first is None:
+            raise FileUnreadable(f"is empty; it holds JSON objects, like {_LIKE_THIS}")
+        if isinstance(first, RowUnreadable) and not names:
+            raise FileUnreadable(f"cannot be read: {first.place} {first.problem}")
+        return tuple(names)
+
+    @override
+    def rows(self) -> Iterator[FileRow | RowUnreadable]:
+        try:
+            yield from self._objects()
+        except LineUnreadable as error:
+            yield RowUnreadable(error.place, error.problem)
+
+    @abstractmethod
+    def _objects(self) -> Iterator[FileRow | RowUnreadable]: ...
+
+
+class JsonLinesFile(_JsonFile):
+    """A file with a JSON object a line; a key that some rows lack is null in them."""
+
+    @override
+    def _objects(self) -> Iterator[FileRow | RowUnreadable]:
+        for number, line in enumerate(text_lines(self.path, self.options.encoding), start=1):
+            if not line.strip():
+                continue
+            place = f"line {number}"
+            try:
+                value: object = _DECODER.decode(line)
+            except (ValueError, RecursionError) as error:
+                yield RowUnreadable(place, _no_json(error))
+                continue
+            yield _row(place, value)
+
+
+class JsonArrayFile(_JsonFile):
+    """A file with an array of JSON objects, however its lines are broken."""
+
+    @override
+    def _objects(self) -> Iterator[FileRow | RowUnreadable]:
+        text = _Window(text_lines(self.path, self.options.encoding))
+        text.take("[")
+        while text.following() not in ("]", ""):
+            place = f"line {text.line}"
+            try:
+                value = text.decode()
+            except (ValueError, RecursionError) as error:
+                yield RowUnreadable(place, _no_json(error))
+                return
+            yield _row(place, value)
+            if text.following() == ",":
+                text.take(",")
+            elif text.following() != "]":
+                yield RowUnreadable(f"line {text.line}", "is not JSON: a ',' or the ']' is missing")
+                return
+
+
+class _Window:
+    """What is read of a text and not yet decoded; it grows only as far as one value needs."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self._text = ""
+        self._start = 0
+        self.line = 1
+
+    def following(self) -> str:
+        """Return the next character that is not blank, or the empty text at the end."""
+        while True:
+            rest = self._text[self._start : self._start + 1]
+            if rest and not rest.isspace():
+                return rest
+            if rest:
+                self._pass(self._start + 1)
+            elif not self._more(1):
+                return ""
+
+    def take(self, sign: str) -> None:
+        """Pass over the next character."""
+        if self.following() == sign:
+            self._pass(self._start + 1)
+
+    def decode(self) -> object:
+        """Return the next value; the text grows twofold until it is whole.
+
+        Raises:
+            ValueError, RecursionError: when it is no JSON.
+        """
+        size = _READ_AT_ONCE
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._text, self._start)
+            except json.JSONDecodeError:
+                if not self._more(size):
+                    raise
+                size *= 2
+            else:
+                self._pass(end)
+                return value
+
+    def _pass(self, end: int) -> None:
+        self.line += self._text.count("\n", self._start, end)
+        self._start = end
+
+    def _more(self, size: int) -> bool:
+        parts = [self._text[self._start :]]
+        length = 0
+        while length < size and (line := next(self._lines, "")):
+            parts.append(line)
+            length += len(line)
+        self._text, self._start = "".join(parts), 0
+        return length > 0
+
+
+def _row(place: str, value: object) -> FileRow | RowUnreadable:
+    if isinstance(value, dict):
+        return FileRow(place, value)
+    return RowUnreadable(place, f"is not a JSON object, like {_LIKE_THIS}")
+
+
+def _no_json(error: Exception) -> str:
+    if "digits" in str(error):
+        return "holds a whole number of more than 4,300 digits"
+    return f"is not JSON: {error}"

@@ -1,0 +1,94 @@
+"""The lines of a text file, in whatever encoding it is and however its lines end."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from imagepipeline_dagster.tables.transfer.unpacking import (
+    UNPACKING_ERRORS,
+    first_bytes,
+    unpacked,
+)
+
+__all__ = ["SAMPLE_BYTES", "LineUnreadable", "text_lines"]
+
+SAMPLE_BYTES = 1 << 16
+"""How much of a file is looked at to find out how it is written."""
+
+_MARK = "\ufeff"
+_WIDE = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+_LIKELY = ("cp1252", "cp1251", "shift_jis", "gb18030")
+# Python keeps bytes that are no text as these halves of characters.
+_NO_TEXT = re.compile("[\udc80-\udcff]")
+
+
+class LineUnreadable(ValueError):
+    """A line at which the text ends, because what follows is none; says why."""
+
+    def __init__(self, place: str, problem: str) -> None:
+        self.place = place
+        self.problem = problem
+        super().__init__(f"{place} {problem}")
+
+
+def text_lines(path: Path, encoding: str | None = None) -> Iterator[str]:
+    """Yield the lines with their ends, without the marks that a file may begin with.
+
+    Raises:
+        LineUnreadable: at the line that is not text in this encoding, or cannot be unpacked.
+    """
+    number = 0
+    try:
+        sample = first_bytes(path, SAMPLE_BYTES)
+        name = encoding or _WIDE.get(sample[:2], "utf-8")
+        with closing(unpacked(path)) as raw:
+            # Surrogates are kept, to know the line and the byte at fault.
+            text = io.TextIOWrapper(
+                raw, name, errors="surrogateescape", newline=_line_end(sample, name)
+            )
+            for number, read in enumerate(text, start=1):
+                line = read.lstrip(_MARK) if number == 1 else read
+                if not line.isascii() and (broken := _NO_TEXT.search(line)):
+                    raise LineUnreadable(f"line {number}", _undecodable(line, broken, name))
+                yield line
+    except UnicodeDecodeError as error:
+        place = f"line {number + 1}"
+        raise LineUnreadable(place, f"is not {error.encoding} text: {error.reason}") from None
+    except UNPACKING_ERRORS as error:
+        raise LineUnreadable(f"line {number + 1}", f"cannot be unpacked: {error}") from error
+
+
+def _line_end(sample: bytes, encoding: str) -> str:
+    """Return what ends a line: old Macs wrote a carriage return alone."""
+    start = sample.decode(encoding, "replace")
+    return "\r" if "\r" in start and "\n" not in start else "\n"
+
+
+def _undecodable(line: str, broken: re.Match[str], encoding: str) -> str:
+    raw = line.encode(encoding, "surrogateescape")
+    place = len(line[: broken.start()].encode(encoding)) + 1
+    what = f"is not {encoding.upper()} text (byte 0x{raw[place - 1]:02x} at position {place})"
+    if raw.count(0) > len(raw) // 4:
+        return f"{what}; it looks like UTF-16: --encoding utf-16-le"
+    likely = [name for name in _LIKELY if _reads(raw, name)]
+    if not likely:
+        return f"{what}; save the file as UTF-8"
+    around = raw[max(0, place - 12) : place + 12].decode(likely[0], "replace").strip()
+    others = f" (or {', '.join(likely[1:])})" if likely[1:] else ""
+    return (
+        f"{what}; save the file as UTF-8, or say its encoding: --encoding {likely[0]}{others} "
+        f"would read …{around}…"
+    )
+
+
+def _reads(raw: bytes, encoding: str) -> bool:
+    try:
+        raw.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True

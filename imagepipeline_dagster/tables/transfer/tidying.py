@@ -1,0 +1,111 @@
+"""What stands in a cell, made what its column means by it; what was changed is noted.
+
+Each rule is one function from a raw value to a raw value and a note, which says what was done.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+import numpy as np
+
+from imagepipeline_dagster.tables.schema import Column
+from imagepipeline_dagster.tables.spelling import visible_name
+from imagepipeline_dagster.tables.values import Kind, is_no_value, read_time
+
+__all__ = ["Tidied", "Tidy", "no_text", "tidy_of"]
+
+_SEED_LIMIT = 2**63
+_WHOLE_AS_NUMBER = re.compile(r"([+-]?[0-9]+)\.0+")
+_IDS = frozenset({"prompt_id", "embedding_id", "embeddings"})
+_SAME = 1e-10  # of a number; of two that are near in single precision alone it is 1e-8
+_SOON = dt.timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Tidied:
+    """A raw value as its column means it.
+
+    `note` says what was done; `extra` fills other columns.
+    """
+
+    value: object
+    note: str | None = None
+    extra: Mapping[str, str] | None = None
+
+
+Tidy = Callable[[object], Tidied]
+
+
+def tidy_of(column: Column, *, decimal: str, seed_modulo: int | None) -> Tidy | None:
+    """Return the rule of a column, or None where it has none of its own."""
+    match column.name:
+        case "prompt_set":
+            return _set_name
+        case "seed":
+            return lambda raw: _seed(raw, seed_modulo)
+        case "updated_at":
+            return _time
+        case name if name in _IDS:
+            return _id
+    if column.kind is Kind.NUMBER:
+        return lambda raw: _number(raw, decimal)
+    return None
+
+
+def no_text(raw: object) -> bool:
+    """Tell whether a value is a word that stands for no value: nan, NULL, #NAME?."""
+    return type(raw) is str and is_no_value(raw)
+
+
+def _set_name(raw: object) -> Tidied:
+    if not isinstance(raw, str):
+        return _id(raw)
+    name = visible_name(raw)
+    return Tidied(name) if name == raw else Tidied(name, f"{raw!a} is read as {name!r}")
+
+
+def _id(raw: object) -> Tidied:
+    """Ids become 30.0, and days become midnights, where they went through a data frame."""
+    if isinstance(raw, dt.datetime):
+        text = str(raw)
+        return Tidied(text.removesuffix(" 00:00:00"))
+    if isinstance(raw, str) and (number := _WHOLE_AS_NUMBER.fullmatch(raw)):
+        return Tidied(number[1], f"{raw!r} is read as {number[1]!r}")
+    return Tidied(raw)
+
+
+def _number(raw: object, decimal: str) -> Tidied:
+    if isinstance(raw, str):
+        return Tidied(raw.replace(decimal, ".") if "." not in raw else raw)
+    if isinstance(raw, float | Decimal):
+        # Half as precise, 7.1 is 7.099999904632568: formats spell that in different ways.
+        value = float(raw)
+        single = np.float32(value)
+        if abs(float(single) - value) <= _SAME * abs(value):
+            return Tidied(float(str(single)))
+    return Tidied(raw)
+
+
+def _seed(raw: object, modulo: int | None) -> Tidied:
+    if isinstance(raw, int | str) and str(raw).strip() == "-1":
+        return Tidied(None, "-1 means any seed: it is derived from the row's names")
+    if modulo is None:
+        return Tidied(raw)
+    text = str(raw).strip() if isinstance(raw, int | str) else ""
+    if text.isdecimal() and len(text) <= len(str(_SEED_LIMIT)) + 1 and int(text) >= modulo:
+        mapped = int(text) % modulo
+        return Tidied(mapped, f"{text} becomes {mapped}", {"original_seed": text})
+    return Tidied(raw)
+
+
+def _time(raw: object) -> Tidied:
+    time = read_time(raw)
+    if isinstance(time, dt.datetime) and time > dt.datetime.now(dt.UTC) + _SOON:
+        note = f"{time:%Y-%m-%d} is in the future: until then no change of other rows is noticed"
+        return Tidied(raw, note)
+    return Tidied(raw)
