@@ -1,6 +1,6 @@
 """`imagepipeline-dagster …`, a module for each group of commands.
 
-- Tables: `tables`, `importing`, with the `changes` of an import and its `progress`.
+- Tables: `tables`, `importing`, with the `changes` of an import, its `refusals` and `progress`.
 - What was bought, read again: `verify`.
 - Money: `plan`, `approve`, `ledger`. Partitions: `sets`. How all stands: `status`.
 - Where pictures come from: `lineage`. People's decisions: `moderation`.

@@ -166,6 +166,7 @@ def test_checks_of_the_samples(sampled: Sampled) -> None:
         assert {name: check.passed for name, check in checks.items()} == {
             "every_row_is_valid": key != "harbour_at_night",
             "images_are_complete": True,
+            "prompts_are_plain_text": True,
             "no_purchase_waits": True,
             "images_decode": True,
             "no_answer_was_lost": True,

@@ -115,6 +115,7 @@ def test_each_fault_ends_in_its_outcome(server: EmulatorServer, outside: Pipelin
         "few_are_rejected": True,
         "classifier_agrees_with_the_api": True,
         "few_are_duplicates": True,
+        "prompts_are_plain_text": True,
         "no_purchase_waits": True,
         "sizes_are_as_asked": True,
     }

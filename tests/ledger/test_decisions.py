@@ -230,8 +230,10 @@ def test_a_dead_process_claim_counts_as_unknown(buyer: Buyer, emulator: Emulator
 
         with ledger.engine.begin() as connection:
             mine = f"{host}/{os.getpid()}/0"
-            connection.execute(update(requests).values(state=State.CLAIMED, owner=mine))
-            connection.exec_driver_sql("UPDATE ledger_requests SET lease_until = '2100-01-01'")
+            in_a_minute = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1)
+            connection.execute(
+                update(requests).values(state=State.CLAIMED, owner=mine, lease_until=in_a_minute)
+            )
         assert unknown_requests(ledger) == []
         with pytest.raises(DecisionRefused, match="a run is buying it"):
             resubmit(ledger, [key], who="mira", why="impatient")
