@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine.default import DefaultDialect
 
 from imagepipeline_dagster.tables.database import reporting_database_errors, source_engine, writing
 from imagepipeline_dagster.tables.errors import TablesError
@@ -152,9 +153,14 @@ def overrides_table(metadata: sa.MetaData, name: str = OVERRIDES) -> sa.Table:
         sa.CheckConstraint("prompt_id IS NULL OR prompt_set IS NOT NULL"),
         *_what_can_be_meant(),
     )
+    # Quoted whole: the table's name may need it, and then so does each name made of it.
+    quoted = DefaultDialect().identifier_preparer.quote_identifier
+    guards = {
+        guard: quoted(f"{name}_{guard}") for guard in ("no_update", "no_delete", "only_grows")
+    }
     for dialect, statements in _APPEND_ONLY.items():
         for statement in statements:
-            ddl = sa.DDL(statement).execute_if(dialect=dialect)  # type: ignore[no-untyped-call]
+            ddl = sa.DDL(statement, context=guards).execute_if(dialect=dialect)  # type: ignore[no-untyped-call]
             sa.event.listen(table, "after_create", ddl)
     return table
 
@@ -175,21 +181,21 @@ def _what_can_be_meant() -> Iterator[sa.schema.SchemaItem]:
 
 
 _REFUSAL = "overrides are only added: add a later one"
-# DDL fills in %(table)s by itself.
+# DDL fills in %(fullname)s by itself.
 _APPEND_ONLY = {
     "sqlite": [
-        f"CREATE TRIGGER %(table)s_no_{verb.lower()} BEFORE {verb} ON %(fullname)s"
+        f"CREATE TRIGGER %(no_{verb.lower()})s BEFORE {verb} ON %(fullname)s"
         f" BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END"
         for verb in ("UPDATE", "DELETE")
     ],
     "postgresql": [
         (
-            "CREATE OR REPLACE FUNCTION %(table)s_only_grows() RETURNS trigger LANGUAGE plpgsql "
+            "CREATE OR REPLACE FUNCTION %(only_grows)s() RETURNS trigger LANGUAGE plpgsql "
             f"AS $$ BEGIN RAISE EXCEPTION '{_REFUSAL}'; END $$"
         ),
         (
-            "CREATE TRIGGER %(table)s_only_grows BEFORE UPDATE OR DELETE ON %(fullname)s "
-            "FOR EACH ROW EXECUTE FUNCTION %(table)s_only_grows()"
+            "CREATE TRIGGER %(only_grows)s BEFORE UPDATE OR DELETE ON %(fullname)s "
+            "FOR EACH ROW EXECUTE FUNCTION %(only_grows)s()"
         ),
     ],
 }

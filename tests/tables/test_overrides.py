@@ -57,6 +57,17 @@ def test_decisions_are_read_as_they_were_recorded(tables_url: str) -> None:
     assert count_overrides(tables_url) == 2
 
 
+@pytest.mark.parametrize("table", ["My Overrides", "order", "späte Äpfel", "a'b", "Üb-er.legt"])
+def test_a_table_may_have_any_name(tables_url: str, execute: Execute, table: str) -> None:
+    """A name that needs quoting is made, read, added to, and guarded like any other."""
+    record_overrides(tables_url, [override()], table=table)
+    record_overrides(tables_url, [override(reason="again")], table=table)
+    assert count_overrides(tables_url, table=table) == 2
+    assert [each.number for each in read_overrides(tables_url, table=table)] == [1, 2]
+    with pytest.raises(DatabaseError, match="overrides are only added"):
+        execute(f'DELETE FROM "{table}"')  # noqa: S608 - the names above
+
+
 def test_a_decision_by_sql_needs_no_number_and_no_time(tables_url: str, execute: Execute) -> None:
     """A person inserts four columns; among decisions of one second the later row counts."""
     create_tables(tables_url)
