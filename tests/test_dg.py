@@ -96,7 +96,7 @@ def test_check_yaml_names_file_and_line_of_what_is_wrong(project: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [[], ["--real"]])
+@pytest.mark.parametrize("options", [[], ["--real", "true"]])
 def test_what_is_scaffolded_is_valid_and_loads(project: Path, options: list[str]) -> None:
     """A scaffolded component is commented, passes both checks, and twice do not collide."""
     for name in ("spring", "autumn"):
@@ -106,10 +106,12 @@ def test_what_is_scaffolded_is_valid_and_loads(project: Path, options: list[str]
     assert text.count("#") > 3
     _dg(project, "check", "yaml")
     if not options:
-        (project / "definitions.py").write_text(
+        (project / "src/shop/definitions.py").write_text(
             "from pathlib import Path\n"
             "import dagster as dg\n"
-            "defs = dg.load_from_defs_folder(path_within_project=Path(__file__))\n"
+            "@dg.definitions\n"
+            "def defs():\n"
+            "    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
         )
         assert "autumn" in _dg(project, "list", "defs", "--json")
 
