@@ -38,7 +38,7 @@ def test_hostile_names_stay_inside_the_storage(pipeline: Pipeline, tmp_path: Pat
     assert all(table.is_file() for table in tables)
     assert {path.name for path in data.iterdir() if path.is_dir()} == {
         *("prompt_sets", "generation_requests", "generated_images", "moderated_images"),
-        *("images", "thumbnails", "releases"),
+        *("images", "thumbnails", "ledgers", "releases"),
     }
     sets = {
         pipeline.table("moderated_images", key)["prompt_set"].tolist()[0]
