@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -106,4 +108,8 @@ def test_every_job_starts_from_its_default_config(
             time.sleep(0.3)
         runs = [instance.get_run_by_id(one) for one in launched]
 
+    # Dagster ends its code server, and does not wait for it.
+    for started in gc.get_objects():
+        if isinstance(started, subprocess.Popen):
+            started.wait(30)
     assert [run.status for run in runs if run] == [dg.DagsterRunStatus.SUCCESS] * len(launched)
