@@ -20,7 +20,6 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from imagepipeline_dagster.databases import parsed_url
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
-from imagepipeline_dagster.defs.resource_keys import bound_resources
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import requests
@@ -95,7 +94,8 @@ class Pipeline:
         with dg.build_sensor_context(
             instance_ref=self.instance.get_ref(),
             repository_def=self.repository,
-            resources=bound_resources(self.dataset, self.resources),
+            # The repository's own, the same at each tick, as in a code location.
+            resources=dict(self.repository.get_top_level_resources()),
             cursor=self.cursors.get(name),
         ) as context:
             found = self.repository.get_sensor_def(name).evaluate_tick(context)
@@ -126,7 +126,7 @@ class Pipeline:
         with dg.build_schedule_context(
             instance_ref=self.instance.get_ref(),
             repository_def=self.repository,
-            resources=bound_resources(self.dataset, self.resources),
+            resources=dict(self.repository.get_top_level_resources()),
             scheduled_execution_time=at or dt.datetime.now(dt.UTC),
         ) as context:
             return list(schedule.evaluate_tick(context).run_requests or ())

@@ -23,7 +23,7 @@ def _released(pipeline: ServedPipeline) -> list[dict[str, object]]:
     newest = max(pipeline.releases.glob("v*"))
     columns = ["prompt_set", "prompt_id", "verdict", "moderation_reason"]
     columns += ["overridden_by", "override_reason"]
-    rows = pq.read_table(newest / "data", columns=columns).to_pylist()
+    rows = pq.read_table(newest / "parquet/data", columns=columns).to_pylist()
     return [row for row in rows if (row["prompt_set"], row["prompt_id"]) == ("portraits", "potter")]
 
 
