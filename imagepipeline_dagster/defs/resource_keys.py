@@ -72,8 +72,20 @@ def _without_config(name: str, resource: Any) -> dg.ResourceDefinition:  # noqa:
     if not isinstance(resource, dg.ConfigurableResource | dg.ConfigurableIOManager):
         return resource if isinstance(resource, dg.ResourceDefinition) else _hardcoded(resource)
 
-    def made(_context: dg.InitResourceContext) -> Iterator[Any]:
-        with resource.process_config_and_initialize_cm() as ready:
+    def made(context: dg.InitResourceContext) -> Iterator[Any]:
+        given = {field: getattr(resource, field) for field in type(resource).model_fields}
+        config = {
+            field: value.get_value() if isinstance(value, dg.EnvVar) else value
+            for field, value in given.items()
+            if field not in resource.nested_resources
+        }
+        # In the run's own instance: Dagster would make another one for each resource.
+        with (
+            dg.build_init_resource_context(config=config, instance=context.instance) as inner,
+            resource.from_resource_context_cm(
+                inner, nested_resources=resource.nested_resources
+            ) as ready,
+        ):
             yield ready
 
     kind: Any = dg.ResourceDefinition
