@@ -91,7 +91,7 @@ def test_killed_runs_leave_the_purchase_free_for_the_next(tmp_path: Path) -> Non
     """However many purchases were killed on the local instance, a later run is not kept waiting."""
     home = tmp_path / "home"
     home.mkdir()
-    (home / "dagster.yaml").symlink_to(PROJECT / ".dagster/dagster.yaml")
+    (home / "dagster.yaml").symlink_to(PROJECT / "dagster.yaml")
     script = tmp_path / "drive.py"
     script.write_text(DRIVE)
     # As many as the pool takes, as in a process that dies in the middle of its purchase.
@@ -250,7 +250,7 @@ def _counts(ledger: Path) -> dict[str, int]:
 
 def test_the_local_instance_tells_nobody() -> None:
     """The instance's dagster.yaml switches telemetry and nags off and limits what runs at once."""
-    text = (PROJECT / ".dagster/dagster.yaml").read_text()
+    text = (PROJECT / "dagster.yaml").read_text()
     assert re.search(r"telemetry:\n  enabled: false", text)
     assert re.search(r"nux:\n  enabled: false", text)
     assert "max_concurrent_runs: 2" in text

@@ -67,7 +67,7 @@ def test_the_ui_starts_without_a_warning(tmp_path: Path) -> None:
     assert "\n" not in command.strip(), command
     home = tmp_path / "ours"
     home.mkdir()
-    (home / "dagster.yaml").write_text((PROJECT / ".dagster/dagster.yaml").read_text())
+    (home / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text())
     server = subprocess.Popen(  # noqa: S603 - this project's own Makefile
         ["/bin/bash", "-c", f"exec env {command}"],
         cwd=PROJECT,

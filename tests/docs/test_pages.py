@@ -35,7 +35,7 @@ def demonstrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demonstrated")
     shutil.copy(PROJECT / "definitions.py", folder)
     (folder / ".dagster").mkdir()
-    shutil.copy(PROJECT / ".dagster/dagster.yaml", folder / ".dagster")
+    shutil.copy(PROJECT / "dagster.yaml", folder / ".dagster")
     _run_commands("imagepipeline-dagster demo", folder)
     return folder
 

@@ -186,7 +186,7 @@ def serve(folder: Path) -> Iterator[ServedPipeline]:
     """Run `dagster dev` with everything that it keeps in a folder; end it with all its children."""
     home, storage, log = folder / "dagster_home", folder / "storage", folder / "dagster.log"
     home.mkdir()
-    settings = (_REPOSITORY / ".dagster/dagster.yaml").read_text()
+    settings = (_REPOSITORY / "dagster.yaml").read_text()
     (home / "dagster.yaml").write_text(settings + _IMPATIENT)
     ours = ("IMAGEPIPELINE_", "DAGSTER_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
