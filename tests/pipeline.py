@@ -20,6 +20,7 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from imagepipeline_dagster.databases import parsed_url
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
+from imagepipeline_dagster.defs.resource_keys import bound_resources
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import requests
@@ -31,6 +32,9 @@ SENSORS = ("prompts_sensor", "embeddings_sensor")
 
 _UNTOLD = {"telemetry": {"enabled": False}}
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+_BOUND: dict[tuple[int, ...], tuple[object, dict[str, dg.ResourceDefinition]]] = {}
 
 
 @dataclass(kw_only=True)
@@ -88,14 +92,23 @@ class Pipeline:
 
     # The daemon
 
+    @property
+    def bound(self) -> dict[str, dg.ResourceDefinition]:
+        """The resources under their Dagster keys, the same at each tick as in a code location."""
+        parts = (self.dataset, *self.resources.values())
+        key = tuple(map(id, parts))
+        if key not in _BOUND:
+            # With what it is made of: an id is used again once its object is gone.
+            _BOUND[key] = (parts, bound_resources(self.dataset, self.resources))
+        return _BOUND[key][1]
+
     def evaluate(self, sensor: str) -> SensorExecutionData:
         """Evaluate a sensor without doing what it asks for."""
         name = self.dataset.named(sensor)
         with dg.build_sensor_context(
             instance_ref=self.instance.get_ref(),
             repository_def=self.repository,
-            # The repository's own, the same at each tick, as in a code location.
-            resources=dict(self.repository.get_top_level_resources()),
+            resources=self.bound,
             cursor=self.cursors.get(name),
         ) as context:
             found = self.repository.get_sensor_def(name).evaluate_tick(context)
@@ -126,7 +139,7 @@ class Pipeline:
         with dg.build_schedule_context(
             instance_ref=self.instance.get_ref(),
             repository_def=self.repository,
-            resources=dict(self.repository.get_top_level_resources()),
+            resources=self.bound,
             scheduled_execution_time=at or dt.datetime.now(dt.UTC),
         ) as context:
             return list(schedule.evaluate_tick(context).run_requests or ())
