@@ -8,9 +8,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_TIME := $(VENV)/.run-time
 EVERYTHING := $(VENV)/.everything
-# One Dagster instance for the demo, the UI and the command line, beside the data. A DAGSTER_HOME of
-# the environment is another project's: it counts only where the command names it.
-export DAGSTER_HOME := $(CURDIR)/.dagster
+# One Dagster instance for the demo, the UI and the command line: this folder, with its dagster.yaml.
+# A DAGSTER_HOME of the environment is another project's: it counts only where the command names it.
+export DAGSTER_HOME := $(CURDIR)
 
 # `dg dev`, which Dagster advises at each start, starts the same services with 30 packages more.
 DG_ADVICE := ignore:Function `dev_command` is superseded

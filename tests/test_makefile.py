@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -63,15 +64,25 @@ def test_the_ui_starts_without_a_warning(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = _commands("dev", tmp_path, f"PORT={port}")
-    assert "\n" not in command.strip(), command
-    home = tmp_path / "ours"
-    home.mkdir()
-    (home / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text())
+    project = tmp_path / "project"
+    project.mkdir()
+    for name in (
+        "Makefile",
+        "dagster.yaml",
+        "definitions.py",
+        "pyproject.toml",
+        "requirements.lock",
+    ):
+        shutil.copy(PROJECT / name, project)
+    installed = project / "installed"
+    installed.touch()
     server = subprocess.Popen(  # noqa: S603 - this project's own Makefile
-        ["/bin/bash", "-c", f"exec env {command}"],
-        cwd=PROJECT,
-        env=environment(DAGSTER_HOME=str(home), IMAGEPIPELINE_STORAGE=str(tmp_path / "data")),
+        [
+            *("make", "--silent", "dev", f"PORT={port}"),
+            *(f"RUN_TIME={installed}", f"BIN={Path(sys.executable).parent}"),
+        ],
+        cwd=project,
+        env=environment(DAGSTER_HOME=str(tmp_path / "theirs"), PYTHONPATH=str(PROJECT)),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -87,6 +98,7 @@ def test_the_ui_starts_without_a_warning(tmp_path: Path) -> None:
         assert "Serving dagster-webserver" in said
         assert "warning" not in said.lower()
         assert not (tmp_path / "theirs").exists()
+        assert (project / "schedules").is_dir()
     finally:
         os.killpg(server.pid, signal.SIGINT)
         server.communicate(timeout=60)

@@ -34,8 +34,7 @@ def demonstrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project in which the demo was made."""
     folder = tmp_path_factory.mktemp("demonstrated")
     shutil.copy(PROJECT / "definitions.py", folder)
-    (folder / ".dagster").mkdir()
-    shutil.copy(PROJECT / "dagster.yaml", folder / ".dagster")
+    shutil.copy(PROJECT / "dagster.yaml", folder)
     _run_commands("imagepipeline-dagster demo", folder)
     return folder
 
@@ -72,7 +71,7 @@ def _run_commands(commands: str, project: Path) -> None:
             variables={
                 "PATH": path,
                 "PYTHONPATH": str(PROJECT),
-                "DAGSTER_HOME": str(project / ".dagster"),
+                "DAGSTER_HOME": str(project),
             },
             timeout=500,
         )
