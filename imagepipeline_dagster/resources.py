@@ -22,7 +22,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from imagepipeline_dagster.api.address import check_key_is_safe, origin_of
 from imagepipeline_dagster.api.client import ImagePipelineClient, poll_delays
-from imagepipeline_dagster.api.contract import Job, RequestInvalid, Task, request_for
+from imagepipeline_dagster.api.contract import RequestInvalid, Task, request_for
+from imagepipeline_dagster.api.jobs import Job
 from imagepipeline_dagster.databases import cause_of, parsed_url, shown_url
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.requests import Ledger

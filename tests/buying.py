@@ -13,7 +13,8 @@ from pathlib import Path
 from sqlalchemy import func, select
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
-from imagepipeline_dagster.api.contract import GenerationRequest, Job, request_for
+from imagepipeline_dagster.api.contract import GenerationRequest, request_for
+from imagepipeline_dagster.api.jobs import Job
 from imagepipeline_dagster.emulator.drawing import draw_png
 from imagepipeline_dagster.emulator.stats import EmulatorStats, request_hash
 from imagepipeline_dagster.ledger.budget import Allowance

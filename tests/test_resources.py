@@ -11,8 +11,9 @@ import dagster as dg
 import pytest
 from PIL import Image
 
-from imagepipeline_dagster.api.contract import JobStatus, RequestInvalid
+from imagepipeline_dagster.api.contract import RequestInvalid
 from imagepipeline_dagster.api.errors import AccessRefused
+from imagepipeline_dagster.api.jobs import JobStatus
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings
 from imagepipeline_dagster.resources import (
     GeneratedPictures,

@@ -1,6 +1,7 @@
 """The HTTP contract of ImagePipeline's SDXL API and an asynchronous client of it.
 
-- `contract`: what may be asked, and how answers read
+- `contract`: the requests that the API takes, and the paths that they go to
+- `jobs`: a job, and how an answer about one is read
 - `errors`: what can go wrong, drawn as a tree
 - `address`: the base URL, checked and in one spelling
 - `answers`, `rulings`, `words`: an answer read, what it proves, and what its words speak of

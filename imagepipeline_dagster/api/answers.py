@@ -7,17 +7,15 @@ from urllib.parse import unquote
 
 import httpx
 
-from imagepipeline_dagster.api.contract import (
+from imagepipeline_dagster.api.contract import GenerationRequest, Task, status_path
+from imagepipeline_dagster.api.jobs import (
     NO_MESSAGE,
-    GenerationRequest,
     Job,
     JobStatus,
     OtherJob,
-    Task,
     UnreadableAnswer,
     error_text,
     read_job,
-    status_path,
 )
 from imagepipeline_dagster.api.redaction import KeyRedaction
 from imagepipeline_dagster.api.retrying import longest_pause, retry_after
@@ -64,17 +62,17 @@ class AnswerReader:
         kind = self._redaction.text(response.headers.get("Content-Type", "no content type"))
         job, unreadable = None, ""
         try:
-            told = response.json()
+            body = response.json()
         except (ValueError, RecursionError):
-            told, unreadable = None, f"it is not JSON ({kind[:60]})"
+            body, unreadable = None, f"it is not JSON ({kind[:60]})"
         try:
-            answer = self._redaction.answer(told)
+            answer = self._redaction.answer(body)
             if not unreadable:
                 job = self._job(answer, task=task, job_id=job_id)
         except OtherJob:
             raise
         except (UnreadableAnswer, RecursionError) as error:
-            answer, unreadable = (None, str(error)) if told is None else (answer, str(error))
+            answer, unreadable = (None, str(error)) if body is None else (answer, str(error))
         if job is None and (named := _job_at(location, task=task)) and not self._holds_key(named):
             job = Job(task=Task(task), id=named, status=JobStatus.PENDING, word="redirected")
         # Once more: what stays in the answer for a link may stand in a message too.

@@ -24,16 +24,7 @@ from imagepipeline_dagster.api.connections import (
     bounded_answer,
     open_http,
 )
-from imagepipeline_dagster.api.contract import (
-    NO_MESSAGE,
-    GenerationRequest,
-    Job,
-    JobStatus,
-    OtherJob,
-    Task,
-    status_path,
-    submit_path,
-)
+from imagepipeline_dagster.api.contract import GenerationRequest, Task, status_path, submit_path
 from imagepipeline_dagster.api.downloads import Downloads
 from imagepipeline_dagster.api.errors import (
     AnswerLost,
@@ -45,6 +36,7 @@ from imagepipeline_dagster.api.errors import (
     Throttled,
     Unreachable,
 )
+from imagepipeline_dagster.api.jobs import NO_MESSAGE, Job, JobStatus, OtherJob
 from imagepipeline_dagster.api.links import is_loopback
 from imagepipeline_dagster.api.redaction import KeyRedaction
 from imagepipeline_dagster.api.retrying import (

@@ -29,7 +29,7 @@ status endpoint too. No error holds the API key: what the server echoes of it is
 
 from __future__ import annotations
 
-from imagepipeline_dagster.api.contract import Job
+from imagepipeline_dagster.api.jobs import Job
 from imagepipeline_dagster.errors import CorrectableError
 
 __all__ = [
@@ -99,7 +99,7 @@ class CreditsExhausted(RunStopper):
 
 
 class WrongAddress(RunStopper):
-    """What answers at the base URL is not the API."""
+    """Something else than the API answers at the base URL."""
 
 
 class AnswerLost(SubmitError):

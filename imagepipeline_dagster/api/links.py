@@ -112,11 +112,11 @@ async def _resolve(url: httpx.URL) -> list[str]:
     loop = asyncio.get_running_loop()
     try:
         # As bytes: a name as text would go through a codec that knows an older IDNA than httpx.
-        found = await loop.getaddrinfo(url.raw_host, url.port, type=socket.SOCK_STREAM)
+        entries = await loop.getaddrinfo(url.raw_host, url.port, type=socket.SOCK_STREAM)
     except OSError as error:
         host = url.raw_host.decode("ascii")
         raise DownloadFailed(f"the link's host {host} cannot be resolved: {error}") from error
-    return [str(entry[4][0]) for entry in found]
+    return [str(entry[4][0]) for entry in entries]
 
 
 def _numeric(host: str) -> list[str]:
@@ -125,25 +125,25 @@ def _numeric(host: str) -> list[str]:
     Behind a proxy the names of the outer world need not resolve in here; these need no look-up.
     """
     try:
-        found = socket.getaddrinfo(
+        entries = socket.getaddrinfo(
             host.encode("ascii"), None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
         )
     except OSError:
         return []
-    return [str(entry[4][0]) for entry in found]
+    return [str(entry[4][0]) for entry in entries]
 
 
 def _is_public(address: str) -> bool:
-    found = ipaddress.ip_address(address)
-    if isinstance(found, ipaddress.IPv4Address):
-        return found.is_global and not found.is_multicast
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip.is_global and not ip.is_multicast
     # The transition forms lead to the IPv4 address inside, which Python's own flags overlook.
-    inner = found.ipv4_mapped or found.sixtofour
-    if found in _NAT64:
-        inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+    inner = ip.ipv4_mapped or ip.sixtofour
+    if ip in _NAT64:
+        inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
     if inner is not None:
         return _is_public(str(inner))
-    return found in _GLOBAL_UNICAST and found.is_global
+    return ip in _GLOBAL_UNICAST and ip.is_global
 
 
 def _is_localhost(host: str) -> bool:

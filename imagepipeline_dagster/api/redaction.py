@@ -54,8 +54,8 @@ class KeyRedaction:
     def link(self, link: str) -> str:
         """Return a link with the key blotted out behind its host."""
         # The host stays, or a host that is named like a simple key could not be reached.
-        found = _SCHEME_AND_HOST.match(link)
-        host = found.group() if found else ""
+        match = _SCHEME_AND_HOST.match(link)
+        host = match.group() if match else ""
         return host + self.text(link[len(host) :])
 
     def cause(self, error: Exception) -> Exception | None:
@@ -72,10 +72,10 @@ def _spellings(character: str) -> str:
 
 def _in_base64(key: bytes) -> list[str]:
     """Return the key in base64 as it reads at each place of a longer text (`user:key`)."""
-    found = []
+    spellings = []
     for shift in range(3):
         padded = b64encode(b"\0" * shift + key).rstrip(b"=").decode()
         whole = (shift + len(key)) % 3 == 0
         inner = padded[(0, 2, 3)[shift] : None if whole else -1]
-        found.append("".join({"+": "[+-]", "/": "[/_]"}.get(c, c) for c in inner))
-    return found
+        spellings.append("".join({"+": "[+-]", "/": "[/_]"}.get(c, c) for c in inner))
+    return spellings

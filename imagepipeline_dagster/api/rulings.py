@@ -18,7 +18,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
-from imagepipeline_dagster.api.contract import NO_MESSAGE, Job, JobStatus
 from imagepipeline_dagster.api.errors import (
     AccessRefused,
     AnswerLost,
@@ -28,6 +27,7 @@ from imagepipeline_dagster.api.errors import (
     Throttled,
     WrongAddress,
 )
+from imagepipeline_dagster.api.jobs import NO_MESSAGE, Job, JobStatus
 from imagepipeline_dagster.api.words import (
     speaks_of_credits,
     speaks_of_key,
@@ -49,7 +49,7 @@ class Ruling(StrEnum):
     NO_ACCESS = "no access"
     FILTERED = "filtered"
     ELSEWHERE = "elsewhere"
-    """What answers is not the API."""
+    """Something else than the API answers."""
     REFUSED = "refused"
 
 

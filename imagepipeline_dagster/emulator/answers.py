@@ -8,7 +8,8 @@ from hashlib import shake_256
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from imagepipeline_dagster.api.contract import JobStatus, RequestInvalid
+from imagepipeline_dagster.api.contract import RequestInvalid
+from imagepipeline_dagster.api.jobs import JobStatus
 from imagepipeline_dagster.emulator.faults import Fault, FaultKind
 
 __all__ = [
@@ -84,16 +85,16 @@ _ANSWERS: Mapping[FaultKind, Callable[[Fault, str], Response]] = {
 }
 
 _RETOLD: Mapping[FaultKind, Callable[[dict[str, object]], dict[str, object]]] = {
-    FaultKind.ENVELOPE: lambda told: {"data": told, "success": True},
-    FaultKind.MISSING_LINKS: lambda told: {**told, "download_urls": None},
-    FaultKind.OTHER_JOB: lambda told: {**told, "id": "another-job"},
+    FaultKind.ENVELOPE: lambda job: {"data": job, "success": True},
+    FaultKind.MISSING_LINKS: lambda job: {**job, "download_urls": None},
+    FaultKind.OTHER_JOB: lambda job: {**job, "id": "another-job"},
 }
 
 
-def retold(told: dict[str, object], fault: Fault | None) -> Response:
-    """Return what is told of a job as an answer, as `fault` spells it."""
+def retold(job: dict[str, object], fault: Fault | None) -> Response:
+    """Return an answer about a job, as `fault` spells it."""
     spell = _RETOLD.get(fault.kind) if fault is not None else None
-    return JSONResponse(spell(told) if spell else told)
+    return JSONResponse(spell(job) if spell else job)
 
 
 def damaged(image: bytes, fault: Fault | None) -> bytes:

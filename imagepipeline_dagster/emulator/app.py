@@ -21,10 +21,10 @@ from imagepipeline_dagster.api.contract import (
     GenerationRequest,
     Image2ImageRequest,
     InpaintingRequest,
-    JobStatus,
     RequestInvalid,
     status_path,
 )
+from imagepipeline_dagster.api.jobs import JobStatus
 from imagepipeline_dagster.emulator.answers import (
     DroppedAnswer,
     damaged,
@@ -223,8 +223,8 @@ class Emulator:
         return fault
 
     def _check_key(self, http: Request) -> None:
-        given = http.headers.get("api-key", "")
-        if not hmac.compare_digest(given.encode(), self.settings.api_key.encode()):
+        key = http.headers.get("api-key", "")
+        if not hmac.compare_digest(key.encode(), self.settings.api_key.encode()):
             raise HTTPException(401, "the API-Key header is missing or wrong")
 
     # The admin endpoints
@@ -267,11 +267,11 @@ def _read_job(http: Request, *, task: str | None = None) -> JobTicket:
 
 
 def _check_link(http: Request, sample: int) -> None:
-    given = http.query_params
-    expires = given.get("expires", "")
+    query = http.query_params
+    expires = query.get("expires", "")
     expires_at = int(expires) if expires.isdecimal() else 0
     link = ImageLink(job_id=http.path_params["job_id"], sample_index=sample, expires_at=expires_at)
-    if given.get("signature") != link.signature():
+    if query.get("signature") != link.signature():
         raise HTTPException(403, "the link's signature is wrong")
     if time.time() * 1000 >= expires_at:
         raise HTTPException(403, "the link has expired")

@@ -163,9 +163,9 @@ class Fault(BaseModel):
         """
         kind, _, fields = text.partition(":")
         pairs = [field.partition("=") for field in fields.split(",") if field.strip()]
-        told = {name.strip(): value.strip() for name, _, value in pairs}
+        values = {name.strip(): value.strip() for name, _, value in pairs}
         try:
-            return cls.model_validate({"kind": kind.strip(), **told})
+            return cls.model_validate({"kind": kind.strip(), **values})
         except ValidationError as error:
             problems = (
                 f"{'.'.join(map(str, problem['loc'])) or kind}: {problem['msg']}"

@@ -48,13 +48,13 @@ def read_request(task: str, body: bytes) -> GenerationRequest:
         RequestInvalid: with every broken field, the emulator's own limits included.
     """
     try:
-        told = json.loads(body)
+        fields = json.loads(body)
     except ValueError as error:
         raise NotJson(f"the body is not JSON: {error}") from None
-    if not isinstance(told, dict):
+    if not isinstance(fields, dict):
         raise NotJson("the body is not a JSON object")
     known = _FIELDS.get(task, frozenset())  # type: ignore[call-overload]
-    request = request_for(task, {name: value for name, value in told.items() if name in known})
+    request = request_for(task, {name: value for name, value in fields.items() if name in known})
     if problems := _own_limits(request):
         raise RequestInvalid(problems)
     return request

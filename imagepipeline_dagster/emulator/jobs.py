@@ -73,7 +73,7 @@ class JobTicket:
 
     def id(self) -> str:
         """Return the job's id: letters, digits, `-` and `_`; about as long as the prompts."""
-        told = {
+        fields = {
             "v": _VERSION,
             "task": self.request.task,
             "request": self.request.payload(),
@@ -82,7 +82,7 @@ class JobTicket:
             "outcome": [self.outcome.delivered, self.outcome.black, self.outcome.error],
             "nonce": self.nonce,
         }
-        packed = zlib.compress(canonical_json(told).encode(), 9)
+        packed = zlib.compress(canonical_json(fields).encode(), 9)
         return _spelled(_checksum(packed) + packed)
 
     @classmethod
@@ -100,18 +100,18 @@ class JobTicket:
         # base64 has several spellings of the same bytes, and its reader skips foreign letters.
         if check != _checksum(packed) or job_id != _spelled(raw):
             raise UnknownJob("no such job")
-        told = json.loads(zlib.decompress(packed))
-        if told["v"] != _VERSION or task not in {None, told["task"]}:
+        fields = json.loads(zlib.decompress(packed))
+        if fields["v"] != _VERSION or task not in {None, fields["task"]}:
             raise UnknownJob("no such job")
-        delivered, black, error = told["outcome"]
-        accepted_at, ready_at = told["times"]
+        delivered, black, error = fields["outcome"]
+        accepted_at, ready_at = fields["times"]
         return cls(
-            request=request_for(Task(told["task"]), told["request"]),
-            seed=told["seed"],
+            request=request_for(Task(fields["task"]), fields["request"]),
+            seed=fields["seed"],
             accepted_at=accepted_at,
             ready_at=ready_at,
             outcome=JobOutcome(delivered=tuple(delivered), black=black, error=error),
-            nonce=told["nonce"],
+            nonce=fields["nonce"],
         )
 
 
@@ -130,8 +130,8 @@ class ImageLink:
 
     def signature(self) -> str:
         """Return the checksum that a changed sample or expiry would break."""
-        told = f"{self.job_id}/{self.sample_index}?{self.expires_at}"
-        return _checksum(told.encode()).hex()
+        signed = f"{self.job_id}/{self.sample_index}?{self.expires_at}"
+        return _checksum(signed.encode()).hex()
 
 
 class Queue:
@@ -155,5 +155,5 @@ def _spelled(raw: bytes) -> str:
     return urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def _checksum(told: bytes) -> bytes:
-    return blake2b(told, digest_size=_CHECKSUM_BYTES, person=b"imagepipeline").digest()
+def _checksum(content: bytes) -> bytes:
+    return blake2b(content, digest_size=_CHECKSUM_BYTES, person=b"imagepipeline").digest()

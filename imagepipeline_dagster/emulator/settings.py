@@ -24,7 +24,7 @@ class FilterSignal(StrEnum):
 
 
 class EmulatorSettings(BaseModel):
-    """What can be chosen about an emulator; the defaults are those of a quick, healthy vendor."""
+    """The choices about an emulator; the defaults are those of a quick, healthy vendor."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -42,8 +42,8 @@ class EmulatorStats(BaseModel):
 
 def request_hash(request: GenerationRequest) -> str:
     """Return what tells a request from every other one: 32 hex digits of its task and payload."""
-    told = f"{request.task}\n{canonical_json(request.payload())}"
-    return sha256(told.encode()).hexdigest()[:32]
+    content = f"{request.task}\n{canonical_json(request.payload())}"
+    return sha256(content.encode()).hexdigest()[:32]
 
 
 class Tally:

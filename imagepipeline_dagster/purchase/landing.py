@@ -15,13 +15,13 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
-from imagepipeline_dagster.api.contract import Job, JobStatus
 from imagepipeline_dagster.api.errors import (
     DownloadError,
     LinkExpired,
     LinkRefused,
     StatusUnavailable,
 )
+from imagepipeline_dagster.api.jobs import Job, JobStatus
 from imagepipeline_dagster.ledger.records import Hold, Outcome, StoredSample
 from imagepipeline_dagster.ledger.requests import record_stored, record_succeeded
 from imagepipeline_dagster.ledger.writer import LedgerWriter

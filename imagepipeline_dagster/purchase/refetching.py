@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 from imagepipeline_dagster.api.address import origin_of
 from imagepipeline_dagster.api.client import ImagePipelineClient
-from imagepipeline_dagster.api.contract import Job, submit_path
+from imagepipeline_dagster.api.contract import submit_path
 from imagepipeline_dagster.api.errors import ImagePipelineError
+from imagepipeline_dagster.api.jobs import Job
 from imagepipeline_dagster.ledger.records import Entry, Outcome, StoredSample
 from imagepipeline_dagster.ledger.requests import Ledger, record_refetched
 from imagepipeline_dagster.ledger.writer import LedgerWriter

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
-from imagepipeline_dagster.api.contract import Job, JobStatus, Task
+from imagepipeline_dagster.api.contract import Task
+from imagepipeline_dagster.api.jobs import Job, JobStatus
 from imagepipeline_dagster.ledger.records import (
     Entry,
     Failure,

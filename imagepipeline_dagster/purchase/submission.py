@@ -14,8 +14,8 @@ from functools import partial
 from sqlalchemy import Connection
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
-from imagepipeline_dagster.api.contract import Job, JobStatus
 from imagepipeline_dagster.api.errors import AnswerLost
+from imagepipeline_dagster.api.jobs import Job, JobStatus
 from imagepipeline_dagster.ledger.budget import Allowance, BudgetReached
 from imagepipeline_dagster.ledger.records import Claim, Failure, Hold, Lease
 from imagepipeline_dagster.ledger.requests import (

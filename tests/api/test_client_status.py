@@ -7,7 +7,6 @@ from urllib.parse import unquote
 import pytest
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
-from imagepipeline_dagster.api.contract import Job, JobStatus
 from imagepipeline_dagster.api.errors import (
     AccessRefused,
     CreditsExhausted,
@@ -19,6 +18,7 @@ from imagepipeline_dagster.api.errors import (
     Unreachable,
     WrongAddress,
 )
+from imagepipeline_dagster.api.jobs import Job, JobStatus
 from imagepipeline_dagster.emulator import EmulatorServer
 from tests.api.servers import KEY, PENDING, Reply, client_of, closed_port, serving
 

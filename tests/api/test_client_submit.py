@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
-from imagepipeline_dagster.api.contract import Job, JobStatus, canonical_json, request_for
+from imagepipeline_dagster.api.contract import canonical_json, request_for
 from imagepipeline_dagster.api.errors import (
     AccessRefused,
     AnswerLost,
@@ -27,6 +27,7 @@ from imagepipeline_dagster.api.errors import (
     Unreachable,
     WrongAddress,
 )
+from imagepipeline_dagster.api.jobs import Job, JobStatus
 from imagepipeline_dagster.api.retrying import retry_after
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings, Fault, FaultKind
 from tests.api.servers import (

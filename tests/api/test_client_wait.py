@@ -9,7 +9,7 @@ from itertools import islice
 import pytest
 
 from imagepipeline_dagster.api.client import ImagePipelineClient, poll_delays
-from imagepipeline_dagster.api.contract import Job, JobStatus, Task
+from imagepipeline_dagster.api.contract import Task
 from imagepipeline_dagster.api.errors import (
     AccessRefused,
     CreditsExhausted,
@@ -18,6 +18,7 @@ from imagepipeline_dagster.api.errors import (
     JobTimedOut,
     Throttled,
 )
+from imagepipeline_dagster.api.jobs import Job, JobStatus
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings, Fault, FaultKind
 from tests.api.servers import PENDING, Reply, a_request, client_of, serving
 

@@ -9,17 +9,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from imagepipeline_dagster.api.contract import (
-    NO_MESSAGE,
     RANGES,
     TASKS,
     GenerationRequest,
-    JobStatus,
-    OtherJob,
     RequestInvalid,
-    UnreadableAnswer,
     canonical_json,
-    error_text,
-    read_job,
     request_for,
     status_path,
     submit_path,
@@ -45,12 +39,6 @@ json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | text,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
     max_leaves=12,
-)
-answers = st.fixed_dictionaries(
-    {"status": json_values | st.sampled_from(["SUCCESS", "PENDING", "FAILURE", "warming up"])},
-    optional=dict.fromkeys(
-        ("id", "job_id", "download_urls", "error", "message", "detail"), json_values
-    ),
 )
 
 
@@ -203,227 +191,13 @@ def test_ids_cannot_leave_the_status_path(job_id: str) -> None:
     assert not set(last) & set("?# ")
 
 
-@pytest.mark.parametrize(
-    ("word", "status"),
-    [
-        ("SUCCESS", JobStatus.SUCCESS),
-        ("success", JobStatus.SUCCESS),
-        ("Completed", JobStatus.SUCCESS),
-        ("COMPLETED", JobStatus.SUCCESS),
-        ("FAILURE", JobStatus.FAILURE),
-        ("Failed", JobStatus.FAILURE),
-        ("FAILED", JobStatus.FAILURE),
-        ("PENDING", JobStatus.PENDING),
-        ("queued", JobStatus.PENDING),
-        ("QUEUED", JobStatus.PENDING),
-        (" Processing ", JobStatus.PENDING),
-        ("in progress", JobStatus.PENDING),
-        ("succeeded", JobStatus.SUCCESS),
-        ("Finished", JobStatus.SUCCESS),
-        ("canceled", JobStatus.FAILURE),
-        ("Cancelled", JobStatus.FAILURE),
-        ("error", JobStatus.FAILURE),
-        ("TIMED_OUT", JobStatus.FAILURE),
-        ("timed-out", JobStatus.FAILURE),
-    ],
-)
-def test_status_words(word: str, status: JobStatus) -> None:
-    """The vendor's words are understood in any letter case, also those of its other APIs."""
-    job = read_job({"status": word, "id": "j"}, task="text2image")
-
-    assert (job.status, job.word, job.known_word) == (status, word, True)
-
-
-def test_unknown_word_is_pending() -> None:
-    """A status that nobody documented is pending, and says that it is not known."""
-    job = read_job({"status": "WARMING_UP", "id": "j"}, task="text2image")
-
-    assert (job.status, job.known_word) == (JobStatus.PENDING, False)
-
-
-@pytest.mark.parametrize("name", ["id", "job_id"])
-@pytest.mark.parametrize(("value", "expected"), [(42, "42"), ("abc", "abc"), (0, "0")])
-def test_ids(name: str, value: object, expected: str) -> None:
-    """An id may be text or a whole number, under either of the vendor's names."""
-    assert read_job({"status": "PENDING", name: value}, task="text2image").id == expected
-
-
-@pytest.mark.parametrize("value", ["", None, True, 1.5, [], {}, "a\0b", "\ud800", "x" * 100_000])
-def test_unusable_ids(value: object) -> None:
-    """An id that could not be stored or asked for is none, and then PENDING cannot be read."""
-    with pytest.raises(UnreadableAnswer, match="names no usable id"):
-        read_job({"status": "PENDING", "id": value}, task="text2image")
-    assert read_job({"status": "PENDING", "id": value, "job_id": "j"}, task="text2image").id == "j"
-    assert read_job({"status": "SUCCESS", "id": value}, task="text2image").id is None
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        {"status": "SUCCESS", "id": "row-9", "download_urls": ["https://a/1"]},
-        {"status": "PENDING", "job_id": 9},
-        {"data": {"status": "FAILURE", "id": "row-9"}},
-    ],
-)
-def test_another_jobs_answer_is_none(answer: object) -> None:
-    """A status answer that carries another id is no answer, and the error says what came."""
-    with pytest.raises(OtherJob, match=r"^(row-)?9$"):
-        read_job(answer, task="text2image", job_id="job-1")
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        {"status": "PENDING"},
-        {"status": "PENDING", "id": "job-1"},
-        {"status": "PENDING", "id": "row-9", "job_id": "job-1"},
-        {"id": "request-9", "data": {"status": "PENDING", "id": "job-1"}},
-        {"id": "request-9", "data": {"status": "PENDING"}},
-        {"status": "SUCCESS", "output": [{"id": 5, "url": "https://a/1"}]},
-        {"status": "SUCCESS", "images": [{"id": 5, "url": "https://a/1"}]},
-    ],
-)
-def test_the_jobs_own_answer(answer: object) -> None:
-    """A status answer without an id, or with the job's own among others, is the job's."""
-    assert read_job(answer, task="text2image", job_id="job-1").id == "job-1"
-
-
-@pytest.mark.parametrize(
-    ("answer", "job_id", "status", "links"),
-    [
-        ({"data": {"status": "PENDING", "id": "j"}, "success": True}, "j", "PENDING", ()),
-        ({"status": "success", "data": {"status": "queued", "id": "j"}}, "j", "PENDING", ()),
-        ({"status": "PENDING", "data": {"job_id": 7}}, "7", "PENDING", ()),
-        ({"status": "PENDING", "data": {"jobId": "j"}}, "j", "PENDING", ()),
-        ({"data": [{"status": "PENDING", "id": "j"}]}, "j", "PENDING", ()),
-        (
-            {"id": "e", "result": {"status": "done", "id": "j", "url": "https://a/1"}},
-            "j",
-            "SUCCESS",
-            ("https://a/1",),
-        ),
-        (
-            {"status": "SUCCESS", "id": "j", "output": {"images": [{"url": "https://a/1"}]}},
-            "j",
-            "SUCCESS",
-            ("https://a/1",),
-        ),
-        (
-            {"status": "SUCCESS", "id": "j", "output": [{"id": 5, "url": "https://a/1"}]},
-            "j",
-            "SUCCESS",
-            ("https://a/1",),
-        ),
-        (
-            {"status": "SUCCESS", "id": "j", "output": {"status": "ok", "url": "https://a/1"}},
-            "j",
-            "SUCCESS",
-            ("https://a/1",),
-        ),
-        (
-            {"status": "SUCCESS", "id": "j", "url": None, "data": {"url": "https://a/1"}},
-            "j",
-            "SUCCESS",
-            ("https://a/1",),
-        ),
-        ({"status": "ok", "data": {"status": "DREAMING", "id": "j"}}, "j", "PENDING", ()),
-        ({"id": "j"}, "j", "PENDING", ()),
-    ],
-)
-def test_envelopes(answer: object, job_id: str, status: str, links: tuple[str, ...]) -> None:
-    """A job is read through one envelope, of which the own status and id are not the job's."""
-    job = read_job(answer, task="text2image")
-
-    assert (job.id, job.status, job.download_urls) == (job_id, status, links)
-
-
-@pytest.mark.parametrize(
-    ("told", "links"),
-    [
-        ({"download_urls": ["https://a/1", "https://a/2"]}, ("https://a/1", "https://a/2")),
-        ({"download_urls": "https://a/1"}, ("https://a/1",)),
-        ({"download_urls": ["https://a/1", None, ""]}, ("https://a/1",)),
-        ({"download_urls": []}, ()),
-        ({"download_urls": ["https://a/\ud800\0"]}, ("https://a/??",)),
-        ({"download_urls": ["../1.png", "file:///1.png"]}, ("../1.png", "file:///1.png")),
-        (
-            {"download_urls": [{"url": "https://a/1"}, {"href": "https://a/2"}]},
-            ("https://a/1", "https://a/2"),
-        ),
-        ({"download_urls": {"url": "https://a/1"}}, ("https://a/1",)),
-        ({"image_urls": ["https://a/1"]}, ("https://a/1",)),
-        ({"images": [{"url": "https://a/1", "seed": 7}]}, ("https://a/1",)),
-        ({"output": ["https://a/1"]}, ("https://a/1",)),
-        ({"output": "https://a/1"}, ("https://a/1",)),
-        ({"result_url": "https://a/1"}, ("https://a/1",)),
-        ({"download_urls": None, "images": ["https://a/1"]}, ("https://a/1",)),
-        ({"download_urls": None}, None),
-        ({}, None),
-        ({"download_urls": 7}, None),
-        ({"download_urls": [{"seed": 7}]}, None),
-        ({"download_urls": {"0": "https://a/1"}}, None),
-        ({"images": ["aGVsbG8="]}, None),
-    ],
-)
-def test_links(told: dict[str, object], links: tuple[str, ...] | None) -> None:
-    """Links are read however they are listed; where nothing can be read, none is told."""
-    job = read_job({"status": "SUCCESS", **told}, task="text2image")
-
-    assert (job.download_urls, job.links_told) == (links or (), links is not None)
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        ({"error": "no GPU"}, "no GPU"),
-        ({"message": "no GPU"}, "no GPU"),
-        ({"detail": "no GPU"}, "no GPU"),
-        ({"error": None, "message": "", "detail": "no GPU"}, "no GPU"),
-        ({"error": {"code": 7}}, '{"code": 7}'),
-        ({"error": "x" * 900}, "x" * 500),
-        ({"error": "a\0b\ud800"}, "a?b?"),
-        ({"detail": [{"loc": ["body", "seed"], "msg": "too big", "input": 9}]}, "seed: too big"),
-        ({"detail": [{"msg": "no"}, {"why": 1}]}, 'no; {"why": 1}'),
-        ({"detail": [{"loc": ["header", "api-key"], "msg": "no"}]}, "header api-key: no"),
-        ({}, NO_MESSAGE),
-        ([], NO_MESSAGE),
-        ("no GPU", NO_MESSAGE),
-    ],
-)
-def test_error_text(answer: object, message: str) -> None:
-    """The message is found wherever the API put it, and is short and storable."""
-    assert error_text(answer) == message
-
-
-@given(json_values | answers)
-@example({"status": "SUCCESS", "download_urls": ["\ud800"]})
-def test_any_answer(answer: object) -> None:
-    """Any JSON is read as a job, whose texts can be stored, or is an UnreadableAnswer."""
-    try:
-        job = read_job(answer, task="text2image")
-    except UnreadableAnswer as error:
-        str(error).encode()
-    else:
-        job.model_dump_json().encode()
-        assert job.id or job.status is not JobStatus.PENDING
-
-
-@given(json_values)
-def test_any_error(answer: object) -> None:
-    """Any JSON has a message of 1 to 500 storable characters."""
-    message = error_text(answer)
-
-    assert 1 <= len(message) <= 500
-    message.encode()
-
-
 def test_request_is_frozen() -> None:
     """A request cannot change after it was checked."""
     with pytest.raises(ValueError, match="frozen"):
         a_request().prompt = "other"  # type: ignore[misc] # that is the test
 
 
-@pytest.mark.parametrize("name", ["client", "contract", "errors", "links"])
+@pytest.mark.parametrize("name", ["client", "contract", "errors", "jobs", "links"])
 def test_public_names(name: str) -> None:
     """`__all__` is complete and in ruff's order: constants, classes, functions."""
     module = importlib.import_module(f"imagepipeline_dagster.api.{name}")

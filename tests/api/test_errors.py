@@ -14,8 +14,9 @@ import pytest
 
 from imagepipeline_dagster.api import errors
 from imagepipeline_dagster.api.client import ImagePipelineClient
-from imagepipeline_dagster.api.contract import Job, JobStatus, Task
+from imagepipeline_dagster.api.contract import Task
 from imagepipeline_dagster.api.errors import ImagePipelineError, JobError, JobFailed, Throttled
+from imagepipeline_dagster.api.jobs import Job, JobStatus
 from imagepipeline_dagster.api.redaction import KeyRedaction
 from tests.api.servers import KEY, Reply, a_request, client_of, serving
 

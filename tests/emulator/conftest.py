@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from imagepipeline_dagster.api.contract import Job, JobStatus, read_job, status_path, submit_path
+from imagepipeline_dagster.api.contract import status_path, submit_path
+from imagepipeline_dagster.api.jobs import Job, JobStatus, read_job
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings
 
 # Loading the system's certificates for each client would take longer than the tests themselves.

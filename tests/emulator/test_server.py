@@ -15,7 +15,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from imagepipeline_dagster.api.contract import TASKS, JobStatus, read_job, request_for
+from imagepipeline_dagster.api.contract import TASKS, request_for
+from imagepipeline_dagster.api.jobs import JobStatus, read_job
 from imagepipeline_dagster.emulator import (
     EmulatorServer,
     EmulatorSettings,

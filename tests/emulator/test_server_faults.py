@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from imagepipeline_dagster.api.contract import JobStatus
+from imagepipeline_dagster.api.jobs import JobStatus
 from imagepipeline_dagster.emulator import Fault, FaultKind, Operation
 from imagepipeline_dagster.emulator.answers import damaged
 from tests.emulator.conftest import Caller, Started, fetch, follow

@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 from PIL import Image
 
-from imagepipeline_dagster.api.contract import JobStatus
+from imagepipeline_dagster.api.jobs import JobStatus
 from imagepipeline_dagster.emulator import sources
 from imagepipeline_dagster.emulator.sources import SourceProblem, Sources
 from tests.emulator.conftest import Caller, Started

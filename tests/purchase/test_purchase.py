@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
-from imagepipeline_dagster.api.contract import GenerationRequest, Job
+from imagepipeline_dagster.api.contract import GenerationRequest
 from imagepipeline_dagster.api.errors import AccessRefused, CreditsExhausted, Unreachable
+from imagepipeline_dagster.api.jobs import Job
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation
 from imagepipeline_dagster.ledger.budget import Allowance
 from imagepipeline_dagster.ledger.records import Claim, Failure, Hold, Outcome, Owner, State
