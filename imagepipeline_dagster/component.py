@@ -93,6 +93,8 @@ class ImageDatasetComponent(ImageDataset, dg.Component, dg.Resolvable):
     )
     base_url: str = _of_the_api("base_url")
     max_in_flight: int = _of_the_api("max_in_flight")
+    account_max_in_flight: int | None = _of_the_api("account_max_in_flight")
+    account_requests_per_second: float | None = _of_the_api("account_requests_per_second")
     storage: str = Field("data", description="A folder, or s3://bucket/prefix.")
     tables_url: Annotated[str | Variable | None, _unrendered(_resolve_secret)] = Field(
         None, description="SQLAlchemy URL of the tables; unset: sample tables on the storage."
@@ -116,6 +118,8 @@ class ImageDatasetComponent(ImageDataset, dg.Component, dg.Resolvable):
             api_key=_referred(self.api_key),
             base_url=self.base_url,
             max_in_flight=self.max_in_flight,
+            account_max_in_flight=self.account_max_in_flight,
+            account_requests_per_second=self.account_requests_per_second,
             storage_uri=self.storage,
             tables_url=_referred(self.tables_url),
             ledger_url=_referred(self.ledger_url),

@@ -81,6 +81,8 @@ def resources_for(
     api_key: str | None = None,
     base_url: str = DEFAULT_BASE_URL,
     max_in_flight: int = 16,
+    account_max_in_flight: int | None = None,
+    account_requests_per_second: float | None = None,
     storage_uri: str = "data",
     tables_url: str | None = None,
     ledger_url: str | None = None,
@@ -105,6 +107,8 @@ def resources_for(
             api_key=api_key,
             base_url=base_url,
             max_in_flight=max_in_flight,
+            account_max_in_flight=account_max_in_flight,
+            account_requests_per_second=account_requests_per_second,
             allow_insecure=allow_insecure,
         ),
         "tables": TablesResource(

@@ -94,6 +94,17 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
     requests_per_second: float | None = Field(
         default=None, gt=0, description="Limit over all API requests of a run; none by default."
     )
+    account_max_in_flight: int | None = Field(
+        default=None,
+        ge=1,
+        description="Jobs in flight at once, of all runs together, whatever machine they run on; "
+        "the ledger divides them. None by default.",
+    )
+    account_requests_per_second: float | None = Field(
+        default=None,
+        gt=0,
+        description="Limit over the API requests of all runs together; none by default.",
+    )
     poll_min_seconds: float = Field(
         default=0.5, gt=0, description="Seconds before the first status request of a job."
     )
@@ -162,6 +173,8 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
         """How a purchase through this resource is carried out."""
         return PurchaseSettings(
             max_in_flight=self.max_in_flight,
+            account_max_in_flight=self.account_max_in_flight,
+            account_requests_per_second=self.account_requests_per_second,
             job_timeout_seconds=self.job_timeout_seconds,
             poll_min_seconds=self.poll_min_seconds,
             poll_max_seconds=self.poll_max_seconds,

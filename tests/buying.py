@@ -140,7 +140,7 @@ class Buyer:
         open_client: OpenClient | None = None,
         allowance: Allowance = Allowance(scope="images@emulator"),  # noqa: B008 - frozen
         on_progress: Callable[[PurchaseProgress], None] = lambda _: None,
-        **settings: float,
+        **settings: float | None,
     ) -> Bought:
         """Plan the set, carry the plan out, and return what came of it."""
         plan = self.plan(prompts)

@@ -55,6 +55,8 @@ def test_fields_and_defaults() -> None:
         "api_key": None,
         "base_url": "https://api.imagepipeline.io",
         "max_in_flight": 16,
+        "account_max_in_flight": None,
+        "account_requests_per_second": None,
         "requests_per_second": None,
         "poll_min_seconds": 0.5,
         "poll_max_seconds": 10,

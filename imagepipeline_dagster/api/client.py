@@ -48,7 +48,7 @@ from imagepipeline_dagster.api.retrying import (
 from imagepipeline_dagster.api.rulings import Answer, Ruling, error_of, refusal_of, ruling_on_post
 from imagepipeline_dagster.api.words import without_echo
 
-__all__ = ["ImagePipelineClient", "SubmitPace", "poll_delays"]
+__all__ = ["ImagePipelineClient", "RequestPace", "SubmitPace", "poll_delays"]
 
 # What a status answer may say that is no news of the job.
 _ACCOUNT_TROUBLE = (Ruling.UNPAID, Ruling.BUSY, Ruling.NO_ACCESS)
@@ -66,6 +66,13 @@ class SubmitPace(Protocol):
 
     def accepted(self) -> None:
         """Take in that the server took one."""
+
+
+class RequestPace(Protocol):
+    """What keeps all requests to a rate."""
+
+    async def turn(self) -> None:
+        """Return when the next request may be sent."""
 
 
 class ImagePipelineClient:
@@ -114,6 +121,7 @@ class ImagePipelineClient:
         self._not_found_patience = not_found_patience
         self._submit_pace = submit_pace
         self._limiter = AsyncLimiter(1, 1 / requests_per_second) if requests_per_second else None
+        self._request_pace: RequestPace | None = None
         self._request_timeout = request_timeout
         self._redaction = KeyRedaction(api_key)
         self._answers = AnswerReader(redaction=self._redaction)
@@ -149,6 +157,10 @@ class ImagePipelineClient:
     ) -> None:
         for connections in (self._posts, self._polls, self._downloads):
             await connections.aclose()
+
+    def keep_pace(self, pace: RequestPace) -> None:
+        """Ask `pace` before each API request from now on."""
+        self._request_pace = pace
 
     def endpoint(self, task: str) -> str:
         """Return the URL that requests of `task` are POSTed to."""
@@ -351,6 +363,8 @@ class ImagePipelineClient:
     async def _pace(self) -> None:
         if self._limiter is not None:
             await self._limiter.acquire()
+        if self._request_pace is not None:
+            await self._request_pace.turn()
 
     def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
         reason = self._redaction.text(str(error)) or type(error).__name__

@@ -132,9 +132,9 @@ class Emulator:
         return True, retold(self._ended(job, http), fault)
 
     async def _accept(self, request: GenerationRequest, fault: Fault | None) -> JobTicket:
-        self._tally.accepted(request)
         now = time.time()
         ready_at = self._queue.accept(now)
+        self._tally.accepted(request, now, ready_at)
         # Looked at now, for the id has to tell any later process how the job ends.
         problem = await self._source_problem(request)
         signal = self.settings.filter_signal

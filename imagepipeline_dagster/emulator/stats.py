@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from hashlib import sha256
+from heapq import heappop, heappush
 
 from pydantic import BaseModel, ConfigDict
 
@@ -33,6 +34,8 @@ class EmulatorStats(BaseModel):
     """Injected faults by kind."""
     accepted_requests: dict[str, int]
     """Jobs created by `request_hash`."""
+    peak_in_flight: int = 0
+    """The most jobs that were accepted and not yet done at one moment."""
 
     @property
     def bought_twice(self) -> tuple[str, ...]:
@@ -57,10 +60,17 @@ class Tally:
         self.downloads_with_key = 0
         self._faults: Counter[str] = Counter()
         self._accepted: Counter[str] = Counter()
+        # When each job that is being worked on will be done.
+        self._in_flight: list[float] = []
+        self._peak_in_flight = 0
 
-    def accepted(self, request: GenerationRequest) -> None:
-        """Count a job."""
+    def accepted(self, request: GenerationRequest, now: float, ready_at: float) -> None:
+        """Count a job that is done at `ready_at`; both are seconds since the epoch."""
         self._accepted[request_hash(request)] += 1
+        while self._in_flight and self._in_flight[0] <= now:
+            heappop(self._in_flight)
+        heappush(self._in_flight, ready_at)
+        self._peak_in_flight = max(self._peak_in_flight, len(self._in_flight))
 
     def injected(self, fault: Fault) -> None:
         """Count a fault."""
@@ -78,4 +88,5 @@ class Tally:
             downloads_with_key=self.downloads_with_key,
             faults=dict(self._faults),
             accepted_requests=accepted,
+            peak_in_flight=self._peak_in_flight,
         )

@@ -8,6 +8,7 @@
 - `identity`: whether a ledger is the one that its storage knows.
 - `bought`: whether pictures were paid for, which the emulator must not replace.
 - `budget`: what may be spent, reserved before each request.
+- `shares`: what an API account allows, divided among the processes that buy at it.
 - `costs`: what was bought and reused, by day, set and model.
 - `approvals`: plans that people approved.
 - `decisions`: what a person decides about requests that no run goes on with.

@@ -29,6 +29,7 @@ from sqlalchemy import (
     Table,
     and_,
     bindparam,
+    delete,
     func,
     or_,
     select,
@@ -54,7 +55,7 @@ from imagepipeline_dagster.ledger.records import (
     StoredSample,
     Use,
 )
-from imagepipeline_dagster.ledger.schema import attempts, requests, samples, uses
+from imagepipeline_dagster.ledger.schema import attempts, requests, samples, shares, uses
 
 __all__ = [
     "Ledger",
@@ -503,7 +504,8 @@ def record_renewal(
 
 
 def record_release(connection: Connection, owner: Owner) -> None:
-    """End the lease of all that a process worked on: it works on it no longer."""
+    """End the lease of all that a process worked on, and its share of the account."""
+    connection.execute(delete(shares).where(shares.c.owner == owner.name))
     # Not this machine's clock: one that is ahead would go on holding what nobody works on.
     record_renewal(connection, owner, lease_until=_LONG_AGO)
 

@@ -38,6 +38,7 @@ __all__ = [
     "requests",
     "samples",
     "set_contents",
+    "shares",
     "spending",
     "uses",
 ]
@@ -174,6 +175,19 @@ spending = Table(
     Column("day", String(10), primary_key=True),
     Column("images", BigInteger, nullable=False),
     Column("micros", BigInteger, nullable=False),
+)
+
+# What each process may do at an API account: jobs in flight, and requests a second.
+shares = Table(
+    "ledger_shares",
+    metadata,
+    Column("account", Text, primary_key=True),
+    Column("owner", Text, primary_key=True),
+    Column("places", Integer, nullable=False),
+    Column("rate", Float(53), nullable=False),
+    # The places that it could use: what is divided fairly.
+    Column("wanted", Integer, nullable=False),
+    Column("lease_until", _Utc, nullable=False),
 )
 
 # What people decided about requests; rows are only ever added.

@@ -10,9 +10,26 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-__all__ = ["Brake", "PollClock", "PollTimer"]
+__all__ = ["Brake", "PollClock", "PollTimer", "RequestPace"]
 
 _SLOWEST_SECONDS = 20.0
+# How soon a pace that was changed is looked at again.
+_GLANCE_SECONDS = 0.2
+
+
+@dataclass(slots=True)
+class RequestPace:
+    """The gaps between all requests of a run, so that they keep a rate that may change."""
+
+    requests_per_second: float
+    _next: float = field(default=0.0, init=False)
+
+    async def turn(self) -> None:
+        """Wait for the next moment to ask."""
+        while self.requests_per_second <= 0 or (left := self._next - time.monotonic()) > 0:
+            waits = left if self.requests_per_second > 0 else _GLANCE_SECONDS
+            await asyncio.sleep(min(waits, _GLANCE_SECONDS))
+        self._next = max(self._next, time.monotonic()) + 1 / self.requests_per_second
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.ledger.budget import Allowance
 from imagepipeline_dagster.ledger.records import Entry, Lease, Owner
 from imagepipeline_dagster.ledger.requests import Ledger, record_release, record_renewal
+from imagepipeline_dagster.ledger.shares import AccountLimits
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.purchase.counting import PurchaseCount
@@ -29,6 +30,8 @@ from imagepipeline_dagster.purchase.endings import Endings
 from imagepipeline_dagster.purchase.fence import Fence, Moment
 from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.purchase.landing import Landing
+from imagepipeline_dagster.purchase.pacing import RequestPace
+from imagepipeline_dagster.purchase.places import AccountShare, Places
 from imagepipeline_dagster.purchase.rounds import PurchaseSettings, Rounds
 from imagepipeline_dagster.purchase.state import PurchaseProgress, RunState
 from imagepipeline_dagster.purchase.submission import Submission
@@ -173,6 +176,7 @@ class Purchase:
                 rounds = self._rounds(client, writer, executor, count)
                 attendants = [
                     asyncio.create_task(self._keep_lease(writer, count)),
+                    asyncio.create_task(self._share(client, rounds.places).keep()),
                     asyncio.create_task(self._report_progress()),
                 ]
                 try:
@@ -190,6 +194,25 @@ class Purchase:
             stopper=self._state.stopper,
             known_before=rounds.known_before,
             entries=entries,
+        )
+
+    def _share(self, client: ImagePipelineClient, places: Places) -> AccountShare:
+        """Return what opens the places, and keeps the client to the account's rate."""
+        limits = AccountLimits(
+            account=client.origin,
+            max_in_flight=self._settings.account_max_in_flight,
+            requests_per_second=self._settings.account_requests_per_second,
+        )
+        pace = RequestPace(requests_per_second=0.0)
+        if limits.requests_per_second is not None:
+            client.keep_pace(pace)
+        return AccountShare(
+            limits=limits,
+            ledger=self._ledger,
+            lease=self._lease,
+            places=places,
+            pace=pace,
+            state=self._state,
         )
 
     def _rounds(

@@ -30,6 +30,7 @@ from imagepipeline_dagster.purchase.counting import PurchaseCount
 from imagepipeline_dagster.purchase.endings import Endings
 from imagepipeline_dagster.purchase.landing import Landing
 from imagepipeline_dagster.purchase.pacing import PollClock, PollTimer
+from imagepipeline_dagster.purchase.places import Places
 from imagepipeline_dagster.purchase.state import RunState
 from imagepipeline_dagster.purchase.submission import Submission
 from imagepipeline_dagster.purchase.uses import PromptSetUses
@@ -46,10 +47,13 @@ class PurchaseSettings:
     Once more than `max_failure_ratio` of the samples that came to an end in this run failed, it
     stops submitting; a few failures among the first ones are not judged yet. A paid picture that
     cannot be had is asked for again for `link_patience_seconds` in this run, and by later runs
-    until `link_lifetime_hours` after its purchase.
+    until `link_lifetime_hours` after its purchase. The limits of the account hold for all runs with
+    one ledger together.
     """
 
     max_in_flight: int = 16
+    account_max_in_flight: int | None = None
+    account_requests_per_second: float | None = None
     job_timeout_seconds: float = 900.0
     poll_min_seconds: float = 0.5
     poll_max_seconds: float = 10.0
@@ -63,7 +67,8 @@ class PurchaseSettings:
 class Rounds:
     """The work on one run's calls, by parts that are made for this run.
 
-    `known_before` are the keys that the ledger knew at the beginning; `defect` is an error of ours
+    `places` are for its jobs in flight: none may be taken until somebody allows it. `known_before`
+    are the keys that the ledger knew at the beginning; `defect` is an error of ours
     that stopped the run.
     """
 
@@ -93,6 +98,7 @@ class Rounds:
         self._endings = endings
         self._count = count
         self._state = state
+        self.places = Places(settings.max_in_flight)
         self._lease = lease
         self._settings = settings
         self._polls = PollClock(
@@ -163,17 +169,16 @@ class Rounds:
         return work, others
 
     async def _work_off(self, work: Sequence[tuple[PlannedRequest, Entry | None]]) -> None:
-        """Work on all calls, `max_in_flight` jobs at a time; landing takes no job's place."""
-        places = asyncio.Semaphore(self._settings.max_in_flight)
+        """Work on all calls, as many at a time as there are places; landing takes no job's."""
         tasks: set[asyncio.Task[None]] = set()
         try:
-            for call, entry in work:
-                await places.acquire()
+            for position, (call, entry) in enumerate(work):
+                await self.places.take(waiting=len(work) - position)
                 buys = plan_state(entry) is PlanState.TO_BUY
                 if self._state.interrupted or (buys and self._state.stopper):
-                    places.release()
+                    self.places.give_back()
                     continue
-                task = asyncio.create_task(self._buy(call, entry, places))
+                task = asyncio.create_task(self._buy(call, entry))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
                 while len(tasks) >= 2 * self._settings.max_in_flight + 16:
@@ -184,18 +189,14 @@ class Rounds:
             for task in tasks:
                 task.cancel()
 
-    async def _buy(
-        self, call: PlannedRequest, entry: Entry | None, places: asyncio.Semaphore
-    ) -> None:
+    async def _buy(self, call: PlannedRequest, entry: Entry | None) -> None:
         try:
-            await self._buy_or_note_why_not(call, entry, places)
+            await self._buy_or_note_why_not(call, entry)
         except Exception as error:  # noqa: BLE001 - raised once what is under way has ended
             self.defect = self._state.stopper = error
             self._state.given_up.add(call.request_key)
 
-    async def _buy_or_note_why_not(
-        self, call: PlannedRequest, entry: Entry | None, places: asyncio.Semaphore
-    ) -> None:
+    async def _buy_or_note_why_not(self, call: PlannedRequest, entry: Entry | None) -> None:
         bought_now = plan_state(entry) is PlanState.TO_BUY
         attempts = entry.attempt if entry else 0
         hold = Hold(
@@ -209,7 +210,7 @@ class Rounds:
                 job = await self._finished_job(call, entry, hold)
             finally:
                 self._state.in_flight -= 1
-                places.release()
+                self.places.give_back()
             if job is not None:
                 useful = await self._landing.land(
                     hold,

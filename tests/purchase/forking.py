@@ -45,6 +45,8 @@ class Order(BaseModel):
     calls: int
     samples_per_call: int = 1
     max_in_flight: int = 1
+    account_max_in_flight: int | None = None
+    account_requests_per_second: float | None = None
     lease_seconds: float = 30.0
     dies_at: str | None = None
 
@@ -156,6 +158,8 @@ def _carry_out(order: Order) -> NoReturn:
         order.buyer().buy(
             order.prompts(),
             max_in_flight=order.max_in_flight,
+            account_max_in_flight=order.account_max_in_flight,
+            account_requests_per_second=order.account_requests_per_second,
             lease_seconds=order.lease_seconds,
         )
     except KeyboardInterrupt:

@@ -16,6 +16,7 @@ def upgrade() -> None:
     """Add what is recorded of samples; merge the tables that have one key and one job."""
     _add_identity()
     _add_approvals()
+    _add_shares()
     _add_columns_of_samples()
     _index_jobs()
     _merge_states_of_sets()
@@ -47,6 +48,18 @@ def _add_approvals() -> None:
     )
     op.create_index(
         "ledger_approvals_by_plan", "ledger_approvals", ["dataset", "prompt_set", "fingerprint"]
+    )
+
+
+def _add_shares() -> None:
+    op.create_table(
+        "ledger_shares",
+        sa.Column("account", sa.Text, primary_key=True),
+        sa.Column("owner", sa.Text, primary_key=True),
+        sa.Column("places", sa.Integer, nullable=False),
+        sa.Column("rate", sa.Float(53), nullable=False),
+        sa.Column("wanted", sa.Integer, nullable=False),
+        sa.Column("lease_until", sa.DateTime, nullable=False),
     )
 
 

@@ -1,0 +1,107 @@
+"""Places for a run's jobs in flight: as many as the run may have and the account has for it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from sqlalchemy.exc import OperationalError
+
+from imagepipeline_dagster.ledger.records import Lease
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.shares import AccountLimits, Demand, Share, record_share
+from imagepipeline_dagster.purchase.pacing import RequestPace
+from imagepipeline_dagster.purchase.state import RunState
+
+__all__ = ["AccountShare", "Places"]
+
+_RENEWAL_SECONDS = 1.0
+
+
+class Places:
+    """The places of one run, `most` of them, of which none may be taken at first."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._allowed = 0
+        self._taken = 0
+        self._waiting = 0
+        self._changed = asyncio.Event()
+        self.asked = asyncio.Event()
+
+    @property
+    def demand(self) -> Demand:
+        """The places that may be taken until the next change, and those that could be used."""
+        held = max(self._taken, self._allowed)
+        return Demand(held, min(self._most, self._taken + self._waiting))
+
+    async def take(self, *, waiting: int) -> None:
+        """Take a place for one of the jobs that wait, once there is one."""
+        self._waiting = waiting
+        self.asked.set()
+        while self._taken >= self._allowed:
+            self._changed.clear()
+            await self._changed.wait()
+        self._taken += 1
+        self._waiting -= 1
+
+    def give_back(self) -> None:
+        """Give a place back."""
+        self._taken -= 1
+        self._changed.set()
+
+    def allow_all(self) -> None:
+        """Let as many be taken as the run may have."""
+        self.allow(self._most)
+
+    def allow(self, places: int) -> None:
+        """Let so many be taken from now on; those that are taken stay."""
+        self._allowed = min(self._most, places)
+        self._changed.set()
+
+
+class AccountShare:
+    """Opens a run's places: all of them, or those that are its share of the API account."""
+
+    def __init__(
+        self,
+        *,
+        limits: AccountLimits,
+        ledger: Ledger,
+        lease: Lease,
+        places: Places,
+        pace: RequestPace,
+        state: RunState,
+    ) -> None:
+        self._limits = limits
+        self._ledger = ledger
+        self._lease = lease
+        self._places = places
+        self._pace = pace
+        self._state = state
+
+    async def keep(self) -> None:
+        """Renew the share from the first job on, until cancelled."""
+        if not self._limits.exist:
+            self._places.allow_all()
+            return
+        await self._places.asked.wait()
+        while True:
+            # While the ledger cannot be reached nothing is claimed, so nothing new is sent.
+            with suppress(OperationalError):
+                self._apply(await asyncio.to_thread(self._renewed, self._places.demand))
+            await asyncio.sleep(_RENEWAL_SECONDS)
+
+    def _renewed(self, demand: Demand) -> Share:
+        with self._ledger.engine.begin() as connection:
+            return record_share(connection, self._limits, demand, lease=self._lease)
+
+    def _apply(self, share: Share) -> None:
+        if share.requests_per_second is not None:
+            self._pace.requests_per_second = share.requests_per_second
+        if share.places is None:
+            self._places.allow_all()
+            return
+        self._places.allow(share.places)
+        waits = share.places == 0 and self._places.demand.wanted > 0
+        self._state.waits_for = "other runs' jobs at the API's account" if waits else None
