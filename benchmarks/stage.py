@@ -19,8 +19,8 @@ from imagepipeline_dagster.api.contract import request_for
 from imagepipeline_dagster.emulator.drawing import draw_png
 from imagepipeline_dagster.ledger.budget import Allowance
 from imagepipeline_dagster.ledger.records import Claim, Hold, Outcome, Owner, StoredSample, Use
-from imagepipeline_dagster.ledger.requests import (
-    Ledger,
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.steps import (
     record_claim,
     record_stored,
     record_submitted,

@@ -64,15 +64,15 @@ def resources_on_command_line(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _resources(environment: Mapping[str, str], secret: Callable[[str], str]) -> dict[str, Any]:
-    given = {name: value for name, value in environment.items() if value.strip()}
+    settings = {name: value for name, value in environment.items() if value.strip()}
     return resources_for(
-        api_key=secret(API_KEY) if API_KEY in given else None,
-        base_url=given.get(BASE_URL, DEFAULT_BASE_URL),
-        max_in_flight=_whole_number(given.get(MAX_IN_FLIGHT, "16")),
-        storage_uri=given.get(STORAGE, "data"),
-        tables_url=secret(TABLES_URL) if TABLES_URL in given else None,
-        ledger_url=secret(LEDGER_URL) if LEDGER_URL in given else None,
-        allow_insecure=given.get(ALLOW_INSECURE, "").strip().lower() in {"1", "true", "yes"},
+        api_key=secret(API_KEY) if API_KEY in settings else None,
+        base_url=settings.get(BASE_URL, DEFAULT_BASE_URL),
+        max_in_flight=_whole_number(settings.get(MAX_IN_FLIGHT, "16")),
+        storage_uri=settings.get(STORAGE, "data"),
+        tables_url=secret(TABLES_URL) if TABLES_URL in settings else None,
+        ledger_url=secret(LEDGER_URL) if LEDGER_URL in settings else None,
+        allow_insecure=settings.get(ALLOW_INSECURE, "").strip().lower() in {"1", "true", "yes"},
     )
 
 

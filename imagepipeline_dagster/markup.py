@@ -58,7 +58,7 @@ def template(name: str) -> Template:
 
 @cache
 def _environment(finalize: Callable[[object], Markup]) -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("imagepipeline_dagster", ""),
         autoescape=True,
         undefined=StrictUndefined,
@@ -67,8 +67,9 @@ def _environment(finalize: Callable[[object], Markup]) -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters["yaml"] = lambda text: Markup(yaml_text(text))  # noqa: S704 - a quoted scalar
-    return made
+    # A quoted scalar needs no escapes.
+    environment.filters["yaml"] = lambda text: Markup(yaml_text(text))  # noqa: S704
+    return environment
 
 
 def _in_markdown(value: object) -> Markup:

@@ -34,12 +34,12 @@ def column(description: str, **options: Any) -> Any:  # noqa: ANN401 - dataclass
 @cache
 def _field_types(row_type: type[DataclassInstance]) -> dict[str, tuple[type, bool]]:
     """Map each field to its plain type and whether None is allowed."""
-    found = {}
+    fields = {}
     for name, hint in typing.get_type_hints(row_type).items():
         options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         plain = [option for option in options if option is not type(None)]
-        found[name] = (plain[0], len(options) > len(plain))
-    return found
+        fields[name] = (plain[0], len(options) > len(plain))
+    return fields
 
 
 @cache

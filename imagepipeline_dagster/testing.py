@@ -68,8 +68,8 @@ class EmulatedApi:
         """Return the resource of this API, for a dataset or for assets of your own."""
         from imagepipeline_dagster.resources import ImagePipelineResource
 
-        given = {"api_key": self.api_key, "base_url": self.url, **_QUICK}
-        return ImagePipelineResource(**{**given, **options})
+        defaults = {"api_key": self.api_key, "base_url": self.url, **_QUICK}
+        return ImagePipelineResource(**{**defaults, **options})
 
 
 class DatasetUnderTest:

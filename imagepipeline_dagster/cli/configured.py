@@ -78,12 +78,12 @@ def _dataset_at(where: str | None) -> ImageDataset:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        found = getattr(importlib.import_module(module), name)
+        dataset = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError, CorrectableError) as error:
         raise click.BadParameter(str(error), param_hint="--dataset") from error
-    if not isinstance(found, ImageDataset):
+    if not isinstance(dataset, ImageDataset):
         raise click.BadParameter(f"{where} is no ImageDataset", param_hint="--dataset")
-    return found
+    return dataset
 
 
 @contextmanager

@@ -51,14 +51,14 @@ def ledger_unknown(*, as_json: bool) -> None:
     from imagepipeline_dagster.ledger.decisions import unknown_requests
 
     with plain_errors(), present_ledger() as ledger:
-        found = unknown_requests(ledger)
+        lost = unknown_requests(ledger)
     if as_json:
-        echo_json({"unknown": [asdict(request) for request in found]})
+        echo_json({"unknown": [asdict(request) for request in lost]})
         return
-    if not found:
+    if not lost:
         click.echo("No request is unknown.")
         return
-    for request in found:
+    for request in lost:
         emulated = " (emulator)" if request.emulated else ""
         click.echo(f"{request.request_key[:_KEY_DIGITS]}  {count_of(request.samples, 'image')}")
         echo_fields(
@@ -71,9 +71,9 @@ def ledger_unknown(*, as_json: bool) -> None:
                 "error": request.error,
             }
         )
-    images = sum(request.samples for request in found)
+    images = sum(request.samples for request in lost)
     click.echo(
-        f"\n{count_of(len(found), 'request')}, {count_of(images, 'image')}. Look for them in the "
+        f"\n{count_of(len(lost), 'request')}, {count_of(images, 'image')}. Look for them in the "
         "vendor's list of jobs, then decide:\n"
         "  imagepipeline-dagster ledger resubmit KEY… --why …   buys them once more\n"
         "  imagepipeline-dagster ledger forget KEY… --why …     gives them up"
@@ -173,17 +173,17 @@ def rebuild(*, unbought: bool, yes: bool, dataset: str | None) -> None:
             if not yes:
                 into = f"Restore {chosen.name} from {rebuilding.storage.uri} in {ledger.shown_url}?"
                 click.confirm(into, abort=True)
-            restored = [each for each in rebuilding.restore(ledger) if each.requests]
+            restored = [part for part in rebuilding.restore(ledger) if part.requests]
             strangers = rebuilding.adopt(ledger)
-    for each in restored:
-        unknown = f", {each.unknown:,} of them unknown" if each.unknown else ""
+    for part in restored:
+        unknown = f", {part.unknown:,} of them unknown" if part.unknown else ""
         click.echo(
-            f"{printable(each.prompt_set)}: {count_of(each.requests, 'request')}{unknown}, "
-            f"{count_of(each.images, 'image')}"
+            f"{printable(part.prompt_set)}: {count_of(part.requests, 'request')}{unknown}, "
+            f"{count_of(part.images, 'image')}"
         )
     if not restored:
         click.echo("The ledger lacks nothing that the storage tells of.")
-    if any(each.unknown for each in restored):
+    if any(part.unknown for part in restored):
         click.echo("`imagepipeline-dagster ledger unknown` lists what you have to decide about.")
     if strangers:
         click.echo(
@@ -282,7 +282,7 @@ def _decide(
         # Read first: a ledger that is not there must not be made by a decision about it.
         with present_ledger() as ledger:
             if all_unknown:
-                keys = tuple(each.request_key for each in decisions.unknown_requests(ledger))
+                keys = tuple(request.request_key for request in decisions.unknown_requests(ledger))
             if not keys:
                 click.echo("No request is unknown.")
                 return

@@ -74,16 +74,16 @@ def lineage(
                 images = {sha256 for use in uses for sha256 in use.images}
                 sets = {use.use.call.prompt_set for use in uses}
             else:
-                found = lineage_of(ledger, image)
-                images = {found.image_sha256}
-                sets = {use.call.prompt_set for of in found.samples for use in of.uses}
+                traced = lineage_of(ledger, image)
+                images = {traced.image_sha256}
+                sets = {use.call.prompt_set for of in traced.samples for use in of.uses}
         fates = _fates(chosen, storage, sets, images)
     if image is None:
         _echo_uses(uses, fates, as_json=as_json)
     elif as_json:
-        echo_json(_as_json(found) | fates[found.image_sha256])
+        echo_json(_as_json(traced) | fates[traced.image_sha256])
     else:
-        _echo_lineage(found, fates[found.image_sha256])
+        _echo_lineage(traced, fates[traced.image_sha256])
 
 
 def _uses(ledger: Ledger, prompt: str | None, embedding: str | None) -> list[RequestUse]:
@@ -186,10 +186,10 @@ def replay(*, image: str, yes: bool, elsewhere: bool, dataset: str | None) -> No
         api, url = resources["imagepipeline"], resources["ledger"].url
         origin = api.origin
         with opened_ledger(url, create=False) as ledger:
-            found = lineage_of(ledger, image)
+            original = lineage_of(ledger, image)
         with opened_ledger(url, create=True) as ledger:
             again = Replay(
-                found,
+                original,
                 ledger=ledger,
                 origin=origin,
                 emulated=api.emulated,
@@ -244,13 +244,13 @@ def _sample_fields(sample: SampleLineage) -> dict[str, str | list[str] | None]:
         "stored": moment(sample.stored_at),
         "outcome": sample.outcome,
         "earlier": [
-            f"attempt {each.attempt}: job {shown_id(each.job_id or 'unknown')}, {each.failure}, "
-            f"{moment(each.ended_at)}, {each.error}"
-            for each in sample.earlier
+            f"attempt {attempt.attempt}: job {shown_id(attempt.job_id or 'unknown')}, "
+            f"{attempt.failure}, {moment(attempt.ended_at)}, {attempt.error}"
+            for attempt in sample.earlier
         ],
         "decided": [
-            f"{moment(each.decided_at)} {each.decision} by {each.who}: {each.why}"
-            for each in sample.decisions
+            f"{moment(decided.decided_at)} {decided.decision} by {decided.who}: {decided.why}"
+            for decided in sample.decisions
         ],
     }
 
@@ -264,14 +264,14 @@ def _rows_lines(rows: Iterable[str | None]) -> list[str]:
 
 
 def _as_json(image: ImageLineage) -> dict[str, Any]:
-    found = dataclasses.asdict(image)
-    for sample in found["samples"]:
+    image_fields = dataclasses.asdict(image)
+    for sample in image_fields["samples"]:
         sample["request"] = json.loads(sample["request"])
         for use in sample["uses"]:
             use.update(use.pop("call"))
             for name in ("prompt_row", "embedding_row"):
                 use[name] = json.loads(use[name]) if use[name] else None
-    return found
+    return image_fields
 
 
 _LIKENESS = {

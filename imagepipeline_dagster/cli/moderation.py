@@ -91,7 +91,7 @@ def _not_moderated(prompt_set: str, storage: Storage, folder: str) -> str:
     from imagepipeline_dagster.tables.reading import SourceTables
     from imagepipeline_dagster.tables.spelling import did_you_mean
 
-    told = f"Prompt set {prompt_set!r} was not moderated yet."
+    nothing_yet = f"Prompt set {prompt_set!r} was not moderated yet."
     # A name that was cut to a path part is not told in full: it only misses as a suggestion.
     files = map(PurePosixPath, storage.list(folder))
     moderated = [prompt_set_of(unquote(file.stem)) for file in files]
@@ -102,9 +102,11 @@ def _not_moderated(prompt_set: str, storage: Storage, folder: str) -> str:
         there = []  # the dataset's own tables may have other names
     if there and prompt_set not in there:
         asked = did_you_mean(prompt_set, [*moderated, *there])
-        return f"{told} The prompts table has no such set.{asked}"
+        return f"{nothing_yet} The prompts table has no such set.{asked}"
     asked = "" if there else did_you_mean(prompt_set, moderated)
-    return f"{told}{asked} Materialize its partition {partition_key(prompt_set)!r} of {folder}."
+    return (
+        f"{nothing_yet}{asked} Materialize its partition {partition_key(prompt_set)!r} of {folder}."
+    )
 
 
 @click.command(short_help="Record what a person decides about pictures.")

@@ -105,8 +105,8 @@ def plan(
     click.echo(to_buy_text(total.to_buy, allowance.cost(total.to_buy), emulated=api.emulated))
     if spent["total"].images:
         periods = {"day": "today", "month": "this month", "total": "in all"}
-        told = (f"{spent[name].images:,} {when}" for name, when in periods.items())
-        click.echo(f"Images bought so far: {', '.join(told)}.")
+        counts = (f"{spent[name].images:,} {when}" for name, when in periods.items())
+        click.echo(f"Images bought so far: {', '.join(counts)}.")
     if total.summary.images[PlanState.UNKNOWN]:
         click.echo("Unknown: `imagepipeline-dagster ledger unknown` shows what was lost.")
     if total.refused:
@@ -151,8 +151,8 @@ def _reasons_table(planned: Sequence[SetPlan]) -> Table:
     from imagepipeline_dagster.planning.requests import Reason
 
     # The total may lack a reason that a set has: of two equal requests one is bought.
-    found = {reason for row in planned for reason in row.summary.to_buy_by_reason}
-    reasons = [reason for reason in Reason if reason in found]
+    present = {reason for row in planned for reason in row.summary.to_buy_by_reason}
+    reasons = [reason for reason in Reason if reason in present]
     rows = []
     for row in planned:
         counts = (row.summary.to_buy_by_reason.get(reason, 0) for reason in reasons)

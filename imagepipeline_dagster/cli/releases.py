@@ -69,9 +69,10 @@ def list_releases(*, prefix: str, as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=2))
         return
     for release in releases:
-        made = f"{release.manifest.created_at:%Y-%m-%d %H:%M} UTC"
+        created_at = f"{release.manifest.created_at:%Y-%m-%d %H:%M} UTC"
         images = count_of(release.counts.kept, "image")
-        click.echo(f"{release.version}  {release.manifest.semantic_version}  {made}  {images}")
+        semantic_version = release.manifest.semantic_version
+        click.echo(f"{release.version}  {semantic_version}  {created_at}  {images}")
     if not releases:
         click.echo("There is no release yet.")
 
@@ -120,9 +121,9 @@ def diff(*, former: str, version: str, prefix: str, as_json: bool) -> None:
         click.echo(f"{change_kind}, {cause}: {number:,}")
     for change in changes[:_SHOWN]:
         texts = [change.before, change.after]
-        told = " -> ".join(printable(text) for text in texts if text)
+        before_and_after = " -> ".join(printable(text) for text in texts if text)
         place = printable(f"{change.prompt_set}/{change.prompt_id}")
-        click.echo(f"  {change.change} {place} ({change.cause}) {told}".rstrip())
+        click.echo(f"  {change.change} {place} ({change.cause}) {before_and_after}".rstrip())
     if len(changes) > _SHOWN:
         click.echo(f"  and {len(changes) - _SHOWN:,} more: --json has them all")
     if not changes:

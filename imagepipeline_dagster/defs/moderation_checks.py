@@ -81,28 +81,30 @@ def build_moderation_checks(dataset: ImageDataset) -> list[Any]:
         moderated_images: pd.DataFrame, storage: StorageResource
     ) -> dg.AssetCheckResult:
         images = rows_of(moderated_images, ModeratedImage)
-        compared, found = disagreements(images, dataset.moderation.rules_for(images[0].prompt_set))
-        told = (
-            f"the classifier doubts {len(found)} of {len(compared)} pictures that the API let pass"
+        rules = dataset.moderation.rules_for(images[0].prompt_set)
+        compared, doubted = disagreements(images, rules)
+        description = (
+            f"the classifier doubts {len(doubted)} of {len(compared)} pictures that the API let "
+            "pass"
+            if compared
+            else "the classifier looked at no picture that the API let pass: nothing to compare"
         )
-        if not compared:
-            told = "the classifier looked at no picture that the API let pass: nothing to compare"
-        rows = [[i.prompt_id, i.call_index, i.nsfw_score, i.image_sha256] for i in found]
+        rows = [[i.prompt_id, i.call_index, i.nsfw_score, i.image_sha256] for i in doubted]
         headers = ["prompt_id", "call", "score", "image_sha256"]
         return dg.AssetCheckResult(
-            passed=not found,
+            passed=not doubted,
             severity=dg.AssetCheckSeverity.WARN,
-            description=told,
+            description=description,
             metadata={
                 "compared": len(compared),
                 **found_table("disagreements", headers, rows[:_ROWS_SHOWN]),
                 **(
                     {
                         "pictures": contact_sheet_of(
-                            found, storage.open(), [f"rejected: {i.nsfw_score}" for i in found]
+                            doubted, storage.open(), [f"rejected: {i.nsfw_score}" for i in doubted]
                         )
                     }
-                    if found
+                    if doubted
                     else {}
                 ),
             },

@@ -170,15 +170,15 @@ def build_purchase_of_approved(
             return dg.SkipReason("no purchase of this dataset waits for a person")
         number, now = int(context.cursor or 0), dt.datetime.now(dt.UTC)
         with ledger_of(context, dataset).open() as ledger:
-            given = approvals_since(
+            approvals = approvals_since(
                 ledger, number, dataset=dataset.name, at_most=dataset.watching.max_runs_per_tick
             )
-        if not given:
+        if not approvals:
             return dg.SkipReason("nothing new was approved")
         there = set(context.instance.get_dynamic_partitions(dataset.named("prompt_set")))
         newest = {
             key: approval
-            for approval in given
+            for approval in approvals
             if approval.expires_at > now and (key := partition_key(approval.prompt_set)) in there
         }
         return dg.SensorResult(
@@ -191,7 +191,7 @@ def build_purchase_of_approved(
                 )
                 for key, approval in newest.items()
             ],
-            cursor=str(given[-1].number),
+            cursor=str(approvals[-1].number),
         )
 
     return approvals_sensor

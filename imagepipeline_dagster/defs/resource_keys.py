@@ -42,8 +42,8 @@ def with_resources_of(dataset: ImageDataset) -> Callable[[Callable[P, T]], Calla
 
         @wraps(function)
         def called(*arguments: P.args, **options: P.kwargs) -> T:
-            given: Any = {names.get(option, option): options[option] for option in options}
-            return function(*arguments, **given)
+            renamed: Any = {names.get(option, option): options[option] for option in options}
+            return function(*arguments, **renamed)
 
         parameters = [
             parameter.replace(name=keys.get(name, name))
@@ -73,10 +73,10 @@ def _without_config(name: str, resource: Any) -> dg.ResourceDefinition:  # noqa:
         return resource if isinstance(resource, dg.ResourceDefinition) else _hardcoded(resource)
 
     def made(context: dg.InitResourceContext) -> Iterator[Any]:
-        given = {field: getattr(resource, field) for field in type(resource).model_fields}
+        fields = {field: getattr(resource, field) for field in type(resource).model_fields}
         config = {
             field: value.get_value() if isinstance(value, dg.EnvVar) else value
-            for field, value in given.items()
+            for field, value in fields.items()
             if field not in resource.nested_resources
         }
         # In the run's own instance: Dagster would make another one for each resource.

@@ -2,8 +2,8 @@
 
 - `schema`: the tables. `opening`: a ledger opened, and brought up to date by the `migrations`.
 - `records`: what the ledger keeps of a request, and what that means for a plan.
-- `requests`: entries read, and each step of a request recorded. `writer` commits off the event
-  loop.
+- `requests`: a ledger opened, and its entries read. `steps`: each step of a request recorded.
+- `writer`: steps committed together, off the event loop. `upserts`: rows that may be there already.
 - `uses`: which prompts use which requests, with their rows as they were.
 - `identity`: whether a ledger is the one that its storage knows.
 - `bought`: whether pictures were paid for, which the emulator must not replace.

@@ -16,8 +16,9 @@ from pydantic import Field, model_validator
 from sqlalchemy import Connection, func, select, update
 
 from imagepipeline_dagster.errors import CorrectableError
-from imagepipeline_dagster.ledger.requests import Ledger, upsert
+from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import spending
+from imagepipeline_dagster.ledger.upserts import upsert
 from imagepipeline_dagster.options import Options, bounded
 
 __all__ = ["SMALLEST_PRICE", "Allowance", "Budget", "BudgetReached", "Period", "Spent"]
@@ -143,10 +144,10 @@ class Allowance:
     def spent(self, ledger: Ledger, *, today: dt.date) -> Mapping[str, Spent]:
         """Return what was spent so far, by period."""
         with ledger.reading() as connection:
-            found = {period: _spent(connection, self.scope, period, today) for period in Period}
+            totals = {period: _spent(connection, self.scope, period, today) for period in Period}
         return {
             period: Spent(images=images, money=micros / _MICROS)
-            for period, (images, micros) in found.items()
+            for period, (images, micros) in totals.items()
         }
 
     def _refusal(self, spent: tuple[int, int], images: int) -> str | None:

@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
+from imagepipeline_dagster.api.contract import storable
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.records import (
     Entry,
@@ -23,7 +24,7 @@ from imagepipeline_dagster.ledger.records import (
     State,
     plan_state,
 )
-from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by, storable, upsert
+from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by
 from imagepipeline_dagster.ledger.schema import (
     attempts,
     decisions,
@@ -31,6 +32,7 @@ from imagepipeline_dagster.ledger.schema import (
     requests,
     samples,
 )
+from imagepipeline_dagster.ledger.upserts import upsert
 from imagepipeline_dagster.ledger.uses import PromptCall, calls_of
 
 __all__ = [
@@ -102,8 +104,8 @@ def unknown_requests(ledger: Ledger) -> list[UndecidedRequest]:
         requests.c.state.in_([State.UNKNOWN, State.CLAIMED])
     )
     with ledger.reading() as connection:
-        found = entries_seen_by(connection, connection.scalars(waiting).all())
-        undecided = [entry for entry in found.values() if _is_unknown(entry)]
+        entries = entries_seen_by(connection, connection.scalars(waiting).all())
+        undecided = [entry for entry in entries.values() if _is_unknown(entry)]
         calls = {e.request_key: calls_of(connection, e.request_key) for e in undecided}
     return [
         UndecidedRequest(

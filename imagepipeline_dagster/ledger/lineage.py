@@ -166,20 +166,20 @@ def lineage_of(ledger: Ledger, image: str) -> ImageLineage:
     """
     with ledger.reading() as connection:
         sha256 = _sha256(connection, image)
-        found = connection.execute(
+        stored = connection.execute(
             select(samples.c.request_key, samples.c.slot)
             .where(samples.c.image_sha256 == sha256)
             .order_by(samples.c.stored_at, samples.c.request_key, samples.c.slot)
         ).all()
-        entries = entries_seen_by(connection, [key for key, _ in found])
-        if not found:
+        entries = entries_seen_by(connection, [key for key, _ in stored])
+        if not stored:
             raise ImageUnknown(
                 f"The ledger knows no image with the SHA-256 {sha256} (from {image}). It was made "
                 "elsewhere, or its bytes were changed."
             )
         return ImageLineage(
             image_sha256=sha256,
-            samples=tuple(_sample(connection, entries[key], slot) for key, slot in found),
+            samples=tuple(_sample(connection, entries[key], slot) for key, slot in stored),
         )
 
 
@@ -208,7 +208,7 @@ def _sample(connection: Connection, entry: Entry, slot: int) -> SampleLineage:
         pixel_width=sample.pixel_width,
         pixel_height=sample.pixel_height,
         bytes=sample.bytes,
-        earlier=tuple(each for each in entry.earlier if each.attempt < bought.attempt),
+        earlier=tuple(attempt for attempt in entry.earlier if attempt.attempt < bought.attempt),
         decisions=tuple(decisions_about(connection, entry.request_key)),
     )
 
@@ -241,13 +241,13 @@ def _of_file(connection: Connection, path: Path) -> str:
             )
         return named
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if named is None or named == found or _is_known(connection, found):
-        return found
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if named is None or named == sha256 or _is_known(connection, sha256):
+        return sha256
     if path.parent.parent.name == "thumbnails":
         return named
     raise ImageUnknown(
-        f"{path} does not hold what its name says: the SHA-256 of its bytes is {found}. "
+        f"{path} does not hold what its name says: the SHA-256 of its bytes is {sha256}. "
         "It was changed after it was stored."
     )
 
@@ -262,12 +262,12 @@ def _is_known(connection: Connection, sha256: str) -> bool:
 
 
 def _completed(connection: Connection, prefix: str) -> str:
-    found = images_beginning_with(connection, prefix, at_most=2)
-    if not found:
+    matching = images_beginning_with(connection, prefix, at_most=2)
+    if not matching:
         raise ImageUnknown(f"The ledger knows no image whose SHA-256 begins with {prefix}.")
-    if len(found) > 1:
+    if len(matching) > 1:
         raise ImageUnknown(f"Several images' SHA-256 begin with {prefix}; give more digits.")
-    return found[0]
+    return matching[0]
 
 
 def images_beginning_with(connection: Connection, digits: str, *, at_most: int) -> list[str]:

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from sqlalchemy import Connection, delete, func, select
 
 from imagepipeline_dagster.ledger.records import Lease
-from imagepipeline_dagster.ledger.requests import upsert
 from imagepipeline_dagster.ledger.schema import shares
+from imagepipeline_dagster.ledger.upserts import upsert
 
 __all__ = ["AccountLimits", "Demand", "Share", "record_share"]
 

@@ -64,13 +64,13 @@ def load_classifier(path: str | None) -> Classifier:
         ClassifierMissing: there is none, or it is no `Classifier`.
     """
     check_classifier(path)
-    made = _named(path or _OURS)()
-    if not isinstance(made, Classifier):
+    classifier = _named(path or _OURS)()
+    if not isinstance(classifier, Classifier):
         raise ClassifierMissing(
-            f"{path!r} made a {type(made).__name__}, which is no classifier: it needs "
+            f"{path!r} made a {type(classifier).__name__}, which is no classifier: it needs "
             "`model_sha256` and `score(pictures)`."
         )
-    return made
+    return classifier
 
 
 def _named(path: str) -> Callable[[], object]:
@@ -78,10 +78,9 @@ def _named(path: str) -> Callable[[], object]:
     if not (module and colon and name):
         raise ClassifierMissing(f"classifier: {path!r} is not of the form package.module:Name.")
     try:
-        found = getattr(import_module(module), name)
+        factory: Callable[[], object] = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ClassifierMissing(f"classifier: {path!r} cannot be imported: {error}") from error
-    if not callable(found):
+    if not callable(factory):
         raise ClassifierMissing(f"classifier: {path!r} makes nothing: it cannot be called.")
-    made: Callable[[], object] = found
-    return made
+    return factory

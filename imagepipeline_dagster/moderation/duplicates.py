@@ -56,13 +56,13 @@ def repeated(
         hashes: perceptual hashes by SHA-256; a picture without one only repeats equal bytes.
         distance: bits in which the hashes of near-duplicates differ at most; None: equal bytes.
     """
-    found: list[str | None] = []
+    originals: list[str | None] = []
     stands_for: dict[str, str] = {}
     firsts: list[str] = []
     their_hashes = np.zeros(len(pictures), dtype=np.uint64)
     for sha256 in pictures:
         if sha256 is None or sha256 in stands_for:
-            found.append(None if sha256 is None else stands_for[sha256])
+            originals.append(None if sha256 is None else stands_for[sha256])
             continue
         nearest = None
         if distance is not None and sha256 in hashes:
@@ -75,5 +75,5 @@ def repeated(
                 their_hashes[len(firsts)] = own
                 firsts.append(sha256)
         stands_for[sha256] = nearest or sha256
-        found.append(nearest)
-    return found
+        originals.append(nearest)
+    return originals

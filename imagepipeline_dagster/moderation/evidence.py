@@ -16,8 +16,9 @@ from typing import Any
 from sqlalchemy import Column, select
 
 from imagepipeline_dagster.errors import CorrectableError
-from imagepipeline_dagster.ledger.requests import Ledger, upsert
+from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import evidence
+from imagepipeline_dagster.ledger.upserts import upsert
 from imagepipeline_dagster.moderation.classifier import Classifier
 from imagepipeline_dagster.moderation.duplicates import HASH_METHOD, perceptual_hash
 from imagepipeline_dagster.purchase.images import GeneratedImage
@@ -133,8 +134,8 @@ def hashes_of(
             return None
 
     with ThreadPoolExecutor(_READERS) as readers:
-        found = zip(missing, readers.map(hashed, missing), strict=True)
-        new = {sha256: text for sha256, text in found if text is not None}
+        answers = zip(missing, readers.map(hashed, missing), strict=True)
+        new = {sha256: text for sha256, text in answers if text is not None}
     _store(ledger, evidence.c.hash, new, by=HASH_METHOD)
     return {sha256: int(text, 16) for sha256, text in {**known, **new}.items()}
 

@@ -43,7 +43,9 @@ class OpenNsfw:
         """Return the probability, for each picture, that it is not safe for work."""
         with ThreadPoolExecutor(_DECODERS) as threads:
             prepared = list(threads.map(_prepared, pictures))
-        return [found.nsfw for found in self._model.classify_batch(prepared, max_workers=_DECODERS)]
+        return [
+            scores.nsfw for scores in self._model.classify_batch(prepared, max_workers=_DECODERS)
+        ]
 
 
 def _prepared(data: bytes) -> Image.Image:

@@ -53,10 +53,10 @@ class KnownTargets:
                 f"{written!r} is not a SHA-256, nor the first {MIN_PREFIX} or more of its digits.",
                 column="image_sha256",
             )
-        found = images_beginning_with(self._connection, digits, at_most=2)
-        if len(found) == 1:
-            return found[0]
-        if found:
+        matching = images_beginning_with(self._connection, digits, at_most=2)
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
             raise OverrideInvalid(
                 f"Several pictures begin with {digits}: give more digits.", column="image_sha256"
             )

@@ -103,7 +103,8 @@ class ModerationPolicy(Rules):
                 self._with(self.for_sets[pattern])
             except ValidationError as error:
                 problems = (
-                    ": ".join([*map(str, found["loc"]), found["msg"]]) for found in error.errors()
+                    ": ".join([*map(str, problem["loc"]), problem["msg"]])
+                    for problem in error.errors()
                 )
                 raise ValueError(f"for_sets[{pattern!r}]: {'; '.join(problems)}") from error
         return self

@@ -14,8 +14,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, select, update
 
 from imagepipeline_dagster.api.contract import canonical_json
-from imagepipeline_dagster.ledger.requests import Ledger, upsert
+from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import prompt_sets, samples, uses
+from imagepipeline_dagster.ledger.upserts import upsert
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.tables.overrides import EVERY_SET, Override
 
@@ -66,17 +67,17 @@ class VerdictStates:
 
         A picture may be in several sets, or in none that this dataset ever had.
         """
-        found: dict[str, list[Override]] = {}
+        by_set: dict[str, list[Override]] = {}
         sets_of = self._sets_of({o.image_sha256 for o in overrides if o.image_sha256})
         for override in overrides:
             named = [] if override.prompt_set in (None, EVERY_SET) else [override.prompt_set]
             for prompt_set in named or sets_of.get(override.image_sha256 or "", []):
-                found.setdefault(prompt_set, []).append(override)
-        return found
+                by_set.setdefault(prompt_set, []).append(override)
+        return by_set
 
     def _sets_of(self, pictures: Iterable[str]) -> dict[str, list[str]]:
         wanted = sorted(pictures)
-        found: dict[str, list[str]] = {}
+        sets: dict[str, list[str]] = {}
         with self._ledger.reading() as connection:
             for start in range(0, len(wanted), _KEYS_AT_ONCE):
                 query = (
@@ -89,8 +90,8 @@ class VerdictStates:
                     .distinct()
                 )
                 for sha256, prompt_set in connection.execute(query):
-                    found.setdefault(sha256, []).append(prompt_set)
-        return found
+                    sets.setdefault(sha256, []).append(prompt_set)
+        return sets
 
     def ask(
         self,

@@ -266,14 +266,14 @@ def _without_repetitions(
         evidence.hashes,
         distance=rules.near_duplicate_distance,
     )
-    found = list(rows)
+    judged = list(rows)
     for i, original in zip(order, originals, strict=True):
         if original is None:
             continue
         row = rows[i]
         once = rules.duplicates == "keep_once" and row.overridden_by is None
         rejected = once and row.verdict == Verdict.KEPT
-        found[i] = dataclasses.replace(
+        judged[i] = dataclasses.replace(
             row,
             duplicate_of=original,
             verdict=Verdict.REJECTED.value if rejected else row.verdict,
@@ -281,7 +281,7 @@ def _without_repetitions(
                 ModerationReason.DUPLICATE.value if rejected else row.moderation_reason
             ),
         )
-    return found
+    return judged
 
 
 def summarise(rows: Iterable[ModeratedImage]) -> Counts:

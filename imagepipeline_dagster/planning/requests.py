@@ -101,9 +101,9 @@ def unplanned_requests(
             continue
         parameters = prompt.request_parameters()
         for call_index, start in enumerate(range(0, prompt.samples, samples_per_call)):
-            given = prompt.seed if call_index == 0 else None
+            own = prompt.seed if call_index == 0 else None
             derived = seed_for(prompt.prompt_set, prompt.prompt_id, call_index)
-            seed = derived if given is None else given
+            seed = derived if own is None else own
             samples = min(samples_per_call, prompt.samples - start)
             call = {**parameters, "seed": seed, "samples": samples}
             request = canonical_json(request_for(prompt.task, call).payload())

@@ -24,7 +24,7 @@ from imagepipeline_dagster.api.errors import (
 )
 from imagepipeline_dagster.ledger.budget import Allowance
 from imagepipeline_dagster.ledger.records import Failure, Owner, State
-from imagepipeline_dagster.ledger.requests import record_failed, record_trouble, record_unknown
+from imagepipeline_dagster.ledger.steps import record_failed, record_trouble, record_unknown
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.purchase.landing import HoldLost, filtered_sample

@@ -23,7 +23,7 @@ from imagepipeline_dagster.api.errors import (
 )
 from imagepipeline_dagster.api.jobs import Job, JobStatus
 from imagepipeline_dagster.ledger.records import Hold, Outcome, StoredSample
-from imagepipeline_dagster.ledger.requests import record_stored, record_succeeded
+from imagepipeline_dagster.ledger.steps import record_stored, record_succeeded
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.purchase.pictures import Picture, Undecodable, read_picture
 from imagepipeline_dagster.storage.contract import Storage, image_path, thumbnail_path

@@ -21,8 +21,9 @@ from sqlalchemy.exc import OperationalError
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.ledger.budget import Allowance
 from imagepipeline_dagster.ledger.records import Entry, Lease, Owner
-from imagepipeline_dagster.ledger.requests import Ledger, record_release, record_renewal
+from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.shares import AccountLimits
+from imagepipeline_dagster.ledger.steps import record_release, record_renewal
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.purchase.counting import PurchaseCount

@@ -26,8 +26,9 @@ from imagepipeline_dagster.ledger.records import (
     State,
     StoredSample,
 )
-from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by, upsert
+from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by
 from imagepipeline_dagster.ledger.schema import requests, samples
+from imagepipeline_dagster.ledger.upserts import upsert
 from imagepipeline_dagster.ledger.verification import count_strangers
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest

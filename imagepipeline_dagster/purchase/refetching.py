@@ -21,7 +21,8 @@ from imagepipeline_dagster.api.contract import submit_path
 from imagepipeline_dagster.api.errors import ImagePipelineError
 from imagepipeline_dagster.api.jobs import Job
 from imagepipeline_dagster.ledger.records import Entry, Outcome, StoredSample
-from imagepipeline_dagster.ledger.requests import Ledger, record_refetched
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.steps import record_refetched
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.purchase.landing import Landing
 from imagepipeline_dagster.purchase.pictures import Undecodable

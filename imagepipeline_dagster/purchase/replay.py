@@ -60,9 +60,9 @@ class ReplayReport:
     def likeness(self) -> Likeness:
         """The least like of the comparisons that could be made."""
         compared = [
-            each.likeness
-            for each in self.comparisons
-            if each.likeness is not Likeness.NOT_COMPARABLE
+            comparison.likeness
+            for comparison in self.comparisons
+            if comparison.likeness is not Likeness.NOT_COMPARABLE
         ]
         return max(compared, key=_ORDER.index, default=Likeness.NOT_COMPARABLE)
 
@@ -197,8 +197,8 @@ class Replay:
         """Return the key of the first replay that is not finished, or of a new one."""
         ordinal = 1
         while True:
-            told = f"{self.sample.request_key} replay {ordinal}{self._where}"
-            key = hashlib.sha256(told.encode()).hexdigest()
+            name = f"{self.sample.request_key} replay {ordinal}{self._where}"
+            key = hashlib.sha256(name.encode()).hexdigest()
             entry = self._ledger.entries([key]).get(key)
             lost = entry is not None and entry.lost_its_job
             if lost or plan_state(entry) in (PlanState.TO_BUY, PlanState.IN_FLIGHT):
@@ -234,12 +234,12 @@ def _compare(
     same = [s for s in known if s.sample_index == original.sample_index]
     pictures = [s for s in same or replayed if s.image_sha256 is not None]
     if original.image_sha256 is None or not pictures:
-        found = next((s for s in replayed if s.slot == original.slot), None)
+        counterpart = next((s for s in replayed if s.slot == original.slot), None)
         return Comparison(
             slot=original.slot,
             likeness=Likeness.NOT_COMPARABLE,
-            outcome=found.outcome if found else "missing",
-            image_sha256=found.image_sha256 if found else None,
+            outcome=counterpart.outcome if counterpart else "missing",
+            image_sha256=counterpart.image_sha256 if counterpart else None,
             size=None,
             original_sha256=original.image_sha256,
             original_size=None,

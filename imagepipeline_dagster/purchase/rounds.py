@@ -23,7 +23,8 @@ from imagepipeline_dagster.ledger.records import (
     State,
     plan_state,
 )
-from imagepipeline_dagster.ledger.requests import Ledger, record_resumed, record_unknown
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.steps import record_resumed, record_unknown
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.purchase.counting import PurchaseCount

@@ -18,7 +18,7 @@ from imagepipeline_dagster.api.errors import AnswerLost
 from imagepipeline_dagster.api.jobs import Job, JobStatus
 from imagepipeline_dagster.ledger.budget import Allowance, BudgetReached
 from imagepipeline_dagster.ledger.records import Claim, Failure, Hold, Lease
-from imagepipeline_dagster.ledger.requests import (
+from imagepipeline_dagster.ledger.steps import (
     record_claim,
     record_confirmation,
     record_failed,

@@ -8,7 +8,8 @@ from typing import Protocol
 from sqlalchemy import Connection
 
 from imagepipeline_dagster.ledger.records import Use
-from imagepipeline_dagster.ledger.requests import Ledger, record_uses
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.steps import record_uses
 from imagepipeline_dagster.planning.requests import PlannedRequest
 
 __all__ = ["PromptSetUses", "SourceRow"]

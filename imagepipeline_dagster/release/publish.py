@@ -83,14 +83,14 @@ class NothingToRelease(CorrectableError):
     def __init__(self, counts: Counts, left_out: Sequence[str] = ()) -> None:
         self.counts = counts
         why = ", ".join(f"{number} {reason}" for reason, number in counts.by_reason.items())
-        told = (
+        summary = (
             f"None of {counts.requested} samples was kept ({why}), so there is nothing to release."
             " Materialize moderated_images for a prompt set whose images are there and checked."
             if counts.requested
             else "There are no samples at all, so there is nothing to release: materialize "
             "moderated_images for a prompt set first."
         )
-        super().__init__("\n".join([told, *(f"Left out: {sentence}" for sentence in left_out)]))
+        super().__init__("\n".join([summary, *(f"Left out: {sentence}" for sentence in left_out)]))
 
 
 class TooMuchLost(CorrectableError):

@@ -32,8 +32,8 @@ def latest_manifest(storage: Storage, folder: str = "releases") -> Release | Non
 
 def _paths(storage: Storage, folder: str) -> list[str]:
     manifest = re.compile(rf"{re.escape(folder)}/v(\d+)/manifest\.json")
-    found = (match for path in storage.list(folder) if (match := manifest.fullmatch(path)))
-    return [match[0] for match in sorted(found, key=lambda match: int(match[1]))]
+    matches = (match for path in storage.list(folder) if (match := manifest.fullmatch(path)))
+    return [match[0] for match in sorted(matches, key=lambda match: int(match[1]))]
 
 
 def delete_release(storage: Storage, release: Release) -> None:

@@ -38,12 +38,12 @@ def scratch_folder() -> Iterator[Path]:
 
 def _is_left_behind(folder: Path) -> bool:
     try:
-        made = folder.stat()
-        if made.st_uid != os.getuid():
+        stat = folder.stat()
+        if stat.st_uid != os.getuid():
             return False
         lock = folder / _LOCK
         if not lock.exists():
-            return time.time() - made.st_mtime > _JUST_MADE
+            return time.time() - stat.st_mtime > _JUST_MADE
         with lock.open() as opened:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:  # somebody holds the lock, or removed the folder just now

@@ -132,10 +132,10 @@ class S3Bucket(Storage):
         while True:
             with self._asking(path) as client:
                 page = client.list_objects_v2(Bucket=self._bucket, Prefix=key_prefix, **following)
-            for found in page.get("Contents", ()):
+            for item in page.get("Contents", ()):
                 # The S3 console marks an empty folder by an object whose key ends in a slash.
-                if not found["Key"].endswith("/"):
-                    yield found["Key"].removeprefix(self._key_prefix)
+                if not item["Key"].endswith("/"):
+                    yield item["Key"].removeprefix(self._key_prefix)
             if not page["IsTruncated"]:
                 return
             following = {"ContinuationToken": page["NextContinuationToken"]}

@@ -145,12 +145,12 @@ def _files_below(folder: Path, prefix: str) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
             # With its slash a folder sorts among the files just as the paths below it do.
-            found = sorted(
+            named = sorted(
                 (f"{e.name}/" if e.is_dir(follow_symlinks=False) else e.name, e) for e in entries
             )
     except (FileNotFoundError, NotADirectoryError):
         return
-    for name, entry in found:
+    for name, entry in named:
         if name.endswith("/"):
             yield from _files_below(folder / entry.name, prefix + name)
         elif entry.is_file(follow_symlinks=False) and not name.startswith(TEMPORARY_PREFIX):

@@ -62,10 +62,10 @@ def fingerprint_set(
     Raises:
         ValueError: when the rows are of several sets, or there are none to name the set.
     """
-    found = _fingerprints(prompt_rows, embeddings)
-    if len(found) != 1:
-        raise ValueError(f"the rows are of {len(found)} prompt sets, not of one")
-    return next(iter(found.values()))
+    fingerprints = _fingerprints(prompt_rows, embeddings)
+    if len(fingerprints) != 1:
+        raise ValueError(f"the rows are of {len(fingerprints)} prompt sets, not of one")
+    return next(iter(fingerprints.values()))
 
 
 def fingerprint_embeddings(embeddings: Mapping[str, EmbeddingRow]) -> str:

@@ -124,7 +124,7 @@ class Override:
 
     @property
     def rank(self) -> tuple[dt.datetime, int]:
-        """What tells the later of two decisions."""
+        """Its place in time: of two decisions the greater one is the later."""
         # By seconds, because a database's own CURRENT_TIMESTAMP has no more; then as they came.
         return self.decided_at.replace(microsecond=0), self.number
 
@@ -148,7 +148,9 @@ def overrides_table(metadata: sa.MetaData, name: str = OVERRIDES) -> sa.Table:
             server_default=sa.func.current_timestamp(),
             comment="When; the latest decision counts",
         ),
-        sa.CheckConstraint(sa.column("decision").in_([each.value for each in OverrideDecision])),
+        sa.CheckConstraint(
+            sa.column("decision").in_([decision.value for decision in OverrideDecision])
+        ),
         sa.CheckConstraint("(image_sha256 IS NULL) = (prompt_id IS NOT NULL)"),
         sa.CheckConstraint("prompt_id IS NULL OR prompt_set IS NOT NULL"),
         *_what_can_be_meant(),
@@ -214,7 +216,7 @@ def read_overrides(url: str, *, table: str = OVERRIDES) -> list[Override]:
         # Times as the driver gives them: SQLite keeps whatever people wrote.
         columns: list[Any] = [sa.column(column.name) for column in definition.columns]
         rows = connection.execute(sa.select(*columns).select_from(sa.table(table))).mappings()
-        return sorted((_override(dict(row)) for row in rows), key=lambda found: found.rank)
+        return sorted((_override(dict(row)) for row in rows), key=lambda override: override.rank)
 
 
 def count_overrides(url: str, *, table: str = OVERRIDES) -> int:
@@ -271,9 +273,9 @@ def _override(row: Mapping[str, Any]) -> Override:
             raise OverrideInvalid(
                 f"decision: {decision!r} is none of {', '.join(OverrideDecision)}."
             )
-        read: dict[str, Any] = {"decision": OverrideDecision(decision), "decided_at": decided_at}
+        values: dict[str, Any] = {"decision": OverrideDecision(decision), "decided_at": decided_at}
         if row["image_sha256"] is not None:
-            read["image_sha256"] = str(row["image_sha256"]).strip().lower()
-        return Override(**{**row, **read})
+            values["image_sha256"] = str(row["image_sha256"]).strip().lower()
+        return Override(**{**row, **values})
     except OverrideInvalid as error:
         raise OverrideInvalid(f"Override number {row['number']}: {error}") from None

@@ -114,12 +114,12 @@ def edit_sample_embedding(url: str) -> str:
         find_table(connection, _MAPPINGS[EmbeddingRow], EmbeddingRow)
         embeddings = tables_metadata().tables["embeddings"]
         here = embeddings.c.embedding_id == _EDITED_EMBEDDING
-        found = connection.execute(
+        row = connection.execute(
             sa.select(embeddings.c.name, embeddings.c.version).where(here)
         ).one_or_none()
-        if found is None:
+        if row is None:
             raise SampleMissing(f"There is no embedding {_EDITED_EMBEDDING} to edit.")
-        name, version = found
+        name, version = row
         last = re.search(r"\d+\Z", version or "")
         changed = f"{version[: last.start()]}{int(last[0]) + 1}" if last else f"{version or ''}2"
         connection.execute(

@@ -173,7 +173,7 @@ RowT = TypeVar("RowT", PromptRow, EmbeddingRow)
 
 
 def _columns(row_type: type[PromptRow | EmbeddingRow]) -> Mapping[str, Column]:
-    found = {
+    columns = {
         field.name: Column(
             name=field.name,
             kind=field.metadata["kind"],
@@ -184,7 +184,7 @@ def _columns(row_type: type[PromptRow | EmbeddingRow]) -> Mapping[str, Column]:
         )
         for field in dataclasses.fields(row_type)
     }
-    return MappingProxyType(found)
+    return MappingProxyType(columns)
 
 
 _COLUMNS = {row_type: _columns(row_type) for row_type in (PromptRow, EmbeddingRow)}
@@ -207,12 +207,12 @@ def row_reader(row_type: type[RowT], names: Sequence[str]) -> Callable[[Sequence
 
     def read(values: Sequence[object]) -> RowT:
         # Most optional columns are null in most rows: those cost no call.
-        found = {
+        values_read = {
             name: read_value(raw)
             for (name, required, read_value), raw in zip(readers, values, strict=True)
             if required or raw is not None
         }
-        return row_type(**found)
+        return row_type(**values_read)
 
     return read
 

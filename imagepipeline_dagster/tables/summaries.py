@@ -102,9 +102,9 @@ def summarise_sets(
             .order_by(exact)
         )
         rows = connection.execute(query).all()
-    found = _by_name(SetSummary(read_text(v) or "", n, stored_time(t), v) for v, n, t in rows)
+    summaries = _by_name(SetSummary(read_text(v) or "", n, stored_time(t), v) for v, n, t in rows)
     names = None if prompt_sets is None else frozenset(prompt_sets)
-    return [each for each in found if names is None or each.prompt_set in names]
+    return [summary for summary in summaries if names is None or summary.prompt_set in names]
 
 
 def refuse_merged_sets(prompts: PromptsTable, prompt_sets: Collection[str]) -> None:
@@ -121,10 +121,10 @@ def refuse_merged_sets(prompts: PromptsTable, prompt_sets: Collection[str]) -> N
             .where(prompts.among([name]))
         )
         with prompts.reporting() as connection:
-            found = sorted(read_text(raw) or "" for raw in connection.scalars(query))
-        if found and name not in found:
+            names = sorted(read_text(raw) or "" for raw in connection.scalars(query))
+        if names and name not in names:
             raise SetsMerged(
-                f"The database takes the prompt sets {found[0]!r} and {name!r} for one: the "
+                f"The database takes the prompt sets {names[0]!r} and {name!r} for one: the "
                 "collation of the column prompt_set does not tell them apart. Give it one that "
                 "compares every character, or rename one of the sets."
             )
@@ -132,15 +132,17 @@ def refuse_merged_sets(prompts: PromptsTable, prompt_sets: Collection[str]) -> N
 
 def _by_name(summaries: Iterable[SetSummary]) -> Iterable[SetSummary]:
     # In SQLite the number 1 and the text '1' are two groups, and one name.
-    found: dict[str, SetSummary] = {}
-    for each in summaries:
-        earlier = found.get(each.prompt_set)
-        found[each.prompt_set] = (
-            each
+    by_name: dict[str, SetSummary] = {}
+    for summary in summaries:
+        earlier = by_name.get(summary.prompt_set)
+        by_name[summary.prompt_set] = (
+            summary
             if earlier is None
-            else SetSummary(each.prompt_set, earlier.rows + each.rows, each.newest, each.value)
+            else SetSummary(
+                summary.prompt_set, earlier.rows + summary.rows, summary.newest, summary.value
+            )
         )
-    return found.values()
+    return by_name.values()
 
 
 def stored_time(raw: object) -> str | None:

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, bindparam, delete, select, update
 
-from imagepipeline_dagster.ledger.requests import Ledger, upsert
+from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import set_contents
+from imagepipeline_dagster.ledger.upserts import upsert
 from imagepipeline_dagster.tables.checksums import checksums_among, checksums_between
 from imagepipeline_dagster.tables.fingerprints import (
     content_version,
@@ -62,7 +63,9 @@ class SetContents:
         """Return those of all sets whose number of rows or newest time is not the one kept."""
         known = self._summaries()
         return [
-            each for each in summaries if known.get(each.prompt_set) != (each.rows, each.newest)
+            summary
+            for summary in summaries
+            if known.get(summary.prompt_set) != (summary.rows, summary.newest)
         ]
 
     def unknown(self, prompt_sets: Sequence[str]) -> list[str]:
@@ -93,7 +96,7 @@ class SetContents:
         """
         if not sets:
             return
-        names = [each.prompt_set for each in sets]
+        names = [summary.prompt_set for summary in sets]
         if neighbours:
             checksums = checksums_between(prompts, sets[0], sets[-1])
             # New since the sets were listed, or listed under another's name.
@@ -162,25 +165,25 @@ class SetContents:
     ) -> None:
         embeddings = prompts.source.embeddings()
         for some in _parts(sets):
-            names = [each.prompt_set for each in some]
+            names = [summary.prompt_set for summary in some]
             fingerprints = fingerprint_sets(prompts.source, names, embeddings=embeddings)
             earlier = self._contents(names)
             now = dt.datetime.now(dt.UTC)
             # A set without rows now is gone meanwhile, which the next look sees.
             read = [
                 _Content(
-                    prompt_set=each.prompt_set,
-                    rows=each.rows,
-                    newest=each.newest,
-                    checksum=checksums[each.prompt_set],
+                    prompt_set=summary.prompt_set,
+                    rows=summary.rows,
+                    newest=summary.newest,
+                    checksum=checksums[summary.prompt_set],
                     prompts=says.prompts,
                     embeddings=says.embeddings,
                     content=says.content,
                     embedding_ids=sorted(says.embedding_ids),
-                    changed_at=earlier.get((each.prompt_set, says.content), now),
+                    changed_at=earlier.get((summary.prompt_set, says.content), now),
                 )
-                for each in some
-                if (says := fingerprints.get(each.prompt_set)) is not None
+                for summary in some
+                if (says := fingerprints.get(summary.prompt_set)) is not None
             ]
             with self._ledger.engine.begin() as connection:
                 _save(connection, self._dataset, read)
@@ -268,7 +271,10 @@ def _save(connection: Connection, dataset: str, contents: Sequence[_Content]) ->
             {"dataset": dataset, **places},
             replace=[name for name in names if name != "prompt_set"],
         ),
-        [{f"new_{name}": getattr(each, name) for name in names} for each in _by_name(contents)],
+        [
+            {f"new_{name}": getattr(content, name) for name in names}
+            for content in _by_name(contents)
+        ],
     )
 
 

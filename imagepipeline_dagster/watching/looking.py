@@ -185,10 +185,10 @@ def observe(
         differing = contents.differing(summaries)
         few_differ = len(differing) <= tiers.few_sets
         verify = verify or not few_differ
-        suspects.update(each.prompt_set for each in differing)
+        suspects.update(summary.prompt_set for summary in differing)
         watch = dataclasses.replace(
             watch,
-            rows=sum(each.rows for each in summaries),
+            rows=sum(summary.rows for summary in summaries),
             audited_at=now if few_differ else watch.audited_at,
         )
     else:
@@ -197,9 +197,11 @@ def observe(
     if begins:
         watch = dataclasses.replace(watch, verifying_since=now, position=None)
 
-    new = () if audit else tuple(contents.unknown([each.prompt_set for each in summaries]))
+    new = () if audit else tuple(contents.unknown([summary.prompt_set for summary in summaries]))
     if len(suspects) <= tiers.few_sets and not (begins and watch.rows <= tiers.slice_rows):
-        contents.examine(prompts, [each for each in summaries if each.prompt_set in suspects])
+        contents.examine(
+            prompts, [summary for summary in summaries if summary.prompt_set in suspects]
+        )
     if verify:
         watch = _verify(prompts, contents, watch, summaries, tiers, lambda: clock() >= deadline)
 
@@ -213,7 +215,7 @@ def observe(
             newest=newest,
             newest_since=now if moved else None if settled else watch.newest_since,
         )
-    names = tuple(each.prompt_set for each in summaries) if audit else new
+    names = tuple(summary.prompt_set for summary in summaries) if audit else new
     return Observation(watch, names, all_sets=audit)
 
 
@@ -226,7 +228,7 @@ def _verify(
     is_late: Callable[[], bool],
 ) -> Watch:
     """Compare slice after slice of the sets, from where the watch has come to."""
-    digests = [_digest(each.prompt_set) for each in sets]
+    digests = [_digest(summary.prompt_set) for summary in sets]
     start = digests.index(watch.position) + 1 if watch.position in digests else 0
     for end in _slice_ends(sets, start, tiers.slice_rows):
         contents.examine(prompts, sets[start:end], neighbours=True)

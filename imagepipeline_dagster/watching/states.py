@@ -31,8 +31,9 @@ from sqlalchemy import (
     update,
 )
 
-from imagepipeline_dagster.ledger.requests import Ledger, upsert
+from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import prompt_sets, set_contents
+from imagepipeline_dagster.ledger.upserts import upsert
 from imagepipeline_dagster.tables.fingerprints import SetFingerprint
 
 __all__ = [

@@ -25,8 +25,9 @@ from imagepipeline_dagster.ledger.decisions import (
     unknown_requests,
 )
 from imagepipeline_dagster.ledger.records import Entry, Failure, Hold, State
-from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by, record_submitted
+from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by
 from imagepipeline_dagster.ledger.schema import prompt_sets, requests
+from imagepipeline_dagster.ledger.steps import record_submitted
 from tests.buying import Buyer, numbered_rows, prompts_of
 
 DROPPED = Fault(kind=FaultKind.DROPPED_ANSWER, times=1)

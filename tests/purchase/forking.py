@@ -20,7 +20,7 @@ import stamina
 from pydantic import BaseModel
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
-from imagepipeline_dagster.ledger import requests
+from imagepipeline_dagster.ledger import steps
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.purchase import endings, landing, purchase, rounds, submission
@@ -90,8 +90,8 @@ def _arm(death: _Death) -> None:
     """Put the death around every step of the ledger, the client and the storage."""
     for step in ("claim", "submitted", "stored", "succeeded", "failed", "release"):
         name = f"record_{step}"
-        deadly = _deadly(getattr(requests, name), step, death)
-        for module in (requests, endings, landing, purchase, rounds, submission):
+        deadly = _deadly(getattr(steps, name), step, death)
+        for module in (steps, endings, landing, purchase, rounds, submission):
             if hasattr(module, name):
                 setattr(module, name, deadly)
     LedgerWriter.write = _deadly_write(LedgerWriter.write, death)  # type: ignore[method-assign]

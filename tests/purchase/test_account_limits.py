@@ -11,8 +11,9 @@ from itertools import cycle
 import pytest
 
 from imagepipeline_dagster.ledger.records import Lease, Owner
-from imagepipeline_dagster.ledger.requests import Ledger, record_release
+from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.shares import AccountLimits, Demand, Share, record_share
+from imagepipeline_dagster.ledger.steps import record_release
 from tests.purchase.forking import Order
 from tests.purchase.test_purchase_crash import (
     MakeOrder,

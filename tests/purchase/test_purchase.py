@@ -20,13 +20,9 @@ from imagepipeline_dagster.api.jobs import Job
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation
 from imagepipeline_dagster.ledger.budget import Allowance
 from imagepipeline_dagster.ledger.records import Claim, Failure, Hold, Outcome, Owner, State
-from imagepipeline_dagster.ledger.requests import (
-    Ledger,
-    record_claim,
-    record_failed,
-    record_submitted,
-)
+from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import requests
+from imagepipeline_dagster.ledger.steps import record_claim, record_failed, record_submitted
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.purchase import landing

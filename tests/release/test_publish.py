@@ -19,6 +19,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from typing_extensions import override
 
 from imagepipeline_dagster.moderation.checks import objections
 from imagepipeline_dagster.previews import thumbnail
@@ -305,11 +306,13 @@ class Interrupting(LocalFolder):
         self._before = re.compile(before)
         self._happening = happening
 
-    def write(self, path: str, data: bytes) -> str:  # noqa: D102 - inherited
+    @override
+    def write(self, path: str, data: bytes) -> str:
         self._maybe(path)
         return super().write(path, data)
 
-    def upload(self, path: str, file: Path) -> str:  # noqa: D102 - inherited
+    @override
+    def upload(self, path: str, file: Path) -> str:
         self._maybe(path)
         return super().upload(path, file)
 

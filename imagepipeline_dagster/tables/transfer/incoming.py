@@ -175,10 +175,10 @@ class IncomingRows:
             if name in resolution.headers or name in options.defaults
         )
         self._check_defaults()
-        given = {source.column.name for source in self._sources}
-        if options.seed_modulo is not None and "seed" in given:
-            given.add("original_seed")
-        self.columns = tuple(name for name in columns if name in given)
+        filled = {source.column.name for source in self._sources}
+        if options.seed_modulo is not None and "seed" in filled:
+            filled.add("original_seed")
+        self.columns = tuple(name for name in columns if name in filled)
         self.guessed = resolution.guessed
         self._derives_ids = row_type is PromptRow and "prompt_id" not in self.columns
         used = set(resolution.headers.values())
@@ -263,8 +263,8 @@ class IncomingRows:
         earlier = staged.add(values, place=row.place)
         if earlier:
             keys = key_columns(self.row_type)
-            given = " and ".join(shown(values[name]) for name in keys)
-            return [f"{row.place} repeats the {' and '.join(keys)} of {earlier}: {given}"]
+            key = " and ".join(shown(values[name]) for name in keys)
+            return [f"{row.place} repeats the {' and '.join(keys)} of {earlier}: {key}"]
         return []
 
     def _read_value(self, row: FileRow, source: _Source, values: dict[str, Any]) -> str | None:

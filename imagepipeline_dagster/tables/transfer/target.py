@@ -136,11 +136,11 @@ class TargetTable:
         ).select_from(wanted.join(self._table, sa.and_(*is_wanted)))
         there = {}
         for index, *raw in self._connection.execute(query):
-            found = self._read(self._columns, raw)
+            stored = self._read(self._columns, raw)
             for name in self._keys:
                 # Collations and padded types call keys equal that are different texts.
-                self._check_same(name, rows[index][name], found[name])
-            there[self._key(found)] = found
+                self._check_same(name, rows[index][name], stored[name])
+            there[self._key(stored)] = stored
         return there
 
     def _read(self, columns: Sequence[str], raw: Sequence[object]) -> dict[str, Any]:

@@ -212,9 +212,9 @@ def _excel(file: IO[bytes], row_type: RowType, names: Sequence[str]) -> Iterator
                 f"{name} of {_place_of(row, row_type)} is {shown(text)}: no Excel cell can hold it "
                 "as it is. Export to another format."
             )
-        made: Any = WriteOnlyCell(sheet, text.replace("\r", "_x000D_"))
-        made.data_type = "s"  # a text, whatever it looks like
-        return made
+        written: Any = WriteOnlyCell(sheet, text.replace("\r", "_x000D_"))
+        written.data_type = "s"  # a text, whatever it looks like
+        return written
 
     def write(rows: Sequence[Any]) -> None:
         for row in rows:

@@ -1,0 +1,438 @@
+"""Each step of a request recorded: a write-ahead log of the purchase.
+
+A request's life, each step committed before the next begins:
+
+    (none) ──claim──> claimed ──job id known──> submitted ──samples stored──> succeeded
+                         │                          └────FAILURE────> failed ──claim──> claimed
+                         ├──the POST provably created no job──> failed (not_sent)
+                         └──its answer was lost, or its process died──> unknown
+                                   ──a person decides──> failed (resubmitted, or given_up)
+
+A claim is atomic and carries its process and a lease, so that two processes never POST the same
+request. Nothing leaves `unknown` by itself, but for a request whose job the API did not know: each
+run asks for that job once more, which costs nothing.
+
+Every function runs inside a transaction of its caller, so that many steps can share a commit.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, or_, select, update
+
+from imagepipeline_dagster.api.contract import storable, submit_path
+from imagepipeline_dagster.ledger.records import (
+    Claim,
+    Entry,
+    Failure,
+    Hold,
+    JobRecord,
+    Owner,
+    State,
+    StoredSample,
+    Use,
+)
+from imagepipeline_dagster.ledger.schema import attempts, requests, samples, shares, uses
+from imagepipeline_dagster.ledger.upserts import insert, insert_for, upsert
+
+__all__ = [
+    "record_claim",
+    "record_confirmation",
+    "record_failed",
+    "record_refetched",
+    "record_release",
+    "record_renewal",
+    "record_resumed",
+    "record_stored",
+    "record_submitted",
+    "record_succeeded",
+    "record_trouble",
+    "record_unknown",
+    "record_uses",
+]
+
+_LONG_AGO = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+
+
+def record_claim(
+    connection: Connection, claim: Claim, *, owner: Owner, lease_until: dt.datetime, seen: int
+) -> bool:
+    """Take the right to POST a request; False where another process has it or had it.
+
+    `seen` is the attempts that the caller knows of: 0 for a request that has no entry, else
+    those of an entry in state failed. Repeating a claim that this owner holds already is no
+    harm: its commit may have come through although its confirmation did not.
+    """
+    values = {
+        "state": State.CLAIMED,
+        "attempt": seen + 1,
+        "task": claim.task,
+        "request": claim.request,
+        "samples": claim.samples,
+        "embedding_version": claim.embedding_version,
+        "endpoint": claim.endpoint,
+        "emulated": claim.emulated,
+        "run_id": claim.run_id,
+        "owner": owner.name,
+        "lease_until": lease_until,
+        "claimed_at": _now(),
+        "job_id": None,
+        "links": None,
+        "submitted_at": None,
+        "completed_at": None,
+        "failure": None,
+        "error": None,
+    }
+    if seen == 0:
+        new = insert(connection, requests, replace=()).returning(requests.c.request_key)
+        # Not its row count: SQLAlchemy keeps that of updates only, and gives -1 on PostgreSQL.
+        if connection.execute(new, {"request_key": claim.request_key, **values}).first():
+            return True
+    again = connection.execute(
+        update(requests)
+        .where(
+            requests.c.request_key == claim.request_key,
+            or_(
+                and_(requests.c.state == State.FAILED, requests.c.attempt == seen),
+                and_(
+                    requests.c.state == State.CLAIMED,
+                    requests.c.attempt == seen + 1,
+                    requests.c.owner == owner.name,
+                ),
+            ),
+        )
+        .values(values)
+    )
+    return bool(again.rowcount)
+
+
+def record_confirmation(connection: Connection, hold: Hold, *, lease_until: dt.datetime) -> bool:
+    """Renew one claim; False where it is this process's no longer, and must not be sent."""
+    kept = connection.execute(
+        update(requests)
+        .where(_is_held(hold), requests.c.state == State.CLAIMED)
+        .values(lease_until=lease_until)
+    )
+    return bool(kept.rowcount)
+
+
+def _is_held(hold: Hold) -> ColumnElement[bool]:
+    return and_(
+        requests.c.request_key == hold.request_key,
+        requests.c.owner == hold.owner.name,
+        requests.c.attempt == hold.attempt,
+    )
+
+
+def record_submitted(
+    connection: Connection, hold: Hold, *, job_id: str | None, links: Sequence[str]
+) -> JobRecord:
+    """Record that the API took the request, under this job id.
+
+    A job belongs to one request: an id that another one has at the same API is not recorded. One
+    that came so late that the request has gone on to a further attempt is kept with its own.
+    """
+    if job_id is not None and (other := _other_request(connection, hold.request_key, job_id)):
+        return JobRecord(kept=False, request_with_job=other)
+    values = {
+        "of_key": hold.request_key,
+        "of_owner": hold.owner.name,
+        "of_attempt": hold.attempt,
+        "of_job_id": job_id,
+        "of_links": None if job_id else list(links),
+        "now": _now(),
+    }
+    if connection.execute(_SUBMITTED, values).rowcount:
+        return JobRecord(kept=True)
+    return JobRecord(kept=_keep_late_job(connection, hold, job_id))
+
+
+def _keep_late_job(connection: Connection, hold: Hold, job_id: str | None) -> bool:
+    """Keep a job's id with its attempt; True where it stands in the request's row already."""
+    row = connection.execute(
+        select(requests).where(requests.c.request_key == hold.request_key)
+    ).mappings()
+    current = row.one()
+    if (current["attempt"], current["job_id"]) == (hold.attempt, job_id):
+        # The commit came through although its confirmation did not.
+        return bool(current["owner"] == hold.owner.name)
+    of_attempt = and_(
+        attempts.c.request_key == hold.request_key, attempts.c.attempt == hold.attempt
+    )
+    noted = connection.execute(
+        update(attempts)
+        .where(of_attempt, attempts.c.job_id.is_(None))
+        .values(job_id=job_id, submitted_at=_now())
+    )
+    if not noted.rowcount:
+        late = {
+            "request_key": hold.request_key,
+            "attempt": hold.attempt,
+            "job_id": job_id,
+            "run_id": current["run_id"],
+            "submitted_at": _now(),
+            "ended_at": _now(),
+            "failure": Failure.RESUBMITTED,
+            "error": "its answer came after the request had gone on",
+        }
+        connection.execute(upsert(connection, attempts, late, replace=()))
+    return False
+
+
+def _other_request(connection: Connection, request_key: str, job_id: str) -> str | None:
+    before = select(attempts.c.request_key).where(attempts.c.job_id == job_id)
+    has_job = or_(requests.c.job_id == job_id, requests.c.request_key.in_(before))
+    rows = connection.execute(
+        select(requests.c.request_key, requests.c.endpoint, requests.c.task).where(
+            or_(requests.c.request_key == request_key, has_job)
+        )
+    ).all()
+    apis = {key: endpoint.removesuffix(submit_path(task)) for key, endpoint, task in rows}
+    mine = apis.pop(request_key, None)
+    return next((key for key, api in sorted(apis.items()) if api == mine), None)
+
+
+def record_resumed(
+    connection: Connection,
+    request_key: str,
+    *,
+    owner: Owner,
+    lease_until: dt.datetime,
+    former: Owner,
+) -> bool:
+    """Take over a request with a job id from a process that is gone; False where another did.
+
+    One that is unknown, because the API did not know its job, is submitted again by that.
+    """
+    taken = connection.execute(
+        update(requests)
+        .where(
+            requests.c.request_key == request_key,
+            requests.c.state.in_([State.SUBMITTED, State.UNKNOWN]),
+            or_(requests.c.state == State.SUBMITTED, requests.c.job_id.is_not(None)),
+            requests.c.owner == former.name,
+        )
+        .values(state=State.SUBMITTED, owner=owner.name, lease_until=lease_until)
+    )
+    return bool(taken.rowcount)
+
+
+def record_stored(connection: Connection, hold: Hold, sample: StoredSample) -> bool:
+    """Record what became of one sample; False where another process or attempt has the request."""
+    held = select(requests.c.attempt).where(_is_held(hold), requests.c.state == State.SUBMITTED)
+    if connection.execute(held.with_for_update()).first() is None:
+        return False
+    _store(connection, hold.request_key, sample)
+    return True
+
+
+def _store(connection: Connection, request_key: str, sample: StoredSample) -> None:
+    """Record a sample, as the work of the request's current attempt."""
+    values = _values_of(sample) | {"request_key": request_key, "of_key": request_key}
+    del values["attempt"]
+    connection.execute(_stored_statement(connection.dialect.name), values)
+
+
+@cache
+def _stored_statement(dialect_name: str) -> Any:  # noqa: ANN401 - one of two dialects' own insert
+    replace = tuple(name for name in StoredSample.__slots__ if name != "slot")
+    current = select(requests.c.attempt).where(requests.c.request_key == bindparam("of_key"))
+    statement = insert_for(dialect_name, samples, replace)
+    return statement.values(attempt=current.scalar_subquery())
+
+
+def record_succeeded(connection: Connection, hold: Hold, last: Iterable[StoredSample] = ()) -> bool:
+    """Record that every sample has its outcome; `last` are those not recorded before.
+
+    False, and nothing happens, where another process or attempt has the request.
+    """
+    ended = connection.execute(
+        update(requests)
+        .where(_is_held(hold), requests.c.state == State.SUBMITTED)
+        .values(state=State.SUCCEEDED, completed_at=_now(), error=None)
+    )
+    if not ended.rowcount:
+        return False
+    for sample in last:
+        _store(connection, hold.request_key, sample)
+    return True
+
+
+def record_refetched(connection: Connection, entry: Entry, came: Iterable[StoredSample]) -> bool:
+    """Record pictures that a request's job gave after all; False where the request has changed."""
+    came = list(came)
+    hold = Hold(request_key=entry.request_key, owner=entry.owner, attempt=entry.attempt)
+    slots = {sample.slot for sample in (*entry.stored, *came)}
+    ended: dict[str, Any] = {"state": State.SUCCEEDED, "failure": None, "error": None}
+    is_whole = len(slots) >= entry.samples
+    changed = connection.execute(
+        update(requests)
+        .where(_is_held(hold), requests.c.state == entry.state)
+        .values(completed_at=_now(), **(ended if is_whole else {}))
+    )
+    if not changed.rowcount:
+        return False
+    for sample in came:
+        _store(connection, entry.request_key, sample)
+    return True
+
+
+def record_failed(
+    connection: Connection,
+    request_key: str,
+    failure: Failure,
+    error: str,
+    *,
+    owner: Owner,
+    filtered: Iterable[StoredSample] = (),
+) -> bool:
+    """Record that the attempt provably gave nothing; one that was never sent is not counted.
+
+    `filtered` are the samples, where the safety checker refused them all. False, and nothing
+    happens, where another process has the request: it may have a new job of its own.
+    """
+    held = connection.execute(
+        select(requests)
+        .where(
+            requests.c.request_key == request_key,
+            requests.c.owner == owner.name,
+            requests.c.state.in_([State.CLAIMED, State.SUBMITTED, State.UNKNOWN]),
+        )
+        .with_for_update()
+    )
+    row = held.mappings().one_or_none()
+    if row is None:
+        return False
+    for sample in filtered:
+        _store(connection, request_key, sample)
+    error = storable(error)
+    counted = failure is not Failure.NOT_SENT
+    if counted:
+        attempt = {
+            "request_key": request_key,
+            "attempt": row["attempt"],
+            "job_id": row["job_id"],
+            "run_id": row["run_id"],
+            "submitted_at": row["submitted_at"],
+            "ended_at": _now(),
+            "failure": failure,
+            "error": error,
+        }
+        connection.execute(upsert(connection, attempts, attempt, replace=()))
+    connection.execute(
+        update(requests)
+        .where(requests.c.request_key == request_key)
+        .values(
+            state=State.FAILED,
+            attempt=row["attempt"] if counted else row["attempt"] - 1,
+            completed_at=_now(),
+            failure=failure,
+            error=error,
+        )
+    )
+    return True
+
+
+def record_unknown(
+    connection: Connection, request_key: str, error: str, *, owner: Owner, was: State
+) -> None:
+    """Record that nobody knows whether the attempt was bought; only a person may repeat it.
+
+    `was` is the state that the caller saw: a claim whose answer came meanwhile keeps its job.
+    """
+    connection.execute(
+        update(requests)
+        .where(
+            requests.c.request_key == request_key,
+            requests.c.owner == owner.name,
+            requests.c.state == was,
+        )
+        .values(state=State.UNKNOWN, error=storable(error))
+    )
+
+
+def record_trouble(connection: Connection, request_key: str, error: str) -> None:
+    """Note why a submitted request is not finished; it stays submitted."""
+    connection.execute(
+        update(requests)
+        .where(requests.c.request_key == request_key, requests.c.state == State.SUBMITTED)
+        .values(error=storable(error))
+    )
+
+
+def record_renewal(
+    connection: Connection, owner: Owner, *, lease_until: dt.datetime
+) -> frozenset[str]:
+    """Extend the lease of all that a process works on, and return the requests' keys."""
+    renewed = connection.execute(
+        update(requests)
+        .where(
+            requests.c.owner == owner.name,
+            requests.c.state.in_([State.CLAIMED, State.SUBMITTED]),
+        )
+        .values(lease_until=lease_until)
+        .returning(requests.c.request_key)
+    )
+    return frozenset(renewed.scalars())
+
+
+def record_release(connection: Connection, owner: Owner) -> None:
+    """End the lease of all that a process worked on, and its share of the account."""
+    connection.execute(delete(shares).where(shares.c.owner == owner.name))
+    # Not this machine's clock: one that is ahead would go on holding what nobody works on.
+    record_renewal(connection, owner, lease_until=_LONG_AGO)
+
+
+def record_uses(
+    connection: Connection, dataset: str, prompt_set: str, run_id: str, calls: Iterable[Use]
+) -> None:
+    """Record which request each of these calls uses now."""
+    for use in calls:
+        values = {
+            "dataset": dataset,
+            "prompt_set": prompt_set,
+            "run_id": run_id,
+            "used_at": _now(),
+            **_values_of(use),
+        }
+        replace = ("prompt_row", "embedding_row", "run_id", "used_at")
+        connection.execute(insert(connection, uses, replace=replace), values)
+
+
+_SUBMITTED = (
+    update(requests)
+    .where(
+        requests.c.request_key == bindparam("of_key"),
+        requests.c.owner == bindparam("of_owner"),
+        requests.c.attempt == bindparam("of_attempt"),
+        # A claim that was judged lost while its answer was under way is found again, whatever a
+        # person decided about it meanwhile: it is bought.
+        or_(
+            requests.c.state.in_([State.CLAIMED, State.UNKNOWN]),
+            and_(
+                requests.c.state == State.FAILED,
+                requests.c.failure.in_([Failure.RESUBMITTED, Failure.GIVEN_UP]),
+            ),
+        ),
+    )
+    .values(
+        state=State.SUBMITTED,
+        failure=None,
+        job_id=bindparam("of_job_id"),
+        links=bindparam("of_links"),
+        submitted_at=bindparam("now"),
+        error=None,
+    )
+)
+
+
+def _values_of(record: StoredSample | Use) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__slots__}
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)

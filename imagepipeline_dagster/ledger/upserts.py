@@ -1,0 +1,38 @@
+"""Inserts of rows that may be there already, in the words of either database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, Table
+from sqlalchemy.dialects import postgresql, sqlite
+
+__all__ = ["insert", "insert_for", "upsert"]
+
+
+def upsert(
+    connection: Connection, table: Table, values: dict[str, Any], *, replace: Sequence[str]
+) -> Any:  # noqa: ANN401 - one of two dialects' own insert
+    """Return an insert that, where the row exists, sets the columns of `replace` (or nothing)."""
+    return insert(connection, table, replace=tuple(replace)).values(values)
+
+
+def insert(connection: Connection, table: Table, *, replace: tuple[str, ...]) -> Any:  # noqa: ANN401
+    """Return the same without its values, to be executed with them."""
+    return insert_for(connection.dialect.name, table, replace)
+
+
+# Kept: building such a statement costs SQLAlchemy more than executing it.
+@cache
+def insert_for(dialect_name: str, table: Table, replace: tuple[str, ...]) -> Any:  # noqa: ANN401
+    """Return the same for a dialect by its name."""
+    dialect = postgresql if dialect_name == "postgresql" else sqlite
+    statement = dialect.insert(table)
+    key = [column.name for column in table.primary_key]
+    if not replace:
+        return statement.on_conflict_do_nothing(index_elements=key)
+    return statement.on_conflict_do_update(
+        index_elements=key, set_={name: statement.excluded[name] for name in replace}
+    )
