@@ -34,7 +34,9 @@ from imagepipeline_dagster.purchase.images import images_of_plan
 from imagepipeline_dagster.purchase.pictures import read_picture
 from imagepipeline_dagster.purchase.purchase import Purchase
 from imagepipeline_dagster.resources import ImagePipelineResource
+from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.storage.folder import LocalFolder
+from imagepipeline_dagster.storage.opening import open_storage
 from imagepipeline_dagster.tables.schema import PromptRow
 
 __all__ = ["Api", "Decoding", "Stage", "buy_a_set", "measure_decoding", "store_a_set"]
@@ -70,6 +72,7 @@ class Api:
     api_key: str
     max_in_flight: int
     poll_min_seconds: float
+    account_max_in_flight: int | None = None
 
     def resource(self) -> ImagePipelineResource:
         """Return the resource of a run."""
@@ -77,6 +80,7 @@ class Api:
             api_key=self.api_key,
             base_url=self.url,
             max_in_flight=self.max_in_flight,
+            account_max_in_flight=self.account_max_in_flight,
             poll_min_seconds=self.poll_min_seconds,
         )
 
@@ -92,19 +96,33 @@ class Decoding:
     true_colour_ms: float
 
 
-def buy_a_set(api: Api, *, jobs: int, folder: Path, prompt_set: str) -> Stage:
-    """Plan and buy a prompt set of so many images, as `generated_images` does."""
-    return _carry_out(api.resource(), _prompts(prompt_set, jobs), folder)
+def buy_a_set(
+    api: Api,
+    *,
+    jobs: int,
+    folder: Path,
+    prompt_set: str,
+    storage_uri: str | None = None,
+    ledger_url: str | None = None,
+) -> Stage:
+    """Plan and buy a prompt set of so many images, as `generated_images` does.
+
+    Storage and ledger are in the folder where no other place is named.
+    """
+    with closing(Ledger(ledger_url or _ledger_url(folder))) as ledger:
+        storage = open_storage(storage_uri or str(folder / "storage"))
+        return _carry_out(api.resource(), _prompts(prompt_set, jobs), ledger, storage)
 
 
 def store_a_set(api: Api, *, jobs: int, folder: Path, prompt_set: str) -> Stage:
     """Fill the ledger with a set that is bought and stored already; measure its next run."""
     prompts = _prompts(prompt_set, jobs)
-    with closing(_ledger(folder)) as ledger, ledger.engine.begin() as connection:
+    with closing(Ledger(_ledger_url(folder))) as ledger, ledger.engine.begin() as connection:
         rows = {prompt.prompt_id: prompt for prompt in prompts}
         for call in _plan(prompts, ledger, api.resource()):
             _enter(connection, call, rows[call.prompt_id])
-    return _carry_out(api.resource(), prompts, folder)
+    with closing(Ledger(_ledger_url(folder))) as ledger:
+        return _carry_out(api.resource(), prompts, ledger, LocalFolder(folder / "storage"))
 
 
 def measure_decoding(picture_bytes: int) -> Decoding:
@@ -124,8 +142,10 @@ def _decoding_ms(picture: bytes) -> float:
     return 1000 * (time.thread_time() - began) / _DECODINGS
 
 
-def _carry_out(api: ImagePipelineResource, prompts: list[Prompt], folder: Path) -> Stage:
-    with closing(_ledger(folder)) as ledger, _LedgerTimes() as ledger_times:
+def _carry_out(
+    api: ImagePipelineResource, prompts: list[Prompt], ledger: Ledger, storage: Storage
+) -> Stage:
+    with _LedgerTimes() as ledger_times:
         began, began_cpu = time.perf_counter(), time.process_time()
         plan = _plan(prompts, ledger, api)
         report = Purchase(
@@ -134,7 +154,7 @@ def _carry_out(api: ImagePipelineResource, prompts: list[Prompt], folder: Path) 
             dataset=_DATASET,
             run_id="bench",
             ledger=ledger,
-            storage=LocalFolder(folder / "storage"),
+            storage=storage,
             open_client=api.open,
             emulated=True,
             allowance=Allowance(scope=_DATASET),
@@ -168,8 +188,8 @@ def _prompts(prompt_set: str, jobs: int) -> list[Prompt]:
     return validated_prompts(rows, {}, defaults=GenerationDefaults())
 
 
-def _ledger(folder: Path) -> Ledger:
-    return Ledger(f"sqlite:///{folder / 'ledger.db'}")
+def _ledger_url(folder: Path) -> str:
+    return f"sqlite:///{folder / 'ledger.db'}"
 
 
 def _plan(

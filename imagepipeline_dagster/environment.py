@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import dagster as dg
@@ -84,6 +85,7 @@ def resources_for(
     account_max_in_flight: int | None = None,
     account_requests_per_second: float | None = None,
     storage_uri: str = "data",
+    storage_options: Mapping[str, str] = MappingProxyType({}),
     tables_url: str | None = None,
     ledger_url: str | None = None,
     allow_insecure: bool = False,
@@ -98,7 +100,7 @@ def resources_for(
             database's URL is missing; or the base URL is none.
     """
     _check_storage(storage_uri)
-    storage = StorageResource(uri=storage_uri)
+    storage = StorageResource(uri=storage_uri, write_options=dict(storage_options))
     tables = tables_url or _file_url(storage_uri, "tables.db", TABLES_URL)
     ledger = ledger_url or _file_url(storage_uri, "ledger.db", LEDGER_URL)
     _check_base_url(base_url, has_key=api_key is not None, allow_insecure=allow_insecure)

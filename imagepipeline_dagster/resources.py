@@ -273,17 +273,23 @@ class StorageResource(dg.ConfigurableResource[Any]):
         description="Opens the bucket; without it boto3's own environment and profiles count.",
     )
 
+    write_options: dict[str, str] = Field(
+        default={},
+        description="What S3 is told with each object: ACL, ServerSideEncryption, SSEKMSKeyId, "
+        "StorageClass, Tagging.",
+    )
+
     def open(self) -> Storage:
         """Open the storage."""
         if self.s3 is not None or folder_at(self.uri) is not None:
-            return open_storage(self.uri, s3=self.s3)
-        return _opened_bucket(self.uri)
+            return open_storage(self.uri, s3=self.s3, write_options=self.write_options)
+        return _opened_bucket(self.uri, tuple(self.write_options.items()))
 
 
 @cache
-def _opened_bucket(uri: str) -> Storage:
+def _opened_bucket(uri: str, write_options: tuple[tuple[str, str], ...]) -> Storage:
     # Opened once: a bucket's client costs tenths of a second.
-    return open_storage(uri)
+    return open_storage(uri, write_options=dict(write_options))
 
 
 class TablesResource(dg.ConfigurableResource[Any]):

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
-from typing import TypeVar
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
@@ -28,10 +31,19 @@ from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.purchase.pictures import Picture, Undecodable, read_picture
 from imagepipeline_dagster.storage.contract import Storage, image_path, thumbnail_path
 
-__all__ = ["HoldLost", "Landing", "PicturesLate", "filtered_sample"]
+__all__ = [
+    "HoldLost",
+    "Landing",
+    "LandingThreads",
+    "PicturesLate",
+    "filtered_sample",
+    "landing_threads",
+]
 
 T = TypeVar("T")
 _DOWNLOADS_AT_ONCE = 8
+# A bucket answers after a tenth of a second. Each picture is two objects, and held in memory.
+_PICTURES_WRITTEN_AT_ONCE = 16
 _FIRST_PAUSE_SECONDS = 0.2
 
 
@@ -41,6 +53,23 @@ class PicturesLate(DownloadError):
 
 class HoldLost(Exception):
     """A request is another process's by now, or a person decided about it."""
+
+
+class LandingThreads(NamedTuple):
+    """Threads that verify pictures, as many as processors, and threads that wait for a storage."""
+
+    verifying: Executor
+    storing: Executor
+
+
+@contextmanager
+def landing_threads() -> Iterator[LandingThreads]:
+    """Give the threads of a landing for as long as the block lasts."""
+    with (
+        ThreadPoolExecutor(max(2, os.cpu_count() or 2), "pictures") as verifying,
+        ThreadPoolExecutor(2 * _PICTURES_WRITTEN_AT_ONCE, "storage") as storing,
+    ):
+        yield LandingThreads(verifying, storing)
 
 
 class Landing:
@@ -55,15 +84,16 @@ class Landing:
         client: ImagePipelineClient,
         writer: LedgerWriter,
         storage: Storage,
-        executor: Executor,
+        threads: LandingThreads,
         patience_seconds: float,
     ) -> None:
         self._client = client
         self._writer = writer
         self._storage = storage
-        self._executor = executor
+        self._threads = threads
         self._patience_seconds = patience_seconds
-        self._places = asyncio.Semaphore(_DOWNLOADS_AT_ONCE)
+        self._downloads = asyncio.Semaphore(_DOWNLOADS_AT_ONCE)
+        self._writes = asyncio.Semaphore(_PICTURES_WRITTEN_AT_ONCE)
 
     async def land(
         self,
@@ -189,12 +219,15 @@ class Landing:
             Undecodable: what came is no picture.
             OSError: the storage failed.
         """
-        async with self._places:
+        async with self._downloads:
             data = await self._client.download(job.download_urls[slot])
-            picture = await self._in_thread(read_picture, data)
-            # Beside the decoding threads: there are as many of those as processors, and a write
-            # waits for a disk or a bucket.
-            uri = await asyncio.to_thread(self._write, picture, data)
+            picture = await _in_thread(self._threads.verifying, read_picture, data)
+            # Before its place is another's: what waits for the storage is held in memory.
+            await self._writes.acquire()
+        try:
+            uri = await self._write(picture, data)
+        finally:
+            self._writes.release()
         return StoredSample(
             slot=slot,
             sample_index=index,
@@ -221,15 +254,28 @@ class Landing:
             raise StatusUnavailable(f"the job had succeeded, and is {renewed.word[:40]} now")
         return renewed
 
-    def _write(self, picture: Picture, data: bytes) -> str:
+    async def _write(self, picture: Picture, data: bytes) -> str:
         # Where such a picture is stored already it is written again: what is there may be broken,
         # and of several writers all bring the same bytes.
-        self._storage.write(thumbnail_path(picture.sha256), picture.thumbnail)
-        return self._storage.write(image_path(picture.sha256, picture.format), data)
+        _, uri = await asyncio.gather(
+            _in_thread(
+                self._threads.storing,
+                partial(self._storage.write, derived=True),
+                thumbnail_path(picture.sha256),
+                picture.thumbnail,
+            ),
+            _in_thread(
+                self._threads.storing,
+                self._storage.write,
+                image_path(picture.sha256, picture.format),
+                data,
+            ),
+        )
+        return uri
 
-    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, function, *arguments)
+
+async def _in_thread(executor: Executor, function: Callable[..., T], *arguments: object) -> T:
+    return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
 
 
 def _lost_sample(

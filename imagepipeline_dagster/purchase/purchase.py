@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
@@ -30,7 +28,7 @@ from imagepipeline_dagster.purchase.counting import PurchaseCount
 from imagepipeline_dagster.purchase.endings import Endings
 from imagepipeline_dagster.purchase.fence import Fence, Moment
 from imagepipeline_dagster.purchase.images import GeneratedImage
-from imagepipeline_dagster.purchase.landing import Landing
+from imagepipeline_dagster.purchase.landing import Landing, LandingThreads, landing_threads
 from imagepipeline_dagster.purchase.pacing import RequestPace
 from imagepipeline_dagster.purchase.places import AccountShare, Places
 from imagepipeline_dagster.purchase.rounds import PurchaseSettings, Rounds
@@ -168,13 +166,13 @@ class Purchase:
     async def _carry_out(self) -> PurchaseReport:
         with (
             LedgerWriter(self._ledger.engine) as writer,
-            ThreadPoolExecutor(max(2, os.cpu_count() or 2), "pictures") as executor,
+            landing_threads() as threads,
         ):
             async with self._open_client() as client:
                 count = PurchaseCount(
                     ledger=self._ledger, storage=self._storage, writer=writer, state=self._state
                 )
-                rounds = self._rounds(client, writer, executor, count)
+                rounds = self._rounds(client, writer, threads, count)
                 attendants = [
                     asyncio.create_task(self._keep_lease(writer, count)),
                     asyncio.create_task(self._share(client, rounds.places).keep()),
@@ -220,7 +218,7 @@ class Purchase:
         self,
         client: ImagePipelineClient,
         writer: LedgerWriter,
-        executor: Executor,
+        threads: LandingThreads,
         count: PurchaseCount,
     ) -> Rounds:
         """Return the work on the plan, put together of its parts."""
@@ -246,7 +244,7 @@ class Purchase:
             client=client,
             writer=writer,
             storage=self._storage,
-            executor=executor,
+            threads=threads,
             patience_seconds=self._settings.link_patience_seconds,
         )
         return Rounds(

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import hashlib
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
@@ -24,7 +22,7 @@ from imagepipeline_dagster.ledger.records import Entry, Outcome, StoredSample
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.steps import record_refetched
 from imagepipeline_dagster.ledger.writer import LedgerWriter
-from imagepipeline_dagster.purchase.landing import Landing
+from imagepipeline_dagster.purchase.landing import Landing, landing_threads
 from imagepipeline_dagster.purchase.pictures import Undecodable
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
 
@@ -61,14 +59,14 @@ def refetch(
     async def ask_all() -> list[Refetched]:
         with (
             LedgerWriter(ledger.engine) as writer,
-            ThreadPoolExecutor(max(2, os.cpu_count() or 2), "pictures") as executor,
+            landing_threads() as threads,
         ):
             async with open_client() as client:
                 landing = Landing(
                     client=client,
                     writer=writer,
                     storage=storage,
-                    executor=executor,
+                    threads=threads,
                     patience_seconds=0.0,
                 )
                 refetching = _Refetching(client, writer, landing, storage)

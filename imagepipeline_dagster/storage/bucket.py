@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
 
 from typing_extensions import override
 
@@ -18,10 +19,9 @@ from imagepipeline_dagster.storage.contract import (
 )
 
 if TYPE_CHECKING:
-    from dagster_aws.s3 import S3Resource
     from types_boto3_s3 import S3Client
 
-__all__ = ["S3Bucket"]
+__all__ = ["WRITE_OPTIONS", "DefaultS3", "S3Bucket", "S3Opener"]
 
 _CONTENT_TYPES = {
     ".csv": "text/csv; charset=utf-8",
@@ -46,6 +46,7 @@ _REMEDIES = {
     "AccessDenied": _PERMISSIONS,
     "ConnectTimeoutError": "check the endpoint and the network",
     "EndpointConnectionError": "check the endpoint and the network",
+    "FlexibleChecksumError": "it is not what was written; put it back from a copy of the bucket",
     "ExpiredToken": "renew the AWS credentials",
     "InvalidAccessKeyId": _CREDENTIALS,
     "NoCredentialsError": _CREDENTIALS,
@@ -54,6 +55,33 @@ _REMEDIES = {
     "ProfileNotFound": _CREDENTIALS,
     "SignatureDoesNotMatch": _CREDENTIALS,
 }
+
+
+WRITE_OPTIONS = ("ACL", "ServerSideEncryption", "SSEKMSKeyId", "StorageClass", "Tagging")
+"""What S3 can be told with each object: its owner's rights, encryption, class and tags."""
+
+# A picture is two objects, and a purchase writes sixteen pictures at once.
+_CONNECTIONS = 32
+
+
+class S3Opener(Protocol):
+    """Makes clients of S3, as dagster-aws' `S3Resource` does."""
+
+    def get_client(self) -> S3Client:
+        """Return a new client."""
+
+
+class DefaultS3:
+    """Makes clients by boto3's own configuration: the environment, a profile, a role."""
+
+    def get_client(self) -> S3Client:
+        """Return a new client, with a connection for each thread that writes pictures."""
+        import boto3
+        from botocore.config import Config
+
+        return boto3.session.Session().client(
+            "s3", config=Config(max_pool_connections=_CONNECTIONS, retries={"max_attempts": 5})
+        )
 
 
 class S3Bucket(Storage):
@@ -65,10 +93,27 @@ class S3Bucket(Storage):
     Args:
         bucket: the bucket's name; it exists already.
         prefix: where in the bucket, '' for its root.
-        s3: how to reach S3. Its client is made at the first use and shared by all threads.
+        s3: makes the client, at the first use. All threads share it, and it renews credentials
+            that are temporary.
+        write_options: what S3 is told with each object, by the names in `WRITE_OPTIONS`.
+
+    Raises:
+        ValueError: a write option has another name.
     """
 
-    def __init__(self, bucket: str, prefix: str, s3: S3Resource) -> None:
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str,
+        s3: S3Opener,
+        *,
+        write_options: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        if unknown := sorted(write_options.keys() - WRITE_OPTIONS):
+            raise ValueError(
+                f"write_options: {', '.join(unknown)} is not one of {', '.join(WRITE_OPTIONS)}"
+            )
+        self._write_options = dict(write_options)
         self._bucket = bucket
         self._key_prefix = f"{checked_path(prefix)}/" if prefix else ""
         self._s3 = s3
@@ -81,12 +126,11 @@ class S3Bucket(Storage):
         return f"{self.uri}/{checked_path(path)}"
 
     @override
-    def write(self, path: str, data: bytes) -> str:
+    def write(self, path: str, data: bytes, *, derived: bool = False) -> str:
+        del derived  # a PUT that was answered lasts
         key = self._key(path)
         with self._asking(path) as client:
-            client.put_object(
-                Bucket=self._bucket, Key=key, Body=data, ContentType=_content_type(path)
-            )
+            client.put_object(Bucket=self._bucket, Key=key, Body=data, **self._told_of(path))
         return self.uri_of(path)
 
     @override
@@ -94,9 +138,7 @@ class S3Bucket(Storage):
         key = self._key(path)
         # upload_file would hide the cause of a failure in an error of its own; this one does not.
         with file.open("rb") as source, self._asking(path) as client:
-            client.upload_fileobj(
-                source, self._bucket, key, ExtraArgs={"ContentType": _content_type(path)}
-            )
+            client.upload_fileobj(source, self._bucket, key, ExtraArgs=self._told_of(path))
         file.unlink()
         return self.uri_of(path)
 
@@ -123,6 +165,10 @@ class S3Bucket(Storage):
         key = self._key(path)
         with self._asking(path) as client:
             client.delete_object(Bucket=self._bucket, Key=key)
+
+    def _told_of(self, path: str) -> dict[str, Any]:
+        """Return what S3 is told of an object when it is written."""
+        return {"ContentType": _content_type(path), **self._write_options}
 
     def _key(self, path: str) -> str:
         return self._key_prefix + checked_path(path)

@@ -67,8 +67,11 @@ class Storage(ABC):
         """Return the URI of the object at `path`, whether it exists or not."""
 
     @abstractmethod
-    def write(self, path: str, data: bytes) -> str:
-        """Put the bytes at `path`, in place of what is there, and return the URI."""
+    def write(self, path: str, data: bytes, *, derived: bool = False) -> str:
+        """Put the bytes at `path`, in place of what is there, and return the URI.
+
+        `derived` bytes can be made again from others: a loss of power may take them away.
+        """
 
     @abstractmethod
     def upload(self, path: str, file: Path) -> str:

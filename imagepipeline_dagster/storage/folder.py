@@ -39,8 +39,11 @@ class LocalFolder(Storage):
         return (self._root / checked_path(path)).as_uri()
 
     @override
-    def write(self, path: str, data: bytes) -> str:
-        _replace_file(self._location(path), data)
+    def write(self, path: str, data: bytes, *, derived: bool = False) -> str:
+        location = self._location(path)
+        _replace_file(location, data)
+        if not derived:
+            _sync_folder(location.parent)
         return self.uri_of(path)
 
     @override
@@ -112,7 +115,6 @@ def _replace_file(location: Path, data: bytes) -> None:
     with _temporary_beside(location) as temporary:
         _write_synced(temporary, data)
         temporary.replace(location)
-    _sync_folder(location.parent)
 
 
 def _write_synced(file: Path, data: bytes) -> None:

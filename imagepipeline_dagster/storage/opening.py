@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
 from urllib.request import url2pathname
 
-from imagepipeline_dagster.storage.bucket import S3Bucket
+from imagepipeline_dagster.storage.bucket import DefaultS3, S3Bucket, S3Opener
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.storage.folder import LocalFolder
-
-if TYPE_CHECKING:
-    from dagster_aws.s3 import S3Resource
 
 __all__ = ["folder_at", "open_storage"]
 
@@ -26,24 +24,28 @@ def folder_at(uri: str) -> Path | None:
     return None
 
 
-def open_storage(uri: str, *, s3: S3Resource | None = None) -> Storage:
+def open_storage(
+    uri: str,
+    *,
+    s3: S3Opener | None = None,
+    write_options: Mapping[str, str] = MappingProxyType({}),
+) -> Storage:
     """Return the storage at `uri`; nothing is read or made yet.
 
     Args:
         uri: a folder ('data', '/srv/images', 'file:///srv/images') or 's3://bucket/prefix'.
         s3: how to reach S3; without it boto3's own configuration (environment, profile, role).
+        write_options: what S3 is told with each object, as ServerSideEncryption.
 
     Raises:
-        ValueError: for another scheme, or a URI that names no folder or bucket.
+        ValueError: for another scheme, a URI that names no folder or bucket, or an unknown option.
     """
     if folder := folder_at(uri):
         return LocalFolder(folder)
     scheme, separator, rest = uri.partition("://")
     bucket, _, prefix = rest.partition("/")
     if scheme == "s3" and bucket:
-        from dagster_aws.s3 import S3Resource
-
-        return S3Bucket(bucket, prefix.strip("/"), s3 or S3Resource())
+        return S3Bucket(bucket, prefix.strip("/"), s3 or DefaultS3(), write_options=write_options)
     raise ValueError(
         "the storage is neither a folder, nor file:///folder, nor s3://bucket/prefix: "
         + (f"it starts with {scheme}://" if separator else "it is empty")

@@ -100,10 +100,10 @@ def _arm(death: _Death) -> None:
         setattr(ImagePipelineClient, step, _deadly_request(method, step, death))
     written = LocalFolder.write
 
-    def write(self: LocalFolder, path: str, data: bytes) -> str:
+    def write(self: LocalFolder, path: str, data: bytes, *, derived: bool = False) -> str:
         step = path.partition("/")[0]
         death.at(step, "before")
-        uri = written(self, path, data)
+        uri = written(self, path, data, derived=derived)
         death.at(step, "after")
         return uri
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
+from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation
+from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.buying import Buyer, numbered_rows, prompts_of
 
 DOWNLOAD, STATUS = Operation.DOWNLOAD, Operation.STATUS
@@ -203,3 +207,33 @@ def test_another_jobs_picture_is_not_stored(buyer: Buyer, emulator: EmulatorServ
     assert "another-job" in str(confused.images[0].error)
     assert buyer.buy(prompts).outcomes == {"generated": 1}
     assert emulator.stats.posts_received == 1
+
+
+class SlowFolder(LocalFolder):
+    """A folder as slow as a bucket; `most` is how many objects were on their way at once."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self.most = 0
+
+    @override
+    def write(self, path: str, data: bytes, *, derived: bool = False) -> str:
+        with self._lock:
+            self._under_way += 1
+            self.most = max(self.most, self._under_way)
+        time.sleep(0.1)
+        with self._lock:
+            self._under_way -= 1
+        return super().write(path, data, derived=derived)
+
+
+def test_many_objects_are_written_at_once(buyer: Buyer) -> None:
+    """Pictures and their thumbnails wait for a slow storage side by side, on any machine."""
+    storage = SlowFolder(buyer.folder)
+
+    bought = buyer.buy(prompts_of(numbered_rows(24)), storage=storage, max_in_flight=24)
+
+    assert bought.outcomes == {"generated": 24}
+    assert 16 < storage.most <= 32

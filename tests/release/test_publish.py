@@ -307,9 +307,9 @@ class Interrupting(LocalFolder):
         self._happening = happening
 
     @override
-    def write(self, path: str, data: bytes) -> str:
+    def write(self, path: str, data: bytes, *, derived: bool = False) -> str:
         self._maybe(path)
-        return super().write(path, data)
+        return super().write(path, data, derived=derived)
 
     @override
     def upload(self, path: str, file: Path) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,9 @@ import pytest
 from dagster_aws.s3 import S3Resource
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from moto.s3.models import s3_backends
 
-from imagepipeline_dagster.storage.bucket import S3Bucket
+from imagepipeline_dagster.storage.bucket import DefaultS3, S3Bucket
 from imagepipeline_dagster.storage.contract import (
     ObjectMissing,
     Storage,
@@ -263,6 +265,10 @@ def test_bytes_and_names_are_synced(folder: LocalFolder, monkeypatch: pytest.Mon
     assert synced[:2] == [str(Path(root).parent), root]
     assert synced[2].startswith(f"{root}/a/.tmp-")
     assert synced[3:] == [f"{root}/a"]
+    synced.clear()
+    folder.write("a/thumbnail", b"bytes", derived=True)
+    # Whole or not there: a loss of power may take its name, and never leaves half of it.
+    assert [name.rpartition("/")[2][:5] for name in synced] == [".tmp-"]
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
@@ -444,6 +450,75 @@ def test_many_writers_do_not_overflow_the_connection_pool(
     with ThreadPoolExecutor(16) as threads:
         list(threads.map(lambda number: storage.write(str(number), b"x" * 1000), range(64)))
     assert "pool is full" not in caplog.text
+
+
+def test_write_options_reach_every_object(s3_bucket: str, tmp_path: Path) -> None:
+    """Encryption, access rights and tags are told to S3 with each object, small or large."""
+    options = {"ServerSideEncryption": "AES256", "ACL": "bucket-owner-full-control"}
+    storage = open_storage(f"s3://{s3_bucket}", write_options={**options, "Tagging": "team=art"})
+    shard = tmp_path / "shard"
+    shard.write_bytes(b"")
+    storage.write("a.png", b"")
+    storage.upload("b.tar", shard)
+
+    client = boto3.client("s3")
+    for key in ("a.png", "b.tar"):
+        assert client.head_object(Bucket=s3_bucket, Key=key)["ServerSideEncryption"] == "AES256"
+        tags = client.get_object_tagging(Bucket=s3_bucket, Key=key)["TagSet"]
+        assert tags == [{"Key": "team", "Value": "art"}]
+
+
+def test_an_unknown_write_option_is_refused() -> None:
+    """The error names it, and those that there are."""
+    with pytest.raises(ValueError, match="Encryption is not one of ACL, ServerSideEncryption"):
+        open_storage("s3://bucket", write_options={"Encryption": "AES256"})
+
+
+def test_a_damaged_object_is_not_read(s3_bucket: str) -> None:
+    """Bytes that are not those whose checksum was stored with them raise, and say what to do."""
+    storage = open_storage(f"s3://{s3_bucket}")
+    storage.write("a", b"as it was written")
+    [stored] = s3_backends["123456789012"]["aws"].buckets[s3_bucket].keys.values()
+    stored.value = b"as it is now, alas"
+
+    with pytest.raises(StorageUnavailable, match="it is not what was written"):
+        storage.read("a")
+
+
+def test_another_endpoint_is_asked_by_paths(s3_bucket: str, s3_endpoint: str) -> None:
+    """MinIO and its like have no host name for each bucket."""
+    client = DefaultS3().get_client()
+
+    url = client.generate_presigned_url("get_object", {"Bucket": s3_bucket, "Key": "a"})
+
+    assert url.startswith(f"{s3_endpoint}/{s3_bucket}/a?")
+
+
+def test_temporary_credentials_are_renewed(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that lives longer than its credentials asks for new ones by itself."""
+    given = tmp_path / "given"
+    giver = tmp_path / "giver.py"
+    giver.write_text(
+        "import datetime, json, sys\n"
+        f"with open({str(given)!r}, 'a') as log: log.write('x')\n"
+        "soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=2)\n"
+        "print(json.dumps({'Version': 1, 'AccessKeyId': 'a', 'SecretAccessKey': 'b',\n"
+        "                  'SessionToken': 'c', 'Expiration': soon.isoformat()}))\n"
+    )
+    config = tmp_path / "config"
+    config.write_text(f"[default]\ncredential_process = {sys.executable} {giver}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    storage = open_storage(f"s3://{s3_bucket}")
+
+    storage.write("a", b"")
+    before = len(given.read_text())
+    storage.write("b", b"")
+
+    assert len(given.read_text()) > before
 
 
 def _attempts(storage: Storage, tmp_path: Path) -> Iterator[tuple[str, StorageUnavailable]]:

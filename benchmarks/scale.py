@@ -1,0 +1,245 @@
+"""`make bench`: what is beyond one machine: a distant bucket, an account that runs share.
+
+    python -m benchmarks.scale [--jobs 400] [--json PATH] []
+
+Each figure is a ratio of two measurements of the same run, one after the other, each in a process
+of its own. The API, the bucket and the database are on the same machine: repeat what surprises.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.bucket import bucket
+from benchmarks.databases import postgresql
+from benchmarks.stage import Api, Stage, buy_a_set
+from benchmarks.vendor import Vendor
+
+__all__ = ["main"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_DISTANT_SECONDS = 0.1
+_IN_FLIGHT = 32
+_SHARING = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One purchase, or several at once: pictures a second, and the client's CPU for each."""
+
+    who: str
+    pictures: int
+    seconds: float
+    pictures_per_second: float
+    cpu_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A promised figure with its bound: at least so much, or at most."""
+
+    what: str
+    bound: float
+    measured: float
+    at_least: bool
+
+    @property
+    def met(self) -> bool:
+        """Whether the promise is kept, to the digits shown."""
+        shown = round(self.measured, 2)
+        return shown >= self.bound if self.at_least else shown <= self.bound
+
+
+class Bench:
+    """One run of all measurements, in a folder that is removed afterwards."""
+
+    def __init__(self, jobs: int, *, folder: Path, console: Console) -> None:
+        self._jobs = jobs
+        self._folder = folder
+        self._console = console
+        self.lines: list[Line] = []
+        self.verdicts: list[Verdict] = []
+
+    def measure_distance(self) -> None:
+        """Buy into a bucket that answers at once, and into one that takes its time."""
+        rates = []
+        for who, delay in (("bucket nearby", 0.0), ("bucket 100 ms away", _DISTANT_SECONDS)):
+            with self._vendor() as vendor, bucket(delay_seconds=delay) as uri:
+                [line] = self._buy(who, vendor, 1, storage_uri=uri)
+            rates.append(line.pictures_per_second)
+        self._judge("a bucket 100 ms away: pictures/s, to one nearby", 0.8, rates[1] / rates[0])
+
+    def measure_sharing(self) -> None:
+        """Buy on PostgreSQL without an account's limit and with one, alone and with others."""
+        with postgresql() as new_database:
+            seconds = []
+            for who, limit in (("no account limit", None), ("with a limit", _IN_FLIGHT)):
+                with self._vendor() as vendor:
+                    url = new_database()
+                    [line] = self._buy(who, vendor, 1, ledger_url=url, account=limit)
+                seconds.append(line.seconds)
+            self._judge(
+                "an account's limit: wall, to none", 1.02, seconds[1] / seconds[0], at_most=True
+            )
+            with self._vendor() as vendor:
+                url = new_database()
+                who = f"{_SHARING} processes, one limit"
+                together = self._buy(who, vendor, _SHARING, ledger_url=url, account=_IN_FLIGHT)
+                stats = vendor.stats()
+        of_limit = stats.peak_in_flight / _IN_FLIGHT
+        self._judge("the account's limit: jobs in flight, to it", 1.0, of_limit, at_most=True)
+        self._judge("the account's limit: how far it is used", 0.95, of_limit)
+        self._judge("bought twice", 0, len(stats.bought_twice), at_most=True)
+        cpu = sum(line.cpu_ms for line in together) / len(together)
+        self._judge(
+            f"client CPU a picture, {_SHARING} processes to one",
+            1.15,
+            cpu / self.lines[-_SHARING - 1].cpu_ms,
+            at_most=True,
+        )
+
+    def _buy(
+        self,
+        who: str,
+        vendor: Vendor,
+        processes: int,
+        *,
+        storage_uri: str | None = None,
+        ledger_url: str | None = None,
+        account: int | None = None,
+    ) -> list[Line]:
+        self._console.print(f"{who} …", style="dim")
+        api = Api(
+            url=vendor.url,
+            api_key=vendor.settings.api_key,
+            max_in_flight=_IN_FLIGHT,
+            poll_min_seconds=0.1,
+            account_max_in_flight=account,
+        )
+        jobs = self._jobs // processes
+        with _processes(processes) as pool:
+            bought = [
+                pool.submit(
+                    buy_a_set,
+                    api,
+                    jobs=jobs,
+                    folder=self._new_folder(),
+                    prompt_set=f"set-{number}",
+                    storage_uri=storage_uri,
+                    ledger_url=ledger_url,
+                )
+                for number in range(processes)
+            ]
+            stages = [future.result() for future in bought]
+        lines = [_line(who, stage) for stage in stages]
+        self.lines += lines
+        return lines
+
+    def _judge(self, what: str, bound: float, measured: float, *, at_most: bool = False) -> None:
+        self.verdicts.append(
+            Verdict(what=what, bound=bound, measured=measured, at_least=not at_most)
+        )
+
+    @contextmanager
+    def _vendor(self) -> Iterator[Vendor]:
+        with Vendor(latency_seconds=0.2, concurrency=256, picture_bytes=100_000) as vendor:
+            yield vendor
+
+    def _new_folder(self) -> Path:
+        folder = self._folder / uuid.uuid4().hex
+        folder.mkdir()
+        return folder
+
+
+@contextmanager
+def _processes(number: int) -> Iterator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+def _line(who: str, stage: Stage) -> Line:
+    return Line(
+        who=who,
+        pictures=stage.stored,
+        seconds=stage.seconds,
+        pictures_per_second=stage.stored / stage.seconds,
+        cpu_ms=1000 * stage.cpu_seconds / stage.stored,
+    )
+
+
+def _table_of_lines(lines: list[Line]) -> Table:
+    table = Table(title="pictures of 0.1 MB", expand=False)
+    table.add_column("", no_wrap=True)
+    for heading in ("pictures", "seconds", "pictures/s", "CPU ms a picture"):
+        table.add_column(heading, justify="right")
+    for line in lines:
+        table.add_row(
+            line.who,
+            f"{line.pictures:,}",
+            f"{line.seconds:.1f}",
+            f"{line.pictures_per_second:.1f}",
+            f"{line.cpu_ms:.1f}",
+        )
+    return table
+
+
+def _table_of_verdicts(verdicts: list[Verdict]) -> Table:
+    table = Table(title="promised and measured", expand=False)
+    table.add_column("", no_wrap=True)
+    for heading in ("promised", "measured", "met"):
+        table.add_column(heading, justify="right")
+    for verdict in verdicts:
+        table.add_row(
+            verdict.what,
+            f"{'≥' if verdict.at_least else '≤'} {verdict.bound:g}",
+            f"{verdict.measured:.2f}",
+            "[green]yes" if verdict.met else "[red]no",
+        )
+    return table
+
+
+@click.command()
+@click.option("--jobs", default=400, show_default=True, help="Pictures of each measurement.")
+@click.option(
+    "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Figures as JSON."
+)
+def main(*, jobs: int, json_path: Path | None) -> None:
+    """Measure a purchase into a distant bucket, and purchases that share one account."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    load_before = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        bench = Bench(jobs, folder=Path(name), console=console)
+        bench.measure_distance()
+        bench.measure_sharing()
+    console.print(_table_of_lines(bench.lines))
+    console.print(f"Load before: {load_before:.1f} on {os.cpu_count()} cores.")
+    console.print(_table_of_verdicts(bench.verdicts))
+    if json_path is not None:
+        figures = {
+            "load_before": load_before,
+            "cores": os.cpu_count(),
+            "lines": [asdict(line) for line in bench.lines],
+            "verdicts": [{**asdict(verdict), "met": verdict.met} for verdict in bench.verdicts],
+        }
+        json_path.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
