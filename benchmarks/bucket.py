@@ -45,7 +45,7 @@ def bucket(*, delay_seconds: float) -> Iterator[str]:
 
 
 def _serve(delay_seconds: float, ready: Connection) -> None:
-    from moto.server import DomainDispatcherApplication, create_backend_app
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)

@@ -36,6 +36,7 @@ T = TypeVar("T")
 _DISTANT_SECONDS = 0.1
 _IN_FLIGHT = 32
 _SHARING = 4
+_REPETITIONS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,15 +88,16 @@ class Bench:
     def measure_sharing(self) -> None:
         """Buy on PostgreSQL without an account's limit and with one, alone and with others."""
         with postgresql() as new_database:
-            seconds = []
-            for who, limit in (("no account limit", None), ("with a limit", _IN_FLIGHT)):
+            best: dict[int | None, float] = {}
+            # In turn, the best of each: what else runs on the machine is no part of it.
+            for limit in _REPETITIONS * (None, _IN_FLIGHT):
                 with self._vendor() as vendor:
                     url = new_database()
+                    who = "no account limit" if limit is None else "with a limit"
                     [line] = self._buy(who, vendor, 1, ledger_url=url, account=limit)
-                seconds.append(line.seconds)
-            self._judge(
-                "an account's limit: wall, to none", 1.02, seconds[1] / seconds[0], at_most=True
-            )
+                best[limit] = min(best.get(limit, line.seconds), line.seconds)
+            ratio = best[_IN_FLIGHT] / best[None]
+            self._judge("an account's limit: wall, to none", 1.02, ratio, at_most=True)
             with self._vendor() as vendor:
                 url = new_database()
                 who = f"{_SHARING} processes, one limit"
