@@ -130,7 +130,7 @@ def first_look(place: Place) -> Spent:
             states.keep_only(seen.sets)
             states.settle()
             states.ask_for(states.wanting_for_prompts(), tick=tick, at_most=at_most)
-            states.record_reported(states.unreported(tick)[:at_most], tick=tick)
+            contents.record_reported(contents.unreported(tick)[:at_most], tick=tick)
             watch = seen.watch
             lasted.append(time.perf_counter() - started)
 

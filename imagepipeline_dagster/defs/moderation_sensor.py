@@ -1,15 +1,15 @@
-"""What makes verdicts anew without buying: people's decisions, and another policy."""
+"""Verdicts made anew without buying: after people's decisions, or under another policy."""
 
-import datetime as dt
-import hashlib
+import time
 from typing import Any
 
 import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
-from imagepipeline_dagster.moderation.states import VerdictStates
-from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
+from imagepipeline_dagster.moderation.states import AskedVerdicts
+from imagepipeline_dagster.moderation.ticks import ModeratedDataset, watch_verdicts
+from imagepipeline_dagster.partition_names import partition_key
 from imagepipeline_dagster.resources import LedgerResource, TablesResource
 
 __all__ = ["build_moderation_overrides"]
@@ -23,8 +23,6 @@ def build_moderation_overrides(dataset: ImageDataset, *, start: bool) -> list[An
         executor_def=dg.in_process_executor,
         description="Moderates one prompt set anew, from the images that are there. Buys nothing.",
     )
-    policy = dataset.moderation
-    version = hashlib.blake2b(policy.model_dump_json().encode(), digest_size=16).hexdigest()
 
     @dg.sensor(
         name=dataset.named("moderation_overrides_sensor"),
@@ -37,31 +35,36 @@ def build_moderation_overrides(dataset: ImageDataset, *, start: bool) -> list[An
     @with_resources_of(dataset)
     def moderation_overrides_sensor(
         context: dg.SensorEvaluationContext, tables: TablesResource, ledger: LedgerResource
-    ) -> dg.SensorResult:
-        # Rows are only ever added, so their number and the policy tell whether to look closer.
-        cursor = f"{version}/{tables.count_overrides(dataset.overrides)}"
-        if cursor == context.cursor:
-            return dg.SensorResult(skip_reason="no override and no rule changed")
-        keys = context.instance.get_dynamic_partitions(dataset.named("prompt_set"))
-        with ledger.open() as opened:
-            asked, settled = VerdictStates(opened, dataset=dataset.name).ask(
-                policy,
-                tables.overrides(dataset.overrides),
-                present=[prompt_set_of(key) for key in keys],
-                at_most=dataset.watching.max_runs_per_tick,
-            )
-        now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
+    ) -> dg.SensorResult | dg.SkipReason:
+        tick = watch_verdicts(
+            ModeratedDataset(
+                name=dataset.name,
+                policy=dataset.moderation,
+                count_overrides=lambda: tables.count_overrides(dataset.overrides),
+                overrides=lambda: tables.overrides(dataset.overrides),
+                open_ledger=ledger.open,
+                partitions=lambda: set(
+                    context.instance.get_dynamic_partitions(dataset.named("prompt_set"))
+                ),
+                max_runs=dataset.watching.max_runs_per_tick,
+                clock=time.time,
+            ),
+            context.cursor,
+        )
+        if tick is None:
+            return dg.SkipReason("no override and no rule changed")
         return dg.SensorResult(
-            skip_reason=None if asked else "no verdict is to be made anew",
-            run_requests=[
-                dg.RunRequest(
-                    run_key=f"{dataset.name}/moderation/{partition_key(name)}/{basis}/{now}",
-                    partition_key=partition_key(name),
-                )
-                for name, basis in asked.items()
-            ],
-            # Until every set is as it should be, each tick looks again.
-            cursor=cursor if settled else "",
+            skip_reason=None if tick.runs else "no verdict is to be made anew",
+            run_requests=[_run_request(dataset, run) for run in tick.runs],
+            cursor=tick.cursor,
         )
 
     return [job, moderation_overrides_sensor]
+
+
+def _run_request(dataset: ImageDataset, run: AskedVerdicts) -> dg.RunRequest:
+    key = partition_key(run.prompt_set)
+    asked_at = run.asked_at.isoformat(timespec="milliseconds")
+    return dg.RunRequest(
+        run_key=f"{dataset.name}/moderation/{key}/{run.basis}/{asked_at}", partition_key=key
+    )

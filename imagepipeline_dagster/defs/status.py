@@ -22,7 +22,8 @@ from imagepipeline_dagster.release.reading import latest_manifest
 from imagepipeline_dagster.resources import ImagePipelineResource
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.reading import SourceTables
-from imagepipeline_dagster.watching.states import PromptSetState, PromptSetStates, retry_at
+from imagepipeline_dagster.watching.retries import PromptSetState, retry_at
+from imagepipeline_dagster.watching.states import PromptSetStates
 
 __all__ = ["DatasetStatus", "LastRelease", "SetStatus", "status_of"]
 

@@ -17,7 +17,7 @@ from imagepipeline_dagster.moderation.classifier import (
 from imagepipeline_dagster.moderation.duplicates import check_hashes
 from imagepipeline_dagster.moderation.evidence import hashes_of, scores_of
 from imagepipeline_dagster.moderation.policy import ModerationPolicy, Rules
-from imagepipeline_dagster.moderation.states import VerdictStates, basis_of
+from imagepipeline_dagster.moderation.states import basis_of, overrides_by_set
 from imagepipeline_dagster.moderation.verdicts import (
     Evidence,
     ModeratedImage,
@@ -75,7 +75,7 @@ def moderate_set(
     """
     started = time.monotonic()
     rules = policy.rules_for(prompt_set)
-    about = VerdictStates(ledger, dataset=dataset).about_sets(overrides).get(prompt_set, [])
+    about = overrides_by_set(ledger, overrides, dataset=dataset).get(prompt_set, [])
     scores, model, classified = {}, None, 0
     if rules.classifies and (asked := [i for i in generated if _to_classify(i, rules)]):
         chosen = classifier() if classifier else load_classifier(policy.classifier)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Row, and_, select, update
+from sqlalchemy import and_, bindparam, select, update
 
 from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.ledger.requests import Ledger
@@ -20,9 +20,19 @@ from imagepipeline_dagster.ledger.upserts import upsert
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.tables.overrides import EVERY_SET, Override
 
-__all__ = ["VerdictStates", "basis_of"]
+__all__ = [
+    "AskedVerdicts",
+    "VerdictState",
+    "VerdictStates",
+    "basis_of",
+    "is_built",
+    "overrides_by_set",
+    "retry_due",
+]
 
 _KEYS_AT_ONCE = 500
+_PATIENCE = dt.timedelta(minutes=30)
+"""After so long a set that was asked for, and is not moderated yet, is asked for again."""
 
 
 def basis_of(policy: ModerationPolicy, prompt_set: str, overrides: Iterable[Override]) -> str:
@@ -51,82 +61,107 @@ def basis_of(policy: ModerationPolicy, prompt_set: str, overrides: Iterable[Over
     return hashlib.blake2b(canonical_json(content).encode(), digest_size=16).hexdigest()
 
 
-_PATIENCE = dt.timedelta(minutes=30)
-"""After so long a set that was asked for, and is not moderated yet, is asked for again."""
+def overrides_by_set(
+    ledger: Ledger, overrides: Sequence[Override], *, dataset: str
+) -> dict[str, list[Override]]:
+    """Return the overrides by the prompt set that they are about.
+
+    A picture may be in several sets, or in none that this dataset ever had.
+    """
+    by_set: dict[str, list[Override]] = {}
+    pictures = {o.image_sha256 for o in overrides if o.image_sha256}
+    sets_of = _sets_of(ledger, sorted(pictures), dataset=dataset)
+    for override in overrides:
+        named = [] if override.prompt_set in (None, EVERY_SET) else [override.prompt_set]
+        for prompt_set in named or sets_of.get(override.image_sha256 or "", []):
+            by_set.setdefault(prompt_set, []).append(override)
+    return by_set
+
+
+def _sets_of(ledger: Ledger, pictures: Sequence[str], *, dataset: str) -> dict[str, list[str]]:
+    sets: dict[str, list[str]] = {}
+    with ledger.reading() as connection:
+        for start in range(0, len(pictures), _KEYS_AT_ONCE):
+            query = (
+                select(samples.c.image_sha256, uses.c.prompt_set)
+                .join(uses, uses.c.request_key == samples.c.request_key)
+                .where(
+                    uses.c.dataset == dataset,
+                    samples.c.image_sha256.in_(pictures[start : start + _KEYS_AT_ONCE]),
+                )
+                .distinct()
+            )
+            for sha256, prompt_set in connection.execute(query):
+                sets.setdefault(sha256, []).append(prompt_set)
+    return sets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictState:
+    """The bases that a set's verdicts were last requested and built from."""
+
+    prompt_set: str
+    requested_basis: str | None
+    basis_requested_at: dt.datetime | None
+    built_basis: str
+
+
+def is_built(desired: str, state: VerdictState) -> bool:
+    """Tell whether a set's verdicts were last made from just this basis."""
+    return state.built_basis == desired
+
+
+def retry_due(desired: str, state: VerdictState, *, now: dt.datetime) -> bool:
+    """Tell whether verdicts that differ are to be asked for: not yet, or half an hour ago."""
+    asked_at = state.basis_requested_at
+    waits = asked_at is not None and now < asked_at + _PATIENCE
+    return not is_built(desired, state) and not (waits and state.requested_basis == desired)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedVerdicts:
+    """New verdicts that were asked for: on which set, on which basis, and when."""
+
+    prompt_set: str
+    basis: str
+    asked_at: dt.datetime
 
 
 class VerdictStates:
-    """The bases of one dataset's prompt sets, kept in the ledger's database."""
+    """The states of one dataset's verdicts, kept in the ledger's database."""
 
     def __init__(self, ledger: Ledger, *, dataset: str) -> None:
         self._ledger = ledger
         self._dataset = dataset
 
-    def about_sets(self, overrides: Sequence[Override]) -> dict[str, list[Override]]:
-        """Return the overrides by the prompt set that they are about.
-
-        A picture may be in several sets, or in none that this dataset ever had.
-        """
-        by_set: dict[str, list[Override]] = {}
-        sets_of = self._sets_of({o.image_sha256 for o in overrides if o.image_sha256})
-        for override in overrides:
-            named = [] if override.prompt_set in (None, EVERY_SET) else [override.prompt_set]
-            for prompt_set in named or sets_of.get(override.image_sha256 or "", []):
-                by_set.setdefault(prompt_set, []).append(override)
-        return by_set
-
-    def _sets_of(self, pictures: Iterable[str]) -> dict[str, list[str]]:
-        wanted = sorted(pictures)
-        sets: dict[str, list[str]] = {}
+    def all(self) -> dict[str, VerdictState]:
+        """Return the states of the sets that have verdicts, by name."""
+        columns = [prompt_sets.c[name] for name in VerdictState.__slots__]
+        query = select(*columns).where(
+            prompt_sets.c.dataset == self._dataset, prompt_sets.c.built_basis.is_not(None)
+        )
         with self._ledger.reading() as connection:
-            for start in range(0, len(wanted), _KEYS_AT_ONCE):
-                query = (
-                    select(samples.c.image_sha256, uses.c.prompt_set)
-                    .join(uses, uses.c.request_key == samples.c.request_key)
-                    .where(
-                        uses.c.dataset == self._dataset,
-                        samples.c.image_sha256.in_(wanted[start : start + _KEYS_AT_ONCE]),
-                    )
-                    .distinct()
-                )
-                for sha256, prompt_set in connection.execute(query):
-                    sets.setdefault(sha256, []).append(prompt_set)
-        return sets
+            states = [VerdictState(**row) for row in connection.execute(query).mappings()]
+        return {state.prompt_set: state for state in states}
 
-    def ask(
-        self,
-        policy: ModerationPolicy,
-        overrides: Sequence[Override],
-        *,
-        present: Iterable[str],
-        at_most: int,
-    ) -> tuple[dict[str, str], bool]:
-        """Note which sets are to be moderated anew, and return them with their new basis.
-
-        They are those of the sets `present` whose verdicts were made from something else, and that
-        were not asked for just now. The second value tells whether all sets are as they should be.
-        """
-        about = self.about_sets(overrides)
-        known = self._all()
-        now = dt.datetime.now(dt.UTC)
-        settled = True
-        asked: dict[str, str] = {}
-        for prompt_set in sorted(set(present) & known.keys()):
-            state = known[prompt_set]
-            basis = basis_of(policy, prompt_set, about.get(prompt_set, ()))
-            if basis == state.built_basis:
-                continue
-            settled = False
-            asked_at = state.basis_requested_at
-            lately = asked_at is not None and now < asked_at + _PATIENCE
-            if not (lately and basis == state.requested_basis) and len(asked) < at_most:
-                asked[prompt_set] = basis
+    def ask(self, desired: Mapping[str, str], *, now: dt.datetime) -> list[AskedVerdicts]:
+        """Note that these sets are to be moderated anew, each on its basis; return the runs."""
+        asked = [
+            AskedVerdicts(prompt_set=name, basis=basis, asked_at=now)
+            for name, basis in sorted(desired.items())
+        ]
+        if not asked:
+            return []
+        mine = and_(
+            prompt_sets.c.dataset == self._dataset, prompt_sets.c.prompt_set == bindparam("name")
+        )
+        values = {"requested_basis": bindparam("basis"), "basis_requested_at": now}
         with self._ledger.engine.begin() as connection:
-            for prompt_set, basis in asked.items():
-                mine = self._is(prompt_set)
-                values = {"requested_basis": basis, "basis_requested_at": now}
-                connection.execute(update(prompt_sets).where(mine).values(values))
-        return asked, settled
+            connection.execute(
+                update(prompt_sets).where(mine).values(values),
+                [{"name": run.prompt_set, "basis": run.basis} for run in asked],
+            )
+        return asked
 
     def record_built(self, prompt_set: str, basis: str) -> None:
         """Record what a set's stored verdicts were made from."""
@@ -144,14 +179,3 @@ class VerdictStates:
             connection.execute(
                 upsert(connection, prompt_sets, values | never_asked_for, replace=columns)
             )
-
-    def _all(self) -> dict[str, Row[Any]]:
-        """Return the states of the sets that have verdicts, by name."""
-        query = select(prompt_sets).where(
-            prompt_sets.c.dataset == self._dataset, prompt_sets.c.built_basis.is_not(None)
-        )
-        with self._ledger.reading() as connection:
-            return {row.prompt_set: row for row in connection.execute(query)}
-
-    def _is(self, prompt_set: str) -> ColumnElement[bool]:
-        return and_(prompt_sets.c.dataset == self._dataset, prompt_sets.c.prompt_set == prompt_set)

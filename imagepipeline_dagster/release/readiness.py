@@ -19,7 +19,7 @@ from imagepipeline_dagster.moderation.checks import (
 )
 from imagepipeline_dagster.moderation.moderating import moderate_set
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
-from imagepipeline_dagster.moderation.states import VerdictStates, basis_of
+from imagepipeline_dagster.moderation.states import basis_of, overrides_by_set
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.storage.contract import Storage
@@ -69,7 +69,7 @@ def ready_sets(
         storage: where pictures are that have no score yet.
     """
     ready = ReadySets()
-    decisions = VerdictStates(ledger, dataset=dataset).about_sets(overrides)
+    decisions = overrides_by_set(ledger, overrides, dataset=dataset)
     for name, samples in sorted(stored.items()):
         if name not in present and not keep_removed:
             ready.left_out.append(f"{name!r}: the prompt set left the prompts table.")

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Update, bindparam, delete, or_, select, update
 
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import set_contents
 from imagepipeline_dagster.ledger.upserts import upsert
 from imagepipeline_dagster.tables.checksums import checksums_among, checksums_between
 from imagepipeline_dagster.tables.fingerprints import (
+    SetFingerprint,
     content_version,
     fingerprint_embeddings,
     fingerprint_sets,
@@ -192,6 +193,32 @@ class SetContents:
             # Changed meanwhile: whoever looks after them may have been here before us.
             self.use_embeddings(now_there)
 
+    def unreported(self, tick: str) -> list[SetFingerprint]:
+        """Return the sets whose rows say what Dagster was not told, before this tick at least."""
+        c = set_contents.c
+        is_news = or_(c.reported.is_distinct_from(c.prompts), c.reported_in == tick)
+        query = (
+            select(c.prompt_set, c.rows, c.prompts, c.embeddings)
+            .where(c.dataset == self._dataset, is_news)
+            .order_by(c.changed_at, c.prompt_set)
+        )
+        with self._ledger.reading() as connection:
+            return [SetFingerprint(*row) for row in connection.execute(query)]
+
+    def record_reported(self, reported: Collection[SetFingerprint], *, tick: str) -> None:
+        """Record that a tick tells Dagster what these sets' rows say."""
+        if not reported:
+            return
+        values = {"reported": bindparam("new_reported"), "reported_in": tick}
+        with self._ledger.engine.begin() as connection:
+            connection.execute(
+                self._update().values(values),
+                [
+                    {"set_name": content.prompt_set, "new_reported": content.prompts}
+                    for content in _by_name(reported)
+                ],
+            )
+
     def _summaries(self) -> dict[str, tuple[int, str | None]]:
         c = set_contents.c
         query = select(c.prompt_set, c.rows, c.newest).where(c.dataset == self._dataset)
@@ -229,13 +256,8 @@ class SetContents:
     def _save_summaries(self, sets: Sequence[SetSummary]) -> None:
         if not sets:
             return
-        statement = (
-            update(set_contents)
-            .where(
-                set_contents.c.dataset == self._dataset,
-                set_contents.c.prompt_set == bindparam("set_name"),
-            )
-            .values(rows=bindparam("new_rows"), newest=bindparam("new_newest"))
+        statement = self._update().values(
+            rows=bindparam("new_rows"), newest=bindparam("new_newest")
         )
         with self._ledger.engine.begin() as connection:
             connection.execute(
@@ -245,6 +267,12 @@ class SetContents:
                     for each in _by_name(sets)
                 ],
             )
+
+    def _update(self) -> Update:
+        return update(set_contents).where(
+            set_contents.c.dataset == self._dataset,
+            set_contents.c.prompt_set == bindparam("set_name"),
+        )
 
     def _drop(self, prompt_sets: Collection[str]) -> None:
         if not prompt_sets:

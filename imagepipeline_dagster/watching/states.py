@@ -15,11 +15,13 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
+from typing import Any
 
 from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Connection,
+    Select,
     Text,
     and_,
     bindparam,
@@ -35,65 +37,14 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import prompt_sets, set_contents
 from imagepipeline_dagster.ledger.upserts import upsert
 from imagepipeline_dagster.tables.fingerprints import SetFingerprint
+from imagepipeline_dagster.watching.retries import PromptSetState, pause_is_over, retry_due
 
 __all__ = [
     "AskedRun",
-    "PromptSetState",
     "PromptSetStates",
-    "is_built",
-    "retry_at",
-    "retry_due",
 ]
 
-_FIRST_RETRY = dt.timedelta(minutes=30)
-_LONGEST_PAUSE = dt.timedelta(hours=24)
 _LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptSetState:
-    """What is known of a prompt set; a fingerprint is None where it never came to that.
-
-    `retries` are the runs asked for again since the content last changed or was built whole;
-    `pending` are the samples that were still open when it was last built.
-    """
-
-    prompt_set: str
-    requested_prompts: str | None
-    requested_embeddings: str | None
-    requested_at: dt.datetime | None
-    retries: int
-    built_content: str | None
-    built_at: dt.datetime | None
-    pending: int
-
-
-def is_built(desired: SetFingerprint, state: PromptSetState | None) -> bool:
-    """Tell whether a set was last built from just this content."""
-    return state is not None and state.built_content == desired.content
-
-
-def retry_due(desired: SetFingerprint, state: PromptSetState, *, now: dt.datetime) -> bool:
-    """Tell whether a set that is not built whole, by request or by hand, is to be asked for again.
-
-    The pauses double from half an hour to a day.
-    """
-    whole = is_built(desired, state) and not state.pending
-    return not whole and _pause_is_over(state, now=now)
-
-
-def retry_at(state: PromptSetState) -> dt.datetime | None:
-    """Return when the pause of a set is over, if it is not built whole; None if it never began."""
-    last = state.requested_at or state.built_at
-    if last is None:
-        return None
-    doublings: int = 2 ** min(state.retries, 10)
-    return last + min(_FIRST_RETRY * doublings, _LONGEST_PAUSE)
-
-
-def _pause_is_over(state: PromptSetState, *, now: dt.datetime) -> bool:
-    due = retry_at(state)
-    return due is not None and now >= due
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +60,7 @@ class AskedRun:
 _DESIRED, _STATE = set_contents.c, prompt_sets.c
 _SAME_SET = and_(_DESIRED.dataset == _STATE.dataset, _DESIRED.prompt_set == _STATE.prompt_set)
 _WITH_STATE = set_contents.outerjoin(prompt_sets, _SAME_SET)
+_STATES = select(*(_STATE[name] for name in PromptSetState.__slots__))
 _STATE_WITH_DESIRED = prompt_sets.outerjoin(set_contents, _SAME_SET)
 _AS_DESIRED = (_DESIRED.prompt_set, _DESIRED.rows, _DESIRED.prompts, _DESIRED.embeddings)
 _NOT_BUILT = _STATE.built_content.is_distinct_from(_DESIRED.content)
@@ -158,22 +110,12 @@ class PromptSetStates:
 
     def all(self) -> dict[str, PromptSetState]:
         """Return what is known of each prompt set that was ever asked for or built."""
-        columns = [_STATE[name] for name in PromptSetState.__slots__]
-        query = select(*columns).where(_STATE.dataset == self._dataset)
-        with self._ledger.reading() as connection:
-            states = [PromptSetState(**row) for row in connection.execute(query).mappings()]
+        states = self._states(_STATES.where(_STATE.dataset == self._dataset))
         return {state.prompt_set: state for state in states}
 
     def not_whole(self) -> list[str]:
         """Return the sets that were asked for or built, and are not whole, as far as is known."""
-        query = (
-            select(_STATE.prompt_set)
-            .select_from(_STATE_WITH_DESIRED)
-            .where(_STATE.dataset == self._dataset, or_(_NOT_BUILT, _STATE.pending > 0))
-            .order_by(_STATE.prompt_set)
-        )
-        with self._ledger.reading() as connection:
-            return list(connection.scalars(query))
+        return sorted(state.prompt_set for state in self._not_whole())
 
     def end_pauses(self, sets: Iterable[str]) -> None:
         """Let these sets be asked for at the next look, as if nothing had been asked for yet."""
@@ -198,16 +140,19 @@ class PromptSetStates:
 
         Longest wait first. What a set says now may not be known yet: `retry_due` has the last word.
         """
+        return [state for state in self._not_whole() if pause_is_over(state, now=now)]
+
+    def _not_whole(self) -> list[PromptSetState]:
         last = func.coalesce(_STATE.requested_at, _STATE.built_at)
-        query = (
-            select(*(_STATE[name] for name in PromptSetState.__slots__))
-            .select_from(_STATE_WITH_DESIRED)
+        return self._states(
+            _STATES.select_from(_STATE_WITH_DESIRED)
             .where(_STATE.dataset == self._dataset, or_(_NOT_BUILT, _STATE.pending > 0))
             .order_by(last, _STATE.prompt_set)
         )
+
+    def _states(self, query: Select[Any]) -> list[PromptSetState]:
         with self._ledger.reading() as connection:
-            states = [PromptSetState(**row) for row in connection.execute(query).mappings()]
-        return [state for state in states if _pause_is_over(state, now=now)]
+            return [PromptSetState(**row) for row in connection.execute(query).mappings()]
 
     def ask(
         self, desired: SetFingerprint, *, tick: str | None = None, again: bool = False
@@ -306,38 +251,6 @@ class PromptSetStates:
                 AskedRun(prompt_set=name, content=content, attempt=attempt, asked_at=asked_at)
                 for name, content, attempt, asked_at in connection.execute(query)
             ]
-
-    def unreported(self, tick: str) -> list[SetFingerprint]:
-        """Return the sets whose rows say what Dagster was not told, before this tick at least."""
-        query = (
-            select(*_AS_DESIRED)
-            .where(
-                _DESIRED.dataset == self._dataset,
-                or_(
-                    _DESIRED.reported.is_distinct_from(_DESIRED.prompts),
-                    _DESIRED.reported_in == tick,
-                ),
-            )
-            .order_by(_DESIRED.changed_at, _DESIRED.prompt_set)
-        )
-        with self._ledger.reading() as connection:
-            return [SetFingerprint(*row) for row in connection.execute(query)]
-
-    def record_reported(self, reported: Iterable[SetFingerprint], *, tick: str) -> None:
-        """Record that a tick tells Dagster what these sets' rows say."""
-        versions = [
-            {"set_name": desired.prompt_set, "read_prompts": desired.prompts}
-            for desired in sorted(reported, key=_name)
-        ]
-        if not versions:
-            return
-        with self._ledger.engine.begin() as connection:
-            connection.execute(
-                update(set_contents)
-                .where(self._says(_SET_NAME))
-                .values(reported=bindparam("read_prompts"), reported_in=tick),
-                versions,
-            )
 
     def close_tick(self, tick: str) -> None:
         """Forget what a tick asked for and reported: it is over, and its name may come again."""

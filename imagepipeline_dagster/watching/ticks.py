@@ -143,6 +143,7 @@ def watch_prompts(watched: WatchedDataset, cursor: str | None) -> PromptsTick | 
             return _prompts_tick(
                 watched,
                 watched.states(ledger),
+                contents,
                 seen,
                 changes,
                 tick=watch.tick,
@@ -154,6 +155,7 @@ def watch_prompts(watched: WatchedDataset, cursor: str | None) -> PromptsTick | 
 def _prompts_tick(
     watched: WatchedDataset,
     states: PromptSetStates,
+    contents: SetContents,
     seen: Observation,
     changes: PartitionChanges,
     *,
@@ -173,9 +175,9 @@ def _prompts_tick(
     states.settle()
     waiting = _in_partitions(states.wanting_for_prompts(), there)
     runs = states.ask_for(waiting, tick=name, at_most=watched.max_runs)
-    unreported = _in_partitions(states.unreported(name), there)
+    unreported = _in_partitions(contents.unreported(name), there)
     reported = unreported[: watched.max_runs]
-    states.record_reported(reported, tick=name)
+    contents.record_reported(reported, tick=name)
     is_left = len(waiting) + len(repeated) > len(runs) or len(unreported) > len(reported)
     return PromptsTick(
         runs=runs,

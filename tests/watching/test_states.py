@@ -12,12 +12,8 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import set_contents
 from imagepipeline_dagster.tables.fingerprints import SetFingerprint, fingerprint_used
 from imagepipeline_dagster.watching.contents import SetContents
-from imagepipeline_dagster.watching.states import (
-    PromptSetState,
-    PromptSetStates,
-    is_built,
-    retry_due,
-)
+from imagepipeline_dagster.watching.retries import PromptSetState, is_built, retry_due
+from imagepipeline_dagster.watching.states import PromptSetStates
 from tests.states import states_in
 
 FIRST = SetFingerprint("spring", 3, "rows-1", "embeddings-1")
@@ -104,13 +100,14 @@ def test_a_repeated_tick_gives_the_same_answer(states: PromptSetStates, ledger: 
     assert states.ask_for([], tick="one", at_most=5) == []
 
 
-def test_what_rows_say_is_reported_once(states: PromptSetStates, ledger: Ledger) -> None:
+def test_what_rows_say_is_reported_once(ledger: Ledger) -> None:
     """New rows are unreported until a tick tells; the same tick, repeated, tells them again."""
     now_saying(ledger, FIRST)
-    assert [each.prompts for each in states.unreported("one")] == ["rows-1"]
-    states.record_reported(states.unreported("one"), tick="one")
-    assert [each.prompts for each in states.unreported("one")] == ["rows-1"]
-    assert states.unreported("two") == []
+    contents = SetContents(ledger, dataset="images")
+    assert [content.prompts for content in contents.unreported("one")] == ["rows-1"]
+    contents.record_reported(contents.unreported("one"), tick="one")
+    assert [content.prompts for content in contents.unreported("one")] == ["rows-1"]
+    assert contents.unreported("two") == []
 
 
 def test_one_of_many_processes_asks(states: PromptSetStates) -> None:
@@ -221,20 +218,21 @@ def test_many_sets_are_few_statements(states: PromptSetStates, ledger: Ledger) -
     many = [SetFingerprint(f"set {number}", 1, "rows", "none") for number in range(1000)]
     now_saying(ledger, *many)
     states.record_built("set 7", content=many[7].content, pending=0)
+    contents = SetContents(ledger, dataset="images")
     statements = []
 
     def note(*arguments: object) -> None:
         statements.append(arguments[2])
 
     event.listen(ledger.engine, "before_cursor_execute", note)
-    states.record_reported(many, tick="one")
+    contents.record_reported(many, tick="one")
     states.forget(each.prompt_set for each in many)
-    SetContents(ledger, dataset="images").use_embeddings({})
+    contents.use_embeddings({})
     event.remove(ledger.engine, "before_cursor_execute", note)
 
     assert len(statements) < 20
     assert states_in(ledger, dataset="images") == {}
-    assert len(states.unreported("two")) == 1000
+    assert len(contents.unreported("two")) == 1000
     assert {each.embeddings for each in states.wanting_for_prompts()} == {fingerprint_used([], {})}
 
 
