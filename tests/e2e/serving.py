@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-__all__ = ["Run", "ServedPipeline", "serve", "until"]
+__all__ = ["Run", "ServedPipeline", "free_port", "serve", "until"]
 
 T = TypeVar("T")
 
@@ -190,7 +190,7 @@ def serve(folder: Path) -> Iterator[ServedPipeline]:
     (home / "dagster.yaml").write_text(settings + _IMPATIENT)
     ours = ("IMAGEPIPELINE_", "DAGSTER_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    port = _free_port()
+    port = free_port()
     command = [str(Path(sys.executable).with_name("dagster")), "dev"]
     options = ["--python-file", str(_DEFINITIONS), "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as output:
@@ -221,7 +221,8 @@ def _answers(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) 
         return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on now."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port: int = listening.getsockname()[1]
     return port
