@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 from multiprocessing.connection import Connection
 from random import Random
-from types import TracebackType
 from typing import Self
 
 import httpx
@@ -50,12 +49,7 @@ class Vendor:
         self.url = here.recv()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.join(_STOP_SECONDS)
 

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from functools import partial
-from types import TracebackType
 from typing import Protocol, Self
 
 import httpx
@@ -149,12 +148,7 @@ class ImagePipelineClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for connections in (self._posts, self._polls, self._downloads):
             await connections.aclose()
 

@@ -9,8 +9,9 @@ import click
 
 from imagepipeline_dagster.cli.configured import (
     chosen_dataset,
+    configured_ledger,
+    configured_tables,
     dataset_option,
-    opened_ledger,
     system_user,
 )
 from imagepipeline_dagster.cli.tables import chosen_sets
@@ -51,27 +52,22 @@ def approve(
     An approval is for the plan as it stands: an edited plan needs another. A sensor then asks for
     the purchase; the dataset's budget limits it all the same.
     """
-    from imagepipeline_dagster.defs.plans import forecast
+    from imagepipeline_dagster.defs.plans import forecast_of_sets
     from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.planning.approval import approve_plans
-    from imagepipeline_dagster.tables.reading import SourceTables
 
     if bool(prompt_sets) == all_sets:
         raise click.UsageError("Name prompt sets, or give --all.")
     with plain_errors():
         chosen = chosen_dataset(dataset)
-        resources = resources_on_command_line(os.environ)
-        origin = resources["imagepipeline"].origin
+        origin = resources_on_command_line(os.environ)["imagepipeline"].origin
         allowance = chosen.allowance(origin)
         with (
-            SourceTables(
-                resources["tables"].url, prompts=chosen.prompts, embeddings=chosen.embeddings
-            ) as tables,
-            opened_ledger(resources["ledger"].url, create=True) as ledger,
+            configured_tables(chosen) as tables,
+            configured_ledger(create=True) as ledger,
         ):
             names = chosen_sets(tables, prompt_sets)
-            sets = ((name, tables.prompts(name)) for name in names)
-            planned = forecast(sets, tables.embeddings(), chosen, ledger, origin=origin)
+            planned = forecast_of_sets(names, tables, chosen, ledger, origin=origin)
             approved = approve_plans(
                 planned,
                 up_to=up_to,

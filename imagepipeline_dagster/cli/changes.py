@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imagepipeline_dagster.cli.configured import opened_ledger
+from imagepipeline_dagster.cli.configured import configured_ledger, configured_tables
 from imagepipeline_dagster.cli.plan import to_buy_text
 from imagepipeline_dagster.cli.refusals import show_refusals
 from imagepipeline_dagster.cli.terminal import counts_table, printable, shown_number
@@ -68,17 +68,13 @@ def show_cost(
     """Print what a purchase of the prompt sets concerned would buy after an import, and why."""
     from imagepipeline_dagster.defs.plans import forecast
     from imagepipeline_dagster.environment import resources_on_command_line
-    from imagepipeline_dagster.tables.reading import SourceTables
     from imagepipeline_dagster.tables.transfer.progress import counted
 
-    resources = resources_on_command_line(os.environ)
-    api = resources["imagepipeline"]
+    api = resources_on_command_line(os.environ)["imagepipeline"]
     origin = api.origin
     with (
-        SourceTables(
-            resources["tables"].url, prompts=dataset.prompts, embeddings=dataset.embeddings
-        ) as tables,
-        opened_ledger(resources["ledger"].url, create=False) as ledger,
+        configured_tables(dataset) as tables,
+        configured_ledger(create=False) as ledger,
     ):
         sets = merge.sets_after(tables, changes)
         embeddings = merge.embeddings_after(tables)

@@ -19,10 +19,12 @@ from imagepipeline_dagster.errors import CorrectableError
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.ledger.requests import Ledger
+    from imagepipeline_dagster.tables.reading import SourceTables
 
 __all__ = [
     "chosen_dataset",
     "configured_ledger",
+    "configured_tables",
     "dataset_option",
     "opened_ledger",
     "present_ledger",
@@ -44,6 +46,16 @@ def tables_url() -> str:
     with plain_errors():
         url: str = resources_on_command_line(os.environ)["tables"].url
         return url
+
+
+def configured_tables(dataset: ImageDataset) -> SourceTables:
+    """Open the tables that the environment names, as a dataset maps them.
+
+    The resource would make sample tables where there are none.
+    """
+    from imagepipeline_dagster.tables.reading import SourceTables
+
+    return SourceTables(tables_url(), prompts=dataset.prompts, embeddings=dataset.embeddings)
 
 
 def chosen_dataset(

@@ -16,7 +16,12 @@ from imagepipeline_dagster.cli.changes import (
     show_cost,
     show_reading,
 )
-from imagepipeline_dagster.cli.configured import chosen_dataset, dataset_option, tables_url
+from imagepipeline_dagster.cli.configured import (
+    chosen_dataset,
+    configured_tables,
+    dataset_option,
+    tables_url,
+)
 from imagepipeline_dagster.cli.plan import price_option
 from imagepipeline_dagster.cli.progress import ShownProgress
 from imagepipeline_dagster.cli.refusals import show_refusals
@@ -258,16 +263,13 @@ def _tell_refusals(dataset: ImageDataset, merge: Merge, report: RefusedRows) -> 
     """Say which imported rows would be refused before paying, where they are not too many."""
     from imagepipeline_dagster.planning.forecast import Refusal
     from imagepipeline_dagster.planning.prompts import validated_prompts
-    from imagepipeline_dagster.tables.reading import SourceTables
     from imagepipeline_dagster.tables.transfer.file_rows import FileRow
 
     if len(merge) > _JUDGED_ROWS:
         click.echo("Rows that would be refused before paying: `imagepipeline-dagster plan` says.")
         return
     refusals: list[Refusal] = []
-    with SourceTables(
-        tables_url(), prompts=dataset.prompts, embeddings=dataset.embeddings
-    ) as tables:
+    with configured_tables(dataset) as tables:
         embeddings = _embeddings_of(tables)
         _, names = merge.prompt_sets(at_most=_JUDGED_ROWS)
         for name in names:

@@ -12,8 +12,9 @@ import click
 
 from imagepipeline_dagster.cli.configured import (
     chosen_dataset,
+    configured_ledger,
+    configured_tables,
     dataset_option,
-    opened_ledger,
 )
 from imagepipeline_dagster.cli.refusals import show_refusals
 from imagepipeline_dagster.cli.tables import chosen_sets
@@ -61,26 +62,20 @@ def plan(
     """
     import rich
 
-    from imagepipeline_dagster.defs.plans import forecast
+    from imagepipeline_dagster.defs.plans import forecast_of_sets
     from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.ledger.records import PlanState
-    from imagepipeline_dagster.tables.reading import SourceTables
 
     with plain_errors():
         chosen = chosen_dataset(dataset, price_per_image=price_per_image)
-        resources = resources_on_command_line(os.environ)
-        api = resources["imagepipeline"]
-        # Not the resource's own way to open them: that makes sample tables where there are none.
+        api = resources_on_command_line(os.environ)["imagepipeline"]
         with (
-            SourceTables(
-                resources["tables"].url, prompts=chosen.prompts, embeddings=chosen.embeddings
-            ) as tables,
-            opened_ledger(resources["ledger"].url, create=False) as ledger,
+            configured_tables(chosen) as tables,
+            configured_ledger(create=False) as ledger,
         ):
             origin = api.origin
             names = chosen_sets(tables, prompt_sets)
-            sets = ((name, tables.prompts(name)) for name in names)
-            planned = forecast(sets, tables.embeddings(), chosen, ledger, origin=origin)
+            planned = forecast_of_sets(names, tables, chosen, ledger, origin=origin)
             allowance = chosen.allowance(origin)
             spent = allowance.spent(ledger, today=dt.datetime.now(dt.UTC).date())
     total = planned.total

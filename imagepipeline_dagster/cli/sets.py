@@ -6,7 +6,12 @@ import os
 
 import click
 
-from imagepipeline_dagster.cli.configured import chosen_dataset, dataset_option, opened_ledger
+from imagepipeline_dagster.cli.configured import (
+    chosen_dataset,
+    configured_ledger,
+    configured_tables,
+    dataset_option,
+)
 from imagepipeline_dagster.cli.terminal import count_of, plain_errors, printable
 
 __all__ = ["sets_group"]
@@ -26,22 +31,17 @@ def sync(*, dataset: str | None) -> None:
     """
     from imagepipeline_dagster.defs.registration import register_sets
     from imagepipeline_dagster.defs.under_way import configured_instance
-    from imagepipeline_dagster.environment import resources_on_command_line
-    from imagepipeline_dagster.tables.reading import SourceTables
 
     with plain_errors():
         chosen = chosen_dataset(dataset)
-        resources = resources_on_command_line(os.environ)
         with (
             configured_instance(os.environ) as instance,
-            SourceTables(
-                resources["tables"].url, prompts=chosen.prompts, embeddings=chosen.embeddings
-            ) as tables,
+            configured_tables(chosen) as tables,
         ):
             changes = register_sets(
                 chosen,
                 tables=tables,
-                open_ledger=lambda: opened_ledger(resources["ledger"].url, create=True),
+                open_ledger=lambda: configured_ledger(create=True),
                 instance=instance,
             )
     for sign, keys in (("+", changes.added), ("-", changes.removed)):

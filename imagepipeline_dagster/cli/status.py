@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imagepipeline_dagster.cli.configured import chosen_dataset, dataset_option, opened_ledger
+from imagepipeline_dagster.cli.configured import (
+    chosen_dataset,
+    configured_ledger,
+    configured_tables,
+    dataset_option,
+)
 from imagepipeline_dagster.cli.plan import price_option
 from imagepipeline_dagster.cli.tables import chosen_sets
 from imagepipeline_dagster.cli.terminal import (
@@ -43,16 +48,13 @@ def status(*, as_json: bool, dataset: str | None) -> None:
     """
     from imagepipeline_dagster.defs.status import status_of
     from imagepipeline_dagster.environment import resources_on_command_line
-    from imagepipeline_dagster.tables.reading import SourceTables
 
     with plain_errors():
         chosen = chosen_dataset(dataset)
         resources = resources_on_command_line(os.environ)
         with (
-            SourceTables(
-                resources["tables"].url, prompts=chosen.prompts, embeddings=chosen.embeddings
-            ) as tables,
-            opened_ledger(resources["ledger"].url, create=False) as ledger,
+            configured_tables(chosen) as tables,
+            configured_ledger(create=False) as ledger,
         ):
             standing = status_of(
                 chosen,
@@ -124,7 +126,7 @@ def costs(*, price_per_image: float | None, as_json: bool, dataset: str | None) 
         resources = resources_on_command_line(os.environ)
         api = resources["imagepipeline"]
         allowance = chosen.allowance(api.origin)
-        with opened_ledger(resources["ledger"].url, create=False) as ledger:
+        with configured_ledger(create=False) as ledger:
             spent = costs_of(
                 ledger, dataset=chosen.name, scope=allowance.scope, emulated=api.emulated
             )
@@ -170,20 +172,15 @@ def retry(*, prompt_sets: tuple[str, ...], all_sets: bool, dataset: str | None) 
     Their growing pauses end. Requests that failed for good, or are unknown, stay as they are: see
     `ledger resubmit`.
     """
-    from imagepipeline_dagster.environment import resources_on_command_line
-    from imagepipeline_dagster.tables.reading import SourceTables
     from imagepipeline_dagster.watching.states import PromptSetStates
 
     if bool(prompt_sets) == all_sets:
         raise click.UsageError("Name prompt sets, or give --all.")
     with plain_errors():
         chosen = chosen_dataset(dataset)
-        resources = resources_on_command_line(os.environ)
         with (
-            SourceTables(
-                resources["tables"].url, prompts=chosen.prompts, embeddings=chosen.embeddings
-            ) as tables,
-            opened_ledger(resources["ledger"].url, create=True) as ledger,
+            configured_tables(chosen) as tables,
+            configured_ledger(create=True) as ledger,
         ):
             names = set(chosen_sets(tables, prompt_sets))
             states = PromptSetStates(ledger, dataset=chosen.name)

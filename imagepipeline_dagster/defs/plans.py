@@ -1,7 +1,8 @@
 """Plans of several sets, approved by a person: two jobs, and the sensor that asks for purchases."""
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
@@ -22,7 +23,7 @@ from imagepipeline_dagster.resources import ImagePipelineResource, LedgerResourc
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow
 
-__all__ = ["build_plan_jobs", "build_purchase_of_approved", "forecast"]
+__all__ = ["build_plan_jobs", "build_purchase_of_approved", "forecast", "forecast_of_sets"]
 
 
 def forecast(
@@ -44,6 +45,23 @@ def forecast(
         ledger=ledger,
         origin=origin,
     )
+
+
+def forecast_of_sets(
+    names: Iterable[str],
+    tables: SourceTables,
+    dataset: ImageDataset,
+    ledger: Ledger,
+    *,
+    origin: str,
+) -> Forecast:
+    """Return the same for sets as the tables have them now.
+
+    Raises:
+        TablesError: a table cannot be read.
+    """
+    prompt_sets = ((name, tables.prompts(name)) for name in names)
+    return forecast(prompt_sets, tables.embeddings(), dataset, ledger, origin=origin)
 
 
 class ChosenSets(dg.Config):
@@ -80,8 +98,7 @@ def build_plan_jobs(dataset: ImageDataset) -> list[dg.JobDefinition]:
         imagepipeline: ImagePipelineResource,
     ) -> None:
         allowance = dataset.allowance(imagepipeline.origin)
-        with tables.open(dataset.prompts, dataset.embeddings) as source, ledger.open() as opened:
-            planned = _forecast_of(config.sets, source, dataset, opened, imagepipeline.origin)
+        with _planned(config, dataset, tables, ledger, imagepipeline) as (planned, opened):
             spent = allowance.spent(opened, today=dt.datetime.now(dt.UTC).date())
         context.add_output_metadata(
             {
@@ -104,8 +121,7 @@ def build_plan_jobs(dataset: ImageDataset) -> list[dg.JobDefinition]:
         imagepipeline: ImagePipelineResource,
     ) -> None:
         allowance = dataset.allowance(imagepipeline.origin)
-        with tables.open(dataset.prompts, dataset.embeddings) as source, ledger.open() as opened:
-            planned = _forecast_of(config.sets, source, dataset, opened, imagepipeline.origin)
+        with _planned(config, dataset, tables, ledger, imagepipeline) as (planned, opened):
             try:
                 approved = approve_plans(
                     planned,
@@ -197,22 +213,25 @@ def build_purchase_of_approved(
     return approvals_sensor
 
 
-def _forecast_of(
-    sets: Sequence[str],
-    tables: SourceTables,
+@contextmanager
+def _planned(
+    config: ChosenSets,
     dataset: ImageDataset,
-    ledger: Ledger,
-    origin: str,
-) -> Forecast:
-    there = tables.prompt_sets()
-    unknown = sorted(set(sets) - set(there))
-    if unknown:
-        raise dg.Failure(
-            f"the table {dataset.prompts.table!r} has no prompt set {unknown[0]!r}",
-            allow_retries=False,
-        )
-    rows = ((name, tables.prompts(name)) for name in sets or there)
-    return forecast(rows, tables.embeddings(), dataset, ledger, origin=origin)
+    tables: TablesResource,
+    ledger: LedgerResource,
+    api: ImagePipelineResource,
+) -> Iterator[tuple[Forecast, Ledger]]:
+    """Give the plans of the sets that a run chose, and the ledger that they were made with."""
+    with tables.open(dataset.prompts, dataset.embeddings) as source, ledger.open() as opened:
+        there = source.prompt_sets()
+        unknown = sorted(set(config.sets) - set(there))
+        if unknown:
+            raise dg.Failure(
+                f"the table {dataset.prompts.table!r} has no prompt set {unknown[0]!r}",
+                allow_retries=False,
+            )
+        names = config.sets or there
+        yield forecast_of_sets(names, source, dataset, opened, origin=api.origin), opened
 
 
 def _total(total: SetPlan, allowance: Allowance) -> dict[str, Any]:

@@ -1,6 +1,11 @@
 """The schedules: a daily release, and an hourly look at the sets that are not complete."""
 
+import datetime as dt
+
 import dagster as dg
+
+# Dagster exports no iterator of its cron schedules.
+from dagster._utils.schedules import cron_string_iterator
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
@@ -8,9 +13,9 @@ from imagepipeline_dagster.defs.sensors import run_request, watched_dataset
 from imagepipeline_dagster.resources import LedgerResource, TablesResource
 from imagepipeline_dagster.watching.ticks import ask_again
 
-__all__ = ["RECONCILE_CRON", "build_schedules"]
+__all__ = ["build_schedules", "next_ticks"]
 
-RECONCILE_CRON = "0 * * * *"
+_RECONCILE_CRON = "0 * * * *"
 
 
 def build_schedules(
@@ -21,7 +26,7 @@ def build_schedules(
     @dg.schedule(
         name=dataset.named("reconcile_schedule"),
         job_name=dataset.named("materialize_prompt_set"),
-        cron_schedule=RECONCILE_CRON,
+        cron_schedule=_RECONCILE_CRON,
         default_status=status,
         description="Asks again for prompt sets that are not built whole, with growing pauses.",
     )
@@ -46,3 +51,15 @@ def build_schedules(
         description="Publishes a release a day, if anything in it changed.",
     )
     return [reconcile_schedule, image_dataset_schedule]
+
+
+def next_ticks(dataset: ImageDataset, *, now: dt.datetime) -> dict[str, dt.datetime]:
+    """Return when each schedule ticks next, if it runs."""
+    crons = {
+        "reconcile_schedule": _RECONCILE_CRON,
+        "image_dataset_schedule": dataset.release_cron,
+    }
+    return {
+        dataset.named(name): next(iter(cron_string_iterator(now.timestamp(), cron, "UTC")))
+        for name, cron in crons.items()
+    }

@@ -6,17 +6,14 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-# Dagster exports no iterator of its cron schedules.
-from dagster._utils.schedules import cron_string_iterator
-
 from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.plans import forecast
-from imagepipeline_dagster.defs.schedules import RECONCILE_CRON
-from imagepipeline_dagster.ledger.approvals import approval_of
+from imagepipeline_dagster.defs.plans import forecast_of_sets
+from imagepipeline_dagster.defs.schedules import next_ticks
 from imagepipeline_dagster.ledger.budget import Spent
 from imagepipeline_dagster.ledger.decisions import unknown_requests
 from imagepipeline_dagster.ledger.records import PlanState
 from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.planning.approval import waits_for_person
 from imagepipeline_dagster.planning.forecast import SetPlan
 from imagepipeline_dagster.release.reading import latest_manifest
 from imagepipeline_dagster.resources import ImagePipelineResource
@@ -104,9 +101,7 @@ def status_of(
     Raises:
         TablesError: a table cannot be read.
     """
-    names = tables.prompt_sets()
-    rows = ((name, tables.prompts(name)) for name in names)
-    planned = forecast(rows, tables.embeddings(), dataset, ledger, origin=api.origin)
+    planned = forecast_of_sets(tables.prompt_sets(), tables, dataset, ledger, origin=api.origin)
     states = PromptSetStates(ledger, dataset=dataset.name).all()
     allowance = dataset.allowance(api.origin)
     spent = allowance.spent(ledger, today=now.date())
@@ -123,13 +118,7 @@ def status_of(
         spent=spent,
         budget_left=allowance.rest_text(spent),
         last_release=_last_release(dataset, storage),
-        next_runs={
-            dataset.named(name): next(iter(cron_string_iterator(now.timestamp(), cron, "UTC")))
-            for name, cron in (
-                ("reconcile_schedule", RECONCILE_CRON),
-                ("image_dataset_schedule", dataset.release_cron),
-            )
-        },
+        next_runs=next_ticks(dataset, now=now),
     )
 
 
@@ -141,16 +130,6 @@ def _set_status(
     origin: str,
     now: dt.datetime,
 ) -> SetStatus:
-    cost = dataset.allowance(origin).cost(plan.to_buy)
-    waits = dataset.approval.is_needed(plan.to_buy, cost) and not approval_of(
-        ledger,
-        dataset=dataset.name,
-        prompt_set=plan.name,
-        fingerprint=plan.fingerprint,
-        images=plan.to_buy,
-        cost=cost,
-        now=now,
-    )
     word = _state_word(plan, state)
     return SetStatus(
         prompt_set=plan.name,
@@ -158,7 +137,16 @@ def _set_status(
         images_to_buy=plan.to_buy,
         images_unknown=plan.summary.images[PlanState.UNKNOWN],
         refused_rows=plan.refused,
-        waits_for_approval=waits,
+        waits_for_approval=waits_for_person(
+            dataset.approval,
+            ledger,
+            dataset=dataset.name,
+            prompt_set=plan.name,
+            fingerprint=plan.fingerprint,
+            images=plan.to_buy,
+            cost=dataset.allowance(origin).cost(plan.to_buy),
+            now=now,
+        ),
         retry_at=retry_at(state) if state and word != "built" else None,
     )
 

@@ -7,7 +7,6 @@ import socket
 import threading
 from asyncio import BaseTransport
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 import uvicorn
@@ -54,12 +53,7 @@ class EmulatorServer:
         self._running = _Running(self._emulator, listening)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._running is not None:
             self._running.stop()
             self._running = None

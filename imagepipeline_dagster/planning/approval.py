@@ -24,6 +24,7 @@ __all__ = [
     "ApprovalRefused",
     "NotApproved",
     "approve_plans",
+    "waits_for_person",
     "why_withheld",
 ]
 
@@ -76,6 +77,29 @@ class Approval(Options):
         return too_many or too_dear
 
 
+def waits_for_person(
+    approval: Approval,
+    ledger: Ledger,
+    *,
+    dataset: str,
+    prompt_set: str,
+    fingerprint: str,
+    images: int,
+    cost: float | None,
+    now: dt.datetime,
+) -> bool:
+    """Tell whether a plan that buys so many images, at this cost, waits for a person's approval."""
+    return approval.is_needed(images, cost) and not approval_of(
+        ledger,
+        dataset=dataset,
+        prompt_set=prompt_set,
+        fingerprint=fingerprint,
+        images=images,
+        cost=cost,
+        now=now,
+    )
+
+
 def why_withheld(
     plan: Sequence[PlannedRequest],
     approval: Approval,
@@ -100,9 +124,8 @@ def why_withheld(
         if plan_state(entries.get(key)) is PlanState.TO_BUY
     )
     cost = allowance.cost(images)
-    if not approval.is_needed(images, cost):
-        return None
-    given = approval_of(
+    if not waits_for_person(
+        approval,
         ledger,
         dataset=dataset,
         prompt_set=prompt_set,
@@ -110,8 +133,7 @@ def why_withheld(
         images=images,
         cost=cost,
         now=now,
-    )
-    if given is not None:
+    ):
         return None
     counted = "1 image" if images == 1 else f"{images:,} images"
     price = "" if cost is None else f", for {allowance.price_text(images)},"

@@ -7,7 +7,6 @@ import dataclasses
 import datetime as dt
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import sqlalchemy as sa
@@ -71,12 +70,7 @@ class SourceTables:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
