@@ -66,11 +66,6 @@ class ReplayReport:
         ]
         return max(compared, key=_ORDER.index, default=Likeness.NOT_COMPARABLE)
 
-    @property
-    def drifted(self) -> bool:
-        """Whether the model behind the API gives another picture for the same request now."""
-        return self.likeness is Likeness.DRIFTED
-
 
 @dataclass(frozen=True, slots=True)
 class _Row:

@@ -42,65 +42,13 @@ class Kind(StrEnum):
 
 
 # Spreadsheets write these words in the language of their user.
-_TRUE = frozenset(
-    [
-        "true",
-        "t",
-        "yes",
-        "y",
-        "on",
-        "1",
-        "1.0",
-        "wahr",
-        "ja",
-        "vrai",
-        "oui",
-        "verdadero",
-        "sí",
-        "vero",
-        "waar",
-        "sant",
-        "prawda",
-    ]
-)
-_FALSE = frozenset(
-    [
-        "false",
-        "f",
-        "no",
-        "n",
-        "off",
-        "0",
-        "0.0",
-        "falsch",
-        "nein",
-        "faux",
-        "non",
-        "falso",
-        "onwaar",
-        "nee",
-        "falskt",
-        "fałsz",
-    ]
-)
-_NO_VALUE = frozenset(
-    [
-        r"nan",
-        r"none",
-        r"null",
-        r"na",
-        r"n/a",
-        r"<na>",
-        r"nat",
-        r"\n",
-        r"#n/a",
-        r"#name?",
-        r"#ref!",
-        r"#value!",
-        r"#div/0!",
-        r"#num!",
-        r"#null!",
-    ]
+_FLAG_WORDS = {
+    True: "true t yes y on 1 1.0 wahr ja vrai oui verdadero sí vero waar sant prawda",
+    False: "false f no n off 0 0.0 falsch nein faux non falso onwaar nee falskt fałsz",
+}
+_FLAGS = {word: flag for flag, words in _FLAG_WORDS.items() for word in words.split()}
+_NO_VALUE = re.compile(
+    r"nan|none|null|na|n/a|<na>|nat|\\n|#(n/a|name\?|ref!|value!|div/0!|num!|null!)", re.IGNORECASE
 )
 # Python's own parsers also take "1_000", other scripts' digits and endless ones.
 _WHOLE = re.compile(r"([+-]?[0-9]{1,40})(?:\.0{0,40})?")
@@ -110,7 +58,7 @@ _NUMBER = re.compile(r"[+-]?([0-9]{1,40}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE][+-]
 
 def is_no_value(text: str) -> bool:
     """Tell whether a text is a word that programs write where there is no value."""
-    return len(text) < 10 and text.strip().casefold() in _NO_VALUE
+    return len(text) < 10 and _NO_VALUE.fullmatch(text.strip()) is not None
 
 
 def read_text(raw: object) -> str | None:
@@ -198,10 +146,7 @@ def read_flag(raw: object) -> bool | str | None:
     text = read_text(raw)
     if text is None or not text.strip():
         return None
-    word = text.strip().lower()
-    if word in _TRUE or word in _FALSE:
-        return word in _TRUE
-    return text
+    return _FLAGS.get(text.strip().lower(), text)
 
 
 def read_time(raw: object) -> dt.datetime | str | None:
