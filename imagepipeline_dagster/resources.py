@@ -7,6 +7,7 @@
 import asyncio
 import atexit
 import threading
+import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -23,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from imagepipeline_dagster.api.address import check_key_is_safe, origin_of
 from imagepipeline_dagster.api.client import ImagePipelineClient, poll_delays
 from imagepipeline_dagster.api.contract import RequestInvalid, Task, request_for
+from imagepipeline_dagster.api.errors import ImagePipelineError, JobNotFound
 from imagepipeline_dagster.api.jobs import Job
 from imagepipeline_dagster.databases import cause_of, parsed_url, shown_url
 from imagepipeline_dagster.errors import CorrectableError
@@ -223,6 +225,19 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
                 return await client.status(task, job_id)
 
         return _run(ask())
+
+    def why_unusable(self) -> str | None:
+        """Ask for a job that there is not, which needs the key and is free; None where all is well.
+
+        Returns what is wrong with the key, the address or the network.
+        """
+        try:
+            self.status(task=Task.TEXT2IMAGE, job_id=uuid.uuid4().hex)
+        except JobNotFound:
+            return None
+        except ImagePipelineError as error:
+            return str(error)
+        return None
 
     def _generate(self, task: Task, parameters: Mapping[str, object]) -> GeneratedPictures:
         request = request_for(task, {"model_id": "sdxl", **parameters})

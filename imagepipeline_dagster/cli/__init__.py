@@ -3,6 +3,7 @@
 - Tables: `tables`, `importing`, with the `changes` of an import, its `refusals` and `progress`.
 - What was bought, read again: `verify`.
 - Money: `plan`, `approve`, `ledger`. Partitions: `sets`. How all stands: `status`.
+- What keeps it from working: `doctor`.
 - Where pictures come from: `lineage`. People's decisions: `moderation`.
 - Versions of the dataset: `releases`.
 - To try: `emulator`, `demo`.
@@ -17,6 +18,7 @@ import click
 
 from imagepipeline_dagster.cli.approve import approve
 from imagepipeline_dagster.cli.demo import demo
+from imagepipeline_dagster.cli.doctor import doctor
 from imagepipeline_dagster.cli.emulator import emulator
 from imagepipeline_dagster.cli.importing import import_embeddings, import_prompts
 from imagepipeline_dagster.cli.ledger import ledger_group
@@ -47,6 +49,7 @@ for _command in (
     import_embeddings,
     export,
     status,
+    doctor,
     releases_group,
     sets_group,
     plan,

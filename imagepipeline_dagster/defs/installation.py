@@ -1,0 +1,278 @@
+"""Whether an installation can work: each part looked at, with what to do where it cannot.
+
+Nothing is bought. The storage gets a small object, which is removed again.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, distributions, requires, version
+
+import dagster as dg
+
+# Dagster exports no name for its daemons' health.
+from dagster._daemon.controller import get_daemon_statuses
+from packaging.requirements import Requirement
+from sqlalchemy.exc import SQLAlchemyError
+
+from imagepipeline_dagster.databases import cause_of, parsed_url
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.under_way import configured_instance
+from imagepipeline_dagster.environment import resources_on_command_line
+from imagepipeline_dagster.errors import CorrectableError
+from imagepipeline_dagster.ledger.bought import refuse_emulator
+from imagepipeline_dagster.ledger.identity import check_ledger
+from imagepipeline_dagster.ledger.opening import LedgerTooOld
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.resources import (
+    ImagePipelineResource,
+    LedgerResource,
+    StorageResource,
+    TablesResource,
+)
+from imagepipeline_dagster.tables.reading import SourceTables
+
+__all__ = ["Finding", "Grade", "findings_of"]
+
+_DISTRIBUTION = "imagepipeline-dagster"
+_CLOCK_TOLERANCE = dt.timedelta(seconds=30)
+
+
+class Grade(StrEnum):
+    """How a finding is to be taken: a WRONG part keeps the installation from working."""
+
+    GOOD = "good"
+    NOTE = "note"
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What is true of a part of the installation, and what to do about it."""
+
+    part: str
+    grade: Grade
+    text: str
+    remedy: str | None = None
+
+
+def findings_of(dataset: ImageDataset, variables: Mapping[str, str]) -> Iterator[Finding]:
+    """Look at every part that the environment names, and yield what was found."""
+    yield from _guarded("versions", _versions)
+    try:
+        resources = resources_on_command_line(variables)
+    except (CorrectableError, ValueError) as error:
+        yield Finding(part="settings", grade=Grade.WRONG, text=str(error))
+        return
+    api: ImagePipelineResource = resources["imagepipeline"]
+    tables: TablesResource = resources["tables"]
+    ledger: LedgerResource = resources["ledger"]
+    storage: StorageResource = resources["storage"]
+    yield from _guarded("key", lambda: _key(api))
+    yield from _guarded("tables", lambda: _tables(tables, dataset))
+    yield from _guarded("storage", lambda: _storage(storage))
+    yield from _guarded("ledger", lambda: _ledger(ledger, storage, api))
+    yield from _guarded("dagster", lambda: _dagster(dataset, variables))
+
+
+def _guarded(part: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """Look at a part; an error that a person can put right says so itself."""
+    try:
+        yield from look()
+    except (CorrectableError, OSError, ValueError) as error:
+        yield Finding(part=part, grade=Grade.WRONG, text=str(error))
+    except SQLAlchemyError as error:
+        yield Finding(
+            part=part,
+            grade=Grade.WRONG,
+            text=cause_of(error),
+            remedy="check that the database runs, its URL, and what its user may do",
+        )
+
+
+def _good(part: str, text: str) -> Finding:
+    return Finding(part=part, grade=Grade.GOOD, text=text)
+
+
+def _versions() -> Iterator[Finding]:
+    """Compare what is installed with what this package and Dagster's libraries ask for."""
+    dagster_libraries = {
+        name
+        for found in distributions()
+        if (name := found.metadata["Name"].lower().replace("_", "-")).startswith("dagster-")
+    }
+    broken = [
+        f"{name} needs {requirement}, and {_installed(requirement.name) or 'none'} is installed"
+        for name in sorted({_DISTRIBUTION, *dagster_libraries})
+        for requirement in map(Requirement, requires(name) or ())
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if not requirement.specifier.contains(_installed(requirement.name) or "0", prereleases=True)
+    ]
+    if broken:
+        yield Finding(
+            part="versions",
+            grade=Grade.WRONG,
+            text="; ".join(broken),
+            remedy="install from the lock, or `pip install --upgrade` these packages together",
+        )
+    else:
+        yield _good(
+            "versions", f"{_DISTRIBUTION} {version(_DISTRIBUTION)} on dagster {dg.__version__}"
+        )
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _key(api: ImagePipelineResource) -> Iterator[Finding]:
+    if api.emulated:
+        yield Finding(
+            part="key",
+            grade=Grade.NOTE,
+            text="there is no API key: the emulator draws the pictures",
+            remedy="set IMAGEPIPELINE_API_KEY to buy real ones",
+        )
+        return
+
+    trouble = api.why_unusable()
+    if trouble is None:
+        yield _good("key", f"{api.base_url} takes the key")
+    else:
+        yield Finding(
+            part="key",
+            grade=Grade.WRONG,
+            text=trouble,
+            remedy="check IMAGEPIPELINE_API_KEY, IMAGEPIPELINE_BASE_URL and the network",
+        )
+
+
+def _tables(tables: TablesResource, dataset: ImageDataset) -> Iterator[Finding]:
+    with SourceTables(tables.url, prompts=dataset.prompts, embeddings=dataset.embeddings) as source:
+        sets = len(source.prompt_sets())
+        source.embeddings()
+    if sets:
+        yield _good("tables", f"{sets:,} prompt sets")
+    else:
+        yield Finding(
+            part="tables",
+            grade=Grade.NOTE,
+            text="the prompts table has no prompt set",
+            remedy="`imagepipeline-dagster import-prompts FILE` brings some",
+        )
+
+
+def _storage(resource: StorageResource) -> Iterator[Finding]:
+    storage = resource.open()
+    path, written = f"doctor-{uuid.uuid4().hex}", b"written by imagepipeline-dagster doctor"
+    storage.write(path, written)
+    try:
+        came_back = storage.read(path) == written
+    finally:
+        storage.delete(path)
+    if came_back:
+        yield _good("storage", f"{storage.uri} keeps what is written")
+    else:
+        yield Finding(
+            part="storage",
+            grade=Grade.WRONG,
+            text=f"{storage.uri} gave other bytes back than were written",
+            remedy="use a storage that shows a write at once",
+        )
+
+
+def _ledger(
+    resource: LedgerResource, storage: StorageResource, api: ImagePipelineResource
+) -> Iterator[Finding]:
+    with closing(Ledger(resource.url, create=False)) as ledger:
+        try:
+            if ledger.is_absent:
+                yield Finding(
+                    part="ledger",
+                    grade=Grade.NOTE,
+                    text=f"there is none at {ledger.shown_url} yet",
+                    remedy="the first run makes it",
+                )
+                return
+        except LedgerTooOld as error:
+            yield Finding(part="ledger", grade=Grade.NOTE, text=str(error))
+            return
+        check_ledger(ledger, storage.open())
+        if api.emulated:
+            refuse_emulator(ledger)
+        yield _good("ledger", f"{ledger.shown_url} is the one that the storage knows")
+        ahead = ledger.clock_ahead()
+    if abs(ahead) > _CLOCK_TOLERANCE:
+        yield Finding(
+            part="clock",
+            grade=Grade.WRONG,
+            text=f"this machine's clock is {-ahead.total_seconds():+.0f} s off the database's",
+            remedy="let NTP set the clocks: sensors, links and buckets go by them",
+        )
+    else:
+        yield _good("clock", "this machine and the database agree on the time")
+
+
+def _dagster(dataset: ImageDataset, variables: Mapping[str, str]) -> Iterator[Finding]:
+    with configured_instance(variables) as instance:
+        yield from _dagster_storage(instance)
+        yield from _pools(dataset, instance)
+        yield from _daemon(instance)
+
+
+def _dagster_storage(instance: dg.DagsterInstance) -> Iterator[Finding]:
+    url = getattr(instance.event_log_storage, "postgres_url", None)
+    # SQLAlchemy takes the plain form for a driver that dagster-postgres does not work with.
+    if url is not None and parsed_url(url).drivername != "postgresql+psycopg2":
+        yield Finding(
+            part="dagster",
+            grade=Grade.WRONG,
+            text="the instance's PostgreSQL URL does not begin with postgresql+psycopg2://",
+            remedy="write it so, or `scheme: postgresql+psycopg2` below postgres_db",
+        )
+    elif url is None:
+        yield Finding(
+            part="dagster",
+            grade=Grade.NOTE,
+            text="runs and events are in SQLite: good for one machine",
+            remedy="for more, begin with deploy/dagster.yaml",
+        )
+    else:
+        yield _good("dagster", "runs and events are in PostgreSQL")
+
+
+def _pools(dataset: ImageDataset, instance: dg.DagsterInstance) -> Iterator[Finding]:
+    pool = dataset.pool or dataset.named("imagepipeline_api")
+    limits = {limit.name: limit for limit in instance.event_log_storage.get_pool_limits()}
+    limit = limits.get(pool)
+    if limit is not None and not limit.from_default:
+        yield _good("pools", f"{pool} has a limit of {limit.limit}")
+    else:
+        yield Finding(
+            part="pools",
+            grade=Grade.NOTE,
+            text=f"nobody set the limit of {pool}: before its first run Dagster knows none",
+            remedy=f"`dagster instance concurrency set {pool} 4`",
+        )
+
+
+def _daemon(instance: dg.DagsterInstance) -> Iterator[Finding]:
+    statuses = get_daemon_statuses(instance, instance.get_required_daemon_types())
+    silent = sorted(name for name, status in statuses.items() if not status.healthy)
+    if silent:
+        yield Finding(
+            part="daemon",
+            grade=Grade.WRONG,
+            text=f"without a sign of life: {', '.join(silent).lower()}",
+            remedy="start `dagster-daemon run` (`dagster dev` does), and look into its log",
+        )
+    else:
+        yield _good("daemon", "every daemon is alive")
