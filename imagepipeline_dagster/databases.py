@@ -197,7 +197,7 @@ def copy_sqlite(file: Path, copy: Path) -> None:
             closing(sqlite3.connect(unfinished)) as target,
         ):
             source.backup(target)
-            # One file: what is moved or restored must not depend on a second one.
+            # One file: a copy that is moved or restored must not depend on a second one.
             target.execute("PRAGMA journal_mode = DELETE")
         with unfinished.open("rb") as written:
             os.fsync(written.fileno())

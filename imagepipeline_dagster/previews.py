@@ -101,7 +101,7 @@ def contact_sheet(
         if smallest <= byte_budget:
             encodings = (_webp(sheet, quality=quality) for quality in _QUALITIES)
             return next(encoded for encoded in encodings if len(encoded) <= byte_budget)
-        # What a tile costs here tells how many would fit; whole rows of them, if there are rows.
+        # A tile's bytes tell how many tiles would fit; whole rows of them, if there are rows.
         places = min(places - 1, places * byte_budget // smallest)
         if places > columns:
             places -= places % columns

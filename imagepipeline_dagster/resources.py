@@ -81,7 +81,7 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
     """ImagePipeline's SDXL API, or its emulator where no key is given.
 
     In an asset of your own, call `text2image`, `image2image` or `inpainting`: each blocks until its
-    pictures are there. What is bought so is not in the ledger. `open()` gives the async client.
+    pictures are there. The ledger knows nothing of them. `open()` gives the async client.
     """
 
     api_key: str | None = Field(

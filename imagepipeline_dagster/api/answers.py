@@ -75,7 +75,7 @@ class AnswerReader:
             answer, unreadable = (None, str(error)) if body is None else (answer, str(error))
         if job is None and (named := _job_at(location, task=task)) and not self._holds_key(named):
             job = Job(task=Task(task), id=named, status=JobStatus.PENDING, word="redirected")
-        # Once more: what stays in the answer for a link may stand in a message too.
+        # Once more: a message may hold the key that stays in a link.
         text = self._redaction.text(error_text(answer, limit=_WHOLE_MESSAGE))
         if job is not None and job.error is not None:
             job = job.model_copy(update={"error": text[:_MAX_MESSAGE]})

@@ -49,7 +49,7 @@ from imagepipeline_dagster.api.words import without_echo
 
 __all__ = ["ImagePipelineClient", "RequestPace", "SubmitPace", "poll_delays"]
 
-# What a status answer may say that is no news of the job.
+# These rulings on a status answer are no news of the job.
 _ACCOUNT_TROUBLE = (Ruling.UNPAID, Ruling.BUSY, Ruling.NO_ACCESS)
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
@@ -268,7 +268,7 @@ class ImagePipelineClient:
             )
         busy = code in (429, 503) or code in self._refusing
         refusal = refusal_of(answer, busy=busy) if busy or code < 500 else None
-        # What stands before the API gives pages for a while, and then no more.
+        # A proxy before the API gives pages for a while, and then no more.
         passes = answer.is_page and code in (404, 408)
         if refusal in (*_ACCOUNT_TROUBLE, Ruling.ELSEWHERE) and not passes:
             raise error_of(refusal, answer, origin=self.origin)

@@ -24,7 +24,7 @@
         └── DownloadFailed             interrupted or refused, after every attempt
 
 `Unreachable`, `Throttled`, `AccessRefused`, `CreditsExhausted` and `WrongAddress` are raised by the
-status endpoint too. No error holds the API key: what the server echoes of it is blotted out.
+status endpoint too. No error holds the API key: an echo of it is blotted out.
 """
 
 from __future__ import annotations

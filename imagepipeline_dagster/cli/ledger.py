@@ -214,7 +214,7 @@ def resubmit(
 def forget(
     *, keys: tuple[str, ...], all_unknown: bool, why: str, who: str | None, yes: bool
 ) -> None:
-    """Give requests up: what they lack is `failed`, and no run buys it.
+    """Give requests up: their open samples are `failed`, and no run buys them.
 
     KEY is a request's key, or the first eight or more of its digits. A job that has no end can be
     given up an hour after it was submitted.
@@ -297,7 +297,7 @@ def _decide(
             decide = decisions.resubmit if buys else decisions.forget
             decided = decide(
                 ledger,
-                # As they were shown: what became unknown meanwhile was not asked about.
+                # As they were shown: nobody was asked about requests that became unknown meanwhile.
                 [entry.request_key for entry in entries],
                 who=who,
                 why=why,

@@ -44,7 +44,8 @@ def review(
 ) -> None:
     """Write a sheet to review the pictures of SET on, and to decide about them.
 
-    It is one HTML file for a browser, without scripts. What is not kept is blurred until clicked.
+    It is one HTML file for a browser, without scripts. A picture that is not kept is blurred until
+    clicked.
     """
     import pandas as pd
 

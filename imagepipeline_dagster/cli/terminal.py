@@ -42,7 +42,7 @@ _ID_END = 20
 
 
 def printable(text: str) -> str:
-    """Return one line that shows what a text holds: what a terminal would obey is spelled out.
+    """Return a text as one line, in which a terminal's orders are spelled out.
 
     Texts come from tables and from an API; colours, cursor movements and reversed writing in them
     must not change what a person reads.

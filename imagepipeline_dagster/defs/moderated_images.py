@@ -37,7 +37,7 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
         required_resource_keys={dataset.resource("ledger")},
     )
     def record_what_was_moderated(context: dg.HookContext) -> None:
-        # Called once the rows are stored. What the set is built from is what they say.
+        # Called once the rows are stored: they say what the set is built from.
         stored: Any = context.op_output_values["result"]
         images = rows_of(stored, ModeratedImage)
         prompt_set = images[0].prompt_set

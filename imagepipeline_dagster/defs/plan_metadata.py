@@ -41,7 +41,7 @@ def plan_figures(
         (state, count, summary.images[state]) for state, count in summary.calls.items() if count
     ]
     periods = [
-        # What was bought without a price says nothing about money.
+        # Purchases without a price say nothing about money.
         (period, of.images, "" if cost is None else f"{of.money:,.2f}")
         for period, of in spent.items()
     ]

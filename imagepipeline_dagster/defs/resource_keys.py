@@ -1,8 +1,8 @@
 """The Dagster keys of a dataset's resources: its own, so that no other project's are touched.
 
 Stages name their resources as they think of them, `ledger` or `storage`. In Dagster each has the
-dataset's name before it. Nothing of them stands in a run's config: what is secret there would be
-kept with every run, and what is masked could not be launched.
+dataset's name before it. Nothing of them stands in a run's config: Dagster would keep a secret
+there with every run, and could not launch a masked one.
 """
 
 import inspect

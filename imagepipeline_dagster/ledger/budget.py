@@ -1,7 +1,7 @@
 """What may be spent: reserved in the ledger before each POST, across all runs at once.
 
-A reservation is given back only when the POST provably created no job. What may have been bought
-counts as spent.
+A reservation is given back only when the POST provably created no job. A job that may have been
+bought counts as spent.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ def resubmit(ledger: Ledger, keys: Sequence[str], *, who: str, why: str) -> list
 
 
 def forget(ledger: Ledger, keys: Sequence[str], *, who: str, why: str) -> list[Entry]:
-    """Give these requests up: what they lack is `failed`, and no run buys it.
+    """Give these requests up: their open samples are `failed`, and no run buys them.
 
     It makes sense for a request whose fate is unknown, for one that would be bought again, and for
     one whose job is without an end for `STUCK_AFTER`. All of them or none; returns the requests as

@@ -74,7 +74,7 @@ def record_share(
         places = max(0, min(free, _fair_places(limits.max_in_flight, wanted)[mine]))
     if limits.requests_per_second is not None:
         free_rate = limits.requests_per_second - sum(row.rate for row in others.values())
-        # Who wants no place may still have a picture to ask for.
+        # A process that wants no place may still have a picture to ask for.
         weights = {owner: max(1, places) for owner, places in wanted.items()}
         fair_rate = limits.requests_per_second * weights[mine] / sum(weights.values())
         rate = max(0.0, min(free_rate, fair_rate))
@@ -110,9 +110,9 @@ def _others(connection: Connection, account: str, lease: Lease) -> dict[str, _Ro
 
 
 def _fair_places(places: int, wanted: Mapping[str, int]) -> dict[str, int]:
-    """Divide places evenly; what somebody does not want is divided among the others."""
+    """Divide places evenly; the others get those that somebody does not want."""
     parts: dict[str, int] = {}
-    # Whoever wants least comes first: what it leaves is then still to be given.
+    # The smallest wish comes first: its rest is then still to be given.
     for owner in sorted(wanted, key=lambda owner: (wanted[owner], owner)):
         parts[owner] = min(wanted[owner], places // (len(wanted) - len(parts)))
         places -= parts[owner]

@@ -29,15 +29,15 @@ class _Write(Generic[T]):
     done: Future[T] = field(default_factory=Future)
 
     def __post_init__(self) -> None:
-        # A running future cannot be cancelled: what was handed over is written in any case.
+        # A running future cannot be cancelled: the change is written in any case.
         self.done.set_running_or_notify_cancel()
 
 
 class LedgerWriter:
     """One thread that commits what the event loop hands it.
 
-    Whatever waits when a commit ends goes into the next one: no write waits for a timer, and under
-    load many share one commit. `write` returns when its commit is durable.
+    A commit takes all changes that wait when it begins: no write waits for a timer, and under load
+    many share one commit. `write` returns when its commit is durable.
     """
 
     def __init__(self, engine: Engine) -> None:

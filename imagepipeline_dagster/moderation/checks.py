@@ -70,7 +70,7 @@ def disagreements(
 ) -> tuple[list[ModeratedImage], list[ModeratedImage]]:
     """Return the pictures that the API let pass and the classifier looked at, and those it doubts.
 
-    The other way round cannot be compared: what the API held back never came.
+    The other way round cannot be compared: a picture that the API held back never came.
     """
     compared = [i for i in images if i.safety_checker is True and i.nsfw_score is not None]
     doubted = [i for i in compared if (i.nsfw_score or 0) >= rules.quarantine_score]

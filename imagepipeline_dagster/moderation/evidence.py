@@ -105,7 +105,7 @@ def _scored(classifier: Classifier, pictures: Mapping[str, bytes]) -> dict[str, 
                 f"The classifier {name} gave picture {sha256} the score {score!r}. A score is a "
                 "number from 0 (safe) to 1 (not safe). No verdict was made."
             )
-    # Rounded: what differs behind the sixth digit is the machine, not the picture.
+    # Rounded: behind the sixth digit the machines differ, not the pictures.
     return {s: round(float(score), 6) for s, score in zip(pictures, answers, strict=True)}
 
 

@@ -1,7 +1,7 @@
 """What each prompt set's verdicts were made from, and which sets are to be moderated anew.
 
 Desired is what the policy and the overrides say now, actual is what the last verdicts were made
-from. Nothing is derived from events: what was missed is seen at the next look.
+from. Nothing is derived from events: the next look sees every change that was missed.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class VerdictStates:
             "dataset": self._dataset,
             "prompt_set": prompt_set,
             "built_basis": basis,
-            # What was asked for is settled: after another change it may be asked for again.
+            # The request is settled: after another change the set may be asked for again.
             "requested_basis": None,
             "basis_requested_at": None,
         }

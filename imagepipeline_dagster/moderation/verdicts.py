@@ -1,7 +1,7 @@
 """A verdict for each requested sample, with its reason, and the counts of both.
 
 A row of `moderated_images` is the row of `generated_images` with its verdict and evidence. No row
-is dropped: what is not kept says why. The evidence, in this order:
+is dropped; each row that is not kept says why. The evidence, in this order:
 
 1. what the API signalled: no picture came, and the outcome says why
 2. bytes that are no picture

@@ -112,7 +112,7 @@ def why_withheld(
 ) -> NotApproved | None:
     """Return why a plan must not be bought yet; None where nothing of it waits for a person.
 
-    What is to buy is what the ledger says now, not what it said when the plan was made.
+    The ledger says what is to buy: as it stands now, not as it stood when the plan was made.
     """
     if approval.required == "never":
         return None

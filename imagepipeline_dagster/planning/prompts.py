@@ -205,7 +205,7 @@ def _validated(
         values["seed"] = None
         notes = "seed: -1 means any, so that it is derived from the row's names"
     if values["task"] == Task.TEXT2IMAGE:
-        # These columns mean nothing to text2image: what stands there must not stop the row.
+        # These columns mean nothing to text2image: no value in them may stop the row.
         values["init_image"] = values["mask_image"] = None
     elif values["task"] == Task.IMAGE2IMAGE:
         values["mask_image"] = None

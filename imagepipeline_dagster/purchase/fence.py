@@ -1,7 +1,7 @@
 """Which claims this process holds beyond doubt, just before it sends.
 
 A lease that ran out while the machine slept lets another process take the request, and a person
-decide about it. Whoever wakes up must not send on the word of a claim from before.
+decide about it. A process that wakes up must not send on the word of a claim from before.
 """
 
 from __future__ import annotations

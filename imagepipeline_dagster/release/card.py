@@ -1,7 +1,7 @@
 """What a release says of itself: the manifest to programs, the card to people.
 
-The card is Markdown with the YAML that Hugging Face's hub and loader read. Whatever comes from the
-tables is text in it and nothing else: it cannot end a table cell, link, load a picture or run.
+The card is Markdown with the YAML that Hugging Face's hub and loader read. The tables' values are
+text in it and nothing else: they cannot end a table cell, link, load a picture or run.
 """
 
 from __future__ import annotations

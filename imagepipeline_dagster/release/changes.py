@@ -1,8 +1,8 @@
 """What differs between two releases, and why: each sample that was added, removed or changed.
 
-A sample is known by its prompt set, prompt, call and place. What changed in its lineage is the
-cause: its prompt, its parameters, its embedding, a person's decision. A sample that is gone from a
-release is still a row of the moderated images, whose verdict tells why.
+A sample is known by its prompt set, prompt, call and place. The cause is the change in its lineage:
+its prompt, its parameters, its embedding, a person's decision. A sample that is gone from a release
+is still a row of the moderated images, whose verdict tells why.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class DatasetRelease:
 
     def changes_since(self, former: DatasetRelease) -> list[Change]:
         """Return which samples differ from another release of the dataset, and why."""
-        # What was judged then tells more of what went than the two releases do.
+        # The verdicts of that time say more of what went than the two releases do.
         if self.manifest.previous == former.version and (causes := self._causes()) is not None:
             return causes
         before, after = (release.as_arrow(COMPARED).to_pylist() for release in (former, self))

@@ -297,7 +297,7 @@ def _point_to_latest(storage: Storage, folder: str) -> None:
 
 
 def _with_losses(rows: Sequence[ModeratedImage], lost: Sequence[LostImage]) -> list[ModeratedImage]:
-    """Return the rows as they are counted: what was lost is set aside."""
+    """Return the rows as they are counted: lost pictures are set aside."""
     gone = {loss.row for loss in lost}
     return [
         dataclasses.replace(row, verdict=Verdict.QUARANTINED.value, moderation_reason="lost")
@@ -332,7 +332,7 @@ def _claim(storage: Storage, folder: str, *, run_id: str, created_at: datetime) 
         version = f"v{number:04d}"
         mine = f"{folder}/claims/{version}/{uuid.uuid4().hex}.json"
         storage.write(mine, claim)
-        # Whoever wrote first and looked before the second wrote is alone; the second then sees two.
+        # The first writer is alone if it looks before the second writes; the second then sees two.
         # Where both wrote before either looked, neither is alone, and both go on to another number.
         if list(storage.list(f"{folder}/claims/{version}")) == [mine]:
             return version

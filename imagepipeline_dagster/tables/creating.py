@@ -33,7 +33,7 @@ def tables_metadata() -> sa.MetaData:
     metadata = sa.MetaData()
     prompts = sa.Table("prompts", metadata, *_columns(PromptRow))
     sa.Table("embeddings", metadata, *_columns(EmbeddingRow))
-    # What changed since, set by set, is asked for far more often than anything else.
+    # Sensors ask far more often for the changes of a set than for anything else.
     sa.Index("prompts_by_set_and_time", prompts.c.prompt_set, prompts.c.updated_at)
     sa.Index("prompts_by_time", prompts.c.updated_at)
     overrides_table(metadata)

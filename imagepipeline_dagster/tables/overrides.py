@@ -108,7 +108,7 @@ class Override:
         """Tell whether the decision holds for a picture that came at `seen_at`.
 
         Nobody keeps what is yet to come, unless the row names the very picture and where it is
-        kept. What is refused stays so, whatever comes.
+        kept. A refusal holds for all that is yet to come.
         """
         names_place = self.image_sha256 is not None and self.prompt_set is not None
         if self.decision is not OverrideDecision.KEEP or names_place:

@@ -135,7 +135,7 @@ class SourceTables:
         """Give the prompts table, open for many questions on one connection."""
         with self.reporting():
             connection = self._engine.connect()
-        # Whoever has it open does other things in between, whose errors are not the tables'.
+        # The caller does other things in between, whose errors are not the tables'.
         with connection:
             with self.reporting(), _transaction(connection):
                 found = self.prompts_found(connection)

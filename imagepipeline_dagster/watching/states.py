@@ -1,8 +1,8 @@
 """What each prompt set was last requested and built from, and which sets want a run.
 
 Desired is what `SetContents` keeps of the tables, actual is what was last built. A set is asked for
-when the two differ and that difference was not asked for yet. Whatever was missed (a daemon that
-was down, a reset sensor) is seen at the next look, because nothing is derived from events.
+when the two differ and that difference was not asked for yet. Nothing is derived from events, so
+the next look sees every change that was missed (a daemon that was down, a reset sensor).
 
 Whoever asks names the tick that it asks in. A tick whose answer Dagster never got is repeated under
 the same name, finds what it asked for, and gives the same answer: `asked_in` and `reported_in`.

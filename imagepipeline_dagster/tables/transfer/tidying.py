@@ -1,4 +1,4 @@
-"""What stands in a cell, made what its column means by it; what was changed is noted.
+"""A cell's value made what its column means by it; each change is noted.
 
 Each rule is one function from a raw value to a raw value and a note, which says what was done.
 """

@@ -43,7 +43,7 @@ Write = Callable[[Sequence[Any]], None]
 
 
 class ExportRefused(TablesError):
-    """A file was not written; the message says why. What stood under its name is still there."""
+    """A file was not written; the message says why. The older file of its name is still there."""
 
 
 @contextmanager
