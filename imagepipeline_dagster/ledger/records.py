@@ -80,10 +80,8 @@ class Owner:
             return False
         try:
             os.kill(int(pid), 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
+        except OSError as error:
+            return isinstance(error, ProcessLookupError)
         return False
 
 
@@ -159,9 +157,9 @@ class StoredSample:
     """What became of one sample of a request; sizes in pixels and bytes.
 
     `attempt` is the number of the job that gave it: the ledger knows it when the sample is stored.
-    `sample_index` is None where fewer links than
-    samples came back: nobody knows which survived. `carries_more` says what the file holds beside
-    its picture. `has_alpha` is whether the picture is not fully opaque.
+    `sample_index` is None where fewer links than samples came back: nobody knows which survived.
+    `carries_more` says what the file holds beside its picture. `has_alpha` is whether the picture
+    is not fully opaque.
     """
 
     slot: int

@@ -6,9 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.moderation.blank import is_blank
 from imagepipeline_dagster.moderation.classifier import (
     Classifier,
     check_classifier,
@@ -21,6 +19,7 @@ from imagepipeline_dagster.moderation.states import basis_of, overrides_by_set
 from imagepipeline_dagster.moderation.verdicts import (
     Evidence,
     ModeratedImage,
+    is_classified,
     moderate,
 )
 from imagepipeline_dagster.purchase.images import GeneratedImage
@@ -77,7 +76,7 @@ def moderate_set(
     rules = policy.rules_for(prompt_set)
     about = overrides_by_set(ledger, overrides, dataset=dataset).get(prompt_set, [])
     scores, model, classified = {}, None, 0
-    if rules.classifies and (asked := [i for i in generated if _to_classify(i, rules)]):
+    if rules.classifies and (asked := [i for i in generated if is_classified(i, rules)]):
         chosen = classifier() if classifier else load_classifier(policy.classifier)
         measured = scores_of(asked, chosen, ledger=ledger, storage=storage, on_progress=on_progress)
         scores, model, classified = dict(measured.scores), chosen.model_sha256, measured.computed
@@ -95,13 +94,3 @@ def moderate_set(
         classified=classified,
         seconds=time.monotonic() - started,
     )
-
-
-def _to_classify(image: GeneratedImage, rules: Rules) -> bool:
-    """Tell whether the policy wants a score; a blank picture is decided before, and scores low."""
-    if image.outcome != Outcome.GENERATED or image.image_sha256 is None:
-        return False
-    if image.value_range is not None and is_blank(image.value_range) and rules.blank != "keep":
-        return False
-    checked = image.safety_checker is True and image.value_range is not None
-    return (rules.checked if checked else rules.unchecked) == "classify"

@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.moderation.blank import is_blank
@@ -37,6 +38,7 @@ __all__ = [
     "ModeratedImage",
     "ModerationReason",
     "Verdict",
+    "is_classified",
     "moderate",
     "summarise",
 ]
@@ -214,27 +216,46 @@ def _verdict_on(
     outcome = Outcome(image.outcome)
     if outcome is not Outcome.GENERATED:
         return _WITHOUT_PICTURE[outcome], outcome
-    measured = image.value_range is not None
-    if image.value_range is not None and is_blank(image.value_range) and rules.blank != "keep":
+    if _is_refused_as_blank(image, rules):
         return _REFUSALS[rules.blank], ModerationReason.BLANK
     if image.carries_more is not None and rules.carries_more != "keep":
         return _REFUSALS[rules.carries_more], ModerationReason.CARRIES_MORE
     if image.has_alpha and rules.transparent != "keep":
         return _REFUSALS[rules.transparent], ModerationReason.TRANSPARENT
-    # A picture that nobody measured may be the blank one of a filter: it is unchecked too.
-    checked = image.safety_checker is True and measured
-    match rules.checked if checked else rules.unchecked:
+    match _treatment(image, rules):
         case "keep":
-            return Verdict.KEPT, ModerationReason.OK if checked else ModerationReason.UNCHECKED
+            reason = ModerationReason.OK if _is_checked(image) else ModerationReason.UNCHECKED
+            return Verdict.KEPT, reason
         case "classify" if score is not None and score >= rules.reject_score:
             return Verdict.REJECTED, ModerationReason.NSFW
         case "classify" if score is not None and score >= rules.quarantine_score:
             return Verdict.QUARANTINED, ModerationReason.NSFW
         # A black picture scores as safe: a low score says nothing where blank was not ruled out.
-        case "classify" if score is not None and measured:
+        case "classify" if score is not None and image.value_range is not None:
             return Verdict.KEPT, ModerationReason.OK
         case _:
             return Verdict.QUARANTINED, ModerationReason.UNCHECKED
+
+
+def is_classified(image: GeneratedImage, rules: Rules) -> bool:
+    """Tell whether the policy wants a score; a blank picture is decided before, and scores low."""
+    if image.outcome != Outcome.GENERATED or image.image_sha256 is None:
+        return False
+    return not _is_refused_as_blank(image, rules) and _treatment(image, rules) == "classify"
+
+
+def _is_refused_as_blank(image: GeneratedImage, rules: Rules) -> bool:
+    is_flat = image.value_range is not None and is_blank(image.value_range)
+    return is_flat and rules.blank != "keep"
+
+
+def _treatment(image: GeneratedImage, rules: Rules) -> Literal["keep", "classify", "quarantine"]:
+    return rules.checked if _is_checked(image) else rules.unchecked
+
+
+def _is_checked(image: GeneratedImage) -> bool:
+    # A picture that nobody measured may be the blank one of a filter: it is unchecked too.
+    return image.safety_checker is True and image.value_range is not None
 
 
 def _targets_of(image: GeneratedImage) -> Iterator[_Target]:

@@ -55,7 +55,7 @@ class SetPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """The plan of each prompt set, and of all of them: a request that two sets share is bought once."""
+    """The plan of each prompt set, and of all: a request that two sets share is bought once."""
 
     sets: tuple[SetPlan, ...]
     total: SetPlan
