@@ -62,12 +62,12 @@ class Finding:
 
 
 def findings_of(dataset: ImageDataset, variables: Mapping[str, str]) -> Iterator[Finding]:
-    """Look at every part that the environment names, and yield what was found."""
+    """Look at every part that the environment names, and yield a finding or more about each."""
     yield from _guarded("versions", _versions)
     try:
         resources = resources_on_command_line(variables)
     except (CorrectableError, ValueError) as error:
-        yield Finding(part="settings", grade=Grade.WRONG, text=str(error))
+        yield _wrong("settings", str(error))
         return
     api: ImagePipelineResource = resources["imagepipeline"]
     tables: TablesResource = resources["tables"]
@@ -85,13 +85,10 @@ def _guarded(part: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Findi
     try:
         yield from look()
     except (CorrectableError, OSError, ValueError) as error:
-        yield Finding(part=part, grade=Grade.WRONG, text=str(error))
+        yield _wrong(part, str(error))
     except SQLAlchemyError as error:
-        yield Finding(
-            part=part,
-            grade=Grade.WRONG,
-            text=cause_of(error),
-            remedy="check that the database runs, its URL, and what its user may do",
+        yield _wrong(
+            part, cause_of(error), "check that the database runs, its URL, and what its user may do"
         )
 
 
@@ -99,12 +96,20 @@ def _good(part: str, text: str) -> Finding:
     return Finding(part=part, grade=Grade.GOOD, text=text)
 
 
+def _note(part: str, text: str, remedy: str | None = None) -> Finding:
+    return Finding(part=part, grade=Grade.NOTE, text=text, remedy=remedy)
+
+
+def _wrong(part: str, text: str, remedy: str | None = None) -> Finding:
+    return Finding(part=part, grade=Grade.WRONG, text=text, remedy=remedy)
+
+
 def _versions() -> Iterator[Finding]:
     """Compare what is installed with what this package and Dagster's libraries ask for."""
     dagster_libraries = {
         name
-        for found in distributions()
-        if (name := found.metadata["Name"].lower().replace("_", "-")).startswith("dagster-")
+        for distribution in distributions()
+        if (name := distribution.metadata["Name"].lower().replace("_", "-")).startswith("dagster-")
     }
     broken = [
         f"{name} needs {requirement}, and {_installed(requirement.name) or 'none'} is installed"
@@ -114,11 +119,10 @@ def _versions() -> Iterator[Finding]:
         if not requirement.specifier.contains(_installed(requirement.name) or "0", prereleases=True)
     ]
     if broken:
-        yield Finding(
-            part="versions",
-            grade=Grade.WRONG,
-            text="; ".join(broken),
-            remedy="install from the lock, or `pip install --upgrade` these packages together",
+        yield _wrong(
+            "versions",
+            "; ".join(broken),
+            "install from the lock, or `pip install --upgrade` these packages together",
         )
     else:
         yield _good(
@@ -135,11 +139,10 @@ def _installed(name: str) -> str | None:
 
 def _key(api: ImagePipelineResource) -> Iterator[Finding]:
     if api.emulated:
-        yield Finding(
-            part="key",
-            grade=Grade.NOTE,
-            text="there is no API key: the emulator draws the pictures",
-            remedy="set IMAGEPIPELINE_API_KEY to buy real ones",
+        yield _note(
+            "key",
+            "there is no API key: the emulator draws the pictures",
+            "set IMAGEPIPELINE_API_KEY to buy real ones",
         )
         return
 
@@ -147,11 +150,8 @@ def _key(api: ImagePipelineResource) -> Iterator[Finding]:
     if trouble is None:
         yield _good("key", f"{api.base_url} takes the key")
     else:
-        yield Finding(
-            part="key",
-            grade=Grade.WRONG,
-            text=trouble,
-            remedy="check IMAGEPIPELINE_API_KEY, IMAGEPIPELINE_BASE_URL and the network",
+        yield _wrong(
+            "key", trouble, "check IMAGEPIPELINE_API_KEY, IMAGEPIPELINE_BASE_URL and the network"
         )
 
 
@@ -162,11 +162,10 @@ def _tables(tables: TablesResource, dataset: ImageDataset) -> Iterator[Finding]:
     if sets:
         yield _good("tables", f"{sets:,} prompt sets")
     else:
-        yield Finding(
-            part="tables",
-            grade=Grade.NOTE,
-            text="the prompts table has no prompt set",
-            remedy="`imagepipeline-dagster import-prompts FILE` brings some",
+        yield _note(
+            "tables",
+            "the prompts table has no prompt set",
+            "`imagepipeline-dagster import-prompts FILE` brings some",
         )
 
 
@@ -181,11 +180,10 @@ def _storage(resource: StorageResource) -> Iterator[Finding]:
     if came_back:
         yield _good("storage", f"{storage.uri} keeps what is written")
     else:
-        yield Finding(
-            part="storage",
-            grade=Grade.WRONG,
-            text=f"{storage.uri} gave other bytes back than were written",
-            remedy="use a storage that shows a write at once",
+        yield _wrong(
+            "storage",
+            f"{storage.uri} gave other bytes back than were written",
+            "use a storage that shows a write at once",
         )
 
 
@@ -195,15 +193,12 @@ def _ledger(
     with closing(Ledger(resource.url, create=False)) as ledger:
         try:
             if ledger.is_absent:
-                yield Finding(
-                    part="ledger",
-                    grade=Grade.NOTE,
-                    text=f"there is none at {ledger.shown_url} yet",
-                    remedy="the first run makes it",
+                yield _note(
+                    "ledger", f"there is none at {ledger.shown_url} yet", "the first run makes it"
                 )
                 return
         except LedgerTooOld as error:
-            yield Finding(part="ledger", grade=Grade.NOTE, text=str(error))
+            yield _note("ledger", str(error))
             return
         check_ledger(ledger, storage.open())
         if api.emulated:
@@ -211,11 +206,10 @@ def _ledger(
         yield _good("ledger", f"{ledger.shown_url} is the one that the storage knows")
         ahead = ledger.clock_ahead()
     if abs(ahead) > _CLOCK_TOLERANCE:
-        yield Finding(
-            part="clock",
-            grade=Grade.WRONG,
-            text=f"this machine's clock is {-ahead.total_seconds():+.0f} s off the database's",
-            remedy="let NTP set the clocks: sensors, links and buckets go by them",
+        yield _wrong(
+            "clock",
+            f"this machine's clock is {-ahead.total_seconds():+.0f} s off the database's",
+            "let NTP set the clocks: sensors, links and buckets go by them",
         )
     else:
         yield _good("clock", "this machine and the database agree on the time")
@@ -232,18 +226,16 @@ def _dagster_storage(instance: dg.DagsterInstance) -> Iterator[Finding]:
     url = getattr(instance.event_log_storage, "postgres_url", None)
     # SQLAlchemy takes the plain form for a driver that dagster-postgres does not work with.
     if url is not None and parsed_url(url).drivername != "postgresql+psycopg2":
-        yield Finding(
-            part="dagster",
-            grade=Grade.WRONG,
-            text="the instance's PostgreSQL URL does not begin with postgresql+psycopg2://",
-            remedy="write it so, or `scheme: postgresql+psycopg2` below postgres_db",
+        yield _wrong(
+            "dagster",
+            "the instance's PostgreSQL URL does not begin with postgresql+psycopg2://",
+            "write it so, or `scheme: postgresql+psycopg2` below postgres_db",
         )
     elif url is None:
-        yield Finding(
-            part="dagster",
-            grade=Grade.NOTE,
-            text="runs and events are in SQLite: good for one machine",
-            remedy="for more, begin with deploy/dagster.yaml",
+        yield _note(
+            "dagster",
+            "runs and events are in SQLite: good for one machine",
+            "for more, begin with deploy/dagster.yaml",
         )
     else:
         yield _good("dagster", "runs and events are in PostgreSQL")
@@ -256,11 +248,10 @@ def _pools(dataset: ImageDataset, instance: dg.DagsterInstance) -> Iterator[Find
     if limit is not None and not limit.from_default:
         yield _good("pools", f"{pool} has a limit of {limit.limit}")
     else:
-        yield Finding(
-            part="pools",
-            grade=Grade.NOTE,
-            text=f"nobody set the limit of {pool}: before its first run Dagster knows none",
-            remedy=f"`dagster instance concurrency set {pool} 4`",
+        yield _note(
+            "pools",
+            f"nobody set the limit of {pool}: before its first run Dagster knows none",
+            f"`dagster instance concurrency set {pool} 4`",
         )
 
 
@@ -268,11 +259,10 @@ def _daemon(instance: dg.DagsterInstance) -> Iterator[Finding]:
     statuses = get_daemon_statuses(instance, instance.get_required_daemon_types())
     silent = sorted(name for name, status in statuses.items() if not status.healthy)
     if silent:
-        yield Finding(
-            part="daemon",
-            grade=Grade.WRONG,
-            text=f"without a sign of life: {', '.join(silent).lower()}",
-            remedy="start `dagster-daemon run` (`dagster dev` does), and look into its log",
+        yield _wrong(
+            "daemon",
+            f"without a sign of life: {', '.join(silent).lower()}",
+            "start `dagster-daemon run` (`dagster dev` does), and look into its log",
         )
     else:
         yield _good("daemon", "every daemon is alive")
