@@ -187,6 +187,25 @@ def validated_prompts(
     ]
 
 
+def _meant_values(
+    row: PromptRow, defaults: GenerationDefaults
+) -> tuple[dict[str, Any], str | None]:
+    """Return a row's values as its author meant them, and a note where they stand otherwise."""
+    values: dict[str, Any] = {field.name: getattr(row, field.name) for field in fields(row)}
+    for name in _DEFAULTED:
+        if values[name] is None:
+            values[name] = getattr(defaults, name)
+    if values["task"] == Task.TEXT2IMAGE:
+        # These columns mean nothing to text2image: no value in them may stop the row.
+        values["init_image"] = values["mask_image"] = None
+    elif values["task"] == Task.IMAGE2IMAGE:
+        values["mask_image"] = None
+    if values["seed"] != -1:
+        return values, None
+    values["seed"] = None
+    return values, "seed: -1 means any, so that it is derived from the row's names"
+
+
 def _validated(
     row: PromptRow,
     embeddings: Mapping[str, EmbeddingRow],
@@ -196,19 +215,7 @@ def _validated(
     content_version: str,
     refuses_syntax: bool,
 ) -> Prompt:
-    values: dict[str, Any] = {field.name: getattr(row, field.name) for field in fields(row)}
-    for name in _DEFAULTED:
-        if values[name] is None:
-            values[name] = getattr(defaults, name)
-    notes = None
-    if values["seed"] == -1:
-        values["seed"] = None
-        notes = "seed: -1 means any, so that it is derived from the row's names"
-    if values["task"] == Task.TEXT2IMAGE:
-        # These columns mean nothing to text2image: no value in them may stop the row.
-        values["init_image"] = values["mask_image"] = None
-    elif values["task"] == Task.IMAGE2IMAGE:
-        values["mask_image"] = None
+    values, notes = _meant_values(row, defaults)
     problems = _identity_problems(row, repeated)
     samples, sample_problems = _samples(values["samples"])
     embedding, embedding_problems = _embedding(values["embeddings"], embeddings)
