@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from imagepipeline_dagster.errors import CorrectableError
 
 __all__ = [
     "DriverMissing",
+    "batches",
     "cause_of",
     "copy_sqlite",
     "engine_that_reads",
@@ -28,8 +30,18 @@ __all__ = [
 ]
 
 _CONNECT_SECONDS = 10  # a sensor has 60 s for everything
+_BATCH = 500  # far below every limit on bound values
 _BUSY_MILLISECONDS = 30_000
 _PSYCOPG = "postgresql+psycopg"
+
+
+T = TypeVar("T")
+
+
+def batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield the items in parts of which each fits into one `IN (…)` of any database."""
+    for start in range(0, len(items), _BATCH):
+        yield items[start : start + _BATCH]
 
 
 class DriverMissing(CorrectableError):

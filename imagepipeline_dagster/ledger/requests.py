@@ -18,7 +18,7 @@ from sqlalchemy import (
     select,
 )
 
-from imagepipeline_dagster.databases import parsed_url, shown_url, sqlite_file
+from imagepipeline_dagster.databases import batches, parsed_url, shown_url, sqlite_file
 from imagepipeline_dagster.ledger.opening import (
     open_ledger_for_reading,
     open_ledger_for_writing,
@@ -38,9 +38,6 @@ __all__ = [
     "Ledger",
     "entries_seen_by",
 ]
-
-# Keys in one IN (…): far below every database's limit on bound values.
-_KEYS_AT_ONCE = 500
 
 
 class Ledger:
@@ -128,7 +125,7 @@ class Ledger:
 def entries_seen_by(connection: Connection, request_keys: Iterable[str]) -> dict[str, Entry]:
     """Return the same inside a transaction."""
     entries: dict[str, Entry] = {}
-    for keys in _chunks(sorted(set(request_keys))):
+    for keys in batches(sorted(set(request_keys))):
         stored = _by_key(connection, samples, samples.c.slot, keys)
         earlier = _by_key(connection, attempts, attempts.c.attempt, keys)
         for row in connection.execute(
@@ -173,11 +170,6 @@ def _entry(
             if values["attempt"] < row["attempt"] or failure == Failure.NOT_SENT
         ),
     )
-
-
-def _chunks(keys: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(keys), _KEYS_AT_ONCE):
-        yield keys[start : start + _KEYS_AT_ONCE]
 
 
 def _now() -> dt.datetime:

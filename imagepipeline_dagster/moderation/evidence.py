@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import Column, select
 
+from imagepipeline_dagster.databases import batches
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import evidence
@@ -31,7 +32,6 @@ from imagepipeline_dagster.storage.contract import (
 
 __all__ = ["Measured", "ScoreInvalid", "hashes_of", "scores_of"]
 
-_KEYS_AT_ONCE = 500
 _BATCH = 16  # pictures: the model is fastest so, and a batch's evidence is stored together
 _BATCH_BYTES = 64 * 2**20
 _READERS = 8
@@ -166,10 +166,10 @@ def _known(ledger: Ledger, value: Column[Any], *, by: str, keys: Iterable[str]) 
     wanted = sorted(keys)
     known: dict[str, Any] = {}
     with ledger.reading() as connection:
-        for start in range(0, len(wanted), _KEYS_AT_ONCE):
+        for some in batches(wanted):
             query = select(evidence.c.image_sha256, value).where(
                 evidence.c.method == by,
-                evidence.c.image_sha256.in_(wanted[start : start + _KEYS_AT_ONCE]),
+                evidence.c.image_sha256.in_(some),
             )
             known |= {row[0]: row[1] for row in connection.execute(query)}
     return known

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from sqlalchemy import and_, bindparam, select, update
 
 from imagepipeline_dagster.api.contract import canonical_json
+from imagepipeline_dagster.databases import batches
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import prompt_sets, samples, uses
 from imagepipeline_dagster.ledger.upserts import upsert
@@ -30,7 +31,6 @@ __all__ = [
     "retry_due",
 ]
 
-_KEYS_AT_ONCE = 500
 _PATIENCE = dt.timedelta(minutes=30)
 """After so long a set that was asked for, and is not moderated yet, is asked for again."""
 
@@ -81,13 +81,13 @@ def overrides_by_set(
 def _sets_of(ledger: Ledger, pictures: Sequence[str], *, dataset: str) -> dict[str, list[str]]:
     sets: dict[str, list[str]] = {}
     with ledger.reading() as connection:
-        for start in range(0, len(pictures), _KEYS_AT_ONCE):
+        for some in batches(pictures):
             query = (
                 select(samples.c.image_sha256, uses.c.prompt_set)
                 .join(uses, uses.c.request_key == samples.c.request_key)
                 .where(
                     uses.c.dataset == dataset,
-                    samples.c.image_sha256.in_(pictures[start : start + _KEYS_AT_ONCE]),
+                    samples.c.image_sha256.in_(some),
                 )
                 .distinct()
             )

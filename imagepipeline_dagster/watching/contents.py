@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Update, bindparam, delete, or_, select, update
 
+from imagepipeline_dagster.databases import batches
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import set_contents
 from imagepipeline_dagster.ledger.upserts import upsert
@@ -36,8 +37,6 @@ from imagepipeline_dagster.tables.summaries import (
 __all__ = ["SetContents"]
 
 T = TypeVar("T")
-
-_SETS_AT_ONCE = 500  # in one IN (…), and read between two savings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +80,7 @@ class SetContents:
     def look_at(self, prompts: PromptsTable, prompt_sets: Collection[str]) -> None:
         """See what these sets say now, in the same way as `examine`; drop those without rows."""
         names = list(prompt_sets)
-        for some in _parts(names):
+        for some in batches(names):
             summaries = summarise_sets(prompts, some)
             self._drop(set(some) - {summary.prompt_set for summary in summaries})
             self.examine(prompts, summaries)
@@ -165,7 +164,7 @@ class SetContents:
         self, prompts: PromptsTable, sets: Sequence[SetSummary], checksums: Mapping[str, str]
     ) -> None:
         embeddings = prompts.source.embeddings()
-        for some in _parts(sets):
+        for some in batches(sets):
             names = [summary.prompt_set for summary in some]
             fingerprints = fingerprint_sets(prompts.source, names, embeddings=embeddings)
             earlier = self._contents(names)
@@ -247,7 +246,7 @@ class SetContents:
         self, columns: Sequence[ColumnElement[Any]], prompt_sets: Sequence[str]
     ) -> Iterator[Any]:
         with self._ledger.reading() as connection:
-            for names in _parts(prompt_sets):
+            for names in batches(prompt_sets):
                 query = select(*columns).where(
                     set_contents.c.dataset == self._dataset, set_contents.c.prompt_set.in_(names)
                 )
@@ -278,7 +277,7 @@ class SetContents:
         if not prompt_sets:
             return
         with self._ledger.engine.begin() as connection:
-            for names in _parts(sorted(prompt_sets)):
+            for names in batches(sorted(prompt_sets)):
                 connection.execute(
                     delete(set_contents).where(
                         set_contents.c.dataset == self._dataset,
@@ -309,8 +308,3 @@ def _save(connection: Connection, dataset: str, contents: Sequence[_Content]) ->
 def _by_name(items: Iterable[T]) -> list[T]:
     # Sorted, so that two who save the same sets at once wait for each other and never both.
     return sorted(items, key=attrgetter("prompt_set"))
-
-
-def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), _SETS_AT_ONCE):
-        yield items[start : start + _SETS_AT_ONCE]
