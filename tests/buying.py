@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 
 from sqlalchemy import func, select
@@ -103,6 +103,10 @@ class Buyer:
         """The storage."""
         return LocalFolder(self.folder)
 
+    def open_ledger(self) -> closing[Ledger]:
+        """Open the ledger, for a `with` block."""
+        return closing(Ledger(self.ledger_url))
+
     @asynccontextmanager
     async def client(self) -> AsyncIterator[ImagePipelineClient]:
         """Open a client that repeats quickly."""
@@ -118,8 +122,7 @@ class Buyer:
 
     def plan(self, prompts: Sequence[Prompt]) -> list[PlannedRequest]:
         """Return the set's plan as the ledger stands."""
-        ledger = Ledger(self.ledger_url)
-        try:
+        with self.open_ledger() as ledger:
             return plan_prompt_set(
                 prompts,
                 prompt_set=prompts[0].prompt_set,
@@ -128,8 +131,6 @@ class Buyer:
                 origin="emulator",
                 samples_per_call=self.samples_per_call,
             )
-        finally:
-            ledger.close()
 
     def buy(
         self,
@@ -144,8 +145,7 @@ class Buyer:
     ) -> Bought:
         """Plan the set, carry the plan out, and return what came of it."""
         plan = self.plan(prompts)
-        ledger = Ledger(self.ledger_url)
-        try:
+        with self.open_ledger() as ledger:
             report = Purchase(
                 plan=plan,
                 prompts=prompts,
@@ -163,28 +163,19 @@ class Buyer:
                 ),
             ).carry_out()
             entries = ledger.entries(call.request_key for call in plan)
-        finally:
-            ledger.close()
         images = images_of_plan(prompts, plan, entries)
         return Bought(report=report, plan=plan, entries=entries, images=images)
 
     def entries(self, plan: Iterable[PlannedRequest]) -> dict[str, Entry]:
         """Return what the ledger says of a plan's requests."""
-        ledger = Ledger(self.ledger_url)
-        try:
+        with self.open_ledger() as ledger:
             return ledger.entries(call.request_key for call in plan)
-        finally:
-            ledger.close()
 
     def failures_counted(self) -> int:
         """Return how many jobs the ledger counts as failed by the model, each worth one more."""
-        ledger = Ledger(self.ledger_url)
-        try:
-            with ledger.reading() as connection:
-                query = select(func.count()).where(attempts.c.failure == Failure.MODEL_ERROR)
-                return int(connection.execute(query).scalar_one())
-        finally:
-            ledger.close()
+        with self.open_ledger() as ledger, ledger.reading() as connection:
+            query = select(func.count()).where(attempts.c.failure == Failure.MODEL_ERROR)
+            return int(connection.execute(query).scalar_one())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

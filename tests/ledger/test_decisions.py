@@ -7,8 +7,7 @@ import datetime as dt
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
 from sqlalchemy import insert, select, update
@@ -33,16 +32,6 @@ from tests.buying import Buyer, numbered_rows, prompts_of
 DROPPED = Fault(kind=FaultKind.DROPPED_ANSWER, times=1)
 
 
-@contextmanager
-def opened(buyer: Buyer) -> Iterator[Ledger]:
-    """Open the buyer's ledger."""
-    ledger = Ledger(buyer.ledger_url)
-    try:
-        yield ledger
-    finally:
-        ledger.close()
-
-
 @pytest.fixture
 def any_buyer(buyer: Buyer, ledger_url: str) -> Buyer:
     """A buyer on SQLite and on PostgreSQL in turn."""
@@ -51,7 +40,7 @@ def any_buyer(buyer: Buyer, ledger_url: str) -> Buyer:
 
 def only_entry(buyer: Buyer) -> Entry:
     """Return the ledger's single request."""
-    with opened(buyer) as ledger, ledger.reading() as connection:
+    with buyer.open_ledger() as ledger, ledger.reading() as connection:
         keys = connection.scalars(select(requests.c.request_key)).all()
         (entry,) = entries_seen_by(connection, keys).values()
     return entry
@@ -63,7 +52,7 @@ def test_a_dropped_answer_is_listed_with_its_prompt(buyer: Buyer, emulator: Emul
     buyer.buy(prompts_of(numbered_rows(1, samples=2)))
     buyer.buy(prompts_of(numbered_rows(1, samples=2)))
 
-    with opened(buyer) as ledger:
+    with buyer.open_ledger() as ledger:
         found = unknown_requests(ledger)
 
     assert len(found) == 1
@@ -82,7 +71,7 @@ def test_resubmitting_buys_exactly_once_more(any_buyer: Buyer, emulator: Emulato
     any_buyer.buy(prompts)
     assert emulator.stats.posts_accepted == 2
 
-    with opened(any_buyer) as ledger:
+    with any_buyer.open_ledger() as ledger:
         (lost,) = unknown_requests(ledger)
         resubmit(ledger, [lost.request_key[:8]], who="mira", why="not in the vendor's list")
         assert unknown_requests(ledger) == []
@@ -108,7 +97,7 @@ def test_forgetting_buys_never(any_buyer: Buyer, emulator: EmulatorServer) -> No
     emulator.set_faults(DROPPED)
     any_buyer.buy(prompts)
 
-    with opened(any_buyer) as ledger:
+    with any_buyer.open_ledger() as ledger:
         (lost,) = unknown_requests(ledger)
         forget(ledger, [lost.request_key], who="mira", why="one less is fine")
     bought = any_buyer.buy(prompts)
@@ -126,7 +115,7 @@ def test_what_was_given_up_can_still_be_resubmitted(buyer: Buyer, emulator: Emul
     buyer.buy(prompts)
     key = only_entry(buyer).request_key
 
-    with opened(buyer) as ledger:
+    with buyer.open_ledger() as ledger:
         forget(ledger, [key], who="mira", why="enough")
         resubmit(ledger, [key], who="jon", why="needed after all")
         with ledger.reading() as connection:
@@ -145,7 +134,7 @@ def test_a_resubmission_can_be_taken_back(buyer: Buyer, emulator: EmulatorServer
     buyer.buy(prompts)
     key = only_entry(buyer).request_key
 
-    with opened(buyer) as ledger:
+    with buyer.open_ledger() as ledger:
         resubmit(ledger, [key], who="mira", why="try")
         forget(ledger, [key], who="mira", why="found it in the vendor's list")
 
@@ -171,7 +160,7 @@ def test_what_is_failed_for_good_gets_one_more_job(
     before = only_entry(buyer)
     posts = emulator.stats.posts_accepted
 
-    with opened(buyer) as ledger:
+    with buyer.open_ledger() as ledger:
         resubmit(ledger, [before.request_key], who="mira", why="once more")
     still = buyer.buy(prompts, link_lifetime_hours=0)
     buyer.buy(prompts)
@@ -179,7 +168,7 @@ def test_what_is_failed_for_good_gets_one_more_job(
     assert still.outcomes == {outcome: 1}
 
     emulator.set_faults()
-    with opened(buyer) as ledger:
+    with buyer.open_ledger() as ledger:
         resubmit(ledger, [before.request_key], who="mira", why="and again")
     assert buyer.buy(prompts).outcomes == {"generated": 1}
     assert emulator.stats.posts_accepted == posts + 2
@@ -199,7 +188,7 @@ def test_pictures_that_came_stay_when_the_rest_is_bought_again(
     assert half.outcomes == {"undecodable": 1, "generated": 1}
     (kept,) = [image for image in half.images if image.outcome == "generated"]
 
-    with opened(buyer) as ledger:
+    with buyer.open_ledger() as ledger:
         resubmit(ledger, [only_entry(buyer).request_key], who="mira", why="half is missing")
     whole = buyer.buy(prompts)
 
@@ -217,7 +206,7 @@ def test_a_dead_process_claim_counts_as_unknown(buyer: Buyer, emulator: Emulator
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     key = only_entry(buyer).request_key
-    with opened(buyer) as ledger:
+    with buyer.open_ledger() as ledger:
         host = only_entry(buyer).owner.name.rsplit("/", 2)[0]
         with ledger.engine.begin() as connection:
             connection.exec_driver_sql("DELETE FROM ledger_samples")
@@ -248,7 +237,7 @@ def test_an_answer_that_comes_after_the_decision_is_not_bought_again(
     emulator.set_faults(DROPPED)
     buyer.buy(prompts_of(numbered_rows(1)))
     entry = only_entry(buyer)
-    with opened(buyer) as ledger:
+    with buyer.open_ledger() as ledger:
         resubmit(ledger, [entry.request_key], who="mira", why="too long")
         with ledger.engine.begin() as connection:
             record_submitted(
@@ -267,7 +256,7 @@ def test_decisions_that_make_no_sense_are_refused(buyer: Buyer, emulator: Emulat
     emulator.set_faults(DROPPED)
     bought = buyer.buy(prompts)
     whole = next(key for key, entry in bought.entries.items() if entry.settled)
-    with opened(buyer) as ledger:
+    with buyer.open_ledger() as ledger:
         (lost,) = unknown_requests(ledger)
         keys = [lost.request_key, whole]
         for decide in (resubmit, forget):
@@ -290,7 +279,7 @@ def test_what_the_checker_held_back_is_bought_again_on_a_persons_word_alone(
     emulator.set_faults(Fault(kind=FaultKind.JOB_FAILURE, message="NSFW content detected", times=1))
     buyer.buy(prompts)
     left_alone = buyer.buy(prompts)
-    with opened(buyer) as ledger:
+    with buyer.open_ledger() as ledger:
         resubmit(ledger, [only_entry(buyer).request_key], who="mira", why="it is a boat")
     bought = buyer.buy(prompts)
 
@@ -308,7 +297,7 @@ def test_a_job_without_an_end_can_be_decided_about_once_it_is_old(
     emulator.set_faults(Fault(kind=FaultKind.UNKNOWN_STATUS))
     buyer.buy(prompts, job_timeout_seconds=0.1)
     key = only_entry(buyer).request_key
-    with opened(buyer) as ledger:
+    with buyer.open_ledger() as ledger:
         with pytest.raises(DecisionRefused, match="1 h after it was submitted"):
             decide(ledger, [key], who="mira", why="impatient")
         long_ago = dt.datetime.now(dt.UTC) - STUCK_AFTER
@@ -329,7 +318,7 @@ def test_keys_must_name_one_request(buyer: Buyer, emulator: EmulatorServer) -> N
     buyer.buy(prompts_of(numbered_rows(1)))
     entry = only_entry(buyer)
     twin = entry.request_key[:10] + "0" * 54
-    with opened(buyer) as ledger:
+    with buyer.open_ledger() as ledger:
         with ledger.engine.begin() as connection:
             row = dict(connection.execute(select(requests)).mappings().one())
             connection.execute(insert(requests).values({**row, "request_key": twin}))
@@ -355,7 +344,7 @@ def test_a_resubmission_makes_its_set_incomplete(buyer: Buyer, emulator: Emulato
     emulator.set_faults(DROPPED)
     buyer.buy(prompts_of(numbered_rows(1)))
     row = {"dataset": "images", "prompt_set": "spring", "attempt": 1, "retries": 0, "pending": 0}
-    with opened(buyer) as ledger:
+    with buyer.open_ledger() as ledger:
         with ledger.engine.begin() as connection:
             connection.execute(insert(prompt_sets).values(row))
         resubmit(ledger, [only_entry(buyer).request_key], who="mira", why="again")
@@ -370,7 +359,7 @@ def test_a_resubmitted_request_that_cannot_be_sent_waits_on(
     prompts = prompts_of(numbered_rows(1))
     emulator.set_faults(DROPPED)
     buyer.buy(prompts)
-    with opened(buyer) as ledger:
+    with buyer.open_ledger() as ledger:
         resubmit(ledger, [only_entry(buyer).request_key], who="mira", why="again")
     emulator.set_faults(Fault(kind=FaultKind.RATE_LIMITED, retry_after_seconds=0))
     assert dataclasses.replace(buyer, max_attempts=1).buy(prompts).outcomes == {"pending": 1}

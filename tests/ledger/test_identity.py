@@ -119,7 +119,7 @@ def test_a_copy_without_its_log_buys_nothing(emulator: EmulatorServer, tmp_path:
     file = tmp_path / "ledger.db"
     buyer = Buyer(ledger_url=f"sqlite:///{file}", folder=tmp_path / "data", base_url=emulator.url)
     buyer.buy(PROMPTS)
-    with closing(Ledger(buyer.ledger_url)) as in_use, in_use.reading() as connection:
+    with buyer.open_ledger() as in_use, in_use.reading() as connection:
         connection.exec_driver_sql("SELECT count(*) FROM ledger_requests")
         buyer.buy(prompts_of(numbered_rows(4)))
         moved = tmp_path / "moved" / "ledger.db"

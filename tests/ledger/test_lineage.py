@@ -136,12 +136,11 @@ def test_earlier_jobs_and_decisions_stay_known(buyer: Buyer, emulator: EmulatorS
     buyer.buy(prompts, run_id="first")
     emulator.set_faults(Fault(kind=FaultKind.JOB_FAILURE, times=1))
     for why in ("lost", "failed"):
-        ledger = Ledger(buyer.ledger_url)
-        keys = [request.request_key for request in unknown_requests(ledger)] or [
-            call.request_key for call in buyer.plan(prompts)
-        ]
-        resubmit(ledger, keys, who="mira", why=why)
-        ledger.close()
+        with buyer.open_ledger() as ledger:
+            keys = [request.request_key for request in unknown_requests(ledger)] or [
+                call.request_key for call in buyer.plan(prompts)
+            ]
+            resubmit(ledger, keys, who="mira", why=why)
         bought = buyer.buy(prompts, run_id=f"after {why}")
     _, sha256, _ = only_image(bought)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,7 @@ def buyer(ledger_url: str, emulator: EmulatorServer, tmp_path: Path) -> Buyer:
 
 def leave_leased(buyer: Buyer, until: dt.datetime) -> None:
     """Leave the request as another machine's process does that holds it until then."""
-    with closing(Ledger(buyer.ledger_url)) as ledger, ledger.engine.begin() as connection:
+    with buyer.open_ledger() as ledger, ledger.engine.begin() as connection:
         connection.execute(samples.delete())
         connection.execute(
             update(requests).values(

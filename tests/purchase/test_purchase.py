@@ -97,6 +97,15 @@ def in_seconds(seconds: float) -> dt.datetime:
     return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
 
 
+def leave_submitted(buyer: Buyer, call: PlannedRequest, *, job_id: str | None) -> None:
+    """Leave a call as a process does that died once the API had taken it."""
+    owner = Owner("a host that is gone/1/abc")
+    with buyer.open_ledger() as ledger, ledger.engine.begin() as connection:
+        record_claim(connection, claim_of(call), owner=owner, lease_until=in_seconds(-1), seen=0)
+        hold = Hold(request_key=call.request_key, owner=owner, attempt=1)
+        record_submitted(connection, hold, job_id=job_id, links=())
+
+
 def test_everything_is_bought_once_and_never_again(buyer: Buyer, emulator: EmulatorServer) -> None:
     """A plan is bought with one POST a call, and a second run asks the API nothing at all."""
     buyer = dataclasses.replace(buyer, samples_per_call=2)
@@ -350,13 +359,7 @@ def test_a_job_without_id_and_links_is_resumed_as_filtered(
     """Success without any link means that all was filtered, also for the process that resumes."""
     prompts = prompts_of(numbered_rows(1))
     [call] = buyer.plan(prompts)
-    ledger = Ledger(buyer.ledger_url)
-    owner = Owner("a host that is gone/1/abc")
-    with ledger.engine.begin() as connection:
-        record_claim(connection, claim_of(call), owner=owner, lease_until=in_seconds(-1), seen=0)
-        hold = Hold(request_key=call.request_key, owner=owner, attempt=1)
-        record_submitted(connection, hold, job_id=None, links=())
-    ledger.close()
+    leave_submitted(buyer, call, job_id=None)
 
     bought = buyer.buy(prompts)
 
@@ -524,13 +527,7 @@ def test_a_job_that_the_api_does_not_know_is_unknown(
     """A submitted request whose job is not found is shown, and never sent again by itself."""
     prompts = prompts_of(numbered_rows(1))
     [call] = buyer.plan(prompts)
-    ledger = Ledger(buyer.ledger_url)
-    owner = Owner("a host that is gone/1/abc")
-    with ledger.engine.begin() as connection:
-        record_claim(connection, claim_of(call), owner=owner, lease_until=in_seconds(-1), seen=0)
-        hold = Hold(request_key=call.request_key, owner=owner, attempt=1)
-        record_submitted(connection, hold, job_id="no-such-job", links=())
-    ledger.close()
+    leave_submitted(buyer, call, job_id="no-such-job")
 
     bought = buyer.buy(prompts)
     buyer.buy(prompts)
@@ -575,8 +572,7 @@ def test_an_expired_claim_without_an_answer_is_unknown(
     buyer = dataclasses.replace(buyer, ledger_url=ledger_url)
     prompts = prompts_of(numbered_rows(2))
     call = buyer.plan(prompts)[0]
-    ledger = Ledger(buyer.ledger_url)
-    with ledger.engine.begin() as connection:
+    with buyer.open_ledger() as ledger, ledger.engine.begin() as connection:
         record_claim(
             connection,
             claim_of(call),
@@ -584,7 +580,6 @@ def test_an_expired_claim_without_an_answer_is_unknown(
             lease_until=in_seconds(0.5),
             seen=0,
         )
-    ledger.close()
 
     bought = buyer.buy(prompts)
 
@@ -687,12 +682,8 @@ def test_requests_table_is_left_alone_by_a_run_with_nothing_to_do(buyer: Buyer) 
     buyer.buy(prompts)
 
     def rows() -> list[tuple[object, ...]]:
-        ledger = Ledger(buyer.ledger_url)
-        try:
-            with ledger.reading() as connection:
-                return [tuple(row) for row in connection.execute(requests.select())]
-        finally:
-            ledger.close()
+        with buyer.open_ledger() as ledger, ledger.reading() as connection:
+            return [tuple(row) for row in connection.execute(requests.select())]
 
     before = rows()
     buyer.buy(prompts, run_id="later")

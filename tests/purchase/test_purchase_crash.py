@@ -22,7 +22,6 @@ import pytest
 from imagepipeline_dagster.emulator import EmulatorStats, Fault, FaultKind
 from imagepipeline_dagster.ledger.decisions import resubmit
 from imagepipeline_dagster.ledger.records import Failure, Outcome, State
-from imagepipeline_dagster.ledger.requests import Ledger
 from tests.buying import (
     API_KEY,
     assert_bytes_are_the_vendors,
@@ -357,9 +356,8 @@ def test_a_process_that_slept_beyond_its_lease_sends_nothing(
         os.kill(pid, signal.SIGSTOP)
         time.sleep(1.2)
         lapsed = buyer.buy(prompts, run_id="another")
-        ledger = Ledger(buyer.ledger_url)
-        resubmit(ledger, list(lapsed.entries), who="mira", why="that machine sleeps")
-        ledger.close()
+        with buyer.open_ledger() as ledger:
+            resubmit(ledger, list(lapsed.entries), who="mira", why="that machine sleeps")
         bought = buyer.buy(prompts, run_id="another")
         time.sleep(1)
         os.kill(pid, signal.SIGCONT)

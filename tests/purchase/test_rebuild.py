@@ -80,7 +80,7 @@ def rebuild(buyer: Buyer, *, unbought: bool = False) -> list[Restored]:
         emulated=True,
         unbought=unbought,
     )
-    with closing(Ledger(buyer.ledger_url)) as ledger:
+    with buyer.open_ledger() as ledger:
         restored = list(rebuilding.restore(ledger))
         if rebuilding.adopt(ledger):
             adopt(ledger, buyer.storage)
@@ -118,7 +118,7 @@ def test_a_lost_ledger_costs_nothing(buyer: Buyer, emulator: EmulatorServer) -> 
     assert facts(again) == facts(bought)
     assert {image.error for image in again.images} == {image.error for image in bought.images}
     today = dt.datetime.now(dt.UTC).date()
-    with closing(Ledger(buyer.ledger_url)) as ledger:
+    with buyer.open_ledger() as ledger:
         assert ALLOWANCE.spent(ledger, today=today)["total"].images == 6
         assert len(ledger.latest_uses("images", "spring")) == 5
     assert rebuild(buyer) == [Restored("spring", 0, 0, 0)]
@@ -164,7 +164,7 @@ def test_a_ledger_that_has_entries_keeps_them(buyer: Buyer) -> None:
     bought = buyer.buy(all_of_them)
     store(buyer, all_of_them, bought.plan, bought.images)
     lose_the_ledger(buyer.ledger_url)
-    with closing(Ledger(buyer.ledger_url)) as ledger:
+    with buyer.open_ledger() as ledger:
         adopt(ledger, buyer.storage)
     kept = buyer.buy(few, run_id="later")
 

@@ -8,7 +8,6 @@ import pytest
 
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation
 from imagepipeline_dagster.ledger.decisions import entries_named
-from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.purchase.refetching import Refetched, refetch
 from imagepipeline_dagster.storage.contract import image_path
 from tests.buying import Bought, Buyer, assert_bytes_are_the_vendors, numbered_rows, prompts_of
@@ -22,8 +21,7 @@ FINAL: dict[str, tuple[Fault, str]] = {
 
 def asked_again(buyer: Buyer, bought: Bought, *, origin: str = "x") -> list[Refetched]:
     """Ask for the pictures of all that was bought."""
-    ledger = Ledger(buyer.ledger_url)
-    try:
+    with buyer.open_ledger() as ledger:
         return refetch(
             entries_named(ledger, list(bought.entries)),
             ledger=ledger,
@@ -32,8 +30,6 @@ def asked_again(buyer: Buyer, bought: Bought, *, origin: str = "x") -> list[Refe
             origin=origin,
             emulated=origin == "x",
         )
-    finally:
-        ledger.close()
 
 
 @pytest.mark.parametrize("name", FINAL)

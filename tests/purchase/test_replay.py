@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from PIL import Image, ImageEnhance
@@ -16,7 +14,6 @@ from imagepipeline_dagster.emulator.drawing import draw_png
 from imagepipeline_dagster.ledger.budget import Allowance, Budget, BudgetReached
 from imagepipeline_dagster.ledger.decisions import unknown_requests
 from imagepipeline_dagster.ledger.lineage import lineage_of
-from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import requests
 from imagepipeline_dagster.purchase.likeness import Likeness, compare_pictures, difference_hash
 from imagepipeline_dagster.purchase.replay import (
@@ -38,19 +35,9 @@ from tests.conftest import StartEmulator
 ALLOWANCE = Allowance(scope="images@emulator")
 
 
-@contextmanager
-def opened(buyer: Buyer) -> Iterator[Ledger]:
-    """Open the buyer's ledger."""
-    ledger = Ledger(buyer.ledger_url)
-    try:
-        yield ledger
-    finally:
-        ledger.close()
-
-
 def replayed(buyer: Buyer, image: str | None, *, allowance: Allowance = ALLOWANCE) -> ReplayReport:
     """Replay an image at the buyer's API."""
-    with opened(buyer) as ledger:
+    with buyer.open_ledger() as ledger:
         found = lineage_of(ledger, str(image))
         return Replay(found, ledger=ledger, origin="emulator", emulated=True).carry_out(
             storage=buyer.storage,
@@ -63,7 +50,7 @@ def replayed(buyer: Buyer, image: str | None, *, allowance: Allowance = ALLOWANC
 
 def entry_and_uses(buyer: Buyer, bought: Bought) -> object:
     """Return all that the ledger knows of what was bought."""
-    with opened(buyer) as ledger:
+    with buyer.open_ledger() as ledger:
         return ledger.entries(bought.entries), ledger.latest_uses("images", "spring")
 
 
@@ -86,7 +73,7 @@ def test_the_same_model_gives_the_same_bytes(
     assert (sample.mean_difference, sample.hash_distance) == (0.0, 0)
     assert emulator.stats.posts_accepted == 2
     assert entry_and_uses(buyer, bought) == before
-    with opened(buyer) as ledger:
+    with buyer.open_ledger() as ledger:
         found = lineage_of(ledger, str(bought.images[0].image_sha256))
     datasets = [use.call.dataset for sample in found.samples for use in sample.uses]
     assert datasets == ["images", "replay"]
@@ -174,7 +161,7 @@ def test_a_replay_whose_answer_is_lost_is_unknown(
     emulator.set_faults(Fault(kind=FaultKind.DROPPED_ANSWER, times=1))
     with pytest.raises(ReplayFailed, match="ledger unknown"):
         replayed(buyer, bought.images[0].image_sha256)
-    with opened(buyer) as ledger:
+    with buyer.open_ledger() as ledger:
         (lost,) = unknown_requests(ledger)
     assert lost.calls[0].dataset == "replay"
     assert buyer.buy(prompts_of(numbered_rows(1))).outcomes == {"generated": 1}
@@ -191,7 +178,7 @@ def test_a_budget_holds_for_replays(buyer: Buyer, bought: Bought, emulator: Emul
 
 def test_another_api_is_refused_unless_allowed(buyer: Buyer, bought: Bought) -> None:
     """What one API made is not replayed at another without a word that says so."""
-    with opened(buyer) as ledger:
+    with buyer.open_ledger() as ledger:
         found = lineage_of(ledger, str(bought.images[0].image_sha256))
         with pytest.raises(OtherOrigin, match=r"the emulator, and https://api\.example would"):
             Replay(found, ledger=ledger, origin="https://api.example", emulated=False)
