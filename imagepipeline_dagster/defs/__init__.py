@@ -4,7 +4,7 @@
 `image_dataset`; then what starts runs: `sensors`, `moderation_sensor` and `schedules`; and what
 comes before paying: `registration` of the sets, `plans` and their approval.
 `status` says how a dataset stands, `installation` whether it can work. `dataset` holds what they
-share; `metadata`, `plan_metadata` and `moderation_metadata` what they show. `moderation_checks`
+share, `stage` what a stage is; `metadata`, `plan_metadata` and `moderation_metadata` what they show. `moderation_checks`
 stand beside their asset, `resource_keys` keeps their resources apart, `sensor_resources` keeps
 ticks cheap, and `under_way` says what Dagster is busy with. `build_definitions` puts
 one dataset together.
@@ -35,12 +35,11 @@ from imagepipeline_dagster.defs.resource_keys import bound_resources
 from imagepipeline_dagster.defs.schedules import build_schedules
 from imagepipeline_dagster.defs.sensors import build_sensors
 from imagepipeline_dagster.defs.source_tables import build_source_tables
+from imagepipeline_dagster.defs.stage import STAGES
 from imagepipeline_dagster.moderation.moderating import check_policy
 from imagepipeline_dagster.resources import ImagePipelineResource
 
 __all__ = ["ImageDataset", "build_definitions"]
-
-_STAGES = ("prompt_sets", "generation_requests", "generated_images", "moderated_images")
 
 
 def build_definitions(
@@ -56,7 +55,7 @@ def build_definitions(
     """
     job = dg.define_asset_job(
         dataset.named("materialize_prompt_set"),
-        selection=dg.AssetSelection.assets(*(dataset.key(stage) for stage in _STAGES)),
+        selection=dg.AssetSelection.assets(*(dataset.key(stage) for stage in STAGES)),
         # The chain is linear: a process a step would only cost its start.
         executor_def=dg.in_process_executor,
         description="Plans, buys and moderates one prompt set.",

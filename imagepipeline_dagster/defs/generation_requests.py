@@ -2,6 +2,7 @@
 
 import datetime as dt
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -12,7 +13,9 @@ from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import table_metadata
 from imagepipeline_dagster.defs.plan_metadata import plan_figures, refused_rows, requests_to_buy
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
+from imagepipeline_dagster.defs.stage import Made
 from imagepipeline_dagster.ledger.bought import refuse_emulator
+from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import (
@@ -21,9 +24,47 @@ from imagepipeline_dagster.planning.requests import (
     plan_prompt_set,
 )
 from imagepipeline_dagster.resources import ImagePipelineResource, LedgerResource
-from imagepipeline_dagster.rows import arrow_table, rows_of
+from imagepipeline_dagster.rows import rows_of
 
-__all__ = ["build_generation_requests"]
+__all__ = ["build_generation_requests", "plan_set"]
+
+
+def plan_set(
+    dataset: ImageDataset,
+    prompt_set: str,
+    prompts: Sequence[Prompt],
+    *,
+    api: ImagePipelineResource,
+    ledger: Ledger,
+) -> Made[PlannedRequest]:
+    """Plan what the purchase of one prompt set would do."""
+    started = time.monotonic()
+    allowance = dataset.allowance(api.origin)
+    if api.emulated:
+        refuse_emulator(ledger)
+    plan = plan_prompt_set(
+        prompts,
+        prompt_set=prompt_set,
+        dataset=dataset.name,
+        ledger=ledger,
+        origin=api.origin,
+        samples_per_call=dataset.samples_per_call,
+    )
+    spent = allowance.spent(ledger, today=dt.datetime.now(dt.UTC).date())
+    fingerprint = plan_fingerprint(plan)
+    return Made(
+        rows=plan,
+        row_type=PlannedRequest,
+        # Neither states nor reasons: the plan is the same before and after its purchase.
+        data_version=fingerprint,
+        metadata={
+            **table_metadata(PlannedRequest, len(plan), started=started),
+            **plan_figures(plan, allowance, spent, emulated=api.emulated),
+            **requests_to_buy(plan, allowance),
+            **refused_rows(prompts),
+            "fingerprint": fingerprint,
+        },
+    )
 
 
 def build_generation_requests(dataset: ImageDataset) -> list[Any]:
@@ -46,32 +87,13 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
         imagepipeline: ImagePipelineResource,
         ledger: LedgerResource,
     ) -> dg.MaterializeResult[pa.Table]:
-        started = time.monotonic()
-        allowance = dataset.allowance(imagepipeline.origin)
-        prompts = rows_of(prompt_sets, Prompt)
         with ledger.open() as opened:
-            if imagepipeline.emulated:
-                refuse_emulator(opened)
-            plan = plan_prompt_set(
-                prompts,
-                prompt_set=prompt_set_of(context.partition_key),
-                dataset=dataset.name,
+            return plan_set(
+                dataset,
+                prompt_set_of(context.partition_key),
+                rows_of(prompt_sets, Prompt),
+                api=imagepipeline,
                 ledger=opened,
-                origin=imagepipeline.origin,
-                samples_per_call=dataset.samples_per_call,
-            )
-            spent = allowance.spent(opened, today=dt.datetime.now(dt.UTC).date())
-        return dg.MaterializeResult(
-            value=arrow_table(plan, PlannedRequest),
-            # Neither states nor reasons: the plan is the same before and after its purchase.
-            data_version=dg.DataVersion(plan_fingerprint(plan)),
-            metadata={
-                **table_metadata(PlannedRequest, len(plan), started=started),
-                **plan_figures(plan, allowance, spent, emulated=imagepipeline.emulated),
-                **requests_to_buy(plan, allowance),
-                **refused_rows(prompts),
-                "fingerprint": plan_fingerprint(plan),
-            },
-        )
+            ).result()
 
     return [generation_requests]

@@ -1,6 +1,7 @@
 """`moderated_images`: a verdict for every sample, from evidence; it costs nothing to make again."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -9,9 +10,11 @@ import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import found_table, table_metadata
-from imagepipeline_dagster.defs.moderation_checks import build_moderation_checks
+from imagepipeline_dagster.defs.moderation_checks import verdict_checks
 from imagepipeline_dagster.defs.moderation_metadata import moderation_metadata
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
+from imagepipeline_dagster.defs.stage import Made, StageCheck, build_checks
+from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.checks import accounting_problems
 from imagepipeline_dagster.moderation.moderating import moderate_set
 from imagepipeline_dagster.moderation.states import VerdictStates
@@ -19,14 +22,92 @@ from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.purchase.images import CIRCUMSTANCES, GeneratedImage
 from imagepipeline_dagster.resources import LedgerResource, StorageResource, TablesResource
-from imagepipeline_dagster.rows import arrow_table, content_hash, rows_of
+from imagepipeline_dagster.rows import content_hash, rows_of
+from imagepipeline_dagster.storage.contract import Storage
+from imagepipeline_dagster.tables.overrides import Override
 from imagepipeline_dagster.watching.states import PromptSetStates
 
-__all__ = ["build_moderated_images"]
+__all__ = ["build_moderated_images", "check_moderated_images", "moderate", "record_built"]
 
 _PROBLEMS_SHOWN = 20
 # The basis is in the data version as the rules alone: overrides show in the rows they are about.
 _NO_CONTENT = CIRCUMSTANCES | {"moderation_basis"}
+
+
+def moderate(
+    dataset: ImageDataset,
+    prompt_set: str,
+    images: Sequence[GeneratedImage],
+    *,
+    overrides: Sequence[Override],
+    ledger: Ledger,
+    storage: Storage,
+) -> Made[ModeratedImage]:
+    """Give each sample of one prompt set its verdict."""
+    started = time.monotonic()
+    moderation = moderate_set(
+        images,
+        prompt_set=prompt_set,
+        dataset=dataset.name,
+        policy=dataset.moderation,
+        overrides=overrides,
+        ledger=ledger,
+        storage=storage,
+    )
+    content = content_hash(moderation.images, leave_out=_NO_CONTENT)
+    return Made(
+        rows=moderation.images,
+        row_type=ModeratedImage,
+        data_version=f"{content}-{moderation.rules.digest[:8]}",
+        metadata={
+            **table_metadata(ModeratedImage, len(moderation.images), started=started),
+            **moderation_metadata(moderation, storage),
+        },
+    )
+
+
+def record_built(dataset: ImageDataset, images: Sequence[ModeratedImage], ledger: Ledger) -> None:
+    """Record what a set whose verdicts are stored was built from: what they say."""
+    prompt_set = images[0].prompt_set
+    PromptSetStates(ledger, dataset=dataset.name).record_built(
+        prompt_set,
+        content=images[0].content_version,
+        pending=sum(image.is_open for image in images),
+    )
+    VerdictStates(ledger, dataset=dataset.name).record_built(
+        prompt_set, str(images[0].moderation_basis)
+    )
+
+
+def check_moderated_images(dataset: ImageDataset) -> list[StageCheck]:
+    """Return the checks."""
+
+    def every_sample_is_accounted_for(
+        moderated_images: pd.DataFrame, prompt_sets: pd.DataFrame
+    ) -> dg.AssetCheckResult:
+        images = rows_of(moderated_images, ModeratedImage)
+        asked = prompt_sets.groupby("prompt_id")["samples"].sum()
+        problems = accounting_problems(
+            {str(prompt_id): int(samples) for prompt_id, samples in asked.items()}, images
+        )
+        return dg.AssetCheckResult(
+            passed=not problems,
+            description=f"{len(images)} samples; {len(problems)} of {len(asked)} prompts have "
+            "another number than they ask for",
+            metadata=found_table(
+                "problems", ["problem"], [[p] for p in problems[:_PROBLEMS_SHOWN]]
+            ),
+        )
+
+    return [
+        StageCheck(
+            name="every_sample_is_accounted_for",
+            description="Each row of the prompt set has as many rows here as it asks for samples.",
+            look=every_sample_is_accounted_for,
+            blocking=True,
+        ),
+        *verdict_checks(dataset),
+    ]
 
 
 def build_moderated_images(dataset: ImageDataset) -> list[Any]:
@@ -39,18 +120,9 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
     def record_what_was_moderated(context: dg.HookContext) -> None:
         # Called once the rows are stored: they say what the set is built from.
         stored: Any = context.op_output_values["result"]
-        images = rows_of(stored, ModeratedImage)
-        prompt_set = images[0].prompt_set
         ledger: LedgerResource = getattr(context.resources, dataset.resource("ledger"))
         with ledger.open() as opened:
-            PromptSetStates(opened, dataset=dataset.name).record_built(
-                prompt_set,
-                content=images[0].content_version,
-                pending=sum(image.is_open for image in images),
-            )
-            VerdictStates(opened, dataset=dataset.name).record_built(
-                prompt_set, str(images[0].moderation_basis)
-            )
+            record_built(dataset, rows_of(stored, ModeratedImage), opened)
 
     @dg.asset(
         key=dataset.key("moderated_images"),
@@ -72,54 +144,15 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
         ledger: LedgerResource,
         tables: TablesResource,
     ) -> dg.MaterializeResult[pa.Table]:
-        started = time.monotonic()
         with ledger.open() as opened:
-            moderation = moderate_set(
+            return moderate(
+                dataset,
+                prompt_set_of(context.partition_key),
                 rows_of(generated_images, GeneratedImage),
-                prompt_set=prompt_set_of(context.partition_key),
-                dataset=dataset.name,
-                policy=dataset.moderation,
                 overrides=tables.overrides(dataset.overrides),
                 ledger=opened,
                 storage=storage.open(),
-            )
-        content = content_hash(moderation.images, leave_out=_NO_CONTENT)
-        return dg.MaterializeResult(
-            value=arrow_table(moderation.images, ModeratedImage),
-            data_version=dg.DataVersion(f"{content}-{moderation.rules.digest[:8]}"),
-            metadata={
-                **table_metadata(ModeratedImage, len(moderation.images), started=started),
-                **moderation_metadata(moderation, storage.open()),
-            },
-        )
+            ).result()
 
-    @dg.asset_check(
-        asset=dataset.key("moderated_images"),
-        additional_ins={"prompt_sets": dg.AssetIn(dataset.key("prompt_sets"))},
-        name="every_sample_is_accounted_for",
-        partitions_def=dataset.partitions,
-        blocking=True,
-        description="Each row of the prompt set has as many rows here as it asks for samples.",
-    )
-    def every_sample_is_accounted_for(
-        moderated_images: pd.DataFrame, prompt_sets: pd.DataFrame
-    ) -> dg.AssetCheckResult:
-        images = rows_of(moderated_images, ModeratedImage)
-        asked = prompt_sets.groupby("prompt_id")["samples"].sum()
-        problems = accounting_problems(
-            {str(prompt_id): int(samples) for prompt_id, samples in asked.items()}, images
-        )
-        return dg.AssetCheckResult(
-            passed=not problems,
-            description=f"{len(images)} samples; {len(problems)} of {len(asked)} prompts have "
-            "another number than they ask for",
-            metadata=found_table(
-                "problems", ["problem"], [[p] for p in problems[:_PROBLEMS_SHOWN]]
-            ),
-        )
-
-    return [
-        moderated_images,
-        every_sample_is_accounted_for,
-        *build_moderation_checks(dataset),
-    ]
+    checks = build_checks(dataset, "moderated_images", check_moderated_images(dataset))
+    return [moderated_images, *checks]

@@ -1,13 +1,11 @@
 """The checks of `moderated_images` that are about what the verdicts say."""
 
-from typing import Any
-
 import dagster as dg
 import pandas as pd
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import contact_sheet_of, found_table
-from imagepipeline_dagster.defs.resource_keys import with_resources_of
+from imagepipeline_dagster.defs.stage import StageCheck
 from imagepipeline_dagster.moderation.checks import (
     FEW,
     disagreements,
@@ -21,24 +19,14 @@ from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
 from imagepipeline_dagster.resources import StorageResource
 from imagepipeline_dagster.rows import rows_of
 
-__all__ = ["build_moderation_checks"]
+__all__ = ["verdict_checks"]
 
 _ROWS_SHOWN = 20
 
 
-def build_moderation_checks(dataset: ImageDataset) -> list[Any]:
+def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
     """Return the checks."""
-    asset = dataset.key("moderated_images")
-    partitions = dataset.partitions
 
-    @dg.asset_check(
-        asset=asset,
-        name="only_kept_passes_on",
-        partitions_def=partitions,
-        blocking=True,
-        description="Every kept sample has a picture and was checked, or a person or the policy "
-        "decided; a release takes nothing else.",
-    )
     def only_kept_passes_on(moderated_images: pd.DataFrame) -> dg.AssetCheckResult:
         images = rows_of(moderated_images, ModeratedImage)
         problems = objections(image for image in images if image.verdict == Verdict.KEPT)
@@ -49,14 +37,6 @@ def build_moderation_checks(dataset: ImageDataset) -> list[Any]:
             metadata=found_table("problems", ["problem"], shown),
         )
 
-    @dg.asset_check(
-        asset=asset,
-        name="few_are_rejected",
-        partitions_def=partitions,
-        blocking=True,
-        description="No larger share is rejected for what it shows than the policy allows. More is "
-        f"a sign that the model or the prompts went wrong. Sets of fewer than {FEW} always pass.",
-    )
     def few_are_rejected(moderated_images: pd.DataFrame) -> dg.AssetCheckResult:
         images = rows_of(moderated_images, ModeratedImage)
         judged, rejected = judged_pictures(images)
@@ -69,14 +49,6 @@ def build_moderation_checks(dataset: ImageDataset) -> list[Any]:
             metadata={"judged": judged, "rejected": rejected, "limit": limit},
         )
 
-    @dg.asset_check(
-        asset=asset,
-        name="classifier_agrees_with_the_api",
-        partitions_def=partitions,
-        description="The classifier found nothing in pictures that the API's safety checker let "
-        "pass. It looks at them where the policy says checked='classify'.",
-    )
-    @with_resources_of(dataset)
     def classifier_agrees_with_the_api(
         moderated_images: pd.DataFrame, storage: StorageResource
     ) -> dg.AssetCheckResult:
@@ -110,12 +82,6 @@ def build_moderation_checks(dataset: ImageDataset) -> list[Any]:
             },
         )
 
-    @dg.asset_check(
-        asset=asset,
-        name="few_are_duplicates",
-        partitions_def=partitions,
-        description="The share of pictures that repeat another of their set.",
-    )
     def few_are_duplicates(moderated_images: pd.DataFrame) -> dg.AssetCheckResult:
         images = rows_of(moderated_images, ModeratedImage)
         rules = dataset.moderation.rules_for(images[0].prompt_set)
@@ -133,12 +99,6 @@ def build_moderation_checks(dataset: ImageDataset) -> list[Any]:
             },
         )
 
-    @dg.asset_check(
-        asset=asset,
-        name="sizes_are_as_asked",
-        partitions_def=partitions,
-        description="Each picture has the width and height that its request asked for.",
-    )
     def sizes_are_as_asked(moderated_images: pd.DataFrame) -> dg.AssetCheckResult:
         wrong = wrong_sizes(rows_of(moderated_images, ModeratedImage))
         rows = [
@@ -153,9 +113,35 @@ def build_moderation_checks(dataset: ImageDataset) -> list[Any]:
         )
 
     return [
-        sizes_are_as_asked,
-        only_kept_passes_on,
-        few_are_rejected,
-        classifier_agrees_with_the_api,
-        few_are_duplicates,
+        StageCheck(
+            name="sizes_are_as_asked",
+            description="Each picture has the width and height that its request asked for.",
+            look=sizes_are_as_asked,
+        ),
+        StageCheck(
+            name="only_kept_passes_on",
+            description="Every kept sample has a picture and was checked, or a person or the "
+            "policy decided; a release takes nothing else.",
+            look=only_kept_passes_on,
+            blocking=True,
+        ),
+        StageCheck(
+            name="few_are_rejected",
+            description="No larger share is rejected for what it shows than the policy allows. "
+            "More is a sign that the model or the prompts went wrong. Sets of fewer than "
+            f"{FEW} always pass.",
+            look=few_are_rejected,
+            blocking=True,
+        ),
+        StageCheck(
+            name="classifier_agrees_with_the_api",
+            description="The classifier found nothing in pictures that the API's safety checker "
+            "let pass. It looks at them where the policy says checked='classify'.",
+            look=classifier_agrees_with_the_api,
+        ),
+        StageCheck(
+            name="few_are_duplicates",
+            description="The share of pictures that repeat another of their set.",
+            look=few_are_duplicates,
+        ),
     ]

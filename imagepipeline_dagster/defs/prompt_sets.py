@@ -10,18 +10,97 @@ import pyarrow as pa
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import found_table, table_metadata
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
+from imagepipeline_dagster.defs.stage import Made, StageCheck, build_checks
 from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.planning.prompt_syntax import foreign_syntax
 from imagepipeline_dagster.planning.prompts import Prompt, validated_prompts
 from imagepipeline_dagster.planning.tokens import TOKENS_ARE_ESTIMATED
 from imagepipeline_dagster.resources import TablesResource
-from imagepipeline_dagster.rows import arrow_table, content_hash
+from imagepipeline_dagster.rows import content_hash
+from imagepipeline_dagster.tables.reading import SourceTables
 
-__all__ = ["build_prompt_sets"]
+__all__ = ["build_prompt_sets", "check_prompt_sets", "make_prompt_set"]
 
 _PROBLEMS_SHOWN = 50
 # The source rows tell when they were last touched, which is no content.
 _AS_THEY_STAND = frozenset({"prompt_row", "embedding_row", "notes"})
+
+
+def make_prompt_set(dataset: ImageDataset, prompt_set: str, source: SourceTables) -> Made[Prompt]:
+    """Read and validate the rows of one prompt set."""
+    started = time.monotonic()
+    rows = source.prompts(prompt_set)
+    if not rows:
+        raise dg.Failure(
+            f"the table {dataset.prompts.table!r} has no row of prompt set {prompt_set!r}; "
+            "the prompts sensor removes its partition at its next tick",
+            allow_retries=False,
+        )
+    prompts = validated_prompts(
+        rows,
+        source.embeddings(),
+        defaults=dataset.defaults,
+        refuses_syntax=dataset.refuse_prompt_syntax,
+    )
+    refused = [prompt for prompt in prompts if not prompt.valid]
+    return Made(
+        rows=prompts,
+        row_type=Prompt,
+        data_version=content_hash(prompts, leave_out=_AS_THEY_STAND),
+        metadata={
+            **table_metadata(Prompt, len(prompts), started=started),
+            "valid": len(prompts) - len(refused),
+            "refused": len(refused),
+            "images_wanted": sum(prompt.samples for prompt in prompts),
+            "tokens_are_estimated": TOKENS_ARE_ESTIMATED,
+        },
+    )
+
+
+def check_prompt_sets(dataset: ImageDataset) -> list[StageCheck]:
+    """Return the checks."""
+    del dataset  # they look at the rows alone
+
+    def every_row_is_valid(prompt_sets: pd.DataFrame) -> dg.AssetCheckResult:
+        refused = prompt_sets[~prompt_sets["valid"]]
+        problems = refused[["prompt_id", "problems"]].head(_PROBLEMS_SHOWN).to_numpy().tolist()
+        return dg.AssetCheckResult(
+            passed=refused.empty,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{len(refused)} of {len(prompt_sets)} rows are refused",
+            metadata={
+                "refused": len(refused),
+                **found_table("problems", ["prompt_id", "problems"], problems),
+            },
+        )
+
+    def prompts_are_plain_text(prompt_sets: pd.DataFrame) -> dg.AssetCheckResult:
+        texts = prompt_sets[["prompt_id", "effective_prompt", "effective_negative_prompt"]]
+        parts = [
+            (prompt_id, ", ".join(foreign_syntax(prompt) + foreign_syntax(negative)))
+            for prompt_id, prompt, negative in texts.fillna("").itertuples(index=False)
+        ]
+        rows = [(prompt_id, syntax) for prompt_id, syntax in parts if syntax]
+        return dg.AssetCheckResult(
+            passed=not rows,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{len(rows)} of {len(prompt_sets)} rows have the syntax of other tools",
+            metadata=found_table("syntax", ["prompt_id", "syntax"], rows[:_PROBLEMS_SHOWN]),
+        )
+
+    return [
+        StageCheck(
+            name="every_row_is_valid",
+            description="No row was refused. Refused rows are not bought; the others are.",
+            look=every_row_is_valid,
+        ),
+        StageCheck(
+            name="prompts_are_plain_text",
+            description="No prompt has the syntax of another tool, which would be sent as words. "
+            "`refuse_prompt_syntax` refuses such rows.",
+            look=prompts_are_plain_text,
+        ),
+    ]
 
 
 def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
@@ -41,73 +120,7 @@ def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
     def prompt_sets(
         context: dg.AssetExecutionContext, tables: TablesResource
     ) -> dg.MaterializeResult[pa.Table]:
-        started = time.monotonic()
-        prompt_set = prompt_set_of(context.partition_key)
         with tables.open(dataset.prompts, dataset.embeddings) as source:
-            rows, embeddings = source.prompts(prompt_set), source.embeddings()
-        if not rows:
-            raise dg.Failure(
-                f"the table {dataset.prompts.table!r} has no row of prompt set {prompt_set!r}; "
-                "the prompts sensor removes its partition at its next tick",
-                allow_retries=False,
-            )
-        prompts = validated_prompts(
-            rows,
-            embeddings,
-            defaults=dataset.defaults,
-            refuses_syntax=dataset.refuse_prompt_syntax,
-        )
-        refused = [prompt for prompt in prompts if not prompt.valid]
-        return dg.MaterializeResult(
-            value=arrow_table(prompts, Prompt),
-            data_version=dg.DataVersion(content_hash(prompts, leave_out=_AS_THEY_STAND)),
-            metadata={
-                **table_metadata(Prompt, len(prompts), started=started),
-                "valid": len(prompts) - len(refused),
-                "refused": len(refused),
-                "images_wanted": sum(prompt.samples for prompt in prompts),
-                "tokens_are_estimated": TOKENS_ARE_ESTIMATED,
-            },
-        )
+            return make_prompt_set(dataset, prompt_set_of(context.partition_key), source).result()
 
-    @dg.asset_check(
-        asset=dataset.key("prompt_sets"),
-        name="every_row_is_valid",
-        partitions_def=dataset.partitions,
-        description="No row was refused. Refused rows are not bought; the others are.",
-    )
-    def every_row_is_valid(prompt_sets: pd.DataFrame) -> dg.AssetCheckResult:
-        refused = prompt_sets[~prompt_sets["valid"]]
-        problems = refused[["prompt_id", "problems"]].head(_PROBLEMS_SHOWN).to_numpy().tolist()
-        return dg.AssetCheckResult(
-            passed=refused.empty,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=f"{len(refused)} of {len(prompt_sets)} rows are refused",
-            metadata={
-                "refused": len(refused),
-                **found_table("problems", ["prompt_id", "problems"], problems),
-            },
-        )
-
-    @dg.asset_check(
-        asset=dataset.key("prompt_sets"),
-        name="prompts_are_plain_text",
-        partitions_def=dataset.partitions,
-        description="No prompt has the syntax of another tool, which would be sent as words. "
-        "`refuse_prompt_syntax` refuses such rows.",
-    )
-    def prompts_are_plain_text(prompt_sets: pd.DataFrame) -> dg.AssetCheckResult:
-        texts = prompt_sets[["prompt_id", "effective_prompt", "effective_negative_prompt"]]
-        parts = [
-            (prompt_id, ", ".join(foreign_syntax(prompt) + foreign_syntax(negative)))
-            for prompt_id, prompt, negative in texts.fillna("").itertuples(index=False)
-        ]
-        rows = [(prompt_id, syntax) for prompt_id, syntax in parts if syntax]
-        return dg.AssetCheckResult(
-            passed=not rows,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=f"{len(rows)} of {len(prompt_sets)} rows have the syntax of other tools",
-            metadata=found_table("syntax", ["prompt_id", "syntax"], rows[:_PROBLEMS_SHOWN]),
-        )
-
-    return [prompt_sets, every_row_is_valid, prompts_are_plain_text]
+    return [prompt_sets, *build_checks(dataset, "prompt_sets", check_prompt_sets(dataset))]

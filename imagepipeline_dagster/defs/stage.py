@@ -1,0 +1,91 @@
+"""A stage of one prompt set, whoever asks for it: a run of that set, or a batch of many.
+
+A stage is a function that returns what it `Made`, and checks that look at it. Its asset and the
+batch are two ways to call them.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import dagster as dg
+import pyarrow as pa
+
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.resource_keys import with_resources_of
+from imagepipeline_dagster.rows import arrow_table
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["STAGES", "Made", "StageCheck", "build_checks"]
+
+RowT = TypeVar("RowT", bound="DataclassInstance")
+
+STAGES = ("prompt_sets", "generation_requests", "generated_images", "moderated_images")
+"""The partitioned assets, in the order of the flow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made(Generic[RowT]):
+    """What a stage made of one prompt set."""
+
+    rows: list[RowT]
+    row_type: type[RowT]
+    data_version: str
+    metadata: Mapping[str, Any]
+
+    def table(self) -> pa.Table:
+        """Return the rows as the table that is stored."""
+        return arrow_table(self.rows, self.row_type)
+
+    def result(self) -> dg.MaterializeResult[pa.Table]:
+        """Return what the stage's asset returns to Dagster."""
+        return dg.MaterializeResult(
+            value=self.table(),
+            data_version=dg.DataVersion(self.data_version),
+            metadata=self.metadata,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCheck:
+    """A check of a stage's table.
+
+    Attributes:
+        name: of the check.
+        description: what holds where it passes.
+        look: takes tables as data frames by the names of their stages, and resources by theirs.
+        blocking: whether what comes after waits for it to pass.
+    """
+
+    name: str
+    description: str
+    look: Callable[..., dg.AssetCheckResult]
+    blocking: bool = False
+
+    def inputs(self) -> list[str]:
+        """Return the names of the tables and resources that it takes."""
+        return list(inspect.signature(self.look).parameters)
+
+
+def build_checks(
+    dataset: ImageDataset, stage: str, checks: Sequence[StageCheck]
+) -> list[dg.AssetChecksDefinition]:
+    """Return a stage's checks as Dagster's."""
+    return [
+        dg.asset_check(
+            asset=dataset.key(stage),
+            name=check.name,
+            partitions_def=dataset.partitions,
+            blocking=check.blocking,
+            description=check.description,
+            additional_ins={
+                name: dg.AssetIn(dataset.key(name))
+                for name in check.inputs()
+                if name in STAGES and name != stage
+            },
+        )(with_resources_of(dataset)(check.look))
+        for check in checks
+    ]
