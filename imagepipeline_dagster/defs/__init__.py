@@ -2,12 +2,12 @@
 
 `source_tables` → `prompt_sets` → `generation_requests` → `generated_images` → `moderated_images` →
 `image_dataset`; then what starts runs: `sensors`, `moderation_sensor` and `schedules`; and what
-comes before paying: `registration` of the sets, `plans` and their approval.
-`status` says how a dataset stands, `installation` whether it can work. `dataset` holds what they
-share, `stage` what a stage is; `metadata`, `plan_metadata` and `moderation_metadata` what they show. `moderation_checks`
+comes before paying: `registration` of the sets, `plans` and their approval. `status` says how a
+dataset stands, `installation` whether it can work. `dataset` holds what they share, `stage` what a
+stage is; `metadata`, `plan_metadata` and `moderation_metadata` what they show. `moderation_checks`
 stand beside their asset, `resource_keys` keeps their resources apart, `sensor_resources` keeps
-ticks cheap, and `under_way` says what Dagster is busy with. `build_definitions` puts
-one dataset together.
+ticks cheap, and `under_way` says what Dagster is busy with. `build_definitions` puts one dataset
+together.
 """
 
 import warnings
