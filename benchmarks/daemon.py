@@ -40,17 +40,17 @@ def measure_quiet_ticks(
     instance: dg.DagsterInstance, *, home: Path, tables_url: str, ledger_url: str, ticks: int
 ) -> QuietTicks:
     """Run the daemon on an instance until each sensor had so many quiet ticks."""
-    found: dict[str, list[float]] = {}
+    seconds: dict[str, list[float]] = {}
     with _running(home, tables_url=tables_url, ledger_url=ledger_url):
         deadline = time.monotonic() + _LONGEST_WAIT
-        while not (found and min(map(len, found.values())) >= ticks):
+        while not (seconds and min(map(len, seconds.values())) >= ticks):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"see {home / 'daemon.log'}: {found}")
+                raise TimeoutError(f"see {home / 'daemon.log'}: {seconds}")
             time.sleep(1)
-            found = {name: _quiet(instance, name) for name in _SENSORS}
+            seconds = {name: _quiet(instance, name) for name in _SENSORS}
     # The first ones pay for connections, or came while others looked at everything.
     medians = {
-        name: statistics.median(sorted_by_age[:ticks]) for name, sorted_by_age in found.items()
+        name: statistics.median(sorted_by_age[:ticks]) for name, sorted_by_age in seconds.items()
     }
     return QuietTicks(
         empty=medians["empty_sensor"],

@@ -167,14 +167,14 @@ def replay(rows: int, *, folder: Path) -> Line:
 def _note_evidence(ledger: Ledger, images: list[GeneratedImage], *, model_sha256: str) -> None:
     """Write down what earlier verdicts have measured of each picture."""
     now = dt.datetime.now(dt.UTC)
-    found = {str(image.image_sha256): number for number, image in enumerate(images)}
+    numbers = {str(image.image_sha256): number for number, image in enumerate(images)}
     scored = [
         {"image_sha256": sha256, "method": model_sha256, "score": share, "measured_at": now}
-        for sha256, number in found.items()
-        for share in [number / len(found)]
+        for sha256, number in numbers.items()
+        for share in [number / len(numbers)]
     ]
     hashed = [
-        {"image_sha256": sha256, "method": HASH_METHOD, "hash": sha256[:16]} for sha256 in found
+        {"image_sha256": sha256, "method": HASH_METHOD, "hash": sha256[:16]} for sha256 in numbers
     ]
     with ledger.engine.begin() as connection:
         connection.execute(insert(evidence), scored)

@@ -157,16 +157,18 @@ class _Strict(BaseModel):
 def _strict(attribute: JsonSchemaValue) -> JsonSchemaValue:
     """Return an attribute's schema, in which a text is a template where the value is none."""
     choices: list[JsonSchemaValue] = attribute.get("anyOf", [])
-    own = {name: attribute[name] for name in attribute if name != "anyOf"}
-    if own.get("default") == UNSET_DEFAULT_SENTINEL:
-        del own["default"]
+    strict = {name: attribute[name] for name in attribute if name != "anyOf"}
+    if strict.get("default") == UNSET_DEFAULT_SENTINEL:
+        del strict["default"]
     if models := [choice for choice in choices if "$ref" in choice]:
         # One schema alone: an error in it is told at its own line.
-        return own | models[0]
+        return strict | models[0]
     if {choice["type"] for choice in choices} <= {"string", "null"}:
         return attribute
     text = {"type": "string"}
-    return own | {"anyOf": [text | _TEMPLATE if choice == text else choice for choice in choices]}
+    return strict | {
+        "anyOf": [text | _TEMPLATE if choice == text else choice for choice in choices]
+    }
 
 
 def _referred(value: str | Variable | None) -> str | None:

@@ -119,8 +119,8 @@ class Pipeline:
         """Evaluate sensors, do what they ask of the partitions; return the runs."""
         asked: list[dg.RunRequest] = []
         for sensor in sensors or SENSORS:
-            found = self.evaluate(sensor)
-            for change in found.dynamic_partitions_requests or ():
+            result = self.evaluate(sensor)
+            for change in result.dynamic_partitions_requests or ():
                 if isinstance(change, dg.AddDynamicPartitionsRequest):
                     self.instance.add_dynamic_partitions(
                         change.partitions_def_name, list(change.partition_keys)
@@ -128,9 +128,9 @@ class Pipeline:
                 else:
                     for key in change.partition_keys:
                         self.instance.delete_dynamic_partition(change.partitions_def_name, key)
-            for event in found.asset_events or ():
+            for event in result.asset_events or ():
                 self.instance.report_runless_asset_event(event)
-            asked += found.run_requests or ()
+            asked += result.run_requests or ()
         return asked
 
     def reconcile(self, *, at: dt.datetime | None = None) -> list[dg.RunRequest]:
@@ -243,12 +243,12 @@ def open_pipeline(
 
 def failure_of(result: dg.ExecuteInProcessResult) -> str:
     """Return what the steps that failed said."""
-    found = []
+    errors = []
     for event in result.all_events:
         if event.is_step_failure:
             data = event.step_failure_data
-            found.append(data.error_display_string)
-    return "\n".join(found)
+            errors.append(data.error_display_string)
+    return "\n".join(errors)
 
 
 def figures(result: dg.ExecuteInProcessResult) -> dict[str, Any]:

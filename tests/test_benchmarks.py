@@ -31,12 +31,12 @@ def figures_of(benchmark: str, *options: str, folder: Path, timeout: float = 100
 @pytest.mark.slow
 def test_the_benchmark_runs_and_writes_its_figures(tmp_path: Path) -> None:
     """A quick run compares every contestant, judges every promise and says so in JSON."""
-    told = figures_of("purchase", "--quick", "--jobs", "20", folder=tmp_path)
-    assert [line["jobs"] for line in told["lines"]] == [2, 20, 20, 20, 20, 20, 40, 20, 40]
-    assert all(line["ratio"] >= 1 for line in told["lines"])
-    assert all(line["status_requests"] >= 1 for line in told["lines"])
-    assert told["second_run"]["posts"] == told["second_run"]["api_requests"] == 0
-    assert {verdict["what"]: verdict["met"] for verdict in told["verdicts"]}[
+    figures = figures_of("purchase", "--quick", "--jobs", "20", folder=tmp_path)
+    assert [line["jobs"] for line in figures["lines"]] == [2, 20, 20, 20, 20, 20, 40, 20, 40]
+    assert all(line["ratio"] >= 1 for line in figures["lines"])
+    assert all(line["status_requests"] >= 1 for line in figures["lines"])
+    assert figures["second_run"]["posts"] == figures["second_run"]["api_requests"] == 0
+    assert {verdict["what"]: verdict["met"] for verdict in figures["verdicts"]}[
         "second run: requests to the API"
     ]
 

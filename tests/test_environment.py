@@ -39,41 +39,41 @@ def test_all_lies_in_the_folder_of_the_storage(
 
 def test_defaults() -> None:
     """Without a variable: the emulator, and everything in the folder data."""
-    found = resources_from_environment({})
+    resources = resources_from_environment({})
 
-    assert set(found) == {"imagepipeline", "tables", "ledger", "storage", "io_manager"}
-    assert found["imagepipeline"].emulated
-    assert found["imagepipeline"].base_url == "https://api.imagepipeline.io"
-    assert found["imagepipeline"].max_in_flight == 16
-    assert found["storage"].uri == "data"
-    assert found["tables"].url == f"sqlite:///{Path('data/tables.db')}"
-    assert found["tables"].create_samples
-    assert found["ledger"].url == f"sqlite:///{Path('data/ledger.db')}"
+    assert set(resources) == {"imagepipeline", "tables", "ledger", "storage", "io_manager"}
+    assert resources["imagepipeline"].emulated
+    assert resources["imagepipeline"].base_url == "https://api.imagepipeline.io"
+    assert resources["imagepipeline"].max_in_flight == 16
+    assert resources["storage"].uri == "data"
+    assert resources["tables"].url == f"sqlite:///{Path('data/tables.db')}"
+    assert resources["tables"].create_samples
+    assert resources["ledger"].url == f"sqlite:///{Path('data/ledger.db')}"
 
 
 def test_secrets_stay_references(monkeypatch: pytest.MonkeyPatch) -> None:
     """The key and the databases' URLs are names of variables until a run needs them."""
-    given = {
+    variables = {
         "IMAGEPIPELINE_API_KEY": KEY,
         "IMAGEPIPELINE_TABLES_URL": "postgresql://me:secret@db/shop",
         "IMAGEPIPELINE_LEDGER_URL": "postgresql://me:secret@db/ledger",
         "IMAGEPIPELINE_BASE_URL": "https://api.example",
         "IMAGEPIPELINE_MAX_IN_FLIGHT": "3",
     }
-    for name, value in given.items():
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    found = resources_from_environment(given)
+    resources = resources_from_environment(variables)
 
-    for resource in found.values():
+    for resource in resources.values():
         assert KEY not in repr(resource)
         assert "secret" not in repr(resource)
         assert KEY not in str(resource.model_dump())
-    assert not found["imagepipeline"].emulated
-    assert not found["tables"].create_samples
-    assert found["imagepipeline"].base_url == "https://api.example"
-    assert found["imagepipeline"].max_in_flight == 3
+    assert not resources["imagepipeline"].emulated
+    assert not resources["tables"].create_samples
+    assert resources["imagepipeline"].base_url == "https://api.example"
+    assert resources["imagepipeline"].max_in_flight == 3
 
-    ready = found["imagepipeline"].process_config_and_initialize()
+    ready = resources["imagepipeline"].process_config_and_initialize()
     assert ready.api_key == KEY
     assert ready.origin == "https://api.example"
 
@@ -82,11 +82,11 @@ def test_secrets_stay_references(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_blank_variable_is_unset(blank: str) -> None:
     """An empty or blank value counts as none, as people write it in .env files."""
     names = ("API_KEY", "BASE_URL", "MAX_IN_FLIGHT", "STORAGE", "TABLES_URL", "LEDGER_URL")
-    found = resources_from_environment({f"IMAGEPIPELINE_{name}": blank for name in names})
+    resources = resources_from_environment({f"IMAGEPIPELINE_{name}": blank for name in names})
 
-    assert found["imagepipeline"].emulated
-    assert found["storage"].uri == "data"
-    assert found["ledger"].url == "sqlite:///data/ledger.db"
+    assert resources["imagepipeline"].emulated
+    assert resources["storage"].uri == "data"
+    assert resources["ledger"].url == "sqlite:///data/ledger.db"
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5", "²"])

@@ -92,11 +92,11 @@ def test_an_asset_of_ones_own_buys_pictures(resource: ImagePipelineResource, tas
 
     @dg.asset
     def cover(imagepipeline: ImagePipelineResource) -> None:
-        made = getattr(imagepipeline, task)(**BOAT, samples=2, seed=7, **LINKS.get(task, {}))
-        assert isinstance(made, GeneratedPictures)
-        assert made.job.status is JobStatus.SUCCESS
-        assert len(made.images) == 2
-        for data in made.images:
+        pictures = getattr(imagepipeline, task)(**BOAT, samples=2, seed=7, **LINKS.get(task, {}))
+        assert isinstance(pictures, GeneratedPictures)
+        assert pictures.job.status is JobStatus.SUCCESS
+        assert len(pictures.images) == 2
+        for data in pictures.images:
             with Image.open(io.BytesIO(data)) as picture:
                 assert picture.size == (64, 64)
 

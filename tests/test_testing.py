@@ -60,12 +60,12 @@ def test_the_wheel_brings_the_kit(tmp_path: Path) -> None:
         archive.extractall(packages)
     _write_examples(project)
 
-    told = _pytest(project, "-v", "--trace-config", packages=packages)
+    output = _pytest(project, "-v", "--trace-config", packages=packages)
 
-    assert f"imagepipeline_dagster.testing: {packages}" in told
-    assert "2 passed" in told
-    assert "PytestAssertRewriteWarning" not in told
-    assert "warnings summary" not in told
+    assert f"imagepipeline_dagster.testing: {packages}" in output
+    assert "2 passed" in output
+    assert "PytestAssertRewriteWarning" not in output
+    assert "warnings summary" not in output
 
 
 def test_a_start_of_pytest_loads_nothing_heavy(tmp_path: Path) -> None:

@@ -98,10 +98,10 @@ class Downloads:
     @asynccontextmanager
     async def _follow(self, link: str) -> AsyncIterator[httpx.Response]:
         """Open a link, following redirects by hand so that each host is checked."""
-        here = read_link(link)
+        url = read_link(link)
         for _ in range(_MAX_REDIRECTS + 1):
             checked = await check_link(
-                here,
+                url,
                 allow_private=await self._is_private(),
                 use_proxies=self._use_proxies,
             )
@@ -112,7 +112,7 @@ class Downloads:
                     return
             finally:
                 await response.aclose()
-            here = read_link(response.headers["Location"], base=here)
+            url = read_link(response.headers["Location"], base=url)
         raise LinkRefused(f"more than {_MAX_REDIRECTS} redirects")
 
     async def _is_private(self) -> bool:

@@ -132,14 +132,16 @@ def refusal_of(answer: Answer, *, busy: bool = False) -> Ruling | None:
 
 def error_of(ruling: Ruling, answer: Answer, *, origin: str) -> SubmitError:
     """Return the error that tells a person about a ruling other than JOB."""
-    said = f"HTTP {answer.status}: {answer.message}"
+    answered = f"HTTP {answer.status}: {answer.message}"
     match ruling:
         case Ruling.UNPAID:
-            return CreditsExhausted(f"the account cannot pay ({said})")
+            return CreditsExhausted(f"the account cannot pay ({answered})")
         case Ruling.BUSY:
-            return Throttled(said, retry_after=answer.pause)
+            return Throttled(answered, retry_after=answer.pause)
         case Ruling.NO_ACCESS:
-            return AccessRefused(f"the API refused the key ({said}); check IMAGEPIPELINE_API_KEY")
+            return AccessRefused(
+                f"the API refused the key ({answered}); check IMAGEPIPELINE_API_KEY"
+            )
         case Ruling.FILTERED:
             return RequestRefused(answer.message, filtered=True)
         case Ruling.ELSEWHERE:
@@ -148,7 +150,7 @@ def error_of(ruling: Ruling, answer: Answer, *, origin: str) -> SubmitError:
                 "check IMAGEPIPELINE_BASE_URL, and what stands before it"
             )
         case Ruling.REFUSED:
-            return RequestRefused(said)
+            return RequestRefused(answered)
         case _ if answer.is_success:
             return AnswerLost(
                 f"the answer to a POST cannot be read: {answer.unreadable}; it may have been bought"

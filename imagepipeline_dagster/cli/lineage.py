@@ -59,7 +59,7 @@ def lineage(
     IMAGE is a SHA-256 or the first eight or more of its digits, a file, or a file:// or s3:// URI.
     The other way round, --prompt and --embedding show each request, and the images that came.
     """
-    if sum(given is not None for given in (image, prompt, embedding)) != 1:
+    if [image, prompt, embedding].count(None) != 2:
         raise click.UsageError("Give an image, --prompt or --embedding.")
     from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.ledger.lineage import lineage_of

@@ -111,14 +111,14 @@ def chosen_sets(tables: SourceTables, wanted: Sequence[str]) -> list[str]:
     """Return the prompt sets that are wanted, once each; all that there are if none is."""
     from imagepipeline_dagster.tables.spelling import did_you_mean
 
-    there = tables.prompt_sets()
-    unknown = sorted(set(wanted) - set(there))
+    names = tables.prompt_sets()
+    unknown = sorted(set(wanted) - set(names))
     if unknown:
-        listed = ", ".join(map(repr, there[:20])) + (", …" if len(there) > 20 else "")
+        listed = ", ".join(map(repr, names[:20])) + (", …" if len(names) > 20 else "")
         raise click.ClickException(
             printable(
-                f"The prompts table has no set {unknown[0]!r}.{did_you_mean(unknown[0], there)} "
+                f"The prompts table has no set {unknown[0]!r}.{did_you_mean(unknown[0], names)} "
                 f"It has: {listed or 'none'}."
             )
         )
-    return list(dict.fromkeys(wanted)) or there
+    return list(dict.fromkeys(wanted)) or names

@@ -223,15 +223,15 @@ def _planned(
 ) -> Iterator[tuple[Forecast, Ledger]]:
     """Give the plans of the sets that a run chose, and the ledger that they were made with."""
     with tables.open(dataset.prompts, dataset.embeddings) as source, ledger.open() as opened:
-        there = source.prompt_sets()
-        unknown = sorted(set(config.sets) - set(there))
+        names = source.prompt_sets()
+        unknown = sorted(set(config.sets) - set(names))
         if unknown:
             raise dg.Failure(
                 f"the table {dataset.prompts.table!r} has no prompt set {unknown[0]!r}",
                 allow_retries=False,
             )
-        names = config.sets or there
-        yield forecast_of_sets(names, source, dataset, opened, origin=api.origin), opened
+        chosen = config.sets or names
+        yield forecast_of_sets(chosen, source, dataset, opened, origin=api.origin), opened
 
 
 def _total(total: SetPlan, allowance: Allowance) -> dict[str, Any]:

@@ -300,12 +300,12 @@ def _key(connection: Connection, prefix: str) -> str:
             f"{prefix!r} is no request key: give its first {MIN_PREFIX} or more hex digits"
         )
     matching: ColumnElement[bool] = requests.c.request_key.startswith(wanted)
-    found = connection.scalars(select(requests.c.request_key).where(matching).limit(2)).all()
-    if not found:
+    keys = connection.scalars(select(requests.c.request_key).where(matching).limit(2)).all()
+    if not keys:
         raise DecisionRefused(f"{prefix}: the ledger has no request whose key begins like that")
-    if len(found) > 1:
+    if len(keys) > 1:
         raise DecisionRefused(f"{prefix}: several requests' keys begin like that; give more digits")
-    return str(found[0])
+    return str(keys[0])
 
 
 def _is_unknown(entry: Entry) -> bool:

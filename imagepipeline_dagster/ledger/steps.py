@@ -262,11 +262,13 @@ def record_succeeded(connection: Connection, hold: Hold, last: Iterable[StoredSa
     return True
 
 
-def record_refetched(connection: Connection, entry: Entry, came: Iterable[StoredSample]) -> bool:
+def record_refetched(
+    connection: Connection, entry: Entry, pictures: Iterable[StoredSample]
+) -> bool:
     """Record pictures that a request's job gave after all; False where the request has changed."""
-    came = list(came)
+    pictures = list(pictures)
     hold = Hold(request_key=entry.request_key, owner=entry.owner, attempt=entry.attempt)
-    slots = {sample.slot for sample in (*entry.stored, *came)}
+    slots = {sample.slot for sample in (*entry.stored, *pictures)}
     ended: dict[str, Any] = {"state": State.SUCCEEDED, "failure": None, "error": None}
     is_whole = len(slots) >= entry.samples
     changed = connection.execute(
@@ -276,7 +278,7 @@ def record_refetched(connection: Connection, entry: Entry, came: Iterable[Stored
     )
     if not changed.rowcount:
         return False
-    for sample in came:
+    for sample in pictures:
         _store(connection, entry.request_key, sample)
     return True
 

@@ -120,7 +120,7 @@ class Landing:
         delivered = min(len(job.download_urls), samples)
         complete = delivered == samples
         have = {sample.slot: sample for sample in stored} if complete else {}
-        came = [have[slot] for slot in sorted(have)]
+        landed = [have[slot] for slot in sorted(have)]
         missing = range(delivered, samples)
         if job.links_told:
             why = f"{delivered} links came for {samples} samples"
@@ -137,7 +137,7 @@ class Landing:
             except PicturesLate as error:
                 late.append(error)
                 continue
-            came.append(sample)
+            landed.append(sample)
             # The last one shares its commit with the end of the job.
             if late or slot != delivered - 1:
                 await self._record(record_stored, hold, sample)
@@ -147,7 +147,7 @@ class Landing:
             raise late[0]
         await self._record(record_succeeded, hold, unrecorded)
         return sum(
-            sample.outcome == Outcome.GENERATED and sample.value_range != 0 for sample in came
+            sample.outcome == Outcome.GENERATED and sample.value_range != 0 for sample in landed
         )
 
     async def _record(

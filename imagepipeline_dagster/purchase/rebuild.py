@@ -165,7 +165,7 @@ class Rebuilding:
                 return None
             state, error = State.UNKNOWN, _PERHAPS_BOUGHT
         submitted_at = row.submitted_at if row else None
-        ended = [each.completed_at for each in rows if each.completed_at]
+        ended = [row.completed_at for row in rows if row.completed_at]
         return {
             "request_key": call.request_key,
             "state": state,

@@ -105,15 +105,16 @@ class Replay:
         self._emulated = emulated
         # None is the emulator, wherever it ran.
         base_url = self.sample.endpoint.removesuffix(submit_path(self.sample.task))
-        there = None if self.sample.emulated else origin_of(base_url)
-        here = None if emulated else origin
-        if there != here and not elsewhere:
+        bought_at = None if self.sample.emulated else origin_of(base_url)
+        replayed_at = None if emulated else origin
+        if bought_at != replayed_at and not elsewhere:
             raise OtherOrigin(
-                f"The image was made by {there or 'the emulator'}, and {here or 'the emulator'} "
+                f"The image was made by {bought_at or 'the emulator'}, and "
+                f"{replayed_at or 'the emulator'} "
                 "would be asked now: another API's pictures say nothing about drift. Set "
                 "IMAGEPIPELINE_API_KEY and IMAGEPIPELINE_BASE_URL as they were."
             )
-        self._where = "" if there == here else f" at {here or 'the emulator'}"
+        self._where = "" if bought_at == replayed_at else f" at {replayed_at or 'the emulator'}"
 
     @property
     def images(self) -> int:

@@ -94,7 +94,7 @@ def find_table(
     with warnings.catch_warnings():
         # Types that SQLAlchemy does not know (vectors, shapes) are in columns that are not ours.
         warnings.simplefilter("ignore", sa.exc.SAWarning)
-        there = {
+        types = {
             column["name"]: column["type"]
             for column in inspector.get_columns(mapping.name, schema=mapping.database_schema)
         }
@@ -103,16 +103,16 @@ def find_table(
     missing = [
         name
         for name, column in ours.items()
-        if (column.required or name in mapping.columns) and mapping.column(name) not in there
+        if (column.required or name in mapping.columns) and mapping.column(name) not in types
     ]
     if missing:
         theirs = [mapping.column(name) for name in missing]
         raise ColumnMissing(
             f"The {kind} table {mapping.table!r} has no column {_listed(theirs)}. It has: "
-            f"{_listed(there)}. Map a column of another name: "
+            f"{_listed(types)}. Map a column of another name: "
             f'columns={{"{missing[0]}": "<its name in your table>"}}.'
         )
-    present = {name: there[mapping.column(name)] for name in ours if mapping.column(name) in there}
+    present = {name: types[mapping.column(name)] for name in ours if mapping.column(name) in types}
     return FoundTable(mapping=mapping, types=present)
 
 

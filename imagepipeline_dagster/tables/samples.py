@@ -87,8 +87,8 @@ def edit_sample_prompt(url: str) -> str:
     with writing(url) as connection:
         find_table(connection, _MAPPINGS[PromptRow], PromptRow)
         prompts = tables_metadata().tables["prompts"]
-        here = (prompts.c.prompt_set == prompt_set, prompts.c.prompt_id == prompt_id)
-        text = connection.scalar(sa.select(prompts.c.prompt).where(*here))
+        is_edited = (prompts.c.prompt_set == prompt_set, prompts.c.prompt_id == prompt_id)
+        text = connection.scalar(sa.select(prompts.c.prompt).where(*is_edited))
         if text is None:
             raise SampleMissing(f"There is no prompt {prompt_id!r} in {prompt_set!r} to edit.")
         take = _TAKE.search(text)
@@ -97,7 +97,7 @@ def edit_sample_prompt(url: str) -> str:
         changed = f"{_EDITED_TEXT.format(glaze=glaze)}, take {number}"
         connection.execute(
             sa.update(prompts)
-            .where(*here)
+            .where(*is_edited)
             .values(prompt=changed, updated_at=dt.datetime.now(dt.UTC))
         )
     return f"The prompt {prompt_id!r} of {prompt_set!r} now asks for a {glaze} glaze: {changed!r}."
@@ -113,9 +113,9 @@ def edit_sample_embedding(url: str) -> str:
     with writing(url) as connection:
         find_table(connection, _MAPPINGS[EmbeddingRow], EmbeddingRow)
         embeddings = tables_metadata().tables["embeddings"]
-        here = embeddings.c.embedding_id == _EDITED_EMBEDDING
+        is_edited = embeddings.c.embedding_id == _EDITED_EMBEDDING
         row = connection.execute(
-            sa.select(embeddings.c.name, embeddings.c.version).where(here)
+            sa.select(embeddings.c.name, embeddings.c.version).where(is_edited)
         ).one_or_none()
         if row is None:
             raise SampleMissing(f"There is no embedding {_EDITED_EMBEDDING} to edit.")
@@ -124,7 +124,7 @@ def edit_sample_embedding(url: str) -> str:
         changed = f"{version[: last.start()]}{int(last[0]) + 1}" if last else f"{version or ''}2"
         connection.execute(
             sa.update(embeddings)
-            .where(here)
+            .where(is_edited)
             .values(version=changed, updated_at=dt.datetime.now(dt.UTC))
         )
     return f"The embedding {name!r} ({_EDITED_EMBEDDING}) went from version {version} to {changed}."

@@ -119,8 +119,8 @@ class SetContents:
     def use_embeddings(self, embeddings: Mapping[str, EmbeddingRow]) -> None:
         """Note what the embeddings say now, for all sets whose rows name them."""
         c = set_contents.c
-        mine = c.dataset == self._dataset
-        query = select(c.prompt_set, c.prompts, c.embeddings, c.embedding_ids).where(mine)
+        of_dataset = c.dataset == self._dataset
+        query = select(c.prompt_set, c.prompts, c.embeddings, c.embedding_ids).where(of_dataset)
         versions: dict[tuple[str, ...], str] = {}
         changed = []
         with self._ledger.reading() as connection:
@@ -136,7 +136,7 @@ class SetContents:
             update(set_contents)
             # Rows that were read anew meanwhile were read with their embeddings.
             .where(
-                mine,
+                of_dataset,
                 c.prompt_set == bindparam("set_name"),
                 c.prompts == bindparam("read_prompts"),
             )
@@ -164,13 +164,13 @@ class SetContents:
         self, prompts: PromptsTable, sets: Sequence[SetSummary], checksums: Mapping[str, str]
     ) -> None:
         embeddings = prompts.source.embeddings()
-        for some in batches(sets):
-            names = [summary.prompt_set for summary in some]
+        for batch in batches(sets):
+            names = [summary.prompt_set for summary in batch]
             fingerprints = fingerprint_sets(prompts.source, names, embeddings=embeddings)
             earlier = self._contents(names)
             now = dt.datetime.now(dt.UTC)
             # A set without rows now is gone meanwhile, which the next look sees.
-            read = [
+            contents = [
                 _Content(
                     prompt_set=summary.prompt_set,
                     rows=summary.rows,
@@ -182,11 +182,11 @@ class SetContents:
                     embedding_ids=sorted(says.embedding_ids),
                     changed_at=earlier.get((summary.prompt_set, says.content), now),
                 )
-                for summary in some
+                for summary in batch
                 if (says := fingerprints.get(summary.prompt_set)) is not None
             ]
             with self._ledger.engine.begin() as connection:
-                _save(connection, self._dataset, read)
+                _save(connection, self._dataset, contents)
         now_there = prompts.source.embeddings()
         if fingerprint_embeddings(now_there) != fingerprint_embeddings(embeddings):
             # Changed meanwhile: whoever looks after them may have been here before us.

@@ -197,7 +197,8 @@ def observe(
     if begins:
         watch = dataclasses.replace(watch, verifying_since=now, position=None)
 
-    new = () if audit else tuple(contents.unknown([summary.prompt_set for summary in summaries]))
+    listed = tuple(summary.prompt_set for summary in summaries)
+    new_sets = () if audit else tuple(contents.unknown(listed))
     if len(suspects) <= tiers.few_sets and not (begins and watch.rows <= tiers.slice_rows):
         contents.examine(
             prompts, [summary for summary in summaries if summary.prompt_set in suspects]
@@ -215,8 +216,7 @@ def observe(
             newest=newest,
             newest_since=now if moved else None if settled else watch.newest_since,
         )
-    names = tuple(summary.prompt_set for summary in summaries) if audit else new
-    return Observation(watch, names, all_sets=audit)
+    return Observation(watch, listed if audit else new_sets, all_sets=audit)
 
 
 def _verify(

@@ -169,7 +169,7 @@ class PromptSetStates:
         self, connection: Connection, desired: SetFingerprint, *, tick: str | None, again: bool
     ) -> int | None:
         asked = (desired.prompts, desired.embeddings)
-        mine = self._is(desired.prompt_set)
+        of_set = self._is(desired.prompt_set)
         unknown = {
             "dataset": self._dataset,
             "prompt_set": desired.prompt_set,
@@ -178,14 +178,14 @@ class PromptSetStates:
             "pending": 0,
         }
         connection.execute(upsert(connection, prompt_sets, unknown, replace=()))
-        row = connection.execute(select(prompt_sets).where(mine).with_for_update()).one()
+        row = connection.execute(select(prompt_sets).where(of_set).with_for_update()).one()
         same = asked == (row.requested_prompts, row.requested_embeddings)
         if same and not again:
             return None
         attempt: int = row.attempt + 1
         connection.execute(
             update(prompt_sets)
-            .where(mine)
+            .where(of_set)
             .values(
                 requested_prompts=desired.prompts,
                 requested_embeddings=desired.embeddings,

@@ -307,7 +307,7 @@ def test_faults_of_the_emulator(kind: FaultKind, expected: type[DownloadError] |
 
 def test_key_in_a_link_goes_nowhere() -> None:
     """A key that the API puts into a link is blotted out of it, but for a host of the same name."""
-    told = {
+    texts = {
         "status": "SUCCESS",
         "download_urls": [
             "https://emulator/1.png?key=emulator",
@@ -321,7 +321,7 @@ def test_key_in_a_link_goes_nowhere() -> None:
         async with client_of(url, api_key="emulator") as client:
             return (await client.submit(a_request())).download_urls
 
-    with serving(Reply(value=told)) as server:
+    with serving(Reply(value=texts)) as server:
         assert asyncio.run(go(server.url)) == (
             "https://emulator/1.png?key=[API key]",
             "https://emulator?[API key]",

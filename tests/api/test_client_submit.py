@@ -473,11 +473,11 @@ def test_refused_for_safety(status: int) -> None:
 @pytest.mark.parametrize("where", ["error", "detail"])
 def test_echoed_prompt_says_nothing(prompt: str, where: str) -> None:
     """The words of a prompt that a refusal repeats neither stop the run nor count as filtered."""
-    told: dict[str, object] = {
+    answer: dict[str, object] = {
         "error": {"error": f"cannot parse {prompt!r}"},
         "detail": {"detail": [{"loc": ["body", "seed"], "msg": "too big", "input": prompt}]},
     }
-    refused = Reply(status=422, value=told[where])
+    refused = Reply(status=422, value=answer[where])
     with serving(refused) as server, pytest.raises(RequestRefused) as raised:
         submit(client_of(server.url), prompt=prompt)
 

@@ -202,12 +202,12 @@ def test_public_names(name: str) -> None:
     """`__all__` is complete and in ruff's order: constants, classes, functions."""
     module = importlib.import_module(f"imagepipeline_dagster.api.{name}")
     public = {
-        found
-        for found, value in vars(module).items()
-        if not found.startswith("_")
+        attribute
+        for attribute, value in vars(module).items()
+        if not attribute.startswith("_")
         and (
             getattr(value, "__module__", None) == module.__name__
-            or (found.isupper() and f"\n{found}" in (_source(module.__file__)))
+            or (attribute.isupper() and f"\n{attribute}" in (_source(module.__file__)))
         )
     }
 

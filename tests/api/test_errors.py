@@ -159,13 +159,18 @@ def test_echoed_key_is_blotted_out(
         else:
             shown, job = "", outcome
 
-    told = [str(outcome), repr(outcome), shown, *(record.getMessage() for record in caplog.records)]
+    texts = [
+        str(outcome),
+        repr(outcome),
+        shown,
+        *(record.getMessage() for record in caplog.records),
+    ]
     # Where structlog is installed stamina's warnings go to standard output.
-    told += [caplog.text, *capsys.readouterr()]
+    texts += [caplog.text, *capsys.readouterr()]
     if isinstance(job, Job):
-        told.append(repr(job))
+        texts.append(repr(job))
     # Half a key is half a secret: an error is cut only after the key is blotted out.
-    assert not any(KEY[: len(KEY) // 2] in text for text in told)
+    assert not any(KEY[: len(KEY) // 2] in text for text in texts)
 
 
 @pytest.mark.parametrize("reply", [Reply(value={"status": "PENDING"}), Reply(status=404)])

@@ -47,13 +47,13 @@ def test_a_decision_is_recorded(shop: Shop) -> None:
         ("--prompt-set", "spring", "--prompt-id", "fox"),
     ):
         assert shop.run("override", "reject", *target, *BY) == "1 decision recorded.\n"
-    found = read_overrides(shop.tables_url)
-    assert [(o.image_sha256, o.prompt_set, o.prompt_id) for o in found] == [
+    overrides = read_overrides(shop.tables_url)
+    assert [(o.image_sha256, o.prompt_set, o.prompt_id) for o in overrides] == [
         (sha256, None, None),
         (sha256, None, None),
         (None, "spring", "fox"),
     ]
-    assert {(o.decision, o.reviewer, o.reason) for o in found} == {
+    assert {(o.decision, o.reviewer, o.reason) for o in overrides} == {
         ("reject", "ana", "looked at it")
     }
 

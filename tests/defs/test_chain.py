@@ -44,22 +44,22 @@ def test_every_row_of_the_prompts_table_is_accounted_for(sampled: Sampled) -> No
         for row in sampled.pipeline.sql("SELECT prompt_set, prompt_id, samples FROM prompts")
     }
     for stage in ("generated_images", "moderated_images"):
-        found: Counter[tuple[str, str]] = Counter()
+        counted: Counter[tuple[str, str]] = Counter()
         for key in sampled.runs:
             frame = sampled.pipeline.table(stage, key)
-            found.update(zip(frame["prompt_set"], frame["prompt_id"], strict=True))
-        assert found == asked
+            counted.update(zip(frame["prompt_set"], frame["prompt_id"], strict=True))
+        assert counted == asked
     assert sum(asked.values()) == 40
 
 
 def test_the_samples_show_each_outcome(sampled: Sampled) -> None:
     """A filtered, a refused and an unchecked sample say why they are not kept; the rest is."""
-    told = {}
+    outcomes = {}
     for key in sampled.runs:
         frame = sampled.pipeline.table("moderated_images", key)
         rows = zip(frame["prompt_id"], frame["verdict"], frame["moderation_reason"], strict=True)
-        told.update({row[0]: row[1:] for row in rows})
-    others = {prompt_id: why for prompt_id, why in told.items() if why != ("kept", "ok")}
+        outcomes.update({row[0]: row[1:] for row in rows})
+    others = {prompt_id: why for prompt_id, why in outcomes.items() if why != ("kept", "ok")}
     assert others == {
         "colour_bars": ("rejected", "vendor_filtered"),
         "everything": ("rejected", "invalid"),
@@ -106,11 +106,11 @@ def test_each_stage_says_how_much_and_where(sampled: Sampled, stage: str) -> Non
 
 def test_the_purchase_says_what_it_bought(sampled: Sampled) -> None:
     """Samples requested, bought and reused, API calls and seconds stand in its event."""
-    told = {
+    figures = {
         key: {name: metadata_of(run, "generated_images")[name].value for name in _FIGURES}
         for key, run in sampled.runs.items()
     }
-    assert told == {
+    assert figures == {
         "spring_catalogue": dict(zip(_FIGURES, (14, 14, 0, 14, 0, True), strict=True)),
         "harbour_at_night": dict(zip(_FIGURES, (14, 13, 0, 13, 0, True), strict=True)),
         "portraits": dict(zip(_FIGURES, (12, 12, 0, 12, 0, True), strict=True)),
@@ -126,11 +126,11 @@ _FIGURES = ("requested", "bought", "reused", "api_calls", "resumed_jobs", "emula
 
 def test_verdicts_are_counted(sampled: Sampled) -> None:
     """The moderation's event counts kept, rejected and quarantined, which add up."""
-    told = {
+    counts = {
         key: tuple(figures(run)[name] for name in ("requested", "kept", "rejected", "quarantined"))
         for key, run in sampled.runs.items()
     }
-    assert told == {
+    assert counts == {
         "spring_catalogue": (14, 13, 1, 0),
         "harbour_at_night": (14, 13, 1, 0),
         "portraits": (12, 11, 0, 1),

@@ -89,11 +89,11 @@ def test_each_fault_ends_in_its_outcome(server: EmulatorServer, outside: Pipelin
     run = outside.sync()["boats"]
 
     frame = outside.table("moderated_images", "boats")
-    told = {
+    outcomes = {
         row["prompt_id"]: (row["outcome"], row["verdict"], row["moderation_reason"])
         for _, row in frame.iterrows()
     }
-    assert told == {
+    assert outcomes == {
         "breaks": ("failed", "rejected", "failed"),
         "censored": ("vendor_filtered", "rejected", "vendor_filtered"),
         "few": ("vendor_filtered", "rejected", "vendor_filtered"),

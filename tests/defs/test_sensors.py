@@ -27,11 +27,11 @@ def _build(pipeline: Pipeline, *names: str) -> None:
     """Note that these sets were built from what the tables say now, as their runs would."""
     source = pipeline.resources["tables"]
     with source.open(pipeline.dataset.prompts, pipeline.dataset.embeddings) as tables:
-        found = fingerprint_sets(tables)
+        fingerprints = fingerprint_sets(tables)
     ledger = Ledger(pipeline.ledger_url)
     states = PromptSetStates(ledger, dataset=pipeline.dataset.name)
     for name in names:
-        states.record_built(name, content=found[name].content, pending=0)
+        states.record_built(name, content=fingerprints[name].content, pending=0)
     ledger.close()
 
 

@@ -115,11 +115,11 @@ class ServedPipeline:
 
     def runs(self, prompt_set: str) -> list[Run]:
         """Return the runs of a prompt set, the newest first."""
-        found = self.ask(_RUNS, {"partition": prompt_set})["runsOrError"]["results"]
-        tags = [{tag["key"]: tag["value"] for tag in run["tags"]} for run in found]
+        results = self.ask(_RUNS, {"partition": prompt_set})["runsOrError"]["results"]
+        tags = [{tag["key"]: tag["value"] for tag in run["tags"]} for run in results]
         return [
             Run(run_id=run["runId"], status=run["status"], sensor=tag.get("dagster/sensor_name"))
-            for run, tag in zip(found, tags, strict=True)
+            for run, tag in zip(results, tags, strict=True)
         ]
 
     def launch(self, job: str) -> str:

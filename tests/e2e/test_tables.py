@@ -18,8 +18,8 @@ def _built(pipeline: ServedPipeline, prompt_set: str, *, runs: int) -> list[Run]
     """Wait until a set has so many runs and all have succeeded; return them, newest first."""
 
     def ended() -> list[Run]:
-        found = pipeline.runs(prompt_set)
-        return found if len(found) >= runs and all(run.finished for run in found) else []
+        so_far = pipeline.runs(prompt_set)
+        return so_far if len(so_far) >= runs and all(run.finished for run in so_far) else []
 
     found = until(ended, what=f"run {runs} of {prompt_set}", seconds=_PATIENCE)
     assert {run.status for run in found} == {"SUCCESS"}, found

@@ -52,11 +52,11 @@ def mean_colour(picture: Image.Image) -> list[float]:
 )
 def test_any_request_becomes_its_picture(prompt: str, width: int, height: int, seed: int) -> None:
     """Any text, size and seed give an RGB PNG of that size, and the same bytes again."""
-    told = request(prompt=prompt, width=width, height=height)
-    png = draw_png(told, seed=seed, sample_index=0)
+    asked = request(prompt=prompt, width=width, height=height)
+    png = draw_png(asked, seed=seed, sample_index=0)
     with Image.open(BytesIO(png)) as picture:
         assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (width, height))
-    assert draw_png(told, seed=seed, sample_index=0) == png
+    assert draw_png(asked, seed=seed, sample_index=0) == png
 
 
 @pytest.mark.parametrize(
@@ -164,11 +164,11 @@ def test_masks_are_black_and_white(words: list[str]) -> None:
 def test_padding_reaches_the_size(task: str, image_bytes: int) -> None:
     """A padded picture has the bytes asked for, decodes, and repeats."""
     init = None if task == "text2image" else draw_scene("a boat", size=SIZE, seed="init")
-    told = request(task)
-    png = draw_png(told, seed=1, sample_index=0, init=init, image_bytes=image_bytes)
+    asked = request(task)
+    png = draw_png(asked, seed=1, sample_index=0, init=init, image_bytes=image_bytes)
     assert len(png) == image_bytes
     assert opened(png).size == SIZE
-    assert draw_png(told, seed=1, sample_index=0, init=init, image_bytes=image_bytes) == png
+    assert draw_png(asked, seed=1, sample_index=0, init=init, image_bytes=image_bytes) == png
 
 
 def test_a_picture_larger_than_its_padding_is_whole() -> None:

@@ -164,13 +164,13 @@ def test_a_later_server_answers_for_an_earlier_one(start: Started) -> None:
         key = {"API-Key": "emulator"}
         with httpx.Client(verify=NO_TLS, base_url=first.url, headers=key) as http:
             caller = Caller(first, http)
-            job_id, told = caller.submit(samples=2), caller.submit(samples=2, seed=5)
-            bytes_of_first = [fetch(link) for link in caller.wait(told).download_urls]
+            job_id, seeded_id = caller.submit(samples=2), caller.submit(samples=2, seed=5)
+            bytes_of_first = [fetch(link) for link in caller.wait(seeded_id).download_urls]
     second = start()
     job = second.wait(job_id)
     assert all(link.startswith(second.server.url) for link in job.download_urls)
     assert len({fetch(link) for link in job.download_urls}) == 2
-    assert [fetch(link) for link in second.wait(told).download_urls] == bytes_of_first
+    assert [fetch(link) for link in second.wait(seeded_id).download_urls] == bytes_of_first
 
 
 def test_another_process_draws_the_same_bytes(caller: Caller) -> None:
@@ -275,12 +275,12 @@ def test_faults_are_set_from_another_process(start: Started) -> None:
     caller = start()
     url = f"{caller.server.url}/_emulator/faults"
     assert httpx.get(url).json() == {"faults": []}
-    told = httpx.put(url, json={"faults": [{"kind": "server_error", "status": 500, "times": 1}]})
-    assert told.status_code == 200
-    assert httpx.get(url).json() == told.json()
+    answer = httpx.put(url, json={"faults": [{"kind": "server_error", "status": 500, "times": 1}]})
+    assert answer.status_code == 200
+    assert httpx.get(url).json() == answer.json()
     assert [caller.post().status_code for _ in range(2)] == [500, 200]
     assert httpx.put(url, json={"faults": [{"kind": "meteor"}]}).status_code == 422
-    assert httpx.get(url).json() == told.json()
+    assert httpx.get(url).json() == answer.json()
 
 
 @pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 200), ("10.0.0.7", 403), ("x", 403)])

@@ -53,14 +53,14 @@ def test_a_dropped_answer_is_listed_with_its_prompt(buyer: Buyer, emulator: Emul
     buyer.buy(prompts_of(numbered_rows(1, samples=2)))
 
     with buyer.open_ledger() as ledger:
-        found = unknown_requests(ledger)
+        unknown = unknown_requests(ledger)
 
-    assert len(found) == 1
-    (call,) = found[0].calls
+    assert len(unknown) == 1
+    (call,) = unknown[0].calls
     assert (call.dataset, call.prompt_set, call.prompt_id) == ("images", "spring", "p0000")
-    assert found[0].samples == 1
-    assert found[0].endpoint.startswith(emulator.url)
-    assert "may have been bought" in found[0].error
+    assert unknown[0].samples == 1
+    assert unknown[0].endpoint.startswith(emulator.url)
+    assert "may have been bought" in unknown[0].error
 
 
 def test_resubmitting_buys_exactly_once_more(any_buyer: Buyer, emulator: EmulatorServer) -> None:

@@ -84,15 +84,15 @@ def test_scores_are_computed_once_for_a_picture_and_a_model(
     images = [stored(storage, number) for number in range(20)]
     twice = [*images, images[0]]
     first = Given({str(images[3].image_sha256): 0.75})
-    found = scores_of(twice, first, ledger=ledger, storage=storage)
-    assert (found.computed, first.looked_at, len(found.scores)) == (20, 20, 20)
+    scores = scores_of(twice, first, ledger=ledger, storage=storage)
+    assert (scores.computed, first.looked_at, len(scores.scores)) == (20, 20, 20)
     assert max(first.batches) <= 16
-    assert found.scores[str(images[3].image_sha256)] == 0.75
+    assert scores.scores[str(images[3].image_sha256)] == 0.75
 
     again = scores_of(
         images, first, ledger=ledger, storage=Unreadable(Path(storage.uri.removeprefix("file://")))
     )
-    assert (again.computed, again.scores, first.looked_at) == (0, found.scores, 20)
+    assert (again.computed, again.scores, first.looked_at) == (0, scores.scores, 20)
 
     other = Given(otherwise=0.2, model_sha256="b" * 64)
     third = scores_of(images, other, ledger=ledger, storage=storage)

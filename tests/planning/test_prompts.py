@@ -80,13 +80,13 @@ def test_missing_trigger_words_are_put_where_their_embedding_wants_them(
     """Each trigger word is added once, as a whole word, in any letter case, to the right prompt."""
     row = dataclasses.replace(ROW, prompt=prompt, negative_prompt=negative, embeddings="e1")
 
-    found = validated(row, dataclasses.replace(EMBEDDING, placement=placement))
+    checked = validated(row, dataclasses.replace(EMBEDDING, placement=placement))
 
-    assert found.valid, found.problems
-    assert found.effective_prompt == effective
-    assert found.effective_negative_prompt == effective_negative
-    assert (found.prompt, found.negative_prompt) == (prompt, negative)
-    assert found.embedding_version == "v1"
+    assert checked.valid, checked.problems
+    assert checked.effective_prompt == effective
+    assert checked.effective_negative_prompt == effective_negative
+    assert (checked.prompt, checked.negative_prompt) == (prompt, negative)
+    assert checked.embedding_version == "v1"
 
 
 @pytest.mark.parametrize(

@@ -594,7 +594,7 @@ def test_progress_is_told_while_a_purchase_goes_on(
     vendor = start_emulator(latency_seconds=0.15)
     buyer = dataclasses.replace(buyer, base_url=vendor.url)
     prompts = prompts_of(numbered_rows(8))
-    told: list[PurchaseProgress] = []
+    reports: list[PurchaseProgress] = []
     ledger = Ledger(buyer.ledger_url)
     Purchase(
         plan=buyer.plan(prompts),
@@ -607,14 +607,14 @@ def test_progress_is_told_while_a_purchase_goes_on(
         emulated=True,
         allowance=Allowance(scope="images at emulator"),
         settings=buyer.settings,
-        on_progress=told.append,
+        on_progress=reports.append,
     ).carry_out()
     ledger.close()
 
-    assert told
-    assert {progress.total for progress in told} == {8}
-    assert [progress.done for progress in told] == sorted(progress.done for progress in told)
-    assert str(told[-1]).startswith(f"{told[-1].done}/8 images, ")
+    assert reports
+    assert {progress.total for progress in reports} == {8}
+    assert [progress.done for progress in reports] == sorted(progress.done for progress in reports)
+    assert str(reports[-1]).startswith(f"{reports[-1].done}/8 images, ")
 
 
 def test_an_empty_plan_is_carried_out_without_a_word(
@@ -695,7 +695,7 @@ def test_an_answer_with_another_requests_job_is_no_answer(
     buyer: Buyer, emulator: EmulatorServer
 ) -> None:
     """Where the API repeats a job's id for another request, nothing of it is stored."""
-    given: list[Job] = []
+    jobs: list[Job] = []
 
     @asynccontextmanager
     async def open_client() -> AsyncIterator[ImagePipelineClient]:
@@ -706,8 +706,8 @@ def test_an_answer_with_another_requests_job_is_no_answer(
                 *,
                 sending: Callable[[bool], None] = lambda _: None,
             ) -> Job:
-                given.append(await super().submit(request, sending=sending))
-                return given[0]
+                jobs.append(await super().submit(request, sending=sending))
+                return jobs[0]
 
         async with Repeating(emulator.url, []) as client:
             yield client

@@ -74,11 +74,11 @@ def test_the_same_model_gives_the_same_bytes(
     assert emulator.stats.posts_accepted == 2
     assert entry_and_uses(buyer, bought) == before
     with buyer.open_ledger() as ledger:
-        found = lineage_of(ledger, str(bought.images[0].image_sha256))
-    datasets = [use.call.dataset for sample in found.samples for use in sample.uses]
+        lineage = lineage_of(ledger, str(bought.images[0].image_sha256))
+    datasets = [use.call.dataset for sample in lineage.samples for use in sample.uses]
     assert datasets == ["images", "replay"]
-    assert found.samples[0].request == found.samples[1].request
-    assert found.samples[0].uses[0].prompt_row == found.samples[1].uses[0].prompt_row
+    assert lineage.samples[0].request == lineage.samples[1].request
+    assert lineage.samples[0].uses[0].prompt_row == lineage.samples[1].uses[0].prompt_row
 
 
 def test_another_model_has_drifted(
@@ -179,21 +179,21 @@ def test_a_budget_holds_for_replays(buyer: Buyer, bought: Bought, emulator: Emul
 def test_another_api_is_refused_unless_allowed(buyer: Buyer, bought: Bought) -> None:
     """What one API made is not replayed at another without a word that says so."""
     with buyer.open_ledger() as ledger:
-        found = lineage_of(ledger, str(bought.images[0].image_sha256))
+        lineage = lineage_of(ledger, str(bought.images[0].image_sha256))
         with pytest.raises(OtherOrigin, match=r"the emulator, and https://api\.example would"):
-            Replay(found, ledger=ledger, origin="https://api.example", emulated=False)
-        Replay(found, ledger=ledger, origin="https://api.example", emulated=False, elsewhere=True)
+            Replay(lineage, ledger=ledger, origin="https://api.example", emulated=False)
+        Replay(lineage, ledger=ledger, origin="https://api.example", emulated=False, elsewhere=True)
         with ledger.engine.begin() as connection:
             connection.execute(
                 update(requests).values(
                     emulated=False, endpoint="https://api.example/sdxl/text2image/v1"
                 )
             )
-        found = lineage_of(ledger, str(bought.images[0].image_sha256))
-        Replay(found, ledger=ledger, origin="https://api.example", emulated=False)
+        lineage = lineage_of(ledger, str(bought.images[0].image_sha256))
+        Replay(lineage, ledger=ledger, origin="https://api.example", emulated=False)
         for origin, emulated in (("https://other.example", False), ("emulator", True)):
             with pytest.raises(OtherOrigin, match=r"was made by https://api\.example"):
-                Replay(found, ledger=ledger, origin=origin, emulated=emulated)
+                Replay(lineage, ledger=ledger, origin=origin, emulated=emulated)
         with ledger.reading() as connection:
             assert len(connection.scalars(select(requests.c.request_key)).all()) == 1
 

@@ -148,14 +148,14 @@ def table_rows(text: str) -> list[list[str]]:
 def test_hostile_text_is_text_and_nothing_else(storage: LocalFolder, text: str) -> None:
     """No prompt, id, set or name can end a cell, link, load, run, or add to the YAML."""
     row = kept_row(storage, 1, prompt_set=text, prompt_id=text, prompt=text)
-    made = card_of([row], name=text)
+    card = card_of([row], name=text)
     plain = card_of([kept_row(storage, 1)])
 
-    assert [len(cells) for cells in table_rows(made)] == [len(c) for c in table_rows(plain)]
-    assert len(made.splitlines()) == len(plain.splitlines())
-    assert set(front_matter(made)) == set(front_matter(plain))
-    assert front_matter(made)["pretty_name"] == text
-    [shown] = [cells[2] for cells in table_rows(made) if len(cells) == 5 and cells[3] == "1"]
+    assert [len(cells) for cells in table_rows(card)] == [len(c) for c in table_rows(plain)]
+    assert len(card.splitlines()) == len(plain.splitlines())
+    assert set(front_matter(card)) == set(front_matter(plain))
+    assert front_matter(card)["pretty_name"] == text
+    [shown] = [cells[2] for cells in table_rows(card) if len(cells) == 5 and cells[3] == "1"]
     assert not re.search(r"[<>|`*\[\]()!:/@.\\$~{}\"]|\b_|_\b|&(?!#\d+;)", shown)
     assert all(sign.isprintable() for sign in shown)
 

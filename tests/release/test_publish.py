@@ -556,13 +556,13 @@ def test_the_cards_own_lines_run(
     monkeypatch.chdir(released)
     snippets = re.findall(r"```python\n(.+?)```", Path("README.md").read_text(), re.DOTALL)
     assert len(snippets) == 3
-    found: dict[str, Any] = {}
+    names: dict[str, Any] = {}
     for snippet in snippets:
-        exec(snippet, found)  # noqa: S102 - the card's own lines
-    assert found["images"][1]["image"].size == found["picture"].size == (24, 24)
-    assert found["lineage"].column_names == ["prompt_set", "prompt_id", "seed", "request"]
-    assert found["lineage"].num_rows == 11
-    assert load_dataset is found["load_dataset"]
+        exec(snippet, names)  # noqa: S102 - the card's own lines
+    assert names["images"][1]["image"].size == names["picture"].size == (24, 24)
+    assert names["lineage"].column_names == ["prompt_set", "prompt_id", "seed", "request"]
+    assert names["lineage"].num_rows == 11
+    assert load_dataset is names["load_dataset"]
 
 
 def test_a_release_leaks_no_local_path(storage: LocalFolder, released: Path) -> None:

@@ -97,13 +97,13 @@ def test_the_lineage_columns_come_back_as_they_were(storage: LocalFolder, tmp_pa
     """Each lineage column holds the row's value, and times stay UTC."""
     row = kept_row(storage, 1, embeddings="style-1", nsfw_score=0.25, negative_prompt="blurry")
     write_shard(tmp_path / "s.parquet", [row], storage)
-    [found] = pq.read_table(tmp_path / "s.parquet").drop_columns(["image"]).to_pylist()
-    assert found.pop("file_sha256") == row.image_sha256
-    assert found.pop("split") == "train"
+    [lineage] = pq.read_table(tmp_path / "s.parquet").drop_columns(["image"]).to_pylist()
+    assert lineage.pop("file_sha256") == row.image_sha256
+    assert lineage.pop("split") == "train"
     left_out = ("image", "split", "file_sha256")
     names = [name for name in shard_schema().names if name not in left_out]
-    assert found == {name: getattr(row, name) for name in names}
-    assert found["submitted_at"].utcoffset() == dt.timedelta(0)
+    assert lineage == {name: getattr(row, name) for name in names}
+    assert lineage["submitted_at"].utcoffset() == dt.timedelta(0)
 
 
 def test_local_paths_are_left_out() -> None:

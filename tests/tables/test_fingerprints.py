@@ -130,13 +130,13 @@ def test_all_sets_at_once_and_one_by_one_agree(
         " VALUES ('s', '1', 'a', 7, true, 'e'), ('s', '2', 'b', 7.5, null, null),"
         " ('t', '1', 'a', null, false, 'x')",
     )
-    found = fingerprint_sets(tables)
+    fingerprints = fingerprint_sets(tables)
     embeddings = tables.embeddings()
-    assert {name: of.rows for name, of in found.items()} == {"s": 2, "t": 1}
-    for name, of in found.items():
+    assert {name: of.rows for name, of in fingerprints.items()} == {"s": 2, "t": 1}
+    for name, of in fingerprints.items():
         assert of == fingerprint_set(tables.prompts(name), embeddings)
     # The same on every database, and in every version: what was built is compared with it.
-    assert found["s"].content == "39370ed73f98de426d62df653563f24c"
+    assert fingerprints["s"].content == "39370ed73f98de426d62df653563f24c"
 
 
 def test_fingerprints_load_no_heavy_library() -> None:

@@ -49,11 +49,11 @@ def test_decisions_are_read_as_they_were_recorded(tables_url: str) -> None:
         decided_at=NOON - dt.timedelta(hours=1),
     )
     assert record_overrides(tables_url, [override(), of_prompt]) == 2
-    found = read_overrides(tables_url)
-    assert [each.number for each in found] == [2, 1]
-    assert [each.decision for each in found] == [OverrideDecision.REJECT, OverrideDecision.KEEP]
-    assert (found[0].prompt_set, found[0].prompt_id) == ("späte Äpfel", "a'b;--")
-    assert (found[1].image_sha256, found[1].decided_at) == (SHA256, NOON)
+    overrides = read_overrides(tables_url)
+    assert [each.number for each in overrides] == [2, 1]
+    assert [each.decision for each in overrides] == [OverrideDecision.REJECT, OverrideDecision.KEEP]
+    assert (overrides[0].prompt_set, overrides[0].prompt_id) == ("späte Äpfel", "a'b;--")
+    assert (overrides[1].image_sha256, overrides[1].decided_at) == (SHA256, NOON)
     assert count_overrides(tables_url) == 2
 
 

@@ -134,14 +134,14 @@ def test_sets_that_differ_in_case_are_told_apart(
         )
     engine.dispose()
     with SourceTables(engine.url.render_as_string(hide_password=False)) as tables:
-        found = asked(summarise_sets, tables)
-        assert {each.prompt_set: each.rows for each in found} == {"spring": 1, "Spring": 2}
+        summaries = asked(summarise_sets, tables)
+        assert {each.prompt_set: each.rows for each in summaries} == {"spring": 1, "Spring": 2}
         assert [each.prompt_set for each in asked(summarise_sets, tables, ["Spring"])] == ["Spring"]
         newest = asked(newest_time, tables)
         assert newest is not None
         assert asked(sets_since, tables, newest, at_most=9) == ["Spring", "spring"]
         assert tables.prompt_sets() == ["Spring", "spring"]
-        checksums = asked(checksums_between, tables, found[0], found[-1])
+        checksums = asked(checksums_between, tables, summaries[0], summaries[-1])
         assert checksums == asked(checksums_among, tables, ["Spring", "spring"])
         assert len(checksums) == 2
 

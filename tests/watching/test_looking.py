@@ -84,27 +84,27 @@ class Looker:
 
     def changed(self) -> list[str]:
         """Return the sets that say something new, and let it be built."""
-        found = self.states.wanting_for_prompts()
-        for each in found:
+        wanting = self.states.wanting_for_prompts()
+        for each in wanting:
             self.states.record_built(each.prompt_set, content=each.content, pending=0)
         self.states.settle()
-        return [each.prompt_set for each in found]
+        return [each.prompt_set for each in wanting]
 
 
 @pytest.fixture
 def looker(tmp_path: Path) -> Iterator[Looker]:
     """Somebody who has just looked at three sets, until there was nothing left to see."""
-    found = Looker(tmp_path)
+    opened = Looker(tmp_path)
     for name in ("a", "b", "c"):
-        found.add(name)
-    found.look()
-    assert found.changed() == ["a", "b", "c"]
-    assert found.look(after=3) is not None
-    assert found.look(after=1) is None
-    yield found
-    found.engine.dispose()
-    found.tables.close()
-    found.ledger.close()
+        opened.add(name)
+    opened.look()
+    assert opened.changed() == ["a", "b", "c"]
+    assert opened.look(after=3) is not None
+    assert opened.look(after=1) is None
+    yield opened
+    opened.engine.dispose()
+    opened.tables.close()
+    opened.ledger.close()
 
 
 def test_a_newer_time_is_seen_at_once(looker: Looker) -> None:
@@ -266,12 +266,12 @@ def test_a_verification_goes_on_where_it_stopped(looker: Looker) -> None:
     """A tick without time compares one slice; sets that changed behind it are seen all the same."""
     hasty = dataclasses.replace(TIERS, slice_rows=1, tick_seconds=0)
     looker.sql("UPDATE prompts SET prompt = 'x' WHERE prompt_set IN ('b', 'c')")
-    found: list[list[str]] = []
+    compared: list[list[str]] = []
     for _ in range(3):
-        looker.look(after=1000 if not found else 1, tiers=hasty)
-        found.append(looker.changed())
-        assert (looker.watch.position is None) is (len(found) == 3)
-    assert found == [[], ["b"], ["c"]]
+        looker.look(after=1000 if not compared else 1, tiers=hasty)
+        compared.append(looker.changed())
+        assert (looker.watch.position is None) is (len(compared) == 3)
+    assert compared == [[], ["b"], ["c"]]
     assert looker.look(after=1, tiers=hasty) is None
 
 
@@ -279,11 +279,11 @@ def test_many_suspects_are_compared_in_slices(looker: Looker) -> None:
     """A load of more sets than a tick looks at one by one is worked off, tick after tick."""
     hasty = dataclasses.replace(TIERS, few_sets=1, slice_rows=1, tick_seconds=0)
     looker.sql("UPDATE prompts SET prompt = 'x', updated_at = '2026-05-01 12:01:00'")
-    found: list[str] = []
+    compared: list[str] = []
     while looker.look(after=1, tiers=hasty) is not None:
-        found += looker.changed()
+        compared += looker.changed()
         assert len(looker.watch.text()) < 1000
-    assert found == ["a", "b", "c"]
+    assert compared == ["a", "b", "c"]
 
 
 def test_an_embedding_that_changes_while_rows_are_read(
@@ -292,10 +292,10 @@ def test_an_embedding_that_changes_while_rows_are_read(
     """What is kept of a set is of the embeddings as they are, whoever came first."""
 
     def read_slowly(*args: Any, **kwargs: Any) -> dict[str, SetFingerprint]:  # noqa: ANN401
-        found = fingerprint_sets(*args, **kwargs)
+        fingerprints = fingerprint_sets(*args, **kwargs)
         looker.sql("UPDATE embeddings SET version = '2'")
         looker.contents.use_embeddings(looker.tables.embeddings())
-        return found
+        return fingerprints
 
     looker.sql("INSERT INTO embeddings (embedding_id, version) VALUES ('look', '1')")
     looker.add("d", at="12:01:00")
@@ -304,8 +304,8 @@ def test_an_embedding_that_changes_while_rows_are_read(
 
     looker.look(after=1)
 
-    (found,) = looker.states.wanting_for_prompts()
-    assert found.embeddings == fingerprint_used(["look"], looker.tables.embeddings())
+    (content,) = looker.states.wanting_for_prompts()
+    assert content.embeddings == fingerprint_used(["look"], looker.tables.embeddings())
 
 
 def test_an_unreadable_cursor_is_a_new_one() -> None:

@@ -221,21 +221,22 @@ class Merge:
                 was changed.
         """
         now = dt.datetime.now(dt.UTC)
-        total, gone = RowCounts(), 0
+        total, deleted = RowCounts(), 0
         with self._refusing_unfit_values(), writing(self._url) as connection:
             target = self._target(connection)
             for changes in self._compared(target, done="written"):
-                gone += target.apply(changes, now=now)
+                deleted += target.apply(changes, now=now)
                 total += RowCounts.of(changes)
                 if at_most_deleted is not None and total.deleted > at_most_deleted:
                     raise self._refused(
                         "the table changed meanwhile: more rows would be deleted than the "
                         f"{at_most_deleted:,} that were shown; look again"
                     )
-            if gone != total.deleted:
+            if deleted != total.deleted:
                 raise self._refused(
-                    f"{gone:,} rows would be deleted, and not the {total.deleted:,} that the file "
-                    "lacks: the table takes several of its keys for the same, or changed meanwhile"
+                    f"{deleted:,} rows would be deleted, and not the {total.deleted:,} that the "
+                    "file lacks: the table takes several of its keys for the same, or changed "
+                    "meanwhile"
                 )
         return ImportReport(
             inserted=total.inserted,

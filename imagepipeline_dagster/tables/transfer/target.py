@@ -134,14 +134,14 @@ class TargetTable:
         query = sa.select(
             wanted.c.wanted_row, *(self._found.column(name) for name in self._columns)
         ).select_from(wanted.join(self._table, sa.and_(*is_wanted)))
-        there = {}
+        rows_by_key = {}
         for index, *raw in self._connection.execute(query):
             stored = self._read(self._columns, raw)
             for name in self._keys:
                 # Collations and padded types call keys equal that are different texts.
                 self._check_same(name, rows[index][name], stored[name])
-            there[self._key(stored)] = stored
-        return there
+            rows_by_key[self._key(stored)] = stored
+        return rows_by_key
 
     def _read(self, columns: Sequence[str], raw: Sequence[object]) -> dict[str, Any]:
         return {

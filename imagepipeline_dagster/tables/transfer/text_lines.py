@@ -72,16 +72,16 @@ def _line_end(sample: bytes, encoding: str) -> str:
 def _undecodable(line: str, broken: re.Match[str], encoding: str) -> str:
     raw = line.encode(encoding, "surrogateescape")
     place = len(line[: broken.start()].encode(encoding)) + 1
-    what = f"is not {encoding.upper()} text (byte 0x{raw[place - 1]:02x} at position {place})"
+    problem = f"is not {encoding.upper()} text (byte 0x{raw[place - 1]:02x} at position {place})"
     if raw.count(0) > len(raw) // 4:
-        return f"{what}; it looks like UTF-16: --encoding utf-16-le"
+        return f"{problem}; it looks like UTF-16: --encoding utf-16-le"
     likely = [name for name in _LIKELY if _reads(raw, name)]
     if not likely:
-        return f"{what}; save the file as UTF-8"
+        return f"{problem}; save the file as UTF-8"
     around = raw[max(0, place - 12) : place + 12].decode(likely[0], "replace").strip()
     others = f" (or {', '.join(likely[1:])})" if likely[1:] else ""
     return (
-        f"{what}; save the file as UTF-8, or say its encoding: --encoding {likely[0]}{others} "
+        f"{problem}; save the file as UTF-8, or say its encoding: --encoding {likely[0]}{others} "
         f"would read …{around}…"
     )
 

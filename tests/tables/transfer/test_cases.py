@@ -44,17 +44,17 @@ def test_there_are_many_cases() -> None:
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_a_file_as_people_have_it(sqlite_url: str, tmp_path: Path, case: Case) -> None:
     """A file is read as it is meant, and comes back from each format, or it is refused."""
-    name, content, given, expected = case
+    name, content, options, expected = case
     file = tmp_path / name
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     if isinstance(expected, str):
         with pytest.raises(ImportRefused) as caught:
-            import_prompts(sqlite_url, PROMPTS, file, **options_of(given))
+            import_prompts(sqlite_url, PROMPTS, file, **options_of(options))
         assert expected in str(caught.value)
         assert rows_in(sqlite_url) == []
         return
 
-    report = import_prompts(sqlite_url, PROMPTS, file, **options_of(given))
+    report = import_prompts(sqlite_url, PROMPTS, file, **options_of(options))
 
     rows = rows_in(sqlite_url)
     assert report.inserted == len(rows)

@@ -103,11 +103,11 @@ def test_changes_are_told_and_nothing_is_written(filled_url: str, tmp_path: Path
         "spring": RowCounts(inserted=1, updated=1, unchanged=1, deleted=1),
         "new": RowCounts(inserted=1),
     }
-    told = {
+    counts = {
         (change.kind, change.values["prompt_set"], change.values["prompt_id"])
         for change in changes.sample
     }
-    assert told == {
+    assert counts == {
         (ChangeKind.INSERTED, "new", "a"),
         (ChangeKind.INSERTED, "spring", "d"),
         (ChangeKind.UPDATED, "spring", "b"),
