@@ -14,7 +14,7 @@ from imagepipeline_dagster.partition_names import path_part
 from imagepipeline_dagster.resources import StorageResource
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
-__all__ = ["ParquetIOManager", "table_path"]
+__all__ = ["ParquetIOManager", "encoded_table", "frame_of", "table_path"]
 
 
 class ParquetIOManager(dg.ConfigurableIOManager):
@@ -43,11 +43,9 @@ class ParquetIOManager(dg.ConfigurableIOManager):
                 f"{context.asset_key.to_user_string()} returned a {type(obj).__name__}: "
                 "return a pandas.DataFrame or a pyarrow.Table"
             )
-        encoded = io.BytesIO()
-        pq.write_table(obj, encoded, compression="zstd")
         partition = context.partition_key if context.has_partition_key else None
         uri = self.storage.open().write(
-            table_path(context.asset_key, partition), encoded.getvalue()
+            table_path(context.asset_key, partition), encoded_table(obj)
         )
         context.add_output_metadata({"dagster/uri": uri})
 
@@ -75,6 +73,18 @@ def table_path(asset_key: dg.AssetKey, partition: str | None) -> str:
     return f"{folder}.parquet" if partition is None else f"{folder}/{path_part(partition)}.parquet"
 
 
+def encoded_table(table: pa.Table) -> bytes:
+    """Return a table as it is stored."""
+    encoded = io.BytesIO()
+    pq.write_table(table, encoded, compression="zstd")
+    return encoded.getvalue()
+
+
+def frame_of(stored: bytes) -> pd.DataFrame:
+    """Return a stored table as an asset or a check gets it."""
+    return pd.read_parquet(io.BytesIO(stored), dtype_backend="numpy_nullable")
+
+
 def _load(storage: Storage, asset_key: dg.AssetKey, partition: str | None) -> pd.DataFrame:
     path = table_path(asset_key, partition)
     try:
@@ -85,7 +95,7 @@ def _load(storage: Storage, asset_key: dg.AssetKey, partition: str | None) -> pd
             f"{asset_key.to_user_string()}{which} has no table at {storage.uri_of(path)}: "
             "materialize it first"
         ) from None
-    return pd.read_parquet(io.BytesIO(data), dtype_backend="numpy_nullable")
+    return frame_of(data)
 
 
 def _load_materialized(

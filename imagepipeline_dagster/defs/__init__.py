@@ -1,7 +1,8 @@
 """The Dagster definitions: one file a stage, named after its asset, in the order of the flow.
 
 `source_tables` → `prompt_sets` → `generation_requests` → `generated_images` → `moderated_images` →
-`image_dataset`; then what starts runs: `sensors`, `moderation_sensor` and `schedules`; and what
+`image_dataset`; `batches` makes many sets in one run; what starts runs: `sensors`,
+`moderation_sensor` and `schedules`; and what
 comes before paying: `registration` of the sets, `plans` and their approval. `status` says how a
 dataset stands, `installation` whether it can work. `dataset` holds what they share, `stage` what a
 stage is; `metadata`, `plan_metadata` and `moderation_metadata` what they show. `moderation_checks`
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 
 import dagster as dg
 
+from imagepipeline_dagster.defs.batches import build_batch_job
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.generated_images import build_generated_images
 from imagepipeline_dagster.defs.generation_requests import build_generation_requests
@@ -60,6 +62,8 @@ def build_definitions(
         executor_def=dg.in_process_executor,
         description="Plans, buys and moderates one prompt set.",
     )
+    bound = bound_resources(dataset, resources)
+    batch_job = build_batch_job(dataset, bound)
     release_job = dg.define_asset_job(
         dataset.named("release_image_dataset"),
         selection=dg.AssetSelection.assets(dataset.key("image_dataset")),
@@ -95,19 +99,20 @@ def build_definitions(
         asset_checks=checks,
         jobs=[
             job,
+            batch_job,
             release_job,
             moderation_job,
             build_registration(dataset),
             *build_plan_jobs(dataset),
         ],
         sensors=[
-            *build_sensors(dataset, status=sensor_status),
+            *build_sensors(dataset, jobs=[job, batch_job], status=sensor_status),
             build_purchase_of_approved(dataset, status=sensor_status),
             *moderation_sensors,
         ],
         schedules=build_schedules(dataset, status=schedule_status),
         resources={
-            **bound_resources(dataset, resources),
+            **bound,
             dataset.resource(RELEASE_IO_MANAGER): release_io_manager(dataset),
         },
     )

@@ -4,7 +4,7 @@ import datetime as dt
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -37,7 +37,7 @@ from imagepipeline_dagster.purchase.images import (
     images_of_plan,
     noting_why_withheld,
 )
-from imagepipeline_dagster.purchase.purchase import Purchase
+from imagepipeline_dagster.purchase.purchase import Purchase, PurchaseSettings
 from imagepipeline_dagster.resources import (
     ImagePipelineResource,
     LedgerResource,
@@ -67,10 +67,12 @@ def buy_set(
     api: ImagePipelineResource,
     ledger: Ledger,
     storage: Storage,
+    settings: PurchaseSettings,
     run_id: str,
     log: logging.Logger,
+    on_start: Callable[[Purchase], None] = lambda _: None,
 ) -> PurchasedSet:
-    """Buy what the plan of one prompt set lacks."""
+    """Buy what the plan of one prompt set lacks; `on_start` gets the purchase, to interrupt it."""
     started = time.monotonic()
     allowance = dataset.allowance(api.origin)
     if api.emulated:
@@ -94,9 +96,10 @@ def buy_set(
         open_client=api.open,
         emulated=api.emulated,
         allowance=allowance,
-        settings=replace(api.purchase_settings, max_failure_ratio=dataset.max_failure_ratio),
+        settings=replace(settings, max_failure_ratio=dataset.max_failure_ratio),
         on_progress=lambda progress: log.info("%s", progress),
     )
+    on_start(purchase)
     report = purchase.carry_out(withheld=withheld)
     spent = allowance.spent(ledger, today=dt.datetime.now(dt.UTC).date())
     images = noting_why_withheld(images_of_plan(prompts, plan, report.entries), withheld)
@@ -225,6 +228,7 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
                 api=imagepipeline,
                 ledger=opened,
                 storage=storage.open(),
+                settings=imagepipeline.purchase_settings,
                 run_id=context.run.run_id,
                 log=context.log,
             )

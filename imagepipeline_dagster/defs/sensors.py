@@ -1,11 +1,14 @@
 """The sensors: they read a cursor, and hand on what a tick found."""
 
+import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import dagster as dg
 
+from imagepipeline_dagster.defs.batches import run_config_of
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.sensor_resources import ledger_of, tables_of
 from imagepipeline_dagster.defs.under_way import partitions_in_use
@@ -21,13 +24,16 @@ __all__ = ["build_sensors", "run_request", "watched_dataset"]
 
 
 def build_sensors(
-    dataset: ImageDataset, *, status: dg.DefaultSensorStatus
+    dataset: ImageDataset,
+    *,
+    jobs: Sequence[Any],
+    status: dg.DefaultSensorStatus,
 ) -> list[dg.SensorDefinition]:
-    """Return both sensors."""
+    """Return both sensors, which ask for runs of these jobs: of one set, and of many."""
 
     @dg.sensor(
         name=dataset.named("prompts_sensor"),
-        job_name=dataset.named("materialize_prompt_set"),
+        jobs=jobs,
         minimum_interval_seconds=dataset.watching.sensor_seconds,
         default_status=status,
         description="Adds and removes prompt sets, and asks for runs of those whose rows changed.",
@@ -49,7 +55,7 @@ def build_sensors(
             )
         return dg.SensorResult(
             skip_reason=f"nothing changed in {tick.rows} rows" if tick.is_quiet else None,
-            run_requests=[run_request(dataset, run) for run in tick.runs],
+            run_requests=[_request_of(dataset, runs) for runs in tick.runs],
             dynamic_partitions_requests=[
                 dataset.partitions.build_add_request(tick.added),
                 dataset.partitions.build_delete_request(tick.removed),
@@ -60,7 +66,7 @@ def build_sensors(
 
     @dg.sensor(
         name=dataset.named("embeddings_sensor"),
-        job_name=dataset.named("materialize_prompt_set"),
+        jobs=jobs,
         minimum_interval_seconds=dataset.watching.sensor_seconds,
         default_status=status,
         description="Asks for runs of the prompt sets whose embeddings changed.",
@@ -74,7 +80,7 @@ def build_sensors(
         )
         return dg.SensorResult(
             skip_reason=None if tick.runs else "no prompt set's embeddings changed",
-            run_requests=[run_request(dataset, run) for run in tick.runs],
+            run_requests=[_request_of(dataset, runs) for runs in tick.runs],
             asset_events=[event] if tick.version else [],
             cursor=tick.cursor,
         )
@@ -117,6 +123,7 @@ def watched_dataset(
             max_removed_share=dataset.watching.max_removed_share,
         ),
         max_runs=dataset.watching.max_runs_per_tick,
+        sets_per_run=dataset.watching.sets_per_run,
         clock=time.time,
     )
 
@@ -128,7 +135,21 @@ def run_request(dataset: ImageDataset, run: AskedRun) -> dg.RunRequest:
     # that it has ever seen: the moment tells them apart.
     asked_at = run.asked_at.isoformat(timespec="milliseconds")
     return dg.RunRequest(
-        run_key=f"{dataset.name}/{key}/{run.content}/{run.attempt}/{asked_at}", partition_key=key
+        run_key=f"{dataset.name}/{key}/{run.content}/{run.attempt}/{asked_at}",
+        partition_key=key,
+        job_name=dataset.named("materialize_prompt_set"),
+    )
+
+
+def _request_of(dataset: ImageDataset, runs: Sequence[AskedRun]) -> dg.RunRequest:
+    """Return the request for a run of one set, or of several."""
+    if len(runs) == 1:
+        return run_request(dataset, runs[0])
+    keys = [str(run_request(dataset, run).run_key) for run in runs]
+    return dg.RunRequest(
+        run_key=f"{dataset.name} {hashlib.sha256(chr(10).join(keys).encode()).hexdigest()}",
+        job_name=dataset.named("materialize_prompt_sets"),
+        run_config=run_config_of(dataset, [run.prompt_set for run in runs]),
     )
 
 

@@ -15,7 +15,9 @@ from dagster._core.execution.backfill import (
     PartitionBackfill,
 )
 
+from imagepipeline_dagster.defs.batches import sets_of_run
 from imagepipeline_dagster.errors import CorrectableError
+from imagepipeline_dagster.partition_names import partition_key
 
 __all__ = ["InstanceMissing", "configured_instance", "partitions_in_use"]
 
@@ -59,6 +61,7 @@ def partitions_in_use(instance: dg.DagsterInstance, present: Set[str]) -> set[st
         if "dagster/asset_partition_range_start" in run.tags:
             return set(present)
         used.add(run.tags.get("dagster/partition", ""))
+        used.update(map(partition_key, sets_of_run(run.run_config)))
     for backfill in instance.get_backfills(BulkActionsFilter(statuses=_GOING_ON)):
         used.update(_partitions_of(backfill, present))
     return used & present

@@ -116,6 +116,7 @@ class Purchase:
             Owner.this_process(), settings.lease_seconds, ahead=ledger.clock_ahead()
         )
         self._fence = Fence(settings.lease_seconds)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._state = RunState(max_failure_ratio=settings.max_failure_ratio)
 
     def carry_out(self, *, withheld: Exception | None = None) -> PurchaseReport:
@@ -128,7 +129,7 @@ class Purchase:
         every job id is kept. The interruption is raised again afterwards.
         """
         self._state.stopper = withheld
-        loop = asyncio.new_event_loop()
+        loop = self._loop = asyncio.new_event_loop()
         outcome: list[PurchaseReport | BaseException] = []
 
         def work() -> None:
@@ -148,15 +149,20 @@ class Purchase:
         try:
             ended.wait()
         except BaseException:
-            self._state.interrupted = True
-            self._let_posts_end(until=time.monotonic() + _GRACE_SECONDS)
-            with contextlib.suppress(RuntimeError):  # the loop may have ended by itself
-                loop.call_soon_threadsafe(_cancel_all, loop)
+            self.interrupt()
             ended.wait(_CLEANUP_SECONDS)
             raise
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
         return outcome[0]
+
+    def interrupt(self) -> None:
+        """End soon, asked by any thread: nothing more is sent, and every job id is kept."""
+        self._state.interrupted = True
+        self._let_posts_end(until=time.monotonic() + _GRACE_SECONDS)
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop may have ended by itself
+                self._loop.call_soon_threadsafe(_cancel_all, self._loop)
 
     def _let_posts_end(self, *, until: float) -> None:
         """Wait for the answers to POSTs that are under way: each may name a job that is paid."""

@@ -6,5 +6,6 @@
 - `states`: what each set was last requested and built from, and which want a run. `retries`: when
   one that is not built whole is asked for again.
 - `partitions`: which sets come and go.
+- `batches`: how sets that wait are put together into runs.
 - `ticks`: what one tick does with all of these.
 """

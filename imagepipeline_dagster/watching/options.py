@@ -32,6 +32,12 @@ class Watching(Options):
         10_000, "A table of at most so many rows is compared whole at each tick.", low=0
     )
     max_runs_per_tick: int = bounded(25, "Runs that one tick asks for at most.", low=1)
+    sets_per_run: int = bounded(
+        100,
+        "Sets that one run makes at most, where more wait than four ticks ask runs for; 1: each "
+        "set has a run of its own.",
+        low=1,
+    )
     on_removed: Literal["remove", "keep"] = Field(
         "remove", description="What becomes of the partition of a set that left the tables."
     )

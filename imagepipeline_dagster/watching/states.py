@@ -49,12 +49,16 @@ _LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedRun:
-    """A run that was asked for: of which content, as the how-manieth of its set, and when."""
+    """A run that was asked for: of which content, as the how-manieth of its set, and when.
+
+    `rows` is how many prompts the set has.
+    """
 
     prompt_set: str
     content: str
     attempt: int
     asked_at: dt.datetime
+    rows: int
 
 
 _DESIRED, _STATE = set_contents.c, prompt_sets.c
@@ -236,6 +240,7 @@ class PromptSetStates:
                 _DESIRED.content,
                 _STATE.attempt,
                 _STATE.requested_at,
+                _DESIRED.rows,
             )
             .select_from(_WITH_STATE)
             .where(
@@ -248,8 +253,10 @@ class PromptSetStates:
         )
         with self._ledger.reading() as connection:
             return [
-                AskedRun(prompt_set=name, content=content, attempt=attempt, asked_at=asked_at)
-                for name, content, attempt, asked_at in connection.execute(query)
+                AskedRun(
+                    prompt_set=name, content=content, attempt=attempt, asked_at=asked_at, rows=rows
+                )
+                for name, content, attempt, asked_at, rows in connection.execute(query)
             ]
 
     def close_tick(self, tick: str) -> None:

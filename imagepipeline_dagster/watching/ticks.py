@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
 from imagepipeline_dagster.tables.fingerprints import SetFingerprint, fingerprint_embeddings
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.summaries import count_unassigned, newest_time
+from imagepipeline_dagster.watching.batches import batch_sizes
 from imagepipeline_dagster.watching.contents import SetContents
 from imagepipeline_dagster.watching.looking import (
     FIRST_TICK,
@@ -45,6 +47,10 @@ __all__ = [
 ]
 
 
+# A backlog of more ticks than these is worked off many sets a run.
+_MANY = 4
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchedDataset:
     """A dataset as its ticks see it; what costs time is asked for when it is needed.
@@ -58,6 +64,7 @@ class WatchedDataset:
         tiers: how often to look how closely.
         rules: when partitions are removed.
         max_runs: the most runs that one tick asks for.
+        sets_per_run: the most sets of one run, where many wait.
         clock: returns the seconds since 1970.
     """
 
@@ -69,7 +76,24 @@ class WatchedDataset:
     tiers: Tiers
     rules: PartitionRules
     max_runs: int
+    sets_per_run: int
     clock: Callable[[], float]
+
+    def room_for(self, waiting: Sequence[SetFingerprint]) -> int:
+        """Return how many of the sets that wait one tick can ask for."""
+        if len(waiting) <= _MANY * self.max_runs:
+            return self.max_runs
+        return sum(self._sizes([desired.rows for desired in waiting]))
+
+    def batches(self, runs: Sequence[AskedRun]) -> list[list[AskedRun]]:
+        """Return the sets that were asked for, those of each run together."""
+        if len(runs) <= self.max_runs:
+            return [[run] for run in runs]
+        rest = iter(runs)
+        return [list(islice(rest, size)) for size in self._sizes([run.rows for run in runs])]
+
+    def _sizes(self, rows: Sequence[int]) -> list[int]:
+        return batch_sizes(rows, max_runs=self.max_runs, sets_per_run=self.sets_per_run)
 
     def states(self, ledger: Ledger) -> PromptSetStates:
         """Return the states of its prompt sets."""
@@ -85,7 +109,7 @@ class PromptsTick:
     """What a tick of the prompts table found.
 
     Attributes:
-        runs: the runs that it asks for.
+        runs: the runs that it asks for, each with its sets.
         added: the partition keys that are new.
         removed: the partition keys that go.
         in_use: the partition keys that go once no run and no backfill names them.
@@ -95,7 +119,7 @@ class PromptsTick:
         cursor: what the next tick has to know.
     """
 
-    runs: list[AskedRun]
+    runs: list[list[AskedRun]]
     added: list[str]
     removed: list[str]
     in_use: list[str]
@@ -114,7 +138,7 @@ class PromptsTick:
 class EmbeddingsTick:
     """What a tick of the embeddings table found; `version` is None where no embedding changed."""
 
-    runs: list[AskedRun]
+    runs: list[list[AskedRun]]
     version: str | None
     cursor: str
 
@@ -174,13 +198,14 @@ def _prompts_tick(
         states.keep_only(_prompt_sets(there))
     states.settle()
     waiting = _in_partitions(states.wanting_for_prompts(), there)
-    runs = states.ask_for(waiting, tick=name, at_most=watched.max_runs)
+    at_most = max(watched.room_for(waiting), len(repeated))
+    runs = states.ask_for(waiting, tick=name, at_most=at_most)
     unreported = _in_partitions(contents.unreported(name), there)
-    reported = unreported[: watched.max_runs]
+    reported = unreported[: max(watched.max_runs, at_most)]
     contents.record_reported(reported, tick=name)
     is_left = len(waiting) + len(repeated) > len(runs) or len(unreported) > len(reported)
     return PromptsTick(
-        runs=runs,
+        runs=watched.batches(runs),
         added=changes.added,
         removed=changes.removed,
         in_use=changes.in_use,
@@ -208,7 +233,8 @@ def watch_embeddings(watched: WatchedDataset, cursor: str | None) -> EmbeddingsT
         _close_first_tick(states, "embeddings", watch.tick)
         contents.use_embeddings(embeddings)
         waiting = _in_partitions(states.wanting_for_embeddings(), there)
-        chosen = {desired.prompt_set for desired in waiting[: watched.max_runs]}
+        at_most = watched.room_for(waiting)
+        chosen = {desired.prompt_set for desired in waiting[:at_most]}
         # Their rows may have changed too: that is to be one run.
         with watched.tables.open_prompts() as prompts:
             contents.look_at(prompts, chosen)
@@ -216,12 +242,12 @@ def watch_embeddings(watched: WatchedDataset, cursor: str | None) -> EmbeddingsT
         wanting = [
             desired for desired in states.wanting_for_embeddings() if desired.prompt_set in chosen
         ]
-        runs = states.ask_for(wanting, tick=f"embeddings {watch.tick}", at_most=watched.max_runs)
+        runs = states.ask_for(wanting, tick=f"embeddings {watch.tick}", at_most=at_most)
     next_watch = EmbeddingsWatch(
         tick=new_tick(), version=version, looked_at=now, waiting=len(waiting) > len(chosen)
     )
     return EmbeddingsTick(
-        runs=runs,
+        runs=watched.batches(runs),
         version=version if version != watch.version else None,
         cursor=next_watch.text(),
     )

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.watching.batches import batch_sizes
 from imagepipeline_dagster.watching.looking import Tiers
 from imagepipeline_dagster.watching.partitions import PartitionRules, TooManyGone
 from imagepipeline_dagster.watching.ticks import (
@@ -49,6 +50,7 @@ class Daemon:
             tiers=Tiers(audit_seconds=100, verify_seconds=1000, small_table_rows=0),
             rules=PartitionRules(table="prompts", keep=False, max_removed_share=0.5),
             max_runs=2,
+            sets_per_run=3,
             clock=lambda: self.now,
         )
 
@@ -94,7 +96,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 def asked(tick: PromptsTick | None) -> list[str]:
     """Return the sets whose runs a tick asks for."""
     assert tick is not None
-    return [run.prompt_set for run in tick.runs]
+    return [run.prompt_set for runs in tick.runs for run in runs]
 
 
 def test_a_tick_asks_for_so_many_runs_and_the_next_for_the_rest(daemon: Daemon) -> None:
@@ -199,7 +201,7 @@ def test_an_embedding_s_change_asks_for_the_sets_that_use_it(daemon: Daemon) -> 
 
     assert before is not None
     assert after is not None
-    assert [run.prompt_set for run in after.runs] == ["a"]
+    assert [run.prompt_set for [run] in after.runs] == ["a"]
     assert after.version != before.version
     assert watch_embeddings(daemon.watched, after.cursor) is None
 
@@ -214,3 +216,30 @@ def test_what_came_to_nothing_is_asked_for_again_once_nobody_is_at_it(daemon: Da
     daemon.now += 31 * 60
     daemon.in_use = {"a"}
     assert [run.prompt_set for run in ask_again(daemon.watched, tick="two")] == ["b"]
+
+
+def test_a_large_backlog_is_put_together_into_runs(daemon: Daemon) -> None:
+    """Where more sets wait than four ticks ask runs for, a run makes several; then each its own."""
+    daemon.add(*"abcdefghi")
+
+    first, second, third = daemon.tick(), daemon.tick(after=1), daemon.tick(after=1)
+
+    assert first is not None
+    assert second is not None
+    assert [[run.prompt_set for run in runs] for runs in first.runs] == [list("abc"), list("def")]
+    assert [[run.prompt_set for run in runs] for runs in second.runs] == [["g"], ["h"]]
+    assert asked(third) == ["i"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes"),
+    [
+        ([10] * 7, [3, 3]),
+        ([1500, 400, 400, 400], [2, 2]),
+        ([5000, 5000, 5000], [1, 1]),
+        ([], []),
+    ],
+)
+def test_batches_are_planned_by_size(rows: list[int], sizes: list[int]) -> None:
+    """A run has few large sets or many small ones, and a tick so many runs at most."""
+    assert batch_sizes(rows, max_runs=2, sets_per_run=3) == sizes

@@ -1,0 +1,292 @@
+"""Many prompt sets in one run: what a run costs to start is paid once for all of them.
+
+Each set has the tables, the materializations and the checks that a run of its own would give it. A
+set that fails keeps none of the others back; the run fails at its end, and names it.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import dagster as dg
+
+# Dagster exports no way to say that a run was to make a partition.
+from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
+
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.generated_images import buy_set, check_generated_images
+from imagepipeline_dagster.defs.generation_requests import plan_set
+from imagepipeline_dagster.defs.metadata import found_table
+from imagepipeline_dagster.defs.moderated_images import (
+    check_moderated_images,
+    moderate,
+    record_built,
+)
+from imagepipeline_dagster.defs.prompt_sets import check_prompt_sets, make_prompt_set
+from imagepipeline_dagster.defs.resource_keys import with_resources_of
+from imagepipeline_dagster.defs.stage import STAGES, Made, StageCheck
+from imagepipeline_dagster.io_manager import encoded_table, frame_of, table_path
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.partition_names import partition_key
+from imagepipeline_dagster.purchase.purchase import Purchase
+from imagepipeline_dagster.resources import (
+    ImagePipelineResource,
+    LedgerResource,
+    StorageResource,
+    TablesResource,
+)
+from imagepipeline_dagster.storage.contract import Storage
+from imagepipeline_dagster.tables.overrides import Override
+from imagepipeline_dagster.tables.reading import SourceTables
+
+__all__ = ["PromptSets", "build_batch_job", "run_config_of", "sets_of_run"]
+
+# A set waits for the API for most of its time; each buys with its part of the run's places.
+_SETS_AT_ONCE = 4
+_FAILURES_SHOWN = 50
+
+_Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
+
+
+class PromptSets(dg.Config):
+    """The prompt sets of one run."""
+
+    prompt_sets: list[str]
+
+
+def build_batch_job(
+    dataset: ImageDataset, bound: Mapping[str, dg.ResourceDefinition]
+) -> dg.JobDefinition:
+    """Return the job that makes many prompt sets, with these of the dataset's resources."""
+
+    @dg.op(
+        name=_op_name(dataset),
+        pool=dataset.pool or dataset.named("imagepipeline_api"),
+        description="Plans, buys and moderates each of these prompt sets.",
+    )
+    @with_resources_of(dataset)
+    def make_prompt_sets(
+        context: dg.OpExecutionContext,
+        config: PromptSets,
+        tables: TablesResource,
+        imagepipeline: ImagePipelineResource,
+        ledger: LedgerResource,
+        storage: StorageResource,
+    ) -> None:
+        with tables.open(dataset.prompts, dataset.embeddings) as source, ledger.open() as opened:
+            batch = _Batch(
+                dataset=dataset,
+                source=source,
+                overrides=tables.overrides(dataset.overrides),
+                api=imagepipeline,
+                ledger=opened,
+                storage=storage.open(),
+                looked_at_with={"imagepipeline": imagepipeline, "storage": storage},
+                run_id=context.run_id,
+                log=context.log,
+            )
+            failed = {
+                made.prompt_set: made.failure
+                for made in batch.make(config.prompt_sets)
+                if not _told(context, dataset, made)
+            }
+        if failed:
+            rows = [[name, str(failure)] for name, failure in sorted(failed.items())]
+            raise dg.Failure(
+                f"{len(failed)} of {len(config.prompt_sets)} prompt sets failed: "
+                f"{', '.join(sorted(failed))[:1000]}. The others are made.",
+                metadata=found_table("failed", ["prompt set", "why"], rows[:_FAILURES_SHOWN]),
+                allow_retries=False,
+            )
+
+    @dg.job(
+        name=dataset.named("materialize_prompt_sets"),
+        executor_def=dg.in_process_executor,
+        # Dagster would make a sensor anew whose job it gives its resources, and warn of that.
+        resource_defs=dict(bound),
+        description="Plans, buys and moderates many prompt sets in one run. The sensors ask for it "
+        "when many wait.",
+    )
+    def materialize_prompt_sets() -> None:
+        make_prompt_sets()
+
+    return materialize_prompt_sets
+
+
+def run_config_of(dataset: ImageDataset, prompt_sets: Sequence[str]) -> Mapping[str, Any]:
+    """Return the config of a run that makes these sets."""
+    return {"ops": {_op_name(dataset): {"config": {"prompt_sets": list(prompt_sets)}}}}
+
+
+def sets_of_run(run_config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the prompt sets that a run's config names, whichever dataset's they are."""
+    for op in (run_config.get("ops") or {}).values():
+        yield from (op.get("config") or {}).get("prompt_sets") or ()
+
+
+def _op_name(dataset: ImageDataset) -> str:
+    return dataset.named("make_prompt_sets")
+
+
+@dataclass(slots=True, kw_only=True)
+class _MadeSet:
+    """What became of a set: what Dagster is to be told, and where it failed, if it did."""
+
+    prompt_set: str
+    events: list[_Event] = field(default_factory=list)
+    stage: str = STAGES[0]
+    failure: Exception | None = None
+
+
+def _told(context: dg.OpExecutionContext, dataset: ImageDataset, made: _MadeSet) -> bool:
+    """Tell Dagster what became of a set; False where it failed."""
+    for event in made.events:
+        context.log_event(event)  # type: ignore[arg-type] # its type leaves out checks
+    if made.failure is None:
+        return True
+    context.log.error("prompt set %s failed: %s", made.prompt_set, made.failure)
+    # Its partition shows as failed once the run, which was to make it, has ended without.
+    planned = DagsterEvent.build_asset_materialization_planned_event(
+        context.job_name,
+        _op_name(dataset),
+        AssetMaterializationPlannedData(
+            dataset.key(made.stage), partition=partition_key(made.prompt_set)
+        ),
+    )
+    context.instance.report_dagster_event(planned, context.run_id)
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """What all sets of one run share."""
+
+    dataset: ImageDataset
+    source: SourceTables
+    overrides: Sequence[Override]
+    api: ImagePipelineResource
+    ledger: Ledger
+    storage: Storage
+    looked_at_with: Mapping[str, object]
+    run_id: str
+    log: logging.Logger
+    reading: threading.Lock = field(default_factory=threading.Lock)
+    purchases: dict[str, Purchase] = field(default_factory=dict)
+
+    def make(self, prompt_sets: Sequence[str]) -> Iterator[_MadeSet]:
+        """Make the sets, some at a time, and yield each once it has ended."""
+        with ThreadPoolExecutor(_SETS_AT_ONCE, "prompt-set") as threads:
+            futures: list[Future[_MadeSet]] = [
+                threads.submit(self._made, name) for name in dict.fromkeys(prompt_sets)
+            ]
+            try:
+                for future in as_completed(futures):
+                    yield future.result()
+            except BaseException:
+                # A person ended the run: what is under way is brought to an end that loses nothing.
+                threads.shutdown(wait=False, cancel_futures=True)
+                for purchase in list(self.purchases.values()):
+                    purchase.interrupt()
+                raise
+
+    def _made(self, prompt_set: str) -> _MadeSet:
+        made = _MadeSet(prompt_set=prompt_set)
+        try:
+            self._make(made)
+        except Exception as error:  # noqa: BLE001 - it is told, and the other sets go on
+            made.failure = error
+        finally:
+            self.purchases.pop(prompt_set, None)
+        return made
+
+    def _make(self, made: _MadeSet) -> None:
+        dataset, name = self.dataset, made.prompt_set
+        tables: dict[str, object] = dict(self.looked_at_with)
+        with self.reading:
+            prompts = make_prompt_set(dataset, name, self.source)
+        self._keep(made, "prompt_sets", prompts, check_prompt_sets, tables)
+        made.stage = "generation_requests"
+        plan = plan_set(dataset, name, prompts.rows, api=self.api, ledger=self.ledger)
+        self._keep(made, made.stage, plan, _no_checks, tables)
+        made.stage = "generated_images"
+        settings = self.api.purchase_settings
+        purchased = buy_set(
+            dataset,
+            name,
+            prompts.rows,
+            plan.rows,
+            api=self.api,
+            ledger=self.ledger,
+            storage=self.storage,
+            settings=replace(
+                settings, max_in_flight=max(1, settings.max_in_flight // _SETS_AT_ONCE)
+            ),
+            run_id=self.run_id,
+            log=self.log,
+            on_start=lambda purchase: self.purchases.update({name: purchase}),
+        )
+        made.events.append(
+            dg.AssetObservation(
+                dataset.key("generation_requests"),
+                partition=partition_key(name),
+                metadata=purchased.plan_figures,
+            )
+        )
+        self._keep(made, made.stage, purchased.images, check_generated_images, tables)
+        made.stage = "moderated_images"
+        images = moderate(
+            dataset,
+            name,
+            purchased.images.rows,
+            overrides=self.overrides,
+            ledger=self.ledger,
+            storage=self.storage,
+        )
+        self._keep(made, made.stage, images, check_moderated_images, tables)
+
+    def _keep(
+        self,
+        made: _MadeSet,
+        stage: str,
+        result: Made[Any],
+        checks_of: Callable[[ImageDataset], list[StageCheck]],
+        tables: dict[str, object],
+    ) -> None:
+        """Store a stage's table, and note what its materialization and its checks say."""
+        key, partition = self.dataset.key(stage), partition_key(made.prompt_set)
+        stored = encoded_table(result.table())
+        uri = self.storage.write(table_path(key, partition), stored)
+        if stage == STAGES[-1]:
+            record_built(self.dataset, result.rows, self.ledger)
+        made.events.append(
+            dg.AssetMaterialization(
+                key,
+                partition=partition,
+                metadata={**result.metadata, "dagster/uri": uri},
+                tags={"dagster/data_version": result.data_version},
+            )
+        )
+        tables[stage] = frame_of(stored)
+        for check in checks_of(self.dataset):
+            seen = check.look(**{name: tables[name] for name in check.inputs()})
+            made.events.append(
+                dg.AssetCheckEvaluation(
+                    asset_key=key,
+                    check_name=check.name,
+                    passed=seen.passed,
+                    metadata=seen.metadata,
+                    severity=seen.severity,
+                    description=seen.description,
+                    blocking=check.blocking,
+                    partition=partition,
+                )
+            )
+            if check.blocking and not seen.passed:
+                raise dg.Failure(f"the check {check.name} did not pass: {seen.description}")
+
+
+def _no_checks(_: ImageDataset) -> list[StageCheck]:
+    return []

@@ -1,0 +1,128 @@
+"""Many prompt sets in one run: as if each had a run of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from imagepipeline_dagster.defs import ImageDataset
+from imagepipeline_dagster.defs.batches import run_config_of
+from imagepipeline_dagster.defs.under_way import partitions_in_use
+from imagepipeline_dagster.watching.options import Watching
+from tests.pipeline import STAGES, Pipeline, open_pipeline
+
+SETS = ("autumn", "spring", "summer")
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Iterator[Pipeline]:
+    """Three small sets with partitions, in a dataset whose ticks make batches early."""
+    dataset = ImageDataset(
+        key_prefix=("fine",), watching=Watching(max_runs_per_tick=1, sets_per_run=10)
+    )
+    with open_pipeline(tmp_path, dataset=dataset) as opened:
+        for name in SETS:
+            opened.add(name, "one")
+            opened.add(name, "two")
+        yield opened
+
+
+def run_batch(pipeline: Pipeline, prompt_sets: tuple[str, ...] = SETS) -> dg.ExecuteInProcessResult:
+    """Execute the job of many sets."""
+    job = pipeline.definitions.resolve_job_def(pipeline.dataset.named("materialize_prompt_sets"))
+    config = run_config_of(pipeline.dataset, prompt_sets)
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    return job.execute_in_process(
+        instance=pipeline.instance, run_config={**config, **quiet}, raise_on_error=False
+    )
+
+
+def materialized(pipeline: Pipeline, stage: str) -> dict[str, str | None]:
+    """Return the data version of each partition of a stage."""
+    instance = pipeline.instance
+    key = pipeline.dataset.key(stage)
+    partitions = instance.get_materialized_partitions(key)
+    records = {
+        partition: instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition]), limit=1
+        ).records[0]
+        for partition in partitions
+    }
+    made = {name: record.asset_materialization for name, record in records.items()}
+    return {name: (one.tags or {}).get("dagster/data_version") for name, one in made.items() if one}
+
+
+def checks_of(result: dg.ExecuteInProcessResult) -> set[tuple[str, str, str | None, bool]]:
+    """Return stage, check, partition and verdict of each evaluation."""
+    return {
+        (check.asset_key.path[-1], check.check_name, check.partition, check.passed)
+        for check in result.get_asset_check_evaluations()
+    }
+
+
+def test_a_batch_makes_what_runs_of_their_own_make(pipeline: Pipeline) -> None:
+    """Tables, data versions and checks are the same, and a run afterwards buys nothing."""
+    pipeline.tick("prompts_sensor")
+    result = run_batch(pipeline)
+
+    assert result.success
+    together = {stage: materialized(pipeline, stage) for stage in STAGES}
+    checks = checks_of(result)
+    tables = {(stage, name): pipeline.table(stage, name) for stage in STAGES for name in SETS}
+    alone = [pipeline.run(name) for name in SETS]
+    assert {stage: materialized(pipeline, stage) for stage in STAGES} == together
+    assert set(together["moderated_images"]) == set(SETS)
+    assert checks == set().union(*map(checks_of, alone))
+    assert len(checks) == 36
+    assert len(pipeline.ledger_rows()) == 6
+    for (stage, name), table in tables.items():
+        again = pipeline.table(stage, name)
+        columns = [column for column in table if column not in ("reason", "state", "run_id")]
+        assert table[columns].equals(again[columns]), (stage, name)
+
+
+def test_a_bad_set_keeps_no_other_back(pipeline: Pipeline) -> None:
+    """The run fails at its end and names the set, whose partition has failed; the rest is made."""
+    pipeline.tick("prompts_sensor")
+    pipeline.sql("DELETE FROM prompts WHERE prompt_set = 'spring'")
+
+    result = run_batch(pipeline)
+
+    assert not result.success
+    [failure] = [event for event in result.all_events if event.is_step_failure]
+    assert "1 of 3 prompt sets failed: spring" in str(failure.step_failure_data.error)
+    assert set(materialized(pipeline, "moderated_images")) == {"autumn", "summer"}
+    status = pipeline.instance.get_status_by_partition(
+        pipeline.dataset.key("prompt_sets"), list(SETS), pipeline.dataset.partitions
+    )
+    assert status is not None
+    assert {name: str(state.value) for name, state in status.items() if state} == {
+        "autumn": "MATERIALIZED",
+        "spring": "FAILED",
+        "summer": "MATERIALIZED",
+    }
+
+
+def test_the_sensor_asks_for_a_batch_where_many_wait(pipeline: Pipeline) -> None:
+    """The request names the sets; they are in use while it goes on, and built by it."""
+    for number in range(3):
+        pipeline.add(f"more-{number}", "one")
+    [request] = pipeline.tick("prompts_sensor")
+    assert request.job_name == "fine_materialize_prompt_sets"
+    job = pipeline.definitions.resolve_job_def(request.job_name)
+    run = pipeline.instance.create_run_for_job(
+        job, run_config=request.run_config, status=dg.DagsterRunStatus.STARTED
+    )
+    assert partitions_in_use(pipeline.instance, set(pipeline.partitions)) == set(
+        pipeline.partitions
+    )
+    pipeline.instance.delete_run(run.run_id)
+
+    result = job.execute_in_process(instance=pipeline.instance, run_config=request.run_config)
+
+    assert result.success
+    assert pipeline.tick("prompts_sensor") == []
+    assert pipeline.reconcile() == []
