@@ -130,7 +130,7 @@ def _file_url(storage_uri: str, file: str, variable: str) -> str:
             f"{variable}: is required when {STORAGE} is a bucket ({storage_uri}); "
             "set it to a database, such as postgresql://user:password@host/database"
         )
-    # Composed by SQLAlchemy: a folder's name may hold what a URL means something else by.
+    # Composed by SQLAlchemy: a sign in a folder's name may mean something else in a URL.
     return URL.create("sqlite", database=str(folder / file)).render_as_string()
 
 

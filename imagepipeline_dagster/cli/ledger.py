@@ -229,8 +229,8 @@ def forget(
 def refetch(*, keys: tuple[str, ...]) -> None:
     """Ask the jobs of requests for their pictures again; nothing is bought.
 
-    KEY is a request's key, or the first eight or more of its digits. It takes whatever lacks a
-    picture, also what is final, and pictures that the storage lost or holds in other bytes.
+    KEY is a request's key, or the first eight or more of its digits. It takes each sample that
+    lacks a picture, final ones too, and pictures that the storage lost or holds in other bytes.
     """
     from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.ledger.decisions import entries_named

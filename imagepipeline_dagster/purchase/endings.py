@@ -1,7 +1,7 @@
 """What becomes of a call that an error ended: one table, for all that can happen on its way.
 
-The table says what the ledger knows afterwards, and what the run does about it. What it does not
-name is a defect of ours: it is raised once what is under way has ended.
+The table says what the ledger knows afterwards, and what the run does about it. An error that
+it does not name is a defect of ours: it is raised once all that is under way has ended.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Endings:
         await self._record(call, ending, error, was=State.SUBMITTED if has_job else State.CLAIMED)
 
     def _count(self, call: PlannedRequest, ending: Ending, *, bought_now: bool) -> None:
-        # What an earlier run bought says nothing of whether to go on buying.
+        # Earlier runs' jobs do not say whether to go on buying.
         if ending.judged and (bought_now or ending.state is not State.SUBMITTED):
             self._state.judge_failure(call.samples)
         elif ending.state is State.SUBMITTED:
@@ -163,7 +163,7 @@ class Endings:
             owner=self._owner,
             filtered=[filtered_sample(slot, error) for slot in range(held_back)],
         )
-        # What was never sent gives its money back.
+        # A request that was never sent gives its money back.
         day: dt.date | None = self._state.reserved.pop(call.request_key, None)
         if recorded and failure is Failure.NOT_SENT and day is not None:
             self._allowance.give_back(connection, images=call.samples, day=day)

@@ -1,7 +1,7 @@
 """A finished job's links into stored bytes: download, verify, store, record.
 
-What was bought must not be lost here: whatever can be tried again later is raised and leaves the
-request `submitted`, so that the next run asks its job for links again and pays nothing.
+Nothing bought may be lost here: an error that may pass is raised and leaves the request
+`submitted`, so that the next run asks its job for links again and pays nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A lost ledger's entries restored from what the storage keeps: three tables of each prompt set.
 
-Restored is what the ledger lacks, and nothing that it has is changed. The tables tell what was
-bought until they were stored. A request that they show as not bought may have been bought after
+Only missing entries are restored; those that the ledger has stay as they are. The tables tell what
+was bought until they were stored. A request that they show as not bought may have been bought after
 that, by a run that never came to its end: it becomes `unknown`, for a person to decide.
 """
 

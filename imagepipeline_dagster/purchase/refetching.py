@@ -1,7 +1,7 @@
 """Paid pictures asked for again: by the ids of their jobs, at no cost, whenever a person wants.
 
-What is missing is fetched: samples without a picture, final ones too, and pictures that the storage
-lacks or holds in other bytes. Nothing is bought, and what cannot be had stays as it was.
+It fetches samples without a picture, final ones too, and pictures that the storage lacks or holds
+in other bytes. Nothing is bought, and a sample that cannot be had stays as it was.
 """
 
 from __future__ import annotations

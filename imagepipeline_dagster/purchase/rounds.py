@@ -1,7 +1,7 @@
 """The rounds of a purchase: what the ledger says of every call, and what can be done about it.
 
 A round buys what is to buy, and resumes by job id what an earlier process left behind. It ends when
-nothing is left that this run can do; what another living process works on is waited for.
+nothing is left that this run can do; it waits for calls that another living process works on.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Rounds:
 
     async def _note_uses(self, entries: Mapping[str, Entry]) -> None:
         """Record which calls use requests that this run does not claim itself."""
-        # What was never sent is used by nobody yet; its claim will note it.
+        # Nobody uses a request yet that was never sent; its claim will note it.
         used = {key for key, entry in entries.items() if entry.failure is not Failure.NOT_SENT}
         if used <= self._noted:
             return
@@ -165,7 +165,7 @@ class Rounds:
                 )
             elif under_way or self._state.stopper is None:
                 work.append((call, entry))
-        # What is paid for already comes first: its links may expire.
+        # Paid calls come first: their links may expire.
         work.sort(key=lambda item: plan_state(item[1]) is PlanState.TO_BUY)
         return work, others
 

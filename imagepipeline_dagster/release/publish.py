@@ -290,7 +290,7 @@ def _unchanged(storage: Storage, folder: str, latest: Release, left_out: Sequenc
 
 
 def _point_to_latest(storage: Storage, folder: str) -> None:
-    """Let `latest` name the newest version; who died before this is made up for by the next."""
+    """Let `latest` name the newest version; the next publisher does it for one that died before."""
     newest = latest_manifest(storage, folder)
     if newest:
         storage.write(f"{folder}/latest", f"{newest.version}\n".encode())
