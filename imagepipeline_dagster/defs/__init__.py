@@ -1,14 +1,18 @@
 """The Dagster definitions: one file a stage, named after its asset, in the order of the flow.
 
 `source_tables` → `prompt_sets` → `generation_requests` → `generated_images` → `moderated_images` →
-`image_dataset`; `batches` makes many sets in one run; what starts runs: `sensors`,
-`moderation_sensor` and `schedules`; and what
-comes before paying: `registration` of the sets, `plans` and their approval. `status` says how a
-dataset stands, `installation` whether it can work. `dataset` holds what they share, `stage` what a
-stage is; `metadata`, `plan_metadata` and `moderation_metadata` what they show. `moderation_checks`
-stand beside their asset, `resource_keys` keeps their resources apart, `sensor_resources` keeps
-ticks cheap, and `under_way` says what Dagster is busy with. `build_definitions` puts one dataset
-together.
+`image_dataset`
+
+- `stage`: what a stage is. `batches`: many sets made in one run.
+- `moderation_checks`: the checks of the verdicts, beside their asset.
+- `sensors`, `moderation_sensor`, `schedules`: they start runs.
+- `registration` of the sets, `plans` and their approval: they come before paying.
+- `status`: how a dataset stands. `installation`: whether it can work.
+- `dataset`: the options of one. `metadata`, `plan_metadata`, `moderation_metadata`: what it shows.
+- `resource_keys`: its resources, apart from others'. `sensor_resources`: those of cheap ticks.
+- `under_way`: what Dagster is busy with.
+
+`build_definitions` puts one dataset together.
 """
 
 import warnings

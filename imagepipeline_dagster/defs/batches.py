@@ -1,4 +1,4 @@
-"""Many prompt sets in one run: what a run costs to start is paid once for all of them.
+"""Many prompt sets in one run, which costs the start of a run once for all of them.
 
 Each set has the tables, the materializations and the checks that a run of its own would give it. A
 set that fails keeps none of the others back; the run fails at its end, and names it.
@@ -88,16 +88,16 @@ def build_batch_job(
                 run_id=context.run_id,
                 log=context.log,
             )
-            failed = {
-                made.prompt_set: made.failure
-                for made in batch.make(config.prompt_sets)
-                if not _told(context, dataset, made)
-            }
-        if failed:
-            rows = [[name, str(failure)] for name, failure in sorted(failed.items())]
+            failures: dict[str, str] = {}
+            for made in batch.make(config.prompt_sets):
+                _tell(context, dataset, made)
+                if made.failure is not None:
+                    failures[made.prompt_set] = str(made.failure)
+        if failures:
+            rows = [list(named) for named in sorted(failures.items())]
             raise dg.Failure(
-                f"{len(failed)} of {len(config.prompt_sets)} prompt sets failed: "
-                f"{', '.join(sorted(failed))[:1000]}. The others are made.",
+                f"{len(failures)} of {len(config.prompt_sets)} prompt sets failed: "
+                f"{', '.join(sorted(failures))[:1000]}. The others are made.",
                 metadata=found_table("failed", ["prompt set", "why"], rows[:_FAILURES_SHOWN]),
                 allow_retries=False,
             )
@@ -141,12 +141,12 @@ class _MadeSet:
     failure: Exception | None = None
 
 
-def _told(context: dg.OpExecutionContext, dataset: ImageDataset, made: _MadeSet) -> bool:
-    """Tell Dagster what became of a set; False where it failed."""
+def _tell(context: dg.OpExecutionContext, dataset: ImageDataset, made: _MadeSet) -> None:
+    """Tell Dagster what became of a set."""
     for event in made.events:
         context.log_event(event)  # type: ignore[arg-type] # its type leaves out checks
     if made.failure is None:
-        return True
+        return
     context.log.error("prompt set %s failed: %s", made.prompt_set, made.failure)
     # Its partition shows as failed once the run, which was to make it, has ended without.
     planned = DagsterEvent.build_asset_materialization_planned_event(
@@ -157,7 +157,6 @@ def _told(context: dg.OpExecutionContext, dataset: ImageDataset, made: _MadeSet)
         ),
     )
     context.instance.report_dagster_event(planned, context.run_id)
-    return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +185,7 @@ class _Batch:
                 for future in as_completed(futures):
                     yield future.result()
             except BaseException:
-                # A person ended the run: what is under way is brought to an end that loses nothing.
+                # A person ended the run: each purchase comes to an end that loses nothing.
                 threads.shutdown(wait=False, cancel_futures=True)
                 for purchase in list(self.purchases.values()):
                     purchase.interrupt()

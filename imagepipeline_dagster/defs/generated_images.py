@@ -180,14 +180,14 @@ def check_generated_images(dataset: ImageDataset) -> list[StageCheck]:
 
 def _outcome_check(expectation: Expectation) -> StageCheck:
     def look(generated_images: pd.DataFrame) -> dg.AssetCheckResult:
-        found = generated_images[generated_images["outcome"].isin(expectation.outcomes)]
+        unwanted = generated_images[generated_images["outcome"].isin(expectation.outcomes)]
         columns = ["prompt_id", "call_index", "outcome", "error"]
-        rows = found[columns].head(_ROWS_SHOWN).astype(object).fillna("").to_numpy().tolist()
+        rows = unwanted[columns].head(_ROWS_SHOWN).astype(object).fillna("").to_numpy().tolist()
         return dg.AssetCheckResult(
-            passed=found.empty,
+            passed=unwanted.empty,
             severity=dg.AssetCheckSeverity.ERROR,
-            description=expectation.verdict(len(found), of=len(generated_images)),
-            metadata={"samples": len(found), **found_table("which", columns, rows)},
+            description=expectation.verdict(len(unwanted), of=len(generated_images)),
+            metadata={"samples": len(unwanted), **found_table("which", columns, rows)},
         )
 
     return StageCheck(name=expectation.name, description=expectation.description, look=look)

@@ -145,9 +145,9 @@ def _request_of(dataset: ImageDataset, runs: Sequence[AskedRun]) -> dg.RunReques
     """Return the request for a run of one set, or of several."""
     if len(runs) == 1:
         return run_request(dataset, runs[0])
-    keys = [str(run_request(dataset, run).run_key) for run in runs]
+    keys = "\n".join(str(run_request(dataset, run).run_key) for run in runs)
     return dg.RunRequest(
-        run_key=f"{dataset.name} {hashlib.sha256(chr(10).join(keys).encode()).hexdigest()}",
+        run_key=f"{dataset.name} {hashlib.sha256(keys.encode()).hexdigest()}",
         job_name=dataset.named("materialize_prompt_sets"),
         run_config=run_config_of(dataset, [run.prompt_set for run in runs]),
     )
