@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -93,8 +93,11 @@ def changes_between(
             is only told from what is there.
     """
     old, new = _by_place(before), _by_place(after)
-    rows = {(r.prompt_set, r.prompt_id, r.call_index, r.sample_index): r for r in judged}
-    known = _Known(rows, old, new)
+    known = _Known(
+        judged={(r.prompt_set, r.prompt_id, r.call_index, r.sample_index): r for r in judged},
+        old_prompts={place[:2] for place in old},
+        new_sets={place[0] for place in new},
+    )
     return [
         change
         for place in sorted(old.keys() | new.keys(), key=_sortable)
@@ -107,19 +110,11 @@ _Place = tuple[str, str, int | None, int | None, int]
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What tells why a sample came or went."""
+    """The reasons why samples come and go: the verdicts, and what either release has."""
 
     judged: Mapping[tuple[Any, ...], ModeratedImage]
-    old: Mapping[_Place, Lineage]
-    new: Mapping[_Place, Lineage]
-
-    def sets(self, rows: Mapping[_Place, Lineage]) -> set[str]:
-        """Return the prompt sets of these rows."""
-        return {place[0] for place in rows}
-
-    def prompts(self, rows: Mapping[_Place, Lineage]) -> set[tuple[str, str]]:
-        """Return the prompts of these rows."""
-        return {place[:2] for place in rows}
+    old_prompts: Set[tuple[str, str]]
+    new_sets: Set[str]
 
 
 def _by_place(rows: Iterable[Lineage]) -> dict[_Place, Lineage]:
@@ -209,7 +204,7 @@ def _parameters(old: str | None, new: str | None) -> tuple[str, str]:
 
 
 def _why_added(place: _Place, new: Lineage, known: _Known) -> tuple[Cause, str | None]:
-    if place[:2] not in known.prompts(known.old):
+    if place[:2] not in known.old_prompts:
         return Cause.NEW_PROMPT, new["prompt"]
     if new["overridden_by"] is not None:
         return Cause.OVERRIDE, new["overridden_by"]
@@ -219,20 +214,16 @@ def _why_added(place: _Place, new: Lineage, known: _Known) -> tuple[Cause, str |
 def _why_removed(place: _Place, known: _Known) -> tuple[Cause, str | None]:
     row = known.judged.get(place[:4])
     if row is None:
-        if place[0] not in known.sets(known.new):
-            return Cause.SET_REMOVED, None
-        return Cause.PROMPT_REMOVED, None
+        removed = Cause.PROMPT_REMOVED if place[0] in known.new_sets else Cause.SET_REMOVED
+        return removed, None
     if row.overridden_by is not None:
         return Cause.OVERRIDE, row.overridden_by
     if row.outcome == Outcome.VENDOR_FILTERED:
         return Cause.VENDOR_FILTERED, row.error
     if row.outcome != Outcome.GENERATED:
         return Cause.NOT_BOUGHT, row.moderation_reason
-    return (
-        (Cause.LEFT_OUT, row.moderation_reason)
-        if row.moderation_reason == "lost"
-        else (Cause.POLICY, row.moderation_reason)
-    )
+    cause = Cause.LEFT_OUT if row.moderation_reason == "lost" else Cause.POLICY
+    return cause, row.moderation_reason
 
 
 def accidental_losses(changes: Iterable[Change]) -> int:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,12 @@ import pandas as pd
 import pytest
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
-from imagepipeline_dagster.release.changes import Change, next_semantic_version
+from imagepipeline_dagster.release.changes import (
+    COMPARED,
+    Change,
+    changes_between,
+    next_semantic_version,
+)
 from imagepipeline_dagster.release.dataset_release import DatasetRelease, releases_in
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import TooMuchLost
@@ -107,6 +114,26 @@ def test_what_came_and_went_has_its_cause(storage: LocalFolder) -> None:
     frame = pd.read_parquet(io.BytesIO(storage.read("releases/v0002/changes.parquet")))
     assert list(frame["cause"]) == [c.cause for c in changes]
     assert "What changed since v0001" in Path(release.path, "README.md").read_text()
+
+
+def test_the_time_of_a_comparison_grows_with_the_releases() -> None:
+    """Ten thousand prompts that went and ten thousand others that came take no minutes."""
+    old, new = (
+        [
+            {**dict.fromkeys(COMPARED), "prompt_set": "s", "prompt_id": f"{name}{n}"}
+            for n in range(10_000)
+        ]
+        for name in ("old", "new")
+    )
+    started = time.process_time()
+
+    changes = changes_between(old, new)
+
+    assert time.process_time() - started < 2
+    assert Counter(change.cause for change in changes) == {
+        "new_prompt": 10_000,
+        "prompt_removed": 10_000,
+    }
 
 
 def test_any_two_releases_can_be_compared(storage: LocalFolder) -> None:
