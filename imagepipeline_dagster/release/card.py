@@ -56,6 +56,9 @@ class ReleaseFile(_Manifest):
     sha256: str = Field(description="SHA-256 of the file")
     size: int = Field(description="Size in bytes")
     rows: int | None = Field(default=None, description="Images in it, for a Parquet file")
+    part: str | None = Field(
+        default=None, description="The rows that it was made of; files of the same are the same"
+    )
 
 
 class Release(_Manifest):

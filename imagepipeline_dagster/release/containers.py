@@ -24,7 +24,8 @@ _HAS_EXIF = 0x08  # a flag of WebP's VP8X chunk
 def readable(data: bytes, picture_format: str) -> bytes:
     """Return the file as it is, or without the metadata that a reader could not make sense of."""
     suspects = (b"Exif", b"eXIf", b"EXIF", b"Raw profile type", *_PACKED_TEXTS)
-    if picture_format == "AVIF" or not any(word in data for word in suspects):
+    beside = b"".join(_png_beside(data)) if picture_format == "PNG" else data
+    if picture_format == "AVIF" or not any(word in beside for word in suspects):
         return data
     if _can_be_turned(data):
         return data
@@ -54,6 +55,17 @@ def without_exif(data: bytes, picture_format: str) -> bytes:
         case _:
             body = b"".join(_webp_without_exif(data))
             return b"RIFF" + (len(body) + 4).to_bytes(4, "little") + b"WEBP" + body
+
+
+def _png_beside(data: bytes) -> Iterator[bytes]:
+    """Yield all that is no pixels, which are most of a file and slow to search."""
+    at = 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] != b"IDAT":
+            yield data[at:end]
+        at = end
+    yield data[at:]
 
 
 def _jpeg_without_exif(data: bytes) -> Iterator[bytes]:

@@ -1,11 +1,14 @@
 """A release's pictures in each format that its policy names, split by split.
 
-    parquet/data/train-00000-of-00002.parquet     the rows that all else is made from
+    parquet/data/train-00000-1f0c….parquet        a part of the rows, named by its content
     webdataset/train-00000.tar, .index.json       ordinals as keys; where each picture lies
     imagefolder/train/ab/<sha256>.png             with metadata.parquet
 
 No name holds a word of a prompt: readers take words like "test" in a name for a split. A picture's
 bytes are copied and never encoded anew.
+
+Each picture is read once and given to all formats. The files of a part that the former release has
+too are taken over from it: nothing is read or written for them.
 """
 
 from __future__ import annotations
@@ -14,33 +17,43 @@ import hashlib
 import io
 import json
 import tarfile
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, count
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from typing_extensions import Buffer, override
 
+from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.markup import template
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.card import Release, ReleaseFile
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.release.shards import (
     LostImage,
+    Part,
+    ShardWriter,
+    parts_of,
+    read_pictures,
+    released_row,
     shard_schema,
-    split_into_shards,
-    write_shard,
 )
-from imagepipeline_dagster.storage.contract import Storage
+from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
 
 __all__ = ["format_cards", "pack"]
 
 _TAR_BYTES = 500 * 2**20
-_ROWS_AT_ONCE = 16
 _BLOCK = 512  # bytes: a header of a tar, and what its files are filled up to
+_FINISHERS = 4  # threads
+_UNFINISHED = 8  # files that wait for the disk or the network
 
 _LOADING = {
     "parquet": 'load_dataset("parquet", data_files="data/*.parquet")',
@@ -54,35 +67,114 @@ _PATTERNS = {
 }
 
 
-@dataclass(slots=True)
+class _SummedFile(io.FileIO):
+    """A new local file that knows the SHA-256 of what was written to it, from begin to end."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file, "w")
+        self.digest = hashlib.sha256()
+
+    @override
+    def write(self, data: Buffer, /) -> int:
+        written = super().write(data)
+        self.digest.update(memoryview(data)[:written])
+        return written
+
+
 class _Packed:
-    """The files put so far, below a release's folder."""
+    """The files put so far, below a release's folder.
 
-    storage: Storage
-    path: str
-    files: list[ReleaseFile] = field(default_factory=list)
+    A disk or a bucket takes its time for each: that is waited for while others are made.
+    """
 
-    def put(self, name: str, data: bytes) -> None:
-        self.storage.write(f"{self.path}/{name}", data)
+    def __init__(self, storage: Storage, path: str, scratch: Path, former: Release | None) -> None:
+        self.files: list[ReleaseFile] = []
+        self._storage = storage
+        self._path = path
+        self._scratch = scratch
+        self._former = former
+        self._of_part: dict[str, list[ReleaseFile]] = defaultdict(list)
+        for file in former.files if former else ():
+            if file.part is not None:
+                self._of_part[file.part].append(file)
+        self._numbers = count()
+        self._finishing: deque[Future[object]] = deque()
+        self._finishers: ThreadPoolExecutor | None = None
+
+    @contextmanager
+    def all_finished(self) -> Iterator[None]:
+        """Have every file in its place at the end."""
+        with ThreadPoolExecutor(_FINISHERS) as self._finishers:
+            yield
+            self._wait(0)
+
+    def open(self) -> _SummedFile:
+        """Return a new local file."""
+        return _SummedFile(self._scratch / f"{next(self._numbers)}")
+
+    def put(self, name: str, data: bytes, *, part: str | None = None) -> ReleaseFile:
+        """Write a small file."""
         sha256 = hashlib.sha256(data).hexdigest()
-        self.files.append(ReleaseFile(path=name, sha256=sha256, size=len(data)))
+        file = ReleaseFile(path=name, sha256=sha256, size=len(data), part=part)
+        self._finish(partial(self._storage.write, f"{self._path}/{name}", data), file)
+        return file
 
-    def move(self, name: str, file: Path, *, rows: int | None = None) -> None:
-        with file.open("rb") as opened:
-            sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-        size = file.stat().st_size
-        self.storage.upload(f"{self.path}/{name}", file)
-        self.files.append(ReleaseFile(path=name, sha256=sha256, size=size, rows=rows))
+    def move(
+        self, name: str, local: _SummedFile, *, part: str | None = None, rows: int | None = None
+    ) -> None:
+        """Put a local file that is written."""
+        size, source = local.tell(), Path(str(local.name))
+        local.close()
+        file = ReleaseFile(
+            path=name, sha256=local.digest.hexdigest(), size=size, rows=rows, part=part
+        )
+        self._finish(partial(self._storage.upload, f"{self._path}/{name}", source), file)
+
+    def former_files(self, format: str, part: str) -> list[ReleaseFile]:  # noqa: A002 - its name
+        """Return what the former release has in a format of a part."""
+        return [file for file in self._of_part[part] if file.path.startswith(f"{format}/")]
+
+    def take_over(self, files: Mapping[str, ReleaseFile]) -> bool:
+        """Put files of the former release under these names; False where one of them is gone."""
+        assert self._former is not None  # noqa: S101 - the files are of it
+        try:
+            for name, file in files.items():
+                self._storage.copy(f"{self._former.path}/{file.path}", f"{self._path}/{name}")
+        except ObjectMissing:
+            return False
+        self.files += [file.model_copy(update={"path": name}) for name, file in files.items()]
+        return True
+
+    def _finish(self, task: Callable[[], object], file: ReleaseFile) -> None:
+        assert self._finishers is not None  # noqa: S101 - files are put while all are finished
+        self._wait(_UNFINISHED)
+        self._finishing.append(self._finishers.submit(task))
+        self.files.append(file)
+
+    def _wait(self, most: int) -> None:
+        while len(self._finishing) > most:
+            self._finishing.popleft().result()
 
 
-class _Writer(Protocol):
-    """Writes the rows of one split in a format of its own."""
+class _Writer(ABC):
+    """Writes the parts of one split in a format of its own."""
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    @abstractmethod
+    def wants(self, part: Part) -> bool:
+        """Tell whether the part must be written; its files are taken over where they need not."""
+
+    @abstractmethod
+    def add(self, part: Part, row: Mapping[str, Any]) -> None:
         """Take one row, with its picture."""
 
-    def close(self) -> None:
-        """Finish what is open."""
+    def end(self, part: Part) -> None:  # noqa: B027 - not every format has to
+        """Take note that these were all rows of a part."""
+
+    def finish(self) -> None:  # noqa: B027 - not every format has to
+        """Take note that these were all parts."""
+
+    def abandon(self) -> None:  # noqa: B027 - not every format has to
+        """Close what is open, after a failure."""
 
 
 def pack(
@@ -93,6 +185,8 @@ def pack(
     splits: Sequence[str],
     policy: ReleasePolicy,
     bytes_per_shard: int,
+    scratch: Path,
+    former: Release | None = None,
 ) -> tuple[tuple[ReleaseFile, ...], list[LostImage]]:
     """Write the rows with their pictures below `path`; return the files, and what was lost.
 
@@ -103,63 +197,147 @@ def pack(
         splits: the split of each row.
         policy: names the splits and the formats.
         bytes_per_shard: pictures of a Parquet file, in bytes.
+        scratch: a folder for files that are not finished.
+        former: the release whose files are taken over where they are the same.
     """
-    packed = _Packed(storage, path)
+    packed = _Packed(storage, path, scratch, former)
     lost: list[LostImage] = []
-    with scratch_folder() as scratch:
+    with packed.all_finished():
         for split in policy.splits:
             of_split = [row for row, own in zip(rows, splits, strict=True) if own == split]
-            writers = [_writer(name, split, packed, scratch) for name in policy.other_formats]
-            shards = list(split_into_shards(of_split, bytes_per_shard=bytes_per_shard))
-            for index, shard in enumerate(shards):
-                file = scratch / "shard.parquet"
-                lost_here = write_shard(file, shard, storage, split=split)
-                lost += lost_here
-                if len(lost_here) == len(shard):
-                    continue  # a file without a row is of no use to anybody
-                if writers:
-                    for row in _rows_of(file):
-                        for writer in writers:
-                            writer.add(row)
-                name = f"parquet/data/{split}-{index:05d}-of-{len(shards):05d}.parquet"
-                packed.move(name, file, rows=len(shard) - len(lost_here))
-            for writer in writers:
-                writer.close()
-    return tuple(packed.files), lost
+            parts = list(
+                parts_of(split, of_split, bytes_per_shard=bytes_per_shard, shaping=policy.shaping)
+            )
+            writers = [_WRITERS[name](split, parts, packed) for name in policy.formats]
+            lost += _write(storage, parts, writers, shaping=policy.shaping)
+    return tuple(sorted(packed.files, key=lambda file: file.path)), lost
 
 
-def _rows_of(file: Path) -> Iterator[Mapping[str, Any]]:
-    for batch in pq.ParquetFile(file).iter_batches(_ROWS_AT_ONCE):
-        yield from batch.to_pylist()
+def _write(
+    storage: Storage, parts: Sequence[Part], writers: Sequence[_Writer], *, shaping: str
+) -> list[LostImage]:
+    """Write what the writers want of the parts, each picture read once."""
+    wanted = {part: [writer for writer in writers if writer.wants(part)] for part in parts}
+    lost: list[LostImage] = []
+    try:
+        for part, rows in read_pictures(storage, [part for part in parts if wanted[part]]):
+            gone: list[LostImage] = []
+            for row in rows:
+                if isinstance(row, LostImage):
+                    gone.append(row)
+                    continue
+                for writer in wanted[part]:
+                    writer.add(part, row)
+            written = _without(part, gone, shaping)
+            for writer in wanted[part]:
+                writer.end(written)
+            lost += gone
+        for writer in writers:
+            writer.finish()
+    except BaseException:
+        for writer in writers:
+            writer.abandon()
+        raise
+    return lost
 
 
-def _writer(name: str, split: str, packed: _Packed, scratch: Path) -> _Writer:
-    if name == "webdataset":
-        return _Tars(split, packed, scratch)
-    return _Folder(split, packed)
+def _without(part: Part, lost: Sequence[LostImage], shaping: str) -> Part:
+    """Return the part as it was written."""
+    if not lost:
+        return part
+    gone = {loss.row for loss in lost}
+    rows = [row for row in part.rows if row not in gone]
+    return Part.of(part.split, part.number, rows, shaping=shaping)
 
 
-class _Tars:
-    """WebDataset: tars whose members are named by ordinals, with an index beside each."""
+class _Shards(_Writer):
+    """Parquet: a file a part."""
 
-    def __init__(self, split: str, packed: _Packed, scratch: Path) -> None:
+    def __init__(self, split: str, parts: Sequence[Part], packed: _Packed) -> None:
+        del split, parts
+        self._packed = packed
+        self._open: tuple[ShardWriter, _SummedFile] | None = None
+
+    @override
+    def wants(self, part: Part) -> bool:
+        former = self._packed.former_files("parquet", part.key)
+        return not (former and self._packed.take_over({self._name(part): former[0]}))
+
+    @override
+    def add(self, part: Part, row: Mapping[str, Any]) -> None:
+        del part
+        if self._open is None:
+            file = self._packed.open()
+            self._open = ShardWriter(file), file
+        self._open[0].add(row)
+
+    @override
+    def end(self, part: Part) -> None:
+        if self._open is None:
+            return  # a file without a row is of no use to anybody
+        shard, file = self._open
+        self._open = None
+        shard.close()
+        self._packed.move(self._name(part), file, part=part.key, rows=len(part.rows))
+
+    @override
+    def abandon(self) -> None:
+        for opened in self._open or ():
+            opened.close()
+
+    def _name(self, part: Part) -> str:
+        return f"parquet/data/{part.split}-{part.number:05d}-{part.key[:16]}.parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class _PlannedTar:
+    """A tar of whole parts: its place, its parts, and how many pictures lie before it."""
+
+    number: int
+    parts: Sequence[Part]
+    first: int
+
+    def key(self, parts: Iterable[str]) -> str:
+        """Return the key of the tar, with these parts in it."""
+        return hashlib.sha256(
+            canonical_json({"first": self.first, "parts": list(parts)}).encode()
+        ).hexdigest()[:32]
+
+
+class _Tars(_Writer):
+    """WebDataset: tars whose members are named by ordinals, with an index beside each.
+
+    A tar is taken over where all its parts are the same, and as many pictures lie before it.
+    """
+
+    def __init__(self, split: str, parts: Sequence[Part], packed: _Packed) -> None:
         self._split = split
         self._packed = packed
-        self._file = scratch / "shard.tar"
-        self._tar: tarfile.TarFile | None = None
+        tars = list(_planned_tars(parts))
+        self._tar_of = {part.number: tar for tar in tars for part in tar.parts}
+        self._same = {tar.number for tar in tars if self._is_taken_over(tar)}
+        self._open: tuple[_SummedFile, tarfile.TarFile] | None = None
         self._index: list[dict[str, Any]] = []
-        self._tars = 0
-        self._ordinal = 0
+        self._written: list[str] = []
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def _is_taken_over(self, tar: _PlannedTar) -> bool:
+        former = self._packed.former_files("webdataset", tar.key(part.key for part in tar.parts))
+        names = {f"{self._stem(tar)}.{file.path.partition('.')[2]}": file for file in former}
+        return bool(names) and self._packed.take_over(names)
+
+    @override
+    def wants(self, part: Part) -> bool:
+        return self._tar_of[part.number].number not in self._same
+
+    @override
+    def add(self, part: Part, row: Mapping[str, Any]) -> None:
+        if self._open is None:
+            file = self._packed.open()
+            tar = tarfile.TarFile(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)
+            self._open = file, tar
         image = row["image"]["bytes"]
-        if self._tar and self._tar.offset + len(image) > _TAR_BYTES:
-            self.close()
-        if self._tar is None:
-            self._tar = tarfile.open(self._file, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
         extension = Path(row["image"]["path"]).suffix
-        key = f"{self._ordinal:09d}"
-        self._ordinal += 1
+        key = f"{self._tar_of[part.number].first + len(self._index):09d}"
         lineage = {name: value for name, value in row.items() if name != "image"}
         offset = self._member(f"{key}{extension}", image)
         self._member(f"{key}.json", json.dumps(lineage, default=str).encode())
@@ -169,52 +347,116 @@ class _Tars:
 
     def _member(self, name: str, data: bytes) -> int:
         """Add a file, and return where its bytes begin."""
-        assert self._tar is not None  # noqa: S101 - opened before
-        offset = self._tar.offset + _BLOCK
+        assert self._open is not None  # noqa: S101 - opened before
+        _, tar = self._open
+        offset = tar.offset + _BLOCK
         member = tarfile.TarInfo(name)
         member.size = len(data)
-        self._tar.addfile(member, io.BytesIO(data))
+        tar.addfile(member, io.BytesIO(data))
         return offset
 
-    def close(self) -> None:
-        if self._tar is None:
+    @override
+    def end(self, part: Part) -> None:
+        self._written.append(part.key)
+        tar = self._tar_of[part.number]
+        if self._open is None or part.number != tar.parts[-1].number:
             return
-        self._tar.close()
-        name = f"webdataset/{self._split}-{self._tars:05d}"
-        self._packed.move(f"{name}.tar", self._file)
-        self._packed.put(f"{name}.index.json", json.dumps(self._index).encode())
-        self._tar, self._index = None, []
-        self._tars += 1
+        file, opened = self._open
+        opened.close()
+        key = tar.key(self._written)
+        self._packed.move(f"{self._stem(tar)}.tar", file, part=key)
+        index = json.dumps(self._index).encode()
+        self._packed.put(f"{self._stem(tar)}.index.json", index, part=key)
+        self._open, self._index, self._written = None, [], []
+
+    @override
+    def abandon(self) -> None:
+        if self._open is not None:
+            self._open[0].close()
+
+    def _stem(self, tar: _PlannedTar) -> str:
+        return f"webdataset/{self._split}-{tar.number:05d}"
 
 
-class _Folder:
+def _planned_tars(parts: Sequence[Part]) -> Iterator[_PlannedTar]:
+    """Yield the tars, each of about 500 MB at most or of one part."""
+    number = first = size = 0
+    run: list[Part] = []
+    for part in parts:
+        added = sum(row.bytes or 0 for row in part.rows)
+        if run and size + added > _TAR_BYTES:
+            yield _PlannedTar(number, run, first)
+            number, first = number + 1, first + sum(len(own.rows) for own in run)
+            run, size = [], 0
+        run.append(part)
+        size += added
+    if run:
+        yield _PlannedTar(number, run, first)
+
+
+class _Folder(_Writer):
     """An image folder: files named by their content, and a table of what they are."""
 
-    def __init__(self, split: str, packed: _Packed) -> None:
+    def __init__(self, split: str, parts: Sequence[Part], packed: _Packed) -> None:
+        del parts
         self._folder = f"imagefolder/{split}"
         self._packed = packed
-        self._rows: list[dict[str, Any]] = []
-        self._seen: Counter[str] = Counter()
+        self._rows: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        self._used: set[str] = set()
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    @override
+    def wants(self, part: Part) -> bool:
+        former = self._packed.former_files("imagefolder", part.key)
+        names = {PurePosixPath(file.path).name: file for file in former}
+        # Names that tell two equal pictures apart are given anew where they may meet others.
+        plain = [PurePosixPath(image_path(*_picture_of(row))).name for row in part.rows]
+        if sorted(plain) != sorted(names) or not self._used.isdisjoint(plain):
+            return True
+        if not self._packed.take_over({file.path: file for file in former}):
+            return True
+        self._used.update(plain)
+        for row, name in zip(part.rows, plain, strict=True):
+            lineage = released_row(row, split=part.split, file_sha256=names[name].sha256)
+            self._rows[part.number].append({"file_name": _in_its_folder(name), **lineage})
+        return False
+
+    @override
+    def add(self, part: Part, row: Mapping[str, Any]) -> None:
         image = row["image"]
-        path = Path(image["path"])
-        again = self._seen[path.name]
-        self._seen[path.name] += 1
+        path = PurePosixPath(image["path"])
         # A reader knows a row by its file: the same picture of two prompts is two files.
-        name = f"{path.stem}-{again}{path.suffix}" if again else path.name
-        file_name = f"{path.stem[:2]}/{name}"
-        self._packed.put(f"{self._folder}/{file_name}", image["bytes"])
+        names = chain([path.name], (f"{path.stem}-{again}{path.suffix}" for again in count(1)))
+        name = next(name for name in names if name not in self._used)
+        self._used.add(name)
+        file_name = _in_its_folder(name)
+        self._packed.put(f"{self._folder}/{file_name}", image["bytes"], part=part.key)
         lineage = {name: value for name, value in row.items() if name != "image"}
-        self._rows.append({"file_name": file_name, **lineage})
+        self._rows[part.number].append({"file_name": file_name, **lineage})
 
-    def close(self) -> None:
-        if self._rows:
+    @override
+    def finish(self) -> None:
+        rows = [row for number in sorted(self._rows) for row in self._rows[number]]
+        if rows:
             lineage = [f for f in shard_schema() if f.name != "image"]
             schema = pa.schema([pa.field("file_name", pa.string()), *lineage])
             table = io.BytesIO()
-            pq.write_table(pa.Table.from_pylist(self._rows, schema=schema), table)
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), table)
             self._packed.put(f"{self._folder}/metadata.parquet", table.getvalue())
+
+
+def _picture_of(row: ModeratedImage) -> tuple[str, str]:
+    return row.image_sha256 or "", row.format or ""
+
+
+def _in_its_folder(name: str) -> str:
+    return f"{name[:2]}/{name}"
+
+
+_WRITERS: Mapping[str, Callable[[str, Sequence[Part], _Packed], _Writer]] = {
+    "parquet": _Shards,
+    "webdataset": _Tars,
+    "imagefolder": _Folder,
+}
 
 
 def format_cards(release: Release, policy: ReleasePolicy) -> dict[str, bytes]:

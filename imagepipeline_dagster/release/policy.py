@@ -64,3 +64,8 @@ class ReleasePolicy(Options):
     def packing(self) -> str:
         """What tells how the same samples are packed."""
         return self.model_dump_json(include={"formats", "splits", "group_by"})
+
+    @property
+    def shaping(self) -> str:
+        """What makes a part's files other bytes, beside its rows."""
+        return ""

@@ -18,14 +18,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import re
+import json
 import secrets
+import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
+from pathlib import Path
 
 import pyarrow.parquet as pq
 
@@ -51,7 +53,8 @@ from imagepipeline_dagster.release.changes import (
 )
 from imagepipeline_dagster.release.packing import format_cards, pack
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.reading import latest_manifest, read_rows
+from imagepipeline_dagster.release.reading import VERSION, latest_manifest, read_rows
+from imagepipeline_dagster.release.scratch import is_left_behind, scratch_folder
 from imagepipeline_dagster.release.shards import (
     SHARD_BYTES,
     LostImage,
@@ -71,6 +74,7 @@ __all__ = [
 ]
 
 
+_ABANDONED = timedelta(days=1)  # after which a publisher of another machine is taken for dead
 _LONGEST_PAUSE_MS = 200  # between two tries of publishers that met
 
 
@@ -162,55 +166,78 @@ def publish(
     if latest and latest.fingerprint == fingerprint(kept, packing=policy.packing):
         return _unchanged(storage, folder, latest, left_out)
 
-    version = _claim(storage, folder, run_id=run_id, created_at=created_at)
-    path = f"{folder}/{version}"
-    try:
-        former = _former_splits(storage, latest, policy)
-        splits = splits_of(kept, policy, former=former)
-        if sentences := leaks(kept, splits, policy):
-            raise SplitsLeak(" ".join(sentences[:3]))
-        shards, lost = pack(
-            storage, path, kept, splits=splits, policy=policy, bytes_per_shard=bytes_per_shard
-        )
-        rows = _with_losses(rows, lost)
-        gone = {loss.row for loss in lost}
-        splits = [split for row, split in zip(kept, splits, strict=True) if row not in gone]
-        kept = [row for row in kept if row not in gone]
-        left_out = [*left_out, *map(_told, lost)]
-        if not kept:
-            raise NothingToRelease(summarise(rows), left_out)
-        release = Release(
-            name=name,
-            version=version,
-            path=path,
-            fingerprint=fingerprint(kept, packing=policy.packing),
-            splits={split: splits.count(split) for split in policy.splits if split in splits},
-            split_policy=policy.packing,
-            created_at=created_at,
-            run_id=run_id,
-            emulated=sum(row.emulated for row in kept),
-            counts=summarise(rows),
-            prompt_sets=release_counts(rows),
-            left_out=tuple(left_out),
-            files=shards,
-        )
-        while True:
-            # Writing takes a while: somebody may have published meanwhile, and even the same.
-            latest = latest_manifest(storage, folder)
-            if latest and latest.fingerprint == release.fingerprint:
-                _discard(storage, path)
-                return _unchanged(storage, folder, latest, left_out)
-            described = _described(storage, release, latest, kept, rows, policy)
-            if latest_manifest(storage, folder) == latest:
-                break
-    except BaseException:
-        _discard(storage, path)
-        raise
-
-    # From here on nothing is discarded: a write whose answer was lost may have made the version.
-    storage.write(f"{path}/manifest.json", f"{described.model_dump_json(indent=2)}\n".encode())
-    _point_to_latest(storage, folder)
+    with scratch_folder(storage.scratch) as scratch:
+        _clear_leftovers(storage, folder, scratch)
+        version = _claim(storage, folder, scratch, run_id=run_id, created_at=created_at)
+        path = f"{folder}/{version}"
+        try:
+            splits = _splits(storage, kept, latest, policy)
+            files, lost = pack(
+                storage,
+                path,
+                kept,
+                splits=splits,
+                policy=policy,
+                bytes_per_shard=bytes_per_shard,
+                scratch=scratch,
+                former=latest,
+            )
+            rows = _with_losses(rows, lost)
+            gone = {loss.row for loss in lost}
+            splits = [split for row, split in zip(kept, splits, strict=True) if row not in gone]
+            kept = [row for row in kept if row not in gone]
+            left_out = [*left_out, *map(_told, lost)]
+            if not kept:
+                raise NothingToRelease(summarise(rows), left_out)
+            release = Release(
+                name=name,
+                version=version,
+                path=path,
+                fingerprint=fingerprint(kept, packing=policy.packing),
+                splits={split: splits.count(split) for split in policy.splits if split in splits},
+                split_policy=policy.packing,
+                created_at=created_at,
+                run_id=run_id,
+                emulated=sum(row.emulated for row in kept),
+                counts=summarise(rows),
+                prompt_sets=release_counts(rows),
+                left_out=tuple(left_out),
+                files=files,
+            )
+            while True:
+                # Writing takes a while: somebody may have published meanwhile, and even the same.
+                latest = latest_manifest(storage, folder)
+                if latest and latest.fingerprint == release.fingerprint:
+                    storage.delete_folder(path)
+                    return _unchanged(storage, folder, latest, left_out)
+                described = _described(storage, release, latest, kept, rows, policy)
+                if latest_manifest(storage, folder) == latest:
+                    break
+        except BaseException:
+            storage.delete_folder(path)
+            raise
+        # Nothing is discarded any more: a write whose answer was lost may have made the version.
+        manifest = f"{described.model_dump_json(indent=2)}\n".encode()
+        storage.write(f"{path}/manifest.json", manifest)
+        _point_to_latest(storage, folder)
     return described.model_copy(update={"created": True})
+
+
+def _splits(
+    storage: Storage,
+    kept: Sequence[ModeratedImage],
+    latest: Release | None,
+    policy: ReleasePolicy,
+) -> list[str]:
+    """Return the split of each row.
+
+    Raises:
+        SplitsLeak: when pictures that tell of each other would be in several splits.
+    """
+    splits = splits_of(kept, policy, former=_former_splits(storage, latest, policy))
+    if sentences := leaks(kept, splits, policy):
+        raise SplitsLeak(" ".join(sentences[:3]))
+    return splits
 
 
 def _former_splits(
@@ -322,12 +349,20 @@ def _place_in_release(row: ModeratedImage) -> tuple[str, str, int, int, str]:
     return row.prompt_set, row.prompt_id, call, sample, row.image_sha256 or ""
 
 
-def _claim(storage: Storage, folder: str, *, run_id: str, created_at: datetime) -> str:
+def _claim(
+    storage: Storage, folder: str, scratch: Path, *, run_id: str, created_at: datetime
+) -> str:
     """Take the next number and return its version."""
-    taken = re.compile(rf"{re.escape(folder)}/(?:claims/)?v(\d+)[/.]")
-    numbers = (int(match[1]) for path in storage.list(folder) if (match := taken.match(path)))
-    number = max(numbers, default=0) + 1
-    claim = canonical_json({"run_id": run_id, "claimed_at": created_at.isoformat()}).encode()
+    taken = [*storage.folders(folder), *storage.folders(f"{folder}/claims")]
+    number = max((int(name[1:]) for name in taken if VERSION.fullmatch(name)), default=0) + 1
+    claim = canonical_json(
+        {
+            "run_id": run_id,
+            "claimed_at": created_at.isoformat(),
+            "scratch": scratch.name,
+            "home": _home(storage, scratch),
+        }
+    ).encode()
     while True:
         version = f"v{number:04d}"
         mine = f"{folder}/claims/{version}/{uuid.uuid4().hex}.json"
@@ -340,6 +375,31 @@ def _claim(storage: Storage, folder: str, *, run_id: str, created_at: datetime) 
         number += 1
 
 
-def _discard(storage: Storage, path: str) -> None:
-    for leftover in list(storage.list(path)):
-        storage.delete(leftover)
+def _clear_leftovers(storage: Storage, folder: str, scratch: Path) -> None:
+    """Remove the files of publishers that died before their manifest was written."""
+    for version in filter(VERSION.fullmatch, storage.folders(folder)):
+        path = f"{folder}/{version}"
+        if storage.exists(f"{path}/manifest.json"):
+            continue
+        claims = [json.loads(storage.read(p)) for p in storage.list(f"{folder}/claims/{version}")]
+        if claims and all(_is_abandoned(storage, claim, scratch) for claim in claims):
+            storage.delete_folder(path)
+
+
+def _is_abandoned(storage: Storage, claim: Mapping[str, str], scratch: Path) -> bool:
+    """Tell whether the publisher with this claim is dead.
+
+    Its scratch folder tells, where that can be looked at. Elsewhere a day is waited.
+    """
+    if claim.get("home") == _home(storage, scratch):
+        return is_left_behind(scratch.with_name(claim["scratch"]))
+    return datetime.now(UTC) - datetime.fromisoformat(claim["claimed_at"]) > _ABANDONED
+
+
+def _home(storage: Storage, scratch: Path) -> str:
+    """Return what stands for the place of scratch folders, the same for all who share it."""
+    if storage.scratch is not None:
+        return "storage"
+    place = scratch.parent.stat()
+    parts = f"{socket.gethostname()} {place.st_dev} {place.st_ino}"
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]

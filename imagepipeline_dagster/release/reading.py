@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,29 +12,35 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from imagepipeline_dagster.release.card import Release
-from imagepipeline_dagster.storage.contract import Storage
+from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["delete_release", "latest_manifest", "manifests", "read_rows"]
+__all__ = ["VERSION", "delete_release", "latest_manifest", "manifests", "read_rows"]
+
+
+VERSION = re.compile(r"v\d+")
+"""A release's folder; the number says which of two is newer."""
 
 
 def manifests(storage: Storage, folder: str = "releases") -> list[Release]:
     """Return the manifests of a dataset's releases, oldest first."""
-    return [Release.model_validate_json(storage.read(path)) for path in _paths(storage, folder)]
+    newest_first = _manifests(storage, folder)
+    return list(newest_first)[::-1]
 
 
 def latest_manifest(storage: Storage, folder: str = "releases") -> Release | None:
     """Return the manifest of the release with the highest number, None where there is none yet."""
-    paths = _paths(storage, folder)
-    return Release.model_validate_json(storage.read(paths[-1])) if paths else None
+    return next(_manifests(storage, folder), None)
 
 
-def _paths(storage: Storage, folder: str) -> list[str]:
-    manifest = re.compile(rf"{re.escape(folder)}/v(\d+)/manifest\.json")
-    matches = (match for path in storage.list(folder) if (match := manifest.fullmatch(path)))
-    return [match[0] for match in sorted(matches, key=lambda match: int(match[1]))]
+def _manifests(storage: Storage, folder: str) -> Iterator[Release]:
+    """Yield the manifests, the newest first; a folder without one is no release."""
+    versions = filter(VERSION.fullmatch, storage.folders(folder))
+    for version in sorted(versions, key=lambda name: int(name[1:]), reverse=True):
+        with suppress(ObjectMissing):
+            yield Release.model_validate_json(storage.read(f"{folder}/{version}/manifest.json"))
 
 
 def delete_release(storage: Storage, release: Release) -> None:
@@ -42,8 +49,7 @@ def delete_release(storage: Storage, release: Release) -> None:
     Its claim stays, so that no other version ever has its number.
     """
     storage.delete(f"{release.path}/manifest.json")
-    for path in list(storage.list(release.path)):
-        storage.delete(path)
+    storage.delete_folder(release.path)
 
 
 def read_rows(storage: Storage, release: Release, columns: Sequence[str] | None = None) -> pa.Table:

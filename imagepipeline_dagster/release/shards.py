@@ -1,4 +1,7 @@
-"""The kept images with their lineage, as Parquet files.
+"""The kept images with their lineage: cut into parts, read, and written as Parquet files.
+
+A part is a run of rows of one split, known by its content. The next release takes the files of a
+part over as they are. So parts end where prompt sets end, and a change reaches one part alone.
 
 The `image` column is a struct of `bytes` and `path`, and each file carries the description that
 Hugging Face `datasets` looks for: there, and in its viewer, the column is a picture.
@@ -8,12 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path, PurePosixPath
-from typing import Any
+from itertools import chain, groupby
+from operator import itemgetter
+from pathlib import PurePosixPath
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,10 +34,14 @@ __all__ = [
     "FORMAT_VERSION",
     "SHARD_BYTES",
     "LostImage",
+    "Part",
+    "ShardWriter",
     "fingerprint",
+    "parts_of",
+    "read_pictures",
+    "released_row",
     "shard_schema",
     "split_into_shards",
-    "write_shard",
 ]
 
 FORMAT_VERSION = 3
@@ -39,6 +49,9 @@ FORMAT_VERSION = 3
 
 SHARD_BYTES = 256 * 2**20
 """Images of a shard, in bytes: few files, yet each is quick to fetch and to hold."""
+
+_PART_BYTES = 4 * 2**20  # a prompt set with more pictures than this has parts of its own
+_MOST_PARTS = 4096  # of a split, about: a larger dataset has larger parts
 
 # A writer and a reader hold a row group at a time.
 _ROW_GROUP = 100  # rows
@@ -109,6 +122,11 @@ def shard_schema() -> pa.Schema:
     return pa.schema([image, *lineage], metadata={"huggingface": described})
 
 
+@cache
+def _lineage() -> tuple[str, ...]:
+    return tuple(name for name in shard_schema().names if name not in _OF_THE_RELEASE)
+
+
 def _dtype(arrow_type: pa.DataType) -> str:
     """Return the name that Hugging Face `datasets` has for an Arrow type."""
     return "float64" if pa.types.is_float64(arrow_type) else str(arrow_type)
@@ -116,16 +134,86 @@ def _dtype(arrow_type: pa.DataType) -> str:
 
 def fingerprint(rows: Iterable[ModeratedImage], *, packing: str = "") -> str:
     """Return the SHA-256 of what the rows say and show, in whatever order and by whichever run."""
-    names = [
-        name
-        for name in arrow_schema(ModeratedImage).names
-        if name not in _LEFT_OUT | _CIRCUMSTANCES
-    ]
-    lines = sorted(canonical_json({name: getattr(row, name) for name in names}) for row in rows)
     digest = hashlib.sha256(f"shards {FORMAT_VERSION} {packing}\n".encode())
-    for line in lines:
-        digest.update(f"{line}\n".encode())
+    for line in sorted(map(_digest_of, rows)):  # a million digests take little memory
+        digest.update(line)
     return digest.hexdigest()
+
+
+@cache
+def _content_columns() -> tuple[str, ...]:
+    names = arrow_schema(ModeratedImage).names
+    return tuple(name for name in names if name not in _LEFT_OUT | _CIRCUMSTANCES)
+
+
+def _digest_of(row: ModeratedImage) -> bytes:
+    content = {name: getattr(row, name) for name in _content_columns()}
+    return hashlib.sha256(canonical_json(content).encode()).digest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A run of rows of one split, whose files are the same as long as its content is.
+
+    Attributes:
+        split: of all its rows.
+        number: its place in the split.
+        rows: in the order of the release.
+        key: of the content, and of what else makes the files' bytes.
+    """
+
+    split: str
+    number: int
+    rows: Sequence[ModeratedImage]
+    key: str
+
+    @classmethod
+    def of(
+        cls, split: str, number: int, rows: Sequence[ModeratedImage], *, shaping: str = ""
+    ) -> Part:
+        """Return the part that these rows are; `shaping` is what else makes the files' bytes."""
+        return cls(split, number, rows, fingerprint(rows, packing=f"{split} {shaping}")[:32])
+
+
+def parts_of(
+    split: str, rows: Sequence[ModeratedImage], *, bytes_per_shard: int, shaping: str = ""
+) -> Iterator[Part]:
+    """Yield the rows of a split, in order, in parts that end where prompt sets end.
+
+    A large set has parts of its own. Of the small ones the names decide which end a part: so no
+    change of one set moves the borders between others.
+    """
+    runs = _runs(rows)
+    shards = chain.from_iterable(
+        split_into_shards(run, bytes_per_shard=bytes_per_shard) for run in runs
+    )
+    for number, shard in enumerate(shards):
+        yield Part.of(split, number, shard, shaping=shaping)
+
+
+def _runs(rows: Sequence[ModeratedImage]) -> Iterator[list[ModeratedImage]]:
+    """Yield the rows of a large prompt set, or of several small ones."""
+    least = _PART_BYTES
+    total = sum(row.bytes or 0 for row in rows)
+    while total > least * _MOST_PARTS:
+        least *= 2
+    run: list[ModeratedImage] = []
+    for name, of_set in groupby(rows, key=lambda row: row.prompt_set):
+        listed = list(of_set)
+        size = sum(row.bytes or 0 for row in listed)
+        if size >= least:
+            yield run
+            run = []
+        run += listed
+        if size >= least * _share(name):
+            yield run
+            run = []
+    yield run
+
+
+def _share(name: str) -> float:
+    """Return a number from 0 to 1 that a set's name stands for."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big") / 2**32
 
 
 def split_into_shards(
@@ -148,44 +236,77 @@ def split_into_shards(
         yield shard
 
 
-def write_shard(
-    file: Path, rows: Sequence[ModeratedImage], storage: Storage, *, split: str = "train"
-) -> list[LostImage]:
-    """Write the rows with their images to a local Parquet file; return those that could not be.
+class ShardWriter:
+    """Writes one Parquet file, a row group of about 16 MB at a time."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        schema = shard_schema()
+        lineage = [name for name in schema.names if name not in ("image", "file_sha256")]
+        self._group: list[Mapping[str, Any]] = []
+        self._size = 0
+        self._writer = pq.ParquetWriter(
+            file,
+            schema,
+            # Pictures are compressed already, and none of them is like another.
+            compression=dict.fromkeys([*lineage, "file_sha256"], "zstd"),
+            use_dictionary=lineage,  # type: ignore[arg-type] # a list too, says pyarrow
+            write_statistics=lineage,
+            write_page_index=True,
+        )
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take a row, as `read_pictures` yields it."""
+        size = len(row["image"]["bytes"])
+        full = len(self._group) == _ROW_GROUP or self._size + size > _ROW_GROUP_BYTES
+        if self._group and full:
+            self._flush()
+        self._group.append(row)
+        self._size += size
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        columns = {name: [row[name] for row in self._group] for name in shard_schema().names}
+        self._writer.write_table(pa.table(columns, schema=shard_schema()))
+        self._group, self._size = [], 0
+
+
+def read_pictures(
+    storage: Storage, parts: Iterable[Part]
+) -> Iterator[tuple[Part, Iterator[Mapping[str, Any] | LostImage]]]:
+    """Yield each part with its rows, as they are released, and those whose pictures are lost.
+
+    The next pictures are read while these are written; about 50 MB are held at once.
 
     Raises:
         ValueError: when a row has no image.
     """
-    lost: list[LostImage] = []
-    schema = shard_schema()
-    lineage = [name for name in schema.names if name not in _OF_THE_RELEASE]
-    with (
-        pq.ParquetWriter(
-            file,
-            schema,
-            # Pictures are compressed already, and none of them is like another.
-            compression=dict.fromkeys([*lineage, "split", "file_sha256"], "zstd"),
-            use_dictionary=[*lineage, "split"],  # type: ignore[arg-type] # a list too, says pyarrow
-            write_statistics=[*lineage, "split"],
-            write_page_index=True,
-        ) as writer,
-        # A bucket answers one read after tens of milliseconds, and eight as soon.
-        ThreadPoolExecutor(_READERS) as readers,
-    ):
-        for wanted in _row_groups(rows):
-            read = list(readers.map(partial(_image, storage), wanted))
-            lost += [image for image in read if isinstance(image, LostImage)]
-            group = [image for image in read if not isinstance(image, LostImage)]
-            columns: dict[str, list[object]] = {
-                name: [getattr(row, name) for row, _ in group] for name in lineage
-            }
-            columns["image"] = [image for _, image in group]
-            columns["split"] = [split] * len(group)
-            columns["file_sha256"] = [
-                hashlib.sha256(image["bytes"]).hexdigest() for _, image in group
-            ]
-            writer.write_table(pa.table(columns, schema=schema))
-    return lost
+    # A bucket answers one read after tens of milliseconds, and eight as soon.
+    with ThreadPoolExecutor(_READERS) as readers:
+        ahead: deque[tuple[Part, list[Future[Mapping[str, Any] | LostImage]]]] = deque()
+        groups = ((part, group) for part in parts for group in _row_groups(part.rows))
+
+        def released() -> Iterator[tuple[Part, Mapping[str, Any] | LostImage]]:
+            for part, group in groups:
+                read = partial(_released, storage, part.split)
+                ahead.append((part, [readers.submit(read, row) for row in group]))
+                if len(ahead) > 1:
+                    yield from _finished(*ahead.popleft())
+            while ahead:
+                yield from _finished(*ahead.popleft())
+
+        for part, rows in groupby(released(), key=itemgetter(0)):
+            yield part, map(itemgetter(1), rows)
+
+
+def _finished(
+    part: Part, reading: Sequence[Future[Mapping[str, Any] | LostImage]]
+) -> Iterator[tuple[Part, Mapping[str, Any] | LostImage]]:
+    for row in reading:
+        yield part, row.result()
 
 
 def _row_groups(rows: Sequence[ModeratedImage]) -> Iterator[list[ModeratedImage]]:
@@ -195,9 +316,8 @@ def _row_groups(rows: Sequence[ModeratedImage]) -> Iterator[list[ModeratedImage]
             yield group[start : start + _ROW_GROUP]
 
 
-def _image(
-    storage: Storage, row: ModeratedImage
-) -> tuple[ModeratedImage, dict[str, Any]] | LostImage:
+def _released(storage: Storage, split: str, row: ModeratedImage) -> Mapping[str, Any] | LostImage:
+    """Return the row as it is released, with the picture that was bought."""
     if row.image_sha256 is None or row.format is None:
         raise ValueError(f"{row.prompt_set!r}, prompt {row.prompt_id!r}: there is no image")
     path = image_path(row.image_sha256, row.format)
@@ -211,4 +331,13 @@ def _image(
             f"{storage.uri_of(path)} does not hold the bytes that were bought: their SHA-256 "
             "differs. Restore it from a backup, or delete it and fetch it again",
         )
-    return row, {"bytes": readable(data, row.format), "path": PurePosixPath(path).name}
+    shown = readable(data, row.format)
+    sha256 = row.image_sha256 if shown is data else hashlib.sha256(shown).hexdigest()
+    image = {"bytes": shown, "path": PurePosixPath(path).name}
+    return {"image": image, **released_row(row, split=split, file_sha256=sha256)}
+
+
+def released_row(row: ModeratedImage, *, split: str, file_sha256: str) -> dict[str, Any]:
+    """Return the row as it is released, without its picture."""
+    lineage = {name: getattr(row, name) for name in _lineage()}
+    return {**lineage, "split": split, "file_sha256": file_sha256}

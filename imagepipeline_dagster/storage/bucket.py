@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -143,6 +143,22 @@ class S3Bucket(Storage):
         return self.uri_of(path)
 
     @override
+    def copy(self, source: str, target: str) -> None:
+        original, key = self._key(source), self._key(target)
+        tags: dict[str, Any] = (
+            {"TaggingDirective": "REPLACE"} if "Tagging" in self._write_options else {}
+        )
+        with self._asking(source) as client:
+            client.copy_object(
+                Bucket=self._bucket,
+                Key=key,
+                CopySource={"Bucket": self._bucket, "Key": original},
+                MetadataDirective="REPLACE",
+                **tags,
+                **self._told_of(target),
+            )
+
+    @override
     def read(self, path: str) -> bytes:
         key = self._key(path)
         with self._asking(path) as client:
@@ -166,6 +182,28 @@ class S3Bucket(Storage):
         with self._asking(path) as client:
             client.delete_object(Bucket=self._bucket, Key=key)
 
+    @override
+    def folders(self, prefix: str) -> Sequence[str]:
+        key_prefix = f"{self._key(prefix)}/" if prefix else self._key_prefix
+        return sorted(
+            item["Prefix"].removeprefix(key_prefix).rstrip("/")
+            for page in self._pages(key_prefix, prefix, Delimiter="/")
+            for item in page.get("CommonPrefixes", ())
+        )
+
+    @override
+    def delete_folder(self, prefix: str) -> None:
+        for page in self._pages(f"{self._key(prefix)}/", prefix):
+            objects: Any = [{"Key": item["Key"]} for item in page.get("Contents", ())]
+            if not objects:
+                continue
+            with self._asking(prefix) as client:
+                answer = client.delete_objects(
+                    Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True}
+                )
+            if errors := answer.get("Errors"):
+                raise _unavailable(f"{self.uri}/{prefix}", errors[0].get("Code", "DeleteObjects"))
+
     def _told_of(self, path: str) -> dict[str, Any]:
         """Return what S3 is told of an object when it is written."""
         return {"ContentType": _content_type(path), **self._write_options}
@@ -174,17 +212,21 @@ class S3Bucket(Storage):
         return self._key_prefix + checked_path(path)
 
     def _keys_below(self, key_prefix: str, path: str) -> Iterator[str]:
-        following: dict[str, Any] = {}
-        while True:
-            with self._asking(path) as client:
-                page = client.list_objects_v2(Bucket=self._bucket, Prefix=key_prefix, **following)
+        for page in self._pages(key_prefix, path):
             for item in page.get("Contents", ()):
                 # The S3 console marks an empty folder by an object whose key ends in a slash.
                 if not item["Key"].endswith("/"):
                     yield item["Key"].removeprefix(self._key_prefix)
+
+    def _pages(self, key_prefix: str, path: str, **options: str) -> Iterator[Mapping[str, Any]]:
+        following: dict[str, Any] = dict(options)
+        while True:
+            with self._asking(path) as client:
+                page = client.list_objects_v2(Bucket=self._bucket, Prefix=key_prefix, **following)
+            yield page
             if not page["IsTruncated"]:
                 return
-            following = {"ContinuationToken": page["NextContinuationToken"]}
+            following["ContinuationToken"] = page["NextContinuationToken"]
 
     @contextmanager
     def _asking(self, path: str) -> Iterator[S3Client]:

@@ -2,7 +2,7 @@
 
 An object is a path and its bytes. A reader sees a path's former bytes or its new ones, never a
 part of them, whatever happens to the writer. A listing has every object whose writer has returned.
-Nothing else is asked of a storage: no hard links, no conditional writes.
+Nothing else is asked of a storage: no conditional writes, and hard links only where there are some.
 
 Paths are relative and '/'-separated; one that could leave the storage is refused with a ValueError
 before anything is touched.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from imagepipeline_dagster.errors import CorrectableError
@@ -57,10 +57,12 @@ class Storage(ABC):
     """A place for objects. Safe to use from many threads and processes at once.
 
     Every method that takes a path raises ValueError for one with an empty, '.' or '..' part, a
-    backslash or a control character. `uri` is the root's, without a trailing slash.
+    backslash or a control character. `uri` is the root's, without a trailing slash. `scratch` is a
+    local folder from which an upload is quick, None where any is as quick as another.
     """
 
     uri: str
+    scratch: Path | None = None
 
     @abstractmethod
     def uri_of(self, path: str) -> str:
@@ -81,6 +83,16 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    def copy(self, source: str, target: str) -> None:
+        """Put the bytes of `source` at `target` too; they do not pass through this process.
+
+        In a folder both are one file with two names: no bytes are written.
+
+        Raises:
+            ObjectMissing: when there is no object at `source`.
+        """
+
+    @abstractmethod
     def read(self, path: str) -> bytes:
         """Return the object's bytes.
 
@@ -97,8 +109,19 @@ class Storage(ABC):
         """Yield the paths below the folder `prefix` ('' for all), sorted by code point."""
 
     @abstractmethod
+    def folders(self, prefix: str) -> Sequence[str]:
+        """Return the names of the folders directly in the folder `prefix`, sorted.
+
+        Nothing below them is listed, however much that is.
+        """
+
+    @abstractmethod
     def delete(self, path: str) -> None:
         """Remove the object; nothing happens where there is none."""
+
+    @abstractmethod
+    def delete_folder(self, prefix: str) -> None:
+        """Remove every object below the folder, and what killed writers left unfinished there."""
 
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -6,8 +6,9 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 
 from typing_extensions import override
@@ -31,7 +32,7 @@ class LocalFolder(Storage):
     """
 
     def __init__(self, folder: Path) -> None:
-        self._root = folder.resolve()
+        self._root = self.scratch = folder.resolve()
         self.uri = self._root.as_uri().rstrip("/")
 
     @override
@@ -51,23 +52,29 @@ class LocalFolder(Storage):
         location = self._location(path)
         source = file.resolve(strict=True)
         with _temporary_beside(location) as temporary:
-            try:
-                temporary.hardlink_to(source)
-            except OSError:  # another file system, or one without hard links
-                shutil.copyfile(source, temporary)
-            with temporary.open("rb") as written:
-                _sync(written.fileno())
+            _link_or_copy(source, temporary)
             temporary.replace(location)
         _sync_folder(location.parent)
         file.unlink()
         return self.uri_of(path)
 
     @override
+    def copy(self, source: str, target: str) -> None:
+        original, location = self._location(source), self._location(target)
+        with _temporary_beside(location) as temporary:
+            try:
+                _link_or_copy(original, temporary)
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                raise self._missing(source) from None
+            temporary.replace(location)
+        _sync_folder(location.parent)
+
+    @override
     def read(self, path: str) -> bytes:
         try:
             return self._location(path).read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise ObjectMissing(f"there is no object at {self.uri_of(path)}") from None
+            raise self._missing(path) from None
 
     @override
     def exists(self, path: str) -> bool:
@@ -85,12 +92,35 @@ class LocalFolder(Storage):
         if location.is_file():
             location.unlink(missing_ok=True)
 
+    @override
+    def folders(self, prefix: str) -> Sequence[str]:
+        try:
+            with os.scandir(self._location(prefix) if prefix else self._root) as entries:
+                names = [e.name for e in entries if e.is_dir(follow_symlinks=False)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(name for name in names if not name.startswith(TEMPORARY_PREFIX))
+
+    @override
+    def delete_folder(self, prefix: str) -> None:
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self._location(prefix))
+
     def _location(self, path: str) -> Path:
         location = self._root / checked_path(path)
         # A link that somebody put into the folder must not lead writes and reads out of it.
-        if not location.resolve().is_relative_to(self._root):
+        if self._has_a_link(path) and not location.resolve().is_relative_to(self._root):
             raise ValueError(f"{path!r} leads out of {self.uri} by a symbolic link")
         return location
+
+    def _has_a_link(self, path: str) -> bool:
+        """Tell whether a part of the path is a link; to resolve the root each time is slow."""
+        location = self._root / path
+        parts = takewhile(lambda part: part != self._root, (location, *location.parents))
+        return any(part.is_symlink() for part in parts)
+
+    def _missing(self, path: str) -> ObjectMissing:
+        return ObjectMissing(f"there is no object at {self.uri_of(path)}")
 
 
 @contextmanager
@@ -102,6 +132,18 @@ def _temporary_beside(location: Path) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _link_or_copy(source: Path, temporary: Path) -> None:
+    """Give a file another name, synced; copy it where the file system links no files."""
+    try:
+        temporary.hardlink_to(source)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, temporary)
+    with temporary.open("rb") as written:
+        _sync(written.fileno())
 
 
 def _make_folder(folder: Path) -> None:

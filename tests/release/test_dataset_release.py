@@ -30,7 +30,7 @@ def test_a_release_is_read_in_a_notebook(tmp_path: Path) -> None:
         "changes.parquet",
         "contact_sheet.webp",
         "parquet/README.md",
-        "parquet/data/train-00000-of-00001.parquet",
+        release.manifest.shards[0].path,
     }
     assert release.as_arrow(["seed"]).to_pydict() == {"seed": [0, 1, 2]}
 

@@ -23,6 +23,8 @@ from typing_extensions import override
 
 from imagepipeline_dagster.moderation.checks import objections
 from imagepipeline_dagster.previews import thumbnail
+from imagepipeline_dagster.release import packing, shards
+from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import (
     NothingToRelease,
     UnmoderatedImage,
@@ -30,6 +32,7 @@ from imagepipeline_dagster.release.publish import (
 )
 from imagepipeline_dagster.release.reading import latest_manifest
 from imagepipeline_dagster.release.scratch import scratch_folder
+from imagepipeline_dagster.release.verifying import problems_of
 from imagepipeline_dagster.storage.contract import Storage, image_path, thumbnail_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.storage.opening import open_storage
@@ -77,7 +80,7 @@ def test_a_release_has_its_shards_card_sheet_and_manifest(either_home: Storage) 
         "releases/v0001/contact_sheet.webp",
         "releases/v0001/manifest.json",
         "releases/v0001/parquet/README.md",
-        "releases/v0001/parquet/data/train-00000-of-00001.parquet",
+        f"releases/v0001/{release.shards[0].path}",
     ]
     found = latest_manifest(either_home)
     assert found == release.model_copy(update={"created": False})
@@ -146,8 +149,10 @@ def test_shards_are_as_large_as_asked(storage: LocalFolder) -> None:
     rows = [kept_row(storage, number) for number in range(7)]
     release = publish_rows(storage, rows, bytes_per_shard=3 * max(row.bytes or 0 for row in rows))
     assert [shard.path for shard in release.shards] == [
-        f"parquet/data/train-{index:05d}-of-00003.parquet" for index in range(3)
+        f"parquet/data/train-{index:05d}-{str(shard.part)[:16]}.parquet"
+        for index, shard in enumerate(release.shards)
     ]
+    assert len(release.shards) == 3
     assert sum(shard.rows or 0 for shard in release.shards) == 7
 
 
@@ -328,7 +333,7 @@ def interrupt() -> None:
 
 
 @pytest.mark.parametrize(
-    "before", ["00001-of", r"contact_sheet", "README", "manifest", r"claims/v0001"]
+    "before", ["train-00001-", r"contact_sheet", "README", "manifest", r"claims/v0001"]
 )
 def test_a_publisher_that_dies_leaves_no_version(storage: LocalFolder, before: str) -> None:
     """Wherever a publisher dies there is no release, and the next one makes a whole one."""
@@ -420,7 +425,7 @@ def test_two_publishers_never_mix(storage: LocalFolder) -> None:
     size = 2 * max(row.bytes or 0 for row in ours)
     shared = Interrupting(
         folder_of(storage, "x").parent,
-        before="00001-of",
+        before="train-00001-",
         happening=lambda: publish_rows(storage, theirs, bytes_per_shard=size),
     )
     release = publish_rows(shared, ours, bytes_per_shard=size)
@@ -465,6 +470,72 @@ def test_two_publishers_of_the_same_make_one_version(storage: LocalFolder) -> No
     release = publish_rows(shared, rows)
     assert (release.version, release.created) == ("v0002", False)
     assert list(storage.list("releases/v0001")) == []
+
+
+def test_a_living_publishers_files_are_left_alone(either_home: Storage) -> None:
+    """Another publisher clears what dead ones left, and nothing of one that still writes."""
+    rows = [kept_row(either_home, number) for number in range(2)]
+    publish_rows(either_home, rows)
+    dead = json.loads(either_home.read(next(iter(either_home.list("releases/claims/v0001")))))
+    with scratch_folder(either_home.scratch) as scratch:
+        for version, name in (("v0002", dead["scratch"]), ("v0003", scratch.name)):
+            claim = json.dumps(dead | {"scratch": name}).encode()
+            either_home.write(f"releases/claims/{version}/a.json", claim)
+            either_home.write(f"releases/{version}/parquet/data/train-0.parquet", b"half")
+        assert publish_rows(either_home, rows[:1]).version == "v0004"
+    assert list(either_home.folders("releases")) == ["claims", "v0001", "v0003", "v0004"]
+
+
+# What a change costs
+
+ALL_FORMATS = ("parquet", "webdataset", "imagefolder")
+
+
+def test_unchanged_parts_are_taken_over(
+    either_home: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a change in one of three sets, no picture of the others is read or written again."""
+    monkeypatch.setattr(shards, "_PART_BYTES", 1)
+    monkeypatch.setattr(packing, "_TAR_BYTES", 1)
+    policy = ReleasePolicy(formats=ALL_FORMATS, max_lost_share=1)
+    rows = [
+        kept_row(either_home, 10 * n + k, prompt_set=name)
+        for n, name in enumerate(["a", "b", "c"])
+        for k in range(3)
+    ]
+    first = publish_rows(either_home, rows, policy=policy)
+    for row in (*rows[:3], *rows[6:]):
+        either_home.delete(image_path(str(row.image_sha256), "PNG"))
+    changed = [*rows[:3], kept_row(either_home, 77, prompt_set="b"), *rows[4:]]
+    second = publish_rows(either_home, changed, policy=policy)
+    assert second.counts.kept == 9
+    sums = {file.sha256 for file in first.files if file.part}
+    new = [file.path for file in second.files if file.part and file.sha256 not in sums]
+    image_name = f"{changed[3].image_sha256}.png"
+    assert sorted(new) == sorted(
+        [
+            f"imagefolder/train/{image_name[:2]}/{image_name}",
+            second.shards[1].path,
+            "webdataset/train-00001.index.json",
+            "webdataset/train-00001.tar",
+        ]
+    )
+    assert problems_of(either_home, second) == []
+    table = pd.read_parquet(
+        BytesIO(either_home.read(f"{second.path}/imagefolder/train/metadata.parquet"))
+    )
+    assert sorted(table["prompt_id"]) == sorted(row.prompt_id for row in changed)
+
+
+def test_another_format_reuses_what_is_there(storage: LocalFolder) -> None:
+    """A format that is added costs its own files alone."""
+    rows = [kept_row(storage, number) for number in range(3)]
+    first = publish_rows(storage, rows)
+    policy = ReleasePolicy(formats=("parquet", "webdataset"), max_lost_share=1)
+    second = publish_rows(storage, rows, policy=policy)
+    assert second.semantic_version == "1.0.1"
+    paths = [folder_of(storage, f"{r.path}/{r.shards[0].path}") for r in (first, second)]
+    assert paths[0].samefile(paths[1])
 
 
 # Reading it back

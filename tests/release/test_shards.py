@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import random
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ import pytest
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release import shards
 from imagepipeline_dagster.release.shards import (
+    LostImage,
+    Part,
+    ShardWriter,
     fingerprint,
+    parts_of,
+    read_pictures,
     shard_schema,
     split_into_shards,
-    write_shard,
 )
 from imagepipeline_dagster.storage.contract import image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
@@ -26,6 +31,19 @@ from tests.release.samples import kept_row, picture
 def storage(tmp_path: Path) -> LocalFolder:
     """Return an empty local storage."""
     return LocalFolder(tmp_path / "storage")
+
+
+def write_shard(file: Path, rows: list[ModeratedImage], storage: LocalFolder) -> list[LostImage]:
+    """Write the rows to a Parquet file, and return those whose pictures are lost."""
+    lost: list[LostImage] = []
+    with file.open("wb") as opened, closing(ShardWriter(opened)) as shard:
+        for _, released in read_pictures(storage, [Part.of("train", 0, rows)]):
+            for row in released:
+                if isinstance(row, LostImage):
+                    lost.append(row)
+                else:
+                    shard.add(row)
+    return lost
 
 
 def of_size(size: int) -> ModeratedImage:
@@ -48,6 +66,25 @@ def test_shards_are_cut_by_the_size_of_their_images() -> None:
     rows = [of_size(size) for size in (60, 40, 1, 250, 10, 90)]
     cut = split_into_shards(rows, bytes_per_shard=100)
     assert [[row.bytes for row in shard] for shard in cut] == [[60, 40], [1], [250], [10, 90]]
+
+
+@pytest.mark.parametrize("sizes", [[3] * 40, [9] * 40, [1] * 200, [3, 9, 1] * 20])
+def test_a_change_of_one_set_changes_one_part(
+    monkeypatch: pytest.MonkeyPatch, sizes: list[int]
+) -> None:
+    """Whatever the sizes of the sets: a set that grew, came or went leaves the others alone."""
+    monkeypatch.setattr(shards, "_PART_BYTES", 4)
+    sets = [
+        dataclasses.replace(of_size(size), prompt_set=f"set {number:03d}")
+        for number, size in enumerate(sizes)
+    ]
+    keys = {part.key for part in parts_of("train", sets, bytes_per_shard=1000)}
+    assert len(keys) > 5
+    middle = len(sets) // 2
+    grown = dataclasses.replace(sets[middle], bytes=(sets[middle].bytes or 0) + 1)
+    for changed in ([*sets[:middle], *sets[middle + 1 :]], [*sets[:middle], grown, *sets[middle:]]):
+        after = {part.key for part in parts_of("train", changed, bytes_per_shard=1000)}
+        assert len(after - keys) <= 2
 
 
 def test_no_rows_make_no_shards() -> None:

@@ -117,6 +117,44 @@ def test_upload_of_no_file_raises(storage: Storage, tmp_path: Path) -> None:
     assert storage.read("a") == b"former"
 
 
+def test_a_copy_has_the_bytes_and_is_no_link_to_what_comes_later(storage: Storage) -> None:
+    """A copy replaces what was there, and keeps its bytes when the original is replaced or gone."""
+    storage.write("a/b.png", b"first")
+    storage.write("c/d.png", b"former")
+    storage.copy("a/b.png", "c/d.png")
+    storage.write("a/b.png", b"second")
+    assert storage.read("c/d.png") == b"first"
+    storage.delete("a/b.png")
+    assert storage.read("c/d.png") == b"first"
+    with pytest.raises(ObjectMissing, match=r"a/b\.png"):
+        storage.copy("a/b.png", "c/e.png")
+
+
+def test_a_copy_in_a_folder_takes_no_space(folder: LocalFolder, tmp_path: Path) -> None:
+    """Both names are one file."""
+    folder.write("a", b"bytes")
+    folder.copy("a", "b/c")
+    assert (tmp_path / "data/a").samefile(tmp_path / "data/b/c")
+
+
+def test_folders_are_listed_without_what_is_in_them(storage: Storage) -> None:
+    """The folders directly below are named, sorted, and files beside them are not."""
+    for path in ("r/v2/a/b", "r/v1/a", "r/file", "s/v3/a"):
+        storage.write(path, b"")
+    assert storage.folders("r") == ["v1", "v2"]
+    assert storage.folders("") == ["r", "s"]
+    assert storage.folders("none") == []
+
+
+def test_a_folder_is_deleted_with_all_that_is_in_it(storage: Storage) -> None:
+    """Nothing below it stays, and nothing beside it goes."""
+    for path in ("r/v1/a", "r/v1/b/c", "r/v10/a"):
+        storage.write(path, b"")
+    storage.delete_folder("r/v1")
+    storage.delete_folder("r/none")
+    assert list(storage.list("r")) == ["r/v10/a"]
+
+
 def test_a_missing_object_is_named(storage: Storage) -> None:
     """Reading what is not there raises an error with the object's URI; a folder is no object."""
     storage.write("a/b", b"")
