@@ -1,6 +1,6 @@
-"""`make bench`: what is beyond one machine: a distant bucket, an account that runs share.
+"""`make bench`: beyond one machine: a distant bucket, a shared account, thousands of sets.
 
-    python -m benchmarks.scale [--jobs 400] [--json PATH] []
+    python -m benchmarks.scale [--jobs 400] [--sets 200] [--json PATH]
 
 Each figure is a ratio of two measurements of the same run, one after the other, each in a process
 of its own. The API, the bucket and the database are on the same machine: repeat what surprises.
@@ -26,6 +26,7 @@ from rich.table import Table
 
 from benchmarks.bucket import bucket
 from benchmarks.databases import postgresql
+from benchmarks.sets import MadeSets, Place, make_sets_alone, make_sets_in_a_batch
 from benchmarks.stage import Api, Stage, buy_a_set
 from benchmarks.vendor import Vendor
 
@@ -75,6 +76,7 @@ class Bench:
         self._console = console
         self.lines: list[Line] = []
         self.verdicts: list[Verdict] = []
+        self.sets: dict[str, MadeSets] = {}
 
     def measure_distance(self) -> None:
         """Buy into a bucket that answers at once, and into one that takes its time."""
@@ -114,6 +116,26 @@ class Bench:
             cpu / self.lines[-_SHARING - 1].cpu_ms,
             at_most=True,
         )
+
+    def measure_sets(self, sets: int) -> None:
+        """Make many small sets in one run, and by the domain functions alone."""
+        made = []
+        with postgresql() as new_database:
+            for make in (make_sets_alone, make_sets_in_a_batch):
+                self._console.print(f"{make.__name__} …", style="dim")
+                with self._vendor() as vendor, _processes(1) as pool:
+                    place = Place(
+                        vendor_url=vendor.url,
+                        api_key=vendor.settings.api_key,
+                        folder=self._new_folder(),
+                        instance_url=new_database(),
+                    )
+                    made.append(pool.submit(make, place, sets).result())
+        alone, batch = made
+        self.sets = {"alone": alone, "batch": batch}
+        ratio = batch.cpu_seconds / alone.cpu_seconds
+        self._judge("sets of 10: CPU in a run, to the bare domain code", 2.0, ratio, at_most=True)
+        self._judge("sets of 10: kB of events a set", 60, batch.event_kb, at_most=True)
 
     def _buy(
         self,
@@ -217,10 +239,11 @@ def _table_of_verdicts(verdicts: list[Verdict]) -> Table:
 
 @click.command()
 @click.option("--jobs", default=400, show_default=True, help="Pictures of each measurement.")
+@click.option("--sets", default=200, show_default=True, help="Prompt sets of ten prompts each.")
 @click.option(
     "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Figures as JSON."
 )
-def main(*, jobs: int, json_path: Path | None) -> None:
+def main(*, jobs: int, sets: int, json_path: Path | None) -> None:
     """Measure a purchase into a distant bucket, and purchases that share one account."""
     console = Console()
     if not console.is_terminal:
@@ -230,7 +253,13 @@ def main(*, jobs: int, json_path: Path | None) -> None:
         bench = Bench(jobs, folder=Path(name), console=console)
         bench.measure_distance()
         bench.measure_sharing()
+        bench.measure_sets(sets)
     console.print(_table_of_lines(bench.lines))
+    for way, made in bench.sets.items():
+        hours = made.cpu_seconds * 10_000 / 3600
+        console.print(
+            f"sets of 10, {way}: {made.cpu_seconds:.3f} s of CPU each; 10,000 take {hours:.1f} h"
+        )
     console.print(f"Load before: {load_before:.1f} on {os.cpu_count()} cores.")
     console.print(_table_of_verdicts(bench.verdicts))
     if json_path is not None:
@@ -238,6 +267,7 @@ def main(*, jobs: int, json_path: Path | None) -> None:
             "load_before": load_before,
             "cores": os.cpu_count(),
             "lines": [asdict(line) for line in bench.lines],
+            "sets": {way: asdict(made) for way, made in bench.sets.items()},
             "verdicts": [{**asdict(verdict), "met": verdict.met} for verdict in bench.verdicts],
         }
         json_path.write_text(json.dumps(figures, indent=2) + "\n")

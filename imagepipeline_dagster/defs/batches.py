@@ -47,6 +47,8 @@ __all__ = ["PromptSets", "build_batch_job", "run_config_of", "sets_of_run"]
 # A set waits for the API for most of its time; each buys with its part of the run's places.
 _SETS_AT_ONCE = 4
 _FAILURES_SHOWN = 50
+# The assets have their columns themselves; in thousands of events they would be most of the log.
+_COLUMNS = "dagster/column_schema"
 
 _Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 
@@ -226,6 +228,7 @@ class _Batch:
             run_id=self.run_id,
             log=self.log,
             on_start=lambda purchase: self.purchases.update({name: purchase}),
+            small_sheets=True,
         )
         made.events.append(
             dg.AssetObservation(
@@ -243,6 +246,7 @@ class _Batch:
             overrides=self.overrides,
             ledger=self.ledger,
             storage=self.storage,
+            small_sheets=True,
         )
         self._keep(made, made.stage, images, check_moderated_images, tables)
 
@@ -264,7 +268,10 @@ class _Batch:
             dg.AssetMaterialization(
                 key,
                 partition=partition,
-                metadata={**result.metadata, "dagster/uri": uri},
+                metadata={
+                    **{name: value for name, value in result.metadata.items() if name != _COLUMNS},
+                    "dagster/uri": uri,
+                },
                 tags={"dagster/data_version": result.data_version},
             )
         )

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import (
+    column_metadata,
     contact_sheet_of,
     found_table,
     markdown_table,
@@ -71,6 +72,7 @@ def buy_set(
     run_id: str,
     log: logging.Logger,
     on_start: Callable[[Purchase], None] = lambda _: None,
+    small_sheets: bool = False,
 ) -> PurchasedSet:
     """Buy what the plan of one prompt set lacks; `on_start` gets the purchase, to interrupt it."""
     started = time.monotonic()
@@ -146,6 +148,7 @@ def buy_set(
                 images,
                 storage,
                 [None if i.outcome == Outcome.GENERATED else i.outcome for i in images],
+                small=small_sheets,
             ),
         },
     )
@@ -206,6 +209,7 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
         io_manager_key=dataset.resource("io_manager"),
         group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
+        metadata=column_metadata(GeneratedImage),
         pool=dataset.pool or dataset.named("imagepipeline_api"),
         description="The purchase, which costs money: buys what the plan lacks, and nothing else. "
         "A row a sample asked for. The pictures: Partitions, a prompt set, `contact_sheet`.",

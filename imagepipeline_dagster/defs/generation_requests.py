@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.metadata import table_metadata
+from imagepipeline_dagster.defs.metadata import column_metadata, table_metadata
 from imagepipeline_dagster.defs.plan_metadata import plan_figures, refused_rows, requests_to_buy
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.stage import Made
@@ -77,6 +77,7 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
         io_manager_key=dataset.resource("io_manager"),
         group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
+        metadata=column_metadata(PlannedRequest),
         description="The plan, free of charge: each API call that the set needs, whether it would "
         "be bought or is reused, and why. Look here before paying.",
     )

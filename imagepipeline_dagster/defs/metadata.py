@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.purchase.images import GeneratedImage
 
 __all__ = [
+    "column_metadata",
     "column_schema",
     "contact_sheet_of",
     "found_table",
@@ -31,6 +32,8 @@ __all__ = [
 ]
 
 _TILES = 64
+_TILES_OF_A_SMALL_SHEET = 6
+_SMALL_SHEET_BYTES = 5_000
 # An event's metadata stays under 48 kB: as base64 this leaves room for the columns' descriptions.
 _SHEET_BYTES = 28_000
 
@@ -41,9 +44,14 @@ def table_metadata(
     """Return the metadata that every stage's table has; `started` is of the monotonic clock."""
     return {
         "dagster/row_count": row_count,
-        "dagster/column_schema": column_schema(arrow_schema(row_type)),
+        **column_metadata(row_type),
         "seconds": seconds_since(started),
     }
+
+
+def column_metadata(row_type: type[DataclassInstance]) -> dict[str, Any]:
+    """Return the columns of a stage's table, as its asset and its events have them."""
+    return {"dagster/column_schema": column_schema(arrow_schema(row_type))}
 
 
 def seconds_since(started: float) -> float:
@@ -72,15 +80,20 @@ def contact_sheet_of(
     marks: Iterable[str | None],
     *,
     byte_budget: int = _SHEET_BYTES,
+    small: bool = False,
 ) -> dg.MarkdownMetadataValue:
     """Return a contact sheet of a set's samples, the first of many, that shows in the UI.
+
+    A `small` one has a row of small pictures: for an event among thousands.
 
     A mark that begins with "rejected" or "quarantined" blurs its picture: nobody should have to
     look at what was filtered out.
     """
     shown = list(zip(images, marks, strict=True))
+    tiles_shown = _TILES_OF_A_SMALL_SHEET if small else _TILES
+    first = [image for image, _ in shown[:tiles_shown]]
     with ThreadPoolExecutor(8) as threads:
-        thumbnails = list(threads.map(lambda shown: _thumbnail(storage, shown[0]), shown[:_TILES]))
+        thumbnails = list(threads.map(lambda image: _thumbnail(storage, image), first))
     thumbnails += [None] * (len(shown) - len(thumbnails))
     tiles = [
         Tile(
@@ -91,9 +104,11 @@ def contact_sheet_of(
         )
         for (image, mark), thumbnail in zip(shown, thumbnails, strict=True)
     ]
-    return dg.MetadataValue.md(
-        markdown_picture(contact_sheet(tiles, byte_budget=byte_budget), f"{len(images)} samples")
-    )
+    if small:
+        sheet = contact_sheet(tiles[:tiles_shown], byte_budget=_SMALL_SHEET_BYTES, tile_side=56)
+    else:
+        sheet = contact_sheet(tiles, byte_budget=byte_budget)
+    return dg.MetadataValue.md(markdown_picture(sheet, f"{len(images)} samples"))
 
 
 def _thumbnail(storage: Storage, image: GeneratedImage) -> bytes | None:

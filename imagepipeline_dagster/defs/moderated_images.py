@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.metadata import found_table, table_metadata
+from imagepipeline_dagster.defs.metadata import column_metadata, found_table, table_metadata
 from imagepipeline_dagster.defs.moderation_checks import verdict_checks
 from imagepipeline_dagster.defs.moderation_metadata import moderation_metadata
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
@@ -42,6 +42,7 @@ def moderate(
     overrides: Sequence[Override],
     ledger: Ledger,
     storage: Storage,
+    small_sheets: bool = False,
 ) -> Made[ModeratedImage]:
     """Give each sample of one prompt set its verdict."""
     started = time.monotonic()
@@ -61,7 +62,7 @@ def moderate(
         data_version=f"{content}-{moderation.rules.digest[:8]}",
         metadata={
             **table_metadata(ModeratedImage, len(moderation.images), started=started),
-            **moderation_metadata(moderation, storage),
+            **moderation_metadata(moderation, storage, small_sheets=small_sheets),
         },
     )
 
@@ -131,6 +132,7 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
         io_manager_key=dataset.resource("io_manager"),
         group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
+        metadata=column_metadata(ModeratedImage),
         hooks={record_what_was_moderated},
         description="The verdicts: a row a sample asked for, kept, rejected or quarantined, and "
         "why. The pictures: Partitions, a prompt set, `contact_sheet`, where what is not kept is "

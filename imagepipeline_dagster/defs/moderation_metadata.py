@@ -21,7 +21,9 @@ _SHEET_NAMES = {
 }
 
 
-def moderation_metadata(moderation: Moderation, storage: Storage) -> dict[str, Any]:
+def moderation_metadata(
+    moderation: Moderation, storage: Storage, *, small_sheets: bool
+) -> dict[str, Any]:
     """Return the event's metadata; sheets of verdicts that nothing has are left out."""
     images = moderation.images
     counts = summarise(images)
@@ -49,7 +51,11 @@ def moderation_metadata(moderation: Moderation, storage: Storage) -> dict[str, A
         if shown or verdict is Verdict.KEPT:
             marks_of = [_mark(image) for image in shown]
             metadata[name] = contact_sheet_of(
-                shown, storage, marks_of, byte_budget=_SHEET_BYTES[verdict]
+                shown,
+                storage,
+                marks_of,
+                byte_budget=_SHEET_BYTES[verdict],
+                small=small_sheets,
             )
     # Last, as it is long and mostly the same.
     return metadata | {"policy": dg.MetadataValue.json(rules.model_dump())}

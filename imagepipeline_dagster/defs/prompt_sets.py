@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.metadata import found_table, table_metadata
+from imagepipeline_dagster.defs.metadata import column_metadata, found_table, table_metadata
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.stage import Made, StageCheck, build_checks
 from imagepipeline_dagster.partition_names import prompt_set_of
@@ -113,6 +113,7 @@ def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
         io_manager_key=dataset.resource("io_manager"),
         group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
+        metadata=column_metadata(Prompt),
         description="The rows of one prompt set, validated: defaults and trigger words filled in, "
         "tokens counted. A refused row stays here, with its problems, and is never bought.",
     )
