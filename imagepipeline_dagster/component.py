@@ -1,5 +1,6 @@
 """`ImageDatasetComponent`: the same pipeline from YAML, for projects laid out by Dagster's `dg`."""
 
+import importlib
 import os
 import re
 from collections.abc import Callable
@@ -105,6 +106,11 @@ class ImageDatasetComponent(ImageDataset, dg.Component, dg.Resolvable):
     ledger_url: Annotated[str | Variable | None, _unrendered(_resolve_secret)] = Field(
         None, description="SQLAlchemy URL of the ledger; unset: a file on the storage."
     )
+    executor: str = Field(
+        "in_process",
+        description="What runs the steps of its jobs: in_process, multiprocess, or an executor by "
+        "its import path, as dagster_k8s.k8s_job_executor.",
+    )
     start: bool | None = Field(
         None, description="Whether sensors and schedules run at first; unset: on the emulator."
     )
@@ -129,7 +135,21 @@ class ImageDatasetComponent(ImageDataset, dg.Component, dg.Resolvable):
             ledger_url=_referred(self.ledger_url),
         )
         start = resources["imagepipeline"].emulated if self.start is None else self.start
-        return build_definitions(self, resources, start=start)
+        return build_definitions(self, resources, start=start, executor=_executor(self.executor))
+
+
+def _executor(name: str) -> dg.ExecutorDefinition:
+    own = {"in_process": dg.in_process_executor, "multiprocess": dg.multiprocess_executor}
+    if name in own:
+        return own[name]
+    module, _, attribute = name.rpartition(".")
+    try:
+        executor = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"executor: {name} cannot be imported: {error}") from error
+    if not isinstance(executor, dg.ExecutorDefinition):
+        raise ValueError(f"executor: {name} is no executor, but a {type(executor).__name__}")
+    return executor
 
 
 class _Strict(BaseModel):

@@ -189,3 +189,29 @@ def test_how_it_is_released_comes_from_yaml() -> None:
     }
     with _built(release=written, start=False) as definitions:
         assert definitions.resolve_job_def("release_image_dataset").name == "release_image_dataset"
+
+
+@pytest.mark.parametrize(
+    ("executor", "name"),
+    [
+        ("in_process", "in_process"),
+        ("multiprocess", "multiprocess"),
+        ("dagster_celery.celery_executor", "celery"),
+    ],
+)
+def test_the_executor_is_the_users(tmp_path: Path, executor: str, name: str) -> None:
+    """The jobs of a set, of many sets and of the release run by the executor that is named."""
+    with _built(storage=str(tmp_path), executor=executor) as definitions:
+        for job in ("materialize_prompt_set", "materialize_prompt_sets", "release_image_dataset"):
+            assert definitions.resolve_job_def(job).executor_def.name == name
+
+
+@pytest.mark.parametrize("executor", ["celery", "dagster_celery.nothing", "dagster.asset"])
+def test_what_is_no_executor_is_refused(tmp_path: Path, executor: str) -> None:
+    """The error names the option and its value."""
+    with (
+        pytest.raises(ComponentTreeException) as raised,
+        _built(storage=str(tmp_path), executor=executor),
+    ):
+        pass
+    assert f"executor: {executor}" in str(raised.value.__cause__)

@@ -49,12 +49,17 @@ __all__ = ["ImageDataset", "build_definitions"]
 
 
 def build_definitions(
-    dataset: ImageDataset, resources: Mapping[str, object], *, start: bool
+    dataset: ImageDataset,
+    resources: Mapping[str, object],
+    *,
+    start: bool,
+    executor: dg.ExecutorDefinition = dg.in_process_executor,
 ) -> dg.Definitions:
     """Return a dataset's definitions: seven assets with checks, jobs, sensors and schedules.
 
     `start` says whether the sensors and schedules run from the beginning; a person can switch each
-    of them in the UI.
+    of them in the UI. `executor` runs the steps of the jobs. The stages follow one another: in one
+    process they cost no start of another.
 
     Raises:
         ClassifierMissing, HashesMissing: the moderation policy needs what is not installed.
@@ -62,16 +67,15 @@ def build_definitions(
     job = dg.define_asset_job(
         dataset.named("materialize_prompt_set"),
         selection=dg.AssetSelection.assets(*(dataset.key(stage) for stage in STAGES)),
-        # The chain is linear: a process a step would only cost its start.
-        executor_def=dg.in_process_executor,
+        executor_def=executor,
         description="Plans, buys and moderates one prompt set.",
     )
     bound = bound_resources(dataset, resources)
-    batch_job = build_batch_job(dataset, bound)
+    batch_job = build_batch_job(dataset, bound, executor)
     release_job = dg.define_asset_job(
         dataset.named("release_image_dataset"),
         selection=dg.AssetSelection.assets(dataset.key("image_dataset")),
-        executor_def=dg.in_process_executor,
+        executor_def=executor,
         description="Publishes the kept images of all prompt sets, if anything changed.",
     )
     check_policy(dataset.moderation)

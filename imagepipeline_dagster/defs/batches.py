@@ -60,7 +60,9 @@ class PromptSets(dg.Config):
 
 
 def build_batch_job(
-    dataset: ImageDataset, bound: Mapping[str, dg.ResourceDefinition]
+    dataset: ImageDataset,
+    bound: Mapping[str, dg.ResourceDefinition],
+    executor: dg.ExecutorDefinition,
 ) -> dg.JobDefinition:
     """Return the job that makes many prompt sets, with these of the dataset's resources."""
 
@@ -106,7 +108,7 @@ def build_batch_job(
 
     @dg.job(
         name=dataset.named("materialize_prompt_sets"),
-        executor_def=dg.in_process_executor,
+        executor_def=executor,
         # Dagster would make a sensor anew whose job it gives its resources, and warn of that.
         resource_defs=dict(bound),
         description="Plans, buys and moderates many prompt sets in one run. The sensors ask for it "
