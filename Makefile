@@ -74,6 +74,7 @@ bench: $(EVERYTHING) ## Measure purchase, sensors and moderation beside what one
 	$(BIN)/python -m benchmarks.tables
 	$(BIN)/python -m benchmarks.moderation
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.releases
 
 lock: $(EVERYTHING) ## Resolve pyproject.toml anew into the two locks
 	$(UV_COMPILE) --upgrade --group build --output-file requirements.lock

@@ -5,6 +5,8 @@
 - `stage`: ours, the whole stage with ledger, decoding and storing, measured from outside.
 - `purchase`: runs them one after another against one emulator; the table, and the JSON file.
 
+- `releases`: a release, the next one, further formats and a diff, beside a plain copy.
+
 - `catalogue`: prompts tables of any size, made inside their database.
 - `watching`: the sensors' looks at them, and what pandas takes.
 - `daemon`: the real daemon's quiet ticks (`watched_definitions`), and those of an empty sensor.

@@ -136,10 +136,12 @@ class _Packed:
 
     def take_over(self, files: Mapping[str, ReleaseFile]) -> bool:
         """Put files of the former release under these names; False where one of them is gone."""
-        assert self._former is not None  # noqa: S101 - the files are of it
+        if self._former is None:
+            return False
+        former = self._former.path
+        sources = {f"{self._path}/{name}": f"{former}/{file.path}" for name, file in files.items()}
         try:
-            for name, file in files.items():
-                self._storage.copy(f"{self._former.path}/{file.path}", f"{self._path}/{name}")
+            self._storage.copy(sources)
         except ObjectMissing:
             return False
         self.files += [file.model_copy(update={"path": name}) for name, file in files.items()]
@@ -254,14 +256,20 @@ class _Shards(_Writer):
     """Parquet: a file a part."""
 
     def __init__(self, split: str, parts: Sequence[Part], packed: _Packed) -> None:
-        del split, parts
+        del split
         self._packed = packed
         self._open: tuple[ShardWriter, _SummedFile] | None = None
+        same = {
+            part.number: (self._name(part), former[0])
+            for part in parts
+            if (former := packed.former_files("parquet", part.key))
+        }
+        # All at once: the names in one folder are synced once.
+        self._same = set(same) if packed.take_over(dict(same.values())) else set()
 
     @override
     def wants(self, part: Part) -> bool:
-        former = self._packed.former_files("parquet", part.key)
-        return not (former and self._packed.take_over({self._name(part): former[0]}))
+        return part.number not in self._same
 
     @override
     def add(self, part: Part, row: Mapping[str, Any]) -> None:

@@ -269,8 +269,21 @@ class ShardWriter:
         self._writer.close()
 
     def _flush(self) -> None:
-        columns = {name: [row[name] for row in self._group] for name in shard_schema().names}
-        self._writer.write_table(pa.table(columns, schema=shard_schema()))
+        if not self._group:
+            return
+        schema = shard_schema()
+        columns: dict[str, Any] = {
+            name: [row[name] for row in self._group] for name in schema.names if name != "image"
+        }
+        images = [row["image"] for row in self._group]
+        columns["image"] = pa.StructArray.from_arrays(
+            [
+                pa.array([image["bytes"] for image in images], pa.binary()),
+                pa.array([image["path"] for image in images], pa.string()),
+            ],
+            names=["bytes", "path"],
+        )
+        self._writer.write_table(pa.table(columns, schema=schema))
         self._group, self._size = [], 0
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -62,6 +64,7 @@ WRITE_OPTIONS = ("ACL", "ServerSideEncryption", "SSEKMSKeyId", "StorageClass", "
 
 # A picture is two objects, and a purchase writes sixteen pictures at once.
 _CONNECTIONS = 32
+_COPIES = 8  # at once
 
 
 class S3Opener(Protocol):
@@ -143,7 +146,11 @@ class S3Bucket(Storage):
         return self.uri_of(path)
 
     @override
-    def copy(self, source: str, target: str) -> None:
+    def copy(self, sources: Mapping[str, str]) -> None:
+        with ThreadPoolExecutor(_COPIES) as copies:
+            deque(copies.map(self._copy, sources.values(), sources.keys()), maxlen=0)
+
+    def _copy(self, source: str, target: str) -> None:
         original, key = self._key(source), self._key(target)
         tags: dict[str, Any] = (
             {"TaggingDirective": "REPLACE"} if "Tagging" in self._write_options else {}

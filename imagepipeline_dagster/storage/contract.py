@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from imagepipeline_dagster.errors import CorrectableError
@@ -83,13 +83,16 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def copy(self, source: str, target: str) -> None:
-        """Put the bytes of `source` at `target` too; they do not pass through this process.
+    def copy(self, sources: Mapping[str, str]) -> None:
+        """Put the bytes of each source at its target too; they do not pass through this process.
 
         In a folder both are one file with two names: no bytes are written.
 
+        Args:
+            sources: the path of each source, by that of its target.
+
         Raises:
-            ObjectMissing: when there is no object at `source`.
+            ObjectMissing: when there is no object at a source; others may be copied already.
         """
 
     @abstractmethod

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
@@ -52,22 +52,28 @@ class LocalFolder(Storage):
         location = self._location(path)
         source = file.resolve(strict=True)
         with _temporary_beside(location) as temporary:
-            _link_or_copy(source, temporary)
+            _link_or_copy(source, temporary)  # what is linked was perhaps never synced
+            with temporary.open("rb") as written:
+                _sync(written.fileno())
             temporary.replace(location)
         _sync_folder(location.parent)
         file.unlink()
         return self.uri_of(path)
 
     @override
-    def copy(self, source: str, target: str) -> None:
-        original, location = self._location(source), self._location(target)
-        with _temporary_beside(location) as temporary:
-            try:
-                _link_or_copy(original, temporary)
-            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-                raise self._missing(source) from None
-            temporary.replace(location)
-        _sync_folder(location.parent)
+    def copy(self, sources: Mapping[str, str]) -> None:
+        folders: set[Path] = set()
+        for target, source in sources.items():
+            original, location = self._location(source), self._location(target)
+            with _temporary_beside(location) as temporary:
+                try:
+                    _link_or_copy(original, temporary)
+                except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                    raise self._missing(source) from None
+                temporary.replace(location)
+            folders.add(location.parent)
+        for folder in folders:
+            _sync_folder(folder)
 
     @override
     def read(self, path: str) -> bytes:
@@ -135,15 +141,15 @@ def _temporary_beside(location: Path) -> Iterator[Path]:
 
 
 def _link_or_copy(source: Path, temporary: Path) -> None:
-    """Give a file another name, synced; copy it where the file system links no files."""
+    """Give a file another name; copy it, synced, where the file system links no files."""
     try:
         temporary.hardlink_to(source)
     except FileNotFoundError:
         raise
     except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, temporary)
-    with temporary.open("rb") as written:
-        _sync(written.fileno())
+        with temporary.open("rb") as written:
+            _sync(written.fileno())
 
 
 def _make_folder(folder: Path) -> None:

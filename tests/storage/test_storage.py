@@ -121,19 +121,19 @@ def test_a_copy_has_the_bytes_and_is_no_link_to_what_comes_later(storage: Storag
     """A copy replaces what was there, and keeps its bytes when the original is replaced or gone."""
     storage.write("a/b.png", b"first")
     storage.write("c/d.png", b"former")
-    storage.copy("a/b.png", "c/d.png")
+    storage.copy({"c/d.png": "a/b.png"})
     storage.write("a/b.png", b"second")
     assert storage.read("c/d.png") == b"first"
     storage.delete("a/b.png")
     assert storage.read("c/d.png") == b"first"
     with pytest.raises(ObjectMissing, match=r"a/b\.png"):
-        storage.copy("a/b.png", "c/e.png")
+        storage.copy({"c/e.png": "a/b.png"})
 
 
 def test_a_copy_in_a_folder_takes_no_space(folder: LocalFolder, tmp_path: Path) -> None:
     """Both names are one file."""
     folder.write("a", b"bytes")
-    folder.copy("a", "b/c")
+    folder.copy({"b/c": "a"})
     assert (tmp_path / "data/a").samefile(tmp_path / "data/b/c")
 
 

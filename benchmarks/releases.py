@@ -1,0 +1,249 @@
+"""`make bench`: releases, beside a plain copy with fsync of the same bytes in the same run.
+
+    python -m benchmarks.releases [--pictures 10000] [--rows 1000000] [--json PATH]
+
+Every release is a process of its own; ratios are of one run. The copy is one pass: each picture is
+read and appended to one file, which is synced at the end. No way to write the bytes is cheaper.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import multiprocessing
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import ParamSpec
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.moderation import Line
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.release.changes import COMPARED, changes_between
+from imagepipeline_dagster.release.policy import ReleasePolicy
+from imagepipeline_dagster.release.publish import publish
+from imagepipeline_dagster.storage.contract import image_path
+from imagepipeline_dagster.storage.folder import LocalFolder
+
+__all__ = ["main"]
+
+P = ParamSpec("P")
+
+_NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+_PICTURE_BYTES = 100_000
+_SETS = 100
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Spent:
+    seconds: float
+    peak_mib: float
+
+
+def _apart(work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> _Spent:
+    """Return what a piece of work took in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(_measured, partial(work, *args, **kwargs)).result()
+
+
+def _measured(work: Callable[[], object]) -> _Spent:
+    began = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - began
+    return _Spent(
+        seconds=seconds, peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    )
+
+
+def _row(number: int, *, pictures: int) -> ModeratedImage:
+    """Return a kept row; its picture is drawn from its number."""
+    data = _picture(number)
+    return ModeratedImage(
+        prompt_set=f"set {number * _SETS // pictures:05d}",
+        prompt_id=f"p{number:08d}",
+        call_index=0,
+        sample_index=0,
+        outcome="generated",
+        content_version="1",
+        prompt=f"a harbour at dawn, number {number}",
+        seed=number,
+        samples=1,
+        safety_checker=True,
+        request=json.dumps({"prompt": f"a harbour at dawn, number {number}", "seed": number}),
+        image_sha256=hashlib.sha256(data).hexdigest(),
+        format="PNG",
+        bytes=len(data),
+        value_range=200,
+        completed_at=_NOW,
+        verdict="kept",
+        moderation_reason="ok",
+    )
+
+
+def _picture(number: int) -> bytes:
+    """Return bytes that are as hard to compress as a picture's: one PNG chunk of noise."""
+    noise = hashlib.shake_128(str(number).encode()).digest(_PICTURE_BYTES)
+    return b"".join([_PNG, len(noise).to_bytes(4, "big"), b"IDAT", noise, b"\0\0\0\0"])
+
+
+def _store(folder: Path, numbers: Sequence[int], pictures: int) -> None:
+    """Write the pictures as a purchase does, and let the disk take its time before the race."""
+    storage = LocalFolder(folder)
+    for number in numbers:
+        row = _row(number, pictures=pictures)
+        storage.write(image_path(str(row.image_sha256), "PNG"), _picture(number), derived=True)
+    os.sync()
+
+
+def _copy(folder: Path, target: Path) -> None:
+    with target.open("wb") as copied:
+        for picture in sorted((folder / "images").rglob("*.png")):
+            copied.write(picture.read_bytes())
+        copied.flush()
+        os.fsync(copied.fileno())
+
+
+def _publish(
+    folder: Path, pictures: int, *, to: str, formats: tuple[str, ...], edited: range
+) -> None:
+    """Publish all pictures; the edited ones are others, which were bought in their place."""
+    rows = [_row(number, pictures=pictures) for number in range(pictures)]
+    for number in edited:
+        bought = _row(pictures + number, pictures=pictures)
+        rows[number] = replace(rows[number], image_sha256=bought.image_sha256)
+    began = time.perf_counter()
+    publish(
+        LocalFolder(folder),
+        name="bench",
+        images=rows,
+        run_id="bench",
+        created_at=_NOW,
+        folder=to,
+        policy=ReleasePolicy.model_validate({"formats": formats}),
+    )
+    (folder / f"{to}.seconds").write_text(str(time.perf_counter() - began))
+
+
+def _released(
+    folder: Path, pictures: int, *, to: str, formats: tuple[str, ...], edited: range = range(0)
+) -> _Spent:
+    """Return what publishing took, without making the rows."""
+    spent = _apart(_publish, folder, pictures, to=to, formats=formats, edited=edited)
+    return replace(spent, seconds=float((folder / f"{to}.seconds").read_text()))
+
+
+def _bytes_below(folder: Path, version: str) -> int:
+    """Return the bytes that only this version's files take."""
+    files = [path.stat() for path in (folder / version).rglob("*") if path.is_file()]
+    return sum(stat.st_size for stat in files if stat.st_nlink == 1)
+
+
+def measure_releases(folder: Path, pictures: int) -> list[Line]:
+    """Publish, publish again after a change in one set, and publish with further formats."""
+    edited = range(pictures // 100)
+    _store(folder, [*range(pictures), *(pictures + number for number in edited)], pictures)
+    copied = min(_apart(_copy, folder, folder / f"copy {turn}").seconds for turn in range(2))
+    first = _released(folder, pictures, to="releases", formats=("parquet",))
+    changed = _released(folder, pictures, to="releases", formats=("parquet",), edited=edited)
+    sizes = [_bytes_below(folder / "releases", version) for version in ("v0001", "v0002")]
+    whole = sum(
+        path.stat().st_size for path in (folder / "releases/v0001").rglob("*") if path.is_file()
+    )
+    lines = [
+        Line(what="a plain copy with fsync", measured=copied, unit="s"),
+        Line(
+            what="first release",
+            measured=first.seconds / copied,
+            unit="x the copy",
+            at_most=2,
+        ),
+        Line(what="first release, peak", measured=first.peak_mib, unit="MiB", at_most=400),
+        Line(
+            what="1 % changed in one set, bytes",
+            measured=100 * sizes[1] / whole,
+            unit="% of the first",
+            at_most=5,
+        ),
+        Line(
+            what="1 % changed in one set, time",
+            measured=100 * changed.seconds / first.seconds,
+            unit="% of the first",
+            at_most=15,
+        ),
+    ]
+    for name in ("webdataset", "imagefolder"):
+        spent = _released(folder, pictures, to=name, formats=("parquet", name))
+        lines.append(
+            Line(
+                what=f"{name} beside parquet",
+                measured=(spent.seconds - first.seconds) / copied,
+                unit="x the copy",
+                at_most=1.5,
+            )
+        )
+    return lines
+
+
+def _differ(rows: int) -> None:
+    former = ({name: _compared(number, name) for name in COMPARED} for number in range(rows))
+    newer = (
+        {name: _compared(number, name, edited=number % 100 == 0) for name in COMPARED}
+        for number in range(rows)
+    )
+    assert sum(1 for _ in changes_between(former, newer)) == -(-rows // 100)  # noqa: S101
+
+
+def _compared(number: int, name: str, *, edited: bool = False) -> object:
+    match name:
+        case "prompt_set":
+            return f"set {number // 1000:05d}"
+        case "call_index" | "sample_index":
+            return 0
+        case "overridden_by" | "embeddings" | "embedding_version" | "negative_prompt":
+            return None
+        case "prompt":
+            return f"a harbour, number {number}{', at dawn' if edited else ''}"
+        case _:
+            return f"{name} {number:08d}"
+
+
+def measure_differences(rows: int) -> list[Line]:
+    """Compare two releases of so many rows."""
+    spent = _apart(_differ, rows)
+    return [
+        Line(what=f"diff of {rows:,} rows", measured=spent.seconds, unit="s", at_most=30),
+        Line(what=f"diff of {rows:,} rows, peak", measured=spent.peak_mib, unit="MiB", at_most=300),
+    ]
+
+
+@click.command()
+@click.option("--pictures", default=10_000, show_default=True, help="Of 100 kB each.")
+@click.option("--rows", default=1_000_000, show_default=True, help="Of two compared releases.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write figures here.")
+def main(pictures: int, rows: int, json_path: Path | None) -> None:
+    """Measure releases and differences, and judge what is promised of them."""
+    with tempfile.TemporaryDirectory(prefix="releases-") as folder:
+        lines = measure_releases(Path(folder), pictures)
+    lines += measure_differences(rows)
+    table = Table("what", "measured", "promised", "met", title="promised and measured")
+    for line in lines:
+        measured = f"{line.measured:.3g} {line.unit}"
+        table.add_row(line.what, measured, line.promised, "" if line.met else "NO")
+    Console(width=110).print(table)
+    if json_path:
+        json_path.write_text(json.dumps({"lines": [asdict(line) for line in lines]}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
