@@ -50,15 +50,22 @@ def check_ledger(ledger: Ledger, storage: Storage) -> None:
     """
     with ledger.reading() as connection:
         own = _identity_in(connection)
-        is_empty = connection.execute(select(requests.c.request_key).limit(1)).first() is None
     mark = _mark_of(own, storage)
+    has_marks = has_images = False
+    if mark is None:
+        has_marks, has_images = _holds(storage, _MARKS), _holds(storage, "images")
+        mark = _mark_of(own, storage)
+    # Last: a run that begins meanwhile counts in the ledger before it marks the storage.
+    with ledger.reading() as connection:
+        own = _identity_in(connection)
+        is_empty = connection.execute(select(requests.c.request_key).limit(1)).first() is None
     if mark is not None and mark.purchases > own.purchases:
         raise LedgerMismatch(
             f"The ledger at {ledger.shown_url} is an older copy of the one that bought into "
             f"{storage.uri}: it counts {own.purchases} purchases, the storage {mark.purchases}. "
             f"Nothing was bought. {_REMEDIES}"
         )
-    if mark is None and (_holds(storage, _MARKS) or (is_empty and _holds(storage, "images"))):
+    if mark is None and (has_marks or (is_empty and has_images)):
         raise LedgerMismatch(
             f"The ledger at {ledger.shown_url} knows nothing of what was bought into "
             f"{storage.uri}: it is new, or another one. Nothing was bought. {_REMEDIES}"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -9,12 +10,20 @@ import psycopg
 import pytest
 from psycopg import sql
 from sqlalchemy import delete
+from typing_extensions import override
 
 from imagepipeline_dagster.emulator import EmulatorServer
-from imagepipeline_dagster.ledger.identity import LedgerMismatch, adopt, check_ledger
+from imagepipeline_dagster.ledger.identity import (
+    LedgerMismatch,
+    adopt,
+    check_ledger,
+    mark_storage,
+    record_purchase,
+)
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import requests as requests_table
 from imagepipeline_dagster.ledger.schema import samples, uses
+from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.storage.opening import open_storage
 from tests.buying import Buyer, numbered_rows, prompts_of
 
@@ -61,6 +70,44 @@ def test_the_ledger_that_bought_goes_on_buying(shopper: Buyer, emulator: Emulato
     for number in (4, 5, 6):
         assert shopper.buy(prompts_of(numbered_rows(number))).report.stopper is None
     assert emulator.stats.posts_accepted == 6
+
+
+class Busy(LocalFolder):
+    """A storage that another run begins to buy into just before its first read, or listing."""
+
+    def __init__(self, folder: Path, ledger: Ledger, *, before: str) -> None:
+        super().__init__(folder)
+        self._ledger = ledger
+        self._before = before
+
+    @override
+    def read(self, path: str) -> bytes:
+        self._begin_another("read")
+        return super().read(path)
+
+    @override
+    def list(self, prefix: str = "") -> Iterator[str]:
+        self._begin_another("list")
+        return super().list(prefix)
+
+    def _begin_another(self, step: str) -> None:
+        if step == self._before:
+            self._before = "never again"
+            with self._ledger.engine.begin() as connection:
+                counted = record_purchase(connection)
+            mark_storage(self, counted)
+
+
+@pytest.mark.parametrize("before", ["read", "list"])
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_run_that_begins_at_the_same_time_is_no_stranger(
+    ledger: Ledger, tmp_path: Path, *, marked: bool, before: str
+) -> None:
+    """Two runs that begin at once, be they the first, do not take each other's count for loss."""
+    if marked:
+        adopt(ledger, LocalFolder(tmp_path))
+
+    check_ledger(ledger, Busy(tmp_path, ledger, before=before))
 
 
 def test_an_emptied_ledger_buys_nothing(shopper: Buyer, emulator: EmulatorServer) -> None:
