@@ -110,8 +110,8 @@ def build_batch_job(
         name=dataset.named("materialize_prompt_sets"),
         executor_def=executor,
         # Dagster would make a sensor anew whose job it gives its resources, and warn of that: a
-        # team's IO manager takes the place of the default one. Nothing here has an output.
-        resource_defs={**bound, "io_manager": dg.mem_io_manager},
+        # team's IO manager takes the place of the default one.
+        resource_defs={**bound, "io_manager": bound[dataset.resource("io_manager")]},
         description="Plans, buys and moderates many prompt sets in one run. The sensors ask for it "
         "when many wait.",
     )

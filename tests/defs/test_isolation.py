@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
+from imagepipeline_dagster.defs.batches import run_config_of
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.ledger.requests import Ledger
 from tests.pipeline import figures, open_pipeline
@@ -34,9 +35,12 @@ def most(prices: dict[str, float]) -> float:
     return max(prices.values())
 
 
-def _dataset(folder: Path, *prefix: str) -> dg.Definitions:
+def _dataset(
+    folder: Path, *prefix: str, executor: dg.ExecutorDefinition = dg.in_process_executor
+) -> dg.Definitions:
     resources = resources_for(storage_uri=str(folder / "data"))
-    return build_definitions(ImageDataset(key_prefix=prefix), resources, start=True)
+    dataset = ImageDataset(key_prefix=prefix)
+    return build_definitions(dataset, resources, start=True, executor=executor)
 
 
 @pytest.mark.parametrize("theirs", [{}, THEIRS])
@@ -57,6 +61,16 @@ def test_a_project_keeps_what_is_its_own(tmp_path: Path, theirs: dict[str, Any])
 
     assert result.output_for_node("most") == 3.5
     assert not list((tmp_path / "data").rglob("*.parquet"))
+
+
+def test_a_batch_may_run_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """Dagster plans the job for an executor of several processes: no output stays in memory."""
+    definitions = _dataset(tmp_path, executor=dg.multiprocess_executor)
+    job = definitions.resolve_job_def("materialize_prompt_sets")
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        run = instance.create_run_for_job(job, run_config=run_config_of(ImageDataset(), ["spring"]))
+
+    assert run.step_keys_to_execute == ["make_prompt_sets"]
 
 
 def _names(definitions: dg.Definitions) -> set[str]:
