@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.purchase.replay import ReplayReport
     from imagepipeline_dagster.storage.contract import Storage
 
-__all__ = ["lineage", "replay"]
+__all__ = ["lineage", "replay", "uses_named"]
 
 
 @click.command(short_help="Show what made an image, or what a row or embedding made.")
@@ -70,7 +70,7 @@ def lineage(
         storage = resources["storage"].open()
         with opened_ledger(resources["ledger"].url, create=False) as ledger:
             if image is None:
-                uses = _uses(ledger, prompt, embedding)
+                uses = uses_named(ledger, prompt, embedding)
                 images = {sha256 for use in uses for sha256 in use.images}
                 sets = {use.use.call.prompt_set for use in uses}
             else:
@@ -86,7 +86,8 @@ def lineage(
         _echo_lineage(traced, fates[traced.image_sha256])
 
 
-def _uses(ledger: Ledger, prompt: str | None, embedding: str | None) -> list[RequestUse]:
+def uses_named(ledger: Ledger, prompt: str | None, embedding: str | None) -> list[RequestUse]:
+    """Return the uses of a prompt, as SET/ID, or of an embedding."""
     from imagepipeline_dagster.ledger.lineage import uses_of_embedding, uses_of_prompt
 
     if prompt is None:

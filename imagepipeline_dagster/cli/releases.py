@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import json
 import os
 from collections import Counter
@@ -11,7 +12,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imagepipeline_dagster.cli.terminal import count_of, echo_fields, plain_errors, printable
+from imagepipeline_dagster.cli.configured import configured_ledger, present_ledger, system_user
+from imagepipeline_dagster.cli.terminal import (
+    count_of,
+    echo_fields,
+    plain_errors,
+    printable,
+    why_option,
+)
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.release.dataset_release import DatasetRelease
@@ -25,7 +33,7 @@ _SHOWN = 50  # samples of a difference
 
 @click.group("releases", short_help="Look at releases, compare and verify them.")
 def releases_group() -> None:
-    """Look at releases: list, show, compare, verify, export and prune them."""
+    """Look at releases, compare, verify, export and prune them, and take pictures back."""
 
 
 def _all(prefix: str) -> list[DatasetRelease]:
@@ -167,6 +175,61 @@ def prune(*, keep: int, yes: bool, prefix: str) -> None:
         for release in old:
             delete_release(release.storage, release.manifest)
     click.echo(f"Deleted: {versions}.")
+
+
+@releases_group.command("withdraw")
+@click.option("--image", metavar="SHA256", help="A picture, by the first digits of its SHA-256.")
+@click.option("--prompt", metavar="SET/ID", help="All pictures of a row of the prompts table.")
+@click.option("--embedding", metavar="ID", help="All pictures made with an embedding.")
+@why_option("why", required=True, help="Kept with the decision.")
+@click.option("--who", metavar="NAME", help="Who decides; the system's user by default.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def withdraw(
+    *,
+    image: str | None,
+    prompt: str | None,
+    embedding: str | None,
+    why: str,
+    who: str | None,
+    yes: bool,
+) -> None:
+    """Take pictures back: out of the store, and out of every release that holds them.
+
+    Releases are rewritten without them and verified. The ledger keeps that they were bought, and no
+    run buys them again. If the command is killed, the next one finishes its work.
+    """
+    if [image, prompt, embedding].count(None) != 2:
+        raise click.UsageError("Give --image, --prompt or --embedding.")
+    who = who or system_user()
+    if who is None:
+        raise click.ClickException("The system names no user: say --who.")
+    if not why.strip():
+        raise click.BadParameter("must not be blank", param_hint="--why")
+    from imagepipeline_dagster.cli.lineage import uses_named
+    from imagepipeline_dagster.environment import resources_on_command_line
+    from imagepipeline_dagster.ledger.lineage import lineage_of
+    from imagepipeline_dagster.release import withdrawal
+
+    storage = resources_on_command_line(os.environ)["storage"].open()
+    with plain_errors():
+        # Read first: a ledger that is not there must not be made by a decision about it.
+        with present_ledger() as ledger:
+            if image is not None:
+                images = {lineage_of(ledger, image).image_sha256}
+            else:
+                uses = uses_named(ledger, prompt, embedding)
+                images = {sha256 for use in uses for sha256 in use.images}
+        if not images:
+            raise click.ClickException("The ledger knows no picture of it.")
+        pictures = count_of(len(images), "picture")
+        if not yes:
+            click.confirm(f"Delete {pictures}, here and in every release, for good?", abort=True)
+        now = dt.datetime.now(dt.UTC)
+        with configured_ledger(create=True) as ledger:
+            rewritten = withdrawal.withdraw(storage, ledger, images, who=who, why=why, at=now)
+    click.echo(f"{pictures} withdrawn.")
+    for folder, versions in rewritten.items():
+        click.echo(f"Rewritten in {printable(folder)}: {', '.join(versions)}.")
 
 
 @releases_group.command("export")

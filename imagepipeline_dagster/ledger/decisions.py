@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, update
 
 from imagepipeline_dagster.api.contract import storable
 from imagepipeline_dagster.errors import CorrectableError
@@ -48,12 +48,18 @@ __all__ = [
     "forget",
     "resubmit",
     "unknown_requests",
+    "withdraw_images",
 ]
 
 MIN_PREFIX = 8
 """Least hex digits that stand for a request key, or for an image."""
 
-_NO_PICTURE = (Outcome.EXPIRED, Outcome.UNDECODABLE, Outcome.VENDOR_FILTERED)
+_NO_PICTURE = (
+    Outcome.EXPIRED,
+    Outcome.UNDECODABLE,
+    Outcome.VENDOR_FILTERED,
+    Outcome.WITHDRAWN,
+)
 STUCK_AFTER = dt.timedelta(hours=1)
 """The age from which on a person may decide about a job that neither succeeds nor fails."""
 
@@ -63,6 +69,7 @@ class LedgerDecision(StrEnum):
 
     RESUBMIT = "resubmit"
     FORGET = "forget"
+    WITHDRAW = "withdraw"
 
 
 class DecisionRefused(CorrectableError):
@@ -174,6 +181,47 @@ def forget(ledger: Ledger, keys: Sequence[str], *, who: str, why: str) -> list[E
         ValueError: `who` or `why` is blank.
     """
     return _decide(ledger, keys, LedgerDecision.FORGET, who=who, why=why)
+
+
+def withdraw_images(
+    ledger: Ledger, images: Collection[str], *, who: str, why: str, at: dt.datetime
+) -> None:
+    """Let every sample with one of these pictures be `withdrawn`: no run fetches or buys it again.
+
+    Its request stays paid; `resubmit` alone allows one more job. Doing it again is no harm.
+
+    Args:
+        ledger: where it is written.
+        images: SHA-256 of pictures.
+        who: decides so.
+        why: kept with the decision.
+        at: when it was decided.
+    """
+    has_one = and_(
+        samples.c.image_sha256.in_(sorted(images)), samples.c.outcome != Outcome.WITHDRAWN
+    )
+    with ledger.engine.begin() as connection:
+        keys = connection.scalars(select(samples.c.request_key).where(has_one).distinct()).all()
+        if not keys:
+            return
+        connection.execute(
+            update(samples)
+            .where(has_one)
+            .values(outcome=Outcome.WITHDRAWN, uri=None, error=f"withdrawn by {who}: {why}")
+        )
+        connection.execute(
+            insert(decisions),
+            [
+                {
+                    "request_key": key,
+                    "decided_at": at,
+                    "decision": LedgerDecision.WITHDRAW,
+                    "who": who,
+                    "why": why,
+                }
+                for key in keys
+            ],
+        )
 
 
 def decisions_about(connection: Connection, request_key: str) -> list[TakenDecision]:
@@ -290,6 +338,7 @@ def _concerned(
 _PAST: Mapping[LedgerDecision, str] = {
     LedgerDecision.RESUBMIT: "resubmitted",
     LedgerDecision.FORGET: "forgotten",
+    LedgerDecision.WITHDRAW: "withdrawn",
 }
 
 

@@ -281,6 +281,8 @@ class Outcome(StrEnum):
     UNDECODABLE = "undecodable"
     PENDING = "pending"
     INVALID = "invalid"
+    # It came, and a person took it back.
+    WITHDRAWN = "withdrawn"
 
 
 MAX_JOBS_PER_REQUEST = 2

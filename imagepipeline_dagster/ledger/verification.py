@@ -10,8 +10,9 @@ from enum import StrEnum
 from itertools import islice
 from pathlib import PurePosixPath
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import ColumnElement, Row, func, select
 
+from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import samples
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
@@ -42,7 +43,7 @@ class DamagedImage:
 
 def count_images(ledger: Ledger) -> int:
     """Return how many images the ledger knows."""
-    query = select(func.count(samples.c.image_sha256.distinct()))
+    query = select(func.count(samples.c.image_sha256.distinct())).where(_is_there())
     with ledger.reading() as connection:
         return int(connection.execute(query).scalar_one())
 
@@ -70,13 +71,17 @@ def count_strangers(ledger: Ledger, storage: Storage) -> int:
     return strangers
 
 
+def _is_there() -> ColumnElement[bool]:
+    return samples.c.outcome != Outcome.WITHDRAWN
+
+
 def _pages(ledger: Ledger) -> Iterator[list[Row[str, str, int]]]:
     last = ""
     columns = (samples.c.image_sha256, samples.c.format, samples.c.bytes)
     while True:
         query = (
             select(*columns)
-            .where(samples.c.image_sha256 > last)
+            .where(samples.c.image_sha256 > last, _is_there())
             .distinct()
             .order_by(samples.c.image_sha256)
             .limit(_IMAGES_AT_ONCE)

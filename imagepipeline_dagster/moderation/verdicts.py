@@ -135,6 +135,7 @@ _WITHOUT_PICTURE = {
     Outcome.UNDECODABLE: Verdict.REJECTED,
     Outcome.EXPIRED: Verdict.REJECTED,
     Outcome.INVALID: Verdict.REJECTED,
+    Outcome.WITHDRAWN: Verdict.REJECTED,
     # These may still arrive, so nothing is decided about them.
     Outcome.UNKNOWN: Verdict.QUARANTINED,
     Outcome.PENDING: Verdict.QUARANTINED,

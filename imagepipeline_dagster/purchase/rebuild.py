@@ -46,6 +46,7 @@ _ENDED = (
     Outcome.VENDOR_FILTERED,
     Outcome.EXPIRED,
     Outcome.UNDECODABLE,
+    Outcome.WITHDRAWN,
 )
 _RESTORED = "restored from the stored tables"
 _PERHAPS_BOUGHT = (

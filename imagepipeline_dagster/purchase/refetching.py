@@ -112,7 +112,11 @@ class _Refetching:
         )
 
     def _missing_slots(self, entry: Entry) -> list[int]:
-        there = {sample.slot for sample in entry.stored if self._is_there(sample)}
+        there = {
+            sample.slot
+            for sample in entry.stored
+            if sample.outcome == Outcome.WITHDRAWN or self._is_there(sample)
+        }
         return [slot for slot in range(entry.samples) if slot not in there]
 
     def _is_there(self, sample: StoredSample) -> bool:

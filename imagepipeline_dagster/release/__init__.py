@@ -9,6 +9,7 @@
 - `policy`: how a dataset is released.
 - `changes`: what differs between two releases, and why.
 - `publish`: a new version where the content changed, whole or not at all.
+- `withdrawal`: pictures taken back, out of every release.
 - `scratch`: the folder for unfinished files.
 - `reading`, `verifying`: manifests and rows read back, and every byte of a release.
 - `dataset_release`: a release as its users have it.

@@ -90,6 +90,7 @@ class Release(_Manifest):
         default_factory=dict, description="Images by split; the first manifests name none"
     )
     split_policy: str = Field(default="", description="What the splits were made by, as JSON")
+    policy: str = Field(default="", description="How it was released, as JSON")
     files: tuple[ReleaseFile, ...] = Field(
         # The first manifests listed the Parquet files alone.
         validation_alias=AliasChoices("files", "shards"),

@@ -57,9 +57,10 @@ class Cause(StrEnum):
     PROMPT_REMOVED = "prompt_removed"
     SET_REMOVED = "set_removed"
     LEFT_OUT = "left_out"
+    WITHDRAWN = "withdrawn"
 
 
-_DELIBERATE = frozenset({Cause.OVERRIDE, Cause.POLICY})
+_DELIBERATE = frozenset({Cause.OVERRIDE, Cause.POLICY, Cause.WITHDRAWN})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +217,8 @@ def _why_removed(place: _Place, known: _Known) -> tuple[Cause, str | None]:
     if row is None:
         removed = Cause.PROMPT_REMOVED if place[0] in known.new_sets else Cause.SET_REMOVED
         return removed, None
+    if row.moderation_reason == Outcome.WITHDRAWN:
+        return Cause.WITHDRAWN, row.error
     if row.overridden_by is not None:
         return Cause.OVERRIDE, row.overridden_by
     if row.outcome == Outcome.VENDOR_FILTERED:

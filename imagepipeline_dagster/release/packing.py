@@ -41,7 +41,6 @@ from imagepipeline_dagster.release.shards import (
     LostImage,
     Part,
     ShardWriter,
-    parts_of,
     read_pictures,
     released_row,
     shard_schema,
@@ -182,11 +181,9 @@ class _Writer(ABC):
 def pack(
     storage: Storage,
     path: str,
-    rows: Sequence[ModeratedImage],
+    parts: Mapping[str, Sequence[Part]],
     *,
-    splits: Sequence[str],
     policy: ReleasePolicy,
-    bytes_per_shard: int,
     scratch: Path,
     former: Release | None = None,
 ) -> tuple[tuple[ReleaseFile, ...], list[LostImage]]:
@@ -195,23 +192,17 @@ def pack(
     Args:
         storage: where the pictures are, and where the files go.
         path: the release's folder.
-        rows: in the order that they are released in.
-        splits: the split of each row.
-        policy: names the splits and the formats.
-        bytes_per_shard: pictures of a Parquet file, in bytes.
+        parts: of each split, in the order that they are released in.
+        policy: names the formats.
         scratch: a folder for files that are not finished.
         former: the release whose files are taken over where they are the same.
     """
     packed = _Packed(storage, path, scratch, former)
     lost: list[LostImage] = []
     with packed.all_finished():
-        for split in policy.splits:
-            of_split = [row for row, own in zip(rows, splits, strict=True) if own == split]
-            parts = list(
-                parts_of(split, of_split, bytes_per_shard=bytes_per_shard, shaping=policy.shaping)
-            )
-            writers = [_WRITERS[name](split, parts, packed) for name in policy.formats]
-            lost += _write(storage, parts, writers, shaping=policy.shaping)
+        for split, of_split in parts.items():
+            writers = [_WRITERS[name](split, of_split, packed) for name in policy.formats]
+            lost += _write(storage, of_split, writers, shaping=policy.shaping)
     return tuple(sorted(packed.files, key=lambda file: file.path)), lost
 
 

@@ -27,12 +27,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow.parquet as pq
 
 from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.errors import CorrectableError
+from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.moderation.checks import objections
 from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage, Verdict, summarise
 from imagepipeline_dagster.release.card import (
@@ -58,7 +59,9 @@ from imagepipeline_dagster.release.scratch import is_left_behind, scratch_folder
 from imagepipeline_dagster.release.shards import (
     SHARD_BYTES,
     LostImage,
+    Part,
     fingerprint,
+    parts_of,
 )
 from imagepipeline_dagster.release.splits import Place, SplitsLeak, leaks, splits_of
 from imagepipeline_dagster.rows import arrow_table
@@ -69,8 +72,10 @@ __all__ = [
     "Release",
     "TooMuchLost",
     "UnmoderatedImage",
+    "point_to_latest",
     "publish",
     "release_counts",
+    "write_beside",
 ]
 
 
@@ -155,7 +160,7 @@ def publish(
         SplitsLeak: when pictures that tell of each other would be in several splits.
         TooMuchLost: when more of the former release would be gone than the policy allows.
     """
-    rows = list(images)
+    rows = _without_withdrawn(storage, images)
     # The order makes the same content the same bytes.
     kept = sorted((row for row in rows if row.verdict == Verdict.KEPT), key=_place_in_release)
     if problems := objections(kept):
@@ -172,16 +177,8 @@ def publish(
         path = f"{folder}/{version}"
         try:
             splits = _splits(storage, kept, latest, policy)
-            files, lost = pack(
-                storage,
-                path,
-                kept,
-                splits=splits,
-                policy=policy,
-                bytes_per_shard=bytes_per_shard,
-                scratch=scratch,
-                former=latest,
-            )
+            parts = _parts(kept, splits, policy, bytes_per_shard=bytes_per_shard)
+            files, lost = pack(storage, path, parts, policy=policy, scratch=scratch, former=latest)
             rows = _with_losses(rows, lost)
             gone = {loss.row for loss in lost}
             splits = [split for row, split in zip(kept, splits, strict=True) if row not in gone]
@@ -196,6 +193,7 @@ def publish(
                 fingerprint=fingerprint(kept, packing=policy.packing),
                 splits={split: splits.count(split) for split in policy.splits if split in splits},
                 split_policy=policy.packing,
+                policy=policy.model_dump_json(),
                 created_at=created_at,
                 run_id=run_id,
                 emulated=sum(row.emulated for row in kept),
@@ -219,7 +217,7 @@ def publish(
         # Nothing is discarded any more: a write whose answer was lost may have made the version.
         manifest = f"{described.model_dump_json(indent=2)}\n".encode()
         storage.write(f"{path}/manifest.json", manifest)
-        _point_to_latest(storage, folder)
+        point_to_latest(storage, folder)
     return described.model_copy(update={"created": True})
 
 
@@ -238,6 +236,39 @@ def _splits(
     if sentences := leaks(kept, splits, policy):
         raise SplitsLeak(" ".join(sentences[:3]))
     return splits
+
+
+def _parts(
+    kept: Sequence[ModeratedImage],
+    splits: Sequence[str],
+    policy: ReleasePolicy,
+    *,
+    bytes_per_shard: int,
+) -> dict[str, list[Part]]:
+    """Return the parts of each split."""
+    rows: dict[str, list[ModeratedImage]] = {split: [] for split in policy.splits}
+    for row, split in zip(kept, splits, strict=True):
+        rows[split].append(row)
+    return {
+        split: list(parts_of(split, own, bytes_per_shard=bytes_per_shard, shaping=policy.shaping))
+        for split, own in rows.items()
+    }
+
+
+def _without_withdrawn(storage: Storage, images: Iterable[ModeratedImage]) -> list[ModeratedImage]:
+    """Return the rows; verdicts that are older than a withdrawal bring no picture back."""
+    withdrawn = {PurePosixPath(path).stem for path in storage.list("withdrawn")}
+    return [
+        dataclasses.replace(
+            row,
+            verdict=Verdict.REJECTED.value,
+            moderation_reason=Outcome.WITHDRAWN.value,
+            outcome=Outcome.WITHDRAWN.value,
+        )
+        if row.image_sha256 in withdrawn
+        else row
+        for row in images
+    ]
 
 
 def _former_splits(
@@ -279,6 +310,17 @@ def _described(
             "changes": dict(sorted(causes.items())),
         }
     )
+    return write_beside(storage, release, kept, changes, policy)
+
+
+def write_beside(
+    storage: Storage,
+    release: Release,
+    kept: Sequence[ModeratedImage],
+    changes: Sequence[Change],
+    policy: ReleasePolicy,
+) -> Release:
+    """Write the card, the sheet, the changes and the formats' cards; return it with them."""
     examples = pick_examples(kept)
     table = BytesIO()
     pq.write_table(arrow_table(changes, Change), table, compression="zstd")
@@ -312,11 +354,11 @@ def _refuse_losses(former: Release, changes: Sequence[Change], policy: ReleasePo
 
 
 def _unchanged(storage: Storage, folder: str, latest: Release, left_out: Sequence[str]) -> Release:
-    _point_to_latest(storage, folder)
+    point_to_latest(storage, folder)
     return latest.model_copy(update={"left_out": tuple(left_out)})
 
 
-def _point_to_latest(storage: Storage, folder: str) -> None:
+def point_to_latest(storage: Storage, folder: str) -> None:
     """Let `latest` name the newest version; the next publisher does it for one that died before."""
     newest = latest_manifest(storage, folder)
     if newest:

@@ -7,17 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from imagepipeline_dagster.release.card import Release
+from imagepipeline_dagster.release.card import Release, ReleaseFile
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["VERSION", "delete_release", "latest_manifest", "manifests", "read_rows"]
+__all__ = ["VERSION", "delete_release", "latest_manifest", "manifests", "read_lineage", "read_rows"]
 
 
 VERSION = re.compile(r"v\d+")
@@ -62,6 +62,16 @@ def read_rows(storage: Storage, release: Release, columns: Sequence[str] | None 
         pq.read_table(_source(storage, f"{release.path}/{shard.path}"), columns=names)
         for shard in release.shards
     )
+
+
+def read_lineage(storage: Storage, release: Release, shard: ReleaseFile) -> list[dict[str, Any]]:
+    """Return the rows of one Parquet file, all columns but the picture."""
+    import pyarrow.parquet as pq
+
+    source = _source(storage, f"{release.path}/{shard.path}")
+    opened = pq.ParquetFile(source)
+    columns = [name for name in opened.schema_arrow.names if name != "image"]
+    return opened.read(columns).to_pylist()
 
 
 def _source(storage: Storage, path: str) -> Path | BytesIO:

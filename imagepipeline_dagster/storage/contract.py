@@ -23,6 +23,7 @@ __all__ = [
     "StorageUnavailable",
     "image_path",
     "thumbnail_path",
+    "tombstone_path",
 ]
 
 
@@ -144,6 +145,12 @@ def image_path(sha256: str, format: str) -> str:  # noqa: A002 - Pillow's own wo
 def thumbnail_path(sha256: str) -> str:
     """Return the path of the thumbnail of the image with these bytes."""
     return f"thumbnails/{_shard(sha256)}.webp"
+
+
+def tombstone_path(sha256: str) -> str:
+    """Return the path of the word that the image with these bytes was taken back."""
+    _shard(sha256)
+    return f"withdrawn/{sha256}.json"
 
 
 def _shard(sha256: str) -> str:

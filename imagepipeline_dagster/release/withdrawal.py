@@ -1,0 +1,256 @@
+"""Pictures taken back: out of the store, and out of every release that holds them.
+
+    withdrawn/<sha256>.json      who took it back, when and why, and whether all of it is done
+
+The tombstone is written first, and says at the end that it is finished. Between, any call does all
+steps again: a killed one leaves nothing half. A release is rewritten in its folder. Its files have
+new names where their content is new, and the manifest is replaced in one step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from io import BytesIO
+from itertools import groupby
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from imagepipeline_dagster.errors import CorrectableError
+from imagepipeline_dagster.ledger.decisions import withdraw_images
+from imagepipeline_dagster.ledger.records import Outcome
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage
+from imagepipeline_dagster.release.card import Release
+from imagepipeline_dagster.release.changes import Change
+from imagepipeline_dagster.release.packing import pack
+from imagepipeline_dagster.release.policy import ReleasePolicy
+from imagepipeline_dagster.release.publish import point_to_latest, write_beside
+from imagepipeline_dagster.release.reading import (
+    VERSION,
+    delete_release,
+    manifests,
+    read_lineage,
+    read_rows,
+)
+from imagepipeline_dagster.release.scratch import scratch_folder
+from imagepipeline_dagster.release.shards import Part, fingerprint
+from imagepipeline_dagster.release.verifying import problems_of
+from imagepipeline_dagster.rows import rows_of
+from imagepipeline_dagster.storage.contract import Storage, thumbnail_path, tombstone_path
+
+__all__ = ["NotRewritten", "Withdrawal", "withdraw"]
+
+
+class NotRewritten(CorrectableError):
+    """A release could not be written without a picture; it is as it was."""
+
+
+class Withdrawal(BaseModel):
+    """A picture that was taken back: who decided so, when and why."""
+
+    model_config = ConfigDict(frozen=True)
+
+    image_sha256: str
+    who: str
+    why: str
+    at: dt.datetime
+    finished: bool = False
+
+
+def withdraw(
+    storage: Storage,
+    ledger: Ledger,
+    images: Collection[str],
+    *,
+    who: str,
+    why: str,
+    at: dt.datetime,
+) -> dict[str, list[str]]:
+    """Take these pictures back, and all that an earlier call did not finish.
+
+    Returns:
+        The versions of each folder of releases that were rewritten or, where nothing else was in
+        them, deleted.
+
+    Raises:
+        NotRewritten: a further picture that a release needs is gone or changed.
+    """
+    asked = [Withdrawal(image_sha256=image, who=who, why=why, at=at) for image in sorted(images)]
+    for withdrawal in asked:
+        _write(storage, withdrawal)
+    open_ones = list(_unfinished(storage))
+    for withdrawal in open_ones:
+        withdraw_images(
+            ledger,
+            [withdrawal.image_sha256],
+            who=withdrawal.who,
+            why=withdrawal.why,
+            at=withdrawal.at,
+        )
+    reasons = {withdrawal.image_sha256: withdrawal for withdrawal in open_ones}
+    rewritten = {folder: _rewrite_all(storage, folder, reasons) for folder in _folders(storage)}
+    for withdrawal in open_ones:
+        for path in list(storage.list(f"images/{withdrawal.image_sha256[:2]}")):
+            if Path(path).stem == withdrawal.image_sha256:
+                storage.delete(path)
+        storage.delete(thumbnail_path(withdrawal.image_sha256))
+        _write(storage, withdrawal.model_copy(update={"finished": True}))
+    return {folder: versions for folder, versions in rewritten.items() if versions}
+
+
+def _write(storage: Storage, withdrawal: Withdrawal) -> None:
+    path = tombstone_path(withdrawal.image_sha256)
+    storage.write(path, f"{withdrawal.model_dump_json(indent=2)}\n".encode())
+
+
+def _unfinished(storage: Storage) -> Iterator[Withdrawal]:
+    for path in list(storage.list("withdrawn")):
+        withdrawal = Withdrawal.model_validate_json(storage.read(path))
+        if not withdrawal.finished:
+            yield withdrawal
+
+
+def _folders(storage: Storage, below: str = "") -> Iterator[str]:
+    """Yield the folders of releases, of datasets with and without a key prefix."""
+    for name in storage.folders(below):
+        path = f"{below}/{name}" if below else name
+        if any(map(VERSION.fullmatch, inside := storage.folders(path))):
+            yield path
+        elif inside and path not in ("images", "thumbnails"):
+            yield from _folders(storage, path)
+
+
+def _rewrite_all(storage: Storage, folder: str, withdrawals: Mapping[str, Withdrawal]) -> list[str]:
+    versions: list[str] = []
+    for release in manifests(storage, folder):
+        held = read_rows(storage, release, ["image_sha256"]).column("image_sha256").to_pylist()
+        current: Release | None = release
+        if not withdrawals.keys().isdisjoint(held):
+            with scratch_folder(storage.scratch) as scratch:
+                current = _rewritten(storage, release, withdrawals, scratch)
+            versions.append(release.version)
+        if current is not None:
+            _clear_strangers(storage, current)
+    if versions:
+        point_to_latest(storage, folder)
+    return versions
+
+
+def _rewritten(
+    storage: Storage, release: Release, withdrawals: Mapping[str, Withdrawal], scratch: Path
+) -> Release | None:
+    """Write a release without the pictures; None where nothing is left of it."""
+    policy = ReleasePolicy.model_validate_json(release.policy or "{}")
+    parts, gone = _parts(storage, release, withdrawals, shaping=policy.shaping)
+    kept = [row for of_split in parts.values() for part in of_split for row in part.rows]
+    if not kept:
+        delete_release(storage, release)
+        return None
+    files, lost = pack(storage, release.path, parts, policy=policy, scratch=scratch, former=release)
+    if lost:
+        raise NotRewritten(
+            f"{release.version} cannot be written anew: {lost[0].why}. Then withdraw again, or "
+            "delete the release"
+        )
+    by_set = {
+        name: _counts_without(counts, [row for row in gone if row.prompt_set == name])
+        for name, counts in release.prompt_sets.items()
+    }
+    told = [_told(row, withdrawals[row.image_sha256 or ""]) for row in gone]
+    changed = release.model_copy(
+        update={
+            "files": files,
+            "fingerprint": fingerprint(kept, packing=policy.packing),
+            "splits": {
+                split: number
+                for split, of_split in parts.items()
+                if (number := sum(len(part.rows) for part in of_split))
+            },
+            "emulated": sum(row.emulated for row in kept),
+            "counts": _counts_without(release.counts, gone),
+            "prompt_sets": by_set,
+            "left_out": (*release.left_out, *told),
+        }
+    )
+    changes = [
+        change
+        for change in _stored_changes(storage, release)
+        if withdrawals.keys().isdisjoint((change.image_before, change.image_after))
+    ]
+    changed = write_beside(storage, changed, kept, changes, policy)
+    storage.write(
+        f"{release.path}/manifest.json", f"{changed.model_dump_json(indent=2)}\n".encode()
+    )
+    _clear_strangers(storage, changed)
+    if problems := problems_of(storage, changed):
+        raise NotRewritten(f"{release.version} is not whole: {problems[0]}")
+    return changed
+
+
+def _parts(
+    storage: Storage, release: Release, withdrawals: Collection[str], *, shaping: str
+) -> tuple[dict[str, list[Part]], list[ModeratedImage]]:
+    """Return the release's parts, cut as they were, without the pictures; and their rows."""
+    parts: dict[str, list[Part]] = {split: [] for split in release.splits}
+    gone: list[ModeratedImage] = []
+    for shard in release.shards:
+        size = shard.size // max(1, shard.rows or 1)  # a row does not say it; tars are cut by it
+        lineage = read_lineage(storage, release, shard)
+        for split, of_split in groupby(lineage, key=lambda row: row.get("split", "train")):
+            rows = [_judged(row, size) for row in of_split]
+            gone += [row for row in rows if row.image_sha256 in withdrawals]
+            if kept := [row for row in rows if row.image_sha256 not in withdrawals]:
+                number = len(parts[split])
+                parts[split].append(Part.of(split, number, kept, shaping=shaping))
+    return parts, gone
+
+
+def _judged(lineage: Mapping[str, object], size: int) -> ModeratedImage:
+    names = {field.name for field in dataclasses.fields(ModeratedImage)}
+    known = {name: value for name, value in lineage.items() if name in names}
+    return ModeratedImage(**{**known, "outcome": Outcome.GENERATED.value, "bytes": size})  # type: ignore[arg-type] # the shards have its columns
+
+
+def _counts_without(counts: Counts, gone: Sequence[ModeratedImage]) -> Counts:
+    """Return the counts with these kept samples as withdrawn ones."""
+    if not gone:
+        return counts
+    by_reason = Counter(counts.by_reason)
+    by_reason.subtract(row.moderation_reason for row in gone)
+    by_reason[Outcome.WITHDRAWN.value] += len(gone)
+    why_not_kept = Counter(counts.why_not_kept)
+    why_not_kept[Outcome.WITHDRAWN.value] += len(gone)
+    return dataclasses.replace(
+        counts,
+        kept=counts.kept - len(gone),
+        rejected=counts.rejected + len(gone),
+        by_reason={reason: number for reason, number in sorted(by_reason.items()) if number},
+        why_not_kept=dict(sorted(why_not_kept.items())),
+    )
+
+
+def _told(row: ModeratedImage, withdrawal: Withdrawal) -> str:
+    return (
+        f"{row.prompt_set!r}, prompt {row.prompt_id!r}: its picture {withdrawal.image_sha256[:12]} "
+        f"was withdrawn by {withdrawal.who} on {withdrawal.at:%Y-%m-%d}: {withdrawal.why}"
+    )
+
+
+def _stored_changes(storage: Storage, release: Release) -> Iterable[Change]:
+    path = f"{release.path}/changes.parquet"
+    if not storage.exists(path):
+        return []
+    return rows_of(pq.read_table(BytesIO(storage.read(path))), Change)
+
+
+def _clear_strangers(storage: Storage, release: Release) -> None:
+    """Delete what the manifest does not list: the files before, also of a call that was killed."""
+    listed = {"manifest.json", *(file.path for file in release.files)}
+    for path in list(storage.list(release.path)):
+        if path.removeprefix(f"{release.path}/") not in listed:
+            storage.delete(path)

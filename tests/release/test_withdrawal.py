@@ -1,0 +1,199 @@
+"""Pictures taken back: from the store, from every release, and never bought again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from typing_extensions import override
+
+from imagepipeline_dagster.cli import main
+from imagepipeline_dagster.emulator import EmulatorServer
+from imagepipeline_dagster.ledger.decisions import resubmit
+from imagepipeline_dagster.ledger.lineage import lineage_of
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.moderation.verdicts import moderate
+from imagepipeline_dagster.release.dataset_release import latest_release
+from imagepipeline_dagster.release.policy import ReleasePolicy
+from imagepipeline_dagster.release.reading import manifests
+from imagepipeline_dagster.release.verifying import problems_of
+from imagepipeline_dagster.release.withdrawal import withdraw
+from imagepipeline_dagster.storage.contract import Storage
+from imagepipeline_dagster.storage.folder import LocalFolder
+from imagepipeline_dagster.storage.opening import open_storage
+from tests.buying import Buyer, numbered_rows, prompts_of
+from tests.release.samples import NOON, kept_row, picture, publish_rows
+
+pytest_plugins = ["tests.s3"]
+
+EVERYTHING = ReleasePolicy(
+    formats=("parquet", "webdataset", "imagefolder"),
+    splits={"train": 0.5, "test": 0.5},
+    license="cc-by-4.0",
+    max_lost_share=1,
+)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """Return an empty ledger."""
+    with closing(Ledger(f"sqlite:///{tmp_path}/ledger.db")) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def either_home(request: pytest.FixtureRequest) -> Storage:
+    """Return an empty storage of each kind."""
+    if request.param == "folder":
+        return LocalFolder(request.getfixturevalue("tmp_path") / "storage")
+    return open_storage(f"s3://{request.getfixturevalue('s3_bucket')}/data/sets")
+
+
+def take_back(storage: Storage, ledger: Ledger, *images: str) -> dict[str, list[str]]:
+    """Withdraw pictures as Ana does."""
+    return withdraw(storage, ledger, images, who="ana", why="a person asked", at=NOON)
+
+
+def where_it_is(storage: Storage, number: int) -> list[str]:
+    """Return the objects that hold the picture's bytes."""
+    data = picture(number)
+    return [path for path in storage.list("") if data in storage.read(path)]
+
+
+def test_a_withdrawn_picture_is_nowhere(either_home: Storage, ledger: Ledger) -> None:
+    """Store and all releases of all datasets lack it; they are whole, and say what, why and who."""
+    rows = [kept_row(either_home, number) for number in range(8)]
+    for folder in ("releases", "foxes/releases"):
+        publish_rows(either_home, rows[:6], folder=folder, policy=EVERYTHING)
+        publish_rows(either_home, rows, folder=folder, policy=EVERYTHING)
+    image = str(rows[3].image_sha256)
+    assert len(where_it_is(either_home, 3)) > 8
+
+    assert take_back(either_home, ledger, image) == {
+        "releases": ["v0001", "v0002"],
+        "foxes/releases": ["v0001", "v0002"],
+    }
+    assert where_it_is(either_home, 3) == []
+    for folder in ("releases", "foxes/releases"):
+        for release, kept in zip(manifests(either_home, folder), (5, 7), strict=True):
+            assert problems_of(either_home, release) == []
+            assert (release.counts.kept, release.counts.by_reason["withdrawn"]) == (kept, 1)
+            assert sum(release.splits.values()) == kept
+            assert "was withdrawn by ana on 2026-03-01: a person asked" in release.left_out[-1]
+            card = either_home.read(f"{release.path}/README.md").decode()
+            assert "withdrawn by ana" in card
+            assert "cc-by-4.0" in card
+    tombstone = json.loads(either_home.read(f"withdrawn/{image}.json"))
+    assert (tombstone["who"], tombstone["why"], tombstone["finished"]) == (
+        "ana",
+        "a person asked",
+        True,
+    )
+    # Verdicts that are older than the withdrawal do not bring it back.
+    assert publish_rows(either_home, rows, policy=EVERYTHING).version == "v0002"
+
+
+def test_a_release_of_nothing_else_is_deleted(tmp_path: Path, ledger: Ledger) -> None:
+    """A release that held that picture alone is gone, and `latest` names the one before."""
+    storage = LocalFolder(tmp_path / "storage")
+    rows = [kept_row(storage, number) for number in range(2)]
+    for row in rows:
+        publish_rows(storage, [row])
+    take_back(storage, ledger, str(rows[1].image_sha256))
+    assert storage.read("releases/latest") == b"v0001\n"
+    assert [release.version for release in manifests(storage)] == ["v0001"]
+
+
+class Dying(LocalFolder):
+    """A local storage whose process dies before one of its changes."""
+
+    def __init__(self, folder: Path, *, changes: int) -> None:
+        super().__init__(folder)
+        self._left = changes
+
+    def _spend(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise KeyboardInterrupt
+
+    @override
+    def write(self, path: str, data: bytes, *, derived: bool = False) -> str:
+        self._spend()
+        return super().write(path, data, derived=derived)
+
+    @override
+    def upload(self, path: str, file: Path) -> str:
+        self._spend()
+        return super().upload(path, file)
+
+    @override
+    def delete(self, path: str) -> None:
+        self._spend()
+        super().delete(path)
+
+
+@pytest.mark.parametrize("changes", range(0, 60, 4))
+def test_the_next_call_finishes_what_a_killed_one_began(
+    tmp_path: Path, ledger: Ledger, changes: int
+) -> None:
+    """Wherever it dies, a further call for nothing leaves the picture nowhere and all whole."""
+    storage = LocalFolder(tmp_path / "storage")
+    rows = [kept_row(storage, number) for number in range(5)]
+    publish_rows(storage, rows[:4], policy=EVERYTHING)
+    publish_rows(storage, rows, policy=EVERYTHING)
+    dying = Dying(tmp_path / "storage", changes=changes)
+    try:
+        take_back(dying, ledger, str(rows[2].image_sha256))
+    except KeyboardInterrupt:
+        if changes == 0:
+            return  # nothing was written: nobody knows of it
+    take_back(storage, ledger)
+    assert where_it_is(storage, 2) == []
+    for release in manifests(storage):
+        assert problems_of(storage, release) == []
+        assert release.counts.by_reason["withdrawn"] == 1
+
+
+def test_a_withdrawn_picture_is_not_bought_again(
+    tmp_path: Path, emulator: EmulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plan and lineage show it as withdrawn; it is bought again when a person says so."""
+    ledger_url = f"sqlite:///{tmp_path}/ledger.db"
+    buyer = Buyer(ledger_url=ledger_url, folder=tmp_path / "data", base_url=emulator.url)
+    monkeypatch.setenv("IMAGEPIPELINE_STORAGE", str(tmp_path / "data"))
+    monkeypatch.setenv("IMAGEPIPELINE_LEDGER_URL", ledger_url)
+    prompts = prompts_of(numbered_rows(3))
+    publish_rows(buyer.storage, moderate(buyer.buy(prompts).images))
+    prompt_id = prompts[1].prompt_id
+
+    command = ["releases", "withdraw", "--prompt", f"spring/{prompt_id}", "--yes"]
+    told = CliRunner().invoke(main, [*command, "--why", "a person asked", "--who", "ana"])
+    assert told.output == "1 picture withdrawn.\nRewritten in releases: v0001.\n"
+    assert latest_release(buyer.storage).as_arrow(["prompt_id"]).num_rows == 2
+
+    again = buyer.buy(prompts)
+    assert again.outcomes == {"generated": 2, "withdrawn": 1}
+    assert emulator.stats.posts_received == 3
+    [row] = [row for row in moderate(again.images) if row.prompt_id == prompt_id]
+    assert (row.verdict, row.moderation_reason) == ("rejected", "withdrawn")
+    with buyer.open_ledger() as ledger:
+        [sample] = lineage_of(ledger, str(row.image_sha256)).samples
+        assert [(d.decision, d.who, d.why) for d in sample.decisions] == [
+            ("withdraw", "ana", "a person asked")
+        ]
+        resubmit(ledger, [sample.request_key], who="ana", why="agreed again")
+    buyer.buy(prompts)
+    assert emulator.stats.posts_received == 4
+
+
+def test_what_is_withdrawn_must_be_named() -> None:
+    """One of picture, prompt and embedding, and why."""
+    ran = CliRunner().invoke(main, ["releases", "withdraw", "--why", "x", "--who", "ana"])
+    assert "Give --image, --prompt or --embedding." in ran.output
+    ran = CliRunner().invoke(main, ["releases", "withdraw", "--image", "abc"])
+    assert re.search(r"Missing option .*--why", ran.output)
