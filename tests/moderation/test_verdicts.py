@@ -74,6 +74,7 @@ OTHER_TRUTH = {
     "undecodable": ("rejected", "undecodable"),
     "expired": ("rejected", "expired"),
     "invalid": ("rejected", "invalid"),
+    "withdrawn": ("rejected", "withdrawn"),
     "unknown": ("quarantined", "unknown"),
     "pending": ("quarantined", "pending"),
 }
