@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import dagster as dg
 from dagster.components.resolved.form_config import UNSET_DEFAULT_SENTINEL
@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
+from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.resources import ImagePipelineResource, StorageResource
 from imagepipeline_dagster.scaffolding import ImageDatasetScaffolder
 
@@ -26,6 +27,7 @@ __all__ = ["ImageDatasetComponent"]
 _REFERENCE = re.compile(r"\s*\{\{\s*env(?:\.(\w+)|\(\s*['\"](\w+)['\"]\s*\))\s*\}\}\s*")
 _TEMPLATE: JsonDict = {"pattern": r"\{\{.*\}\}"}
 
+_API_OPTIONS = sorted(set(ImagePipelineResource.model_fields) - {"api_key"})
 
 _EXAMPLE = {
     "key_prefix": ["spring"],
@@ -38,6 +40,10 @@ _EXAMPLE = {
     "moderation": {"unchecked": "quarantine"},
     "watching": {"sensor_seconds": 30},
 }
+
+
+class ComponentInvalid(CorrectableError):
+    """An attribute cannot be used; the message says which, where, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +67,17 @@ def _resolve_secret(context: dg.ResolutionContext, raw: str | None) -> str | Var
     return Variable(name)
 
 
-def _resolve_key(context: dg.ResolutionContext, raw: str | None) -> Variable | None:
-    key = _resolve_secret(context, raw)
-    if isinstance(key, str):
-        raise ValueError(
-            "api_key: would be stored with every run; put the key into the environment and write "
-            'api_key: "{{ env.IMAGEPIPELINE_API_KEY }}"'
-        )
-    return key
+def _refuse_written_key(attributes: BaseModel | None, context: dg.ComponentLoadContext) -> None:
+    # Before Dagster resolves it: its own errors repeat the line.
+    key = getattr(attributes, "api_key", None)
+    if not isinstance(key, str) or not key or _REFERENCE.fullmatch(key):
+        return
+    tree = context.resolution_context.source_position_tree
+    place = tree.lookup(["attributes", "api_key"]) if tree else "defs.yaml"
+    raise ComponentInvalid(
+        f"{place}: attributes.api_key: would be stored with every run; put the key into the "
+        'environment and write api_key: "{{ env.IMAGEPIPELINE_API_KEY }}"'
+    )
 
 
 def _unrendered(resolve: Callable[..., object]) -> dg.Resolver:
@@ -87,15 +96,24 @@ class ImageDatasetComponent(ImageDataset, dg.Component, dg.Resolvable):
     Secrets belong in the environment: write `api_key: "{{ env.IMAGEPIPELINE_API_KEY }}"`.
     """
 
-    api_key: Annotated[Variable | None, _unrendered(_resolve_key)] = Field(
+    api_key: Annotated[Variable | None, _unrendered(_resolve_secret)] = Field(
         None,
         description=ImagePipelineResource.model_fields["api_key"].description,
-        json_schema_extra=_TEMPLATE,
     )
     base_url: str = _of_the_api("base_url")
     max_in_flight: int = _of_the_api("max_in_flight")
     account_max_in_flight: int | None = _of_the_api("account_max_in_flight")
     account_requests_per_second: float | None = _of_the_api("account_requests_per_second")
+    requests_per_second: float | None = _of_the_api("requests_per_second")
+    poll_min_seconds: float = _of_the_api("poll_min_seconds")
+    poll_max_seconds: float = _of_the_api("poll_max_seconds")
+    job_timeout_seconds: float = _of_the_api("job_timeout_seconds")
+    request_timeout_seconds: float = _of_the_api("request_timeout_seconds")
+    max_attempts: int = _of_the_api("max_attempts")
+    max_image_bytes: int = _of_the_api("max_image_bytes")
+    link_lifetime_hours: float = _of_the_api("link_lifetime_hours")
+    refusing_statuses: list[int] = _of_the_api("refusing_statuses")
+    allow_insecure: bool = _of_the_api("allow_insecure")
     storage: str = Field("data", description="A folder, or s3://bucket/prefix.")
     storage_options: dict[str, str] = Field(
         default={}, description=StorageResource.model_fields["write_options"].description
@@ -120,19 +138,22 @@ class ImageDatasetComponent(ImageDataset, dg.Component, dg.Resolvable):
     def get_model_cls(cls) -> type[BaseModel]:
         return type(cls.__name__, (_Strict, cls.model()), {"__module__": __name__})
 
+    @classmethod
+    @override
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
+        _refuse_written_key(attributes, context)
+        return super().load(attributes, context)
+
     @override
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         del context  # everything is in the attributes
         resources = resources_for(
             api_key=_referred(self.api_key),
-            base_url=self.base_url,
-            max_in_flight=self.max_in_flight,
-            account_max_in_flight=self.account_max_in_flight,
-            account_requests_per_second=self.account_requests_per_second,
             storage_uri=self.storage,
             storage_options=self.storage_options,
             tables_url=_referred(self.tables_url),
             ledger_url=_referred(self.ledger_url),
+            **{name: getattr(self, name) for name in _API_OPTIONS},
         )
         start = resources["imagepipeline"].emulated if self.start is None else self.start
         return build_definitions(self, resources, start=start, executor=_executor(self.executor))

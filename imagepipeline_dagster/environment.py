@@ -81,18 +81,16 @@ def resources_for(
     *,
     api_key: str | None = None,
     base_url: str = DEFAULT_BASE_URL,
-    max_in_flight: int = 16,
-    account_max_in_flight: int | None = None,
-    account_requests_per_second: float | None = None,
     storage_uri: str = "data",
     storage_options: Mapping[str, str] = MappingProxyType({}),
     tables_url: str | None = None,
     ledger_url: str | None = None,
     allow_insecure: bool = False,
+    **api_options: Any,  # noqa: ANN401 - the fields of ImagePipelineResource
 ) -> dict[str, Any]:
     """Return the resources by their names in `build_definitions`.
 
-    Without URLs, both databases are SQLite files in the storage's folder, and the tables are
+    `api_options` are further fields of `ImagePipelineResource`. Without URLs, both databases are SQLite files in the storage's folder, and the tables are
     created there with samples.
 
     Raises:
@@ -108,10 +106,8 @@ def resources_for(
         "imagepipeline": ImagePipelineResource(
             api_key=api_key,
             base_url=base_url,
-            max_in_flight=max_in_flight,
-            account_max_in_flight=account_max_in_flight,
-            account_requests_per_second=account_requests_per_second,
             allow_insecure=allow_insecure,
+            **api_options,
         ),
         "tables": TablesResource(
             url=tables,

@@ -13,6 +13,7 @@ from dagster.components.testing import create_defs_folder_sandbox
 from imagepipeline_dagster.component import ImageDatasetComponent
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
+from imagepipeline_dagster.resources import ImagePipelineResource
 from tests.pipeline import Pipeline, figures, open_pipeline
 from tests.processes import files_with
 
@@ -66,6 +67,31 @@ def test_yaml_knows_every_option() -> None:
     assert {name: getattr(component, name) for name in ImageDataset.model_fields} == dict(
         ImageDataset()
     )
+
+
+def test_yaml_knows_every_option_of_the_api() -> None:
+    """Each option of the API's resource can be set from YAML, and has the same default there."""
+    component, api = ImageDatasetComponent(), ImagePipelineResource()
+    for name in ImagePipelineResource.model_fields:
+        assert getattr(component, name) == getattr(api, name), name
+
+
+def test_what_yaml_says_of_the_api_reaches_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key may go over plain http where YAML allows it, and its other rules are those of Python."""
+    monkeypatch.setenv("OURS", KEY)
+    address = {
+        "api_key": "{{ env.OURS }}",
+        "base_url": "http://gpu.intern",
+        "storage": str(tmp_path),
+    }
+    with _built(**address, allow_insecure=True, refusing_statuses=[429, 503]) as definitions:
+        assert definitions.sensors
+    with pytest.raises(ComponentTreeException), _built(**address):
+        pass
+    with pytest.raises(ComponentTreeException), _built(storage=str(tmp_path), max_attempts=0):
+        pass
 
 
 @pytest.mark.slow

@@ -25,12 +25,19 @@ directory_type = "project"
 [tool.dg.project]
 root_module = "shop"
 """
+_DEFINITIONS = """
+from pathlib import Path
+import dagster as dg
+@dg.definitions
+def defs():
+    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
+"""
+_KEY = "sk-written-into-the-file"
 _WRONG = f"""\
 type: {TYPE}
 attributes:
   samples_per_call: nine
   price_per_image: -1
-  api_key: sk-written-into-the-file
   defaults:
     stepz: 30
   moderation:
@@ -78,7 +85,7 @@ def _dg(project: Path, *arguments: str, ok: bool = True) -> str:
 
 @pytest.mark.slow
 def test_check_yaml_names_file_and_line_of_what_is_wrong(project: Path) -> None:
-    """Each wrong value, unknown key, unknown column and written key is refused at its line."""
+    """Each wrong value, unknown key and unknown column is refused at its line."""
     folder = project / "src/shop/defs/spring"
     folder.mkdir()
     (folder / "defs.yaml").write_text(_WRONG)
@@ -86,13 +93,28 @@ def test_check_yaml_names_file_and_line_of_what_is_wrong(project: Path) -> None:
 
     lines = {int(line) for line in re.findall(r"defs\.yaml:(\d+)", output)}
     wrong = (
-        *("samples_per_call", "price_per_image", "api_key", "stepz", "unchecked", "period"),
+        *("samples_per_call", "price_per_image", "stepz", "unchecked", "period"),
         *("on_removed", "colour"),
     )
     numbered = dict(enumerate(_WRONG.splitlines(), start=1))
     for option in wrong:
         assert any(option in numbered[line] for line in lines), (option, output)
     assert "promptset" in output
+
+
+@pytest.mark.slow
+def test_a_written_key_is_refused_and_not_shown(project: Path) -> None:
+    """A key in the YAML is refused with its file and line, and no output of `dg` repeats it."""
+    folder = project / "src/shop/defs/spring"
+    folder.mkdir()
+    (folder / "defs.yaml").write_text(f"type: {TYPE}\nattributes:\n  api_key: {_KEY}\n")
+    (project / "src/shop/definitions.py").write_text(_DEFINITIONS)
+    yaml = _dg(project, "check", "yaml")
+    defs = _dg(project, "check", "defs", ok=False)
+
+    assert _KEY not in yaml + defs
+    assert re.search(r"defs\.yaml.{0,20}\b3\b", defs), defs
+    assert "put the key into the environment" in defs
 
 
 @pytest.mark.slow
@@ -106,13 +128,7 @@ def test_what_is_scaffolded_is_valid_and_loads(project: Path, options: list[str]
     assert text.count("#") > 3
     _dg(project, "check", "yaml")
     if not options:
-        (project / "src/shop/definitions.py").write_text(
-            "from pathlib import Path\n"
-            "import dagster as dg\n"
-            "@dg.definitions\n"
-            "def defs():\n"
-            "    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)\n"
-        )
+        (project / "src/shop/definitions.py").write_text(_DEFINITIONS)
         assert "autumn" in _dg(project, "list", "defs", "--json")
 
 
