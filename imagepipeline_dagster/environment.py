@@ -90,8 +90,8 @@ def resources_for(
 ) -> dict[str, Any]:
     """Return the resources by their names in `build_definitions`.
 
-    `api_options` are further fields of `ImagePipelineResource`. Without URLs, both databases are SQLite files in the storage's folder, and the tables are
-    created there with samples.
+    `api_options` are further fields of `ImagePipelineResource`. Without URLs, both databases are
+    SQLite files in the storage's folder, and the tables are created there with samples.
 
     Raises:
         EnvironmentInvalid: the storage is neither a folder nor a bucket; or it is a bucket, and a

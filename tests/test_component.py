@@ -79,7 +79,7 @@ def test_yaml_knows_every_option_of_the_api() -> None:
 def test_what_yaml_says_of_the_api_reaches_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A key may go over plain http where YAML allows it, and its other rules are those of Python."""
+    """A key goes over plain http where YAML allows it; a wrong value is refused as in Python."""
     monkeypatch.setenv("OURS", KEY)
     address = {
         "api_key": "{{ env.OURS }}",
