@@ -17,7 +17,15 @@ from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["VERSION", "delete_release", "latest_manifest", "manifests", "read_lineage", "read_rows"]
+__all__ = [
+    "VERSION",
+    "delete_release",
+    "latest_manifest",
+    "manifests",
+    "read_lineage",
+    "read_rows",
+    "shard_source",
+]
 
 
 VERSION = re.compile(r"v\d+")
@@ -59,7 +67,7 @@ def read_rows(storage: Storage, release: Release, columns: Sequence[str] | None 
 
     names = None if columns is None else list(columns)
     return pa.concat_tables(
-        pq.read_table(_source(storage, f"{release.path}/{shard.path}"), columns=names)
+        pq.read_table(shard_source(storage, f"{release.path}/{shard.path}"), columns=names)
         for shard in release.shards
     )
 
@@ -68,13 +76,14 @@ def read_lineage(storage: Storage, release: Release, shard: ReleaseFile) -> list
     """Return the rows of one Parquet file, all columns but the picture."""
     import pyarrow.parquet as pq
 
-    source = _source(storage, f"{release.path}/{shard.path}")
+    source = shard_source(storage, f"{release.path}/{shard.path}")
     opened = pq.ParquetFile(source)
     columns = [name for name in opened.schema_arrow.names if name != "image"]
     return opened.read(columns).to_pylist()
 
 
-def _source(storage: Storage, path: str) -> Path | BytesIO:
+def shard_source(storage: Storage, path: str) -> Path | BytesIO:
+    """Return what pyarrow reads a file from: in a folder the file, else its bytes."""
     url = urlsplit(storage.uri_of(path))
     if url.scheme == "file":
         return Path(url2pathname(url.path))

@@ -65,6 +65,7 @@ WRITE_OPTIONS = ("ACL", "ServerSideEncryption", "SSEKMSKeyId", "StorageClass", "
 # A picture is two objects, and a purchase writes sixteen pictures at once.
 _CONNECTIONS = 32
 _COPIES = 8  # at once
+_CHUNK = 2**20
 
 
 class S3Opener(Protocol):
@@ -170,6 +171,13 @@ class S3Bucket(Storage):
         key = self._key(path)
         with self._asking(path) as client:
             return client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+
+    @override
+    def chunks(self, path: str) -> Iterator[bytes]:
+        key = self._key(path)
+        with self._asking(path) as client:
+            body = client.get_object(Bucket=self._bucket, Key=key)["Body"]
+            yield from body.iter_chunks(_CHUNK)
 
     @override
     def exists(self, path: str) -> bool:

@@ -105,6 +105,14 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """Yield the object's bytes, about a megabyte at a time.
+
+        Raises:
+            ObjectMissing: when there is none.
+        """
+
+    @abstractmethod
     def exists(self, path: str) -> bool:
         """Tell whether there is an object at `path`."""
 

@@ -22,6 +22,7 @@ from imagepipeline_dagster.storage.contract import (
 
 __all__ = ["LocalFolder"]
 
+_CHUNK = 2**20
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
@@ -79,6 +80,15 @@ class LocalFolder(Storage):
     def read(self, path: str) -> bytes:
         try:
             return self._location(path).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise self._missing(path) from None
+
+    @override
+    def chunks(self, path: str) -> Iterator[bytes]:
+        try:
+            with self._location(path).open("rb") as opened:
+                while chunk := opened.read(_CHUNK):
+                    yield chunk
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise self._missing(path) from None
 

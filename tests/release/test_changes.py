@@ -190,3 +190,42 @@ def test_decisions_and_rules_may_take_what_they_like(storage: LocalFolder) -> No
         for row in rows[1:]
     ]
     assert publish_rows(storage, [rows[0], *refused], policy=ReleasePolicy()).counts.kept == 1
+
+
+def test_a_story_of_many_changes_is_told_cause_by_cause(storage: LocalFolder) -> None:
+    """A prompt edited, an embedding at v2, an override, a set gone, a policy, a withdrawal."""
+    rows = [
+        kept_row(storage, number, embeddings="style", embedding_version="1") for number in range(6)
+    ]
+    rows.append(kept_row(storage, 6, prompt_set="summer"))
+    publish_rows(storage, rows)
+    rejected: dict[str, Any] = {"verdict": "rejected"}
+    judged = [
+        dataclasses.replace(rows[0], prompt="a red fox"),
+        dataclasses.replace(rows[1], embedding_version="2"),
+        dataclasses.replace(
+            rows[2], **rejected, moderation_reason="override:ok", overridden_by="ana"
+        ),
+        dataclasses.replace(rows[3], **rejected, moderation_reason="blank"),
+        dataclasses.replace(
+            rows[4],
+            **rejected,
+            outcome="withdrawn",
+            moderation_reason="withdrawn",
+            error="withdrawn by ana: a person asked",
+        ),
+        rows[5],
+    ]
+    publish_rows(storage, judged)
+    former, newest = releases_in(storage)
+    assert [
+        (change.prompt_id, change.change, change.cause, change.before, change.after)
+        for change in newest.changes_since(former)
+    ] == [
+        ("p000", "changed", "prompt_changed", "a fox, number 0", "a red fox"),
+        ("p001", "changed", "embedding_changed", "style 1", "style 2"),
+        ("p002", "removed", "override", "a fox, number 2", "ana"),
+        ("p003", "removed", "policy", "a fox, number 3", "blank"),
+        ("p004", "removed", "withdrawn", "a fox, number 4", "withdrawn by ana: a person asked"),
+        ("p006", "removed", "set_removed", "a fox, number 6", None),
+    ]

@@ -77,6 +77,17 @@ def test_write_then_read_gives_the_bytes_back(storage: Storage) -> None:
     assert storage.read("empty") == b""
 
 
+def test_a_large_object_is_read_in_chunks(storage: Storage) -> None:
+    """No chunk is much larger than a megabyte; a missing object is told as by a read."""
+    data = os.urandom(2_500_000)
+    storage.write("large", data)
+    chunks = list(storage.chunks("large"))
+    assert b"".join(chunks) == data
+    assert max(map(len, chunks)) <= 1 << 20
+    with pytest.raises(ObjectMissing, match="absent"):
+        list(storage.chunks("absent"))
+
+
 def test_write_replaces(storage: Storage) -> None:
     """A second write takes the place of the first."""
     storage.write("a", b"first")
