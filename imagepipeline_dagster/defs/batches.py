@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -28,6 +29,7 @@ from imagepipeline_dagster.defs.moderated_images import (
 from imagepipeline_dagster.defs.prompt_sets import check_prompt_sets, make_prompt_set
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.stage import STAGES, Made, StageCheck
+from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.io_manager import encoded_table, frame_of, table_path
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.partition_names import partition_key
@@ -42,7 +44,13 @@ from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.overrides import Override
 from imagepipeline_dagster.tables.reading import SourceTables
 
-__all__ = ["PromptSets", "build_batch_job", "run_config_of", "sets_of_run"]
+__all__ = [
+    "PromptSets",
+    "RunEnded",
+    "build_batch_job",
+    "run_config_of",
+    "sets_of_run",
+]
 
 # A set waits for the API for most of its time; each buys with its part of the run's places.
 _SETS_AT_ONCE = 4
@@ -51,6 +59,10 @@ _FAILURES_SHOWN = 50
 _COLUMNS = "dagster/column_schema"
 
 _Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
+
+
+class RunEnded(CorrectableError):
+    """A person ended the run before a set's turn came."""
 
 
 class PromptSets(dg.Config):
@@ -179,6 +191,7 @@ class _Batch:
     log: logging.Logger
     reading: threading.Lock = field(default_factory=threading.Lock)
     purchases: dict[str, Purchase] = field(default_factory=dict)
+    stopping: threading.Event = field(default_factory=threading.Event)
 
     def make(self, prompt_sets: Sequence[str]) -> Iterator[_MadeSet]:
         """Make the sets, some at a time, and yield each once it has ended."""
@@ -191,6 +204,7 @@ class _Batch:
                     yield future.result()
             except BaseException:
                 # A person ended the run: each purchase comes to an end that loses nothing.
+                self.stopping.set()
                 threads.shutdown(wait=False, cancel_futures=True)
                 for purchase in list(self.purchases.values()):
                     purchase.interrupt()
@@ -230,7 +244,7 @@ class _Batch:
             ),
             run_id=self.run_id,
             log=self.log,
-            on_start=lambda purchase: self.purchases.update({name: purchase}),
+            on_start=partial(self._begin, name),
             small_sheets=True,
         )
         made.events.append(
@@ -252,6 +266,12 @@ class _Batch:
             small_sheets=True,
         )
         self._keep(made, made.stage, images, check_moderated_images, tables)
+
+    def _begin(self, prompt_set: str, purchase: Purchase) -> None:
+        self.purchases[prompt_set] = purchase
+        if self.stopping.is_set():
+            # It was on its way here when the run was ended.
+            raise RunEnded("the run was ended before this set was bought")
 
     def _keep(
         self,

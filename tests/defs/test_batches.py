@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +15,10 @@ import pytest
 from imagepipeline_dagster.defs import ImageDataset
 from imagepipeline_dagster.defs.batches import run_config_of
 from imagepipeline_dagster.defs.under_way import partitions_in_use
+from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings
+from imagepipeline_dagster.resources import ImagePipelineResource
 from imagepipeline_dagster.watching.options import Watching
+from tests.e2e.serving import until
 from tests.pipeline import STAGES, Pipeline, open_pipeline
 
 SETS = ("autumn", "spring", "summer")
@@ -126,3 +133,33 @@ def test_the_sensor_asks_for_a_batch_where_many_wait(pipeline: Pipeline) -> None
     assert result.success
     assert pipeline.tick("prompts_sensor") == []
     assert pipeline.reconcile() == []
+
+
+def test_a_run_that_is_ended_ends_soon_and_loses_nothing(tmp_path: Path) -> None:
+    """What is under way keeps its job ids, what waits is not begun; the next run buys the rest."""
+    with EmulatorServer(EmulatorSettings(api_key="key", latency_seconds=1)) as vendor:
+        api = ImagePipelineResource(api_key="key", base_url=vendor.url, poll_min_seconds=0.05)
+        with open_pipeline(tmp_path, api=api) as pipeline:
+            names = [f"set-{number}" for number in range(8)]
+            for name in names:
+                pipeline.add(name, "one")
+            interrupted = os.getpid()
+
+            def interrupt() -> None:
+                until(lambda: vendor.stats.posts_accepted >= 4, what="four sets under way")
+                os.kill(interrupted, signal.SIGINT)
+
+            pipeline.tick("prompts_sensor")
+            threading.Thread(target=interrupt).start()
+            started = time.monotonic()
+            ended = run_batch(pipeline, tuple(names))
+            seconds = time.monotonic() - started
+            posts = vendor.stats.posts_accepted
+            result = run_batch(pipeline, tuple(names))
+
+            assert not ended.success
+            assert seconds < 10
+            assert posts < 8
+            assert result.success
+            assert vendor.stats.posts_accepted == 8
+            assert vendor.stats.bought_twice == ()
