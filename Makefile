@@ -78,7 +78,8 @@ bench: $(EVERYTHING) ## Measure purchase, sensors and moderation beside what one
 
 lock: $(EVERYTHING) ## Resolve pyproject.toml anew into the two locks
 	$(UV_COMPILE) --upgrade --group build --output-file requirements.lock
-	$(UV_COMPILE) --upgrade --group dev --extra moderation --constraint requirements.lock \
+	$(UV_COMPILE) --upgrade --group dev --extra moderation --extra production \
+		--constraint requirements.lock \
 		--output-file requirements-dev.lock
 
 clean: ## Remove what the targets made, but not the data
