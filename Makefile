@@ -17,7 +17,7 @@ DG_ADVICE := ignore:Function `dev_command` is superseded
 
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-deps --disable-pip-version-check
 UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 \
-	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet --extra postgres
+	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet --extra production
 
 .PHONY: help install install-dev demo dev quick test test-slow lint format docs bench lock clean
 
@@ -78,8 +78,7 @@ bench: $(EVERYTHING) ## Measure purchase, sensors and moderation beside what one
 
 lock: $(EVERYTHING) ## Resolve pyproject.toml anew into the two locks
 	$(UV_COMPILE) --upgrade --group build --output-file requirements.lock
-	$(UV_COMPILE) --upgrade --group dev --extra moderation --extra production \
-		--constraint requirements.lock \
+	$(UV_COMPILE) --upgrade --group dev --extra moderation --constraint requirements.lock \
 		--output-file requirements-dev.lock
 
 clean: ## Remove what the targets made, but not the data
