@@ -101,7 +101,7 @@ def make_sets_in_a_batch(place: Place, sets: int) -> MadeSets:
         f"storage: {{postgres: {{postgres_url: '{url}'}}}}\ntelemetry: {{enabled: false}}\n"
     )
     job = build_definitions(dataset, resources, start=False).resolve_job_def(
-        dataset.named("materialize_prompt_sets")
+        dataset.named("materialize_batch")
     )
     with dg.DagsterInstance.from_config(str(place.folder)) as instance:
         began = time.process_time()

@@ -228,7 +228,7 @@ def test_how_it_is_released_comes_from_yaml() -> None:
 def test_the_executor_is_the_users(tmp_path: Path, executor: str, name: str) -> None:
     """The jobs of a set, of many sets and of the release run by the executor that is named."""
     with _built(storage=str(tmp_path), executor=executor) as definitions:
-        for job in ("materialize_prompt_set", "materialize_prompt_sets", "release_image_dataset"):
+        for job in ("materialize_prompt_set", "materialize_batch", "release_image_dataset"):
             assert definitions.resolve_job_def(job).executor_def.name == name
 
 

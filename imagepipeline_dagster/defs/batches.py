@@ -119,7 +119,7 @@ def build_batch_job(
             )
 
     @dg.job(
-        name=dataset.named("materialize_prompt_sets"),
+        name=dataset.named("materialize_batch"),
         executor_def=executor,
         # Dagster would make a sensor anew whose job it gives its resources, and warn of that: a
         # team's IO manager takes the place of the default one.
@@ -127,10 +127,10 @@ def build_batch_job(
         description="Plans, buys and moderates many prompt sets in one run. The sensors ask for it "
         "when many wait.",
     )
-    def materialize_prompt_sets() -> None:
+    def materialize_batch() -> None:
         make_prompt_sets()
 
-    return materialize_prompt_sets
+    return materialize_batch
 
 
 def run_config_of(dataset: ImageDataset, prompt_sets: Sequence[str]) -> Mapping[str, Any]:

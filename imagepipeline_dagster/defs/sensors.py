@@ -148,7 +148,7 @@ def _request_of(dataset: ImageDataset, runs: Sequence[AskedRun]) -> dg.RunReques
     keys = "\n".join(str(run_request(dataset, run).run_key) for run in runs)
     return dg.RunRequest(
         run_key=f"{dataset.name} {hashlib.sha256(keys.encode()).hexdigest()}",
-        job_name=dataset.named("materialize_prompt_sets"),
+        job_name=dataset.named("materialize_batch"),
         run_config=run_config_of(dataset, [run.prompt_set for run in runs]),
     )
 

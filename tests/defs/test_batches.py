@@ -39,7 +39,7 @@ def pipeline(tmp_path: Path) -> Iterator[Pipeline]:
 
 def run_batch(pipeline: Pipeline, prompt_sets: tuple[str, ...] = SETS) -> dg.ExecuteInProcessResult:
     """Execute the job of many sets."""
-    job = pipeline.definitions.resolve_job_def(pipeline.dataset.named("materialize_prompt_sets"))
+    job = pipeline.definitions.resolve_job_def(pipeline.dataset.named("materialize_batch"))
     config = run_config_of(pipeline.dataset, prompt_sets)
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     return job.execute_in_process(
@@ -118,7 +118,7 @@ def test_the_sensor_asks_for_a_batch_where_many_wait(pipeline: Pipeline) -> None
     for number in range(3):
         pipeline.add(f"more-{number}", "one")
     [request] = pipeline.tick("prompts_sensor")
-    assert request.job_name == "fine_materialize_prompt_sets"
+    assert request.job_name == "fine_materialize_batch"
     job = pipeline.definitions.resolve_job_def(request.job_name)
     run = pipeline.instance.create_run_for_job(
         job, run_config=request.run_config, status=dg.DagsterRunStatus.STARTED

@@ -66,7 +66,7 @@ def test_a_project_keeps_what_is_its_own(tmp_path: Path, theirs: dict[str, Any])
 def test_a_batch_may_run_in_a_process_of_its_own(tmp_path: Path) -> None:
     """Dagster plans the job for an executor of several processes: no output stays in memory."""
     definitions = _dataset(tmp_path, executor=dg.multiprocess_executor)
-    job = definitions.resolve_job_def("materialize_prompt_sets")
+    job = definitions.resolve_job_def("materialize_batch")
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         run = instance.create_run_for_job(job, run_config=run_config_of(ImageDataset(), ["spring"]))
 
