@@ -146,7 +146,7 @@ class ImageDatasetComponent(ImageDataset, dg.Component, dg.Resolvable):
 
     @override
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        del context  # everything is in the attributes
+        _refuse_namesakes(self, context)
         resources = resources_for(
             api_key=_referred(self.api_key),
             storage_uri=self.storage,
@@ -157,6 +157,16 @@ class ImageDatasetComponent(ImageDataset, dg.Component, dg.Resolvable):
         )
         start = resources["imagepipeline"].emulated if self.start is None else self.start
         return build_definitions(self, resources, start=start, executor=_executor(self.executor))
+
+
+def _refuse_namesakes(component: ImageDataset, context: dg.ComponentLoadContext) -> None:
+    datasets = context.component_tree.get_all_components(ImageDatasetComponent)
+    same = [dataset.title for dataset in datasets if dataset.key_prefix == component.key_prefix]
+    if len(same) > 1:
+        raise ComponentInvalid(
+            f"key_prefix: {list(component.key_prefix)} is that of {len(same)} datasets, "
+            f"{' and '.join(map(repr, same))}; give each a key_prefix of its own"
+        )
 
 
 def _executor(name: str) -> dg.ExecutorDefinition:

@@ -169,6 +169,26 @@ def test_a_key_in_the_yaml_is_refused(tmp_path: Path) -> None:
     assert 'write api_key: "{{ env.IMAGEPIPELINE_API_KEY }}"' in why
 
 
+def test_two_datasets_of_one_prefix_are_refused(tmp_path: Path) -> None:
+    """The error names both titles, and says what to give each."""
+    with create_defs_folder_sandbox() as sandbox:
+        for title in ("Spring", "Autumn"):
+            sandbox.scaffold_component(
+                component_cls=ImageDatasetComponent,
+                defs_path=title.lower(),
+                defs_yaml_contents={
+                    "type": TYPE,
+                    "attributes": {"title": title, "storage": str(tmp_path / title)},
+                },
+            )
+        with pytest.raises(Exception, match="ComponentInvalid|key_prefix") as raised, sandbox.build_all_defs():
+            pass
+    why = str(raised.value.__cause__ or raised.value)
+    assert "is that of 2 datasets" in why
+    assert "'Spring'" in why
+    assert "'Autumn'" in why
+
+
 def test_a_budget_comes_from_yaml(tmp_path: Path) -> None:
     """A price and a budget written in YAML are the dataset's, and wrong ones are refused."""
     with _built(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -20,6 +21,9 @@ from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMa
 from imagepipeline_dagster.watching.options import Watching
 
 __all__ = ["ImageDataset"]
+
+
+_PREFIX = re.compile(r"[A-Za-z0-9]+(_[A-Za-z0-9]+)*")
 
 
 def _columns(row_type: type[PromptRow | EmbeddingRow]) -> dict[str, Any]:
@@ -96,10 +100,19 @@ class ImageDataset(Options):
         None, description="Group of the assets; unset: image_dataset, behind the prefix."
     )
     release_cron: str = Field("0 6 * * *", description="When a release is published, as cron, UTC.")
+    freshness_hours: float | None = bounded(
+        None, "Hours after which a release counts as stale in the UI; unset: never.", low=0
+    )
     watching: Watching = Field(Watching(), description="How the sensors watch the tables.")
 
     @model_validator(mode="after")
     def _can_be_meant(self) -> Self:
+        for part in self.key_prefix:
+            # Two underscores stand between the parts in the names of Dagster.
+            if not _PREFIX.fullmatch(part):
+                raise ValueError(
+                    f"key_prefix: {part!r} is not letters and digits with single underscores between"
+                )
         check_mapping(self.prompts, PromptRow)
         check_mapping(self.embeddings, EmbeddingRow)
         self.allowance("")  # a budget of money needs a price
@@ -121,7 +134,7 @@ class ImageDataset(Options):
 
     def named(self, name: str) -> str:
         """Return the name of a job, sensor or schedule of this dataset."""
-        return "_".join([*self.key_prefix, name])
+        return "_".join(["__".join(self.key_prefix), name]) if self.key_prefix else name
 
     def resource(self, name: str) -> str:
         """Return the Dagster key of one of its resources, which no other project has."""

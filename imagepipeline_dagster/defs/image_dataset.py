@@ -93,6 +93,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
         io_manager_key=dataset.resource(RELEASE_IO_MANAGER),
         group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"parquet", "huggingface"},
+        freshness_policy=_freshness(dataset.freshness_hours),
         description="The release: the kept images of all prompt sets with their lineage, as an "
         "immutable version. Published once a day, or when materialized here.",
     )
@@ -171,6 +172,10 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
         )
 
     return [image_dataset]
+
+
+def _freshness(hours: float | None) -> dg.FreshnessPolicy | None:
+    return dg.FreshnessPolicy.time_window(dt.timedelta(hours=hours)) if hours else None
 
 
 def _by_set(tables: Mapping[str, pd.DataFrame], row_type: type[Any]) -> dict[str, list[Any]]:

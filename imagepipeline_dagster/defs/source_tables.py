@@ -3,7 +3,7 @@
 import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, columns_of
+from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping, columns_of
 from imagepipeline_dagster.tables.values import Kind
 
 __all__ = ["build_source_tables"]
@@ -20,12 +20,13 @@ _TYPES = {
 
 
 def build_source_tables(dataset: ImageDataset) -> list[dg.AssetSpec]:
-    """Return the two external assets."""
-    return [
+    """Return the two external assets, except where a team's own asset has the very key."""
+    specs = [
         dg.AssetSpec(
             dataset.key("prompts"),
             description="The prompts table, a row a prompt. It is only read here: edit it in its "
             "database, and the prompts sensor asks for the runs.",
+            deps=_made_by(dataset.prompts),
             partitions_def=dataset.partitions,
             kinds={"sql"},
             group_name=dataset.group_name or dataset.named("image_dataset"),
@@ -38,6 +39,7 @@ def build_source_tables(dataset: ImageDataset) -> list[dg.AssetSpec]:
             dataset.key("embeddings"),
             description="The embeddings table, a row an embedding: its trigger words, and where "
             "they belong. It is only read here.",
+            deps=_made_by(dataset.embeddings),
             kinds={"sql"},
             group_name=dataset.group_name or dataset.named("image_dataset"),
             metadata={
@@ -46,6 +48,12 @@ def build_source_tables(dataset: ImageDataset) -> list[dg.AssetSpec]:
             },
         ),
     ]
+    theirs = {*_made_by(dataset.prompts), *_made_by(dataset.embeddings)}
+    return [spec for spec in specs if spec.key not in theirs]
+
+
+def _made_by(table: TableMapping) -> list[dg.AssetKey]:
+    return [dg.AssetKey.from_user_string(table.asset_key)] if table.asset_key else []
 
 
 def _schema(row_type: type[PromptRow | EmbeddingRow]) -> dg.TableSchema:

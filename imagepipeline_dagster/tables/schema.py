@@ -48,6 +48,9 @@ class TableMapping(Options):
     columns: Mapping[str, str] = Field(
         default_factory=dict, description="From our name of a column to yours."
     )
+    asset_key: str | None = Field(
+        None, description="The asset of your own that makes the table, as marts/briefs."
+    )
 
     def __init__(
         self, table: str = "", columns: Mapping[str, str] = MappingProxyType({}), **unknown: object

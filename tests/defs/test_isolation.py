@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.defs.batches import run_config_of
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.tables.schema import TableMapping
 from tests.pipeline import figures, open_pipeline
 
 THEIRS: dict[str, Any] = {
@@ -97,6 +99,47 @@ def test_names_follow_from_the_prefix_alone(tmp_path: Path) -> None:
     both = dg.Definitions.merge(_dataset(tmp_path), _dataset(tmp_path, "art"))
     assert _names(both) == plain | art
     assert {"image_dataset_ledger", "materialize_prompt_set", "imagepipeline_api"} <= plain
+
+
+def test_prefixes_that_read_alike_share_no_name(tmp_path: Path) -> None:
+    """A prefix of two parts, and one part of the same letters, load beside each other."""
+    nested, flat = _dataset(tmp_path, "a", "b"), _dataset(tmp_path, "a_b")
+    assert not _names(nested) & _names(flat)
+    dg.Definitions.validate_loadable(dg.Definitions.merge(nested, flat))
+
+
+@pytest.mark.parametrize("part", ["", "a__b", "a_", "_b", "a b", "a/b", "ä"])
+def test_a_prefix_that_could_be_mistaken_is_refused(part: str) -> None:
+    """What Dagster takes for no name, or what could be two parts, is refused at once."""
+    with pytest.raises(ValueError, match="key_prefix"):
+        ImageDataset(key_prefix=("art", part))
+
+
+@pytest.mark.parametrize("key", ["marts/briefs", "prompts"])
+def test_a_teams_asset_makes_the_table(tmp_path: Path, key: str) -> None:
+    """The team's own asset is above the prompt sets, also where it has the key of our table."""
+
+    @dg.asset(key=dg.AssetKey.from_user_string(key))
+    def briefs() -> None:
+        """Stands for a dbt model."""
+
+    dataset = ImageDataset(prompts=TableMapping("marts.briefs", asset_key=key))
+    ours = build_definitions(dataset, resources_for(storage_uri=str(tmp_path)), start=False)
+    definitions = dg.Definitions.merge(dg.Definitions(assets=[briefs]), ours)
+    dg.Definitions.validate_loadable(definitions)
+    graph = definitions.get_repository_def().asset_graph
+    assert dg.AssetKey.from_user_string(key) in graph.get_ancestor_asset_keys(
+        dg.AssetKey("prompt_sets")
+    )
+
+
+def test_a_release_has_a_freshness_policy(tmp_path: Path) -> None:
+    """The hours after which a release is stale are Dagster's freshness policy of the asset."""
+    resources = resources_for(storage_uri=str(tmp_path))
+    definitions = build_definitions(ImageDataset(freshness_hours=36), resources, start=False)
+    policy = definitions.resolve_assets_def("image_dataset").specs_by_key
+    (spec,) = policy.values()
+    assert spec.freshness_policy == dg.FreshnessPolicy.time_window(dt.timedelta(hours=36))
 
 
 @pytest.mark.parametrize(
