@@ -181,7 +181,7 @@ def test_two_datasets_of_one_prefix_are_refused(tmp_path: Path) -> None:
                     "attributes": {"title": title, "storage": str(tmp_path / title)},
                 },
             )
-        with pytest.raises(Exception, match="ComponentInvalid|key_prefix") as raised, sandbox.build_all_defs():
+        with pytest.raises(ComponentTreeException) as raised, sandbox.build_all_defs():
             pass
     why = str(raised.value.__cause__ or raised.value)
     assert "is that of 2 datasets" in why

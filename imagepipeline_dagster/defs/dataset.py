@@ -101,7 +101,7 @@ class ImageDataset(Options):
     )
     release_cron: str = Field("0 6 * * *", description="When a release is published, as cron, UTC.")
     freshness_hours: float | None = bounded(
-        None, "Hours after which a release counts as stale in the UI; unset: never.", low=0
+        None, "Hours after which a release counts as stale in the UI; unset: never.", low=1
     )
     watching: Watching = Field(Watching(), description="How the sensors watch the tables.")
 
@@ -111,7 +111,8 @@ class ImageDataset(Options):
             # Two underscores stand between the parts in the names of Dagster.
             if not _PREFIX.fullmatch(part):
                 raise ValueError(
-                    f"key_prefix: {part!r} is not letters and digits with single underscores between"
+                    f"key_prefix: {part!r} is not letters and digits, with single underscores "
+                    "between them"
                 )
         check_mapping(self.prompts, PromptRow)
         check_mapping(self.embeddings, EmbeddingRow)

@@ -175,7 +175,9 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
 
 
 def _freshness(hours: float | None) -> dg.FreshnessPolicy | None:
-    return dg.FreshnessPolicy.time_window(dt.timedelta(hours=hours)) if hours else None
+    if hours is None:
+        return None
+    return dg.FreshnessPolicy.time_window(dt.timedelta(hours=hours))
 
 
 def _by_set(tables: Mapping[str, pd.DataFrame], row_type: type[Any]) -> dict[str, list[Any]]:
