@@ -111,7 +111,9 @@ def _not_moderated(prompt_set: str, storage: Storage, folder: str) -> str:
 
 
 @click.command(short_help="Record what a person decides about pictures.")
-@click.argument("decision", type=click.Choice(["keep", "reject", "quarantine"]), required=False)
+@click.argument(
+    "decision", type=click.Choice(["keep", "reject", "quarantine", "clear"]), required=False
+)
 @click.option("--image", metavar="SHA256", help="The picture; 8 digits do.")
 @click.option(
     "--prompt-set",
@@ -145,14 +147,16 @@ def override(
 ) -> None:
     """Record what a person decides about a picture, or about all pictures of a prompt.
 
-    A picture is named by its SHA-256 or the first eight or more of its digits. The
-    moderation_overrides_sensor makes the verdicts of the sets concerned anew.
+    A picture is named by its SHA-256 or the first eight or more of its digits. "clear" takes back
+    what was decided: the evidence counts again. The moderation_overrides_sensor makes the verdicts of the sets concerned anew.
     """
     from imagepipeline_dagster.moderation.decisions import DecisionReader
     from imagepipeline_dagster.tables.overrides import OVERRIDES, record_overrides
 
     if (file is None) is (decision is None):
-        raise click.UsageError("give a decision (keep, reject, quarantine), or a file by --from")
+        raise click.UsageError(
+            "give a decision (keep, reject, quarantine, clear), or a file by --from"
+        )
     with plain_errors(), contextlib.ExitStack() as stack:
         reader = DecisionReader(_known_targets(stack), force=force)
         if file is not None:

@@ -23,7 +23,6 @@ from imagepipeline_dagster.markup import template
 from imagepipeline_dagster.moderation.decisions import OVERRIDE_COLUMNS
 from imagepipeline_dagster.moderation.verdicts import VERDICT_OF, ModeratedImage, Verdict
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumbnail_path
-from imagepipeline_dagster.tables.overrides import OverrideDecision
 
 __all__ = ["review_sheet"]
 
@@ -117,8 +116,8 @@ def _thumbnail(image: ModeratedImage, storage: Storage) -> str | None:
 def _decisions(image: ModeratedImage, reviewer: str, table: str | None) -> Iterator[_Decision]:
     if image.image_sha256 is None:
         return
-    for decision in OverrideDecision:
-        if VERDICT_OF[decision] == image.verdict:
+    for decision, verdict in VERDICT_OF.items():
+        if verdict == image.verdict:
             continue
         command = ["imagepipeline-dagster", "override", decision, "--image", image.image_sha256]
         command += ["--table", table] if table else []

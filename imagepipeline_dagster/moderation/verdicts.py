@@ -149,7 +149,7 @@ VERDICT_OF = {
     OverrideDecision.REJECT: Verdict.REJECTED,
     OverrideDecision.QUARANTINE: Verdict.QUARANTINED,
 }
-"""The verdict that a person's decision gives."""
+"""The verdict that a person's decision gives; a cleared picture has that of its evidence."""
 
 _Target = tuple[str | None, str | None, str | None]
 """SHA-256, prompt set and prompt id, as a row of decisions names them."""
@@ -198,9 +198,9 @@ def _judged(
         for decision in OverrideDecision
         if (target, decision) in people and people[target, decision].covers(image.completed_at)
     ]
-    if not decisions:
+    latest = max(decisions, key=lambda override: override.rank, default=None)
+    if latest is None or latest.decision is OverrideDecision.CLEAR:
         return row
-    latest = max(decisions, key=lambda override: override.rank)
     return dataclasses.replace(
         row,
         verdict=VERDICT_OF[latest.decision].value,

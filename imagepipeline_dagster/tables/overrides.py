@@ -2,7 +2,8 @@
 
 A row names a picture by its SHA-256, or all pictures of a prompt by its set and id. A picture's row
 may name the set that the decision holds in, or `*` for all sets. Of several that are about a
-picture the latest counts, so a decision is taken back by another one.
+picture the latest counts, so a decision is taken back by another one: `clear` leaves the picture to
+its evidence, as if nobody had decided.
 """
 
 from __future__ import annotations
@@ -54,11 +55,12 @@ class OverrideInvalid(TablesError):
 
 
 class OverrideDecision(StrEnum):
-    """What a person decides about a picture."""
+    """What a person decides about a picture; `CLEAR` leaves it to the evidence again."""
 
     KEEP = "keep"
     REJECT = "reject"
     QUARANTINE = "quarantine"
+    CLEAR = "clear"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +140,7 @@ def overrides_table(metadata: sa.MetaData, name: str = OVERRIDES) -> sa.Table:
         sa.Column("image_sha256", sa.String(_SHA256_DIGITS), comment="The picture, or null"),
         sa.Column("prompt_set", sa.Text, comment="The prompt's set, or the picture's, or null"),
         sa.Column("prompt_id", sa.Text, comment="The prompt, all of whose pictures are meant"),
-        sa.Column("decision", sa.String(16), nullable=False, comment="keep, reject, quarantine"),
+        sa.Column("decision", sa.String(16), nullable=False, comment=", ".join(OverrideDecision)),
         sa.Column("reviewer", sa.Text, nullable=False, comment="Who decided"),
         sa.Column("reason", sa.Text, nullable=False, comment="Why"),
         sa.Column(

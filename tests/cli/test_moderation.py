@@ -114,7 +114,7 @@ def test_a_file_of_decisions_is_taken_whole_or_not_at_all(shop: Shop) -> None:
     file.write_text(f"{HEADER}{good}{wrong}{sha256},,,keep,ana,\n{sha256}\n,,,keep,ana,why\n")
     refused = shop.run("override", "--from", str(file), ok=False)
     for problem in (
-        "line 4, column 'decision': 'drop' is none of keep, reject, quarantine",
+        "line 4, column 'decision': 'drop' is none of keep, reject, quarantine, clear",
         "line 5, column 'image_sha256': The ledger at sqlite:///data/ledger.db knows no picture",
         "line 6, column 'prompt_id': ",
         "line 7, column 'reason': An override needs a reason",

@@ -45,6 +45,15 @@ def decided(decision: str, at: dt.datetime = NOON, **about: Any) -> Override:  #
         ([decided("keep", prompt_set="summer", **PICTURE)], EARLIER, "quarantined"),
         ([decided("reject", prompt_set="summer", **PICTURE)], EARLIER, "quarantined"),
         ([decided("reject", **PICTURE)], LATER, "rejected"),
+        # What is cleared is as if nobody had decided, whatever the row names; then people decide on.
+        (
+            [decided("keep", EARLIER, **PICTURE), decided("clear", **PICTURE)],
+            EARLIER,
+            "quarantined",
+        ),
+        ([decided("reject", EARLIER, **PROMPT), decided("clear", **PROMPT)], LATER, "quarantined"),
+        ([decided("reject", EARLIER, **PROMPT), decided("clear", **PICTURE)], LATER, "quarantined"),
+        ([decided("clear", EARLIER, **PICTURE), decided("reject", **PICTURE)], LATER, "rejected"),
     ],
 )
 def test_a_keep_covers_what_was_seen_and_a_refusal_all_that_comes(
