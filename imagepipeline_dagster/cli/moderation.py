@@ -148,7 +148,8 @@ def override(
     """Record what a person decides about a picture, or about all pictures of a prompt.
 
     A picture is named by its SHA-256 or the first eight or more of its digits. "clear" takes back
-    what was decided: the evidence counts again. The moderation_overrides_sensor makes the verdicts of the sets concerned anew.
+    what was decided: the evidence counts again. The moderation_overrides_sensor makes the verdicts
+    of the sets concerned anew.
     """
     from imagepipeline_dagster.moderation.decisions import DecisionReader
     from imagepipeline_dagster.tables.overrides import OVERRIDES, record_overrides

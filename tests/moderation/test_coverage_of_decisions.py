@@ -45,12 +45,7 @@ def decided(decision: str, at: dt.datetime = NOON, **about: Any) -> Override:  #
         ([decided("keep", prompt_set="summer", **PICTURE)], EARLIER, "quarantined"),
         ([decided("reject", prompt_set="summer", **PICTURE)], EARLIER, "quarantined"),
         ([decided("reject", **PICTURE)], LATER, "rejected"),
-        # What is cleared is as if nobody had decided, whatever the row names; then people decide on.
-        (
-            [decided("keep", EARLIER, **PICTURE), decided("clear", **PICTURE)],
-            EARLIER,
-            "quarantined",
-        ),
+        # What is cleared is as if nobody had decided, whatever a row names.
         ([decided("reject", EARLIER, **PROMPT), decided("clear", **PROMPT)], LATER, "quarantined"),
         ([decided("reject", EARLIER, **PROMPT), decided("clear", **PICTURE)], LATER, "quarantined"),
         ([decided("clear", EARLIER, **PICTURE), decided("reject", **PICTURE)], LATER, "rejected"),
