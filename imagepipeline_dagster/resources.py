@@ -129,8 +129,8 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
     link_lifetime_hours: float = Field(
         default=24.0,
         ge=0,
-        description="Hours after a purchase in which a link that does not work may come to work: "
-        "until then a paid picture stays open.",
+        description="Hours after its job's success in which a link that does not work may come to "
+        "work: until then a paid picture stays open.",
     )
     refusing_statuses: list[int] = Field(
         default=[429],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from hashlib import shake_256
+from typing import Any
 
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -84,17 +85,22 @@ _ANSWERS: Mapping[FaultKind, Callable[[Fault, str], Response]] = {
     FaultKind.LATE_LINK: lambda _, __: failure("no such picture yet", status=404),
 }
 
-_RETOLD: Mapping[FaultKind, Callable[[dict[str, object]], dict[str, object]]] = {
-    FaultKind.ENVELOPE: lambda job: {"data": job, "success": True},
-    FaultKind.MISSING_LINKS: lambda job: {**job, "download_urls": None},
-    FaultKind.OTHER_JOB: lambda job: {**job, "id": "another-job"},
+_RETOLD: Mapping[FaultKind, Callable[[dict[str, Any], Fault], dict[str, Any]]] = {
+    FaultKind.ENVELOPE: lambda job, _: {"data": job, "success": True},
+    FaultKind.MISSING_LINKS: lambda job, _: {**job, "download_urls": None},
+    FaultKind.EMPTY_LINKS: lambda job, _: {**job, "download_urls": []},
+    FaultKind.USELESS_LINKS: lambda job, fault: {
+        **job,
+        "download_urls": [fault.link for _ in job.get("download_urls") or ()],
+    },
+    FaultKind.OTHER_JOB: lambda job, _: {**job, "id": "another-job"},
 }
 
 
-def retold(job: dict[str, object], fault: Fault | None) -> Response:
+def retold(job: dict[str, Any], fault: Fault | None) -> Response:
     """Return an answer about a job, as `fault` spells it."""
     spell = _RETOLD.get(fault.kind) if fault is not None else None
-    return JSONResponse(spell(job) if spell else job)
+    return JSONResponse(spell(job, fault) if spell and fault else job)
 
 
 def damaged(image: bytes, fault: Fault | None) -> bytes:

@@ -57,6 +57,10 @@ class FaultKind(StrEnum):
     """The job is PENDING, also when it is done."""
     MISSING_LINKS = "missing_links"
     """SUCCESS with `download_urls: null`."""
+    EMPTY_LINKS = "empty_links"
+    """SUCCESS with an empty list of links, as where a store is slower than the status."""
+    USELESS_LINKS = "useless_links"
+    """SUCCESS with links that lead to no picture: each is `link`."""
     OTHER_JOB = "other_job"
     """The answer carries another job's id."""
     EXPIRED_LINK = "expired_link"
@@ -94,6 +98,8 @@ _TRAITS = {
     FaultKind.UNKNOWN_STATUS: _Traits(_STATUS),
     FaultKind.STUCK: _Traits(_STATUS),
     FaultKind.MISSING_LINKS: _Traits(_STATUS),
+    FaultKind.EMPTY_LINKS: _Traits(_STATUS),
+    FaultKind.USELESS_LINKS: _Traits(_STATUS),
     FaultKind.OTHER_JOB: _Traits(_STATUS),
     FaultKind.EXPIRED_LINK: _Traits(_DOWNLOAD),
     FaultKind.LATE_LINK: _Traits(_DOWNLOAD),
@@ -142,6 +148,7 @@ class Fault(BaseModel):
     )
     missing: int = Field(1, ge=1, le=4, description="FEWER_LINKS: how many links are missing.")
     word: str = Field("WARMING_UP", description="UNKNOWN_STATUS: the status word.")
+    link: str = Field("file:///picture.png", description="USELESS_LINKS: what each link is.")
 
     @model_validator(mode="after")
     def _can_happen(self) -> Self:

@@ -212,6 +212,7 @@ class Entry:
     job_id: str | None
     links: tuple[str, ...]
     submitted_at: dt.datetime | None
+    links_since: dt.datetime | None
     completed_at: dt.datetime | None
     failure: Failure | None
     error: str | None

@@ -106,6 +106,8 @@ requests = Table(
     # Only where a job has no id to ask for them again.
     Column("links", JSON),
     Column("submitted_at", _Utc),
+    # When a picture of its job first could not be had: its links live from its success on.
+    Column("links_since", _Utc),
     Column("completed_at", _Utc),
     Column("failure", String(16)),
     Column("error", Text),

@@ -22,7 +22,17 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from imagepipeline_dagster.api.contract import storable, submit_path
 from imagepipeline_dagster.ledger.records import (
@@ -83,6 +93,7 @@ def record_claim(
         "job_id": None,
         "links": None,
         "submitted_at": None,
+        "links_since": None,
         "completed_at": None,
         "failure": None,
         "error": None,
@@ -357,12 +368,20 @@ def record_unknown(
     )
 
 
-def record_trouble(connection: Connection, request_key: str, error: str) -> None:
-    """Note why a submitted request is not finished; it stays submitted."""
+def record_trouble(
+    connection: Connection, request_key: str, error: str, *, links_since: dt.datetime | None = None
+) -> None:
+    """Note why a submitted request is not finished; it stays submitted.
+
+    `links_since` is when its job was seen to have succeeded; the first such time counts.
+    """
     connection.execute(
         update(requests)
         .where(requests.c.request_key == request_key, requests.c.state == State.SUBMITTED)
-        .values(error=storable(error))
+        .values(
+            error=storable(error),
+            links_since=func.coalesce(requests.c.links_since, links_since),
+        )
     )
 
 

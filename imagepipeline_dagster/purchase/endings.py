@@ -115,9 +115,22 @@ class Endings:
         self._allowance = allowance
 
     async def end(
-        self, call: PlannedRequest, error: Exception, *, has_job: bool, bought_now: bool = True
+        self,
+        call: PlannedRequest,
+        error: Exception,
+        *,
+        has_job: bool,
+        bought_now: bool = True,
+        links_since: dt.datetime | None = None,
     ) -> None:
-        """End a call as the table says; `bought_now`: this run sent it, or meant to.
+        """End a call as the table says.
+
+        Args:
+            call: that ended.
+            error: what ended it.
+            has_job: whether the API had taken it before.
+            bought_now: this run sent it, or meant to.
+            links_since: when its job was seen to have succeeded.
 
         Raises:
             Exception: the error itself, where it is a defect.
@@ -129,7 +142,19 @@ class Endings:
         if ending.gives_up:
             self._state.given_up.add(call.request_key)
         self._count(call, ending, bought_now=bought_now)
-        await self._record(call, ending, error, was=State.SUBMITTED if has_job else State.CLAIMED)
+        match ending.state:
+            case State.SUBMITTED:
+                text = f"{type(error).__name__}: {error}"
+                await self._writer.write(
+                    record_trouble, call.request_key, text, links_since=links_since
+                )
+            case State.UNKNOWN:
+                was = State.SUBMITTED if has_job else State.CLAIMED
+                await self._writer.write(
+                    record_unknown, call.request_key, str(error), owner=self._owner, was=was
+                )
+            case State.FAILED if ending.failure is not None:
+                await self._writer.write(self._record_failure, call, ending.failure, str(error))
 
     def _count(self, call: PlannedRequest, ending: Ending, *, bought_now: bool) -> None:
         # Earlier runs' jobs do not say whether to go on buying.
@@ -137,19 +162,6 @@ class Endings:
             self._state.judge_failure(call.samples)
         elif ending.state is State.SUBMITTED:
             self._state.failed += call.samples
-
-    async def _record(
-        self, call: PlannedRequest, ending: Ending, error: Exception, *, was: State
-    ) -> None:
-        key, text = call.request_key, str(error)
-        match ending.state:
-            case State.UNKNOWN:
-                await self._writer.write(record_unknown, key, text, owner=self._owner, was=was)
-            case State.SUBMITTED:
-                text = f"{type(error).__name__}: {text}"
-                await self._writer.write(record_trouble, key, text)
-            case State.FAILED if ending.failure is not None:
-                await self._writer.write(self._record_failure, call, ending.failure, text)
 
     def _record_failure(
         self, connection: Connection, call: PlannedRequest, failure: Failure, error: str

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -45,6 +46,8 @@ _DOWNLOADS_AT_ONCE = 8
 # A bucket answers after a tenth of a second. Each picture is two objects, and held in memory.
 _PICTURES_WRITTEN_AT_ONCE = 16
 _FIRST_PAUSE_SECONDS = 0.2
+# An API may list its links some looks later; so long a list that is too short is doubted.
+_SHORT_LISTS_DOUBTED_SECONDS = 3.0
 
 
 class PicturesLate(DownloadError):
@@ -101,14 +104,23 @@ class Landing:
         job: Job,
         *,
         samples: int,
+        checked: bool,
         stored: tuple[StoredSample, ...],
         links_end: dt.datetime,
     ) -> int:
         """Bring a job's samples home, record each once its bytes are stored, and count the useful.
 
-        `stored` are the samples that an earlier attempt recorded. Until `links_end` a link that
-        does not work, or gives no picture, is a passing trouble. Fewer links than samples mean that
-        some were filtered; which ones survived is not guessed: their `sample_index` is None.
+        Until `links_end` a link that does not work, or gives no picture, is a passing trouble.
+        Fewer links than samples mean that the safety checker filtered some, where it was asked to;
+        which ones survived is not guessed: their `sample_index` is None.
+
+        Args:
+            hold: under which they are recorded.
+            job: that has succeeded.
+            samples: that were asked for.
+            checked: whether the API's safety checker was to look at them.
+            stored: what earlier runs recorded of them.
+            links_end: until when links may come to work.
 
         Raises:
             PicturesLate: some cannot be had now; what came is recorded.
@@ -116,19 +128,26 @@ class Landing:
             DownloadError, StatusUnavailable, Throttled, Unreachable, JobError: try again later.
             OSError: the storage failed.
         """
-        job = await self._with_links(job, samples, links_end)
+        job = await self._with_links(job, samples, checked=checked, links_end=links_end)
         delivered = min(len(job.download_urls), samples)
         complete = delivered == samples
-        have = {sample.slot: sample for sample in stored} if complete else {}
+        # Of a shorter list nobody knew which sample a picture was.
+        have = {it.slot: it for it in stored if it.sample_index == it.slot} if complete else {}
         landed = [have[slot] for slot in sorted(have)]
         missing = range(delivered, samples)
-        if job.links_told:
-            why = f"{delivered} links came for {samples} samples"
-            unrecorded = [filtered_sample(slot, why) for slot in missing]
-        else:
-            why = "the API listed no links that can be read"
-            unrecorded = [_lost_sample(slot, Outcome.EXPIRED, why) for slot in missing]
+        why = (
+            f"{delivered} links came for {samples} samples"
+            if job.links_told
+            else "the API listed no links that can be read"
+        )
         late: list[PicturesLate] = []
+        unrecorded: list[StoredSample] = []
+        if job.links_told and checked:
+            unrecorded = [filtered_sample(slot, why) for slot in missing]
+        elif missing and dt.datetime.now(dt.UTC) < links_end:
+            late.append(PicturesLate(why))
+        else:
+            unrecorded = [_lost_sample(slot, Outcome.EXPIRED, why) for slot in missing]
         for slot in (slot for slot in range(delivered) if slot not in have):
             try:
                 sample = await self._sample(
@@ -156,24 +175,27 @@ class Landing:
         if not await self._writer.write(record, hold, what):
             raise HoldLost("another process has the request, or a further attempt at it")
 
-    async def _with_links(self, job: Job, samples: int, links_end: dt.datetime) -> Job:
-        """Return the job with its links; where some or all are missing, it is asked once more.
+    async def _with_links(
+        self, job: Job, samples: int, *, checked: bool, links_end: dt.datetime
+    ) -> Job:
+        """Return the job with its links; while some or all are missing, it is asked again.
 
-        An API may list them a look later. None that can be read are waited for as a link is.
+        An API may list them some looks later. Where its filter may have held them back, a list that
+        stays short is believed soon; else it is waited for as a link is.
         """
         pauses = self._pauses(links_end)
+        doubted_until = time.monotonic() + _SHORT_LISTS_DOUBTED_SECONDS
         while len(job.download_urls) < samples and job.id is not None:
             pause = next(pauses, None)
             if pause is None:
                 break
+            believed = job.links_told and checked
+            if believed and time.monotonic() + pause > doubted_until:
+                break
             await asyncio.sleep(pause)
             renewed = await self._renewed(job)
-            looked_twice = job.links_told and renewed.links_told
-            job = renewed
-            if looked_twice:
-                break
-        if not job.links_told and dt.datetime.now(dt.UTC) < links_end:
-            raise PicturesLate("the API listed no links that can be read")
+            # What was listed once is not lost by a later, shorter list.
+            job = renewed if len(renewed.download_urls) >= len(job.download_urls) else job
         return job
 
     def _pauses(self, links_end: dt.datetime) -> Iterator[float]:

@@ -185,6 +185,7 @@ class Rebuilding:
             "job_id": row.job_id if row else None,
             "links": None,
             "submitted_at": submitted_at,
+            "links_since": None,
             "completed_at": max(ended) if ended else None,
             "failure": failure,
             "error": error,

@@ -48,8 +48,8 @@ class PurchaseSettings:
     Once more than `max_failure_ratio` of the samples that came to an end in this run failed, it
     stops submitting; a few failures among the first ones are not judged yet. A paid picture that
     cannot be had is asked for again for `link_patience_seconds` in this run, and by later runs
-    until `link_lifetime_hours` after its purchase. The limits of the account hold for all runs with
-    one ledger together.
+    until `link_lifetime_hours` after its job's success. The limits of the account hold for all runs
+    with one ledger together.
     """
 
     max_in_flight: int = 16
@@ -102,6 +102,7 @@ class Rounds:
         self.places = Places(settings.max_in_flight)
         self._lease = lease
         self._settings = settings
+        self._links_lifetime = dt.timedelta(hours=settings.link_lifetime_hours)
         self._polls = PollClock(
             poll_min_seconds=settings.poll_min_seconds, poll_max_seconds=settings.poll_max_seconds
         )
@@ -205,6 +206,7 @@ class Rounds:
             owner=self._lease.owner,
             attempt=attempts + 1 if bought_now else attempts,
         )
+        links_since = None
         try:
             try:
                 self._state.in_flight += 1
@@ -213,22 +215,20 @@ class Rounds:
                 self._state.in_flight -= 1
                 self.places.give_back()
             if job is not None:
+                links_since = (entry and entry.links_since) or dt.datetime.now(dt.UTC)
                 useful = await self._landing.land(
                     hold,
                     job,
                     samples=call.samples,
+                    checked=call.parsed.safety_checker,
                     stored=entry.stored if entry else (),
-                    links_end=self._links_end(None if bought_now else entry),
+                    links_end=links_since + self._links_lifetime,
                 )
                 self._state.land(call.samples, useful=useful)
         except Exception as error:  # noqa: BLE001 - raised again where the table does not know it
-            await self._endings.end(call, error, has_job=True, bought_now=bought_now)
-
-    def _links_end(self, bought: Entry | None) -> dt.datetime:
-        """Return until when a link that does not work may come to work."""
-        began = bought.submitted_at if bought is not None else None
-        lifetime = dt.timedelta(hours=self._settings.link_lifetime_hours)
-        return (began or dt.datetime.now(dt.UTC)) + lifetime
+            await self._endings.end(
+                call, error, has_job=True, bought_now=bought_now, links_since=links_since
+            )
 
     async def _finished_job(
         self, call: PlannedRequest, entry: Entry | None, hold: Hold

@@ -223,6 +223,8 @@ def test_envelope(faulty: Faulty, operation: Operation) -> None:
     [
         ("stuck", {"status": "PENDING"}),
         ("missing_links", {"status": "SUCCESS", "download_urls": None}),
+        ("empty_links", {"status": "SUCCESS", "download_urls": []}),
+        ("useless_links", {"status": "SUCCESS", "download_urls": ["file:///picture.png"]}),
         ("other_job", {"status": "SUCCESS", "id": "another-job"}),
     ],
 )

@@ -75,6 +75,7 @@ def entry_of(
         job_id="job",
         links=(),
         submitted_at=NOW,
+        links_since=None,
         completed_at=NOW,
         failure=failure,
         error=None,

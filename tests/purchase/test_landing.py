@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 from typing_extensions import override
 
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation
+from imagepipeline_dagster.ledger.schema import requests
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.buying import Buyer, numbered_rows, prompts_of
 
@@ -24,6 +27,8 @@ MOMENTS: dict[str, Fault] = {
     "a page in place of the picture": Fault(kind="html_page", operation=DOWNLOAD, seconds=0.4),
     "half of the picture": Fault(kind=FaultKind.TRUNCATED_BYTES, seconds=0.4),
     "no links": Fault(kind=FaultKind.MISSING_LINKS, seconds=0.4),
+    "a relative link": Fault(kind=FaultKind.USELESS_LINKS, link="pictures/1.png", seconds=0.4),
+    "a link to a file": Fault(kind=FaultKind.USELESS_LINKS, seconds=0.4),
 }
 
 
@@ -63,6 +68,8 @@ def test_a_longer_trouble_is_left_to_later_runs(
         ("the link says 403", "expired"),
         ("a page in place of the picture", "undecodable"),
         ("no links", "expired"),
+        ("a relative link", "expired"),
+        ("a link to a file", "expired"),
     ],
 )
 def test_when_its_links_are_over_a_picture_is_lost(
@@ -78,6 +85,25 @@ def test_when_its_links_are_over_a_picture_is_lost(
     assert buyer.buy(prompts).outcomes == lost.outcomes == {outcome: 1}
     assert lost.images[0].error
     assert emulator.stats.posts_received == 1
+
+
+def test_links_live_from_the_success_on(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """A job that was pending for days has the whole lifetime of its links still before it."""
+    prompts = prompts_of(numbered_rows(1))
+    emulator.set_faults(Fault(kind=FaultKind.STUCK))
+    waiting = buyer.buy(prompts, job_timeout_seconds=0.1)
+    with buyer.open_ledger() as ledger, ledger.engine.begin() as connection:
+        days_ago = dt.datetime.now(dt.UTC) - dt.timedelta(days=3)
+        connection.execute(update(requests).values(submitted_at=days_ago))
+    emulator.set_faults(Fault(kind=FaultKind.LATE_LINK))
+    troubled = buyer.buy(prompts, link_patience_seconds=0.1)
+    [entry] = troubled.entries.values()
+    still = buyer.buy(prompts, link_patience_seconds=0.1)
+
+    assert waiting.outcomes == troubled.outcomes == still.outcomes == {"pending": 1}
+    assert entry.links_since is not None
+    assert [it.links_since for it in still.entries.values()] == [entry.links_since]
+    assert buyer.buy(prompts, link_lifetime_hours=0).outcomes == {"expired": 1}
 
 
 def test_of_a_call_what_can_be_had_is_kept(buyer: Buyer, emulator: EmulatorServer) -> None:
@@ -97,20 +123,53 @@ def test_of_a_call_what_can_be_had_is_kept(buyer: Buyer, emulator: EmulatorServe
 
 
 def test_an_empty_list_is_asked_for_again(buyer: Buyer, emulator: EmulatorServer) -> None:
-    """A list of links without any counts as filtered after a second look alone."""
+    """A list of links without any counts as filtered after some more looks alone."""
     prompts = prompts_of(numbered_rows(1))
     emulator.set_faults(Fault(kind=FaultKind.FEWER_LINKS))
 
     bought = buyer.buy(prompts)
 
     assert bought.outcomes == {"vendor_filtered": 1}
-    assert emulator.stats.status_requests >= 2
+    assert emulator.stats.status_requests >= 3
+
+
+def test_links_that_come_some_looks_later_are_followed(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """A store that is slower than the status costs no picture, though the API was to check it."""
+    emulator.set_faults(Fault(kind=FaultKind.EMPTY_LINKS, times=3))
+
+    assert buyer.buy(prompts_of(numbered_rows(1))).outcomes == {"generated": 1}
+
+
+def test_without_a_checker_a_short_list_is_no_filter(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """Where the API was not to check, missing links are late: what came is kept, the rest open."""
+    pair = dataclasses.replace(buyer, samples_per_call=2)
+    prompts = prompts_of(numbered_rows(1, samples=2, safety_checker=False))
+    emulator.set_faults(Fault(kind=FaultKind.EMPTY_LINKS))
+    empty = pair.buy(prompts, link_patience_seconds=0.1)
+    emulator.set_faults()
+
+    assert empty.outcomes == {"pending": 2}
+    assert pair.buy(prompts).outcomes == {"generated": 2}
+
+    shorter = prompts_of(numbered_rows(1, samples=2, safety_checker=False, seed=7))
+    emulator.set_faults(Fault(kind=FaultKind.FEWER_LINKS))
+    half = pair.buy(shorter, link_patience_seconds=0.1)
+    over = pair.buy(shorter, link_lifetime_hours=0)
+
+    assert half.outcomes == {"generated": 1, "pending": 1}
+    assert over.outcomes == {"generated": 1, "expired": 1}
+    assert emulator.stats.posts_accepted == 2
 
 
 USELESS: dict[str, Fault] = {
     "undecodable": Fault(kind="html_page", operation=DOWNLOAD),
     "dead links": Fault(kind=FaultKind.EXPIRED_LINK),
     "no links": Fault(kind=FaultKind.MISSING_LINKS),
+    "refused links": Fault(kind=FaultKind.USELESS_LINKS),
     "blank": Fault(kind=FaultKind.BLACK_IMAGE),
     "unreadable answers": Fault(kind="html_page", after_accepting=True),
     "lost answers": Fault(kind=FaultKind.DROPPED_ANSWER),

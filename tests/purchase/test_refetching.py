@@ -16,6 +16,8 @@ FINAL: dict[str, tuple[Fault, str]] = {
     "expired": (Fault(kind=FaultKind.EXPIRED_LINK), "expired"),
     "a page": (Fault(kind="html_page", operation=Operation.DOWNLOAD), "undecodable"),
     "no links": (Fault(kind=FaultKind.MISSING_LINKS), "expired"),
+    "a link to a file": (Fault(kind=FaultKind.USELESS_LINKS), "expired"),
+    "held back": (Fault(kind=FaultKind.EMPTY_LINKS), "vendor_filtered"),
 }
 
 

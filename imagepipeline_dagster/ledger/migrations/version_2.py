@@ -18,6 +18,7 @@ def upgrade() -> None:
     _add_approvals()
     _add_shares()
     _add_columns_of_samples()
+    _note_since_when_links_live()
     _index_jobs()
     _merge_states_of_sets()
     _merge_evidence()
@@ -85,6 +86,10 @@ def _add_columns_of_samples() -> None:
             1)
         """
     )
+
+
+def _note_since_when_links_live() -> None:
+    op.add_column("ledger_requests", sa.Column("links_since", sa.DateTime))
 
 
 def _index_jobs() -> None:
