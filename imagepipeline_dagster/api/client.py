@@ -165,8 +165,9 @@ class ImagePipelineClient:
     ) -> Job:
         """POST a request and return its job, in whatever state the API says.
 
-        `sending` is told True just before each attempt is sent, and False once it is known that
-        this attempt created no job: whoever cancels in between cannot know what became of it.
+        `sending` is told True before each attempt, once more as it leaves over its connection, and
+        False once it is known that this attempt created no job: whoever cancels in between cannot
+        know what became of it. What it raises keeps the attempt from leaving.
 
         Raises:
             AnswerLost: the request may have been accepted; it was not and must not be repeated.
@@ -185,7 +186,7 @@ class ImagePipelineClient:
         await self._pace()
         sending(True)  # noqa: FBT003 - the callback's only argument
         try:
-            job = await self._post(request)
+            job = await self._post(request, sending=partial(sending, True))  # noqa: FBT003
         except (Throttled, Unreachable) as error:
             sending(False)  # noqa: FBT003
             if self._submit_pace is not None and isinstance(error, Throttled):
@@ -195,7 +196,7 @@ class ImagePipelineClient:
             self._submit_pace.accepted()
         return job
 
-    async def _post(self, request: GenerationRequest) -> Job:
+    async def _post(self, request: GenerationRequest, *, sending: Callable[[], None]) -> Job:
         try:
             response = await bounded_answer(
                 self._posts,
@@ -203,6 +204,7 @@ class ImagePipelineClient:
                 self.endpoint(request.task),
                 json=request.payload(),
                 seconds=self._request_timeout,
+                sending=sending,
             )
         except _NOT_SENT as error:
             raise self._unreachable(error) from self._redaction.cause(error)

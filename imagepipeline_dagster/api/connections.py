@@ -7,7 +7,7 @@ import json as jsons
 import os
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import cache
 from http.cookiejar import CookieJar
@@ -75,8 +75,12 @@ def _tls_context(cert_file: str | None, cert_dir: str | None) -> ssl.SSLContext:
 
 
 @asynccontextmanager
-async def answer_deadline(seconds: float) -> AsyncIterator[dict[str, Any]]:
+async def answer_deadline(
+    seconds: float, *, sending: Callable[[], None] = lambda: None
+) -> AsyncIterator[dict[str, Any]]:
     """Bound the time from a request's end to the end of the block; give the request's extensions.
+
+    `sending` is called when the request is about to leave: what it raises keeps it here.
 
     httpx bounds the pause between two pieces alone, and endless 1xx answers reach no bound at all.
     The clock starts when the request has left: a place among the connections is waited for.
@@ -88,6 +92,8 @@ async def answer_deadline(seconds: float) -> AsyncIterator[dict[str, Any]]:
     async with asyncio.timeout(None) as deadline:
 
         async def trace(event: str, _info: object) -> None:
+            if event.endswith("send_request_headers.started"):
+                sending()
             if event.endswith("receive_response_headers.started"):
                 deadline.reschedule(loop.time() + seconds)
 
@@ -101,10 +107,12 @@ async def bounded_answer(
     *,
     seconds: float,
     json: dict[str, Any] | None = None,
+    sending: Callable[[], None] = lambda: None,
 ) -> httpx.Response:
     """Return an answer of the API, read to its end as long as it keeps its bounds.
 
-    `seconds` bounds the whole of it, and 4 MiB its size, packed and unpacked.
+    `seconds` bounds the whole of it, and 4 MiB its size, packed and unpacked. `sending` is called
+    when the request is about to leave, after it waited for a connection.
 
     Raises:
         httpx.HTTPError: no answer came, or not to its end.
@@ -112,7 +120,7 @@ async def bounded_answer(
     packed = bytearray()
     try:
         async with (
-            answer_deadline(seconds) as extensions,
+            answer_deadline(seconds, sending=sending) as extensions,
             client.stream(method, url, json=json, extensions=extensions) as response,
         ):
             try:

@@ -54,6 +54,7 @@ class Job(BaseModel):
         links_told: whether the answer listed links that can all be read, be the list empty. Without
             it nothing is known of what the job delivers.
         names_itself: whether the answer carries the id.
+        named_as_job: whether under a name that is a job's alone.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -66,6 +67,7 @@ class Job(BaseModel):
     download_urls: tuple[str, ...] = ()
     links_told: bool = True
     names_itself: bool = True
+    named_as_job: bool = False
     error: str | None = None
 
 
@@ -126,6 +128,7 @@ def read_job(answer: object, *, task: str, job_id: str | None = None) -> Job:
         download_urls=links or (),
         links_told=links is not None,
         names_itself=bool(ids),
+        named_as_job=any(fields.get(name) for name in _ID_NAMES[1:]),
         error=error_text(answer) if status is JobStatus.FAILURE else None,
     )
 

@@ -111,9 +111,10 @@ def ruling_on_post(answer: Answer, *, refusing: Collection[int] = (429,)) -> Rul
     )
     job = answer.job
     if job is not None and job.id is not None:
-        # Beside a complaint alone an id may be the complaint's own.
+        # Beside a complaint alone an `id` may be the complaint's own.
         complains = job.word == "" and answer.message != NO_MESSAGE
-        if not (complains and (answer.status in _JUDGES_THE_REQUEST or answer.status in refusing)):
+        refuses = answer.status in _JUDGES_THE_REQUEST or answer.status in refusing
+        if job.named_as_job or not (complains and refuses):
             return Ruling.JOB
     elif job is not None and job.status is JobStatus.SUCCESS and job.links_told:
         return Ruling.JOB

@@ -78,6 +78,7 @@ def plan(
             planned = forecast_of_sets(names, tables, chosen, ledger, origin=origin)
             allowance = chosen.allowance(origin)
             spent = allowance.spent(ledger, today=dt.datetime.now(dt.UTC).date())
+            warning = None if api.emulated else ledger.warning
     total = planned.total
     if as_json:
         echo_json(
@@ -88,6 +89,7 @@ def plan(
                 "budget_left": allowance.rest_text(spent),
                 "spent": {period: dataclasses.asdict(of) for period, of in spent.items()},
                 "emulated": api.emulated,
+                "warning": warning,
             }
         )
         return
@@ -97,6 +99,8 @@ def plan(
         rich.print(_reasons_table(shown))
     if not api.emulated and allowance.budget is None:
         click.echo("No budget limits what is spent.")
+    if warning is not None:
+        click.echo(warning)
     click.echo(to_buy_text(total.to_buy, allowance.cost(total.to_buy), emulated=api.emulated))
     if spent["total"].images:
         periods = {"day": "today", "month": "this month", "total": "in all"}

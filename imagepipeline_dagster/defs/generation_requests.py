@@ -63,6 +63,7 @@ def plan_set(
             **requests_to_buy(plan, allowance),
             **refused_rows(prompts),
             "fingerprint": fingerprint,
+            **({} if api.emulated or ledger.warning is None else {"warning": ledger.warning}),
         },
     )
 

@@ -36,6 +36,7 @@ from imagepipeline_dagster.ledger.upserts import upsert
 from imagepipeline_dagster.ledger.uses import PromptCall, calls_of
 
 __all__ = [
+    "GIVEN_UP",
     "MIN_PREFIX",
     "STUCK_AFTER",
     "DecisionRefused",
@@ -46,6 +47,7 @@ __all__ = [
     "decisions_about",
     "entries_named",
     "forget",
+    "restore_decision",
     "resubmit",
     "unknown_requests",
     "withdraw_images",
@@ -53,6 +55,10 @@ __all__ = [
 
 MIN_PREFIX = 8
 """Least hex digits that stand for a request key, or for an image."""
+
+GIVEN_UP = "given up by "
+"""How the error of a request begins that was given up; then follow who decided so, and why."""
+_WITHDRAWN = "withdrawn by "
 
 _NO_PICTURE = (
     Outcome.EXPIRED,
@@ -207,7 +213,7 @@ def withdraw_images(
         connection.execute(
             update(samples)
             .where(has_one)
-            .values(outcome=Outcome.WITHDRAWN, uri=None, error=f"withdrawn by {who}: {why}")
+            .values(outcome=Outcome.WITHDRAWN, uri=None, error=f"{_WITHDRAWN}{who}: {why}")
         )
         connection.execute(
             insert(decisions),
@@ -222,6 +228,25 @@ def withdraw_images(
                 for key in keys
             ],
         )
+
+
+_TOLD = {GIVEN_UP: LedgerDecision.FORGET, _WITHDRAWN: LedgerDecision.WITHDRAW}
+
+
+def restore_decision(
+    connection: Connection, request_key: str, error: str, *, at: dt.datetime
+) -> LedgerDecision | None:
+    """Record the decision that an error tells of, and return it; None where it tells of none."""
+    for beginning, decision in _TOLD.items():
+        if error.startswith(beginning):
+            who, _, why = error.removeprefix(beginning).partition(": ")
+            connection.execute(
+                insert(decisions).values(
+                    request_key=request_key, decided_at=at, decision=decision, who=who, why=why
+                )
+            )
+            return decision
+    return None
 
 
 def decisions_about(connection: Connection, request_key: str) -> list[TakenDecision]:
@@ -263,7 +288,7 @@ def _decide(
             if decision is LedgerDecision.RESUBMIT:
                 _resubmit(connection, entry, f"resubmitted by {who}: {why}", now)
             else:
-                _set_failed(connection, entry, Failure.GIVEN_UP, f"given up by {who}: {why}", now)
+                _set_failed(connection, entry, Failure.GIVEN_UP, f"{GIVEN_UP}{who}: {why}", now)
     return entries
 
 

@@ -71,6 +71,20 @@ class Ledger:
         return str(self.file.absolute())
 
     @property
+    def warning(self) -> str | None:
+        """A sentence for whoever is about to pay, where the URL is a path that begins in a folder.
+
+        A process that starts in another one finds no ledger there.
+        """
+        if self.file is None or self.file.is_absolute():
+            return None
+        return (
+            f"The ledger's path, {self.file}, begins in the folder that a process starts in, which "
+            f"is {Path.cwd()} here: one that starts elsewhere finds none, and buys nothing. "
+            "Whole paths in IMAGEPIPELINE_STORAGE or IMAGEPIPELINE_LEDGER_URL hold everywhere."
+        )
+
+    @property
     def is_absent(self) -> bool:
         """Whether it reads as an empty one because there is none."""
         return not self._create and self.engine.url.database is None

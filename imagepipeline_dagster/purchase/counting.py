@@ -28,7 +28,7 @@ class PurchaseCount:
         self._storage = storage
         self._writer = writer
         self._state = state
-        self._posts_counted = 0
+        self._counted = 0
 
     async def begin(self) -> None:
         """Look whether the ledger knows what the storage holds; where it does not, stop the run."""
@@ -41,10 +41,11 @@ class PurchaseCount:
 
     async def follow(self) -> None:
         """Count what was sent since the last time."""
-        if self._state.posts > self._posts_counted:
+        if self._state.sent > self._counted:
             await self._count()
 
     async def _count(self) -> None:
-        self._posts_counted = self._state.posts
-        counted = await self._writer.write(record_purchase)
-        await asyncio.to_thread(mark_storage, self._storage, counted)
+        sent = self._state.sent
+        identity = await self._writer.write(record_purchase)
+        await asyncio.to_thread(mark_storage, self._storage, identity)
+        self._counted = sent

@@ -42,6 +42,8 @@ __all__ = ["Purchase", "PurchaseReport", "PurchaseSettings"]
 # A run that is told to end has ten seconds.
 _GRACE_SECONDS = 7.0
 _CLEANUP_SECONDS = 2.0
+# A copy of the ledger that is put back lacks no more than what so long a time bought unnoticed.
+_COUNT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +182,8 @@ class Purchase:
                 )
                 rounds = self._rounds(client, writer, threads, count)
                 attendants = [
-                    asyncio.create_task(self._keep_lease(writer, count)),
+                    asyncio.create_task(self._keep_lease(writer)),
+                    asyncio.create_task(self._keep_count(count)),
                     asyncio.create_task(self._share(client, rounds.places).keep()),
                     asyncio.create_task(self._report_progress()),
                 ]
@@ -189,7 +192,10 @@ class Purchase:
                 finally:
                     for attendant in attendants:
                         attendant.cancel()
-                    await count.follow()
+                    try:
+                        await count.follow()
+                    except OSError as error:
+                        self._state.stop(error)
                     await writer.write(record_release, self._lease.owner)
         if rounds.defect is not None:
             raise rounds.defect
@@ -268,7 +274,7 @@ class Purchase:
             settings=self._settings,
         )
 
-    async def _keep_lease(self, writer: LedgerWriter, count: PurchaseCount) -> None:
+    async def _keep_lease(self, writer: LedgerWriter) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_seconds / 3)
             # A database or a storage that is away for a while must not end the renewals for good.
@@ -276,6 +282,11 @@ class Purchase:
                 since, until = Moment.now(), self._lease.until()
                 renewed = await writer.write(record_renewal, self._lease.owner, lease_until=until)
                 self._fence.renew(renewed, since=since)
+
+    async def _keep_count(self, count: PurchaseCount) -> None:
+        while True:
+            await asyncio.sleep(_COUNT_SECONDS)
+            with contextlib.suppress(OperationalError, OSError):
                 await count.follow()
 
     async def _report_progress(self) -> None:

@@ -1,8 +1,9 @@
 """A lost ledger's entries restored from what the storage keeps: three tables of each prompt set.
 
-Only missing entries are restored; those that the ledger has stay as they are. The tables tell what
-was bought until they were stored. A request that they show as not bought may have been bought after
-that, by a run that never came to its end: it becomes `unknown`, for a person to decide.
+Only missing entries are restored, and those that an older copy would buy though the tables show
+them as bought; the others stay as they are. The tables tell what was bought until they were stored.
+A request that they show as not bought may have been bought after that, by a run that never came to
+its end: it becomes `unknown`, for a person to decide. What people decided is told by the errors.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ import pyarrow.parquet as pq
 from sqlalchemy import Connection
 
 from imagepipeline_dagster.ledger.budget import Allowance
+from imagepipeline_dagster.ledger.decisions import GIVEN_UP, restore_decision
 from imagepipeline_dagster.ledger.identity import adopt
 from imagepipeline_dagster.ledger.records import (
     MAX_JOBS_PER_REQUEST,
     Failure,
     Outcome,
+    PlanState,
     State,
     StoredSample,
+    plan_state,
 )
 from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by
 from imagepipeline_dagster.ledger.schema import requests, samples
@@ -135,14 +139,17 @@ class Rebuilding:
         restored: dict[str, Mapping[str, Any]] = {}
         stored = 0
         for call in plan:
-            if call.request_key in known or call.request_key in restored:
-                continue
             rows = shown.get(call.request_key, ())
+            before = known.get(call.request_key)
+            is_older = plan_state(before) is PlanState.TO_BUY and _end_of(rows)[0] is not None
+            if call.request_key in restored or not (before is None or is_older):
+                continue
             entry = self._entry(call, rows)
             if entry is None:
                 continue
             restored[call.request_key] = entry
-            connection.execute(upsert(connection, requests, dict(entry), replace=()))
+            connection.execute(upsert(connection, requests, dict(entry), replace=tuple(entry)))
+            self._restore_decisions(connection, call.request_key, rows)
             for sample in _stored_samples(call.request_key, rows, attempt=entry["attempt"]):
                 connection.execute(upsert(connection, samples, sample, replace=()))
                 stored += sample["image_sha256"] is not None
@@ -191,6 +198,14 @@ class Rebuilding:
             "error": error,
         }
 
+    def _restore_decisions(
+        self, connection: Connection, request_key: str, rows: Sequence[GeneratedImage]
+    ) -> None:
+        told = {row.error: row for row in rows if row.error}
+        for error, row in told.items():
+            when = row.completed_at or row.submitted_at or _LONG_AGO
+            restore_decision(connection, request_key, error, at=when)
+
     def _count_as_spent(self, connection: Connection, entry: Mapping[str, Any]) -> None:
         if entry["submitted_at"] is not None:
             recording = dataclasses.replace(self.allowance, budget=None)
@@ -231,6 +246,8 @@ def _end_of(rows: Sequence[GeneratedImage]) -> tuple[State | None, Failure | Non
     outcome, error = open_rows[0].outcome, open_rows[0].error
     if outcome == Outcome.UNKNOWN:
         return State.UNKNOWN, None, error
+    if outcome == Outcome.FAILED and (error or "").startswith(GIVEN_UP):
+        return State.FAILED, Failure.GIVEN_UP, error
     if outcome == Outcome.FAILED:
         sent = any(row.submitted_at for row in rows)
         return State.FAILED, Failure.MODEL_ERROR if sent else Failure.INPUT_REFUSED, error

@@ -53,6 +53,7 @@ class RunState:
         given_up: keys of the requests that this run leaves to the next.
         sending: keys of the POSTs whose answer has not come: each may name a job that is paid.
         reserved: the day whose budget each request's cost was taken from, by key.
+        sent: POSTs that left, whatever came of them.
         posts: API calls that created a job.
         resumed: jobs taken over from a process that is gone.
         in_flight: jobs that are being sent or waited for.
@@ -68,6 +69,7 @@ class RunState:
     given_up: set[str] = field(default_factory=set)
     sending: set[str] = field(default_factory=set)
     reserved: dict[str, dt.date] = field(default_factory=dict)
+    sent: int = 0
     posts: int = 0
     resumed: int = 0
     in_flight: int = 0

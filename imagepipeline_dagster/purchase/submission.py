@@ -146,7 +146,8 @@ class Submission:
             raise SendingStopped("the run stopped before it was sent")
         elif not self._fence.holds(key):
             raise _ClaimDoubtful
-        else:
+        elif key not in self._state.sending:
+            self._state.sent += 1
             self._state.sending.add(key)
 
     def _claim(self, connection: Connection, call: PlannedRequest, hold: Hold) -> bool:

@@ -191,6 +191,8 @@ NAMED = {
     "409": Reply(status=409, value={"job_id": "job-1", "message": "already being processed"}),
     "422": Reply(status=422, value=PENDING),
     "429": Reply(status=429, value=PENDING),
+    "429 that complains": Reply(status=429, value={"job_id": "job-1", "error": "queue is full"}),
+    "400 that complains": Reply(status=400, value={"jobId": "job-1", "message": "seed is odd"}),
     "303 to the job": Reply(
         status=303, headers={"Location": "/sdxl/text2image/v1/status/job-1?key=x"}
     ),
@@ -415,6 +417,31 @@ def test_connection_closed_while_idle() -> None:
         asyncio.run(go(server.url))
 
         assert server.posts == 3
+
+
+def test_what_waits_for_a_connection_is_held_back() -> None:
+    """Whoever sends may still say no when a connection comes free: then nothing leaves."""
+    asked: list[bool] = []
+
+    def never_mind(under_way: bool) -> None:  # noqa: FBT001 - the client's callback
+        asked.append(under_way)
+        if len(asked) > 1:
+            raise LookupError("it slept too long")
+
+    async def go(url: str) -> None:
+        async with client_of(url) as client:
+            busy = [asyncio.create_task(client.submit(a_request())) for _ in range(8)]
+            await asyncio.sleep(0.1)
+            with pytest.raises(LookupError):
+                await client.submit(a_request(), sending=never_mind)
+            await asyncio.gather(*busy)
+            await client.submit(a_request())
+
+    with serving(Reply(value=PENDING, pause=0.3)) as server:
+        asyncio.run(go(server.url))
+
+        assert server.posts == 9
+    assert asked == [True, True]
 
 
 def test_what_is_sent() -> None:

@@ -61,6 +61,21 @@ def test_a_real_key_without_a_budget_is_said(shop: Shop, monkeypatch: pytest.Mon
     assert "No budget limits what is spent." in shop.run("plan")
 
 
+def test_a_ledger_in_the_working_folder_is_said(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a real key a plan says that the ledger's path depends on where a process starts."""
+    shop.add("a")
+    assert "begins in the folder" not in shop.run("plan")
+    monkeypatch.setenv("IMAGEPIPELINE_API_KEY", "sk-test")
+    assert (
+        f"data/ledger.db, begins in the folder that a process starts in, which is {shop.folder}"
+        in shop.run("plan")
+    )
+    monkeypatch.setenv("IMAGEPIPELINE_STORAGE", str(shop.folder / "data"))
+    assert "begins in the folder" not in shop.run("plan")
+
+
 def test_sets_sync_brings_the_partitions_in_step(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

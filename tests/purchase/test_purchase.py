@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import re
 import socket
 import threading
 import time
@@ -25,7 +26,7 @@ from imagepipeline_dagster.ledger.schema import requests
 from imagepipeline_dagster.ledger.steps import record_claim, record_failed, record_submitted
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest
-from imagepipeline_dagster.purchase import landing
+from imagepipeline_dagster.purchase import landing, submission
 from imagepipeline_dagster.purchase.purchase import Purchase
 from imagepipeline_dagster.purchase.state import PurchaseProgress
 from imagepipeline_dagster.storage.folder import LocalFolder
@@ -648,6 +649,30 @@ def test_a_ledger_that_fails_is_raised_and_does_not_hang(
     assert paid < 40
     assert bought.outcomes == {"generated": 40}
     assert_nothing_bought_twice(buyer, bought, emulator.stats)
+
+
+def test_a_job_that_cannot_be_recorded_is_in_the_log(
+    buyer: Buyer,
+    emulator: EmulatorServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """On a full disk the log is all that knows the id of a paid job."""
+
+    def full(*_arguments: object, **_options: object) -> None:
+        raise ValueError("database or disk is full")
+
+    prompts = prompts_of(numbered_rows(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(submission, "record_submitted", full)
+        with pytest.raises(ValueError, match="disk is full"):
+            buyer.buy(prompts)
+    [call] = buyer.plan(prompts)
+
+    [record] = [it for it in caplog.records if "could not be recorded" in it.message]
+    assert re.search(rf"job \S{{8,}} of request {call.request_key} is paid", record.message)
+    assert buyer.buy(prompts).outcomes == {"unknown": 1}
+    assert emulator.stats.posts_received == 1
 
 
 def test_the_key_is_in_no_row_of_the_ledger(buyer: Buyer, tmp_path: Path) -> None:

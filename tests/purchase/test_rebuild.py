@@ -14,8 +14,15 @@ from sqlalchemy import MetaData
 
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind
 from imagepipeline_dagster.ledger.budget import Allowance, Budget
+from imagepipeline_dagster.ledger.decisions import (
+    DecisionRefused,
+    decisions_about,
+    forget,
+    withdraw_images,
+)
 from imagepipeline_dagster.ledger.identity import LedgerMismatch, adopt
 from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.schema import requests, samples
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.purchase.images import GeneratedImage
@@ -156,6 +163,54 @@ def test_a_job_under_way_is_resumed_after_a_rebuild(buyer: Buyer, emulator: Emul
     again = buyer.buy(prompts)
     assert again.outcomes == {"generated": 2}
     assert emulator.stats.posts_accepted == 1
+
+
+def test_an_older_copy_learns_what_was_bought_since(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """What an older copy would buy, and the tables show as bought, is known again."""
+    prompts = prompts_of(numbered_rows(2, samples=2))
+    emulator.set_faults(Fault(kind=FaultKind.OUT_OF_QUOTA))
+    assert buyer.buy(prompts).outcomes == {"pending": 4}
+    with buyer.open_ledger() as ledger, ledger.reading() as connection:
+        older = [dict(row) for row in connection.execute(requests.select()).mappings()]
+    emulator.set_faults()
+    bought = buyer.buy(prompts)
+    store(buyer, prompts, bought.plan, bought.images)
+    with buyer.open_ledger() as ledger, ledger.engine.begin() as connection:
+        for table in (samples, requests):
+            connection.execute(table.delete())
+        connection.execute(requests.insert(), older)
+
+    assert older
+    assert rebuild(buyer) == [Restored("spring", 2, 4, 0)]
+    assert facts(buyer.buy(prompts)) == facts(bought)
+    assert emulator.stats.posts_accepted == 2
+
+
+def test_what_people_decided_is_known_again(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """A request that was given up, and a picture that was withdrawn, stay so, with who and why."""
+    prompts = prompts_of(numbered_rows(2, samples=2))
+    emulator.set_faults(Fault(kind=FaultKind.DROPPED_ANSWER, times=1))
+    bought = buyer.buy(prompts)
+    [lost] = {i.request_key for i in bought.images if i.outcome == "unknown"}
+    [picture, *_] = [str(i.image_sha256) for i in bought.images if i.outcome == "generated"]
+    with buyer.open_ledger() as ledger:
+        forget(ledger, [str(lost)], who="mira", why="not in: their list")
+        withdraw_images(ledger, [picture], who="jo", why="a face", at=dt.datetime.now(dt.UTC))
+    decided = buyer.buy(prompts)
+    store(buyer, prompts, decided.plan, decided.images)
+    lose_the_ledger(buyer.ledger_url)
+    rebuild(buyer)
+
+    assert facts(buyer.buy(prompts)) == facts(decided)
+    assert decided.outcomes == {"failed": 2, "withdrawn": 1, "generated": 1}
+    with buyer.open_ledger() as ledger, ledger.reading() as connection:
+        taken = [it for key in decided.entries for it in decisions_about(connection, key)]
+        with pytest.raises(DecisionRefused, match="given_up"):
+            forget(ledger, [str(lost)], who="mira", why="again")
+    assert sorted((it.decision.value, it.who, it.why) for it in taken) == [
+        ("forget", "mira", "not in: their list"),
+        ("withdraw", "jo", "a face"),
+    ]
 
 
 def test_a_ledger_that_has_entries_keeps_them(buyer: Buyer) -> None:
