@@ -5,10 +5,12 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 import dagster as dg
 from dagster.components.resolved.form_config import UNSET_DEFAULT_SENTINEL
+from dagster_shared.utils.config import discover_config_file
 from pydantic import BaseModel, Field, GetJsonSchemaHandler
 from pydantic.config import JsonDict
 from pydantic.json_schema import JsonSchemaValue
@@ -21,7 +23,7 @@ from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.resources import ImagePipelineResource, StorageResource
 from imagepipeline_dagster.scaffolding import ImageDatasetScaffolder
 
-__all__ = ["ImageDatasetComponent"]
+__all__ = ["ImageDatasetComponent", "datasets_in_yaml", "project_around"]
 
 
 _REFERENCE = re.compile(r"\s*\{\{\s*env(?:\.(\w+)|\(\s*['\"](\w+)['\"]\s*\))\s*\}\}\s*")
@@ -147,16 +149,49 @@ class ImageDatasetComponent(ImageDataset, dg.Component, dg.Resolvable):
     @override
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         _refuse_namesakes(self, context)
-        resources = resources_for(
-            api_key=_referred(self.api_key),
-            storage_uri=self.storage,
-            storage_options=self.storage_options,
-            tables_url=_referred(self.tables_url),
-            ledger_url=_referred(self.ledger_url),
-            **{name: getattr(self, name) for name in _API_OPTIONS},
-        )
+        resources = self.resources(dg.EnvVar)
         start = resources["imagepipeline"].emulated if self.start is None else self.start
         return build_definitions(self, resources, start=start, executor=_executor(self.executor))
+
+    def resources(self, secret: Callable[[str], str]) -> dict[str, Any]:
+        """Return its resources; `secret` gives a variable's value, or what stands for it."""
+
+        def referred(value: str | Variable | None) -> str | None:
+            return secret(value.name) if isinstance(value, Variable) else value
+
+        return resources_for(
+            api_key=referred(self.api_key),
+            storage_uri=self.storage,
+            storage_options=self.storage_options,
+            tables_url=referred(self.tables_url),
+            ledger_url=referred(self.ledger_url),
+            **{name: getattr(self, name) for name in _API_OPTIONS},
+        )
+
+
+def project_around(folder: Path) -> Path | None:
+    """Return the root of the `dg` project that a folder is in; None where it is in none."""
+    file = discover_config_file(folder, lambda config: config.get("directory_type") == "project")
+    return None if file is None else file.parent
+
+
+def datasets_in_yaml(project: Path) -> list[ImageDatasetComponent]:
+    """Return the image datasets that a project's `defs.yaml` files describe.
+
+    Raises:
+        ComponentInvalid: the project, or one of them, cannot be loaded.
+    """
+    try:
+        tree = dg.ComponentTree.for_project(project)
+        return tree.get_all_components(ImageDatasetComponent)
+    except Exception as error:  # whatever a project's own code raises
+        raise ComponentInvalid(f"{project}: {_root_of(error)}") from error
+
+
+def _root_of(error: BaseException) -> BaseException:
+    # Dagster's own errors tell the whole tree of components around it.
+    cause = error.__cause__ or error.__context__
+    return error if cause is None else _root_of(cause)
 
 
 def _refuse_namesakes(component: ImageDataset, context: dg.ComponentLoadContext) -> None:
@@ -220,7 +255,3 @@ def _strict(attribute: JsonSchemaValue) -> JsonSchemaValue:
     return strict | {
         "anyOf": [text | _TEMPLATE if choice == text else choice for choice in choices]
     }
-
-
-def _referred(value: str | Variable | None) -> str | None:
-    return dg.EnvVar(value.name) if isinstance(value, Variable) else value

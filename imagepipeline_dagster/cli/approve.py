@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
-import os
+from typing import TYPE_CHECKING
 
 import click
 
 from imagepipeline_dagster.cli.configured import (
-    chosen_dataset,
     configured_ledger,
     configured_tables,
     dataset_option,
+    resources_of,
     system_user,
+    who_option,
 )
 from imagepipeline_dagster.cli.tables import chosen_sets
 from imagepipeline_dagster.cli.terminal import (
     count_of,
+    echo_json,
+    json_option,
     moment,
     plain_errors,
     printable,
     why_option,
 )
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.defs.dataset import ImageDataset
 
 __all__ = ["approve"]
 
@@ -35,8 +42,9 @@ __all__ = ["approve"]
     metavar="MONEY",
     help="The most that they may cost together; images, where the dataset has no price.",
 )
-@click.option("--who", metavar="NAME", help="Who approves; the system's user by default.")
+@who_option
 @why_option(default="approved on the command line", help="Kept with the approval.")
+@json_option
 @dataset_option
 def approve(
     *,
@@ -45,7 +53,8 @@ def approve(
     up_to: float | None,
     who: str | None,
     why: str,
-    dataset: str | None,
+    as_json: bool,
+    dataset: ImageDataset,
 ) -> None:
     """Let the plans of these prompt sets be bought, for what they cost now.
 
@@ -53,32 +62,36 @@ def approve(
     the purchase; the dataset's budget limits it all the same.
     """
     from imagepipeline_dagster.defs.plans import forecast_of_sets
-    from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.planning.approval import approve_plans
 
     if bool(prompt_sets) == all_sets:
         raise click.UsageError("Name prompt sets, or give --all.")
     with plain_errors():
-        chosen = chosen_dataset(dataset)
-        origin = resources_on_command_line(os.environ)["imagepipeline"].origin
-        allowance = chosen.allowance(origin)
+        origin = resources_of(dataset)["imagepipeline"].origin
+        allowance = dataset.allowance(origin)
         with (
-            configured_tables(chosen) as tables,
-            configured_ledger(create=True) as ledger,
+            configured_tables(dataset) as tables,
+            configured_ledger(dataset, create=True) as ledger,
         ):
             names = chosen_sets(tables, prompt_sets)
-            planned = forecast_of_sets(names, tables, chosen, ledger, origin=origin)
+            planned = forecast_of_sets(names, tables, dataset, ledger, origin=origin)
             approved = approve_plans(
                 planned,
                 up_to=up_to,
                 who=who or system_user() or "",
                 why=why,
-                dataset=chosen.name,
+                dataset=dataset.name,
                 ledger=ledger,
                 allowance=allowance,
-                valid_hours=chosen.approval.valid_hours,
+                valid_hours=dataset.approval.valid_hours,
                 now=dt.datetime.now(dt.UTC),
             )
+    if as_json:
+        rows = [dataclasses.asdict(approval) for approval in approved]
+        for row in rows:
+            del row["number"]  # the database gives it
+        echo_json({"approved": rows, "currency": allowance.currency})
+        return
     for approval in approved:
         images = approval.max_images or 0
         price = allowance.price_text(images)
@@ -88,5 +101,5 @@ def approve(
         )
     if not approved:
         click.echo("There is nothing to buy, and so nothing to approve.")
-    elif chosen.approval.required == "never":
+    elif dataset.approval.required == "never":
         click.echo("No purchase of this dataset waits for a person: its `approval` is `never`.")

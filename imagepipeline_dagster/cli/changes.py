@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import os
+import dataclasses
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from imagepipeline_dagster.cli.configured import configured_ledger, configured_tables
+from imagepipeline_dagster.cli.configured import configured_ledger, configured_tables, resources_of
 from imagepipeline_dagster.cli.plan import to_buy_text
 from imagepipeline_dagster.cli.refusals import show_refusals
 from imagepipeline_dagster.cli.terminal import counts_table, printable, shown_number
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.planning.forecast import Forecast
     from imagepipeline_dagster.tables.transfer.changes import Changes, RowChange, RowCounts
     from imagepipeline_dagster.tables.transfer.merge import Merge
     from imagepipeline_dagster.tables.transfer.progress import OnProgress
 
-__all__ = ["show_changes", "show_cost", "show_reading"]
+__all__ = ["dry_run_facts", "forecast_after", "show_changes", "show_cost", "show_reading"]
 
 _KINDS = ("inserted", "updated", "unchanged", "deleted")
 _SETS = 20
@@ -62,27 +63,51 @@ def _short(value: object) -> str:
     return text if len(text) <= _VALUE else f"{text[:_VALUE]}…"
 
 
-def show_cost(
+def forecast_after(
     dataset: ImageDataset, merge: Merge, changes: Changes, *, on_progress: OnProgress
-) -> None:
-    """Print what a purchase of the prompt sets concerned would buy after an import, and why."""
+) -> Forecast:
+    """Return what a purchase of the prompt sets concerned would buy after an import."""
     from imagepipeline_dagster.defs.plans import forecast
-    from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.tables.transfer.progress import counted
 
-    api = resources_on_command_line(os.environ)["imagepipeline"]
-    origin = api.origin
+    origin = resources_of(dataset)["imagepipeline"].origin
     with (
         configured_tables(dataset) as tables,
-        configured_ledger(create=False) as ledger,
+        configured_ledger(dataset, create=False) as ledger,
     ):
         sets = merge.sets_after(tables, changes)
         embeddings = merge.embeddings_after(tables)
-        planned = forecast(counted(sets, on_progress), embeddings, dataset, ledger, origin=origin)
+        return forecast(counted(sets, on_progress), embeddings, dataset, ledger, origin=origin)
+
+
+def dry_run_facts(
+    dataset: ImageDataset, merge: Merge, changes: Changes, planned: Forecast
+) -> dict[str, Any]:
+    """Return what `--dry-run` shows, for a program: how a file was read, changes and cost."""
+    api = resources_of(dataset)["imagepipeline"]
     total = planned.total
-    to_buy = to_buy_text(
-        total.to_buy, dataset.allowance(origin).cost(total.to_buy), emulated=api.emulated
-    )
+    return {
+        "rows": dataclasses.asdict(changes.total),
+        "rows_by_set": {name: dataclasses.asdict(of) for name, of in changes.by_set.items()},
+        "guessed": merge.incoming.guessed,
+        "ignored_columns": merge.incoming.ignored_columns,
+        "notes": merge.notes(),
+        "images_to_buy": total.to_buy,
+        "cost": dataset.allowance(api.origin).cost(total.to_buy),
+        "currency": dataset.currency,
+        "to_buy_by_reason": dict(total.summary.to_buy_by_reason),
+        "refused_rows": total.refused,
+        "refusals": [dataclasses.asdict(refusal) for refusal in total.refusals],
+        "emulated": api.emulated,
+    }
+
+
+def show_cost(dataset: ImageDataset, planned: Forecast) -> None:
+    """Print what a purchase of the prompt sets concerned would buy after an import, and why."""
+    api = resources_of(dataset)["imagepipeline"]
+    total = planned.total
+    cost = dataset.allowance(api.origin).cost(total.to_buy)
+    to_buy = to_buy_text(total.to_buy, cost, emulated=api.emulated)
     click.echo(f"\nThe prompt sets concerned ({len(planned.sets):,}) would then have {to_buy}")
     for reason, images in total.summary.to_buy_by_reason.items():
         click.echo(f"  {images:,} {reason.replace('_', ' ')}")

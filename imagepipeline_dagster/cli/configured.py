@@ -6,14 +6,15 @@ import getpass
 import importlib
 import os
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from imagepipeline_dagster.cli.terminal import plain_errors, printable
+from imagepipeline_dagster.cli.terminal import AliasedOption, plain_errors, printable
 from imagepipeline_dagster.errors import CorrectableError
 
 if TYPE_CHECKING:
@@ -22,73 +23,64 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.tables.reading import SourceTables
 
 __all__ = [
-    "chosen_dataset",
+    "changed_dataset",
     "configured_ledger",
     "configured_tables",
     "dataset_option",
     "opened_ledger",
     "present_ledger",
+    "resources_of",
     "system_user",
     "tables_url",
+    "who_option",
 ]
+
+
+def _chosen(context: click.Context, option: click.Parameter, where: str | None) -> ImageDataset:
+    del context, option
+    with plain_errors():
+        where = _where_of_project() if where is None else where
+        return _dataset_at(where) if where and ":" in where else _dataset_named(where)
+
 
 dataset_option = click.option(
     "--dataset",
-    metavar="MODULE:NAME",
-    help="The ImageDataset, where it is not the default one; say definitions:dataset.",
+    "--prefix",
+    "dataset",
+    cls=AliasedOption,
+    callback=_chosen,
+    metavar="NAME",
+    help="The dataset, where a project has several: its key prefix, or an ImageDataset in Python "
+    "as definitions:dataset.",
+)
+who_option = click.option(
+    "--who",
+    "--reviewer",
+    "who",
+    cls=AliasedOption,
+    metavar="NAME",
+    help="Who decides; the system's user by default.",
 )
 
 
-def tables_url() -> str:
-    """Return the URL of the tables."""
-    from imagepipeline_dagster.environment import resources_on_command_line
-
-    with plain_errors():
-        url: str = resources_on_command_line(os.environ)["tables"].url
-        return url
-
-
-def configured_tables(dataset: ImageDataset) -> SourceTables:
-    """Open the tables that the environment names, as a dataset maps them.
-
-    The resource would make sample tables where there are none.
-    """
-    from imagepipeline_dagster.tables.reading import SourceTables
-
-    return SourceTables(tables_url(), prompts=dataset.prompts, embeddings=dataset.embeddings)
+def _where_of_project() -> str | None:
+    """Return what pyproject.toml names as the dataset of the commands, if it does."""
+    try:
+        text = Path("pyproject.toml").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        where = tomllib.loads(text).get("tool", {}).get("imagepipeline-dagster", {}).get("dataset")
+    except tomllib.TOMLDecodeError as error:
+        raise click.ClickException(f"pyproject.toml: {error}") from error
+    return None if where is None else str(where)
 
 
-def chosen_dataset(
-    where: str | None,
-    *,
-    price_per_image: float | None = None,
-    prompts: str | None = None,
-    embeddings: str | None = None,
-) -> ImageDataset:
-    """Return the dataset at MODULE:NAME, importable from the working folder; else the default.
-
-    A price, and tables under the names of our columns, replace its own.
-    """
-    from imagepipeline_dagster.tables.schema import TableMapping
-
-    dataset = _dataset_at(where)
-    price = dataset.price_per_image if price_per_image is None else price_per_image
-    return dataset.changed(
-        price_per_image=price,
-        prompts=TableMapping(prompts) if prompts else dataset.prompts,
-        embeddings=TableMapping(embeddings) if embeddings else dataset.embeddings,
-    )
-
-
-def _dataset_at(where: str | None) -> ImageDataset:
+def _dataset_at(where: str) -> ImageDataset:
     from imagepipeline_dagster.defs.dataset import ImageDataset
 
-    if where is None:
-        return ImageDataset()
     module, _, name = where.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    _make_importable(Path.cwd())
     try:
         dataset = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError, CorrectableError) as error:
@@ -98,19 +90,91 @@ def _dataset_at(where: str | None) -> ImageDataset:
     return dataset
 
 
-@contextmanager
-def configured_ledger(*, create: bool) -> Iterator[Ledger]:
-    """Open the ledger that the environment names, as `opened_ledger`."""
+def _dataset_named(name: str | None) -> ImageDataset:
+    """Return the dataset of this key prefix: of the project's YAML, or else a default one."""
+    from imagepipeline_dagster.component import datasets_in_yaml, project_around
+    from imagepipeline_dagster.defs.dataset import ImageDataset
+
+    # `status` tells the name in the ledger, which ends with the last asset's.
+    prefix = tuple(filter(None, (name or "").removesuffix("image_dataset").split("/")))
+    project = project_around(Path.cwd())
+    if project is not None:
+        for folder in (project, project / "src"):
+            _make_importable(folder)
+    written = datasets_in_yaml(project) if project else []
+    if not written:
+        return ImageDataset(key_prefix=prefix)
+    if name is None and len(written) == 1:
+        return written[0]
+    of_prefix = [dataset for dataset in written if dataset.key_prefix == prefix]
+    if name is not None and of_prefix:
+        return of_prefix[0]
+    names = ", ".join("/".join(dataset.key_prefix) or dataset.name for dataset in written)
+    raise click.BadParameter(
+        f"this project's defs.yaml files have {names}; name one of them", param_hint="--dataset"
+    )
+
+
+def _make_importable(folder: Path) -> None:
+    if folder.is_dir() and str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def changed_dataset(
+    dataset: ImageDataset,
+    *,
+    price_per_image: float | None = None,
+    prompts: str | None = None,
+    embeddings: str | None = None,
+) -> ImageDataset:
+    """Return a dataset with another price, or with tables under the names of our columns."""
+    from imagepipeline_dagster.tables.schema import TableMapping
+
+    changes: dict[str, Any] = {
+        "price_per_image": price_per_image,
+        "prompts": TableMapping(prompts) if prompts else None,
+        "embeddings": TableMapping(embeddings) if embeddings else None,
+    }
+    return dataset.changed(**{name: to for name, to in changes.items() if to is not None})
+
+
+def resources_of(dataset: ImageDataset) -> dict[str, Any]:
+    """Return a dataset's resources: those of its YAML, or those that the environment names."""
+    from imagepipeline_dagster.component import ImageDatasetComponent
     from imagepipeline_dagster.environment import resources_on_command_line
 
-    with opened_ledger(resources_on_command_line(os.environ)["ledger"].url, create=create) as it:
-        yield it
+    if isinstance(dataset, ImageDatasetComponent):
+        return dataset.resources(os.environ.__getitem__)
+    return resources_on_command_line(os.environ)
+
+
+def tables_url(dataset: ImageDataset) -> str:
+    """Return the URL of a dataset's tables."""
+    url: str = resources_of(dataset)["tables"].url
+    return url
+
+
+def configured_tables(dataset: ImageDataset) -> SourceTables:
+    """Open a dataset's tables.
+
+    The resource would make sample tables where there are none.
+    """
+    from imagepipeline_dagster.tables.reading import SourceTables
+
+    return SourceTables(tables_url(dataset), prompts=dataset.prompts, embeddings=dataset.embeddings)
 
 
 @contextmanager
-def present_ledger() -> Iterator[Ledger]:
-    """Open the ledger that the environment names for reading; fail where there is none."""
-    with configured_ledger(create=False) as ledger:
+def configured_ledger(dataset: ImageDataset, *, create: bool) -> Iterator[Ledger]:
+    """Open a dataset's ledger, as `opened_ledger`."""
+    with opened_ledger(resources_of(dataset)["ledger"].url, create=create) as ledger:
+        yield ledger
+
+
+@contextmanager
+def present_ledger(dataset: ImageDataset) -> Iterator[Ledger]:
+    """Open a dataset's ledger for reading; fail where there is none."""
+    with configured_ledger(dataset, create=False) as ledger:
         if ledger.is_absent:
             raise click.ClickException(
                 f"There is no ledger at {ledger.shown_url}. IMAGEPIPELINE_LEDGER_URL or "

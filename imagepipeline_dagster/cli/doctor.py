@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
-from imagepipeline_dagster.cli.configured import chosen_dataset, dataset_option
+from imagepipeline_dagster.cli.configured import dataset_option, resources_of
 from imagepipeline_dagster.cli.terminal import echo_json, json_option, printable
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.defs.dataset import ImageDataset
 
 __all__ = ["doctor"]
 
@@ -16,7 +20,7 @@ __all__ = ["doctor"]
 @click.command(short_help="Say what is wrong with this installation.")
 @json_option
 @dataset_option
-def doctor(*, as_json: bool, dataset: str | None) -> None:
+def doctor(*, as_json: bool, dataset: ImageDataset) -> None:
     """Look at versions, key, tables, storage, ledger, clock, pools and daemon.
 
     Nothing is bought. The storage gets a small object, which is removed again. The exit code is 1
@@ -24,7 +28,7 @@ def doctor(*, as_json: bool, dataset: str | None) -> None:
     """
     from imagepipeline_dagster.defs.installation import Grade, findings_of
 
-    findings = list(findings_of(chosen_dataset(dataset), os.environ))
+    findings = list(findings_of(dataset, lambda: resources_of(dataset), os.environ))
     if as_json:
         echo_json([asdict(finding) for finding in findings])
     else:

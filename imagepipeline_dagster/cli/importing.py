@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import codecs
-import os
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,23 +12,35 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imagepipeline_dagster.cli.changes import (
+    dry_run_facts,
+    forecast_after,
     show_changes,
     show_cost,
     show_reading,
 )
 from imagepipeline_dagster.cli.configured import (
-    chosen_dataset,
+    changed_dataset,
     configured_tables,
     dataset_option,
+    resources_of,
     tables_url,
 )
 from imagepipeline_dagster.cli.plan import price_option
 from imagepipeline_dagster.cli.progress import ShownProgress
 from imagepipeline_dagster.cli.refusals import show_refusals
-from imagepipeline_dagster.cli.terminal import count_of, plain_errors, printable
+from imagepipeline_dagster.cli.terminal import (
+    agree,
+    count_of,
+    echo_json,
+    json_option,
+    plain_errors,
+    printable,
+    yes_option,
+)
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.planning.forecast import Refusal
     from imagepipeline_dagster.tables.reading import SourceTables
     from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
     from imagepipeline_dagster.tables.transfer.incoming import ImportOptions
@@ -44,6 +56,7 @@ _JUDGED_ROWS = 5_000  # more would take longer than their import
 def _import_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         dataset_option,
+        json_option,
         price_option,
         click.option(
             "--dry-run",
@@ -115,7 +128,7 @@ def _import_options(command: Callable[..., None]) -> Callable[..., None]:
     is_flag=True,
     help="Delete the rows which the file lacks from the prompt sets that it has.",
 )
-@click.option("--yes", is_flag=True, help="Delete rows without asking.")
+@yes_option
 def import_prompts(
     *,
     file: Path,
@@ -124,7 +137,7 @@ def import_prompts(
     set_from: str | None,
     seed_modulo: int | None,
     price_per_image: float | None,
-    dataset: str | None,
+    dataset: ImageDataset,
     **written: Any,  # noqa: ANN401 - the options that both commands have
 ) -> None:
     """Bring a file's rows into the prompts table, by prompt set and prompt id.
@@ -137,7 +150,7 @@ def import_prompts(
     if prompt_set and set_from:
         raise click.UsageError("--set names the set, and so does --set-from: leave one.")
     name = file.name.split(".")[0] if set_from else prompt_set
-    chosen = chosen_dataset(dataset, price_per_image=price_per_image, prompts=table)
+    chosen = changed_dataset(dataset, price_per_image=price_per_image, prompts=table)
     _import(
         PromptRow,
         file,
@@ -156,7 +169,7 @@ def import_embeddings(
     file: Path,
     table: str | None,
     price_per_image: float | None,
-    dataset: str | None,
+    dataset: ImageDataset,
     **written: Any,  # noqa: ANN401 - the options that both commands have
 ) -> None:
     """Bring a file's rows into the embeddings table, by embedding id.
@@ -165,7 +178,7 @@ def import_embeddings(
     """
     from imagepipeline_dagster.tables.schema import EmbeddingRow
 
-    chosen = chosen_dataset(dataset, price_per_image=price_per_image, embeddings=table)
+    chosen = changed_dataset(dataset, price_per_image=price_per_image, embeddings=table)
     _import(EmbeddingRow, file, chosen, chosen.embeddings, **written)
 
 
@@ -176,6 +189,7 @@ def _import(
     mapping: TableMapping,
     *,
     dry_run: bool,
+    as_json: bool,
     report: Path | None,
     replace_set: bool = False,
     yes: bool = False,
@@ -194,7 +208,7 @@ def _import(
     ):
         try:
             merge = merge_of_file(
-                tables_url(),
+                tables_url(dataset),
                 mapping,
                 file,
                 row_type,
@@ -208,21 +222,30 @@ def _import(
                 click.echo(f"Refused: {count_of(refused.count, 'row')}, in {report}", err=True)
         with closing(merge):
             if dry_run:
-                changes = merge.changes()
-                show_reading(merge)
-                show_changes(changes)
-                show_cost(dataset, merge, changes, on_progress=on_progress)
+                _dry_run(dataset, merge, on_progress=on_progress, as_json=as_json)
                 return
-            _make_default_tables()
-            done = _agreed_on(merge) if replace_set and not yes else merge.carry_out()
-            is_prompts = row_type is PromptRow
-            _echo_report(
-                done,
-                "prompts" if is_prompts else "embeddings",
-                _sets_text(merge) if is_prompts else "",
-            )
-            if is_prompts:
-                _tell_refusals(dataset, merge, refused)
+            _make_default_tables(dataset)
+            asks = replace_set and not yes
+            done = _agreed_on(merge, quiet=as_json) if asks else merge.carry_out()
+            if row_type is PromptRow:
+                refusals = _refusals(dataset, merge, refused)
+                _echo_report(done, "prompts", merge, refusals, as_json=as_json)
+            else:
+                _echo_report(done, "embeddings", None, None, as_json=as_json)
+
+
+def _dry_run(
+    dataset: ImageDataset, merge: Merge, *, on_progress: ShownProgress, as_json: bool
+) -> None:
+    changes = merge.changes()
+    if not as_json:
+        show_reading(merge)
+        show_changes(changes)
+    planned = forecast_after(dataset, merge, changes, on_progress=on_progress)
+    if as_json:
+        echo_json(dry_run_facts(dataset, merge, changes, planned))
+    else:
+        show_cost(dataset, planned)
 
 
 def _options(
@@ -259,15 +282,14 @@ def _options(
     )
 
 
-def _tell_refusals(dataset: ImageDataset, merge: Merge, report: RefusedRows) -> None:
-    """Say which imported rows would be refused before paying, where they are not too many."""
+def _refusals(dataset: ImageDataset, merge: Merge, report: RefusedRows) -> list[Refusal] | None:
+    """Return which imported rows would be refused before paying; None where they are too many."""
     from imagepipeline_dagster.planning.forecast import Refusal
     from imagepipeline_dagster.planning.prompts import validated_prompts
     from imagepipeline_dagster.tables.transfer.file_rows import FileRow
 
     if len(merge) > _JUDGED_ROWS:
-        click.echo("Rows that would be refused before paying: `imagepipeline-dagster plan` says.")
-        return
+        return None
     refusals: list[Refusal] = []
     with configured_tables(dataset) as tables:
         embeddings = _embeddings_of(tables)
@@ -288,7 +310,7 @@ def _tell_refusals(dataset: ImageDataset, merge: Merge, report: RefusedRows) -> 
                 values = {column: getattr(row, column) for column in merge.incoming.columns}
                 place = f"{name} / {row.prompt_id}"
                 report.add(tuple(values), FileRow(place, values), [problems])
-    show_refusals(refusals, len(refusals))
+    return refusals
 
 
 def _embeddings_of(tables: SourceTables) -> Mapping[str, EmbeddingRow]:
@@ -301,23 +323,24 @@ def _embeddings_of(tables: SourceTables) -> Mapping[str, EmbeddingRow]:
         return {}
 
 
-def _agreed_on(merge: Merge) -> ImportReport:
+def _agreed_on(merge: Merge, *, quiet: bool) -> ImportReport:
     """Carry out an import that deletes rows, once they were shown and somebody agreed."""
     changes = merge.changes()
     deleted = changes.total.deleted
     if deleted:
-        show_changes(changes)
-        click.confirm(f"Delete {count_of(deleted, 'row')}, and write the others?", abort=True)
+        if not quiet:
+            show_changes(changes)
+        agree(f"Delete {count_of(deleted, 'row')}, and write the others?", yes=False)
     return merge.carry_out(at_most_deleted=deleted)
 
 
-def _make_default_tables() -> None:
+def _make_default_tables(dataset: ImageDataset) -> None:
     """Make our own default file, empty, where it is meant and not there."""
-    from imagepipeline_dagster.environment import TABLES_URL
     from imagepipeline_dagster.tables.creating import create_tables
 
-    if not os.environ.get(TABLES_URL):
-        create_tables(tables_url())
+    tables = resources_of(dataset)["tables"]
+    if tables.create_samples:
+        create_tables(tables.url)
 
 
 def _pairs(mapped: tuple[str, ...]) -> dict[str, str]:
@@ -335,21 +358,41 @@ def _pairs(mapped: tuple[str, ...]) -> dict[str, str]:
     return pairs
 
 
-def _sets_text(merge: Merge) -> str:
-    count, names = merge.prompt_sets(at_most=_NAMED_SETS)
-    named = f": {', '.join(map(printable, names))}" if 0 < count <= _NAMED_SETS else ""
-    return f", in {count_of(count, 'prompt set')}{named}"
-
-
-def _echo_report(report: ImportReport, table: str, sets: str) -> None:
+def _echo_report(
+    report: ImportReport,
+    table: str,
+    prompts: Merge | None,
+    refusals: Sequence[Refusal] | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print what was imported; `prompts` is the import of a prompts table."""
+    if as_json:
+        facts = {"table": table, **dataclasses.asdict(report)}
+        if prompts is not None:
+            count, _ = prompts.prompt_sets(at_most=0)
+            named = None if refusals is None else [dataclasses.asdict(one) for one in refusals]
+            facts |= {"prompt_sets": count, "refusals": named}
+        echo_json(facts)
+        return
     click.echo(
         f"{table}: {report.inserted:,} inserted, {report.updated:,} updated, "
         f"{report.unchanged:,} unchanged"
         + (f", {report.deleted:,} deleted" if report.deleted else "")
         + (f", {report.duplicates:,} repeated in the file" if report.duplicates else "")
-        + sets
+        + (_sets_text(prompts) if prompts is not None else "")
     )
     if report.ignored_columns:
         click.echo(f"Ignored columns: {printable(', '.join(report.ignored_columns))}")
     for note in report.notes:
         click.echo(f"Note: {printable(note)}")
+    if refusals is not None:
+        show_refusals(refusals, len(refusals))
+    elif prompts is not None:
+        click.echo("Rows that would be refused before paying: `imagepipeline-dagster plan` says.")
+
+
+def _sets_text(merge: Merge) -> str:
+    count, names = merge.prompt_sets(at_most=_NAMED_SETS)
+    named = f": {', '.join(map(printable, names))}" if 0 < count <= _NAMED_SETS else ""
+    return f", in {count_of(count, 'prompt set')}{named}"

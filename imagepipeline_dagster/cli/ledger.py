@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +10,15 @@ from typing import TYPE_CHECKING
 import click
 
 from imagepipeline_dagster.cli.configured import (
-    chosen_dataset,
     configured_ledger,
     dataset_option,
     present_ledger,
+    resources_of,
     system_user,
+    who_option,
 )
 from imagepipeline_dagster.cli.terminal import (
+    agree,
     count_of,
     echo_fields,
     echo_json,
@@ -26,9 +27,11 @@ from imagepipeline_dagster.cli.terminal import (
     plain_errors,
     printable,
     why_option,
+    yes_option,
 )
 
 if TYPE_CHECKING:
+    from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.ledger.decisions import LedgerDecision
     from imagepipeline_dagster.ledger.records import Entry
     from imagepipeline_dagster.ledger.requests import Ledger
@@ -46,11 +49,12 @@ def ledger_group() -> None:
 
 @ledger_group.command("unknown", short_help="List requests that nobody knows the end of.")
 @json_option
-def ledger_unknown(*, as_json: bool) -> None:
+@dataset_option
+def ledger_unknown(*, as_json: bool, dataset: ImageDataset) -> None:
     """List the requests of which nobody knows whether they were bought."""
     from imagepipeline_dagster.ledger.decisions import unknown_requests
 
-    with plain_errors(), present_ledger() as ledger:
+    with plain_errors(), present_ledger(dataset) as ledger:
         lost = unknown_requests(ledger)
     if as_json:
         echo_json({"unknown": [asdict(request) for request in lost]})
@@ -82,8 +86,10 @@ def ledger_unknown(*, as_json: bool) -> None:
 
 def _decision_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        click.option("--yes", is_flag=True, help="Do not ask."),
-        click.option("--who", metavar="NAME", help="Who decides; the system's user by default."),
+        dataset_option,
+        json_option,
+        yes_option,
+        who_option,
         why_option(required=True, help="Kept with the decision."),
         click.option("--all-unknown", is_flag=True, help="All that `ledger unknown` lists."),
         click.argument("keys", nargs=-1, metavar="[KEY]..."),
@@ -94,7 +100,9 @@ def _decision_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @ledger_group.command(short_help="Copy a SQLite ledger that is in use.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-def backup(file: Path) -> None:
+@json_option
+@dataset_option
+def backup(*, file: Path, as_json: bool, dataset: ImageDataset) -> None:
     """Copy a SQLite ledger to FILE, whole also while runs write to it.
 
     A plain copy of the file lacks what stands in its -wal file. With PostgreSQL use pg_dump.
@@ -103,35 +111,44 @@ def backup(file: Path) -> None:
 
     if file.exists():
         raise click.ClickException(f"{file} exists already; a backup replaces nothing.")
-    with plain_errors(), present_ledger() as ledger:
+    with plain_errors(), present_ledger(dataset) as ledger:
         if ledger.file is None:
             raise click.ClickException(
                 f"The ledger at {ledger.shown_url} is no SQLite file: back it up by its database's "
                 "own means, such as pg_dump."
             )
         copy_sqlite(ledger.file, file)
+    if as_json:
+        echo_json({"file": file, "ledger": ledger.shown_url})
+        return
     click.echo(f"{file} is a copy of {ledger.file}.")
 
 
 @ledger_group.command(short_help="Take the ledger as it is for the storage's own.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-def adopt(*, yes: bool) -> None:
+@yes_option
+@json_option
+@dataset_option
+def adopt(*, yes: bool, as_json: bool, dataset: ImageDataset) -> None:
     """Take the ledger as it is for the storage's own.
 
     A ledger that knows less than was bought into the storage buys nothing: it may be new, another
     one, or an old copy. Adopted, it buys again what it does not know. `ledger rebuild` comes first
     where the right ledger is lost.
     """
-    from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.ledger import identity
 
-    storage = resources_on_command_line(os.environ)["storage"].open()
-    with plain_errors(), configured_ledger(create=True) as ledger:
-        click.echo(f"The ledger at {ledger.shown_url} becomes the one of {storage.uri}.")
-        if not yes:
-            click.confirm("What it does not know is bought again. Go on?", abort=True)
+    with plain_errors(), configured_ledger(dataset, create=True) as ledger:
+        storage = resources_of(dataset)["storage"].open()
+        agree(
+            f"The ledger at {ledger.shown_url} becomes the one of {storage.uri}, and what it does "
+            "not know is bought again. Go on?",
+            yes=yes,
+        )
         identity.adopt(ledger, storage)
-    click.echo("Adopted: runs buy again.")
+    if as_json:
+        echo_json({"ledger": ledger.shown_url, "storage": storage.uri})
+    else:
+        click.echo(f"{ledger.shown_url} is the ledger of {storage.uri}: runs buy again.")
 
 
 @ledger_group.command(short_help="Restore a lost ledger from what the storage keeps.")
@@ -140,41 +157,44 @@ def adopt(*, yes: bool) -> None:
     is_flag=True,
     help="Take what the tables show as not bought for not bought; else it is unknown.",
 )
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
+@json_option
 @dataset_option
-def rebuild(*, unbought: bool, yes: bool, dataset: str | None) -> None:
+def rebuild(*, unbought: bool, yes: bool, as_json: bool, dataset: ImageDataset) -> None:
     """Restore what the ledger lacks from the tables on the storage; what it has stays.
 
     A request that the tables do not show as bought may have been bought by a run that never came to
     its end. It becomes unknown, and no run sends it until you decide.
     """
     from imagepipeline_dagster.api.contract import submit_path
-    from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.purchase.rebuild import Rebuilding, StoredTables
 
-    chosen = chosen_dataset(dataset)
     with plain_errors():
-        resources = resources_on_command_line(os.environ)
+        resources = resources_of(dataset)
         api = resources["imagepipeline"]
         folders = {
-            asset: "/".join(chosen.key(asset).path)
+            asset: "/".join(dataset.key(asset).path)
             for asset in ("prompt_sets", "generation_requests", "generated_images")
         }
         rebuilding = Rebuilding(
             storage=resources["storage"].open(),
             tables=StoredTables(**folders),
-            dataset=chosen.name,
-            allowance=chosen.allowance(api.origin),
+            dataset=dataset.name,
+            allowance=dataset.allowance(api.origin),
             endpoint=lambda task: f"{api.origin}{submit_path(task)}",
             emulated=api.emulated,
             unbought=unbought,
         )
-        with configured_ledger(create=True) as ledger:
-            if not yes:
-                into = f"Restore {chosen.name} from {rebuilding.storage.uri} in {ledger.shown_url}?"
-                click.confirm(into, abort=True)
+        with configured_ledger(dataset, create=True) as ledger:
+            agree(
+                f"Restore {dataset.name} from {rebuilding.storage.uri} in {ledger.shown_url}?",
+                yes=yes,
+            )
             restored = [part for part in rebuilding.restore(ledger) if part.requests]
             strangers = rebuilding.adopt(ledger)
+    if as_json:
+        echo_json({"restored": [asdict(part) for part in restored], "strangers": strangers})
+        return
     for part in restored:
         unknown = f", {part.unknown:,} of them unknown" if part.unknown else ""
         click.echo(
@@ -196,7 +216,14 @@ def rebuild(*, unbought: bool, yes: bool, dataset: str | None) -> None:
 @ledger_group.command(short_help="Allow one more job for requests.")
 @_decision_options
 def resubmit(
-    *, keys: tuple[str, ...], all_unknown: bool, why: str, who: str | None, yes: bool
+    *,
+    keys: tuple[str, ...],
+    all_unknown: bool,
+    why: str,
+    who: str | None,
+    yes: bool,
+    as_json: bool,
+    dataset: ImageDataset,
 ) -> None:
     """Allow one more job for requests; the next run of their prompt sets buys it.
 
@@ -206,13 +233,29 @@ def resubmit(
     """
     from imagepipeline_dagster.ledger.decisions import LedgerDecision
 
-    _decide(LedgerDecision.RESUBMIT, keys, all_unknown=all_unknown, why=why, who=who, yes=yes)
+    _decide(
+        dataset,
+        LedgerDecision.RESUBMIT,
+        keys,
+        all_unknown=all_unknown,
+        why=why,
+        who=who,
+        yes=yes,
+        as_json=as_json,
+    )
 
 
 @ledger_group.command(short_help="Give requests up: no run buys them.")
 @_decision_options
 def forget(
-    *, keys: tuple[str, ...], all_unknown: bool, why: str, who: str | None, yes: bool
+    *,
+    keys: tuple[str, ...],
+    all_unknown: bool,
+    why: str,
+    who: str | None,
+    yes: bool,
+    as_json: bool,
+    dataset: ImageDataset,
 ) -> None:
     """Give requests up: their open samples are `failed`, and no run buys them.
 
@@ -221,26 +264,36 @@ def forget(
     """
     from imagepipeline_dagster.ledger.decisions import LedgerDecision
 
-    _decide(LedgerDecision.FORGET, keys, all_unknown=all_unknown, why=why, who=who, yes=yes)
+    _decide(
+        dataset,
+        LedgerDecision.FORGET,
+        keys,
+        all_unknown=all_unknown,
+        why=why,
+        who=who,
+        yes=yes,
+        as_json=as_json,
+    )
 
 
 @ledger_group.command(short_help="Ask jobs for pictures again; it costs nothing.")
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
-def refetch(*, keys: tuple[str, ...]) -> None:
+@json_option
+@dataset_option
+def refetch(*, keys: tuple[str, ...], as_json: bool, dataset: ImageDataset) -> None:
     """Ask the jobs of requests for their pictures again; nothing is bought.
 
     KEY is a request's key, or the first eight or more of its digits. It takes each sample that
     lacks a picture, final ones too, and pictures that the storage lost or holds in other bytes.
     """
-    from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.ledger.decisions import entries_named
     from imagepipeline_dagster.purchase.refetching import refetch as ask_again
 
-    with plain_errors(), present_ledger() as ledger:
+    with plain_errors(), present_ledger(dataset) as ledger:
         entries = entries_named(ledger, keys)
-    resources = resources_on_command_line(os.environ)
+        resources = resources_of(dataset)
     api = resources["imagepipeline"]
-    with plain_errors(), configured_ledger(create=True) as ledger:
+    with plain_errors(), configured_ledger(dataset, create=True) as ledger:
         answers = ask_again(
             entries,
             ledger=ledger,
@@ -250,6 +303,9 @@ def refetch(*, keys: tuple[str, ...]) -> None:
             emulated=api.emulated,
         )
         sets = _sets_of(ledger, entries)
+    if as_json:
+        echo_json({"requests": [asdict(answer) for answer in answers], "prompt_sets": sets})
+        return
     for answer in answers:
         missing = f", {answer.missing} still missing" if answer.missing else ""
         trouble = f": {printable(answer.trouble)}" if answer.trouble else ""
@@ -257,10 +313,11 @@ def refetch(*, keys: tuple[str, ...]) -> None:
         click.echo(f"{answer.request_key[:_KEY_DIGITS]}  {came} came{missing}{trouble}")
     if any(answer.came for answer in answers):
         for name in sets:
-            click.echo(f"  materialize {name}")
+            click.echo(f"  materialize {_set_text(name)}")
 
 
 def _decide(
+    dataset: ImageDataset,
     decision: LedgerDecision,
     keys: tuple[str, ...],
     *,
@@ -268,6 +325,7 @@ def _decide(
     why: str,
     who: str | None,
     yes: bool,
+    as_json: bool,
 ) -> None:
     from imagepipeline_dagster.ledger import decisions
 
@@ -280,20 +338,17 @@ def _decide(
         raise click.BadParameter("must not be blank", param_hint="--why")
     with plain_errors():
         # Read first: a ledger that is not there must not be made by a decision about it.
-        with present_ledger() as ledger:
+        with present_ledger(dataset) as ledger:
             if all_unknown:
                 keys = tuple(request.request_key for request in decisions.unknown_requests(ledger))
             if not keys:
-                click.echo("No request is unknown.")
+                _echo_decided(decision, [], [], as_json=as_json)
                 return
             entries = decisions.concerned(ledger, keys, decision)
-        images = sum(entry.samples for entry in entries)
-        about = f"{count_of(len(entries), 'request')} of {count_of(images, 'image')}"
         buys = decision is decisions.LedgerDecision.RESUBMIT
-        if not yes:
-            will = f"Buy {about} once more?" if buys else f"Give up {about}?"
-            click.confirm(will, abort=True)
-        with configured_ledger(create=True) as ledger:
+        about = _requests_text(entries)
+        agree(f"Buy {about} once more?" if buys else f"Give up {about}?", yes=yes)
+        with configured_ledger(dataset, create=True) as ledger:
             decide = decisions.resubmit if buys else decisions.forget
             decided = decide(
                 ledger,
@@ -303,19 +358,45 @@ def _decide(
                 why=why,
             )
             sets = _sets_of(ledger, decided)
-    what = "The next run buys" if buys else "No run buys"
-    click.echo(f"{what} {about}.")
+    _echo_decided(decision, decided, sets, as_json=as_json)
+
+
+def _requests_text(entries: Sequence[Entry]) -> str:
+    images = sum(entry.samples for entry in entries)
+    return f"{count_of(len(entries), 'request')} of {count_of(images, 'image')}"
+
+
+def _echo_decided(
+    decision: LedgerDecision,
+    entries: Sequence[Entry],
+    sets: Sequence[Mapping[str, str]],
+    *,
+    as_json: bool,
+) -> None:
+    if as_json:
+        requests = [{"request_key": of.request_key, "samples": of.samples} for of in entries]
+        echo_json({"decision": decision, "requests": requests, "prompt_sets": sets})
+        return
+    if not entries:
+        click.echo("No request is unknown.")
+        return
+    buys = decision == "resubmit"
+    click.echo(f"{'The next run buys' if buys else 'No run buys'} {_requests_text(entries)}.")
     for name in sets:
-        click.echo(f"  materialize {name}" if buys else f"  in {name}")
+        click.echo(f"  {'materialize' if buys else 'in'} {_set_text(name)}")
 
 
-def _sets_of(ledger: Ledger, entries: Iterable[Entry]) -> list[str]:
+def _set_text(of: Mapping[str, str]) -> str:
+    return printable(f"{of['prompt_set']} ({of['dataset']})")
+
+
+def _sets_of(ledger: Ledger, entries: Iterable[Entry]) -> list[dict[str, str]]:
     from imagepipeline_dagster.ledger.uses import calls_of
 
     with ledger.reading() as connection:
         calls = [call for entry in entries for call in calls_of(connection, entry.request_key)]
     names = {(call.dataset, call.prompt_set) for call in calls}
-    return [printable(f"{prompt_set} ({dataset})") for dataset, prompt_set in sorted(names)]
+    return [{"dataset": dataset, "prompt_set": name} for dataset, name in sorted(names)]
 
 
 def call_text(call: PromptCall) -> str:

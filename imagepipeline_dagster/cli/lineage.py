@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imagepipeline_dagster.cli.configured import (
-    chosen_dataset,
+    configured_ledger,
     dataset_option,
-    opened_ledger,
+    resources_of,
 )
 from imagepipeline_dagster.cli.ledger import call_text
 from imagepipeline_dagster.cli.terminal import (
+    agree,
     count_of,
     echo_fields,
     echo_json,
@@ -27,6 +27,7 @@ from imagepipeline_dagster.cli.terminal import (
     plain_errors,
     printable,
     shown_id,
+    yes_option,
 )
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def lineage(
     prompt: str | None,
     embedding: str | None,
     as_json: bool,
-    dataset: str | None,
+    dataset: ImageDataset,
 ) -> None:
     """Show where an image comes from and where it went: prompt, request, job, verdict, releases.
 
@@ -61,14 +62,12 @@ def lineage(
     """
     if [image, prompt, embedding].count(None) != 2:
         raise click.UsageError("Give an image, --prompt or --embedding.")
-    from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.ledger.lineage import lineage_of
 
     with plain_errors():
-        chosen = chosen_dataset(dataset)
-        resources = resources_on_command_line(os.environ)
+        resources = resources_of(dataset)
         storage = resources["storage"].open()
-        with opened_ledger(resources["ledger"].url, create=False) as ledger:
+        with configured_ledger(dataset, create=False) as ledger:
             if image is None:
                 uses = uses_named(ledger, prompt, embedding)
                 images = {sha256 for use in uses for sha256 in use.images}
@@ -77,7 +76,7 @@ def lineage(
                 traced = lineage_of(ledger, image)
                 images = {traced.image_sha256}
                 sets = {use.call.prompt_set for of in traced.samples for use in of.uses}
-        fates = _fates(chosen, storage, sets, images)
+        fates = _fates(dataset, storage, sets, images)
     if image is None:
         _echo_uses(uses, fates, as_json=as_json)
     elif as_json:
@@ -168,27 +167,26 @@ def _use_as_json(use: RequestUse, fates: Mapping[str, dict[str, list[str]]]) -> 
 
 @click.command(short_help="Buy an image's request again, and compare.")
 @click.argument("image")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @click.option("--elsewhere", is_flag=True, help="Ask another API than the one that made the image.")
+@json_option
 @dataset_option
-def replay(*, image: str, yes: bool, elsewhere: bool, dataset: str | None) -> None:
+def replay(*, image: str, yes: bool, elsewhere: bool, as_json: bool, dataset: ImageDataset) -> None:
     """Buy an image's request again, and tell whether the same picture comes.
 
     IMAGE is a SHA-256 or the first eight or more of its digits, a file, or a file:// or s3:// URI.
     Nothing of the original changes. A replay that was interrupted is brought to its end.
     """
-    from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.ledger.lineage import lineage_of
     from imagepipeline_dagster.purchase.replay import Replay
 
     with plain_errors():
-        chosen = chosen_dataset(dataset)
-        resources = resources_on_command_line(os.environ)
-        api, url = resources["imagepipeline"], resources["ledger"].url
+        resources = resources_of(dataset)
+        api = resources["imagepipeline"]
         origin = api.origin
-        with opened_ledger(url, create=False) as ledger:
+        with configured_ledger(dataset, create=False) as ledger:
             original = lineage_of(ledger, image)
-        with opened_ledger(url, create=True) as ledger:
+        with configured_ledger(dataset, create=True) as ledger:
             again = Replay(
                 original,
                 ledger=ledger,
@@ -196,16 +194,18 @@ def replay(*, image: str, yes: bool, elsewhere: bool, dataset: str | None) -> No
                 emulated=api.emulated,
                 elsewhere=elsewhere,
             )
-            if not (yes or api.emulated):
-                click.confirm(f"This buys {count_of(again.images, 'image')}. Go on?", abort=True)
+            agree(f"This buys {count_of(again.images, 'image')}. Go on?", yes=yes or api.emulated)
             report = again.carry_out(
                 storage=resources["storage"].open(),
                 open_client=api.open,
                 settings=api.purchase_settings,
-                allowance=chosen.allowance(origin),
+                allowance=dataset.allowance(origin),
                 run_id=f"replay-{uuid.uuid4()}",
             )
-    _echo_replay(report)
+    if as_json:
+        echo_json({**dataclasses.asdict(report), "likeness": report.likeness})
+    else:
+        _echo_replay(report)
 
 
 def _echo_lineage(image: ImageLineage, fate: Mapping[str, list[str]]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -12,12 +11,29 @@ from urllib.parse import unquote
 
 import click
 
-from imagepipeline_dagster.cli.configured import opened_ledger, system_user, tables_url
-from imagepipeline_dagster.cli.terminal import count_of, plain_errors, printable, why_option
+from imagepipeline_dagster.cli.configured import (
+    configured_ledger,
+    configured_tables,
+    dataset_option,
+    resources_of,
+    system_user,
+    tables_url,
+    who_option,
+)
+from imagepipeline_dagster.cli.terminal import (
+    AliasedOption,
+    count_of,
+    echo_json,
+    json_option,
+    plain_errors,
+    printable,
+    why_option,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.moderation.override_targets import KnownTargets
     from imagepipeline_dagster.storage.contract import Storage
 
@@ -29,18 +45,20 @@ _ROWS_OF_A_SHEET = 2_000
 @click.command(short_help="Write a page to review a set's pictures on.")
 @click.argument("prompt_set", metavar="SET")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="The HTML file.")
-@click.option("--prefix", default="", metavar="A/B", help="The dataset's key prefix.")
-@click.option("--reviewer", metavar="NAME", help="Stands in the commands; you, by default.")
+@who_option
 @click.option("--table", metavar="NAME", help="The table of decisions, if it has another name.")
 @click.option("--only", type=click.Choice(["kept", "rejected", "quarantined"]), help="One verdict.")
+@json_option
+@dataset_option
 def review(
     *,
     prompt_set: str,
     output: Path | None,
-    prefix: str,
-    reviewer: str | None,
+    who: str | None,
     table: str | None,
     only: str | None,
+    as_json: bool,
+    dataset: ImageDataset,
 ) -> None:
     """Write a sheet to review the pictures of SET on, and to decide about them.
 
@@ -49,7 +67,6 @@ def review(
     """
     import pandas as pd
 
-    from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.moderation.review import review_sheet
     from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
     from imagepipeline_dagster.partition_names import partition_key, path_part
@@ -57,14 +74,14 @@ def review(
     from imagepipeline_dagster.storage.contract import ObjectMissing
 
     part = path_part(partition_key(prompt_set))
-    folder = "/".join([*filter(None, prefix.split("/")), "moderated_images"])
+    folder = "/".join(dataset.key("moderated_images").path)
     file = output or Path(f"review-{part}.html")
     with plain_errors():
-        storage = resources_on_command_line(os.environ)["storage"].open()
+        storage = resources_of(dataset)["storage"].open()
         try:
             stored = storage.read(f"{folder}/{part}.parquet")
         except ObjectMissing as error:
-            told = _not_moderated(prompt_set, storage, folder)
+            told = _not_moderated(dataset, prompt_set, storage)
             raise click.ClickException(f"{told} ({error})") from error
         frame = pd.read_parquet(io.BytesIO(stored), dtype_backend="numpy_nullable")
         samples = rows_of(frame, ModeratedImage)
@@ -73,31 +90,34 @@ def review(
             rows[:_ROWS_OF_A_SHEET],
             storage,
             title=f"Review of {prompt_set}",
-            reviewer=reviewer or system_user() or "NAME",
+            reviewer=who or system_user() or "NAME",
             table=table,
         )
         file.write_text(sheet, encoding="utf-8")
-    if len(rows) > _ROWS_OF_A_SHEET:
-        click.echo(f"The first {_ROWS_OF_A_SHEET:,} of {len(rows):,}: no browser shows more well.")
     pictures = [row for row in samples if row.image_sha256]
     waiting = sum(row.verdict == Verdict.QUARANTINED for row in pictures)
+    if as_json:
+        echo_json({"file": file.absolute(), "pictures": len(pictures), "waiting": waiting})
+        return
+    if len(rows) > _ROWS_OF_A_SHEET:
+        click.echo(f"The first {_ROWS_OF_A_SHEET:,} of {len(rows):,}: no browser shows more well.")
     click.echo(f"Waiting for a decision: {waiting:,} of {count_of(len(pictures), 'picture')}.")
     click.echo(f"Open {printable(str(file.absolute()))} in a browser.")
 
 
-def _not_moderated(prompt_set: str, storage: Storage, folder: str) -> str:
+def _not_moderated(dataset: ImageDataset, prompt_set: str, storage: Storage) -> str:
     """Return what to do about a set without verdicts; a name that no set has is asked back."""
     from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
     from imagepipeline_dagster.tables.errors import TablesError
-    from imagepipeline_dagster.tables.reading import SourceTables
     from imagepipeline_dagster.tables.spelling import did_you_mean
 
+    folder = "/".join(dataset.key("moderated_images").path)
     nothing_yet = f"Prompt set {prompt_set!r} was not moderated yet."
     # A name that was cut to a path part is not told in full: it only misses as a suggestion.
     files = map(PurePosixPath, storage.list(folder))
     moderated = [prompt_set_of(unquote(file.stem)) for file in files]
     try:
-        with SourceTables(tables_url()) as tables:
+        with configured_tables(dataset) as tables:
             there = tables.prompt_sets()
     except TablesError:
         there = []  # the dataset's own tables may have other names
@@ -116,14 +136,17 @@ def _not_moderated(prompt_set: str, storage: Storage, folder: str) -> str:
 )
 @click.option("--image", metavar="SHA256", help="The picture; 8 digits do.")
 @click.option(
+    "--set",
     "--prompt-set",
+    "prompt_set",
+    cls=AliasedOption,
     metavar="SET",
     help="With --prompt-id: all pictures of a prompt. With --image: the set that it holds in, * "
     "for all; else in those that have the picture now.",
 )
 @click.option("--prompt-id", metavar="ID")
-@click.option("--reviewer", metavar="NAME", help="Who decides; you, by default.")
-@why_option("reason", help="Kept with the decision.")
+@who_option
+@why_option(help="Kept with the decision.")
 @click.option(
     "--from",
     "file",
@@ -133,17 +156,21 @@ def _not_moderated(prompt_set: str, storage: Storage, folder: str) -> str:
 )
 @click.option("--table", metavar="NAME", help="The table of decisions, if it has another name.")
 @click.option("--force", is_flag=True, help="Decide about pictures that are not there yet, too.")
+@json_option
+@dataset_option
 def override(
     *,
     decision: str | None,
     image: str | None,
     prompt_set: str | None,
     prompt_id: str | None,
-    reviewer: str | None,
-    reason: str | None,
+    who: str | None,
+    why: str | None,
     file: Path | None,
     table: str | None,
     force: bool,
+    as_json: bool,
+    dataset: ImageDataset,
 ) -> None:
     """Record what a person decides about a picture, or about all pictures of a prompt.
 
@@ -152,14 +179,14 @@ def override(
     of the sets concerned anew.
     """
     from imagepipeline_dagster.moderation.decisions import DecisionReader
-    from imagepipeline_dagster.tables.overrides import OVERRIDES, record_overrides
+    from imagepipeline_dagster.tables.overrides import record_overrides
 
     if (file is None) is (decision is None):
         raise click.UsageError(
             "give a decision (keep, reject, quarantine, clear), or a file by --from"
         )
     with plain_errors(), contextlib.ExitStack() as stack:
-        reader = DecisionReader(_known_targets(stack), force=force)
+        reader = DecisionReader(_known_targets(dataset, stack), force=force)
         if file is not None:
             decided = reader.of_file(file)
         else:
@@ -168,23 +195,25 @@ def override(
                 "prompt_set": prompt_set,
                 "prompt_id": prompt_id,
                 "decision": decision,
-                "reviewer": reviewer or system_user(),
-                "reason": reason,
+                "reviewer": who or system_user(),
+                "reason": why,
             }
             decided = [reader.of_row(row)]
-        recorded = record_overrides(tables_url(), decided, table=table or OVERRIDES)
+        recorded = record_overrides(tables_url(dataset), decided, table=table or dataset.overrides)
+    if as_json:
+        echo_json({"decisions": recorded})
+        return
     click.echo(f"{count_of(recorded, 'decision')} recorded.")
 
 
-def _known_targets(stack: contextlib.ExitStack) -> KnownTargets | None:
+def _known_targets(dataset: ImageDataset, stack: contextlib.ExitStack) -> KnownTargets | None:
     """Return what the ledger knows, until the stack ends; None where it cannot be read."""
     from imagepipeline_dagster.databases import shown_url
-    from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.moderation.override_targets import KnownTargets
 
-    url = resources_on_command_line(os.environ)["ledger"].url
+    url = resources_of(dataset)["ledger"].url
     try:
-        connection = stack.enter_context(_reading_ledger(url))
+        connection = stack.enter_context(_reading_ledger(dataset))
     except click.ClickException as error:
         # People decide last: that nobody can look whether a picture is there must not stop them.
         click.echo(f"Not checked whether the pictures are there. {error.message}", err=True)
@@ -193,6 +222,6 @@ def _known_targets(stack: contextlib.ExitStack) -> KnownTargets | None:
 
 
 @contextlib.contextmanager
-def _reading_ledger(url: str) -> Iterator[Connection]:
-    with opened_ledger(url, create=False) as ledger, ledger.reading() as connection:
+def _reading_ledger(dataset: ImageDataset) -> Iterator[Connection]:
+    with configured_ledger(dataset, create=False) as ledger, ledger.reading() as connection:
         yield connection

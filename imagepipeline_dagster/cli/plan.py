@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from imagepipeline_dagster.cli.configured import (
-    chosen_dataset,
+    changed_dataset,
     configured_ledger,
     configured_tables,
     dataset_option,
+    resources_of,
 )
 from imagepipeline_dagster.cli.refusals import show_refusals
 from imagepipeline_dagster.cli.tables import chosen_sets
@@ -30,6 +30,7 @@ from imagepipeline_dagster.cli.terminal import (
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.ledger.budget import Allowance
     from imagepipeline_dagster.planning.forecast import SetPlan
 
@@ -54,7 +55,7 @@ def plan(
     prompt_sets: tuple[str, ...],
     price_per_image: float | None,
     as_json: bool,
-    dataset: str | None,
+    dataset: ImageDataset,
 ) -> None:
     """Show what a purchase would buy now, and why: of these prompt sets, or of all.
 
@@ -63,20 +64,19 @@ def plan(
     import rich
 
     from imagepipeline_dagster.defs.plans import forecast_of_sets
-    from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.ledger.records import PlanState
 
     with plain_errors():
-        chosen = chosen_dataset(dataset, price_per_image=price_per_image)
-        api = resources_on_command_line(os.environ)["imagepipeline"]
+        dataset = changed_dataset(dataset, price_per_image=price_per_image)
+        api = resources_of(dataset)["imagepipeline"]
         with (
-            configured_tables(chosen) as tables,
-            configured_ledger(create=False) as ledger,
+            configured_tables(dataset) as tables,
+            configured_ledger(dataset, create=False) as ledger,
         ):
             origin = api.origin
             names = chosen_sets(tables, prompt_sets)
-            planned = forecast_of_sets(names, tables, chosen, ledger, origin=origin)
-            allowance = chosen.allowance(origin)
+            planned = forecast_of_sets(names, tables, dataset, ledger, origin=origin)
+            allowance = dataset.allowance(origin)
             spent = allowance.spent(ledger, today=dt.datetime.now(dt.UTC).date())
             warning = None if api.emulated else ledger.warning
     total = planned.total

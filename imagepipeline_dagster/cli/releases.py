@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from imagepipeline_dagster.cli.configured import configured_ledger, present_ledger, system_user
+from imagepipeline_dagster.cli.configured import (
+    configured_ledger,
+    dataset_option,
+    present_ledger,
+    resources_of,
+    system_user,
+    who_option,
+)
 from imagepipeline_dagster.cli.terminal import (
+    agree,
     count_of,
     echo_fields,
+    echo_json,
+    json_option,
     plain_errors,
     printable,
     why_option,
+    yes_option,
 )
 
 if TYPE_CHECKING:
+    from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.release.dataset_release import DatasetRelease
 
 __all__ = ["releases_group"]
 
-_prefix = click.option("--prefix", default="", metavar="A/B", help="The dataset's key prefix.")
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _SHOWN = 50  # samples of a difference
 
 
@@ -36,16 +44,14 @@ def releases_group() -> None:
     """Look at releases, compare, verify, export and prune them, and take pictures back."""
 
 
-def _all(prefix: str) -> list[DatasetRelease]:
-    from imagepipeline_dagster.environment import resources_on_command_line
+def _all(dataset: ImageDataset) -> list[DatasetRelease]:
     from imagepipeline_dagster.release.dataset_release import releases_in
 
-    storage = resources_on_command_line(os.environ)["storage"].open()
-    return releases_in(storage, "/".join([*filter(None, prefix.split("/")), "releases"]))
+    return releases_in(resources_of(dataset)["storage"].open(), dataset.releases)
 
 
-def _release(prefix: str, version: str) -> DatasetRelease:
-    releases = _all(prefix)
+def _release(dataset: ImageDataset, version: str) -> DatasetRelease:
+    releases = _all(dataset)
     versions = [release.version for release in releases]
     if version == "latest" and releases:
         return releases[-1]
@@ -56,25 +62,25 @@ def _release(prefix: str, version: str) -> DatasetRelease:
 
 
 @releases_group.command("list")
-@_prefix
-@_json
-def list_releases(*, prefix: str, as_json: bool) -> None:
+@json_option
+@dataset_option
+def list_releases(*, as_json: bool, dataset: ImageDataset) -> None:
     """List the releases, oldest first."""
     with plain_errors():
-        releases = _all(prefix)
+        releases = _all(dataset)
     if as_json:
         facts = [
             {
                 "version": r.version,
                 "semantic_version": r.manifest.semantic_version,
-                "created_at": r.manifest.created_at.isoformat(),
+                "created_at": r.manifest.created_at,
                 "images": r.counts.kept,
                 "emulated": r.manifest.emulated,
                 "uri": r.uri,
             }
             for r in releases
         ]
-        click.echo(json.dumps(facts, indent=2))
+        echo_json(facts)
         return
     for release in releases:
         created_at = f"{release.manifest.created_at:%Y-%m-%d %H:%M} UTC"
@@ -87,15 +93,15 @@ def list_releases(*, prefix: str, as_json: bool) -> None:
 
 @releases_group.command("show")
 @click.argument("version", default="latest")
-@_prefix
-@_json
-def show(*, version: str, prefix: str, as_json: bool) -> None:
+@json_option
+@dataset_option
+def show(*, version: str, as_json: bool, dataset: ImageDataset) -> None:
     """Show what the manifest of VERSION (the latest, unless named) says."""
     with plain_errors():
-        release = _release(prefix, version)
+        release = _release(dataset, version)
     manifest = release.manifest
     if as_json:
-        click.echo(manifest.model_dump_json(indent=2))
+        echo_json(manifest.model_dump(mode="json"))
         return
     echo_fields(
         {
@@ -115,14 +121,14 @@ def show(*, version: str, prefix: str, as_json: bool) -> None:
 @releases_group.command("diff")
 @click.argument("former")
 @click.argument("version")
-@_prefix
-@_json
-def diff(*, former: str, version: str, prefix: str, as_json: bool) -> None:
+@json_option
+@dataset_option
+def diff(*, former: str, version: str, as_json: bool, dataset: ImageDataset) -> None:
     """Show which samples differ between two releases, and why."""
     with plain_errors():
-        changes = _release(prefix, version).changes_since(_release(prefix, former))
+        changes = _release(dataset, version).changes_since(_release(dataset, former))
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(change) for change in changes], indent=2))
+        echo_json([dataclasses.asdict(change) for change in changes])
         return
     counts = Counter((change.change, change.cause) for change in changes)
     for (change_kind, cause), number in sorted(counts.items()):
@@ -140,14 +146,21 @@ def diff(*, former: str, version: str, prefix: str, as_json: bool) -> None:
 
 @releases_group.command("verify")
 @click.argument("version", default="latest")
-@_prefix
-def verify(*, version: str, prefix: str) -> None:
+@json_option
+@dataset_option
+def verify(*, version: str, as_json: bool, dataset: ImageDataset) -> None:
     """Read every byte of VERSION again, and compare it with the manifest."""
     from imagepipeline_dagster.release.verifying import problems_of
 
     with plain_errors():
-        release = _release(prefix, version)
+        release = _release(dataset, version)
         problems = problems_of(release.storage, release.manifest)
+    if as_json:
+        number = len(release.manifest.files)
+        echo_json({"version": release.version, "files": number, "problems": problems})
+        if problems:
+            raise click.exceptions.Exit(1)
+        return
     for problem in problems:
         click.echo(printable(problem), err=True)
     if problems:
@@ -158,23 +171,26 @@ def verify(*, version: str, prefix: str) -> None:
 
 @releases_group.command("prune")
 @click.option("--keep", type=click.IntRange(min=1), required=True, help="Newest releases to keep.")
-@click.option("--yes", is_flag=True, help="Delete without asking.")
-@_prefix
-def prune(*, keep: int, yes: bool, prefix: str) -> None:
+@yes_option
+@json_option
+@dataset_option
+def prune(*, keep: int, yes: bool, as_json: bool, dataset: ImageDataset) -> None:
     """Delete all but the newest releases; their numbers are not used again."""
     from imagepipeline_dagster.release.reading import delete_release
 
     with plain_errors():
-        old = _all(prefix)[:-keep]
-        if not old:
-            click.echo(f"There are no more than {count_of(keep, 'release')}.")
-            return
-        versions = ", ".join(release.version for release in old)
-        if not yes:
-            click.confirm(f"Delete {versions}, for good?", abort=True)
+        old = _all(dataset)[:-keep]
+        versions = [release.version for release in old]
+        if old:
+            agree(f"Delete {', '.join(versions)}, for good?", yes=yes)
         for release in old:
             delete_release(release.storage, release.manifest)
-    click.echo(f"Deleted: {versions}.")
+    if as_json:
+        echo_json({"deleted": versions})
+    elif old:
+        click.echo(f"Deleted: {', '.join(versions)}.")
+    else:
+        click.echo(f"There are no more than {count_of(keep, 'release')}.")
 
 
 @releases_group.command("withdraw")
@@ -182,8 +198,10 @@ def prune(*, keep: int, yes: bool, prefix: str) -> None:
 @click.option("--prompt", metavar="SET/ID", help="All pictures of a row of the prompts table.")
 @click.option("--embedding", metavar="ID", help="All pictures made with an embedding.")
 @why_option("why", required=True, help="Kept with the decision.")
-@click.option("--who", metavar="NAME", help="Who decides; the system's user by default.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@who_option
+@yes_option
+@json_option
+@dataset_option
 def withdraw(
     *,
     image: str | None,
@@ -192,6 +210,8 @@ def withdraw(
     why: str,
     who: str | None,
     yes: bool,
+    as_json: bool,
+    dataset: ImageDataset,
 ) -> None:
     """Take pictures back: out of the store, and out of every release that holds them.
 
@@ -206,14 +226,13 @@ def withdraw(
     if not why.strip():
         raise click.BadParameter("must not be blank", param_hint="--why")
     from imagepipeline_dagster.cli.lineage import uses_named
-    from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.ledger.lineage import lineage_of
     from imagepipeline_dagster.release import withdrawal
 
-    storage = resources_on_command_line(os.environ)["storage"].open()
     with plain_errors():
+        storage = resources_of(dataset)["storage"].open()
         # Read first: a ledger that is not there must not be made by a decision about it.
-        with present_ledger() as ledger:
+        with present_ledger(dataset) as ledger:
             if image is not None:
                 images = {lineage_of(ledger, image).image_sha256}
             else:
@@ -222,11 +241,13 @@ def withdraw(
         if not images:
             raise click.ClickException("The ledger knows no picture of it.")
         pictures = count_of(len(images), "picture")
-        if not yes:
-            click.confirm(f"Delete {pictures}, here and in every release, for good?", abort=True)
+        agree(f"Delete {pictures}, here and in every release, for good?", yes=yes)
         now = dt.datetime.now(dt.UTC)
-        with configured_ledger(create=True) as ledger:
+        with configured_ledger(dataset, create=True) as ledger:
             rewritten = withdrawal.withdraw(storage, ledger, images, who=who, why=why, at=now)
+    if as_json:
+        echo_json({"images": sorted(images), "rewritten": rewritten})
+        return
     click.echo(f"{pictures} withdrawn.")
     for folder, versions in rewritten.items():
         click.echo(f"Rewritten in {printable(folder)}: {', '.join(versions)}.")
@@ -235,14 +256,18 @@ def withdraw(
 @releases_group.command("export")
 @click.argument("version")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@_prefix
-def export(*, version: str, folder: Path, prefix: str) -> None:
+@json_option
+@dataset_option
+def export(*, version: str, folder: Path, as_json: bool, dataset: ImageDataset) -> None:
     """Copy VERSION to a local FOLDER, comparing each file with the manifest."""
     from imagepipeline_dagster.release.verifying import export_release
 
     with plain_errors():
-        release = _release(prefix, version)
+        release = _release(dataset, version)
         if folder.exists() and any(folder.iterdir()):
             raise click.ClickException(f"{folder} is not empty.")
         copied = export_release(release.storage, release.manifest, folder)
+    if as_json:
+        echo_json({"version": release.version, "folder": folder, "files": copied})
+        return
     click.echo(f"{count_of(copied, 'file')} copied to {printable(str(folder))}.")

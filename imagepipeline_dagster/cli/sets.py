@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from imagepipeline_dagster.cli.configured import (
-    chosen_dataset,
     configured_ledger,
     configured_tables,
     dataset_option,
 )
-from imagepipeline_dagster.cli.terminal import count_of, plain_errors, printable
+from imagepipeline_dagster.cli.terminal import (
+    count_of,
+    echo_json,
+    json_option,
+    plain_errors,
+    printable,
+)
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.defs.dataset import ImageDataset
 
 __all__ = ["sets_group"]
 
@@ -23,8 +33,9 @@ def sets_group() -> None:
 
 
 @sets_group.command("sync", short_help="Bring the partitions in step with the prompts table.")
+@json_option
 @dataset_option
-def sync(*, dataset: str | None) -> None:
+def sync(*, as_json: bool, dataset: ImageDataset) -> None:
     """Add a partition for each prompt set of the table, and remove those of sets that left it.
 
     Buys nothing. The partitions are those of the Dagster instance in DAGSTER_HOME.
@@ -32,18 +43,20 @@ def sync(*, dataset: str | None) -> None:
     from imagepipeline_dagster.defs.registration import register_sets
     from imagepipeline_dagster.defs.under_way import configured_instance
 
-    with plain_errors():
-        chosen = chosen_dataset(dataset)
-        with (
-            configured_instance(os.environ) as instance,
-            configured_tables(chosen) as tables,
-        ):
-            changes = register_sets(
-                chosen,
-                tables=tables,
-                open_ledger=lambda: configured_ledger(create=True),
-                instance=instance,
-            )
+    with (
+        plain_errors(),
+        configured_instance(os.environ) as instance,
+        configured_tables(dataset) as tables,
+    ):
+        changes = register_sets(
+            dataset,
+            tables=tables,
+            open_ledger=lambda: configured_ledger(dataset, create=True),
+            instance=instance,
+        )
+    if as_json:
+        echo_json(asdict(changes))
+        return
     for sign, keys in (("+", changes.added), ("-", changes.removed)):
         for key in keys:
             click.echo(f"{sign} {printable(key)}")

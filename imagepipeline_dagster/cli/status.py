@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import os
 from typing import TYPE_CHECKING
 
 import click
 
 from imagepipeline_dagster.cli.configured import (
-    chosen_dataset,
+    changed_dataset,
     configured_ledger,
     configured_tables,
     dataset_option,
+    resources_of,
 )
 from imagepipeline_dagster.cli.plan import price_option
 from imagepipeline_dagster.cli.tables import chosen_sets
@@ -32,6 +32,7 @@ from imagepipeline_dagster.cli.terminal import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.defs.status import DatasetStatus
     from imagepipeline_dagster.ledger.costs import Bought
 
@@ -41,23 +42,21 @@ __all__ = ["costs", "retry", "status"]
 @click.command(short_help="Show how the dataset stands, and what comes next.")
 @json_option
 @dataset_option
-def status(*, as_json: bool, dataset: str | None) -> None:
+def status(*, as_json: bool, dataset: ImageDataset) -> None:
     """Show sets, what waits, what is unknown, what was spent, the last release and the next runs.
 
     It reads tables, ledger and storage, and changes nothing.
     """
     from imagepipeline_dagster.defs.status import status_of
-    from imagepipeline_dagster.environment import resources_on_command_line
 
     with plain_errors():
-        chosen = chosen_dataset(dataset)
-        resources = resources_on_command_line(os.environ)
+        resources = resources_of(dataset)
         with (
-            configured_tables(chosen) as tables,
-            configured_ledger(create=False) as ledger,
+            configured_tables(dataset) as tables,
+            configured_ledger(dataset, create=False) as ledger,
         ):
             standing = status_of(
-                chosen,
+                dataset,
                 tables=tables,
                 ledger=ledger,
                 storage=resources["storage"].open(),
@@ -114,34 +113,38 @@ def _echo_status(standing: DatasetStatus) -> None:
 @price_option
 @json_option
 @dataset_option
-def costs(*, price_per_image: float | None, as_json: bool, dataset: str | None) -> None:
+def costs(*, price_per_image: float | None, as_json: bool, dataset: ImageDataset) -> None:
     """Show what was bought, what was reused instead, and so saved: by day, set and model."""
     import rich
 
-    from imagepipeline_dagster.environment import resources_on_command_line
+    from imagepipeline_dagster.ledger.budget import Spent
     from imagepipeline_dagster.ledger.costs import costs_of
 
     with plain_errors():
-        chosen = chosen_dataset(dataset, price_per_image=price_per_image)
-        resources = resources_on_command_line(os.environ)
+        dataset = changed_dataset(dataset, price_per_image=price_per_image)
+        resources = resources_of(dataset)
         api = resources["imagepipeline"]
-        allowance = chosen.allowance(api.origin)
-        with configured_ledger(create=False) as ledger:
+        allowance = dataset.allowance(api.origin)
+        with configured_ledger(dataset, create=False) as ledger:
             spent = costs_of(
-                ledger, dataset=chosen.name, scope=allowance.scope, emulated=api.emulated
+                ledger, dataset=dataset.name, scope=allowance.scope, emulated=api.emulated
             )
     if as_json:
         saved = allowance.cost(spent.total.reused)
         echo_json({**dataclasses.asdict(spent), "saved": saved, "currency": allowance.currency})
         return
     priced = allowance.price_text
+    everything = Spent(
+        images=sum(of.images for of in spent.by_day.values()),
+        money=sum(of.money for of in spent.by_day.values()),
+    )
     days = [
         (day, [shown_number(of.images), f"{of.money:,.2f}" if of.money else ""])
-        for day, of in spent.by_day.items()
+        for day, of in (*spent.by_day.items(), ("total", everything))
     ]
-    rich.print(counts_table("Bought by day", ["images", "money"], days))
-    for title, counts in (("prompt set", spent.by_set), ("model", spent.by_model)):
-        rich.print(_bought_table(f"Bought by {title}", counts, spent.total, priced))
+    rich.print(counts_table("Bought by day", ["images", "money"], days, of="day"))
+    for what, counts in (("prompt set", spent.by_set), ("model", spent.by_model)):
+        rich.print(_bought_table(what, counts, spent.total, priced))
     saved_text = priced(spent.total.reused)
     click.echo(
         f"{count_of(spent.total.reused, 'image')} reused instead of bought"
@@ -150,7 +153,7 @@ def costs(*, price_per_image: float | None, as_json: bool, dataset: str | None) 
 
 
 def _bought_table(
-    title: str,
+    what: str,
     counts: Mapping[str, Bought],
     total: Bought,
     priced: Callable[[int], str | None],
@@ -159,14 +162,17 @@ def _bought_table(
         (name, [shown_number(of.bought), priced(of.bought) or "", shown_number(of.reused)])
         for name, of in sorted((*counts.items(), ("total", total)), key=lambda row: row[1] is total)
     ]
-    return counts_table(title, ["images", "money", "reused"], rows)
+    return counts_table(f"Bought by {what}", ["images", "money", "reused"], rows, of=what)
 
 
 @click.command(short_help="Have open or failed sets asked for again without a pause.")
 @click.argument("prompt_sets", nargs=-1, metavar="[SET]...")
 @click.option("--all", "all_sets", is_flag=True, help="All sets that are not built whole.")
+@json_option
 @dataset_option
-def retry(*, prompt_sets: tuple[str, ...], all_sets: bool, dataset: str | None) -> None:
+def retry(
+    *, prompt_sets: tuple[str, ...], all_sets: bool, as_json: bool, dataset: ImageDataset
+) -> None:
     """Have sets that are not built whole asked for at the next look of sensor or schedule.
 
     Their growing pauses end. Requests that failed for good, or are unknown, stay as they are: see
@@ -176,16 +182,18 @@ def retry(*, prompt_sets: tuple[str, ...], all_sets: bool, dataset: str | None) 
 
     if bool(prompt_sets) == all_sets:
         raise click.UsageError("Name prompt sets, or give --all.")
-    with plain_errors():
-        chosen = chosen_dataset(dataset)
-        with (
-            configured_tables(chosen) as tables,
-            configured_ledger(create=True) as ledger,
-        ):
-            names = set(chosen_sets(tables, prompt_sets))
-            states = PromptSetStates(ledger, dataset=chosen.name)
-            open_sets = sorted(names.intersection(states.not_whole()))
-            states.end_pauses(open_sets)
+    with (
+        plain_errors(),
+        configured_tables(dataset) as tables,
+        configured_ledger(dataset, create=True) as ledger,
+    ):
+        names = set(chosen_sets(tables, prompt_sets))
+        states = PromptSetStates(ledger, dataset=dataset.name)
+        open_sets = sorted(names.intersection(states.not_whole()))
+        states.end_pauses(open_sets)
+    if as_json:
+        echo_json({"prompt_sets": open_sets})
+        return
     for name in open_sets:
         click.echo(printable(name))
     click.echo(

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from imagepipeline_dagster.cli.configured import chosen_dataset, dataset_option, tables_url
+from imagepipeline_dagster.cli.configured import changed_dataset, dataset_option, tables_url
 from imagepipeline_dagster.cli.progress import ShownProgress
-from imagepipeline_dagster.cli.terminal import count_of, plain_errors, printable
+from imagepipeline_dagster.cli.terminal import (
+    count_of,
+    echo_json,
+    json_option,
+    plain_errors,
+    printable,
+)
 
 if TYPE_CHECKING:
+    from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.tables.reading import SourceTables
 
 __all__ = ["chosen_sets", "export", "init"]
@@ -21,21 +29,28 @@ __all__ = ["chosen_sets", "export", "init"]
 
 @click.command(short_help="Create the two tables, with sample rows.")
 @click.option("--empty", is_flag=True, help="Create the tables without sample rows.")
-def init(*, empty: bool) -> None:
+@json_option
+@dataset_option
+def init(*, empty: bool, as_json: bool, dataset: ImageDataset) -> None:
     """Create the prompts and embeddings tables, with samples to start from."""
     from imagepipeline_dagster.databases import shown_url
     from imagepipeline_dagster.tables.creating import create_tables
     from imagepipeline_dagster.tables.samples import create_sample_tables
 
     with plain_errors():
-        url = tables_url()
+        url = tables_url(dataset)
         if empty:
             create_tables(url)
-            click.echo(f"The tables prompts and embeddings are at {shown_url(url)}.")
-        elif create_sample_tables(url):
-            click.echo(f"Created prompts and embeddings with samples at {shown_url(url)}.")
-        else:
-            click.echo(f"There are tables at {shown_url(url)} already: nothing was changed.")
+        with_samples = not empty and create_sample_tables(url)
+    where = shown_url(url)
+    if as_json:
+        echo_json({"url": where, "samples_created": with_samples})
+    elif empty:
+        click.echo(f"The tables prompts and embeddings are at {where}.")
+    elif with_samples:
+        click.echo(f"Created prompts and embeddings with samples at {where}.")
+    else:
+        click.echo(f"There are tables at {where} already: nothing was changed.")
 
 
 @click.command(short_help="Write a table to a file that imports again.")
@@ -54,6 +69,7 @@ def init(*, empty: bool) -> None:
     help="Leave CSV texts that a spreadsheet would run as they are, without a quote before them.",
 )
 @click.option("--table", metavar="NAME", help="The table, where it is not ours: schema.table.")
+@json_option
 @dataset_option
 def export(
     *,
@@ -62,7 +78,8 @@ def export(
     embeddings: bool,
     raw: bool,
     table: str | None,
-    dataset: str | None,
+    as_json: bool,
+    dataset: ImageDataset,
 ) -> None:
     """Write the prompts table, or the embeddings table, to a file that can be imported again.
 
@@ -77,12 +94,12 @@ def export(
     if embeddings and prompt_sets:
         raise click.UsageError("Embeddings belong to no prompt set: leave --set or --embeddings.")
     with plain_errors(), closing(ShownProgress()) as on_progress:
-        chosen = chosen_dataset(dataset, prompts=table, embeddings=table)
-        url = tables_url()
+        dataset = changed_dataset(dataset, prompts=table, embeddings=table)
+        url = tables_url(dataset)
         if embeddings:
             report = export_table(
                 url,
-                chosen.embeddings,
+                dataset.embeddings,
                 EmbeddingRow,
                 file,
                 marks_formulas=not raw,
@@ -90,11 +107,11 @@ def export(
             )
         else:
             if prompt_sets:
-                with SourceTables(url, prompts=chosen.prompts) as tables:
+                with SourceTables(url, prompts=dataset.prompts) as tables:
                     prompt_sets = tuple(chosen_sets(tables, prompt_sets))
             report = export_table(
                 url,
-                chosen.prompts,
+                dataset.prompts,
                 PromptRow,
                 file,
                 prompt_sets=prompt_sets,
@@ -102,6 +119,9 @@ def export(
                 on_progress=on_progress,
             )
     what = "embeddings" if embeddings else "prompts"
+    if as_json:
+        echo_json({"table": what, "file": file, **asdict(report)})
+        return
     click.echo(f"{what}: {count_of(report.rows, 'row')} exported to {file}")
     if report.left_out:
         click.echo(f"Left out: {count_of(report.left_out, 'row')} without a prompt set or an id.")

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = [
+    "AliasedOption",
+    "agree",
     "count_of",
     "counts_table",
     "echo_fields",
@@ -32,6 +34,7 @@ __all__ = [
     "shown_id",
     "shown_number",
     "why_option",
+    "yes_option",
 ]
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -53,18 +56,30 @@ def printable(text: str) -> str:
     )
 
 
-class _WhyOption(click.Option):
-    """`--why`; it takes the word `--reason` too, and does not show it."""
+class AliasedOption(click.Option):
+    """An option that takes a second word too, and does not show it."""
 
     @override
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         record = super().get_help_record(ctx)
-        return record and (record[0].replace(", --reason", ""), record[1])
+        return record and (record[0].replace(f", {self.opts[-1]}", ""), record[1])
 
 
 def why_option(name: str = "why", **options: Any) -> Callable[[CommandT], CommandT]:  # noqa: ANN401 - click's own
     """Return the option that says why a person decides so, handed over under this name."""
-    return click.option("--why", "--reason", name, cls=_WhyOption, metavar="TEXT", **options)
+    return click.option("--why", "--reason", name, cls=AliasedOption, metavar="TEXT", **options)
+
+
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def agree(question: str, *, yes: bool) -> None:
+    """Ask a person, unless they said yes beforehand; end the command where they do not agree.
+
+    The question is no fact: standard output is for those.
+    """
+    if not yes:
+        click.confirm(question, abort=True, err=True)
 
 
 @contextmanager
@@ -109,11 +124,11 @@ def _folded(text: str, columns: int | None, indent: int) -> list[str]:
     )
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+json_option = click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 
 
 def echo_json(fields: object) -> None:
-    """Print facts as one JSON object; times are ISO 8601."""
+    """Print facts as one JSON document; times are ISO 8601."""
     click.echo(json.dumps(fields, indent=2, default=_json_value))
 
 
@@ -154,9 +169,16 @@ def count_of(number: int, what: str) -> str:
 
 
 def counts_table(
-    title: str, headings: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]
+    title: str,
+    headings: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[str]]],
+    *,
+    of: str = "prompt set",
 ) -> Table:
-    """Return a table with a row of cells for each prompt set; the last of several is the total."""
+    """Return a table with a row of cells for each prompt set, or for each of something else.
+
+    The last of several rows is the total.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -169,7 +191,7 @@ def counts_table(
         pad_edge=False,
         collapse_padding=True,
     )
-    table.add_column("prompt set", overflow="fold")
+    table.add_column(of, overflow="fold")
     for heading in headings:
         table.add_column(heading, justify="right")
     for row, (name, cells) in enumerate(rows, start=1):

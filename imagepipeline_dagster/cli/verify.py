@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -10,29 +9,30 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imagepipeline_dagster.cli.configured import present_ledger
+from imagepipeline_dagster.cli.configured import dataset_option, present_ledger, resources_of
 from imagepipeline_dagster.cli.terminal import count_of, echo_json, json_option, plain_errors
 
 if TYPE_CHECKING:
+    from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.ledger.verification import DamagedImage
 
 __all__ = ["verify"]
 
 
 @click.command(short_help="Compare every stored image with the ledger.")
-@json_option
 @click.option("--repair", is_flag=True, help="Say how each image can be had again.")
-def verify(*, as_json: bool, repair: bool) -> None:
+@json_option
+@dataset_option
+def verify(*, repair: bool, as_json: bool, dataset: ImageDataset) -> None:
     """Read every stored image again: is it there, with the size and the SHA-256 that it had?
 
     Nothing is changed. The exit code is 1 where an image is missing or differs.
     """
-    from imagepipeline_dagster.environment import resources_on_command_line
     from imagepipeline_dagster.ledger.verification import count_images, damaged_images
 
     with plain_errors():
-        storage = resources_on_command_line(os.environ)["storage"].open()
-        with present_ledger() as ledger:
+        storage = resources_of(dataset)["storage"].open()
+        with present_ledger(dataset) as ledger:
             number = count_images(ledger)
             with click.progressbar(
                 damaged_images(ledger, storage), length=number, label="images", file=sys.stderr

@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, distributions, requires, version
+from typing import Any
 
 import dagster as dg
 
@@ -23,7 +24,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from imagepipeline_dagster.databases import cause_of, parsed_url
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.under_way import configured_instance
-from imagepipeline_dagster.environment import resources_on_command_line
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.bought import refuse_emulator
 from imagepipeline_dagster.ledger.identity import check_ledger
@@ -61,11 +61,18 @@ class Finding:
     remedy: str | None = None
 
 
-def findings_of(dataset: ImageDataset, variables: Mapping[str, str]) -> Iterator[Finding]:
-    """Look at every part that the environment names, and yield a finding or more about each."""
+def findings_of(
+    dataset: ImageDataset,
+    resources_of: Callable[[], Mapping[str, Any]],
+    variables: Mapping[str, str],
+) -> Iterator[Finding]:
+    """Look at every part of a dataset's installation, and yield a finding or more about each.
+
+    `variables` are those of the environment, which name Dagster's own folder.
+    """
     yield from _guarded("versions", _versions)
     try:
-        resources = resources_on_command_line(variables)
+        resources = resources_of()
     except (CorrectableError, ValueError) as error:
         yield _wrong("settings", str(error))
         return

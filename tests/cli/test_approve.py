@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import dagster as dg
@@ -88,6 +89,7 @@ def test_sets_sync_brings_the_partitions_in_step(
 
     assert shop.run("sets", "sync") == "+ spring\n"
     assert "in step" in shop.run("sets", "sync")
+    assert json.loads(shop.run("sets", "sync", "--json"))["added"] == []
     with dg.DagsterInstance.from_config(str(home)) as instance:
         assert instance.get_dynamic_partitions("prompt_set") == ["spring"]
 

@@ -53,6 +53,8 @@ def test_status_says_how_each_set_stands(pipeline: Pipeline) -> None:
     assert standing["spent"]["total"]["images"] == 2
     assert (standing["last_release"]["version"], standing["last_release"]["images"]) == ("v0001", 2)
     assert standing["next_runs"].keys() == {"reconcile_schedule", "image_dataset_schedule"}
+    assert told("releases", "verify")["problems"] == []
+    assert told("review", "spring")["pictures"] == 1
     shown = do("status").output
     assert all(word in shown for word in ("changed", "v0001", "2 in all", "no budget"))
 
