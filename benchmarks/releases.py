@@ -24,14 +24,19 @@ from pathlib import Path
 from typing import ParamSpec
 
 import click
+import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.moderation import Line
-from imagepipeline_dagster.moderation.verdicts import ModeratedImage
-from imagepipeline_dagster.release.changes import COMPARED, changes_between
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage, summarise
+from imagepipeline_dagster.release.card import Release, ReleaseFile
+from imagepipeline_dagster.release.changes import ChangesTable
+from imagepipeline_dagster.release.comparing import changes_of
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import publish
+from imagepipeline_dagster.release.shards import released_row, shard_schema
 from imagepipeline_dagster.storage.contract import image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 
@@ -42,6 +47,7 @@ P = ParamSpec("P")
 _NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 _PICTURE_BYTES = 100_000
 _SETS = 100
+_ROWS_OF_A_SHARD = 2500  # of 100 kB each
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -195,32 +201,59 @@ def measure_releases(folder: Path, pictures: int) -> list[Line]:
     return lines
 
 
-def _differ(rows: int) -> None:
-    former = ({name: _compared(number, name) for name in COMPARED} for number in range(rows))
-    newer = (
-        {name: _compared(number, name, edited=number % 100 == 0) for name in COMPARED}
-        for number in range(rows)
+def _compared_release(folder: Path, version: str, rows: int, *, edited: bool) -> Release:
+    """Write a release's Parquet files without pictures; where edited, 1 % of the prompts are."""
+    (folder / version).mkdir(parents=True)
+    template = released_row(_row(0, pictures=1), split="train", file_sha256="0" * 64)
+    files: list[ReleaseFile] = []
+    for start in range(0, rows, _ROWS_OF_A_SHARD):
+        numbers = range(start, min(start + _ROWS_OF_A_SHARD, rows))
+        columns: dict[str, list[object]] = {
+            name: [value] * len(numbers) for name, value in template.items()
+        }
+        prompts = [
+            f"a harbour, number {n}{', at dawn' if edited and n % 100 == 0 else ''}"
+            for n in numbers
+        ]
+        columns["image"] = [{"bytes": b"", "path": "picture.png"}] * len(numbers)
+        columns["prompt_set"] = [f"set {n // 1000:05d}" for n in numbers]
+        columns["prompt_id"] = [f"p{n:08d}" for n in numbers]
+        columns["prompt"] = list(prompts)
+        columns["request"] = [json.dumps({"prompt": prompt, "seed": 1}) for prompt in prompts]
+        columns["image_sha256"] = [
+            hashlib.sha256(prompt.encode()).hexdigest() for prompt in prompts
+        ]
+        table = pa.table(columns, schema=shard_schema())
+        path = f"{start:08d}.parquet"
+        pq.write_table(table, folder / version / path, row_group_size=100, compression="zstd")
+        sha256 = hashlib.sha256((folder / version / path).read_bytes()).hexdigest()
+        files.append(ReleaseFile(path=path, sha256=sha256, size=0, rows=len(numbers)))
+    return Release(
+        name="bench",
+        version=version,
+        path=version,
+        fingerprint=version,
+        created_at=_NOW,
+        run_id="bench",
+        emulated=0,
+        counts=summarise([]),
+        prompt_sets={},
+        files=tuple(files),
     )
-    assert sum(1 for _ in changes_between(former, newer)) == -(-rows // 100)  # noqa: S101
 
 
-def _compared(number: int, name: str, *, edited: bool = False) -> object:
-    match name:
-        case "prompt_set":
-            return f"set {number // 1000:05d}"
-        case "call_index" | "sample_index":
-            return 0
-        case "overridden_by" | "embeddings" | "embedding_version" | "negative_prompt":
-            return None
-        case "prompt":
-            return f"a harbour, number {number}{', at dawn' if edited else ''}"
-        case _:
-            return f"{name} {number:08d}"
+def _differ(folder: Path, former: Release, newer: Release, expected: int) -> None:
+    changes = ChangesTable(changes_of(LocalFolder(folder), former, newer))
+    assert changes.by_cause == {"changed: prompt_changed": expected}  # noqa: S101
 
 
-def measure_differences(rows: int) -> list[Line]:
-    """Compare two releases of so many rows."""
-    spent = _apart(_differ, rows)
+def measure_differences(folder: Path, rows: int) -> list[Line]:
+    """Compare two releases of so many rows, of which 1 % differ, all over the files."""
+    former, newer = (
+        _compared_release(folder, version, rows, edited=edited)
+        for version, edited in (("v0001", False), ("v0002", True))
+    )
+    spent = _apart(_differ, folder, former, newer, -(-rows // 100))
     return [
         Line(what=f"diff of {rows:,} rows", measured=spent.seconds, unit="s", at_most=30),
         Line(what=f"diff of {rows:,} rows, peak", measured=spent.peak_mib, unit="MiB", at_most=300),
@@ -234,8 +267,8 @@ def measure_differences(rows: int) -> list[Line]:
 def main(pictures: int, rows: int, json_path: Path | None) -> None:
     """Measure releases and differences, and judge what is promised of them."""
     with tempfile.TemporaryDirectory(prefix="releases-") as folder:
-        lines = measure_releases(Path(folder), pictures)
-    lines += measure_differences(rows)
+        lines = measure_releases(Path(folder, "releases"), pictures)
+        lines += measure_differences(Path(folder, "differences"), rows)
     table = Table("what", "measured", "promised", "met", title="promised and measured")
     for line in lines:
         measured = f"{line.measured:.3g} {line.unit}"

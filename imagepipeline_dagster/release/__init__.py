@@ -7,7 +7,7 @@
 - `fates`: what became of a picture: its verdicts, and the releases that hold it.
 - `splits`: which split a sample is in. `packing`: the formats, written split by split.
 - `policy`: how a dataset is released.
-- `changes`: what differs between two releases, and why.
+- `changes`: why a sample differs between two releases. `comparing`: which do, of any number.
 - `publish`: a new version where the content changed, whole or not at all.
 - `withdrawal`: pictures taken back, out of every release.
 - `scratch`: the folder for unfinished files.

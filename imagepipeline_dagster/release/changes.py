@@ -9,34 +9,44 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from io import BytesIO
+from itertools import islice
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.markup import template
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
-from imagepipeline_dagster.rows import column
+from imagepipeline_dagster.rows import arrow_schema, arrow_table, column
 
 __all__ = [
     "COMPARED",
+    "PLACE",
     "Cause",
     "Change",
-    "accidental_losses",
+    "ChangesTable",
+    "Known",
     "changes_between",
     "changes_page",
     "next_semantic_version",
 ]
 
+PLACE = ("prompt_set", "prompt_id", "call_index", "sample_index")
+"""The columns that tell a sample from every other."""
+
 COMPARED = (
-    *("prompt_set", "prompt_id", "call_index", "sample_index"),
+    *PLACE,
     *("prompt", "negative_prompt", "embeddings", "embedding_version", "request"),
     *("image_sha256", "moderation_reason", "overridden_by"),
 )
 """The columns of a release that a comparison needs."""
 
 _LISTED = 100  # a page of ten thousand lines is read by nobody; the Parquet file has them all
+_WRITTEN = 10_000  # that are held until they are written
 
 Lineage = Mapping[str, Any]
 
@@ -79,23 +89,37 @@ class Change:
     image_after: str | None = column("SHA-256 of the picture", default=None)
 
 
+_Place = tuple[str, str, int | None, int | None, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """The reasons why samples come and go: the verdicts, and what either release has.
+
+    Attributes:
+        judged: the samples that were not kept for the newer release, by their places.
+        old_prompts: set and id of each prompt of the former release.
+        new_sets: the prompt sets of the newer one.
+    """
+
+    judged: Mapping[tuple[str, str, int | None, int | None], ModeratedImage]
+    old_prompts: Container[tuple[str, str]]
+    new_sets: Container[str]
+
+
 def changes_between(
-    before: Iterable[Lineage],
-    after: Iterable[Lineage],
-    *,
-    judged: Sequence[ModeratedImage] = (),
+    before: Iterable[Lineage], after: Iterable[Lineage], known: Known | None = None
 ) -> list[Change]:
     """Return what differs, in the order of the samples.
 
     Args:
         before: the former release's rows, with the columns of `COMPARED`.
         after: this one's.
-        judged: all samples as they were judged for this one; without them the cause of a removal
-            is only told from what is there.
+        known: what else there is to know; without it, these rows are all that either has.
     """
     old, new = _by_place(before), _by_place(after)
-    known = _Known(
-        judged={(r.prompt_set, r.prompt_id, r.call_index, r.sample_index): r for r in judged},
+    known = known or Known(
+        judged={},
         old_prompts={place[:2] for place in old},
         new_sets={place[0] for place in new},
     )
@@ -104,18 +128,6 @@ def changes_between(
         for place in sorted(old.keys() | new.keys(), key=_sortable)
         if (change := _change(place, old.get(place), new.get(place), known))
     ]
-
-
-_Place = tuple[str, str, int | None, int | None, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """The reasons why samples come and go: the verdicts, and what either release has."""
-
-    judged: Mapping[tuple[Any, ...], ModeratedImage]
-    old_prompts: Set[tuple[str, str]]
-    new_sets: Set[str]
 
 
 def _by_place(rows: Iterable[Lineage]) -> dict[_Place, Lineage]:
@@ -133,11 +145,8 @@ def _sortable(place: _Place) -> tuple[Any, ...]:
     return tuple(-1 if part is None else part for part in place)
 
 
-def _change(
-    place: _Place, old: Lineage | None, new: Lineage | None, known: _Known
-) -> Change | None:
-    names = ("prompt_set", "prompt_id", "call_index", "sample_index")
-    named: dict[str, Any] = dict(zip(names, place, strict=False))
+def _change(place: _Place, old: Lineage | None, new: Lineage | None, known: Known) -> Change | None:
+    named: dict[str, Any] = dict(zip(PLACE, place, strict=False))
     if old is not None and new is not None:
         difference = _difference(old, new)
         if difference is None:
@@ -204,7 +213,7 @@ def _parameters(old: str | None, new: str | None) -> tuple[str, str]:
     return was, is_now
 
 
-def _why_added(place: _Place, new: Lineage, known: _Known) -> tuple[Cause, str | None]:
+def _why_added(place: _Place, new: Lineage, known: Known) -> tuple[Cause, str | None]:
     if place[:2] not in known.old_prompts:
         return Cause.NEW_PROMPT, new["prompt"]
     if new["overridden_by"] is not None:
@@ -212,7 +221,7 @@ def _why_added(place: _Place, new: Lineage, known: _Known) -> tuple[Cause, str |
     return Cause.NEW_SAMPLE, new["prompt"]
 
 
-def _why_removed(place: _Place, known: _Known) -> tuple[Cause, str | None]:
+def _why_removed(place: _Place, known: Known) -> tuple[Cause, str | None]:
     row = known.judged.get(place[:4])
     if row is None:
         removed = Cause.PROMPT_REMOVED if place[0] in known.new_sets else Cause.SET_REMOVED
@@ -229,12 +238,42 @@ def _why_removed(place: _Place, known: _Known) -> tuple[Cause, str | None]:
     return cause, row.moderation_reason
 
 
-def accidental_losses(changes: Iterable[Change]) -> int:
-    """Return how many pictures are gone without a person's decision or another policy."""
-    return sum(c.change == "removed" and c.cause not in _DELIBERATE for c in changes)
+class ChangesTable:
+    """Changes as they are stored, with what they come to: as many as there are, none held.
+
+    Attributes:
+        counts: how many there are, by kind and cause.
+        listed: the first hundred.
+    """
+
+    def __init__(self, changes: Iterable[Change]) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.listed: list[Change] = []
+        table = BytesIO()
+        remaining = iter(changes)
+        with pq.ParquetWriter(table, arrow_schema(Change), compression="zstd") as writer:
+            while some := list(islice(remaining, _WRITTEN)):
+                self.counts.update((change.change, change.cause) for change in some)
+                self.listed += some[: _LISTED - len(self.listed)]
+                writer.write_table(arrow_table(some, Change))
+        self.parquet = table.getvalue()
+
+    @property
+    def by_cause(self) -> dict[str, int]:
+        """How many there are, by a text for each kind and cause."""
+        return {f"{kind}: {cause}": self.counts[kind, cause] for kind, cause in sorted(self.counts)}
+
+    @property
+    def accidental_losses(self) -> dict[str, int]:
+        """The pictures that are gone without a person's decision or another policy, by cause."""
+        return {
+            cause: number
+            for (kind, cause), number in self.counts.most_common()
+            if kind == "removed" and cause not in _DELIBERATE
+        }
 
 
-def next_semantic_version(former: str | None, changes: Sequence[Change]) -> str:
+def next_semantic_version(former: str | None, kinds: Collection[str]) -> str:
     """Return the version that follows, by the meaning that Croissant 1.1 gives its parts.
 
     Major where something was removed or changed, minor where all that happened was added, patch
@@ -243,23 +282,17 @@ def next_semantic_version(former: str | None, changes: Sequence[Change]) -> str:
     if former is None:
         return "1.0.0"
     major, minor, patch = map(int, former.split("."))
-    if any(change.change != "added" for change in changes):
+    if not {"changed", "removed"}.isdisjoint(kinds):
         return f"{major + 1}.0.0"
-    return f"{major}.{minor + 1}.0" if changes else f"{major}.{minor}.{patch + 1}"
+    return f"{major}.{minor + 1}.0" if kinds else f"{major}.{minor}.{patch + 1}"
 
 
-def changes_page(version: str, former: str | None, changes: Sequence[Change]) -> str:
+def changes_page(version: str, former: str | None, changes: ChangesTable) -> str:
     """Return `CHANGES.md`: counts by cause, and the first hundred samples."""
     return template("release/changes.md.jinja").render(
         version=version,
         former=former,
-        causes=list(_counted(changes)),
-        listed=changes[:_LISTED],
-        further=max(0, len(changes) - _LISTED),
+        causes=[(*key, number) for key, number in sorted(changes.counts.items())],
+        listed=changes.listed,
+        further=changes.counts.total() - len(changes.listed),
     )
-
-
-def _counted(changes: Iterable[Change]) -> Iterator[tuple[str, str, int]]:
-    counts = Counter((change.change, change.cause) for change in changes)
-    for (change, cause), number in sorted(counts.items()):
-        yield change, cause, number

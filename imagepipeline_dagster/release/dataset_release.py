@@ -12,7 +12,8 @@ from urllib.request import url2pathname
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.moderation.verdicts import Counts
 from imagepipeline_dagster.release.card import Release
-from imagepipeline_dagster.release.changes import COMPARED, Change, changes_between
+from imagepipeline_dagster.release.changes import Change
+from imagepipeline_dagster.release.comparing import changes_of
 from imagepipeline_dagster.release.reading import latest_manifest, manifests, read_rows
 from imagepipeline_dagster.rows import rows_of
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
@@ -69,8 +70,7 @@ class DatasetRelease:
         # The verdicts of that time say more of what went than the two releases do.
         if self.manifest.previous == former.version and (causes := self._causes()) is not None:
             return causes
-        before, after = (release.as_arrow(COMPARED).to_pylist() for release in (former, self))
-        return changes_between(before, after)
+        return list(changes_of(self.storage, former.manifest, self.manifest))
 
     def as_hf_dataset(self) -> Any:  # noqa: ANN401 - `datasets` has no types
         """Return the rows as a Hugging Face `datasets.Dataset`; its column `image` is a picture.

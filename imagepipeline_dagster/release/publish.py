@@ -23,13 +23,9 @@ import secrets
 import socket
 import time
 import uuid
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from io import BytesIO
 from pathlib import Path, PurePosixPath
-
-import pyarrow.parquet as pq
 
 from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.errors import CorrectableError
@@ -45,13 +41,11 @@ from imagepipeline_dagster.release.card import (
     pick_examples,
 )
 from imagepipeline_dagster.release.changes import (
-    COMPARED,
-    Change,
-    accidental_losses,
-    changes_between,
+    ChangesTable,
     changes_page,
     next_semantic_version,
 )
+from imagepipeline_dagster.release.comparing import changes_of
 from imagepipeline_dagster.release.packing import format_cards, pack
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.reading import VERSION, latest_manifest, read_rows
@@ -64,7 +58,6 @@ from imagepipeline_dagster.release.shards import (
     parts_of,
 )
 from imagepipeline_dagster.release.splits import Place, SplitsLeak, leaks, splits_of
-from imagepipeline_dagster.rows import arrow_table
 from imagepipeline_dagster.storage.contract import Storage
 
 __all__ = [
@@ -295,19 +288,17 @@ def _described(
     Raises:
         TooMuchLost: it lacks more of the former release's pictures than the policy allows.
     """
-    changes: list[Change] = []
+    differences = changes_of(storage, former, release, judged=rows) if former else ()
+    changes = ChangesTable(differences)
     if former is not None:
-        lineage = read_rows(storage, former, COMPARED).to_pylist()
-        changes = changes_between(lineage, map(_compared, kept), judged=rows)
         _refuse_losses(former, changes, policy)
-    causes = Counter(f"{change.change}: {change.cause}" for change in changes)
     release = release.model_copy(
         update={
             "previous": former.version if former else None,
             "semantic_version": next_semantic_version(
-                former.semantic_version if former else None, changes
+                former.semantic_version if former else None, {kind for kind, _ in changes.counts}
             ),
-            "changes": dict(sorted(causes.items())),
+            "changes": changes.by_cause,
         }
     )
     return write_beside(storage, release, kept, changes, policy)
@@ -317,37 +308,29 @@ def write_beside(
     storage: Storage,
     release: Release,
     kept: Sequence[ModeratedImage],
-    changes: Sequence[Change],
+    changes: ChangesTable,
     policy: ReleasePolicy,
 ) -> Release:
     """Write the card, the sheet, the changes and the formats' cards; return it with them."""
     examples = pick_examples(kept)
-    table = BytesIO()
-    pq.write_table(arrow_table(changes, Change), table, compression="zstd")
     page = changes_page(release.version, release.previous, changes)
     others = {
         CONTACT_SHEET: examples_sheet(storage, examples),
         "README.md": card(release, examples, policy=policy).encode(),
         "CHANGES.md": page.encode(),
-        "changes.parquet": table.getvalue(),
+        "changes.parquet": changes.parquet,
         **format_cards(release, policy),
     }
     written = tuple(_write(storage, release.path, file, data) for file, data in others.items())
     return release.model_copy(update={"files": (*release.files, *written)})
 
 
-def _compared(row: ModeratedImage) -> dict[str, object]:
-    return {name: getattr(row, name) for name in COMPARED}
-
-
-def _refuse_losses(former: Release, changes: Sequence[Change], policy: ReleasePolicy) -> None:
-    lost = accidental_losses(changes)
-    if lost > policy.max_lost_share * former.counts.kept:
-        removed = (c for c in changes if c.change == "removed")
-        causes = Counter(change.cause for change in removed)
-        why = ", ".join(f"{number} {cause}" for cause, number in causes.most_common())
+def _refuse_losses(former: Release, changes: ChangesTable, policy: ReleasePolicy) -> None:
+    lost = changes.accidental_losses
+    if (number := sum(lost.values())) > policy.max_lost_share * former.counts.kept:
+        why = ", ".join(f"{number} {cause}" for cause, number in lost.items())
         raise TooMuchLost(
-            f"{lost} of the {former.counts.kept} pictures of {former.version} would be gone "
+            f"{number} of the {former.counts.kept} pictures of {former.version} would be gone "
             f"({why}), and max_lost_share allows {policy.max_lost_share:.0%}. If that is meant, "
             "release once with the run config max_lost_share: 1, or raise it in the ReleasePolicy."
         )

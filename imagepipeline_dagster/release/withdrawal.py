@@ -26,7 +26,7 @@ from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage
 from imagepipeline_dagster.release.card import Release
-from imagepipeline_dagster.release.changes import Change
+from imagepipeline_dagster.release.changes import Change, ChangesTable
 from imagepipeline_dagster.release.packing import pack
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import point_to_latest, write_beside
@@ -177,11 +177,11 @@ def _rewritten(
             "left_out": (*release.left_out, *told),
         }
     )
-    changes = [
+    changes = ChangesTable(
         change
         for change in _stored_changes(storage, release)
         if withdrawals.keys().isdisjoint((change.image_before, change.image_after))
-    ]
+    )
     changed = write_beside(storage, changed, kept, changes, policy)
     storage.write(
         f"{release.path}/manifest.json", f"{changed.model_dump_json(indent=2)}\n".encode()

@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.release import comparing
 from imagepipeline_dagster.release.changes import (
     COMPARED,
     Change,
     changes_between,
     next_semantic_version,
 )
+from imagepipeline_dagster.release.comparing import changes_of
 from imagepipeline_dagster.release.dataset_release import DatasetRelease, releases_in
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import TooMuchLost
@@ -136,6 +138,29 @@ def test_the_time_of_a_comparison_grows_with_the_releases() -> None:
     }
 
 
+def test_many_changes_are_told_band_by_band(
+    storage: LocalFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few rows are held at once, each change is told once, the sets one after the other."""
+    monkeypatch.setattr(comparing, "_BAND", 3)
+    sets = [f"set {number % 4}" for number in range(10)] + ["large"] * 10
+    rows = [kept_row(storage, number, prompt_set=name) for number, name in enumerate(sets)]
+    twice = kept_row(storage, 30, call_index=None, sample_index=None, prompt_set="twice")
+    changed = [dataclasses.replace(row, prompt="a cat") for row in rows]
+    release, _ = after(
+        storage, [*changed[1:], kept_row(storage, 40), twice], former=[*rows, twice, twice]
+    )
+
+    differences = list(changes_of(storage, releases_in(storage)[0].manifest, release.manifest))
+
+    assert Counter((change.change, change.cause) for change in differences) == {
+        ("changed", "prompt_changed"): 19,
+        ("removed", "prompt_removed"): 2,
+        ("added", "new_prompt"): 1,
+    }
+    assert [change.prompt_set for change in differences] == sorted([*sets, "twice", "spring"])
+
+
 def test_any_two_releases_can_be_compared(storage: LocalFolder) -> None:
     """Releases that do not follow each other are compared by what is in them."""
     for numbers in ((1,), (1, 2), (1, 2, 3)):
@@ -143,11 +168,6 @@ def test_any_two_releases_can_be_compared(storage: LocalFolder) -> None:
     first, _, third = releases_in(storage)
     assert [c.prompt_id for c in third.changes_since(first)] == ["p002", "p003"]
     assert [c.cause for c in first.changes_since(third)] == ["prompt_removed"] * 2
-
-
-def change(kind: str) -> Change:
-    """Return a change of a kind."""
-    return Change(change=kind, cause="policy", prompt_set="s", prompt_id="p")
 
 
 @pytest.mark.parametrize(
@@ -164,7 +184,7 @@ def test_the_semantic_version_follows_from_the_changes(
     former: str | None, kinds: list[str], version: str
 ) -> None:
     """Removed or changed is major, only added is minor, packed anew is a patch."""
-    assert next_semantic_version(former, [change(kind) for kind in kinds]) == version
+    assert next_semantic_version(former, kinds) == version
 
 
 def test_a_release_that_loses_much_is_refused(storage: LocalFolder) -> None:

@@ -1,0 +1,271 @@
+"""Two releases compared, whatever their size: a hash tells which rows differ, and those are read.
+
+Files that both releases have are not read at all. Of the others each row is hashed. The rows that
+only one release has are read again, a band of some thousands at a time, to tell why they differ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, groupby, pairwise
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
+from imagepipeline_dagster.release.card import Release, ReleaseFile
+from imagepipeline_dagster.release.changes import (
+    COMPARED,
+    PLACE,
+    Change,
+    Known,
+    changes_between,
+)
+from imagepipeline_dagster.release.reading import shard_source
+from imagepipeline_dagster.storage.contract import Storage
+
+__all__ = ["changes_of"]
+
+_BAND = 10_000  # rows of both releases that are held at once
+_BATCH = 10_000  # rows that are hashed at once
+
+_SORTED_SHARES = 16  # of all hashes: sorting takes several times their memory
+
+_Hashes = npt.NDArray[np.uint64]
+
+
+def changes_of(
+    storage: Storage, former: Release, release: Release, *, judged: Iterable[ModeratedImage] = ()
+) -> Iterator[Change]:
+    """Yield what differs between two releases, one prompt set after the other.
+
+    Args:
+        storage: where both are.
+        former: the release before.
+        release: the one after; its manifest need not be written yet.
+        judged: all samples as they were judged for it; without them the cause of a removal is
+            only told from what is there.
+    """
+    shared = {file.sha256 for file in former.shards} & {file.sha256 for file in release.shards}
+    old, new = _Rows(storage, former, shared), _Rows(storage, release, shared)
+    different = _different(old, new)
+    groups = [list(rows.groups_with(different)) for rows in (old, new)]
+    known = Known(
+        judged={
+            (row.prompt_set, row.prompt_id, row.call_index, row.sample_index): row
+            for row in judged
+            if row.verdict != Verdict.KEPT
+        },
+        old_prompts=_Prompts(storage, former),
+        new_sets={name for name, counts in release.prompt_sets.items() if counts.kept},
+    )
+    for band in _bands([*groups[0], *groups[1]]):
+        before, after = (
+            rows.lineage([group for group in own if group.reaches(band)], band)
+            for rows, own in zip((old, new), groups, strict=True)
+        )
+        yield from changes_between(before, after, known)
+
+
+@dataclass(frozen=True, slots=True)
+class _Band:
+    """Prompt sets that are compared at once; of one that is too large for that, a share."""
+
+    first: str
+    last: str
+    share: int = 0
+    shares: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """A row group with rows that differ: where it is, and how many of them each prompt set has."""
+
+    shard: ReleaseFile
+    number: int
+    rows: slice
+    sets: Counter[str]
+
+    def reaches(self, band: _Band) -> bool:
+        return min(self.sets) <= band.last and band.first <= max(self.sets)
+
+
+def _bands(groups: Sequence[_Group]) -> Iterator[_Band]:
+    """Yield the prompt sets of these row groups in bands, sorted by name."""
+    sizes: Counter[str] = Counter()
+    for group in groups:
+        sizes.update(group.sets)
+    band: list[str] = []
+    held = 0
+    for name in sorted(sizes):
+        if band and held + sizes[name] > _BAND:
+            yield _Band(band[0], band[-1])
+            band, held = [], 0
+        shares = -(-sizes[name] // _BAND)
+        if shares > 1:
+            yield from (_Band(name, name, share, shares) for share in range(shares))
+        else:
+            band.append(name)
+            held += sizes[name]
+    if band:
+        yield _Band(band[0], band[-1])
+
+
+class _Rows:
+    """The rows of a release in files that the other one has not: a hash of each, in order.
+
+    Attributes:
+        places: tell a sample from every other.
+        contents: tell whether it is the same in both, too.
+    """
+
+    places: _Hashes
+    contents: _Hashes
+
+    def __init__(self, storage: Storage, release: Release, shared: set[str]) -> None:
+        self._storage = storage
+        self._folder = release.path
+        self._shards = [shard for shard in release.shards if shard.sha256 not in shared]
+        self._sizes: dict[str, list[int]] = {}
+        hashes: list[tuple[_Hashes, _Hashes]] = []
+        for shard in self._shards:
+            opened = self._open(shard)
+            groups = map(opened.metadata.row_group, range(opened.num_row_groups))
+            self._sizes[shard.path] = [group.num_rows for group in groups]
+            hashes += [
+                (_hashes(batch, PLACE), _hashes(batch, COMPARED))
+                for batch in _batches(opened, COMPARED)
+            ]
+        nothing = np.empty(0, np.uint64)
+        self.places, self.contents = (
+            (np.concatenate([nothing, *column]) for column in zip(*hashes, strict=True))
+            if hashes
+            else (nothing, nothing)
+        )
+
+    def groups_with(self, different: _Hashes) -> Iterator[_Group]:
+        """Yield the row groups that have a row with one of these places, which are wanted."""
+        self._wanted = np.isin(self.places, different)
+        end = 0
+        for shard in self._shards:
+            ends = list(accumulate(self._sizes[shard.path], initial=end))
+            groups = [slice(*bounds) for bounds in pairwise(ends)]
+            end = ends[-1]
+            masks = [self._wanted[rows] for rows in groups]
+            wanted = [number for number, mask in enumerate(masks) if mask.any()]
+            if not wanted:
+                continue
+            names = pa.concat_arrays(
+                [batch.column(0) for batch in _batches(self._open(shard), PLACE[:1], wanted)]
+            )
+            start = 0
+            for number in wanted:
+                own = names.slice(start, len(masks[number])).filter(pa.array(masks[number]))
+                start += len(masks[number])
+                sets = Counter(map(str, own.to_pylist()))
+                yield _Group(shard=shard, number=number, rows=groups[number], sets=sets)
+
+    def lineage(self, groups: Sequence[_Group], band: _Band) -> list[dict[str, Any]]:
+        """Return the wanted rows of a band."""
+        rows: list[dict[str, Any]] = []
+        for _, of_shard in groupby(groups, key=attrgetter("shard")):
+            read = list(of_shard)
+            wanted = np.concatenate(
+                [
+                    self._wanted[group.rows] & (self.places[group.rows] % band.shares == band.share)
+                    for group in read
+                ]
+            )
+            start = 0
+            opened = self._open(read[0].shard)
+            for batch in _batches(opened, COMPARED, [group.number for group in read]):
+                own = pa.array(wanted[start : start + batch.num_rows])
+                start += batch.num_rows
+                name: Any = batch.column("prompt_set")
+                first, last = pa.scalar(band.first), pa.scalar(band.last)
+                inside = pc.and_(pc.greater_equal(name, first), pc.less_equal(name, last))
+                rows += batch.filter(pc.and_(own, inside)).to_pylist()
+        return rows
+
+    def _open(self, shard: ReleaseFile) -> pq.ParquetFile:
+        return pq.ParquetFile(shard_source(self._storage, f"{self._folder}/{shard.path}"))
+
+
+class _Prompts:
+    """The prompts of a release, which are read when first asked for."""
+
+    def __init__(self, storage: Storage, release: Release) -> None:
+        self._storage = storage
+        self._release = release
+
+    def __contains__(self, prompt: object) -> bool:
+        wanted = _prompt_hash(*prompt)  # type: ignore[misc] # a set's name and a prompt's id
+        at = int(np.searchsorted(self._hashes, np.uint64(wanted)))
+        return at < len(self._hashes) and int(self._hashes[at]) == wanted
+
+    @cached_property
+    def _hashes(self) -> _Hashes:
+        """Eight bytes a row: a million prompts are not held as texts."""
+        found = [
+            np.fromiter(
+                map(_prompt_hash, *(column.to_pylist() for column in batch.columns)), np.uint64
+            )
+            for shard in self._release.shards
+            for batch in _batches(
+                pq.ParquetFile(shard_source(self._storage, f"{self._release.path}/{shard.path}")),
+                PLACE[:2],
+            )
+        ]
+        return np.unique(np.concatenate(found))
+
+
+def _prompt_hash(prompt_set: str, prompt_id: str) -> int:
+    text = f"{len(prompt_set)} {prompt_set}{prompt_id}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+def _batches(
+    shard: pq.ParquetFile, columns: Sequence[str], groups: list[int] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a file or of some of its row groups; columns that it lacks are null."""
+    there = [name for name in columns if name in shard.schema_arrow.names]
+    for batch in shard.iter_batches(_BATCH, row_groups=groups, columns=there):
+        null = pa.nulls(batch.num_rows, pa.string())
+        arrays = [batch.column(name) if name in there else null for name in columns]
+        yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
+
+
+def _hashes(batch: pa.RecordBatch, columns: Sequence[str]) -> _Hashes:
+    """Return a hash of these columns for each row."""
+    texts: list[Any] = [batch.column(name).cast(pa.string()) for name in columns]
+    # With its lengths before it, one text stands for one row of values alone.
+    lengths: list[Any] = [pc.binary_length(text).cast(pa.string()) for text in texts]
+    separator: Any = pa.scalar(" ")
+    joined = pc.binary_join_element_wise(
+        *lengths, *texts, separator, null_handling="replace", null_replacement="-"
+    )
+    return pd.util.hash_array(joined.to_numpy(zero_copy_only=False), categorize=False)
+
+
+def _different(old: _Rows, new: _Rows) -> _Hashes:
+    """Return the places whose rows are not the same in both, sorted."""
+    different = [np.empty(0, np.uint64)]
+    for share in range(_SORTED_SHARES):
+        masks = [rows.contents % _SORTED_SHARES == share for rows in (old, new)]
+        places = np.concatenate([old.places[masks[0]], new.places[masks[1]]])
+        contents = np.concatenate([old.contents[masks[0]], new.contents[masks[1]]])
+        _, content = np.unique(contents, return_inverse=True)
+        sides = np.repeat([1, -1], [mask.sum() for mask in masks])
+        surplus = np.bincount(content, weights=sides)
+        different.append(places[surplus[content] != 0])
+    return np.unique(np.concatenate(different))
