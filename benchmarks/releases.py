@@ -98,9 +98,12 @@ def _row(number: int, *, pictures: int) -> ModeratedImage:
 
 
 def _picture(number: int) -> bytes:
-    """Return bytes that are as hard to compress as a picture's: one PNG chunk of noise."""
+    """Return a PNG file whose pixels are noise: as hard to compress as a picture, and stamped."""
     noise = hashlib.shake_128(str(number).encode()).digest(_PICTURE_BYTES)
-    return b"".join([_PNG, len(noise).to_bytes(4, "big"), b"IDAT", noise, b"\0\0\0\0"])
+    chunks = ((b"IHDR", bytes(13)), (b"IDAT", noise), (b"IEND", b""))
+    return _PNG + b"".join(
+        len(data).to_bytes(4, "big") + kind + data + b"\0\0\0\0" for kind, data in chunks
+    )
 
 
 def _store(folder: Path, numbers: Sequence[int], pictures: int) -> None:

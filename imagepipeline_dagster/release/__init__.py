@@ -2,6 +2,7 @@
 
 - `shards`: images and lineage as Parquet files that Hugging Face `datasets` reads as they are.
 - `containers`: a picture's file without metadata that readers stumble over.
+- `marks`: what a picture's file says of its origin. `stamping`: the file with that written into it.
 - `card`: what a release says of itself, to programs (`manifest.json`) and people (`README.md`).
 - `readiness`: the sets that a release may take, judged by today's rules.
 - `fates`: what became of a picture: its verdicts, and the releases that hold it.

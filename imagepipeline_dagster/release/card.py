@@ -6,6 +6,7 @@ text in it and nothing else: they cannot end a table cell, link, load a picture 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import islice
@@ -59,6 +60,10 @@ class ReleaseFile(_Manifest):
     part: str | None = Field(
         default=None, description="The rows that it was made of; files of the same are the same"
     )
+    marks: Mapping[str, int] = Field(
+        default_factory=dict,
+        description="Pictures in it by what their files say of their origin; empty for no stamp",
+    )
 
 
 class Release(_Manifest):
@@ -111,6 +116,14 @@ class Release(_Manifest):
     def shards(self) -> tuple[ReleaseFile, ...]:
         """The Parquet files."""
         return tuple(file for file in self.files if file.rows is not None)
+
+    @property
+    def marks(self) -> dict[str, int]:
+        """How many pictures say their origin in their files, by mark; empty for no stamp."""
+        marks: Counter[str] = Counter()
+        for file in self.shards:
+            marks.update(file.marks)
+        return dict(sorted(marks.items()))
 
     @property
     def data_files(self) -> dict[str, str]:

@@ -4,8 +4,8 @@
     webdataset/train-00000.tar, .index.json       ordinals as keys; where each picture lies
     imagefolder/train/ab/<sha256>.png             with metadata.parquet
 
-No name holds a word of a prompt: readers take words like "test" in a name for a split. A picture's
-bytes are copied and never encoded anew.
+No name holds a word of a prompt: readers take words like "test" in a name for a split. A
+picture is never encoded anew: its bytes are copied, with the marks of its origin where asked for.
 
 Each picture is read once and given to all formats. The files of a part that the former release has
 too are taken over from it: nothing is read or written for them.
@@ -18,7 +18,7 @@ import io
 import json
 import tarfile
 from abc import ABC, abstractmethod
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -45,6 +45,7 @@ from imagepipeline_dagster.release.shards import (
     released_row,
     shard_schema,
 )
+from imagepipeline_dagster.release.stamping import stamp
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
 
 __all__ = ["format_cards", "pack"]
@@ -53,6 +54,7 @@ _TAR_BYTES = 500 * 2**20
 _BLOCK = 512  # bytes: a header of a tar, and what its files are filled up to
 _FINISHERS = 4  # threads
 _UNFINISHED = 8  # files that wait for the disk or the network
+_NO_MARKS: Mapping[str, int] = {}
 
 _LOADING = {
     "parquet": 'load_dataset("parquet", data_files="data/*.parquet")',
@@ -111,21 +113,39 @@ class _Packed:
         """Return a new local file."""
         return _SummedFile(self._scratch / f"{next(self._numbers)}")
 
-    def put(self, name: str, data: bytes, *, part: str | None = None) -> ReleaseFile:
-        """Write a small file."""
-        sha256 = hashlib.sha256(data).hexdigest()
-        file = ReleaseFile(path=name, sha256=sha256, size=len(data), part=part)
+    def put(
+        self,
+        name: str,
+        data: bytes,
+        *,
+        part: str | None = None,
+        sha256: str | None = None,
+        marks: Mapping[str, int] = _NO_MARKS,
+    ) -> None:
+        """Write a small file; its SHA-256 is given where it is known."""
+        sha256 = sha256 or hashlib.sha256(data).hexdigest()
+        file = ReleaseFile(path=name, sha256=sha256, size=len(data), part=part, marks=marks)
         self._finish(partial(self._storage.write, f"{self._path}/{name}", data), file)
-        return file
 
     def move(
-        self, name: str, local: _SummedFile, *, part: str | None = None, rows: int | None = None
+        self,
+        name: str,
+        local: _SummedFile,
+        *,
+        part: str | None = None,
+        rows: int | None = None,
+        marks: Mapping[str, int] = _NO_MARKS,
     ) -> None:
         """Put a local file that is written."""
         size, source = local.tell(), Path(str(local.name))
         local.close()
         file = ReleaseFile(
-            path=name, sha256=local.digest.hexdigest(), size=size, rows=rows, part=part
+            path=name,
+            sha256=local.digest.hexdigest(),
+            size=size,
+            rows=rows,
+            part=part,
+            marks=marks,
         )
         self._finish(partial(self._storage.upload, f"{self._path}/{name}", source), file)
 
@@ -202,18 +222,20 @@ def pack(
     with packed.all_finished():
         for split, of_split in parts.items():
             writers = [_WRITERS[name](split, of_split, packed) for name in policy.formats]
-            lost += _write(storage, of_split, writers, shaping=policy.shaping)
+            lost += _write(storage, of_split, writers, policy)
     return tuple(sorted(packed.files, key=lambda file: file.path)), lost
 
 
 def _write(
-    storage: Storage, parts: Sequence[Part], writers: Sequence[_Writer], *, shaping: str
+    storage: Storage, parts: Sequence[Part], writers: Sequence[_Writer], policy: ReleasePolicy
 ) -> list[LostImage]:
     """Write what the writers want of the parts, each picture read once."""
     wanted = {part: [writer for writer in writers if writer.wants(part)] for part in parts}
+    needed = [part for part in parts if wanted[part]]
+    stamped = partial(stamp, content_producer=policy.content_producer) if policy.stamp else None
     lost: list[LostImage] = []
     try:
-        for part, rows in read_pictures(storage, [part for part in parts if wanted[part]]):
+        for part, rows in read_pictures(storage, needed, stamp=stamped):
             gone: list[LostImage] = []
             for row in rows:
                 if isinstance(row, LostImage):
@@ -221,7 +243,7 @@ def _write(
                     continue
                 for writer in wanted[part]:
                     writer.add(part, row)
-            written = _without(part, gone, shaping)
+            written = _without(part, gone, policy.shaping)
             for writer in wanted[part]:
                 writer.end(written)
             lost += gone
@@ -250,6 +272,7 @@ class _Shards(_Writer):
         del split
         self._packed = packed
         self._open: tuple[ShardWriter, _SummedFile] | None = None
+        self._marks: Counter[str] = Counter()
         same = {
             part.number: (self._name(part), former[0])
             for part in parts
@@ -269,6 +292,7 @@ class _Shards(_Writer):
             file = self._packed.open()
             self._open = ShardWriter(file), file
         self._open[0].add(row)
+        self._marks.update(_marks_of(row))
 
     @override
     def end(self, part: Part) -> None:
@@ -277,7 +301,10 @@ class _Shards(_Writer):
         shard, file = self._open
         self._open = None
         shard.close()
-        self._packed.move(self._name(part), file, part=part.key, rows=len(part.rows))
+        marks = dict(sorted(self._marks.items()))
+        self._marks.clear()
+        rows = len(part.rows)
+        self._packed.move(self._name(part), file, part=part.key, rows=rows, marks=marks)
 
     @override
     def abandon(self) -> None:
@@ -415,7 +442,9 @@ class _Folder(_Writer):
             return True
         self._used.update(plain)
         for row, name in zip(part.rows, plain, strict=True):
-            lineage = released_row(row, split=part.split, file_sha256=names[name].sha256)
+            file = names[name]
+            mark = next(iter(file.marks), None)
+            lineage = released_row(row, split=part.split, file_sha256=file.sha256, mark=mark)
             self._rows[part.number].append({"file_name": _in_its_folder(name), **lineage})
         return False
 
@@ -428,7 +457,13 @@ class _Folder(_Writer):
         name = next(name for name in names if name not in self._used)
         self._used.add(name)
         file_name = _in_its_folder(name)
-        self._packed.put(f"{self._folder}/{file_name}", image["bytes"], part=part.key)
+        self._packed.put(
+            f"{self._folder}/{file_name}",
+            image["bytes"],
+            part=part.key,
+            sha256=row["file_sha256"],
+            marks=_marks_of(row),
+        )
         lineage = {name: value for name, value in row.items() if name != "image"}
         self._rows[part.number].append({"file_name": file_name, **lineage})
 
@@ -441,6 +476,10 @@ class _Folder(_Writer):
             table = io.BytesIO()
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), table)
             self._packed.put(f"{self._folder}/metadata.parquet", table.getvalue())
+
+
+def _marks_of(row: Mapping[str, Any]) -> dict[str, int]:
+    return {} if row["mark"] is None else {row["mark"]: 1}
 
 
 def _picture_of(row: ModeratedImage) -> tuple[str, str]:

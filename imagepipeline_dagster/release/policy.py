@@ -29,6 +29,15 @@ class ReleasePolicy(Options):
         description="The column whose equal values stay in one split, as do equal pictures, near-"
         "duplicates, and those of one init image.",
     )
+    stamp: bool = Field(
+        True,  # noqa: FBT003 - pydantic's default
+        description="Write into each picture's file that it was generated, by what, and from which "
+        "row; its pixels stay as they are, and a file with content credentials does.",
+    )
+    content_producer: str | None = Field(
+        None,
+        description="Add China's label TC260:AIGC to the stamp, with this name of the producer.",
+    )
     license: str | None = Field(
         None, description="The licence's name, as the Hub spells it: cc-by-4.0."
     )
@@ -63,9 +72,16 @@ class ReleasePolicy(Options):
     @property
     def packing(self) -> str:
         """What tells how the same samples are packed."""
-        return self.model_dump_json(include={"formats", "splits", "group_by"})
+        return self.model_dump_json(
+            include={"formats", "splits", "group_by", "stamp", "content_producer"}
+        )
+
+    @property
+    def splitting(self) -> str:
+        """What the splits are made by."""
+        return self.model_dump_json(include={"splits", "group_by"})
 
     @property
     def shaping(self) -> str:
         """What makes a part's files other bytes, beside its rows."""
-        return ""
+        return self.model_dump_json(include={"stamp", "content_producer"})

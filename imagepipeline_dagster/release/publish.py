@@ -185,7 +185,7 @@ def publish(
                 path=path,
                 fingerprint=fingerprint(kept, packing=policy.packing),
                 splits={split: splits.count(split) for split in policy.splits if split in splits},
-                split_policy=policy.packing,
+                split_policy=policy.splitting,
                 policy=policy.model_dump_json(),
                 created_at=created_at,
                 run_id=run_id,
@@ -268,7 +268,7 @@ def _former_splits(
     storage: Storage, former: Release | None, policy: ReleasePolicy
 ) -> dict[Place, str]:
     """Return the splits of the former release's samples, where it was split by the same policy."""
-    if former is None or former.split_policy != policy.packing:
+    if former is None or former.split_policy != policy.splitting:
         return {}
     columns = ["prompt_set", "prompt_id", "call_index", "sample_index", "image_sha256", "split"]
     rows = read_rows(storage, former, columns).to_pylist()

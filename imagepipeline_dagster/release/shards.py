@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.containers import readable
+from imagepipeline_dagster.release.stamping import Stamped
 from imagepipeline_dagster.rows import arrow_schema
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
 
@@ -36,6 +37,7 @@ __all__ = [
     "LostImage",
     "Part",
     "ShardWriter",
+    "Stamp",
     "fingerprint",
     "parts_of",
     "read_pictures",
@@ -44,7 +46,7 @@ __all__ = [
     "split_into_shards",
 ]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Version of the shards' columns and layout; another one makes a new release."""
 
 SHARD_BYTES = 256 * 2**20
@@ -58,7 +60,7 @@ _ROW_GROUP = 100  # rows
 _ROW_GROUP_BYTES = 16 * 2**20
 _READERS = 8  # threads
 
-_OF_THE_RELEASE = ("image", "split", "file_sha256")
+_OF_THE_RELEASE = ("image", "split", "file_sha256", "mark")
 """Columns that are no field of a moderated image."""
 
 _LEFT_OUT = frozenset(
@@ -99,7 +101,7 @@ def shard_schema() -> pa.Schema:
     image = pa.field(  # nullable, or `datasets` does not take it for a picture
         "image",
         pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
-        metadata={"description": "The picture: its bytes as delivered, and a file name for them"},
+        metadata={"description": "The picture: its pixels as delivered, and a file name"},
     )
     lineage = [field for field in arrow_schema(ModeratedImage) if field.name not in _LEFT_OUT]
     lineage.append(
@@ -111,7 +113,18 @@ def shard_schema() -> pa.Schema:
             pa.string(),
             metadata={
                 "description": "SHA-256 of the picture's bytes here; another than image_sha256 "
-                "where metadata that readers stumble over was dropped"
+                "where its origin was written into the file, or broken metadata was dropped"
+            },
+        )
+    )
+    lineage.append(
+        pa.field(
+            "mark",
+            pa.string(),
+            metadata={
+                "description": "stamped: the file says its origin; credentials: it carries "
+                "content credentials and is as delivered; none: it could not be stamped; null: no "
+                "stamp was asked for"
             },
         )
     )
@@ -287,12 +300,21 @@ class ShardWriter:
         self._group, self._size = [], 0
 
 
+Stamp = Callable[[ModeratedImage, bytes], Stamped]
+"""What turns a picture's bytes into those of its file in a release."""
+
+
 def read_pictures(
-    storage: Storage, parts: Iterable[Part]
+    storage: Storage, parts: Iterable[Part], *, stamp: Stamp | None = None
 ) -> Iterator[tuple[Part, Iterator[Mapping[str, Any] | LostImage]]]:
     """Yield each part with its rows, as they are released, and those whose pictures are lost.
 
     The next pictures are read while these are written; about 50 MB are held at once.
+
+    Args:
+        storage: where the pictures are.
+        parts: in the order that they are written in.
+        stamp: writes a picture's origin into its file; None leaves it out.
 
     Raises:
         ValueError: when a row has no image.
@@ -304,7 +326,7 @@ def read_pictures(
 
         def released() -> Iterator[tuple[Part, Mapping[str, Any] | LostImage]]:
             for part, group in groups:
-                read = partial(_released, storage, part.split)
+                read = partial(_released, storage, part.split, stamp)
                 ahead.append((part, [readers.submit(read, row) for row in group]))
                 if len(ahead) > 1:
                     yield from _finished(*ahead.popleft())
@@ -329,7 +351,9 @@ def _row_groups(rows: Sequence[ModeratedImage]) -> Iterator[list[ModeratedImage]
             yield group[start : start + _ROW_GROUP]
 
 
-def _released(storage: Storage, split: str, row: ModeratedImage) -> Mapping[str, Any] | LostImage:
+def _released(
+    storage: Storage, split: str, stamp: Stamp | None, row: ModeratedImage
+) -> Mapping[str, Any] | LostImage:
     """Return the row as it is released, with the picture that was bought."""
     if row.image_sha256 is None or row.format is None:
         raise ValueError(f"{row.prompt_set!r}, prompt {row.prompt_id!r}: there is no image")
@@ -344,13 +368,18 @@ def _released(storage: Storage, split: str, row: ModeratedImage) -> Mapping[str,
             f"{storage.uri_of(path)} does not hold the bytes that were bought: their SHA-256 "
             "differs. Restore it from a backup, or delete it and fetch it again",
         )
-    shown = readable(data, row.format)
+    shown, mark = readable(data, row.format), None
+    if stamp is not None:
+        stamped = stamp(row, shown)
+        shown, mark = stamped.data, stamped.mark.value
     sha256 = row.image_sha256 if shown is data else hashlib.sha256(shown).hexdigest()
     image = {"bytes": shown, "path": PurePosixPath(path).name}
-    return {"image": image, **released_row(row, split=split, file_sha256=sha256)}
+    return {"image": image, **released_row(row, split=split, file_sha256=sha256, mark=mark)}
 
 
-def released_row(row: ModeratedImage, *, split: str, file_sha256: str) -> dict[str, Any]:
+def released_row(
+    row: ModeratedImage, *, split: str, file_sha256: str, mark: str | None
+) -> dict[str, Any]:
     """Return the row as it is released, without its picture."""
     lineage = {name: getattr(row, name) for name in _lineage()}
-    return {**lineage, "split": split, "file_sha256": file_sha256}
+    return {**lineage, "split": split, "file_sha256": file_sha256, "mark": mark}

@@ -9,6 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from imagepipeline_dagster.release.containers import readable, without_exif
 from imagepipeline_dagster.release.dataset_release import latest_release
+from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.release.samples import kept_row, publish_rows
 
@@ -72,7 +73,8 @@ def test_datasets_reads_a_release_with_broken_exif(
     storage = LocalFolder(tmp_path / "data")
     original = with_exif("JPEG", BROKEN)
     row = kept_row(storage, 1, data=original, format="JPEG")
-    publish_rows(storage, [row, kept_row(storage, 2)])
+    as_delivered = ReleasePolicy(stamp=False)
+    publish_rows(storage, [row, kept_row(storage, 2)], policy=as_delivered)
     rows = list(latest_release(storage).as_hf_dataset())
     assert rows[0]["image"].size == (32, 24)
     assert rows[0]["image_sha256"] == row.image_sha256 != rows[0]["file_sha256"]
