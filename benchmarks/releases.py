@@ -207,7 +207,9 @@ def measure_releases(folder: Path, pictures: int) -> list[Line]:
 def _compared_release(folder: Path, version: str, rows: int, *, edited: bool) -> Release:
     """Write a release's Parquet files without pictures; where edited, 1 % of the prompts are."""
     (folder / version).mkdir(parents=True)
-    template = released_row(_row(0, pictures=1), split="train", file_sha256="0" * 64)
+    template = released_row(
+        _row(0, pictures=1), split="train", file_sha256="0" * 64, mark="stamped"
+    )
     files: list[ReleaseFile] = []
     for start in range(0, rows, _ROWS_OF_A_SHARD):
         numbers = range(start, min(start + _ROWS_OF_A_SHARD, rows))
