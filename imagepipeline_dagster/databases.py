@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ __all__ = [
     "DriverMissing",
     "batches",
     "cause_of",
+    "clock_ahead",
     "copy_sqlite",
     "engine_that_reads",
     "engine_that_writes",
@@ -33,6 +35,8 @@ _CONNECT_SECONDS = 10  # a sensor has 60 s for everything
 _BATCH = 500  # far below every limit on bound values
 _BUSY_MILLISECONDS = 30_000
 _PSYCOPG = "postgresql+psycopg"
+# A smaller difference of two clocks is as much the network's.
+_SAME_CLOCK = dt.timedelta(seconds=1)
 
 
 T = TypeVar("T")
@@ -42,6 +46,24 @@ def batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """Yield the items in parts of which each fits into one `IN (…)` of any database."""
     for start in range(0, len(items), _BATCH):
         yield items[start : start + _BATCH]
+
+
+def clock_ahead(connection: sa.Connection) -> dt.timedelta:
+    """Return how far the database's clock is ahead of this machine's, as measured now.
+
+    A SQLite file has the clock of whoever uses it.
+    """
+    if connection.dialect.name != "postgresql":
+        return dt.timedelta(0)
+    connection.execute(sa.select(1))  # connected: what follows is quick
+    before = _now()
+    there: dt.datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+    ahead = there - before - (_now() - before) / 2
+    return ahead if abs(ahead) >= _SAME_CLOCK else dt.timedelta(0)
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
 
 
 class DriverMissing(CorrectableError):

@@ -14,11 +14,16 @@ from sqlalchemy import (
     Connection,
     Engine,
     Table,
-    func,
     select,
 )
 
-from imagepipeline_dagster.databases import batches, parsed_url, shown_url, sqlite_file
+from imagepipeline_dagster.databases import (
+    batches,
+    clock_ahead,
+    parsed_url,
+    shown_url,
+    sqlite_file,
+)
 from imagepipeline_dagster.ledger.opening import (
     open_ledger_for_reading,
     open_ledger_for_writing,
@@ -103,13 +108,8 @@ class Ledger:
 
     def clock_ahead(self) -> dt.timedelta:
         """Return how far the database's clock is ahead of this machine's, as measured now."""
-        if self.engine.dialect.name != "postgresql":
-            return dt.timedelta(0)
         with self.reading() as connection:
-            connection.execute(select(1))  # connected: what follows is quick
-            before = _now()
-            there: dt.datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
-            return there - before - (_now() - before) / 2
+            return clock_ahead(connection)
 
     def entries(self, request_keys: Iterable[str]) -> dict[str, Entry]:
         """Return what is known of these requests, by key; unknown keys are absent."""
@@ -184,7 +184,3 @@ def _entry(
             if values["attempt"] < row["attempt"] or failure == Failure.NOT_SENT
         ),
     )
-
-
-def _now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)

@@ -78,7 +78,8 @@ def landing_threads() -> Iterator[LandingThreads]:
 class Landing:
     """Brings the pictures of finished jobs home, some at a time.
 
-    `patience_seconds` is how long a run goes on asking for one that cannot be had.
+    `patience_seconds` is how long a run goes on asking for one that cannot be had. The ledger's
+    clock is `ahead` of this machine's, and tells when a picture came.
     """
 
     def __init__(
@@ -89,7 +90,9 @@ class Landing:
         storage: Storage,
         threads: LandingThreads,
         patience_seconds: float,
+        ahead: dt.timedelta,
     ) -> None:
+        self._ahead = ahead
         self._client = client
         self._writer = writer
         self._storage = storage
@@ -253,7 +256,8 @@ class Landing:
         return StoredSample(
             slot=slot,
             sample_index=index,
-            stored_at=dt.datetime.now(dt.UTC),
+            # People's decisions are compared with it, whatever machine they are taken at.
+            stored_at=dt.datetime.now(dt.UTC) + self._ahead,
             outcome=Outcome.GENERATED,
             image_sha256=picture.sha256,
             uri=uri,

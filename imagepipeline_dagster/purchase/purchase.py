@@ -258,6 +258,7 @@ class Purchase:
             storage=self._storage,
             threads=threads,
             patience_seconds=self._settings.link_patience_seconds,
+            ahead=self._lease.ahead,
         )
         return Rounds(
             calls=self._calls,

@@ -68,6 +68,7 @@ def refetch(
                     storage=storage,
                     threads=threads,
                     patience_seconds=0.0,
+                    ahead=ledger.clock_ahead(),
                 )
                 refetching = _Refetching(client, writer, landing, storage)
                 return [

@@ -18,6 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine.default import DefaultDialect
 
+from imagepipeline_dagster.databases import clock_ahead
 from imagepipeline_dagster.tables.database import reporting_database_errors, source_engine, writing
 from imagepipeline_dagster.tables.errors import TablesError
 from imagepipeline_dagster.tables.values import read_time
@@ -232,19 +233,22 @@ def count_overrides(url: str, *, table: str = OVERRIDES) -> int:
 def record_overrides(url: str, overrides: Iterable[Override], *, table: str = OVERRIDES) -> int:
     """Add decisions, all or none, and return how many; the table is made if it is not there.
 
+    Their times, which are this machine's, become the database's: pictures come by such a clock too.
+
     Raises:
         TablesUnavailable: the database cannot be used.
     """
-    rows = [
-        {
-            name: getattr(override, name)
-            for name in Override.__slots__
-            if name not in ("number", "decision")
-        }
-        | {"decision": override.decision.value}
-        for override in overrides
-    ]
     with writing(url) as connection:
+        ahead = clock_ahead(connection)
+        rows = [
+            {
+                name: getattr(override, name)
+                for name in Override.__slots__
+                if name not in ("number", "decision")
+            }
+            | {"decision": override.decision.value, "decided_at": override.decided_at + ahead}
+            for override in overrides
+        ]
         metadata = sa.MetaData()
         definition = overrides_table(metadata, table)
         metadata.create_all(connection)

@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
+from imagepipeline_dagster import databases
 from imagepipeline_dagster.emulator import EmulatorServer
 from imagepipeline_dagster.ledger.records import Lease, Owner, State
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import requests, samples
+from imagepipeline_dagster.tables.overrides import (
+    Override,
+    OverrideDecision,
+    read_overrides,
+    record_overrides,
+)
 from tests.buying import Buyer, numbered_rows, prompts_of
 
 ELSEWHERE = Owner("another-host/place/1/x")
@@ -54,6 +61,31 @@ def test_what_a_run_waits_for_is_said(buyer: Buyer) -> None:
     assert again.outcomes == {"generated": 1}
     waiting = f"waits for 1 request of run theirs, whose process {ELSEWHERE.name} has them until"
     assert any(waiting in line for line in progress)
+
+
+def test_pictures_and_decisions_are_told_by_the_databases_clock(
+    postgres_url: str, emulator: EmulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A keep covers what came before it, though each was noted on a machine with a wrong clock."""
+    real = databases._now
+    buyer = Buyer(ledger_url=postgres_url, folder=tmp_path / "data", base_url=emulator.url)
+    monkeypatch.setattr(databases, "_now", lambda: real() - HOUR)
+    bought = buyer.buy(prompts_of(numbered_rows(1)))
+    keep = Override(
+        decision=OverrideDecision.KEEP,
+        reviewer="ana",
+        reason="art",
+        decided_at=real(),
+        prompt_set="spring",
+        prompt_id="p0000",
+    )
+    record_overrides(postgres_url, [keep])
+    [kept], [image] = read_overrides(postgres_url), bought.images
+
+    assert image.completed_at is not None
+    for moment in (image.completed_at, kept.decided_at):
+        assert abs(moment - real() - HOUR) < dt.timedelta(seconds=30)
+    assert kept.covers(image.completed_at)
 
 
 def test_leases_are_told_by_the_databases_clock(ledger: Ledger) -> None:
