@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,8 +20,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from imagepipeline_dagster.emulator import EmulatorStats, Fault, FaultKind
+from imagepipeline_dagster.databases import copy_sqlite
+from imagepipeline_dagster.emulator import EmulatorStats, Fault, FaultKind, Operation
 from imagepipeline_dagster.ledger.decisions import resubmit
+from imagepipeline_dagster.ledger.identity import LedgerMismatch
 from imagepipeline_dagster.ledger.records import Failure, Outcome, State
 from tests.buying import (
     API_KEY,
@@ -191,6 +194,46 @@ def test_a_process_killed_at_any_step_buys_nothing_twice(
     assert_bytes_are_the_vendors(bought, buyer.storage)
 
 
+AMBIGUOUS: dict[str, Fault] = {
+    "503 after taking": Fault(kind="server_error", status=503, after_accepting=True, times=1),
+    "303 to the job": Fault(kind=FaultKind.REDIRECT_TO_JOB),
+    "links come late": Fault(kind=FaultKind.EMPTY_LINKS, times=3),
+    "pictures come late": Fault(kind=FaultKind.LATE_LINK, times=4),
+    "a page for a while": Fault(kind="html_page", operation=Operation.DOWNLOAD, seconds=1.0),
+    "a page for a status": Fault(kind="html_page", operation=Operation.STATUS, seconds=0.5),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "point", ["submit:after:1", "submitted:committed:2", "status:after:3", "download:before:2"]
+)
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_a_process_killed_at_an_unclear_vendor_buys_nothing_twice(
+    name: str, point: str, workers: Workers, make_order: MakeOrder
+) -> None:
+    """A death amid answers that leave open what they mean is as harmless as any other."""
+    with vendor_process(0.03) as vendor:
+        vendor.set_faults(AMBIGUOUS[name])
+        order = make_order(vendor, dies_at=point)
+        buyer, prompts = order.buyer(), order.prompts()
+        workers.run(order)
+        left = buyer.entries(buyer.plan(prompts))
+        buyer.buy(prompts, run_id="after")
+        vendor.set_faults()
+        bought = buyer.buy(prompts, run_id="again")
+        stats = vendor.stats
+
+    lost = {i.request_key for i in bought.images if i.outcome == Outcome.UNKNOWN}
+    in_window = {key for key, entry in left.items() if entry.state is not State.SUBMITTED}
+    assert lost <= in_window
+    assert len(lost) <= 2
+    assert stats.bought_twice == ()
+    assert bought.outcomes["generated"] == 3 - len(lost)
+    assert_each_sample_has_one_outcome(prompts, bought)
+    assert_bytes_are_the_vendors(bought, buyer.storage)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("point", ["failed:before", "failed:uncommitted", "failure:committed"])
 def test_a_process_killed_at_a_failure_buys_one_more_job_and_not_two(
@@ -341,6 +384,91 @@ def test_an_interruption_while_throttled_leaves_nothing_unknown(
     assert {entry.failure for entry in left.values()} == {Failure.NOT_SENT}
     assert bought.outcomes == {"generated": 4}
     assert stats.posts_accepted == 4
+
+
+def copy_of(ledger: Path) -> Path:
+    """Return a copy of a ledger that is in use, as `ledger backup` makes it."""
+    copied = ledger.with_name(f"{uuid.uuid4().hex}.db")
+    copy_sqlite(ledger, copied)
+    return copied
+
+
+def put_in_place(ledger: Path, copied: Path | None) -> None:
+    """Put a copy, or nothing, in a ledger's place."""
+    for beside in ("", "-wal", "-shm"):
+        ledger.with_name(ledger.name + beside).unlink(missing_ok=True)
+    if copied is not None:
+        copied.rename(ledger)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["lost", "emptied", "put back from before", "put back from amid"])
+def test_a_ledger_harmed_after_a_kill_buys_nothing(
+    harm: str, workers: Workers, make_order: MakeOrder, tmp_path: Path
+) -> None:
+    """After SIGKILL another ledger than the one that bought is refused; the right one goes on."""
+    ledger = tmp_path / "ledger.db"
+    with vendor_process(0.4) as vendor:
+        first = make_order(vendor, calls=1)
+        order = make_order(vendor, calls=24, max_in_flight=2)
+        buyer, prompts = order.buyer(), order.prompts()
+        first.buyer().buy(first.prompts())
+        copies = {"put back from before": copy_of(ledger)}
+        [pid] = workers.start(order)
+        until(lambda: vendor.stats.posts_accepted >= 4)
+        copies["put back from amid"] = copy_of(ledger)
+        time.sleep(2.5)
+        os.kill(pid, signal.SIGKILL)
+        workers.wait()
+        paid = vendor.stats.posts_accepted
+        right = copy_of(ledger)
+
+        put_in_place(ledger, copies.get(harm))
+        if harm == "emptied":
+            ledger.touch()
+        refused = buyer.buy(prompts, run_id="refused").report.stopper
+        at_refusal = vendor.stats.posts_accepted
+        put_in_place(ledger, right)
+        bought = buyer.buy(prompts, run_id="after", max_in_flight=16)
+        stats = vendor.stats
+
+    assert isinstance(refused, LedgerMismatch)
+    assert at_refusal == paid
+    assert 4 <= paid < 24
+    assert stats.bought_twice == ()
+    assert bought.outcomes["generated"] + bought.outcomes["unknown"] == 24
+    assert bought.outcomes["unknown"] <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wakes", ["before the other ends", "after the other ended"])
+def test_a_process_that_slept_with_a_job_leaves_it_to_the_other(
+    wakes: str, workers: Workers, make_order: MakeOrder
+) -> None:
+    """Stopped beyond its lease with a paid job, it neither loses nor overwrites the picture."""
+    with vendor_process(1.5 if wakes == "before the other ends" else 0.3) as vendor:
+        order = make_order(vendor, calls=1, lease_seconds=0.6)
+        buyer, prompts = order.buyer(), order.prompts()
+        [pid] = workers.start(order)
+        until(lambda: vendor.stats.posts_accepted >= 1)
+        until(lambda: [it.job_id for it in buyer.entries(buyer.plan(prompts)).values()] != [None])
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.8)
+        wake = threading.Timer(
+            0.3 if wakes == "before the other ends" else 60.0, os.kill, (pid, signal.SIGCONT)
+        )
+        wake.start()
+        bought = buyer.buy(prompts, run_id="another")
+        wake.cancel()
+        os.kill(pid, signal.SIGCONT)
+        codes = workers.wait()
+        again = buyer.buy(prompts, run_id="again")
+        stats = vendor.stats
+    assert codes == [0]
+    assert bought.outcomes == again.outcomes == {"generated": 1}
+    assert bought.report.resumed == 1
+    assert (stats.posts_accepted, again.report.posts) == (1, 0)
+    assert_bytes_are_the_vendors(again, buyer.storage)
 
 
 def test_a_process_that_slept_beyond_its_lease_sends_nothing(

@@ -44,6 +44,16 @@ PASSING: dict[str, tuple[Fault, dict[str, int]]] = {
         Fault(kind=FaultKind.SERVER_ERROR, times=1, status=502, after_accepting=True),
         {"generated": 4, "unknown": 2},
     ),
+    "submit refused after accepting": (
+        Fault(kind=FaultKind.SERVER_ERROR, times=1, status=503, after_accepting=True),
+        {"generated": 4, "unknown": 2},
+    ),
+    "submit redirected to the job": (
+        Fault(kind=FaultKind.REDIRECT_TO_JOB, times=2),
+        {"generated": 6},
+    ),
+    "submit in an envelope": (Fault(kind=FaultKind.ENVELOPE, times=2), {"generated": 6}),
+    "no quota for a moment": (Fault(kind=FaultKind.OUT_OF_QUOTA, times=1), {"generated": 6}),
     "submit answer dropped": (
         Fault(kind=FaultKind.DROPPED_ANSWER, times=1),
         {"generated": 4, "unknown": 2},
@@ -82,6 +92,14 @@ PASSING: dict[str, tuple[Fault, dict[str, int]]] = {
         Fault(kind=FaultKind.HTML_PAGE, operation=STATUS, times=3),
         {"generated": 6},
     ),
+    "status is a page for a while": (
+        Fault(kind=FaultKind.HTML_PAGE, operation=STATUS, seconds=1.0),
+        {"generated": 6},
+    ),
+    "status about another job": (Fault(kind=FaultKind.OTHER_JOB, times=3), {"generated": 6}),
+    "links not listed at first": (Fault(kind=FaultKind.MISSING_LINKS, times=3), {"generated": 6}),
+    "lists empty at first": (Fault(kind=FaultKind.EMPTY_LINKS, times=3), {"generated": 6}),
+    "links of files at first": (Fault(kind=FaultKind.USELESS_LINKS, times=3), {"generated": 6}),
     "status word unknown": (Fault(kind=FaultKind.UNKNOWN_STATUS, times=3), {"generated": 6}),
     "download throttled": (
         Fault(kind=FaultKind.RATE_LIMITED, operation=DOWNLOAD, times=2, retry_after_seconds=0),
@@ -99,6 +117,11 @@ PASSING: dict[str, tuple[Fault, dict[str, int]]] = {
         Fault(kind=FaultKind.HTML_PAGE, operation=DOWNLOAD, times=1),
         {"generated": 6},
     ),
+    "download is a page for a while": (
+        Fault(kind=FaultKind.HTML_PAGE, operation=DOWNLOAD, seconds=1.5),
+        {"generated": 6},
+    ),
+    "link late for a while": (Fault(kind=FaultKind.LATE_LINK, seconds=1.5), {"generated": 6}),
     "link expired": (Fault(kind=FaultKind.EXPIRED_LINK, times=2), {"generated": 6}),
     "truncated once": (Fault(kind=FaultKind.TRUNCATED_BYTES, times=1), {"generated": 6}),
     "corrupt once": (Fault(kind=FaultKind.CORRUPT_BYTES, times=1), {"generated": 6}),
@@ -107,6 +130,12 @@ PASSING: dict[str, tuple[Fault, dict[str, int]]] = {
 LASTING: dict[str, tuple[Fault, dict[str, int]]] = {
     "job fails for good": (Fault(kind=FaultKind.JOB_FAILURE), {"failed": 6}),
     "answers never come": (Fault(kind=FaultKind.DROPPED_ANSWER), {"unknown": 6}),
+    "taken and refused": (
+        Fault(kind=FaultKind.SERVER_ERROR, status=503, after_accepting=True),
+        {"unknown": 6},
+    ),
+    "lists are empty": (Fault(kind=FaultKind.EMPTY_LINKS), {"vendor_filtered": 6}),
+    "links of files": (Fault(kind=FaultKind.USELESS_LINKS), {"expired": 6}),
     "links are dead": (Fault(kind=FaultKind.EXPIRED_LINK), {"expired": 6}),
     "always truncated": (Fault(kind=FaultKind.TRUNCATED_BYTES), {"undecodable": 6}),
     "always corrupt": (Fault(kind=FaultKind.CORRUPT_BYTES), {"undecodable": 6}),
@@ -201,8 +230,7 @@ def random_fault(chance: random.Random) -> Fault:
         times=chance.randint(1, 8),
         probability=chance.choice([0.2, 0.5, 1.0]),
         retry_after_seconds=0,
-        # A 503 promises that nothing was accepted; only the others may lie.
-        status=chance.choice([500, 502, 504] if after_accepting else [500, 502, 503, 504]),
+        status=400 if kind is FaultKind.REFUSED else chance.choice([500, 502, 503, 504]),
         after_accepting=after_accepting,
         missing=chance.randint(1, 3),
     )
