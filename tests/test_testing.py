@@ -51,7 +51,7 @@ def test_the_examples_of_the_page_are_true(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_wheel_brings_the_kit(tmp_path: Path) -> None:
-    """Pytest finds the plugin in the wheel alone, and warns of nothing."""
+    """Pytest finds the plugin in the wheel alone, without a warning; so does a new project's."""
     wheels, packages, project = (tmp_path / name for name in ("wheels", "packages", "project"))
     build = ["-m", "hatchling", "build", "--target", "wheel", "--directory", str(wheels)]
     subprocess.run([sys.executable, *build], cwd=PROJECT, check=True, capture_output=True)  # noqa: S603
@@ -66,6 +66,14 @@ def test_the_wheel_brings_the_kit(tmp_path: Path) -> None:
     assert "2 passed" in output
     assert "PytestAssertRewriteWarning" not in output
     assert "warnings summary" not in output
+    _new_project(tmp_path / "boats", packages)
+    assert "1 passed" in _pytest(tmp_path / "boats", packages=packages)
+
+
+def _new_project(folder: Path, packages: Path) -> None:
+    command = [sys.executable, "-m", "imagepipeline_dagster.cli", "new", str(folder)]
+    variables = environment(PYTHONPATH=str(packages))
+    subprocess.run(command, cwd=folder.parent, env=variables, check=True, capture_output=True)  # noqa: S603
 
 
 def test_a_start_of_pytest_loads_nothing_heavy(tmp_path: Path) -> None:

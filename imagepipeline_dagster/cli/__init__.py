@@ -6,7 +6,7 @@
 - What keeps it from working: `doctor`.
 - Where pictures come from: `lineage`. People's decisions: `moderation`.
 - Versions of the dataset: `releases`.
-- To try: `emulator`, `demo`.
+- To begin: `new`. To try: `emulator`, `demo`.
 - What they share: `configured` (what the environment says), `terminal` (what a person sees).
 
 Heavy modules are imported by the commands that need them, so that `--help` answers at once.
@@ -24,6 +24,7 @@ from imagepipeline_dagster.cli.importing import import_embeddings, import_prompt
 from imagepipeline_dagster.cli.ledger import ledger_group
 from imagepipeline_dagster.cli.lineage import lineage, replay
 from imagepipeline_dagster.cli.moderation import override, review
+from imagepipeline_dagster.cli.new import new
 from imagepipeline_dagster.cli.plan import plan
 from imagepipeline_dagster.cli.releases import releases_group
 from imagepipeline_dagster.cli.sets import sets_group
@@ -44,6 +45,7 @@ def main() -> None:
 
 
 for _command in (
+    new,
     init,
     import_prompts,
     import_embeddings,
