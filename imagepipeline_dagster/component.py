@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import dagster as dg
-from dagster.components.resolved.form_config import UNSET_DEFAULT_SENTINEL
+from dagster.components.resolved.form_config import (
+    UNSET_DEFAULT_SENTINEL,
+    ComponentFormConfig,
+    FormWidget,
+)
 from dagster_shared.utils.config import discover_config_file
 from pydantic import BaseModel, Field, GetJsonSchemaHandler
 from pydantic.config import JsonDict
@@ -30,6 +34,18 @@ _REFERENCE = re.compile(r"\s*\{\{\s*env(?:\.(\w+)|\(\s*['\"](\w+)['\"]\s*\))\s*\
 _TEMPLATE: JsonDict = {"pattern": r"\{\{.*\}\}"}
 
 _API_OPTIONS = sorted(set(ImagePipelineResource.model_fields) - {"api_key"})
+
+_SECRET = ComponentFormConfig(widget=FormWidget.SECRET)
+_PLAIN = ComponentFormConfig()
+_ADVANCED = ComponentFormConfig(advanced=True)
+_FORM = {
+    **{name: _ADVANCED for name in _API_OPTIONS if name not in {"base_url", "max_in_flight"}},
+    **dict.fromkeys(("overrides", "pool", "watching", "executor", "storage_options"), _ADVANCED),
+    **dict.fromkeys(("samples_per_call", "max_failure_ratio", "start"), _ADVANCED),
+    **dict.fromkeys(("api_key", "tables_url", "ledger_url"), _SECRET),
+    "release_cron": ComponentFormConfig(widget=FormWidget.CRON),
+}
+"""How Dagster's form asks for an attribute, where not by a plain field."""
 
 _EXAMPLE = {
     "key_prefix": ["spring"],
@@ -137,6 +153,11 @@ class ImageDatasetComponent(ImageDataset, dg.Component, dg.Resolvable):
 
     @classmethod
     @override
+    def get_form_config(cls) -> ComponentFormConfig:
+        return ComponentFormConfig(label="Image dataset", editable=True)
+
+    @classmethod
+    @override
     def get_model_cls(cls) -> type[BaseModel]:
         return type(cls.__name__, (_Strict, cls.model()), {"__module__": __name__})
 
@@ -234,6 +255,7 @@ class _Strict(BaseModel):
             name: {
                 **_strict(attribute),
                 "description": ImageDatasetComponent.model_fields[name].description,
+                **_FORM.get(name, _PLAIN).to_field_json_schema_extra(),
             }
             for name, attribute in schema["properties"].items()
         }

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from dagster.components.resolved.form_schema import split_form_schema
 
 from imagepipeline_dagster.component import ImageDatasetComponent
 from tests.processes import environment
@@ -144,3 +145,25 @@ def test_every_option_is_described_and_the_example_is_valid() -> None:
             assert option.get("description"), (model["title"], name)
     (example,) = schema["examples"]
     Draft202012Validator(schema).validate(example)
+
+
+def test_the_form_asks_for_each_option_as_it_is_meant() -> None:
+    """Dagster's form masks secrets, edits a cron, tucks rare options away, and is a valid one."""
+    from jsonschema import Draft202012Validator  # untyped, as above
+
+    raw = ImageDatasetComponent.get_model_cls().model_json_schema()
+    schema, form = split_form_schema(raw)
+
+    Draft202012Validator.check_schema(schema)
+    assert raw["x-app-managed"]
+    assert schema["title"] == "Image dataset"
+    form = {name: form[name] for name in schema["properties"].keys() & form.keys()}
+    secrets = {name for name, shown in form.items() if "secret" in shown.values()}
+    assert secrets == {"api_key", "tables_url", "ledger_url"}
+    assert form["release_cron"] == {"ui:widget": "cron"}
+    advanced = {name for name, shown in form.items() if "ui:advanced" in shown}
+    assert advanced >= {"poll_min_seconds", "watching", "pool"}
+    assert not advanced & {"title", "prompts", "base_url", "budget", "storage"}
+    # A control of its own kind for each: none is left to a text, nor to a choice of types.
+    for name, kind in {"samples_per_call": "integer", "price_per_image": "number"}.items():
+        assert schema["properties"][name]["type"] == kind

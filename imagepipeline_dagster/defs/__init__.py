@@ -9,6 +9,7 @@
 - `registration` of the sets, `plans` and their approval: they come before paying.
 - `status`: how a dataset stands. `installation`: whether it can work.
 - `dataset`: the options of one. `metadata`, `plan_metadata`, `moderation_metadata`: what it shows.
+- `column_lineage`: where each column comes from.
 - `resource_keys`: its resources, apart from others'. `sensor_resources`: those of cheap ticks.
 - `under_way`: what Dagster is busy with.
 

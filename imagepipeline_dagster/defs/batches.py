@@ -56,7 +56,7 @@ __all__ = [
 _SETS_AT_ONCE = 4
 _FAILURES_SHOWN = 50
 # The assets have their columns themselves; in thousands of events they would be most of the log.
-_COLUMNS = "dagster/column_schema"
+_COLUMNS = {"dagster/column_schema", "dagster/column_lineage"}
 
 _Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 
@@ -292,7 +292,11 @@ class _Batch:
                 key,
                 partition=partition,
                 metadata={
-                    **{name: value for name, value in result.metadata.items() if name != _COLUMNS},
+                    **{
+                        name: value
+                        for name, value in result.metadata.items()
+                        if name not in _COLUMNS
+                    },
                     "dagster/uri": uri,
                 },
                 tags={"dagster/data_version": result.data_version},

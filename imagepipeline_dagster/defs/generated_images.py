@@ -138,7 +138,7 @@ def buy_set(
         row_type=GeneratedImage,
         data_version=content_hash(images, leave_out=CIRCUMSTANCES),
         metadata={
-            **table_metadata(GeneratedImage, len(images), started=started),
+            **table_metadata(dataset, "generated_images", len(images), started=started),
             **figures,
             "emulated": api.emulated,
             "outcomes": dg.MetadataValue.md(
@@ -209,7 +209,7 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
         io_manager_key=dataset.resource("io_manager"),
         group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
-        metadata=column_metadata(GeneratedImage),
+        metadata=column_metadata(dataset, "generated_images"),
         pool=dataset.pool or dataset.named("imagepipeline_api"),
         description="The purchase, which costs money: buys what the plan lacks, and nothing else. "
         "A row a sample asked for. The pictures: Partitions, a prompt set, `contact_sheet`.",

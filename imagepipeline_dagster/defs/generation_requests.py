@@ -58,7 +58,7 @@ def plan_set(
         # Neither states nor reasons: the plan is the same before and after its purchase.
         data_version=fingerprint,
         metadata={
-            **table_metadata(PlannedRequest, len(plan), started=started),
+            **table_metadata(dataset, "generation_requests", len(plan), started=started),
             **plan_figures(plan, allowance, spent, emulated=api.emulated),
             **requests_to_buy(plan, allowance),
             **refused_rows(prompts),
@@ -78,7 +78,7 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
         io_manager_key=dataset.resource("io_manager"),
         group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
-        metadata=column_metadata(PlannedRequest),
+        metadata=column_metadata(dataset, "generation_requests"),
         description="The plan, free of charge: each API call that the set needs, whether it would "
         "be bought or is reused, and why. Look here before paying.",
     )

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import (
-    column_schema,
+    column_metadata,
     contact_sheet_of,
     found_table,
     markdown_table,
@@ -146,7 +146,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
             metadata={
                 "dagster/uri": f"{storage.open().uri}/{release.path}",
                 "dagster/row_count": release.counts.kept,
-                "dagster/column_schema": column_schema(shard_schema()),
+                **column_metadata(dataset, "image_dataset", shard_schema()),
                 "seconds": seconds_since(started),
                 "version": release.version,
                 "new_version": release.created,

@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pyarrow as pa
 
+from imagepipeline_dagster.defs.column_lineage import ROW_TYPES, column_lineage
+from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.markup import markdown_text
 from imagepipeline_dagster.previews import Tile, contact_sheet, markdown_picture
 from imagepipeline_dagster.rows import arrow_schema
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumbnail_path
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
     from imagepipeline_dagster.purchase.images import GeneratedImage
 
 __all__ = [
     "column_metadata",
-    "column_schema",
     "contact_sheet_of",
     "found_table",
     "markdown_table",
@@ -39,19 +38,28 @@ _SHEET_BYTES = 28_000
 
 
 def table_metadata(
-    row_type: type[DataclassInstance], row_count: int, *, started: float
+    dataset: ImageDataset, stage: str, row_count: int, *, started: float
 ) -> dict[str, Any]:
     """Return the metadata that every stage's table has; `started` is of the monotonic clock."""
     return {
         "dagster/row_count": row_count,
-        **column_metadata(row_type),
+        **column_metadata(dataset, stage),
         "seconds": seconds_since(started),
     }
 
 
-def column_metadata(row_type: type[DataclassInstance]) -> dict[str, Any]:
-    """Return the columns of a stage's table, as its asset and its events have them."""
-    return {"dagster/column_schema": column_schema(arrow_schema(row_type))}
+def column_metadata(
+    dataset: ImageDataset, stage: str, schema: pa.Schema | None = None
+) -> dict[str, Any]:
+    """Return the columns of a stage's table, and where each comes from.
+
+    Its asset has them, and its events do too.
+    """
+    schema = schema or arrow_schema(ROW_TYPES[stage])
+    return {
+        "dagster/column_schema": _column_schema(schema),
+        "dagster/column_lineage": column_lineage(dataset, stage, schema.names),
+    }
 
 
 def seconds_since(started: float) -> float:
@@ -59,7 +67,7 @@ def seconds_since(started: float) -> float:
     return round(time.monotonic() - started, 3)
 
 
-def column_schema(schema: pa.Schema) -> dg.TableSchema:
+def _column_schema(schema: pa.Schema) -> dg.TableSchema:
     """Return an Arrow schema as Dagster shows it, with the columns' descriptions."""
     return dg.TableSchema(
         columns=[

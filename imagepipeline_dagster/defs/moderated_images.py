@@ -61,7 +61,7 @@ def moderate(
         row_type=ModeratedImage,
         data_version=f"{content}-{moderation.rules.digest[:8]}",
         metadata={
-            **table_metadata(ModeratedImage, len(moderation.images), started=started),
+            **table_metadata(dataset, "moderated_images", len(moderation.images), started=started),
             **moderation_metadata(moderation, storage, small_sheets=small_sheets),
         },
     )
@@ -132,7 +132,7 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
         io_manager_key=dataset.resource("io_manager"),
         group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
-        metadata=column_metadata(ModeratedImage),
+        metadata=column_metadata(dataset, "moderated_images"),
         hooks={record_what_was_moderated},
         description="The verdicts: a row a sample asked for, kept, rejected or quarantined, and "
         "why. The pictures: Partitions, a prompt set, `contact_sheet`, where what is not kept is "

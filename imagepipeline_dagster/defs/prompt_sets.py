@@ -48,7 +48,7 @@ def make_prompt_set(dataset: ImageDataset, prompt_set: str, source: SourceTables
         row_type=Prompt,
         data_version=content_hash(prompts, leave_out=_AS_THEY_STAND),
         metadata={
-            **table_metadata(Prompt, len(prompts), started=started),
+            **table_metadata(dataset, "prompt_sets", len(prompts), started=started),
             "valid": len(prompts) - len(refused),
             "refused": len(refused),
             "images_wanted": sum(prompt.samples for prompt in prompts),
@@ -113,7 +113,7 @@ def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
         io_manager_key=dataset.resource("io_manager"),
         group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
-        metadata=column_metadata(Prompt),
+        metadata=column_metadata(dataset, "prompt_sets"),
         description="The rows of one prompt set, validated: defaults and trigger words filled in, "
         "tokens counted. A refused row stays here, with its problems, and is never bought.",
     )
