@@ -227,7 +227,7 @@ def test_only_kept_images_are_released(sampled: Sampled) -> None:
     assert len(rows) == 37
     assert not {"potter", "colour_bars", "everything"} & {row["prompt_id"] for row in rows}
     for row in rows:
-        assert hashlib.sha256(row["image"]["bytes"]).hexdigest() == row["image_sha256"]
+        assert hashlib.sha256(row["image"]["bytes"]).hexdigest() == row["file_sha256"]
 
 
 def test_making_a_set_again_buys_nothing_and_changes_nothing(sampled: Sampled) -> None:
