@@ -9,8 +9,9 @@ The flow, which is also the order to read the packages in:
     release     versioned datasets of what was kept
     defs        the same as Dagster assets, checks, sensors and schedules
 
-`ledger` knows what was bought, `watching` which prompt sets changed. `api` is the HTTP contract,
-`emulator` the same contract served on loopback, `storage` keeps bytes. `databases` reads URLs,
+`ledger` knows what was bought, `watching` which prompt sets changed, `alerts` what a person should
+know. `api` is the HTTP contract, `emulator` the same contract served on loopback, `storage` keeps
+bytes. `databases` reads URLs,
 `rows` turns rows into tables, `partition_names` sets into partitions, `previews` pictures into
 thumbnails and contact sheets, `markup` text into Markdown and HTML. `errors` is the root of what a
 person can put right, `options` of every model of options.
@@ -24,8 +25,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from imagepipeline_dagster.alerts.alert import Alert
+    from imagepipeline_dagster.alerts.slack import slack_webhook
     from imagepipeline_dagster.component import ImageDatasetComponent
     from imagepipeline_dagster.defs import ImageDataset, build_definitions
+    from imagepipeline_dagster.defs.alert_sensors import build_alerts
     from imagepipeline_dagster.environment import resources_from_environment
     from imagepipeline_dagster.io_manager import ParquetIOManager
     from imagepipeline_dagster.ledger.budget import Budget
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.watching.options import Watching
 
 __all__ = [
+    "Alert",
     "Approval",
     "Budget",
     "DatasetRelease",
@@ -61,12 +66,15 @@ __all__ = [
     "TableMapping",
     "TablesResource",
     "Watching",
+    "build_alerts",
     "build_definitions",
     "latest_release",
     "resources_from_environment",
+    "slack_webhook",
 ]
 
 _HOMES = {
+    "Alert": "alerts.alert",
     "Approval": "planning.approval",
     "Budget": "ledger.budget",
     "DatasetRelease": "release.dataset_release",
@@ -83,9 +91,11 @@ _HOMES = {
     "TableMapping": "tables.schema",
     "TablesResource": "resources",
     "Watching": "watching.options",
+    "build_alerts": "defs.alert_sensors",
     "build_definitions": "defs",
     "latest_release": "release.dataset_release",
     "resources_from_environment": "environment",
+    "slack_webhook": "alerts.slack",
 }
 
 

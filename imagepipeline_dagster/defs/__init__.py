@@ -5,7 +5,7 @@
 
 - `stage`: what a stage is. `batches`: many sets made in one run.
 - `moderation_checks`: the checks of the verdicts, beside their asset.
-- `sensors`, `moderation_sensor`, `schedules`: they start runs.
+- `sensors`, `moderation_sensor`, `schedules`: they start runs. `alert_sensors` tell people.
 - `registration` of the sets, `plans` and their approval: they come before paying.
 - `status`: how a dataset stands. `installation`: whether it can work.
 - `dataset`: the options of one. `metadata`, `plan_metadata`, `moderation_metadata`: what it shows.

@@ -115,6 +115,16 @@ class Allowance:
         left_money = self._money_text(max(limit - before.money, 0.0))
         return f"{left_money} of {self._money_text(limit)} {per}"
 
+    def share_spent(self, spent: Mapping[str, Spent]) -> float | None:
+        """Return the share of the budget that is spent in its period; None where there is none."""
+        if self.budget is None:
+            return None
+        before = spent[self.budget.period]
+        limit = self.budget.money if self.budget.images is None else self.budget.images
+        used = before.money if self.budget.images is None else before.images
+        # Nothing may be spent under a budget of nothing: it is reached from the start.
+        return used / limit if limit else 1.0
+
     def _money_text(self, money: float) -> str:
         return f"{money:,.2f} {self.currency}".rstrip()
 

@@ -1,0 +1,118 @@
+"""Alerts about how a dataset stands: its budget, lost answers, and plans that wait for a person."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+
+from imagepipeline_dagster.alerts.alert import Alert
+from imagepipeline_dagster.ledger.budget import Allowance, Period
+from imagepipeline_dagster.ledger.decisions import UndecidedRequest, unknown_requests
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.planning.forecast import SetPlan
+
+__all__ = ["standing_alerts"]
+
+_NAMED = 10
+
+
+def standing_alerts(
+    ledger: Ledger,
+    waiting: Sequence[SetPlan],
+    *,
+    dataset: str,
+    allowance: Allowance,
+    nearly: float,
+    today: dt.date,
+    link: str | None,
+) -> Iterator[Alert]:
+    """Yield what a person should know of a dataset now.
+
+    Args:
+        ledger: what was bought.
+        waiting: the plans that wait for a person.
+        dataset: the dataset's name.
+        allowance: its budget at the API.
+        nearly: the share of the budget from which on it is nearly reached, 0 to 1.
+        today: the day, UTC.
+        link: the dataset's page in Dagster's UI.
+    """
+    yield from _about_budget(ledger, allowance, dataset, nearly, today, link)
+    mine = [
+        request
+        for request in unknown_requests(ledger)
+        if dataset in {call.dataset for call in request.calls}
+    ]
+    if mine:
+        yield _about_unknown(mine, dataset, link)
+    if waiting:
+        yield _about_waiting(waiting, dataset, allowance, link)
+
+
+def _about_budget(
+    ledger: Ledger,
+    allowance: Allowance,
+    dataset: str,
+    nearly: float,
+    today: dt.date,
+    link: str | None,
+) -> Iterator[Alert]:
+    spent = allowance.spent(ledger, today=today)
+    share = allowance.share_spent(spent)
+    if allowance.budget is None or share is None or share < nearly:
+        return
+    reached = share >= 1
+    word = "reached" if reached else "nearly reached"
+    # Another day or month has a budget of its own.
+    of = {Period.DAY: str(today), Period.MONTH: f"{today:%Y-%m}", Period.TOTAL: ""}
+    yield Alert(
+        title=f"{dataset}: the budget is {word}",
+        text="Nothing more is bought; the rest stays planned. Raise the dataset's `budget`, or "
+        "wait for the next period."
+        if reached
+        else "Once it is reached, nothing more is bought, and the rest stays planned.",
+        facts={
+            "dataset": dataset,
+            "spent": f"{share:.0%}",
+            "left": allowance.rest_text(spent) or "",
+        },
+        link=link,
+        about="budget",
+        state=f"{word} {of[allowance.budget.period]} {allowance.budget}",
+    )
+
+
+def _about_unknown(lost: Sequence[UndecidedRequest], dataset: str, link: str | None) -> Alert:
+    images = sum(request.samples for request in lost)
+    return Alert(
+        title=f"{dataset}: {len(lost):,} requests are unknown",
+        text="Their answers were lost, so that nobody knows whether they were bought. No run sends "
+        "them again: look at `imagepipeline-dagster ledger unknown`, and decide.",
+        facts={"dataset": dataset, "requests": f"{len(lost):,}", "images": f"{images:,}"},
+        link=link,
+        about="unknown requests",
+        state=" ".join(sorted(request.request_key for request in lost)),
+    )
+
+
+def _about_waiting(
+    waiting: Sequence[SetPlan], dataset: str, allowance: Allowance, link: str | None
+) -> Alert:
+    images = sum(plan.to_buy for plan in waiting)
+    names = [plan.name for plan in waiting[:_NAMED]]
+    more = len(waiting) - len(names)
+    price = allowance.price_text(images)
+    return Alert(
+        title=f"{dataset}: {len(waiting):,} plans wait for approval",
+        text="Nothing of them is bought until a person approves: `imagepipeline-dagster approve`, "
+        "or the job `approve_plan`.",
+        facts={
+            "dataset": dataset,
+            "prompt sets": ", ".join(names) + (f" and {more:,} more" if more else ""),
+            "images": f"{images:,}",
+            **({"price": price} if price else {}),
+        },
+        link=link,
+        about="approvals",
+        state=" ".join(sorted(plan.fingerprint for plan in waiting)),
+    )

@@ -1,0 +1,212 @@
+"""The sensors that tell people what they should know, by a hook of the project's own."""
+
+import datetime as dt
+import json
+from typing import Literal
+from urllib.parse import quote
+
+import dagster as dg
+
+from imagepipeline_dagster.alerts.alert import Notify
+from imagepipeline_dagster.alerts.runs import EndedRun, tell_of_runs
+from imagepipeline_dagster.alerts.standing import standing_alerts
+from imagepipeline_dagster.alerts.telling import Telling, tell
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.plans import forecast_of_sets
+from imagepipeline_dagster.defs.resource_keys import with_resources_of
+from imagepipeline_dagster.defs.stage import STAGES
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.planning.approval import waits_for_person
+from imagepipeline_dagster.planning.forecast import SetPlan
+from imagepipeline_dagster.resources import ImagePipelineResource, LedgerResource, TablesResource
+from imagepipeline_dagster.watching.states import PromptSetStates
+
+__all__ = ["build_alerts"]
+
+_JOBS = (
+    *("materialize_prompt_set", "materialize_batch", "moderate_prompt_set"),
+    *("release_image_dataset", "register_prompt_sets", "plan_prompt_sets", "approve_plan"),
+)
+_RUNS = 50  # of a tick
+_ENDS: tuple[Literal[dg.DagsterEventType.RUN_SUCCESS, dg.DagsterEventType.RUN_FAILURE], ...] = (
+    dg.DagsterEventType.RUN_SUCCESS,
+    dg.DagsterEventType.RUN_FAILURE,
+)
+_TROUBLE = {
+    dg.DagsterEventType.RUN_FAILURE,
+    dg.DagsterEventType.STEP_FAILURE,
+    dg.DagsterEventType.ASSET_CHECK_EVALUATION,
+}
+
+
+def build_alerts(
+    dataset: ImageDataset,
+    notify: Notify,
+    *,
+    ui_url: str | None = None,
+    nearly: float = 0.8,
+    interval_seconds: int = 60,
+    start: bool = True,
+) -> list[dg.SensorDefinition]:
+    """Return the sensors that tell of failed runs and checks, and of how the dataset stands.
+
+    Each alert is told once until it changes. If `notify` raises, the alert is told at a later tick.
+
+    Args:
+        dataset: what the alerts are about; its definitions are in the same code location.
+        notify: tells an `Alert` to people, as `slack_webhook(…)` does.
+        ui_url: address of Dagster's UI, for the links.
+        nearly: the share of the budget from which on a person is told, 0 to 1.
+        interval_seconds: seconds between two looks.
+        start: whether the sensors run from the beginning.
+    """
+    status = dg.DefaultSensorStatus.RUNNING if start else dg.DefaultSensorStatus.STOPPED
+
+    @dg.sensor(
+        name=dataset.named("standing_alerts_sensor"),
+        minimum_interval_seconds=interval_seconds,
+        default_status=status,
+        description="Tells people of a budget that is nearly reached, of unknown requests, and of "
+        "plans that wait for approval.",
+    )
+    @with_resources_of(dataset)
+    def standing_alerts_sensor(
+        context: dg.SensorEvaluationContext,
+        tables: TablesResource,
+        ledger: LedgerResource,
+        imagepipeline: ImagePipelineResource,
+    ) -> dg.SensorResult:
+        with ledger.open() as opened:
+            alerts = list(
+                standing_alerts(
+                    opened,
+                    _waiting(dataset, tables, opened, origin=imagepipeline.origin),
+                    dataset=dataset.name,
+                    allowance=dataset.allowance(imagepipeline.origin),
+                    nearly=nearly,
+                    today=dt.datetime.now(dt.UTC).date(),
+                    link=_page(ui_url, "assets", *dataset.key("generated_images").path),
+                )
+            )
+        telling = tell(alerts, json.loads(context.cursor or "{}"), notify)
+        # What is over is forgotten, so that it is told when it comes back.
+        subjects = {alert.subject for alert in alerts}
+        said = {name: state for name, state in telling.said.items() if name in subjects}
+        return _result(telling, json.dumps(said))
+
+    @dg.sensor(
+        name=dataset.named("run_alerts_sensor"),
+        minimum_interval_seconds=interval_seconds,
+        default_status=status,
+        description="Tells people of this dataset's runs that failed, and of checks that did.",
+    )
+    def run_alerts_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        instance = context.instance
+        if context.cursor is None:
+            # What ended before is history.
+            return dg.SensorResult(cursor=json.dumps({"after": _newest(instance), "said": {}}))
+        cursor = json.loads(context.cursor)
+        ends = _ends_after(instance, cursor["after"])
+        runs = [_ended_run(dataset, instance, run_id, ui_url) for _, run_id in ends]
+        mine = [(run, end) for run, (end, _) in zip(runs, ends, strict=True) if run is not None]
+        telling, done = tell_of_runs((run for run, _ in mine), cursor["said"], notify)
+        after = ends[-1][0] if ends else cursor["after"]
+        if telling.error is not None:
+            after = mine[done][1] - 1  # the next look begins with the run that nobody was told of
+        return _result(telling, json.dumps({"after": after, "said": telling.said}))
+
+    return [standing_alerts_sensor, run_alerts_sensor]
+
+
+def _waiting(
+    dataset: ImageDataset, tables: TablesResource, ledger: Ledger, *, origin: str
+) -> list[SetPlan]:
+    """Return the plans that wait for a person, of the sets that somebody asked for."""
+    if dataset.approval.required == "never":
+        return []
+    allowance, now = dataset.allowance(origin), dt.datetime.now(dt.UTC)
+    with tables.open(dataset.prompts, dataset.embeddings) as source:
+        asked = PromptSetStates(ledger, dataset=dataset.name).not_whole()
+        names = sorted(set(asked).intersection(source.prompt_sets()))
+        plans = forecast_of_sets(names, source, dataset, ledger, origin=origin).sets
+    return [
+        plan
+        for plan in plans
+        if waits_for_person(
+            dataset.approval,
+            ledger,
+            dataset=dataset.name,
+            prompt_set=plan.name,
+            fingerprint=plan.fingerprint,
+            images=plan.to_buy,
+            cost=allowance.cost(plan.to_buy),
+            now=now,
+        )
+    ]
+
+
+def _newest(instance: dg.DagsterInstance) -> int:
+    """Return the number of the last end of a run."""
+    newest = [instance.fetch_run_status_changes(end, limit=1).records for end in _ENDS]
+    return max((record.storage_id for records in newest for record in records), default=0)
+
+
+def _ends_after(instance: dg.DagsterInstance, number: int) -> list[tuple[int, str]]:
+    """Return the ends of runs after the one of this number, each with its run's id, in order."""
+    ends = [
+        (record.storage_id, record.event_log_entry.run_id)
+        for end in _ENDS
+        for record in instance.fetch_run_status_changes(
+            dg.RunStatusChangeRecordsFilter(end, after_storage_id=number),
+            limit=_RUNS,
+            ascending=True,
+        ).records
+    ]
+    return sorted(ends)[:_RUNS]
+
+
+def _ended_run(
+    dataset: ImageDataset, instance: dg.DagsterInstance, run_id: str, ui_url: str | None
+) -> EndedRun | None:
+    """Return a run as it ended; None where it is not about this dataset."""
+    run = instance.get_run_by_id(run_id)
+    if run is None:
+        return None
+    stages = {dataset.key(stage) for stage in (*STAGES, "image_dataset")}
+    is_mine = run.job_name in set(map(dataset.named, _JOBS))
+    if not is_mine and stages.isdisjoint(run.asset_selection or ()):
+        return None
+    errors, checks = [], []
+    for record in instance.get_records_for_run(run_id, of_type=_TROUBLE).records:
+        event = record.event_log_entry.get_dagster_event()
+        if event.event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            evaluation = event.asset_check_evaluation_data
+            if not evaluation.passed:
+                name = evaluation.asset_check_key.to_user_string()
+                checks.append(f"{name}: {evaluation.description or evaluation.severity.value}")
+        elif event.is_step_failure and (error := event.step_failure_data.error) is not None:
+            errors.append((error.cause or error).message.strip())
+        else:
+            errors.append(event.message or "The run failed.")
+    return EndedRun(
+        run_id=run_id,
+        job=run.job_name,
+        what=run.tags.get("dagster/partition", dataset.name),
+        # That of the step says more than that of the run, which comes after it.
+        error=errors[0] if errors else None,
+        failed_checks=tuple(checks),
+        link=_page(ui_url, "runs", run_id),
+    )
+
+
+def _page(ui_url: str | None, *path: str) -> str | None:
+    return None if ui_url is None else "/".join([ui_url.rstrip("/"), *map(quote, path)])
+
+
+def _result(telling: Telling, cursor: str) -> dg.SensorResult:
+    if telling.error is not None and not telling.told:
+        raise dg.Failure(f"Nobody could be told: {telling.error}") from None
+    reason = f"{telling.told} alerts told"
+    if telling.error is not None:
+        reason += f"; another one could not be: {telling.error}"
+    return dg.SensorResult(skip_reason=reason, cursor=cursor)
