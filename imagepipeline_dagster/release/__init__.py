@@ -4,6 +4,7 @@
 - `containers`: a picture's file without metadata that readers stumble over.
 - `marks`: what a picture's file says of its origin. `stamping`: the file with that written into it.
 - `card`: what a release says of itself, to programs (`manifest.json`) and people (`README.md`).
+- `croissant`: the same for tools that read Croissant.
 - `readiness`: the sets that a release may take, judged by today's rules.
 - `fates`: what became of a picture: its verdicts, and the releases that hold it.
 - `splits`: which split a sample is in. `packing`: the formats, written split by split.

@@ -6,10 +6,12 @@ text in it and nothing else: they cannot end a table cell, link, load a picture 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import islice
+from pathlib import PurePosixPath
 
 from pydantic import AliasChoices, AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -20,7 +22,15 @@ from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.shards import FORMAT_VERSION, shard_schema
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumbnail_path
 
-__all__ = ["CONTACT_SHEET", "Release", "ReleaseFile", "card", "examples_sheet", "pick_examples"]
+__all__ = [
+    "CONTACT_SHEET",
+    "Release",
+    "ReleaseFile",
+    "card",
+    "examples_sheet",
+    "features",
+    "pick_examples",
+]
 
 CONTACT_SHEET = "contact_sheet.webp"
 """Name of the contact sheet, beside the card."""
@@ -126,6 +136,16 @@ class Release(_Manifest):
         return dict(sorted(marks.items()))
 
     @property
+    def split_sizes(self) -> dict[str, int]:
+        """Bytes of the Parquet files of each split."""
+        sizes = dict.fromkeys(self.splits, 0)
+        for file in self.shards:
+            split = PurePosixPath(file.path).name.partition("-")[0]
+            if split in sizes:  # the first manifests name no splits
+                sizes[split] += file.size
+        return sizes
+
+    @property
     def data_files(self) -> dict[str, str]:
         """Where the Parquet files of each split are, below the release's folder."""
         return {split: f"parquet/data/{split}-*.parquet" for split in self.splits}
@@ -170,12 +190,20 @@ def card(
         further_left_out=max(0, len(release.left_out) - _LISTED_SETS),
         examples=examples[:: len(examples) // _EXAMPLE_ROWS or 1][:_EXAMPLE_ROWS],
         columns=list(_columns()),
+        features=list(features()),
     )
 
 
 def _size_category(images: int) -> str:
     """Return the range of sizes that the Hub sorts the dataset into."""
     return next((name for most, name in _SIZES if images < most), "n>1T")
+
+
+def features() -> Iterator[tuple[str, str]]:
+    """Yield the columns with their types, as `dataset_info` of a card spells them."""
+    described = json.loads((shard_schema().metadata or {})[b"huggingface"])
+    for name, feature in described["info"]["features"].items():
+        yield name, feature.get("dtype", "image")
 
 
 def _columns() -> Iterator[tuple[str, str, str]]:

@@ -35,7 +35,7 @@ from typing_extensions import Buffer, override
 from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.markup import template
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
-from imagepipeline_dagster.release.card import Release, ReleaseFile
+from imagepipeline_dagster.release.card import Release, ReleaseFile, features
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.shards import (
     LostImage,
@@ -58,8 +58,8 @@ _NO_MARKS: Mapping[str, int] = {}
 
 _LOADING = {
     "parquet": 'load_dataset("parquet", data_files="data/*.parquet")',
-    "webdataset": 'load_dataset("webdataset", data_files={"train": "train-*.tar"})',
-    "imagefolder": 'load_dataset("imagefolder", data_dir=".")',
+    "webdataset": 'load_dataset(".")',
+    "imagefolder": 'load_dataset(".")',
 }
 _PATTERNS = {
     "parquet": "data/{}-*.parquet",
@@ -88,8 +88,11 @@ class _Packed:
     A disk or a bucket takes its time for each: that is waited for while others are made.
     """
 
-    def __init__(self, storage: Storage, path: str, scratch: Path, former: Release | None) -> None:
+    def __init__(
+        self, storage: Storage, path: str, scratch: Path, former: Release | None, extension: str
+    ) -> None:
         self.files: list[ReleaseFile] = []
+        self.extension = extension
         self._storage = storage
         self._path = path
         self._scratch = scratch
@@ -217,7 +220,8 @@ def pack(
         scratch: a folder for files that are not finished.
         former: the release whose files are taken over where they are the same.
     """
-    packed = _Packed(storage, path, scratch, former)
+    rows = (row for of_split in parts.values() for part in of_split for row in part.rows)
+    packed = _Packed(storage, path, scratch, former, _member_extension(rows))
     lost: list[LostImage] = []
     with packed.all_finished():
         for split, of_split in parts.items():
@@ -323,15 +327,16 @@ class _PlannedTar:
     parts: Sequence[Part]
     first: int
 
-    def key(self, parts: Iterable[str]) -> str:
-        """Return the key of the tar, with these parts in it."""
-        return hashlib.sha256(
-            canonical_json({"first": self.first, "parts": list(parts)}).encode()
-        ).hexdigest()[:32]
+    def key(self, parts: Iterable[str], extension: str) -> str:
+        """Return the key of the tar, with these parts in it, its pictures named like that."""
+        made_of = {"first": self.first, "parts": list(parts), "extension": extension}
+        return hashlib.sha256(canonical_json(made_of).encode()).hexdigest()[:32]
 
 
 class _Tars(_Writer):
-    """WebDataset: tars whose members are named by ordinals, with an index beside each.
+    """WebDataset: tars of pictures, captions and lineage, with an index beside each.
+
+    Members are named by ordinals.
 
     A tar is taken over where all its parts are the same, and as many pictures lie before it.
     """
@@ -347,7 +352,8 @@ class _Tars(_Writer):
         self._written: list[str] = []
 
     def _is_taken_over(self, tar: _PlannedTar) -> bool:
-        former = self._packed.former_files("webdataset", tar.key(part.key for part in tar.parts))
+        key = tar.key((part.key for part in tar.parts), self._packed.extension)
+        former = self._packed.former_files("webdataset", key)
         names = {f"{self._stem(tar)}.{file.path.partition('.')[2]}": file for file in former}
         return bool(names) and self._packed.take_over(names)
 
@@ -362,11 +368,11 @@ class _Tars(_Writer):
             tar = tarfile.TarFile(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)
             self._open = file, tar
         image = row["image"]["bytes"]
-        extension = Path(row["image"]["path"]).suffix
         key = f"{self._tar_of[part.number].first + len(self._index):09d}"
         lineage = {name: value for name, value in row.items() if name != "image"}
-        offset = self._member(f"{key}{extension}", image)
+        offset = self._member(f"{key}.{self._packed.extension}", image)
         self._member(f"{key}.json", json.dumps(lineage, default=str).encode())
+        self._member(f"{key}.txt", (row["prompt"] or "").encode())
         self._index.append(
             {"key": key, "offset": offset, "size": len(image), "caption": row["prompt"]}
         )
@@ -389,7 +395,7 @@ class _Tars(_Writer):
             return
         file, opened = self._open
         opened.close()
-        key = tar.key(self._written)
+        key = tar.key(self._written, self._packed.extension)
         self._packed.move(f"{self._stem(tar)}.tar", file, part=key)
         index = json.dumps(self._index).encode()
         self._packed.put(f"{self._stem(tar)}.index.json", index, part=key)
@@ -402,6 +408,18 @@ class _Tars(_Writer):
 
     def _stem(self, tar: _PlannedTar) -> str:
         return f"webdataset/{self._split}-{tar.number:05d}"
+
+
+def _member_extension(rows: Iterable[ModeratedImage]) -> str:
+    """Return the extension of all pictures in tars, without its dot.
+
+    Readers tell a sample's parts by their extensions, and take a sample with others for broken.
+    They tell a picture's format by its bytes. So pictures of several formats are all named `.jpg`.
+    """
+    formats = {row.format or "" for row in rows}
+    if len(formats) != 1:
+        return "jpg"
+    return PurePosixPath(image_path("0" * 64, *formats)).suffix[1:]
 
 
 def _planned_tars(parts: Sequence[Part]) -> Iterator[_PlannedTar]:
@@ -497,14 +515,19 @@ _WRITERS: Mapping[str, Callable[[str, Sequence[Part], _Packed], _Writer]] = {
 }
 
 
-def format_cards(release: Release, policy: ReleasePolicy) -> dict[str, bytes]:
+def format_cards(
+    release: Release, policy: ReleasePolicy, kept: Iterable[ModeratedImage]
+) -> dict[str, bytes]:
     """Return the small card of each format's folder, by its path: a folder loads by itself."""
+    extension = _member_extension(kept)
     return {
         f"{name}/README.md": template("release/format.md.jinja")
         .render(
             release=release,
             format=name,
             loading=_LOADING[name],
+            extension=extension,
+            features=[feature for feature in features() if feature[0] != "image"],
             splits={split: _PATTERNS[name].format(split) for split in release.splits},
         )
         .encode()

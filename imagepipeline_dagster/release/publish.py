@@ -3,6 +3,7 @@
     releases/claims/v0002/….json         who took the number
     releases/v0002/parquet/…             the pictures, and other formats beside
     releases/v0002/README.md             the card
+    releases/v0002/croissant.json        what is in it, for tools
     releases/v0002/contact_sheet.webp
     releases/v0002/manifest.json         written last: with it the version exists
     releases/latest                      the newest version's name, for plain tools
@@ -46,6 +47,7 @@ from imagepipeline_dagster.release.changes import (
     next_semantic_version,
 )
 from imagepipeline_dagster.release.comparing import changes_of
+from imagepipeline_dagster.release.croissant import CROISSANT, croissant
 from imagepipeline_dagster.release.packing import format_cards, pack
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.reading import VERSION, latest_manifest, read_rows
@@ -317,9 +319,10 @@ def write_beside(
     others = {
         CONTACT_SHEET: examples_sheet(storage, examples),
         "README.md": card(release, examples, policy=policy).encode(),
+        CROISSANT: croissant(release, policy),
         "CHANGES.md": page.encode(),
         "changes.parquet": changes.parquet,
-        **format_cards(release, policy),
+        **format_cards(release, policy, kept),
     }
     written = tuple(_write(storage, release.path, file, data) for file, data in others.items())
     return release.model_copy(update={"files": (*release.files, *written)})

@@ -13,6 +13,7 @@ from imagepipeline_dagster.moderation.verdicts import ModeratedImage, summarise
 from imagepipeline_dagster.release.card import Release, card, pick_examples
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import release_counts
+from imagepipeline_dagster.release.shards import shard_schema
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.release.samples import NOON, kept_row, rejected_row
 
@@ -73,9 +74,13 @@ def front_matter(text: str) -> dict[str, object]:
 def test_the_front_matter_leads_to_the_shards(storage: LocalFolder) -> None:
     """The hub's loader is told the name and where the shards are; no licence is claimed."""
     found = front_matter(card_of([kept_row(storage, 1)]))
+    info = found.pop("dataset_info")
+    assert [feature["name"] for feature in info["features"]] == shard_schema().names
+    assert [split["num_examples"] for split in info["splits"]] == [1]
     assert found == {
         "pretty_name": "foxes",
         "task_categories": ["text-to-image"],
+        "source_datasets": ["original"],
         "size_categories": ["n<1K"],
         "annotations_creators": ["machine-generated"],
         "tags": ["synthetic"],

@@ -29,6 +29,7 @@ def test_a_release_is_read_in_a_notebook(tmp_path: Path) -> None:
         "README.md",
         "changes.parquet",
         "contact_sheet.webp",
+        "croissant.json",
         "parquet/README.md",
         release.manifest.shards[0].path,
     }

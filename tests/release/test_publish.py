@@ -78,6 +78,7 @@ def test_a_release_has_its_shards_card_sheet_and_manifest(either_home: Storage) 
         "releases/v0001/README.md",
         "releases/v0001/changes.parquet",
         "releases/v0001/contact_sheet.webp",
+        "releases/v0001/croissant.json",
         "releases/v0001/manifest.json",
         "releases/v0001/parquet/README.md",
         f"releases/v0001/{release.shards[0].path}",
