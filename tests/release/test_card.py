@@ -64,7 +64,7 @@ def card_of(rows: list[ModeratedImage], *, name: str = "foxes") -> str:
     return card(release_of(rows, name=name), [row for row in rows if row.verdict == "kept"])
 
 
-def front_matter(text: str) -> dict[str, object]:
+def front_matter(text: str) -> dict[str, Any]:
     """Return what the card's YAML says."""
     loaded = yaml.safe_load(text.split("---\n")[1])
     assert isinstance(loaded, dict)
