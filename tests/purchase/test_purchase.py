@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import datetime as dt
 import re
@@ -43,6 +44,7 @@ from tests.buying import (
     times_accepted,
 )
 from tests.conftest import StartEmulator
+from tests.e2e.serving import until
 
 
 class ListeningClient(ImagePipelineClient):
@@ -171,6 +173,9 @@ def test_a_key_refused_midway_lets_paid_jobs_come_home(
                 sending: Callable[[bool], None] = lambda _: None,
             ) -> Job:
                 if request.prompt != "boat number 0":
+                    await asyncio.to_thread(
+                        until, lambda: bool(vendor.stats.posts_accepted), what="a job is bought"
+                    )
                     raise AccessRefused("the key was withdrawn")
                 return await super().submit(request, sending=sending)
 

@@ -151,7 +151,7 @@ def test_what_a_dead_run_may_have_bought_is_unknown(buyer: Buyer, emulator: Emul
 
 def test_a_job_under_way_is_resumed_after_a_rebuild(buyer: Buyer, emulator: EmulatorServer) -> None:
     """A job whose id stands in the tables is asked for again, and not bought once more."""
-    emulator.set_faults(Fault(kind=FaultKind.STUCK, seconds=1.0))
+    emulator.set_faults(Fault(kind=FaultKind.STUCK))
     prompts = prompts_of(numbered_rows(1, samples=2))
     bought = buyer.buy(prompts, job_timeout_seconds=0.3)
     assert bought.outcomes == {"pending": 2}
