@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -35,15 +34,25 @@ if TYPE_CHECKING:
 
     from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.moderation.override_targets import KnownTargets
+    from imagepipeline_dagster.moderation.review.session import ReviewSession
+    from imagepipeline_dagster.moderation.verdicts import ModeratedImage
     from imagepipeline_dagster.storage.contract import Storage
 
 __all__ = ["override", "review"]
 
 _ROWS_OF_A_SHEET = 2_000
+_PICTURES_OF_A_PAGE = 5_000
 
 
-@click.command(short_help="Write a page to review a set's pictures on.")
-@click.argument("prompt_set", metavar="SET")
+@click.command(short_help="Review pictures: a page that records decisions, or a file.")
+@click.argument("prompt_set", metavar="[SET]", required=False)
+@click.option("--serve", is_flag=True, help="Serve a page that records each decision at once.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=0,
+    help="With --serve: port on 127.0.0.1; any free one, unless given.",
+)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="The HTML file.")
 @who_option
 @click.option("--table", metavar="NAME", help="The table of decisions, if it has another name.")
@@ -52,7 +61,9 @@ _ROWS_OF_A_SHEET = 2_000
 @dataset_option
 def review(
     *,
-    prompt_set: str,
+    prompt_set: str | None,
+    serve: bool,
+    port: int,
     output: Path | None,
     who: str | None,
     table: str | None,
@@ -60,49 +71,137 @@ def review(
     as_json: bool,
     dataset: ImageDataset,
 ) -> None:
-    """Write a sheet to review the pictures of SET on, and to decide about them.
+    """Review the pictures of SET, and decide about them.
 
-    It is one HTML file for a browser, without scripts. A picture that is not kept is blurred until
-    clicked.
+    With --serve a page on this computer shows them, and each key (k, r, q, u to undo) records a
+    decision in the table at once; without SET it shows every set with a picture that waits for
+    one. Without --serve the pictures are written into one HTML file without scripts, with a
+    command beside each.
     """
-    import pandas as pd
-
-    from imagepipeline_dagster.moderation.review import review_sheet
-    from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
+    from imagepipeline_dagster.moderation.verdicts import Verdict
     from imagepipeline_dagster.partition_names import partition_key, path_part
-    from imagepipeline_dagster.rows import rows_of
-    from imagepipeline_dagster.storage.contract import ObjectMissing
 
-    part = path_part(partition_key(prompt_set))
-    folder = "/".join(dataset.key("moderated_images").path)
-    file = output or Path(f"review-{part}.html")
+    if prompt_set is None and not serve:
+        raise click.UsageError("name a SET, or serve all that wait for a person by --serve")
+    if serve and output is not None:
+        raise click.UsageError("--output is where a file goes: give it without --serve")
     with plain_errors():
         storage = resources_of(dataset)["storage"].open()
-        try:
-            stored = storage.read(f"{folder}/{part}.parquet")
-        except ObjectMissing as error:
-            told = _not_moderated(dataset, prompt_set, storage)
-            raise click.ClickException(f"{told} ({error})") from error
-        frame = pd.read_parquet(io.BytesIO(stored), dtype_backend="numpy_nullable")
-        samples = rows_of(frame, ModeratedImage)
-        rows = [row for row in samples if only in (None, row.verdict)]
-        sheet = review_sheet(
-            rows[:_ROWS_OF_A_SHEET],
-            storage,
-            title=f"Review of {prompt_set}",
-            reviewer=who or system_user() or "NAME",
-            table=table,
-        )
-        file.write_text(sheet, encoding="utf-8")
-    pictures = [row for row in samples if row.image_sha256]
-    waiting = sum(row.verdict == Verdict.QUARANTINED for row in pictures)
+        images = _images_to_review(dataset, storage, prompt_set, table=table)
+        chosen = [image for image in images if only in (None, image.verdict)]
+        if prompt_set is None or serve:
+            session = _session(dataset, storage, chosen, who=who, table=table)
+            _serve(session, prompt_set or "all that waits", port=port, as_json=as_json)
+            return
+        file = output or Path(f"review-{path_part(partition_key(prompt_set))}.html")
+        _write_sheet(chosen, storage, file, title=f"Review of {prompt_set}", who=who, table=table)
+    pictures = [image for image in images if image.image_sha256]
+    waiting = sum(image.verdict == Verdict.QUARANTINED for image in pictures)
     if as_json:
         echo_json({"file": file.absolute(), "pictures": len(pictures), "waiting": waiting})
         return
-    if len(rows) > _ROWS_OF_A_SHEET:
-        click.echo(f"The first {_ROWS_OF_A_SHEET:,} of {len(rows):,}: no browser shows more well.")
     click.echo(f"Waiting for a decision: {waiting:,} of {count_of(len(pictures), 'picture')}.")
     click.echo(f"Open {printable(str(file.absolute()))} in a browser.")
+
+
+def _images_to_review(
+    dataset: ImageDataset, storage: Storage, prompt_set: str | None, *, table: str | None
+) -> list[ModeratedImage]:
+    """Return the samples of a set; of the sets that wait for a person, where none is named."""
+    from imagepipeline_dagster.moderation.review.samples import moderated_set, sets_that_wait
+    from imagepipeline_dagster.moderation.verdicts import latest_decisions
+    from imagepipeline_dagster.partition_names import partition_key, path_part
+    from imagepipeline_dagster.storage.contract import ObjectMissing
+    from imagepipeline_dagster.tables.overrides import read_overrides
+
+    folder = "/".join(dataset.key("moderated_images").path)
+    if prompt_set is not None:
+        part = path_part(partition_key(prompt_set))
+        try:
+            return moderated_set(storage, f"{folder}/{part}.parquet")
+        except ObjectMissing as error:
+            told = _not_moderated(dataset, prompt_set, storage)
+            raise click.ClickException(f"{told} ({error})") from error
+    decided = read_overrides(tables_url(dataset), table=table or dataset.overrides)
+    images: list[ModeratedImage] = []
+    for of_set in sets_that_wait(storage, folder, latest_decisions(decided)):
+        images += of_set
+        if len(images) >= _PICTURES_OF_A_PAGE:
+            break
+    return images
+
+
+def _session(
+    dataset: ImageDataset,
+    storage: Storage,
+    images: list[ModeratedImage],
+    *,
+    who: str | None,
+    table: str | None,
+) -> ReviewSession:
+    from imagepipeline_dagster.moderation.review.samples import most_urgent_first
+    from imagepipeline_dagster.moderation.review.session import ReviewSession
+
+    reviewer = who or system_user()
+    if reviewer is None:
+        raise click.UsageError("nobody knows who decides here: give --who NAME")
+    pictures = [image for image in most_urgent_first(images) if image.image_sha256]
+    if not pictures:
+        raise click.ClickException("There is no picture to decide about.")
+    _say_if_cut(len(pictures), _PICTURES_OF_A_PAGE)
+    return ReviewSession(
+        pictures[:_PICTURES_OF_A_PAGE],
+        storage,
+        tables_url=tables_url(dataset),
+        reviewer=reviewer,
+        table=table or dataset.overrides,
+    )
+
+
+def _serve(session: ReviewSession, what: str, *, port: int, as_json: bool) -> None:
+    """Serve the page until Ctrl-C, and say how many decisions it recorded."""
+    from secrets import token_urlsafe
+
+    from imagepipeline_dagster.loopback import QuietServer, listen, url_of
+    from imagepipeline_dagster.moderation.review.app import review_app
+
+    token = token_urlsafe(24)
+    listening = listen(port)
+    address = f"{url_of(listening)}/{token}/"
+
+    def say_where() -> None:
+        if as_json:
+            echo_json({"url": address, "who": session.reviewer})
+        else:
+            click.echo(f"Review as {printable(session.reviewer)} at {address} (Ctrl-C ends)")
+
+    app = review_app(session, title=f"Review of {what}", token=token)
+    QuietServer(app, listening, on_ready=say_where).serve_until_stopped()
+    click.echo(f"{count_of(session.recorded, 'decision')} recorded.", err=as_json)
+
+
+def _write_sheet(
+    images: list[ModeratedImage],
+    storage: Storage,
+    file: Path,
+    *,
+    title: str,
+    who: str | None,
+    table: str | None,
+) -> None:
+    from imagepipeline_dagster.moderation.review.sheet import review_sheet
+
+    _say_if_cut(len(images), _ROWS_OF_A_SHEET)
+    reviewer = who or system_user() or "NAME"
+    shown = images[:_ROWS_OF_A_SHEET]
+    sheet = review_sheet(shown, storage, title=title, reviewer=reviewer, table=table)
+    file.write_text(sheet, encoding="utf-8")
+
+
+def _say_if_cut(number: int, most: int) -> None:
+    if number > most:
+        note = f"The first {most:,} of {number:,}: no browser shows more well."
+        click.echo(note, err=True)
 
 
 def _not_moderated(dataset: ImageDataset, prompt_set: str, storage: Storage) -> str:

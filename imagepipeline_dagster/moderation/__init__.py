@@ -8,6 +8,6 @@
 - `verdicts`: a verdict and a reason for each requested sample, and their counts.
 - `moderating`: all of it for one prompt set. `checks`: what the checks of its verdicts ask.
 - `states`: what each set's verdicts were made from. `ticks`: which are to be made anew.
-- `review`: the sheet that a person reviews a set on.
+- `review`: the sheet and the page that a person reviews pictures on.
 - `decisions`: what people decide, read and checked. `override_targets`: what it can be about.
 """

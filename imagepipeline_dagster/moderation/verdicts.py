@@ -34,11 +34,14 @@ __all__ = [
     "OVERRIDDEN",
     "VERDICT_OF",
     "Counts",
+    "Decisions",
     "Evidence",
     "ModeratedImage",
     "ModerationReason",
     "Verdict",
+    "decision_about",
     "is_classified",
+    "latest_decisions",
     "moderate",
     "summarise",
 ]
@@ -154,7 +157,9 @@ VERDICT_OF = {
 _Target = tuple[str | None, str | None, str | None]
 """SHA-256, prompt set and prompt id, as a row of decisions names them."""
 
-_Decisions = Mapping[tuple[_Target, OverrideDecision], Override]
+Decisions = Mapping[tuple[_Target, OverrideDecision], Override]
+"""The latest decision of each kind about each target."""
+
 _REFUSALS = {"reject": Verdict.REJECTED, "quarantine": Verdict.QUARANTINED}
 _NO_EVIDENCE = Evidence()
 _DEFAULT_RULES = Rules()
@@ -172,13 +177,13 @@ def moderate(
     Raises:
         ValueError: when an outcome is not one of `Outcome`.
     """
-    people = _latest_overrides(evidence.overrides)
+    people = latest_decisions(evidence.overrides)
     judged = [_judged(image, rules, evidence, people) for image in images]
     return _without_repetitions(judged, rules, evidence)
 
 
 def _judged(
-    image: GeneratedImage, rules: Rules, evidence: Evidence, people: _Decisions
+    image: GeneratedImage, rules: Rules, evidence: Evidence, people: Decisions
 ) -> ModeratedImage:
     score = evidence.scores.get(image.image_sha256 or "")
     verdict, reason = _verdict_on(image, rules, score)
@@ -192,13 +197,7 @@ def _judged(
     )
     if image.outcome != Outcome.GENERATED:
         return row  # nobody can keep what did not come
-    decisions = [
-        people[target, decision]
-        for target in _targets_of(image)
-        for decision in OverrideDecision
-        if (target, decision) in people and people[target, decision].covers(image.completed_at)
-    ]
-    latest = max(decisions, key=lambda override: override.rank, default=None)
+    latest = decision_about(image, people)
     if latest is None or latest.decision is OverrideDecision.CLEAR:
         return row
     return dataclasses.replace(
@@ -266,7 +265,19 @@ def _targets_of(image: GeneratedImage) -> Iterator[_Target]:
         yield image.image_sha256, prompt_set, None
 
 
-def _latest_overrides(overrides: Iterable[Override]) -> _Decisions:
+def decision_about(image: GeneratedImage, decisions: Decisions) -> Override | None:
+    """Return the decision that counts for a picture; None where nobody decided."""
+    about = [
+        decisions[target, decision]
+        for target in _targets_of(image)
+        for decision in OverrideDecision
+        if (target, decision) in decisions
+        and decisions[target, decision].covers(image.completed_at)
+    ]
+    return max(about, key=lambda override: override.rank, default=None)
+
+
+def latest_decisions(overrides: Iterable[Override]) -> Decisions:
     """Return the latest decision of each kind about each target."""
     return {
         ((o.image_sha256, o.prompt_set, o.prompt_id), o.decision): o

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from imagepipeline_dagster.moderation.review import review_sheet
+from imagepipeline_dagster.moderation.review.sheet import review_sheet
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.moderation.test_review import HOSTILE, ROWS, storage
 

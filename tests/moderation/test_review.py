@@ -12,7 +12,7 @@ import pytest
 from markupsafe import escape
 
 from imagepipeline_dagster.moderation.decisions import OVERRIDE_COLUMNS
-from imagepipeline_dagster.moderation.review import review_sheet
+from imagepipeline_dagster.moderation.review.sheet import review_sheet
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.previews import thumbnail
 from imagepipeline_dagster.storage.contract import thumbnail_path

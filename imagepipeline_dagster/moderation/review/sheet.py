@@ -21,13 +21,15 @@ from markupsafe import Markup
 
 from imagepipeline_dagster.markup import template
 from imagepipeline_dagster.moderation.decisions import OVERRIDE_COLUMNS
+from imagepipeline_dagster.moderation.review.samples import (
+    facts_of,
+    most_urgent_first,
+    stored_thumbnail,
+)
 from imagepipeline_dagster.moderation.verdicts import VERDICT_OF, ModeratedImage, Verdict
-from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumbnail_path
+from imagepipeline_dagster.storage.contract import Storage
 
 __all__ = ["review_sheet"]
-
-_LARGEST_THUMBNAIL = 100_000  # bytes; ours have at most a tenth of it
-_URGENCY = {Verdict.QUARANTINED: 0, Verdict.REJECTED: 1, Verdict.KEPT: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +67,9 @@ def review_sheet(
         reviewer: stands in the ready-made commands.
         table: the table of decisions, where it is not the usual one.
     """
-    ordered = sorted(images, key=lambda image: _URGENCY[Verdict(image.verdict)])
-    style = files(__package__).joinpath("review.css").read_text("utf-8")
-    return template("moderation/review.html.jinja").render(
+    styles = (files(__package__).joinpath(name) for name in ("base.css", "sheet.css"))
+    style = "".join(file.read_text("utf-8") for file in styles)
+    return template("moderation/review/sheet.html.jinja").render(
         title=title,
         style=Markup(style),  # noqa: S704 - our own
         style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
@@ -81,36 +83,21 @@ def review_sheet(
                 list(_facts(image)),
                 list(_decisions(image, reviewer, table)),
             )
-            for image in ordered
+            for image in most_urgent_first(images)
         ],
     )
 
 
 def _facts(image: ModeratedImage) -> Iterator[str]:
     yield f"{image.verdict}: {image.moderation_reason}"
-    if image.nsfw_score is not None:
-        yield f"score {image.nsfw_score:.3f}"
-    if image.duplicate_of is not None:
-        yield f"repeats {image.duplicate_of[:12]}…"
-    if image.carries_more is not None:
-        yield image.carries_more
+    yield from facts_of(image)
     if image.overridden_by is not None:
         yield f"by {image.overridden_by}: {image.override_reason}"
-    if image.error is not None:
-        yield image.error
 
 
 def _thumbnail(image: ModeratedImage, storage: Storage) -> str | None:
-    if image.image_sha256 is None:
-        return None
-    try:
-        data = storage.read(thumbnail_path(image.image_sha256))
-    except ObjectMissing:
-        return None
-    # Only what this package makes itself: whatever else lies there is not shown.
-    is_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-    shown = is_webp and len(data) <= _LARGEST_THUMBNAIL
-    return base64.b64encode(data).decode() if shown else None
+    data = stored_thumbnail(image.image_sha256, storage) if image.image_sha256 else None
+    return base64.b64encode(data).decode() if data else None
 
 
 def _decisions(image: ModeratedImage, reviewer: str, table: str | None) -> Iterator[_Decision]:

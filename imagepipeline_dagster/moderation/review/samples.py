@@ -1,0 +1,80 @@
+"""What the sheet and the page show of a set: its samples in order, their facts and thumbnails."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+
+from imagepipeline_dagster.moderation.verdicts import (
+    Decisions,
+    ModeratedImage,
+    Verdict,
+    decision_about,
+)
+from imagepipeline_dagster.rows import rows_of
+from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumbnail_path
+from imagepipeline_dagster.tables.overrides import OverrideDecision
+
+__all__ = ["facts_of", "moderated_set", "most_urgent_first", "sets_that_wait", "stored_thumbnail"]
+
+_LARGEST_THUMBNAIL = 100_000  # bytes; ours have at most a tenth of it
+_URGENCY = {Verdict.QUARANTINED: 0, Verdict.REJECTED: 1, Verdict.KEPT: 2}
+
+
+def most_urgent_first(images: Iterable[ModeratedImage]) -> list[ModeratedImage]:
+    """Return the samples with what waits for a person before the rest, and the kept last."""
+    return sorted(images, key=lambda image: _URGENCY[Verdict(image.verdict)])
+
+
+def facts_of(image: ModeratedImage) -> Iterator[str]:
+    """Yield what the evidence says beside verdict and reason."""
+    if image.nsfw_score is not None:
+        yield f"score {image.nsfw_score:.3f}"
+    if image.duplicate_of is not None:
+        yield f"repeats {image.duplicate_of[:12]}…"
+    if image.carries_more is not None:
+        yield image.carries_more
+    if image.error is not None:
+        yield image.error
+
+
+def stored_thumbnail(sha256: str, storage: Storage) -> bytes | None:
+    """Return a picture's thumbnail as WebP; None where there is none.
+
+    Only what this package makes itself: whatever else lies there is not shown.
+    """
+    try:
+        data = storage.read(thumbnail_path(sha256))
+    except ObjectMissing:
+        return None
+    is_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+    return data if is_webp and len(data) <= _LARGEST_THUMBNAIL else None
+
+
+def moderated_set(storage: Storage, path: str) -> list[ModeratedImage]:
+    """Return the samples of a set with their verdicts, as they are stored at `path`.
+
+    Raises:
+        ObjectMissing: the set was not moderated yet.
+    """
+    import pandas as pd
+
+    stored = io.BytesIO(storage.read(path))
+    return rows_of(pd.read_parquet(stored, dtype_backend="numpy_nullable"), ModeratedImage)
+
+
+def sets_that_wait(
+    storage: Storage, folder: str, decisions: Decisions
+) -> Iterator[list[ModeratedImage]]:
+    """Yield the sets below a folder with a picture that nobody decided about, one after another."""
+    for path in storage.list(folder):
+        images = moderated_set(storage, path)
+        if any(_waits(image, decisions) for image in images):
+            yield images
+
+
+def _waits(image: ModeratedImage, decisions: Decisions) -> bool:
+    if image.image_sha256 is None or image.verdict != Verdict.QUARANTINED:
+        return False
+    decided = decision_about(image, decisions)
+    return decided is None or decided.decision is OverrideDecision.CLEAR

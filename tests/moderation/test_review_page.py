@@ -1,0 +1,247 @@
+"""The review page over HTTP, on a real storage and real tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.moderation.moderating import moderate_set
+from imagepipeline_dagster.moderation.policy import ModerationPolicy
+from imagepipeline_dagster.moderation.review.app import review_app
+from imagepipeline_dagster.moderation.review.samples import sets_that_wait
+from imagepipeline_dagster.moderation.review.session import ReviewSession
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage, latest_decisions
+from imagepipeline_dagster.storage.contract import image_path
+from imagepipeline_dagster.storage.folder import LocalFolder
+from imagepipeline_dagster.tables.creating import create_tables
+from imagepipeline_dagster.tables.overrides import (
+    Override,
+    OverrideDecision,
+    read_overrides,
+    record_overrides,
+)
+from tests.frames import frame_of
+from tests.moderation.test_review import HOSTILE, ROWS, row, storage
+from tests.moderation.test_truth_table import NOON
+
+__all__ = ["storage"]  # a fixture that the tests below use
+
+KEPT, REJECTED, WAITING = ("a" * 64, "b" * 64, "c" * 64)
+TOKEN = "not-to-be-guessed"
+ORIGIN = "http://127.0.0.1:8123"
+
+
+@pytest.fixture
+def tables_url(tmp_path: Path) -> str:
+    """Empty tables."""
+    url = f"sqlite:///{tmp_path / 'tables.db'}"
+    create_tables(url)
+    return url
+
+
+@pytest.fixture
+def page(storage: LocalFolder, tables_url: str) -> TestClient:
+    """A client of the page, as its own script asks."""
+    for sha256 in (KEPT, REJECTED, WAITING):
+        storage.write(image_path(sha256, "PNG"), b"bytes of " + sha256.encode())
+    session = ReviewSession(ROWS, storage, tables_url=tables_url, reviewer=HOSTILE[1])
+    app = review_app(session, title=HOSTILE[0], token=TOKEN)
+    return TestClient(app, base_url=f"{ORIGIN}/{TOKEN}/", headers={"origin": ORIGIN})
+
+
+def decide(page: TestClient, decision: str, sha256: str = WAITING, **more: Any) -> Any:  # noqa: ANN401
+    """Send a decision as the page does."""
+    asked = {"decision": decision, "prompt_set": "spring", "image_sha256": sha256, **more}
+    return page.post("decisions", json=asked)
+
+
+def recorded(url: str) -> list[tuple[str, str | None, str | None, str]]:
+    """Return each decision in the table, with what it is about and why."""
+    return [(o.decision, o.prompt_set, o.image_sha256, o.reason) for o in read_overrides(url)]
+
+
+def test_a_decision_is_a_row_at_once(page: TestClient, tables_url: str) -> None:
+    """Each decision names picture, set, reviewer and reason, and the page is told the verdict."""
+    answer = decide(page, "keep", reason=" a statue ").json()
+    assert (answer["verdict"], answer["decision"], answer["recorded"]) == ("kept", "keep", 1)
+    assert recorded(tables_url) == [("keep", "spring", WAITING, "a statue")]
+    assert decide(page, "reject", KEPT).json()["verdict"] == "rejected"
+    assert recorded(tables_url)[1] == ("reject", "spring", KEPT, "looked at it")
+    assert {o.reviewer for o in read_overrides(tables_url)} == {HOSTILE[1]}
+    by_picture = {s["decided"]["image_sha256"]: s["decided"] for s in page.get("samples").json()}
+    assert {key[0]: (d["verdict"], d["why"]) for key, d in by_picture.items()} == {
+        "a": ("rejected", "looked at it"),
+        "b": ("rejected", None),
+        "c": ("kept", "a statue"),
+    }
+
+
+def test_undo_brings_back_what_stood_before(page: TestClient, tables_url: str) -> None:
+    """Each undo takes back one decision: the former one stands again, or nobody's at all."""
+    for decision in ("keep", "reject"):
+        decide(page, decision)
+    undone = [page.post("decisions", json={"decision": "undo"}) for _ in range(3)]
+    assert [answer.status_code for answer in undone] == [200, 200, 409]
+    assert [undone[0].json()["verdict"], undone[1].json()["verdict"]] == ["kept", "quarantined"]
+    assert undone[1].json()["recorded"] == 0
+    assert "Nothing was decided" in undone[2].json()["error"]
+    assert [row[0] for row in recorded(tables_url)] == ["keep", "reject", "keep", "clear"]
+
+
+def test_undo_leaves_anothers_later_decision_alone(page: TestClient, tables_url: str) -> None:
+    """What somebody else decided since then stands."""
+    decide(page, "keep")
+    theirs = dataclasses.replace(
+        read_overrides(tables_url)[0], decision=OverrideDecision.REJECT, reviewer="ben"
+    )
+    record_overrides(tables_url, [theirs])
+    refused = page.post("decisions", json={"decision": "undo"})
+    assert (refused.status_code, len(recorded(tables_url))) == (409, 2)
+    assert "Somebody has decided anew" in refused.json()["error"]
+
+
+def test_the_next_moderation_applies_what_was_decided(
+    page: TestClient, storage: LocalFolder, tables_url: str, tmp_path: Path
+) -> None:
+    """Decisions and undone ones give the verdicts that the page showed."""
+    decide(page, "keep")
+    decide(page, "reject", KEPT)
+    decide(page, "keep", REJECTED)
+    page.post("decisions", json={"decision": "undo"})
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    moderated = moderate_set(
+        ROWS[:3],
+        prompt_set="spring",
+        dataset="image_dataset",
+        policy=ModerationPolicy(),
+        overrides=read_overrides(tables_url),
+        ledger=ledger,
+        storage=storage,
+    )
+    ledger.close()
+    told = [(image.verdict, image.overridden_by) for image in moderated.images]
+    assert told == [("rejected", HOSTILE[1]), ("quarantined", None), ("kept", HOSTILE[1])]
+
+
+@pytest.mark.parametrize(
+    ("url", "headers"),
+    [
+        (f"{ORIGIN}/another-token/samples", {}),
+        (f"{ORIGIN}/", {}),
+        (f"{ORIGIN}/{TOKEN}/samples", {"host": "rebound.example:8123"}),
+        (f"{ORIGIN}/{TOKEN}/samples", {"host": "127.0.0.1:9999"}),
+        (f"{ORIGIN}/{TOKEN}/samples", {"origin": "https://elsewhere.example"}),
+        (f"{ORIGIN}/{TOKEN}/samples", {"origin": "null"}),
+        (f"{ORIGIN}/{TOKEN}/samples", {"origin": "http://127.0.0.1:9999"}),
+        (f"{ORIGIN}/{TOKEN}/decisions", {"origin": "https://elsewhere.example"}),
+        (f"{ORIGIN}/{TOKEN}/decisions", {"origin": "null"}),
+        (f"{ORIGIN}/{TOKEN}/decisions", {"origin": None}),
+        (f"{ORIGIN}/{TOKEN}/decisions", {"host": "rebound.example:8123"}),
+        (f"{ORIGIN}/{TOKEN}x/decisions", {}),
+    ],
+)
+def test_other_pages_are_refused(
+    page: TestClient, tables_url: str, url: str, headers: dict[str, str | None]
+) -> None:
+    """Without the secret, under a foreign name or from another origin nothing is told or done."""
+    for name, value in headers.items():
+        page.headers.pop(name, None)
+        if value is not None:
+            page.headers[name] = value
+    if url.endswith("decisions"):
+        asked = {"decision": "keep", "prompt_set": "spring", "image_sha256": WAITING}
+        answer = page.post(url, json=asked)
+    else:
+        answer = page.get(url)
+    assert (answer.status_code, recorded(tables_url)) == (403, [])
+    assert "spring" not in answer.text
+
+
+def test_only_pictures_of_the_sets_are_served(page: TestClient, storage: LocalFolder) -> None:
+    """A picture is looked up by its SHA-256 among the page's own, and is a picture alone."""
+    storage.write(image_path("d" * 64, "PNG"), b"of another set")
+    served = page.get(f"pictures/{KEPT}")
+    assert served.content == b"bytes of " + KEPT.encode()
+    assert served.headers["content-type"] == "image/png"
+    assert page.get(f"thumbnails/{KEPT}").headers["content-type"] == "image/webp"
+    for path in (
+        *(f"pictures/{'d' * 64}", f"thumbnails/{WAITING}", f"pictures/{KEPT}.png"),
+        *("pictures/..%2F..%2Ftables.db", "thumbnails/..%2F..%2Fledger.db", "session.py"),
+    ):
+        assert page.get(path).status_code == 404, path
+
+
+def test_what_is_no_decision_is_refused(page: TestClient, tables_url: str) -> None:
+    """Other words, pictures, methods and sizes change nothing, and nothing is repeated of them."""
+    for answer, status in (
+        (decide(page, "clear"), 400),
+        (decide(page, "keep", more=1), 400),
+        (decide(page, "keep", "e" * 64), 409),
+        (decide(page, "keep", reason="x" * 501), 400),
+        (decide(page, "keep", reason="x" * 20_000), 413),
+        (page.post("decisions", content=b"\xff"), 400),
+        (page.put("decisions"), 405),
+        (page.post("samples"), 405),
+        (page.delete("decisions"), 405),
+    ):
+        assert answer.status_code == status
+        assert "xxx" not in answer.text
+    assert recorded(tables_url) == []
+
+
+def test_no_text_becomes_markup_and_no_script_runs_but_its_own(page: TestClient) -> None:
+    """The page has no text of the tables but title and reviewer, and its policy binds it."""
+    answer = page.get(".")
+    assert "<script>window" not in answer.text
+    assert "&lt;script&gt;window.ran" in answer.text
+    assert answer.text.count("<script") == 1
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    samples = page.get("samples")
+    assert samples.headers["content-type"] == "application/json"
+    for each in (answer, samples, page.get("page.js"), page.get("no/such/thing")):
+        assert each.headers["x-content-type-options"] == "nosniff"
+        assert each.headers["cache-control"] == "no-store"
+        assert each.headers["cross-origin-resource-policy"] == "same-origin"
+    assert "\u202e" not in samples.text
+
+
+def test_the_sets_that_wait_are_those_with_an_open_picture(
+    storage: LocalFolder, tables_url: str, tmp_path: Path
+) -> None:
+    """A set is left out when nothing waits in it, or people decided about all that does."""
+    table = tmp_path / "table.parquet"
+
+    def store(name: str, *images: ModeratedImage) -> None:
+        rows = [dataclasses.replace(image, prompt_set=name) for image in images]
+        frame_of(rows, ModeratedImage).to_parquet(table)
+        storage.write(f"moderated_images/{name}.parquet", table.read_bytes())
+
+    store("decided", row("quarantined", "unchecked", WAITING))
+    store("done", ROWS[0], row("quarantined", "pending", None))
+    store("open", *ROWS)
+
+    def waiting() -> list[str]:
+        decisions = latest_decisions(read_overrides(tables_url))
+        found = sets_that_wait(storage, "moderated_images", decisions)
+        return [images[0].prompt_set for images in found]
+
+    assert waiting() == ["decided", "open"]
+    ours = Override(
+        decision=OverrideDecision.QUARANTINE,
+        reviewer="ana",
+        reason="unsure",
+        decided_at=NOON,
+        prompt_set="decided",
+        image_sha256=WAITING,
+    )
+    record_overrides(tables_url, [ours])
+    assert waiting() == ["open"]
+    record_overrides(tables_url, [dataclasses.replace(ours, decision=OverrideDecision.CLEAR)])
+    assert waiting() == ["decided", "open"]
