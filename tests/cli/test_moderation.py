@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from click.testing import CliRunner, Result
 
@@ -144,6 +149,9 @@ def test_a_file_of_decisions_is_taken_whole_or_not_at_all(shop: Shop) -> None:
         (("override", "keep", "--image", SHA256, "--force"), "needs a reason"),
         (("override", "keep", "--prompt-set", "spring", "--reason", "y"), "about a prompt"),
         (("review", "spring"), "was not moderated yet"),
+        (("review",), "--serve"),
+        (("review", "--serve"), "no picture to decide about"),
+        (("review", "--serve", "--output", "x.html"), "without --serve"),
     ],
 )
 @pytest.mark.usefixtures("tables_url")
@@ -179,6 +187,36 @@ def test_the_sheet_of_a_set_is_written(tmp_path: Path) -> None:
 
     asked = run("review", "50 % off", "--prefix", "shoes").output
     assert asked.startswith("Error: Prompt set '50 % off' was not moderated yet. Did you mean '50%")
+
+
+def test_the_page_is_served_until_interrupted(tables_url: str, tmp_path: Path) -> None:
+    """The address that is printed leads to the sets that wait; Ctrl-C tells what was recorded."""
+    table = tmp_path / "stored.parquet"
+    frame_of(ROWS, ModeratedImage).to_parquet(table)
+    storage = LocalFolder(tmp_path / "data")
+    storage.write("shoes/moderated_images/spring.parquet", table.read_bytes())
+    command = [sys.executable, "-m", "imagepipeline_dagster.cli", "review", "--serve", "--json"]
+    with subprocess.Popen(  # noqa: S603 - our own
+        [*command, "--prefix", "shoes", "--who", "ana"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as serving:
+        assert serving.stdout is not None
+        facts = json.loads("".join(iter(serving.stdout.readline, "}\n")) + "}")
+        url, origin = facts["url"], facts["url"].rsplit("/", 2)[0]
+        (waiting,) = (
+            sample["decided"]
+            for sample in httpx.get(f"{url}samples").raise_for_status().json()
+            if sample["decided"]["verdict"] == "quarantined"
+        )
+        asked = {"decision": "keep"} | {n: waiting[n] for n in ("prompt_set", "image_sha256")}
+        httpx.post(f"{url}decisions", json=asked, headers={"origin": origin}).raise_for_status()
+        serving.send_signal(signal.SIGINT)
+        _, said = serving.communicate(timeout=20)
+    assert (serving.returncode, said) == (0, "1 decision recorded.\n")
+    [decided] = read_overrides(tables_url)
+    assert (decided.decision, decided.reviewer, decided.prompt_set) == ("keep", "ana", "spring")
 
 
 def test_a_set_without_verdicts_is_told_what_to_do(shop: Shop) -> None:
