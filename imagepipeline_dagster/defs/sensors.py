@@ -47,6 +47,10 @@ def build_sensors(
             return dg.SkipReason("no row changed")
         if tick.unassigned:
             context.log.warning("%d rows of the prompts table name no prompt_set", tick.unassigned)
+        if tick.misleading:
+            context.log.warning(
+                "%s: newer rows are noticed by the audit, and not by a tick", tick.misleading
+            )
         if tick.in_use:
             context.log.info(
                 "%d prompt sets left the table; their partitions go once no run and no backfill "

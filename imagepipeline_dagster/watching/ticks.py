@@ -17,7 +17,7 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
 from imagepipeline_dagster.tables.fingerprints import SetFingerprint, fingerprint_embeddings
 from imagepipeline_dagster.tables.reading import SourceTables
-from imagepipeline_dagster.tables.summaries import count_unassigned, newest_time
+from imagepipeline_dagster.tables.summaries import count_unassigned, misleading_time, newest_time
 from imagepipeline_dagster.watching.batches import batch_sizes
 from imagepipeline_dagster.watching.contents import SetContents
 from imagepipeline_dagster.watching.looking import (
@@ -116,6 +116,8 @@ class PromptsTick:
         reported: the sets whose rows say what Dagster was not told yet.
         rows: how many rows the table has, as last counted.
         unassigned: how many rows name no prompt set; 0 where nobody looked.
+        misleading: which row's time hides newer ones from the ticks, and why; None as well where
+            nobody looked, and where the table is so small that each tick compares it whole.
         cursor: what the next tick has to know.
     """
 
@@ -126,6 +128,7 @@ class PromptsTick:
     reported: list[SetFingerprint]
     rows: int
     unassigned: int
+    misleading: str | None
     cursor: str
 
     @property
@@ -173,6 +176,9 @@ def watch_prompts(watched: WatchedDataset, cursor: str | None) -> PromptsTick | 
                 tick=watch.tick,
                 there=(present | set(changes.added)) - set(changes.removed),
                 unassigned=count_unassigned(prompts) if seen.all_sets else 0,
+                misleading=misleading_time(prompts, now=dt.datetime.fromtimestamp(now, dt.UTC))
+                if seen.all_sets and seen.watch.rows > watched.tiers.small_table_rows
+                else None,
             )
 
 
@@ -186,6 +192,7 @@ def _prompts_tick(
     tick: str,
     there: Set[str],
     unassigned: int,
+    misleading: str | None,
 ) -> PromptsTick:
     """Ask for what is wanted of the sets that are there; a repeated tick asks for the same."""
     _close_first_tick(states, "prompts", tick)
@@ -212,6 +219,7 @@ def _prompts_tick(
         reported=reported,
         rows=seen.watch.rows,
         unassigned=unassigned,
+        misleading=misleading,
         cursor=dataclasses.replace(seen.watch, tick=new_tick(), waiting=is_left).text(),
     )
 

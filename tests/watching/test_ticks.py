@@ -243,3 +243,21 @@ def test_a_large_backlog_is_put_together_into_runs(daemon: Daemon) -> None:
 def test_batches_are_planned_by_size(rows: list[int], sizes: list[int]) -> None:
     """A run has few large sets or many small ones, and a tick so many runs at most."""
     assert batch_sizes(rows, max_runs=2, sets_per_run=3) == sizes
+
+
+def test_a_time_that_hides_others_is_told_at_each_audit(daemon: Daemon) -> None:
+    """A row dated ahead hides newer rows from the ticks: each audit names it until it is mended."""
+    daemon.add("a", "b")
+    daemon.sql("UPDATE prompts SET updated_at = '2099-01-01 00:00:00' WHERE prompt_set = 'b'")
+    first, between, audit = daemon.tick(), daemon.tick(after=5), daemon.tick(after=100)
+    assert first is not None
+    assert audit is not None
+    assert first.misleading == audit.misleading
+    assert "updated_at of 'b' / '1' is '2099-01-01 00:00:00', in the future" in str(
+        audit.misleading
+    )
+    assert between is None or between.misleading is None
+    daemon.sql("UPDATE prompts SET updated_at = '2026-05-01 12:00:00' WHERE prompt_set = 'b'")
+    mended = daemon.tick(after=100)
+    assert mended is not None
+    assert mended.misleading is None
