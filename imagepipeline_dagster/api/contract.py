@@ -53,7 +53,7 @@ class Range(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        return f"{self.low:g} to {self.high:g}"
+        return f"{self.low} to {self.high}"
 
 
 RANGES: dict[str, Range] = {

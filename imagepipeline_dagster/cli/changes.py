@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imagepipeline_dagster.cli.configured import configured_ledger, configured_tables, resources_of
+from imagepipeline_dagster.cli.configured import configured_ledger, resources_of
 from imagepipeline_dagster.cli.plan import to_buy_text
 from imagepipeline_dagster.cli.refusals import show_refusals
 from imagepipeline_dagster.cli.terminal import counts_table, printable, shown_number
@@ -16,11 +16,19 @@ from imagepipeline_dagster.cli.terminal import counts_table, printable, shown_nu
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.planning.forecast import Forecast
+    from imagepipeline_dagster.tables.reading import SourceTables
     from imagepipeline_dagster.tables.transfer.changes import Changes, RowChange, RowCounts
     from imagepipeline_dagster.tables.transfer.merge import Merge
     from imagepipeline_dagster.tables.transfer.progress import OnProgress
 
-__all__ = ["dry_run_facts", "forecast_after", "show_changes", "show_cost", "show_reading"]
+__all__ = [
+    "dry_run_facts",
+    "forecast_after",
+    "show_changes",
+    "show_cost",
+    "show_first_rows",
+    "show_reading",
+]
 
 _KINDS = ("inserted", "updated", "unchanged", "deleted")
 _SETS = 20
@@ -64,17 +72,22 @@ def _short(value: object) -> str:
 
 
 def forecast_after(
-    dataset: ImageDataset, merge: Merge, changes: Changes, *, on_progress: OnProgress
+    dataset: ImageDataset,
+    merge: Merge,
+    changes: Changes,
+    tables: SourceTables,
+    *,
+    on_progress: OnProgress,
 ) -> Forecast:
-    """Return what a purchase of the prompt sets concerned would buy after an import."""
+    """Return what a purchase of the prompt sets concerned would buy after an import.
+
+    `tables` are as they are.
+    """
     from imagepipeline_dagster.defs.plans import forecast
     from imagepipeline_dagster.tables.transfer.progress import counted
 
     origin = resources_of(dataset)["imagepipeline"].origin
-    with (
-        configured_tables(dataset) as tables,
-        configured_ledger(dataset, create=False) as ledger,
-    ):
+    with configured_ledger(dataset, create=False) as ledger:
         sets = merge.sets_after(tables, changes)
         embeddings = merge.embeddings_after(tables)
         return forecast(counted(sets, on_progress), embeddings, dataset, ledger, origin=origin)
@@ -115,13 +128,17 @@ def show_cost(dataset: ImageDataset, planned: Forecast) -> None:
     click.echo("Nothing was changed.")
 
 
-def show_reading(merge: Merge) -> None:
-    """Print how a file was read: its first rows as they would be, what was guessed, what not."""
-    incoming = merge.incoming
+def show_first_rows(merge: Merge) -> None:
+    """Print the first rows of a file as they would be."""
     click.echo("First rows:")
     for row in merge.first_rows(_FIRST_ROWS):
         fields = (f"{name}={_short(value)}" for name, value in row.items() if value is not None)
         click.echo(f"  {', '.join(fields)}")
+
+
+def show_reading(merge: Merge) -> None:
+    """Print how a file was read: what was guessed, ignored, and read otherwise than it stands."""
+    incoming = merge.incoming
     for name, header in incoming.guessed.items():
         click.echo(f"Guessed: {name} from the header {printable(repr(header))}")
     if incoming.ignored_columns:

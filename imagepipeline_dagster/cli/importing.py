@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,14 +17,13 @@ from imagepipeline_dagster.cli.changes import (
     forecast_after,
     show_changes,
     show_cost,
+    show_first_rows,
     show_reading,
 )
 from imagepipeline_dagster.cli.configured import (
     changed_dataset,
-    configured_tables,
     dataset_option,
     resources_of,
-    tables_url,
 )
 from imagepipeline_dagster.cli.plan import price_option
 from imagepipeline_dagster.cli.progress import ShownProgress
@@ -195,7 +195,7 @@ def _import(
     yes: bool = False,
     **written: Any,  # noqa: ANN401 - see _options
 ) -> None:
-    from imagepipeline_dagster.tables.schema import PromptRow
+    from imagepipeline_dagster.tables.reading import SourceTables
     from imagepipeline_dagster.tables.transfer.merge import merge_of_file
     from imagepipeline_dagster.tables.transfer.refusals import RefusedRows
 
@@ -205,10 +205,11 @@ def _import(
         plain_errors(),
         closing(ShownProgress()) as on_progress,
         RefusedRows(report) as refused,
+        _url_of_tables(dataset, dry_run=dry_run) as url,
     ):
         try:
             merge = merge_of_file(
-                tables_url(dataset),
+                url,
                 mapping,
                 file,
                 row_type,
@@ -221,27 +222,35 @@ def _import(
             if refused.count:
                 click.echo(f"Refused: {count_of(refused.count, 'row')}, in {report}", err=True)
         with closing(merge):
-            if dry_run:
-                _dry_run(dataset, merge, on_progress=on_progress, as_json=as_json)
-                return
-            _make_default_tables(dataset)
-            asks = replace_set and not yes
-            done = _agreed_on(merge, quiet=as_json) if asks else merge.carry_out()
-            if row_type is PromptRow:
-                refusals = _refusals(dataset, merge, refused)
-                _echo_report(done, "prompts", merge, refusals, as_json=as_json)
-            else:
-                _echo_report(done, "embeddings", None, None, as_json=as_json)
+            if not dry_run:
+                _make_default_tables(dataset)
+            with SourceTables(
+                url, prompts=dataset.prompts, embeddings=dataset.embeddings
+            ) as tables:
+                if dry_run:
+                    _dry_run(dataset, merge, tables, on_progress=on_progress, as_json=as_json)
+                    _refusals(dataset, merge, tables, refused)
+                    return
+                asks = replace_set and not yes
+                done = _agreed_on(merge, quiet=as_json) if asks else merge.carry_out()
+                refusals = _refusals(dataset, merge, tables, refused)
+                _echo_report(done, merge, refusals, as_json=as_json)
 
 
 def _dry_run(
-    dataset: ImageDataset, merge: Merge, *, on_progress: ShownProgress, as_json: bool
+    dataset: ImageDataset,
+    merge: Merge,
+    tables: SourceTables,
+    *,
+    on_progress: ShownProgress,
+    as_json: bool,
 ) -> None:
     changes = merge.changes()
     if not as_json:
+        show_first_rows(merge)
         show_reading(merge)
         show_changes(changes)
-    planned = forecast_after(dataset, merge, changes, on_progress=on_progress)
+    planned = forecast_after(dataset, merge, changes, tables, on_progress=on_progress)
     if as_json:
         echo_json(dry_run_facts(dataset, merge, changes, planned))
     else:
@@ -282,45 +291,40 @@ def _options(
     )
 
 
-def _refusals(dataset: ImageDataset, merge: Merge, report: RefusedRows) -> list[Refusal] | None:
-    """Return which imported rows would be refused before paying; None where they are too many."""
+def _refusals(
+    dataset: ImageDataset, merge: Merge, tables: SourceTables, report: RefusedRows
+) -> list[Refusal] | None:
+    """Return which prompts of a file are refused before paying once they are in the table.
+
+    They are written to the report. None where they are too many to look at, or no prompts.
+    """
     from imagepipeline_dagster.planning.forecast import Refusal
     from imagepipeline_dagster.planning.prompts import validated_prompts
+    from imagepipeline_dagster.tables.schema import key_columns
     from imagepipeline_dagster.tables.transfer.file_rows import FileRow
 
-    if len(merge) > _JUDGED_ROWS:
+    if not merge.is_of_prompts or len(merge) > _JUDGED_ROWS:
         return None
     refusals: list[Refusal] = []
-    with configured_tables(dataset) as tables:
-        embeddings = _embeddings_of(tables)
-        _, names = merge.prompt_sets(at_most=_JUDGED_ROWS)
-        for name in names:
-            rows = tables.prompts(name)
-            judged = validated_prompts(
-                rows,
-                embeddings,
-                defaults=dataset.defaults,
-                refuses_syntax=dataset.refuse_prompt_syntax,
-            )
-            for row, prompt in zip(rows, judged, strict=True):
-                if prompt.valid or not merge.brings(name, row.prompt_id):
-                    continue
-                problems = prompt.problems or ""
-                refusals.append(Refusal(name, row.prompt_id, problems))
-                values = {column: getattr(row, column) for column in merge.incoming.columns}
-                place = f"{name} / {row.prompt_id}"
-                report.add(tuple(values), FileRow(place, values), [problems])
+    embeddings = merge.embeddings_after(tables)
+    # A mended row has to find the one that it mends.
+    columns = tuple(dict.fromkeys((*key_columns(merge.incoming.row_type), *merge.incoming.columns)))
+    for name in merge.prompt_sets(at_most=_JUDGED_ROWS)[1]:
+        rows = merge.prompts_after(name, tables.prompts(name))
+        judged = validated_prompts(
+            rows,
+            embeddings,
+            defaults=dataset.defaults,
+            refuses_syntax=dataset.refuse_prompt_syntax,
+        )
+        for row, prompt in zip(rows, judged, strict=True):
+            if prompt.valid or not merge.brings(name, row.prompt_id):
+                continue
+            problems = prompt.problems or ""
+            refusals.append(Refusal(name, row.prompt_id, problems))
+            values = {column: getattr(row, column) for column in columns}
+            report.add(columns, FileRow(f"{name} / {row.prompt_id}", values), [problems])
     return refusals
-
-
-def _embeddings_of(tables: SourceTables) -> Mapping[str, EmbeddingRow]:
-    """Return the embeddings; none where there is no such table yet."""
-    from imagepipeline_dagster.tables.errors import TableMissing
-
-    try:
-        return tables.embeddings()
-    except TableMissing:
-        return {}
 
 
 def _agreed_on(merge: Merge, *, quiet: bool) -> ImportReport:
@@ -332,6 +336,23 @@ def _agreed_on(merge: Merge, *, quiet: bool) -> ImportReport:
             show_changes(changes)
         agree(f"Delete {count_of(deleted, 'row')}, and write the others?", yes=False)
     return merge.carry_out(at_most_deleted=deleted)
+
+
+@contextmanager
+def _url_of_tables(dataset: ImageDataset, *, dry_run: bool) -> Iterator[str]:
+    """Give the URL of the tables; a dry run sees empty ones where an import would make them."""
+    from imagepipeline_dagster.databases import parsed_url
+    from imagepipeline_dagster.tables.creating import create_tables
+
+    tables = resources_of(dataset)["tables"]
+    file = parsed_url(tables.url).database
+    if not dry_run or not tables.create_samples or (file and Path(file).exists()):
+        yield tables.url
+        return
+    with TemporaryDirectory() as folder:
+        empty = f"sqlite:///{folder}/tables.db"
+        create_tables(empty)
+        yield empty
 
 
 def _make_default_tables(dataset: ImageDataset) -> None:
@@ -359,18 +380,18 @@ def _pairs(mapped: tuple[str, ...]) -> dict[str, str]:
 
 
 def _echo_report(
-    report: ImportReport,
-    table: str,
-    prompts: Merge | None,
-    refusals: Sequence[Refusal] | None,
-    *,
-    as_json: bool,
+    report: ImportReport, merge: Merge, refusals: Sequence[Refusal] | None, *, as_json: bool
 ) -> None:
-    """Print what was imported; `prompts` is the import of a prompts table."""
+    """Print what was imported; the refusals are None where nobody looked."""
+    table = "prompts" if merge.is_of_prompts else "embeddings"
     if as_json:
-        facts = {"table": table, **dataclasses.asdict(report)}
-        if prompts is not None:
-            count, _ = prompts.prompt_sets(at_most=0)
+        facts = {
+            "table": table,
+            **dataclasses.asdict(report),
+            "guessed": dict(merge.incoming.guessed),
+        }
+        if merge.is_of_prompts:
+            count, _ = merge.prompt_sets(at_most=0)
             named = None if refusals is None else [dataclasses.asdict(one) for one in refusals]
             facts |= {"prompt_sets": count, "refusals": named}
         echo_json(facts)
@@ -380,15 +401,12 @@ def _echo_report(
         f"{report.unchanged:,} unchanged"
         + (f", {report.deleted:,} deleted" if report.deleted else "")
         + (f", {report.duplicates:,} repeated in the file" if report.duplicates else "")
-        + (_sets_text(prompts) if prompts is not None else "")
+        + (_sets_text(merge) if merge.is_of_prompts else "")
     )
-    if report.ignored_columns:
-        click.echo(f"Ignored columns: {printable(', '.join(report.ignored_columns))}")
-    for note in report.notes:
-        click.echo(f"Note: {printable(note)}")
+    show_reading(merge)
     if refusals is not None:
         show_refusals(refusals, len(refusals))
-    elif prompts is not None:
+    elif merge.is_of_prompts:
         click.echo("Rows that would be refused before paying: `imagepipeline-dagster plan` says.")
 
 

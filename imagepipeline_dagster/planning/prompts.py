@@ -311,7 +311,8 @@ def _unknown_embedding(embedding_id: str, embeddings: Mapping[str, EmbeddingRow]
     several = [part for part in re.split(r"[\s,;|]+", embedding_id) if part in embeddings]
     if len(several) > 1:
         return f"{embedding_id!r} names {len(several)} embeddings, and a call takes one"
-    alike = [known for known in embeddings if look_alike(known) == look_alike(embedding_id)]
+    written = look_alike(embedding_id).replace(" ", "")
+    alike = [known for known in embeddings if look_alike(known).replace(" ", "") == written]
     if alike:
         return f"{embedding_id!r} differs from {alike[0]!r} in case, blanks or signs"
     return f"{embedding_id!r} is not in the embeddings table"

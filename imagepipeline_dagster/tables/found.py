@@ -89,6 +89,8 @@ def find_table(
     """
     inspector = sa.inspect(connection)
     kind = _kind(row_type)
+    if not _has_schema(inspector, mapping):
+        raise TableMissing(_without_schema(inspector, mapping))
     if not inspector.has_table(mapping.name, schema=mapping.database_schema):
         raise TableMissing(_without_table(inspector, mapping, kind))
     with warnings.catch_warnings():
@@ -131,14 +133,26 @@ def _without_table(inspector: sa.Inspector, mapping: TableMapping, kind: str) ->
     except (sa.exc.NoSuchTableError, NotImplementedError):  # a dialect that lists no views
         names = []
     if mapping.database_schema and not names:
-        hint = did_you_mean(mapping.database_schema, inspector.get_schema_names())
-        return f"There is no schema {mapping.database_schema!r} with tables in it.{hint}"
+        return _without_schema(inspector, mapping)
     where = f"schema {mapping.database_schema!r}" if mapping.database_schema else "the database"
     there = f"has: {_listed(names)}" if names else "has no tables"
     return (
         f"There is no {kind} table {mapping.table!r}; {where} {there}. Name your own table in the "
         'mapping (TableMapping("schema.table", …)), or make one: `imagepipeline-dagster init`.'
     )
+
+
+def _has_schema(inspector: sa.Inspector, mapping: TableMapping) -> bool:
+    # Elsewhere a schema may be hidden and its tables not; SQLite fails on one that is not attached.
+    is_sqlite = inspector.dialect.name == "sqlite"
+    schema = mapping.database_schema
+    return not (is_sqlite and schema) or schema in inspector.get_schema_names()
+
+
+def _without_schema(inspector: sa.Inspector, mapping: TableMapping) -> str:
+    schema = mapping.database_schema or ""
+    hint = did_you_mean(schema, inspector.get_schema_names())
+    return f"There is no schema {schema!r} with tables in it.{hint}"
 
 
 def _listed(names: Any) -> str:  # noqa: ANN401 - any iterable of names

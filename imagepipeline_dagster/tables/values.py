@@ -197,15 +197,23 @@ def words_text(words: tuple[str, ...]) -> str:
 _QUOTED = re.compile(r"'((?:[^'\\]|\\.)*)'|\"((?:[^\"\\]|\\.)*)\"")
 
 
+_CALLED = re.compile(r"(?:array|list|set|tuple)\(([\[({].*[])}])(?:,\s*dtype=[^)]*)?\)", re.DOTALL)
+
+
 def _in_brackets(text: str) -> bool:
-    return text[:1] + text[-1:] in ("[]", "{}")
+    # Parentheses are signs of a prompt, too, where no quoted word stands in them.
+    return text[:1] + text[-1:] in ("[]", "{}") or (
+        text[-1:] == ")" and text.startswith(("('", '("'))
+    )
 
 
 def _list_in(raw: str) -> list[object] | None:
     text = raw.strip()
+    if called := _CALLED.fullmatch(text):
+        text = called[1]
     if not _in_brackets(text):
         return None
-    if text.startswith("{"):  # as PostgreSQL writes arrays
+    if text.startswith("{") and not text.startswith("{'"):  # as PostgreSQL writes arrays
         fields = next(csv.reader([text[1:-1]], escapechar="\\"), [])
         return list[object](fields)
     try:
@@ -239,5 +247,5 @@ _SHOWN_VALUE = 60  # characters
 
 def shown(value: object) -> str:
     """Return a value as a message shows it: quoted where it is text, and cut where it is long."""
-    text = repr(value)
+    text = str(value) if isinstance(value, Decimal) else repr(value)
     return text if len(text) <= _SHOWN_VALUE else f"{text[:_SHOWN_VALUE]}…"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import io
 import json
 from contextlib import closing
@@ -28,8 +29,6 @@ def write(file: Path) -> None:
         case ".parquet":
             pq.write_table(pa.Table.from_pylist(ROWS), file)
         case suffix:
-            import csv
-
             with file.open("w", newline="") as opened:
                 writer = csv.DictWriter(
                     opened, list(ROWS[0]), delimiter="\t" if suffix == ".tsv" else ","
@@ -269,3 +268,89 @@ def test_a_terminal_gets_a_bar() -> None:
         for rows in (2_000, 4_000, 4_500):
             on_progress(RowProgress("written", rows, 4_500))
     assert "written 4,500 rows" in shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reported"),
+    [
+        (
+            "a.csv",
+            "prompt_set,prompt,seed,mine\nb,,1,x\nb,ok,7,y\nb,p\nb,p,1,z,more\n",
+            [["b", "", "1", "x"], ["b", "p"], ["b", "p", "1", "z", "more"]],
+        ),
+        (
+            "a.jsonl",
+            '{"prompt_set": "b", "prompt": "\\ud800", "seed": 1.5, "mine": ["x", true]}',
+            [["b", "\\ud800", "1.5", '["x", true]']],
+        ),
+        (
+            "a.parquet",
+            pa.table({"prompt_set": ["b"], "prompt": ["é"], "seed": ["x"], "mine": [None]}),
+            [["b", "é", "x", ""]],
+        ),
+    ],
+)
+def test_refused_rows_are_reported_as_they_came(
+    name: str, content: str | pa.Table, reported: list[list[str]]
+) -> None:
+    """`--report` has each refused row, what could be read of it, and why; the file stays out."""
+    if isinstance(content, str):
+        Path(name).write_text(content)
+    else:
+        pq.write_table(content, name)
+    result = do("import-prompts", name, "--report", "refused.csv")
+    assert result.exit_code == 1
+    assert f"Refused: {len(reported)} row" in result.output
+    header, *rows = csv.reader(Path("refused.csv").read_text().splitlines())
+    assert header == ["refused_at", "refused_because", "prompt_set", "prompt", "seed", "mine"]
+    assert [row[2:] for row in rows] == reported
+    assert all(row[0].startswith(("line ", "row ")) and row[1] for row in rows)
+
+
+def test_a_mended_report_comes_in() -> None:
+    """What a person mended in a report is imported as it stands, without the reasons."""
+    Path("a.csv").write_text("prompt_set,prompt_id,prompt,seed\nb,1,p,x\nb,2,q,2\n")
+    do("import-prompts", "a.csv", "--report", "refused.csv")
+    Path("refused.csv").write_text(Path("refused.csv").read_text().replace(",x", ",3"))
+    output = do("import-prompts", "refused.csv").output
+    assert "1 inserted" in output
+    assert "Ignored columns: refused_at, refused_because" in output
+    assert prompts() == [("b", "1", "p")]
+    same = do("import-prompts", "a.csv", "--report", "a.csv")
+    assert (same.exit_code, "is the file that is imported" in same.output) == (2, True)
+
+
+@pytest.mark.parametrize("options", [["--dry-run"], []])
+def test_rows_that_cannot_be_bought_are_named(options: list[str]) -> None:
+    """An import and its dry run name each row that is refused before paying, and report it."""
+    long = " ".join(["kite"] * 90)
+    Path("a.csv").write_text(f"prompt_set,prompt\nb,{long}\nb,ok\n")
+    result = do("import-prompts", "a.csv", "--report", "refused.csv", *options)
+    assert "Refused before paying: 1 row.\n  b / " in result.output
+    assert "has 90 tokens" in result.output
+    report = Path("refused.csv").read_text()
+    do("import-prompts", "a.csv")
+    Path("refused.csv").write_text(report.replace(long, "a kite"))
+    # It has the id that followed from its content, so that the mended row takes its place.
+    assert "0 inserted, 1 updated" in do("import-prompts", "refused.csv").output
+
+
+@pytest.mark.parametrize("options", [["--dry-run"], []])
+def test_an_import_says_how_a_file_was_read(options: list[str]) -> None:
+    """What was guessed, ignored and read otherwise is said, by a dry run as by the import."""
+    Path("a.csv").write_text("Category,prompt,mine,seed\nboats\u200b,a boat,x,-1\n")
+    output = do("import-prompts", "a.csv", "--guess", *options).output
+    assert "Guessed: prompt_set from the header 'Category'\n" in output
+    assert "Ignored columns: mine\n" in output
+    assert "'boats\\u200b' is read as 'boats'\n" in output
+    assert "-1 means any seed" in output
+    assert ("First rows:\n  prompt_set=boats, " in output) == bool(options)
+
+
+def test_a_dry_run_needs_no_tables_yet() -> None:
+    """Before the first import a dry run shows what it would bring, and makes nothing."""
+    Path("a.csv").write_text("prompt_set,prompt\nboats,a boat\n")
+    output = do("import-prompts", "a.csv", "--dry-run").output
+    assert row_of(output, "boats") == ["1", "·", "·", "·"]
+    assert "1 image to buy" in output
+    assert not Path("data").exists()

@@ -45,7 +45,12 @@ def test_any_seed_is_derived_and_noted() -> None:
 
 @pytest.mark.parametrize(
     ("embedding", "problem"),
-    [("e1, e2", "names 2 embeddings"), ("E1 ", "differs from 'e1'"), ("x", "is not in the")],
+    [
+        ("e1, e2", "names 2 embeddings"),
+        ("E1 ", "differs from 'e1'"),
+        ("e 1", "differs from 'e1'"),
+        ("x", "is not in the"),
+    ],
 )
 def test_embeddings_are_named_as_what_they_are(embedding: str, problem: str) -> None:
     """Two ids in one cell, and an id written otherwise, are told apart from an unknown one."""

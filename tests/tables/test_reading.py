@@ -297,13 +297,20 @@ def test_missing_table_names_those_there(tables: SourceTables, execute: Execute)
         assert part in str(caught.value)
 
 
-def test_missing_schema(postgres_url: str) -> None:
-    """A schema that is not there gives the same error as a table that is not there."""
+@pytest.mark.parametrize(
+    ("schema", "asked_back"),
+    [("nowhere", ""), ("Public", " Did you mean 'public'"), ("MAIN", " Did you mean 'main'")],
+)
+def test_missing_schema(tables_url: str, schema: str, asked_back: str) -> None:
+    """A schema that is not there, or is spelled otherwise, is told as a table that is not there."""
+    is_other = schema == ("MAIN" if tables_url.startswith("postgresql") else "Public")
     with (
-        SourceTables(postgres_url, prompts=TableMapping("nowhere.prompts")) as tables,
-        pytest.raises(TableMissing, match="There is no schema 'nowhere' with tables in it"),
+        SourceTables(tables_url, prompts=TableMapping(f"{schema}.prompts")) as tables,
+        pytest.raises(TableMissing) as caught,
     ):
         tables.prompt_sets()
+    assert f"There is no schema {schema!r} with tables in it." in str(caught.value)
+    assert is_other or str(caught.value).endswith(f"in it.{asked_back}{'?' * bool(asked_back)}")
 
 
 def test_missing_column_names_those_there(tables: SourceTables, execute: Execute) -> None:

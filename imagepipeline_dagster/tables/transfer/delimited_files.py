@@ -17,7 +17,7 @@ from imagepipeline_dagster.tables.transfer.file_rows import (
 from imagepipeline_dagster.tables.transfer.header_names import known_names, plain_name
 from imagepipeline_dagster.tables.transfer.text_lines import LineUnreadable, text_lines
 
-__all__ = ["DelimitedFile", "PromptLinesFile"]
+__all__ = ["DelimitedFile", "PromptLinesFile", "begins_with_headers"]
 
 _DELIMITERS = ",;\t|"
 _LONGEST_FIELD = 2**31 - 1  # a C long; one prompt may be longer than csv's 128 KiB
@@ -58,7 +58,7 @@ class DelimitedFile(RowsFile):
                 yield FileRow(place, dict(zip(headers, fields, strict=True)))
             else:
                 problem = f"has {len(fields)} fields where the header has {width}"
-                yield RowUnreadable(place, problem)
+                yield RowUnreadable(place, problem, tuple(fields))
 
     def _records(self) -> Iterator[tuple[str, list[str]] | RowUnreadable]:
         """Yield the fields of each record that is not blank, the header first."""
@@ -131,6 +131,20 @@ class _Lines:
         return self._ahead[:count]
 
 
+_TELLING = frozenset({"prompt", "prompts", "embeddingid"})
+
+
+def begins_with_headers(start: bytes) -> bool:
+    """Tell whether a text begins with several headers that this package knows."""
+    lines = start.decode("utf-8", "replace").splitlines()[:1]
+    return any(
+        len(names & known_names()) > 1 and names & _TELLING
+        for sign in _DELIMITERS
+        for fields in csv.reader(lines, delimiter=sign)
+        if (names := {plain_name(field) for field in fields})
+    )
+
+
 def _fitness(lines: list[str], delimiter: str) -> tuple[int, bool, int]:
     """Return how well a delimiter suits: it gives known headers, and records as long as they."""
     try:
@@ -182,7 +196,7 @@ def _malformed(error: str) -> str:
 
 
 class PromptLinesFile(RowsFile):
-    """A text file with a prompt a line; blank lines are none."""
+    """A text file with a prompt a line; blank lines are none, and nor is a header."""
 
     @override
     def headers(self) -> tuple[str, ...]:
@@ -192,7 +206,8 @@ class PromptLinesFile(RowsFile):
     def rows(self) -> Iterator[FileRow | RowUnreadable]:
         try:
             for number, line in enumerate(text_lines(self.path, self.options.encoding), start=1):
-                if prompt := line.strip():
+                prompt = line.strip()
+                if prompt and not (number == 1 and plain_name(prompt) in _TELLING):
                     yield FileRow(f"line {number}", {"prompt": prompt})
         except LineUnreadable as error:
             yield RowUnreadable(error.place, error.problem)

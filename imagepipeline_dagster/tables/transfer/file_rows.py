@@ -37,10 +37,11 @@ class FileRow:
 
 @dataclass(frozen=True, slots=True)
 class RowUnreadable:
-    """A row which is not one; `problem` says why."""
+    """A row which is not one; `problem` says why, `fields` are what of it was read."""
 
     place: str
     problem: str
+    fields: tuple[str, ...] = ()
 
 
 class RowsFile(ABC):

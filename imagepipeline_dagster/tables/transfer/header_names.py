@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,9 @@ def resolved_headers(
             it; says the options that settle it.
     """
     ours = columns_of(row_type)
+    other = None if column_map else _columns_of_the_other(headers, row_type)
+    if other is not None:
+        raise HeadersRefused([other])
     problems = [
         f"{name!r} is no column of ours; those are {_listed(ours)}"
         for name in (*column_map, *given)
@@ -142,10 +146,10 @@ def _guesses(headers: Sequence[str], row_type: RowType, taken: Collection[str]) 
     """Return the columns that nothing fills yet, and the header that is another word for each."""
     guesses: dict[str, str] = {}
     for name in columns_of(row_type):
-        words = [plain_name(word) for word in _SYNONYMS[row_type].get(name, "").split()]
+        words = map(plain_name, (name, *_SYNONYMS[row_type].get(name, "").split()))
         if name in taken:
             continue
-        ranked = [header for word in words for header in headers if plain_name(header) == word]
+        ranked = [header for word in words for header in headers if _without_remark(header) == word]
         ranked += [
             header
             for header in headers
@@ -157,6 +161,22 @@ def _guesses(headers: Sequence[str], row_type: RowType, taken: Collection[str]) 
         if free:
             guesses[name] = free[0]
     return guesses
+
+
+def _without_remark(header: str) -> str:
+    """Return the plain name of a header such as "prompt (in English)"."""
+    return plain_name(re.split(r"[(\[]", header, maxsplit=1)[0])
+
+
+def _columns_of_the_other(headers: Sequence[str], row_type: RowType) -> str | None:
+    """Return that a file is one for the other table, where it has its keys and not ours."""
+    names = set(map(plain_name, headers))
+    prompts, embeddings = "prompt" in names, "embeddingid" in names
+    if row_type is PromptRow and embeddings and not prompts:
+        return "the file has embeddings, which import-embeddings takes"
+    if row_type is EmbeddingRow and prompts and not embeddings:
+        return "the file has prompts, which import-prompts takes"
+    return None
 
 
 def _proposal(guesses: Mapping[str, str]) -> str:

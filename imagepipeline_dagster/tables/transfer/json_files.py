@@ -156,4 +156,4 @@ def _row(place: str, value: object) -> FileRow | RowUnreadable:
 def _no_json(error: Exception) -> str:
     if "digits" in str(error):
         return "holds a whole number of more than 4,300 digits"
-    return f"is not JSON: {error}"
+    return f"is not JSON: {error}; a file has an object a line, or one array of objects"

@@ -17,7 +17,7 @@ from imagepipeline_dagster.tables.database import (
     source_engine,
     writing,
 )
-from imagepipeline_dagster.tables.errors import TablesError
+from imagepipeline_dagster.tables.errors import TableMissing, TablesError
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import (
     EmbeddingRow,
@@ -115,6 +115,11 @@ class Merge:
         """The file's rows: what of the file was guessed and ignored."""
         return self._incoming
 
+    @property
+    def is_of_prompts(self) -> bool:
+        """Whether the rows are prompts, and not embeddings."""
+        return self._incoming.row_type is PromptRow
+
     def brings(self, prompt_set: str, prompt_id: str) -> bool:
         """Tell whether the file has this row."""
         return (prompt_set, prompt_id) in self._staged
@@ -184,7 +189,7 @@ class Merge:
         """
         if self._incoming.row_type is PromptRow:
             for name in changes.by_set:
-                yield name, self._prompts_after(name, tables.prompts(name))
+                yield name, self.prompts_after(name, tables.prompts(name))
             return
         before = {key: content_json(row) for key, row in tables.embeddings().items()}
         after = self.embeddings_after(tables)
@@ -193,7 +198,8 @@ class Merge:
         for name in sorted(concerned):
             yield name, tables.prompts(name)
 
-    def _prompts_after(self, prompt_set: str, rows: Iterable[PromptRow]) -> list[PromptRow]:
+    def prompts_after(self, prompt_set: str, rows: Iterable[PromptRow]) -> list[PromptRow]:
+        """Return a prompt set's rows as they are to be; `rows` are as they are."""
         brought = {row["prompt_id"]: row for row in self._staged.of_set(prompt_set)}
         kept = [row for row in rows if not self._replaces_sets or row.prompt_id in brought]
         after = [replace(row, **brought.pop(row.prompt_id, {})) for row in kept]
@@ -201,8 +207,14 @@ class Merge:
         return sorted(after, key=lambda row: row.prompt_id)
 
     def embeddings_after(self, tables: SourceTables) -> dict[str, EmbeddingRow]:
-        """Return the embeddings by id as they are to be; `tables` are as they are."""
-        after = tables.embeddings()
+        """Return the embeddings by id as they are to be; `tables` are as they are.
+
+        A database of prompts alone has none.
+        """
+        try:
+            after = tables.embeddings()
+        except TableMissing:
+            after = {}
         if self._incoming.row_type is EmbeddingRow:
             for row in chain.from_iterable(self._staged.chunks(_CHUNK)):
                 there = after.get(row["embedding_id"])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from imagepipeline_dagster.tables.transfer.binary_files import ExcelFile, ParquetFile
-from imagepipeline_dagster.tables.transfer.delimited_files import DelimitedFile, PromptLinesFile
+from imagepipeline_dagster.tables.transfer.delimited_files import (
+    DelimitedFile,
+    PromptLinesFile,
+    begins_with_headers,
+)
 from imagepipeline_dagster.tables.transfer.file_rows import FileOptions, FileUnreadable, RowsFile
 from imagepipeline_dagster.tables.transfer.json_files import JsonArrayFile, JsonLinesFile
 from imagepipeline_dagster.tables.transfer.unpacking import UNPACKING_ERRORS, first_bytes
@@ -38,6 +43,10 @@ _FOREIGN = {
     b"<html": "is a web page; the download may need a login",
     b"\x89PNG": "is a picture",
 }
+
+
+_JSON = re.compile(rb'\[\s*\{|\{\s*"')
+"""What no other file begins with."""
 
 
 def own_ending(path: Path) -> str:
@@ -73,15 +82,21 @@ def _kind_of(start: bytes, ending: str) -> type[RowsFile]:
         if b"xl/" in start or b"[Content_Types].xml" in start or ending == ".xlsx":
             return ExcelFile
         raise FileUnreadable("is a zip archive; unpack it first")
+    return _kind_of_text(start, ending)
+
+
+def _kind_of_text(start: bytes, ending: str) -> type[RowsFile]:
     kind = _BY_ENDING.get(ending)
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if (kind is JsonLinesFile and text.startswith((b"[", b"{"))) or _JSON.match(text):
+        return JsonArrayFile if text.startswith(b"[") and _is_array(text, ending) else JsonLinesFile
+    if kind is not DelimitedFile and begins_with_headers(text):
+        return DelimitedFile
     if kind is None:
         raise FileUnreadable(
             f"ends in {ending!r}; files that can be read end in {', '.join(FILE_ENDINGS)}, and "
             f"{' or '.join(PACKED_ENDINGS)} may stand behind"
         )
-    text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
-    if kind is JsonLinesFile or (kind is DelimitedFile and text.startswith((b'{"', b"[{"))):
-        return JsonArrayFile if text.startswith(b"[") and _is_array(text, ending) else JsonLinesFile
     if kind is ParquetFile:
         raise FileUnreadable("is not a Parquet file: it does not begin as one")
     if kind is ExcelFile:

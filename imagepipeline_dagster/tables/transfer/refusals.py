@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
 from imagepipeline_dagster.tables.transfer.file_rows import FileRow, RowUnreadable
+from imagepipeline_dagster.tables.values import read_text
 
 __all__ = ["RefusedRows"]
 
@@ -38,15 +39,18 @@ class RefusedRows:
         self, headers: Sequence[str], row: FileRow | RowUnreadable, problems: Sequence[str]
     ) -> None:
         """Add a row of a file with these headers."""
-        values: Mapping[str, object] = row.values if isinstance(row, FileRow) else {}
         if self._path is None:
             return
         if self._file is None:
-            self._file = self._path.open("w", newline="", encoding="utf-8")
-            self._writer = csv.DictWriter(
-                self._file, (_PLACE, _REASON, *headers), extrasaction="ignore"
+            # What is no text is among what a person has to mend.
+            self._file = self._path.open(
+                "w", newline="", encoding="utf-8", errors="backslashreplace"
             )
-            self._writer.writeheader()
-        reasons = "; ".join(problems)
-        self._writer.writerow({**values, _PLACE: row.place, _REASON: reasons})
+            self._writer = csv.writer(self._file)
+            self._writer.writerow((_PLACE, _REASON, *headers))
+        if isinstance(row, FileRow):
+            cells = tuple(read_text(row.values.get(header)) for header in headers)
+        else:
+            cells = row.fields
+        self._writer.writerow((row.place, "; ".join(problems), *cells))
         self.count += 1

@@ -21,11 +21,20 @@ from imagepipeline_dagster.tables.schema import (
 )
 from imagepipeline_dagster.tables.transfer.changes import ChangeKind, RowChange
 from imagepipeline_dagster.tables.transfer.staging import Values
-from imagepipeline_dagster.tables.values import shown, words_text
+from imagepipeline_dagster.tables.values import (
+    Kind,
+    read_number,
+    read_text,
+    read_whole,
+    shown,
+    words_text,
+)
 
 __all__ = ["TargetTable", "ValueUnfit"]
 
 _CHUNK = 2_000  # rows held at a time while streaming
+_AS_TEXT = (sa.String, sa.Integer, sa.LargeBinary, sa.types.NullType)
+"""Types that SQLAlchemy and SQLite agree about."""
 
 
 class ValueUnfit(ValueError):
@@ -57,8 +66,8 @@ class TargetTable:
             mapping.name,
             sa.MetaData(),
             *(
-                sa.Column(mapping.column(name), of, key=name)
-                for name, of in self._found.types.items()
+                sa.Column(mapping.column(name), self._bound_type(name), key=name)
+                for name in self._found.types
             ),
             schema=mapping.database_schema,
         )
@@ -116,6 +125,19 @@ class TargetTable:
                 if key["prompt_set"] in names:
                     yield self._key(key)
 
+    def _bound_type(self, name: str) -> sa.types.TypeEngine[Any]:
+        """Return the type that a column's values are bound as.
+
+        SQLite keeps a text in a column of any type, as STRING and DATE, and may make a number of
+        it. SQLAlchemy takes such a type at its word, and fails on the text.
+        """
+        of, kind = self._found.types[name], self._ours[name].kind
+        is_text = kind in (Kind.TEXT, Kind.WORDS, Kind.TIME)
+        known = (*_AS_TEXT, sa.Date, sa.DateTime) if kind is Kind.TIME else _AS_TEXT
+        if self._connection.dialect.name == "sqlite" and is_text and not isinstance(of, known):
+            return sa.types.NullType()
+        return of
+
     def _key(self, row: Values) -> tuple[Any, ...]:
         return tuple(row[name] for name in self._keys)
 
@@ -123,7 +145,7 @@ class TargetTable:
         # Joined with their keys: SQLite uses no index for a list of pairs, and would read the whole
         # table for each chunk of rows.
         number = sa.column("wanted_row", sa.Integer)
-        names = [sa.column(f"wanted_{name}", self._found.types[name]) for name in self._keys]
+        names = [sa.column(f"wanted_{name}", self._bound_type(name)) for name in self._keys]
         keys = [
             (index, *(self._fitted_key(name, row[name]) for name in self._keys))
             for index, row in enumerate(rows)
@@ -162,20 +184,23 @@ class TargetTable:
 
     def _fitted(self, name: str, value: object) -> object:
         of = self._found.types[name]
+        bound = self._bound_type(name)
         try:
-            fitted = _fitted(value, of)
+            fitted = _fitted(value, bound)
             # SQLite keeps longer texts than a column is declared for.
             is_kept = self._connection.dialect.name == "sqlite"
             limit = getattr(of, "length", None)
             if isinstance(fitted, str) and limit and len(fitted) > limit and not is_kept:
                 raise ValueError("is too long")
-            return fitted
         except (ValueError, ArithmeticError):
             raise ValueUnfit(
                 f"{name}: {shown(value)} does not fit the column "
                 f"{self._found.mapping.column(name)!r} of {self._found.mapping.table!r}, which "
                 f"is of type {self._found.types[name]!r}"
             ) from None
+        if bound is not of and isinstance(fitted, str):
+            self._check_same(name, fitted, _as_sqlite_number(fitted))
+        return fitted
 
     def _fitted_key(self, name: str, value: str) -> object:
         fitted = self._fitted(name, value)
@@ -243,6 +268,12 @@ def _check_columns(found: FoundTable, columns: Sequence[str]) -> None:
         )
 
 
+def _as_sqlite_number(text: str) -> str:
+    """Return a text as SQLite has it in a column of numbers, where it stays if it is none."""
+    number = read_whole(text)
+    return read_text(read_number(text) if isinstance(number, str) else number) or ""
+
+
 def _fitted(value: Any, column_type: sa.types.TypeEngine[Any]) -> Any:  # noqa: ANN401 - bound
     """Return a value as a column of the user's type takes it, which may not be the type of ours."""
     try:
@@ -258,6 +289,8 @@ def _fitted(value: Any, column_type: sa.types.TypeEngine[Any]) -> Any:  # noqa: 
             # A column without time zones holds UTC.
             has_zone = getattr(column_type, "timezone", False)
             fitted = value if has_zone else value.replace(tzinfo=None)
+            if python_type is dt.date:
+                return fitted.date()
             return fitted if python_type is dt.datetime else value.isoformat()
         case bool() if python_type is str:
             return str(value).lower()

@@ -15,11 +15,11 @@ import numpy as np
 
 from imagepipeline_dagster.tables.schema import Column
 from imagepipeline_dagster.tables.spelling import visible_name
-from imagepipeline_dagster.tables.values import Kind, is_no_value, read_time
+from imagepipeline_dagster.tables.values import Kind, is_no_value, read_time, read_whole
 
 __all__ = ["Tidied", "Tidy", "no_text", "tidy_of"]
 
-_SEED_LIMIT = 2**63
+_SEED_LIMIT = 2**64  # of ComfyUI
 _WHOLE_AS_NUMBER = re.compile(r"([+-]?[0-9]+)\.0+")
 _IDS = frozenset({"prompt_id", "embedding_id", "embeddings"})
 _SAME = 1e-10  # of a number; of two that are near in single precision alone it is 1e-8
@@ -92,14 +92,12 @@ def _number(raw: object, decimal: str) -> Tidied:
 
 
 def _seed(raw: object, modulo: int | None) -> Tidied:
-    if isinstance(raw, int | str) and str(raw).strip() == "-1":
+    seed = read_whole(raw)
+    if seed == -1:
         return Tidied(None, "-1 means any seed: it is derived from the row's names")
-    if modulo is None:
-        return Tidied(raw)
-    text = str(raw).strip() if isinstance(raw, int | str) else ""
-    if text.isdecimal() and len(text) <= len(str(_SEED_LIMIT)) + 1 and int(text) >= modulo:
-        mapped = int(text) % modulo
-        return Tidied(mapped, f"{text} becomes {mapped}", {"original_seed": text})
+    if modulo is not None and isinstance(seed, int) and modulo <= seed < _SEED_LIMIT:
+        mapped = seed % modulo
+        return Tidied(mapped, f"{seed} becomes {mapped}", {"original_seed": str(seed)})
     return Tidied(raw)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,13 @@ from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import PromptRow, TableMapping
 from imagepipeline_dagster.tables.transfer.export import export_table
-from imagepipeline_dagster.tables.transfer.file_rows import FileOptions
-from imagepipeline_dagster.tables.transfer.incoming import ImportOptions, ImportRefused
+from imagepipeline_dagster.tables.transfer.incoming import ImportRefused
+from tests.cli.running import do
 from tests.tables.filling import import_embeddings, import_prompts
 from tests.tables.transfer.cases import CASES, Case
 
 PROMPTS = TableMapping(table="prompts")
 FORMATS = (".csv", ".tsv.gz", ".json", ".jsonl.zst", ".parquet", ".xlsx")
-OF_THE_FILE = ("encoding", "delimiter", "quotes")
-
-
-def options_of(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the options, those about the file put together."""
-    of_file = {name: value for name, value in given.items() if name in OF_THE_FILE}
-    others = {name: value for name, value in given.items() if name not in OF_THE_FILE}
-    return {"options": ImportOptions(**others, file=FileOptions(**of_file))}
 
 
 def rows_in(url: str) -> list[PromptRow]:
@@ -38,26 +31,28 @@ def rows_in(url: str) -> list[PromptRow]:
 
 def test_there_are_many_cases() -> None:
     """The table of cases covers each kind of file that people have."""
-    assert len(CASES) >= 80
+    assert len(CASES) >= 120
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_a_file_as_people_have_it(sqlite_url: str, tmp_path: Path, case: Case) -> None:
+def test_a_file_as_people_have_it(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: Case
+) -> None:
     """A file is read as it is meant, and comes back from each format, or it is refused."""
     name, content, options, expected = case
-    file = tmp_path / name
+    file = tmp_path / (name or "a")
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    if isinstance(expected, str):
-        with pytest.raises(ImportRefused) as caught:
-            import_prompts(sqlite_url, PROMPTS, file, **options_of(options))
-        assert expected in str(caught.value)
-        assert rows_in(sqlite_url) == []
-        return
+    monkeypatch.setenv("IMAGEPIPELINE_TABLES_URL", sqlite_url)
 
-    report = import_prompts(sqlite_url, PROMPTS, file, **options_of(options))
+    result = do("import-prompts", str(file), *shlex.split(options))
 
     rows = rows_in(sqlite_url)
-    assert report.inserted == len(rows)
+    if isinstance(expected, str):
+        assert isinstance(result.exception, SystemExit)
+        assert expected in result.output
+        assert rows == []
+        return
+    assert result.output.startswith(f"prompts: {len(rows)} inserted"), result.output
     several = expected if isinstance(expected, list) else [expected]
     assert not isinstance(expected, list) or len(rows) == len(expected)
     for row, wanted in zip(rows, several, strict=False):
@@ -120,6 +115,11 @@ def test_texts_of_parquet_that_are_none(sqlite_url: str, tmp_path: Path) -> None
         ("['cine-2' 'film']", ("cine-2", "film")),
         ("{cine-2,film}", ("cine-2", "film")),
         ('["cine-2", "film"]', ("cine-2", "film")),
+        ("('cine-2', 'film')", ("cine-2", "film")),
+        ("{'cine-2', 'film'}", ("cine-2", "film")),
+        ("array(['cine-2', 'film'], dtype='<U6')", ("cine-2", "film")),
+        ("['cine-2'\n 'film']", ("cine-2", "film")),
+        ("(soft), (light)", ("(soft)", "(light)")),
         ("cine-2\nfilm", ("cine-2", "film")),
         ("[cine-2 film]", None),
     ],

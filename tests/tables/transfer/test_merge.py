@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -333,3 +334,51 @@ def test_no_row_of_another_set_goes(sqlite_url: str, tmp_path: Path) -> None:
     with pytest.raises(ImportRefused, match="2 rows would be deleted, and not the 1"):
         import_prompts(sqlite_url, PROMPTS, file, replace_sets=True)
     assert content(sqlite_url) == before
+
+
+@pytest.mark.parametrize("of", ["STRING", "DATE", "DATETIME", "NUMERIC", "BOOLEAN", ""])
+def test_sqlite_keys_of_any_declared_type(tmp_path: Path, of: str) -> None:
+    """SQLite keeps texts in a column of any type, and what it would make a number is refused."""
+    url = f"sqlite:///{tmp_path}/own.db"
+    (tmp_path / "own.db").touch()
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"CREATE TABLE prompts (prompt_set {of}, prompt_id {of}, prompt TEXT, updated_at {of})"
+        )
+    engine.dispose()
+    rows = [("2026-05-01", "x7", "p"), ("spring", "7", "p"), ("spring", "1.5", "p")]
+    file = csv_file(tmp_path, rows)
+    assert import_prompts(url, PROMPTS, file).inserted == 3
+    assert import_prompts(url, PROMPTS, file, replace_sets=True).unchanged == 3
+    assert {row[:3] for row in content(url)} == set(rows)
+    if of:
+        for text in ("007", "1e5"):
+            with pytest.raises(ImportRefused, match=f"takes '{text}' and .* for the same"):
+                import_prompts(url, PROMPTS, csv_file(tmp_path, [("spring", text, "p")]))
+
+
+def test_a_text_that_is_too_long_is_told_before_writing(postgres_url: str, tmp_path: Path) -> None:
+    """A `varchar` that is too short is found out by looking, and named."""
+    engine = sa.create_engine(postgres_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TABLE prompts (prompt_set TEXT, prompt_id TEXT, prompt VARCHAR(10))"
+        )
+    engine.dispose()
+    file = csv_file(tmp_path, [("s", "1", "ten signs."), ("s", "2", "eleven sign")])
+    with closing(merge_of(postgres_url, file)) as merge:
+        for step in (merge.changes, merge.carry_out):
+            with pytest.raises(ImportRefused, match=r"'eleven sign' does not fit .*length=10"):
+                step()
+    assert content(postgres_url) == []
+
+
+def test_a_column_of_dates_takes_times(tables_url: str, tmp_path: Path, execute: Execute) -> None:
+    """Where `updated_at` is a date, it gets the day."""
+    execute("CREATE TABLE prompts (prompt_set TEXT, prompt_id TEXT, prompt TEXT, updated_at DATE)")
+    assert import_prompts(tables_url, PROMPTS, csv_file(tmp_path, [("s", "1", "p")])).inserted == 1
+    with SourceTables(tables_url) as tables:
+        (row,) = tables.prompts("s")
+    assert isinstance(row.updated_at, dt.datetime)
+    assert row.updated_at.time() == dt.time()

@@ -52,14 +52,14 @@ def test_ragged_and_malformed_csv(tmp_path: Path) -> None:
     """A row of another length, or with stray quotes, is shown with its line; the rest is read."""
     found = rows_of(tmp_path, "x.csv", 'a,b\n1\n"x"y,2\n3,4\n5,6,7\n"open,8\n')
     assert found == [
-        RowUnreadable("line 2", "has 1 fields where the header has 2"),
+        RowUnreadable("line 2", "has 1 fields where the header has 2", ("1",)),
         RowUnreadable(
             "line 3",
             "is not well-formed: ',' expected after '\"'; a quote within quotes is doubled, or "
             "--no-quotes says that quotes are text",
         ),
         FileRow("line 4", {"a": "3", "b": "4"}),
-        RowUnreadable("line 5", "has 3 fields where the header has 2"),
+        RowUnreadable("line 5", "has 3 fields where the header has 2", ("5", "6", "7")),
         RowUnreadable("line 6", "is not well-formed: unexpected end of data"),
     ]
 
