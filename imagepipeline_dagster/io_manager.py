@@ -14,7 +14,7 @@ from imagepipeline_dagster.partition_names import path_part
 from imagepipeline_dagster.resources import StorageResource
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
-__all__ = ["ParquetIOManager", "encoded_table", "frame_of", "table_path"]
+__all__ = ["ParquetIOManager", "encoded_table", "frame_of", "stored_table", "table_path"]
 
 
 class ParquetIOManager(dg.ConfigurableIOManager):
@@ -83,6 +83,14 @@ def encoded_table(table: pa.Table) -> bytes:
 def frame_of(stored: bytes) -> pd.DataFrame:
     """Return a stored table as an asset or a check gets it."""
     return pd.read_parquet(io.BytesIO(stored), dtype_backend="numpy_nullable")
+
+
+def stored_table(stored: bytes, columns: Sequence[str]) -> pa.Table:
+    """Return those of these columns that a stored table has."""
+    opened = pq.ParquetFile(io.BytesIO(stored))
+    there = [name for name in columns if name in opened.schema_arrow.names]
+    # Tables are small and many: one thread each costs less than Arrow's own.
+    return opened.read(there, use_threads=False)
 
 
 def _load(storage: Storage, asset_key: dg.AssetKey, partition: str | None) -> pd.DataFrame:

@@ -2,11 +2,10 @@
 
 import datetime as dt
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import dagster as dg
-import pandas as pd
 from pydantic import Field
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
@@ -18,18 +17,23 @@ from imagepipeline_dagster.defs.metadata import (
     seconds_since,
 )
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
+from imagepipeline_dagster.defs.stored_sets import data_versions, stored_sets
 from imagepipeline_dagster.moderation.checks import objections
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
-from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.dataset_release import DatasetRelease, latest_release
+from imagepipeline_dagster.release.last_look import (
+    basis_of_release,
+    record_look,
+    unchanged_release,
+)
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import NothingToRelease, TooMuchLost, publish
 from imagepipeline_dagster.release.readiness import ready_sets
 from imagepipeline_dagster.release.shards import shard_schema
 from imagepipeline_dagster.release.splits import SplitsLeak, leaks, place_of
 from imagepipeline_dagster.resources import LedgerResource, StorageResource, TablesResource
-from imagepipeline_dagster.rows import rows_of
+from imagepipeline_dagster.storage.contract import Storage
 
 __all__ = ["RELEASE_IO_MANAGER", "build_image_dataset", "release_io_manager"]
 
@@ -64,7 +68,8 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
 
     @dg.asset(
         key=key,
-        ins={name: dg.AssetIn(dataset.key(name)) for name in ("prompt_sets", "moderated_images")},
+        # Their tables are read one after the other: all at once they take gigabytes.
+        deps=[dataset.key(name) for name in ("prompt_sets", "moderated_images")],
         check_specs=[
             dg.AssetCheckSpec(
                 "nothing_unchecked",
@@ -101,73 +106,77 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
     def image_dataset(
         context: dg.AssetExecutionContext,
         config: ReleaseConfig,
-        prompt_sets: dict[str, pd.DataFrame],
-        moderated_images: dict[str, pd.DataFrame],
         storage: StorageResource,
         ledger: LedgerResource,
         tables: TablesResource,
     ) -> Iterator[dg.MaterializeResult[DatasetRelease]]:
         started = time.monotonic()
-        with ledger.open() as opened, tables.open(dataset.prompts, dataset.embeddings) as source:
+        home = storage.open()
+        # Looked up before anything is read: what changes meanwhile is seen by the next release.
+        versions = data_versions(dataset, context.instance)
+        with tables.open(dataset.prompts, dataset.embeddings) as source:
+            present = source.prompt_ids()
+        overrides = tables.overrides(dataset.overrides)
+        policy = config.applied_to(dataset.release)
+        basis = basis_of_release(
+            home,
+            {
+                "tables": versions,
+                "prompts": {name: sorted(ids) for name, ids in present.items()},
+                "overrides": [str(override) for override in overrides],
+                "rules": dataset.moderation.model_dump(mode="json"),
+                "on_removed": dataset.watching.on_removed,
+                "packing": policy.packing,
+                "title": dataset.title,
+            },
+        )
+        if unchanged := unchanged_release(home, dataset.releases, basis):
+            yield dg.MaterializeResult(
+                value=DatasetRelease(unchanged, home),
+                data_version=dg.DataVersion(unchanged.fingerprint),
+                check_results=_check_results(unchanged, []),
+                metadata=_metadata(dataset, unchanged, home, started=started),
+            )
+            return
+        with ledger.open() as opened:
             ready = ready_sets(
-                _by_set(moderated_images, ModeratedImage),
-                prompts=_by_set(prompt_sets, Prompt),
-                present=source.prompt_ids(),
+                stored_sets(dataset, context.instance, home),
+                present=present,
                 keep_removed=dataset.watching.on_removed == "keep",
                 dataset=dataset.name,
                 policy=dataset.moderation,
-                overrides=tables.overrides(dataset.overrides),
+                overrides=overrides,
                 ledger=opened,
-                storage=storage.open(),
+                storage=home,
             )
         try:
             release = publish(
-                storage.open(),
+                home,
                 name=dataset.title,
                 images=ready.images,
                 run_id=context.run.run_id,
                 created_at=dt.datetime.now(dt.UTC),
                 folder=dataset.releases,
                 left_out=ready.left_out,
-                policy=config.applied_to(dataset.release),
+                policy=policy,
             )
         except (NothingToRelease, SplitsLeak, TooMuchLost) as error:
             raise dg.Failure(str(error), allow_retries=False) from error
+        if not ready.judged_anew:  # what is judged now follows from more than the tables
+            record_look(home, dataset.releases, release, basis, left_out=ready.left_out)
         for sentence in release.left_out[:_SHOWN]:
             context.log.warning(f"Left out: {sentence}")  # noqa: G004 - Dagster's own is no format
         kept = [image for image in ready.images if image.verdict == Verdict.KEPT]
+        sheet = contact_sheet_of(kept, home, [None] * len(kept), byte_budget=_SHEET_BYTES)
         yield dg.MaterializeResult(
-            value=DatasetRelease(release, storage.open()),
+            value=DatasetRelease(release, home),
             data_version=dg.DataVersion(release.fingerprint),
-            check_results=[
-                *_check_results(release, kept),
-                _splits_do_not_leak(DatasetRelease(release, storage.open()), kept, dataset.release),
-            ],
+            check_results=_check_results(
+                release, kept, leaks=_leaks(DatasetRelease(release, home), kept, policy)
+            ),
             metadata={
-                "dagster/uri": f"{storage.open().uri}/{release.path}",
-                "dagster/row_count": release.counts.kept,
-                **column_metadata(dataset, "image_dataset", shard_schema()),
-                "seconds": seconds_since(started),
-                "version": release.version,
-                "new_version": release.created,
-                "semantic_version": release.semantic_version,
-                **_changes(release),
-                "emulated": bool(release.emulated),
-                "judged_anew": len(ready.judged_anew),
-                **_left_out(release),
-                "prompt_sets": dg.MetadataValue.md(
-                    markdown_table(
-                        ["prompt set", "requested", "kept", "rejected", "quarantined"],
-                        [
-                            (name, c.requested, c.kept, c.rejected, c.quarantined)
-                            for name, c in release.prompt_sets.items()
-                        ],
-                        most_bytes=_COUNTS_BYTES,
-                    )
-                ),
-                "contact_sheet": contact_sheet_of(
-                    kept, storage.open(), [None] * len(kept), byte_budget=_SHEET_BYTES
-                ),
+                **_metadata(dataset, release, home, started=started, judged_anew=len(ready.judged_anew)),
+                "contact_sheet": sheet,
             },
         )
 
@@ -180,24 +189,22 @@ def _freshness(hours: float | None) -> dg.FreshnessPolicy | None:
     return dg.FreshnessPolicy.time_window(dt.timedelta(hours=hours))
 
 
-def _by_set(tables: Mapping[str, pd.DataFrame], row_type: type[Any]) -> dict[str, list[Any]]:
-    """Return the rows of each prompt set, by its name."""
-    sets = (rows_of(table, row_type) for table in tables.values())
-    return {rows[0].prompt_set: rows for rows in sets if rows}
-
-
-def _check_results(release: Release, kept: list[ModeratedImage]) -> list[dg.AssetCheckResult]:
+def _check_results(
+    release: Release, kept: Sequence[ModeratedImage], *, leaks: Sequence[str] = ()
+) -> list[dg.AssetCheckResult]:
+    """Return the results; without rows they are those of the release, which was checked before."""
     unchecked = objections(kept)
+    most = len(kept) or release.counts.kept
     return [
         dg.AssetCheckResult(
             check_name="nothing_unchecked",
             passed=not unchecked,
-            description=f"{len(unchecked)} of {len(kept)} images are unchecked",
+            description=f"{len(unchecked)} of {most} images are unchecked",
         ),
         dg.AssetCheckResult(
             check_name="only_kept_is_released",
-            passed=release.counts.kept <= len(kept),
-            description=f"{release.version}: {release.counts.kept} of {len(kept)} images kept",
+            passed=release.counts.kept <= most,
+            description=f"{release.version}: {release.counts.kept} of {most} images kept",
         ),
         dg.AssetCheckResult(
             check_name="every_set_is_released",
@@ -206,23 +213,56 @@ def _check_results(release: Release, kept: list[ModeratedImage]) -> list[dg.Asse
             description=f"sets or pictures that are left out: {len(release.left_out)}",
             metadata=_left_out(release),
         ),
+        dg.AssetCheckResult(
+            check_name="splits_do_not_leak",
+            passed=not leaks,
+            description=f"pictures that have their like in another split: {len(leaks)}",
+            metadata=found_table("leaks", ["leak"], [[sentence] for sentence in leaks[:_SHOWN]]),
+        ),
     ]
 
 
-def _splits_do_not_leak(
-    release: DatasetRelease, kept: list[ModeratedImage], policy: ReleasePolicy
-) -> dg.AssetCheckResult:
+def _leaks(
+    release: DatasetRelease, kept: Sequence[ModeratedImage], policy: ReleasePolicy
+) -> list[str]:
     columns = ["prompt_set", "prompt_id", "call_index", "sample_index", "image_sha256", "split"]
     places = release.as_arrow(columns).to_pylist()
     split_of = {tuple(row[name] for name in columns[:-1]): row["split"] for row in places}
     rows = [image for image in kept if place_of(image) in split_of]
-    sentences = leaks(rows, [split_of[place_of(image)] for image in rows], policy)
-    return dg.AssetCheckResult(
-        check_name="splits_do_not_leak",
-        passed=not sentences,
-        description=f"pictures that have their like in another split: {len(sentences)}",
-        metadata=found_table("leaks", ["leak"], [[sentence] for sentence in sentences[:_SHOWN]]),
-    )
+    return leaks(rows, [split_of[place_of(image)] for image in rows], policy)
+
+
+def _metadata(
+    dataset: ImageDataset,
+    release: Release,
+    storage: Storage,
+    *,
+    started: float,
+    judged_anew: int = 0,
+) -> dict[str, Any]:
+    return {
+        "dagster/uri": f"{storage.uri}/{release.path}",
+        "dagster/row_count": release.counts.kept,
+        **column_metadata(dataset, "image_dataset", shard_schema()),
+        "seconds": seconds_since(started),
+        "version": release.version,
+        "new_version": release.created,
+        "semantic_version": release.semantic_version,
+        **_changes(release),
+        "emulated": bool(release.emulated),
+        "judged_anew": judged_anew,
+        **_left_out(release),
+        "prompt_sets": dg.MetadataValue.md(
+            markdown_table(
+                ["prompt set", "requested", "kept", "rejected", "quarantined"],
+                [
+                    (name, c.requested, c.kept, c.rejected, c.quarantined)
+                    for name, c in release.prompt_sets.items()
+                ],
+                most_bytes=_COUNTS_BYTES,
+            )
+        ),
+    }
 
 
 def _changes(release: Release) -> dict[str, dg.MarkdownMetadataValue]:

@@ -6,6 +6,7 @@
 - `card`: what a release says of itself, to programs (`manifest.json`) and people (`README.md`).
 - `croissant`: the same for tools that read Croissant.
 - `readiness`: the sets that a release may take, judged by today's rules.
+- `last_look`: what the newest release was last compared with.
 - `fates`: what became of a picture: its verdicts, and the releases that hold it.
 - `splits`: which split a sample is in. `packing`: the formats, written split by split.
 - `policy`: how a dataset is released.

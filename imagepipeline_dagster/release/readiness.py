@@ -7,7 +7,7 @@ set is compared with all three, and judged anew where they differ, which costs n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from imagepipeline_dagster.errors import CorrectableError
@@ -21,11 +21,29 @@ from imagepipeline_dagster.moderation.moderating import moderate_set
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.moderation.states import basis_of, overrides_by_set
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
-from imagepipeline_dagster.planning.prompts import Prompt
+from imagepipeline_dagster.rows import column
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.overrides import Override
 
-__all__ = ["ReadySets", "ready_sets"]
+__all__ = ["AskedFor", "ReadySets", "StoredSet", "ready_sets"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedFor:
+    """What a row of a prompt set asks for."""
+
+    prompt_id: str = column("Prompt id, unique within the set")
+    samples: int = column("Images wanted")
+    content_version: str = column("Version of the whole set's content")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSet:
+    """One prompt set: its moderated samples, and the rows that it was last planned from."""
+
+    name: str
+    samples: Sequence[ModeratedImage]
+    prompts: Sequence[AskedFor] = ()
 
 
 @dataclass(slots=True)
@@ -44,9 +62,8 @@ class ReadySets:
 
 
 def ready_sets(
-    stored: Mapping[str, Sequence[ModeratedImage]],
+    stored: Iterable[StoredSet],
     *,
-    prompts: Mapping[str, Sequence[Prompt]],
     present: Mapping[str, Collection[str]],
     keep_removed: bool,
     dataset: str,
@@ -58,8 +75,7 @@ def ready_sets(
     """Return the sets that may be released, judged by today's rules.
 
     Args:
-        stored: the moderated samples of each set.
-        prompts: the rows that each set was last planned from.
+        stored: the sets, sorted by name.
         present: the prompt ids that the prompts table has now, by set.
         keep_removed: whether a set that left the table stays in the dataset.
         dataset: its name in the ledger.
@@ -70,11 +86,12 @@ def ready_sets(
     """
     ready = ReadySets()
     decisions = overrides_by_set(ledger, overrides, dataset=dataset)
-    for name, samples in sorted(stored.items()):
+    for of_set in stored:
+        name, samples = of_set.name, of_set.samples
         if name not in present and not keep_removed:
             ready.left_out.append(f"{name!r}: the prompt set left the prompts table.")
             continue
-        problem = _accounting_problem(samples, prompts.get(name, ()))
+        problem = _accounting_problem(of_set)
         rows = [row for row in samples if row.prompt_id in present.get(name, {row.prompt_id})]
         if gone := {row.prompt_id for row in samples} - {row.prompt_id for row in rows}:
             ready.left_out.append(
@@ -116,14 +133,15 @@ def _leave_out_emulated(ready: ReadySets) -> None:
     ]
 
 
-def _accounting_problem(samples: Sequence[ModeratedImage], prompts: Sequence[Prompt]) -> str | None:
+def _accounting_problem(stored: StoredSet) -> str | None:
     # After an edit that was not bought yet, the samples are whole by the rows they come from.
-    if {row.content_version for row in samples} != {prompt.content_version for prompt in prompts}:
+    moderated = {row.content_version for row in stored.samples}
+    if moderated != {prompt.content_version for prompt in stored.prompts}:
         return None
     asked: Counter[str] = Counter()
-    for prompt in prompts:  # several rows may have one id: none of them is bought
+    for prompt in stored.prompts:  # several rows may have one id: none of them is bought
         asked[prompt.prompt_id] += prompt.samples
-    return next(iter(accounting_problems(asked, samples)), None)
+    return next(iter(accounting_problems(asked, stored.samples)), None)
 
 
 def _objection(rows: Sequence[ModeratedImage], policy: ModerationPolicy, name: str) -> str | None:

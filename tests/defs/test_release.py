@@ -36,6 +36,29 @@ def test_a_release_judges_with_todays_rules(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.slow
+def test_what_did_not_change_is_not_read_again(pipeline: Pipeline) -> None:
+    """With the same tables, decisions and rules no table is opened; with others each counts."""
+    pipeline.add("boats", "raft")
+    pipeline.add("boats", "ship")
+    pipeline.sync()
+    first = pipeline.release().output_for_node("image_dataset")
+    table = pipeline.folder / "data" / "moderated_images" / "boats.parquet"
+    stored = table.read_bytes()
+
+    table.write_bytes(b"not read")
+    run = pipeline.release()
+    again = run.output_for_node("image_dataset")
+    assert (again.version, again.counts) == (first.version, first.counts)
+    assert all(check.passed for check in checks_of(run).values())
+    assert len(checks_of(run)) == 4
+
+    table.write_bytes(stored)
+    decide(pipeline, "reject", prompt_set="boats", prompt_id="raft")
+    second = pipeline.release().output_for_node("image_dataset")
+    assert (second.version, second.counts.kept) == ("v0002", 1)
+
+
+@pytest.mark.slow
 def test_a_downstream_asset_trains_on_the_release(pipeline: Pipeline) -> None:
     """`def train(image_dataset: DatasetRelease)` gets the version that was just made."""
     pipeline.add("boats", "raft")

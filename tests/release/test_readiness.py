@@ -14,7 +14,7 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.moderation.states import basis_of
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
-from imagepipeline_dagster.release.readiness import ReadySets, ready_sets
+from imagepipeline_dagster.release.readiness import ReadySets, StoredSet, ready_sets
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.tables.overrides import Override, OverrideDecision
 from tests.moderation.classifiers import Given
@@ -67,7 +67,6 @@ def ready(
 ) -> ReadySets:
     """Return what may be released where nothing changed but what is given."""
     today: dict[str, Any] = {
-        "prompts": {},
         "present": {name: {row.prompt_id for row in rows} for name, rows in stored.items()},
         "keep_removed": False,
         "dataset": "image_dataset",
@@ -76,7 +75,8 @@ def ready(
         "ledger": ledger,
         "storage": storage,
     }
-    return ready_sets(stored, **(today | changes))
+    sets = [StoredSet(name=name, samples=rows) for name, rows in sorted(stored.items())]
+    return ready_sets(sets, **(today | changes))
 
 
 def ids(images: Sequence[ModeratedImage]) -> list[tuple[str, str]]:

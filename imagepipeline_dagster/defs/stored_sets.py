@@ -1,0 +1,77 @@
+"""The stored tables of all prompt sets, as a release takes them: one set after the other."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import dagster as dg
+import pyarrow as pa
+
+# Dagster exports no way to read the data versions of all partitions by one query.
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
+from dagster._core.events import DagsterEventType
+
+from imagepipeline_dagster.databases import batches
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.io_manager import stored_table, table_path
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.partition_names import prompt_set_of
+from imagepipeline_dagster.release.readiness import AskedFor, StoredSet
+from imagepipeline_dagster.rows import arrow_schema, rows_of
+from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
+
+__all__ = ["data_versions", "stored_sets"]
+
+_STAGES = ("prompt_sets", "moderated_images")
+_READERS = 8  # a bucket answers each read after tens of milliseconds
+
+
+def data_versions(
+    dataset: ImageDataset, instance: dg.DagsterInstance
+) -> dict[str, dict[str, str | None]]:
+    """Return the data versions of all sets' tables."""
+    partitions = instance.get_dynamic_partitions(dataset.partitions.name or "")
+    versions: dict[str, dict[str, str | None]] = {}
+    for stage in _STAGES:
+        tags = instance.event_log_storage.get_latest_tags_by_partition(
+            dataset.key(stage), DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
+        )
+        versions[stage] = {key: tags.get(key, {}).get(DATA_VERSION_TAG) for key in partitions}
+    return versions
+
+
+def stored_sets(
+    dataset: ImageDataset, instance: dg.DagsterInstance, storage: Storage
+) -> Iterator[StoredSet]:
+    """Yield the sets that have verdicts, sorted by name; few of them are held at once."""
+    partitions = sorted(
+        instance.get_dynamic_partitions(dataset.partitions.name or ""), key=prompt_set_of
+    )
+    moderated, asked = (
+        partial(_table, storage, dataset.key(stage), columns)
+        for stage, columns in (
+            ("moderated_images", arrow_schema(ModeratedImage).names),
+            ("prompt_sets", arrow_schema(AskedFor).names),
+        )
+    )
+    with ThreadPoolExecutor(_READERS) as readers:
+        for some in batches(partitions):
+            tables = zip(readers.map(moderated, some), readers.map(asked, some), strict=True)
+            for samples, prompts in tables:
+                if samples is None or not samples.num_rows:
+                    continue
+                rows = rows_of(samples, ModeratedImage)
+                yield StoredSet(
+                    name=rows[0].prompt_set,
+                    samples=rows,
+                    prompts=[] if prompts is None else rows_of(prompts, AskedFor),
+                )
+
+
+def _table(
+    storage: Storage, key: dg.AssetKey, columns: list[str], partition: str
+) -> pa.Table | None:
+    try:
+        return stored_table(storage.read(table_path(key, partition)), columns)
+    except ObjectMissing:
+        return None  # it was not made yet
