@@ -167,6 +167,9 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
         for sentence in release.left_out[:_SHOWN]:
             context.log.warning(f"Left out: {sentence}")  # noqa: G004 - Dagster's own is no format
         kept = [image for image in ready.images if image.verdict == Verdict.KEPT]
+        metadata = _metadata(
+            dataset, release, home, started=started, judged_anew=len(ready.judged_anew)
+        )
         sheet = contact_sheet_of(kept, home, [None] * len(kept), byte_budget=_SHEET_BYTES)
         yield dg.MaterializeResult(
             value=DatasetRelease(release, home),
@@ -175,7 +178,9 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
                 release, kept, leaks=_leaks(DatasetRelease(release, home), kept, policy)
             ),
             metadata={
-                **_metadata(dataset, release, home, started=started, judged_anew=len(ready.judged_anew)),
+                **_metadata(
+                    dataset, release, home, started=started, judged_anew=len(ready.judged_anew)
+                ),
                 "contact_sheet": sheet,
             },
         )
