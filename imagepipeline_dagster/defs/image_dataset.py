@@ -177,12 +177,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
             check_results=_check_results(
                 release, kept, leaks=_leaks(DatasetRelease(release, home), kept, policy)
             ),
-            metadata={
-                **_metadata(
-                    dataset, release, home, started=started, judged_anew=len(ready.judged_anew)
-                ),
-                "contact_sheet": sheet,
-            },
+            metadata={**metadata, "contact_sheet": sheet},
         )
 
     return [image_dataset]
@@ -230,6 +225,8 @@ def _check_results(
 def _leaks(
     release: DatasetRelease, kept: Sequence[ModeratedImage], policy: ReleasePolicy
 ) -> list[str]:
+    if len(release.manifest.splits) == 1:
+        return []
     columns = ["prompt_set", "prompt_id", "call_index", "sample_index", "image_sha256", "split"]
     places = release.as_arrow(columns).to_pylist()
     split_of = {tuple(row[name] for name in columns[:-1]): row["split"] for row in places}

@@ -270,7 +270,7 @@ def _former_splits(
     storage: Storage, former: Release | None, policy: ReleasePolicy
 ) -> dict[Place, str]:
     """Return the splits of the former release's samples, where it was split by the same policy."""
-    if former is None or former.split_policy != policy.splitting:
+    if former is None or former.split_policy != policy.splitting or len(policy.splits) == 1:
         return {}
     columns = ["prompt_set", "prompt_id", "call_index", "sample_index", "image_sha256", "split"]
     rows = read_rows(storage, former, columns).to_pylist()
