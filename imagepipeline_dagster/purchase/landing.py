@@ -23,7 +23,6 @@ from imagepipeline_dagster.api.errors import (
     DownloadError,
     LinkExpired,
     LinkRefused,
-    StatusUnavailable,
 )
 from imagepipeline_dagster.api.jobs import Job, JobStatus
 from imagepipeline_dagster.ledger.records import Hold, Outcome, StoredSample
@@ -276,8 +275,8 @@ class Landing:
             return job
         renewed = await self._client.status(job.task, job.id)
         if renewed.status is JobStatus.PENDING:
-            # A job that was done is not: a passing confusion, no reason to give up what is paid.
-            raise StatusUnavailable(f"the job had succeeded, and is {renewed.word[:40]} now")
+            # A job that was done is not: a passing confusion, which says nothing of its links.
+            return job.model_copy(update={"links_told": False})
         return renewed
 
     async def _write(self, picture: Picture, data: bytes) -> str:

@@ -142,6 +142,17 @@ def test_links_that_come_some_looks_later_are_followed(
     assert buyer.buy(prompts_of(numbered_rows(1))).outcomes == {"generated": 1}
 
 
+def test_a_job_that_is_pending_once_more_is_waited_for(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """A status that falls behind its own SUCCESS says nothing of the links, and ends no run."""
+    emulator.set_faults(
+        Fault(kind=FaultKind.EMPTY_LINKS, times=1), Fault(kind=FaultKind.STUCK, times=2)
+    )
+
+    assert buyer.buy(prompts_of(numbered_rows(1))).outcomes == {"generated": 1}
+
+
 def test_without_a_checker_a_short_list_is_no_filter(
     buyer: Buyer, emulator: EmulatorServer
 ) -> None:
