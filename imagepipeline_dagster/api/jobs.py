@@ -37,7 +37,8 @@ class JobStatus(StrEnum):
 _WORDS_OF = {
     JobStatus.PENDING: "pending queued processing in_queue in_progress started starting running",
     JobStatus.SUCCESS: "success succeeded successful completed complete finished done",
-    JobStatus.FAILURE: "failure failed error errored canceled cancelled aborted timed_out timeout",
+    JobStatus.FAILURE: "failure failed error errored canceled cancelled aborted timed_out timeout "
+    "rejected terminated killed",
 }
 """The API's page knows the first word of each; the others are seen at vendors."""
 
@@ -49,7 +50,8 @@ class Job(BaseModel):
 
     Attributes:
         id: None where the API finished at once and named none.
-        word: the status as it was spelled; empty where the answer names a job and no status.
+        word: the status as it was spelled; empty where the answer names a job and no status, or
+            says `success: false` alone.
         known_word: whether it is a known one; else `status` is PENDING, and the deadline decides.
         links_told: whether the answer listed links that can all be read, be the list empty. Without
             it nothing is known of what the job delivers.
@@ -88,13 +90,15 @@ _MAX_ID = 5_000
 
 
 # Where vendors wrap the job in an envelope, and how they call its links.
-_ENVELOPES = ("data", "result", "response", "job", "output")
+_ENVELOPES = ("data", "result", "response", "job", "task", "prediction", "output")
 _LINK_NAMES = (
     *("download_urls", "download_url", "image_urls", "image_url", "images", "image"),
     *("output", "outputs", "result_url", "result_urls", "urls", "url", "links"),
+    *("results", "artifacts", "files"),
 )
-_LINK_FIELDS = ("url", "href", "download_url", "image_url")
-_ID_NAMES = ("id", "job_id", "jobId")
+_LINK_FIELDS = ("url", "href", "uri", "download_url", "image_url")
+_ID_NAMES = ("id", "job_id", "task_id")
+_WORD_STARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 def read_job(answer: object, *, task: str, job_id: str | None = None) -> Job:
@@ -111,10 +115,12 @@ def read_job(answer: object, *, task: str, job_id: str | None = None) -> Job:
     if job_id is not None and ids and job_id not in ids:
         raise OtherJob(ids[0])
     spelled = fields.get("status")
-    if not isinstance(spelled, str) and (job_id is not None or not ids):
+    # A question that fails says nothing of its job.
+    refused = job_id is None and not ids and fields.get("success") is False
+    if not (isinstance(spelled, str) or refused) and (job_id is not None or not ids):
         raise UnreadableAnswer("the answer is not a JSON object with a status")
     word = storable(spelled)[:_MAX_WORD] if isinstance(spelled, str) else ""
-    status = _status_of(word)
+    status = JobStatus.FAILURE if refused and not word else _status_of(word)
     own_id = job_id or next(iter(ids), None)
     if status in (None, JobStatus.PENDING) and not own_id:
         raise UnreadableAnswer(f"the job is {word} but the answer names no usable id")
@@ -133,14 +139,25 @@ def read_job(answer: object, *, task: str, job_id: str | None = None) -> Job:
     )
 
 
+def _spelled_alike(fields: Mapping[str, object]) -> dict[str, object]:
+    """Return fields under names in `snake_case`, and the status under that name."""
+    alike = {_WORD_STARTS.sub("_", name).lower(): value for name, value in fields.items()}
+    alike |= {name: value for name, value in fields.items() if name in alike}
+    if isinstance(alike.get("state"), str):
+        alike.setdefault("status", alike["state"])
+    return alike
+
+
 def _opened(answer: Mapping[str, object]) -> Mapping[str, object]:
     """Return an answer without its envelope, and the envelope's fields that it lacks."""
+    answer = _spelled_alike(answer)
     for name in _ENVELOPES:
         inner = answer.get(name)
         if isinstance(inner, list) and len(inner) == 1:
             inner = inner[0]
         if not isinstance(inner, Mapping):
             continue
+        inner = _spelled_alike(inner)
         if _is_job(inner) or ("status" in inner and "status" not in answer):
             # The id and the links beside it would be the envelope's own.
             outer = {key: answer[key] for key in _MESSAGE_NAMES if key in answer}
@@ -176,20 +193,35 @@ def _ids_in(answer: Mapping[str, object]) -> list[str]:
 
 
 def _links(answer: Mapping[str, object]) -> tuple[str, ...] | None:
-    """Return the links that an answer lists, under any of their names; None where it lists none."""
+    """Return the links that an answer lists, under any of their names; None where it lists none.
+
+    A list under another name may be filled where the first one is empty.
+    """
+    told = False
     for name in _LINK_NAMES:
         value = answer.get(name)
-        entries = value if isinstance(value, list | tuple) else [value] if value else []
-        links = tuple(storable(link) for entry in entries if (link := _link(name, entry)))
-        unreadable = any(entry and not _link(name, entry) for entry in entries)
-        if links or (isinstance(value, list) and not unreadable):
-            return None if unreadable and not links else links
-    return None
+        entries = _entries(value)
+        if links := tuple(storable(link) for entry in entries if (link := _link(name, entry))):
+            return links
+        if any(entries):
+            return None
+        told = told or isinstance(value, list)
+    return () if told else None
+
+
+def _entries(value: object) -> list[object]:
+    """Return what a field of links lists: each by itself, be they numbered or grouped."""
+    if isinstance(value, Mapping) and not _spelled_alike(value).keys() & {*_LINK_FIELDS}:
+        value = list(value.values())
+    if not isinstance(value, list):
+        return [value] if value else []
+    return [entry for item in value for entry in (item if isinstance(item, list) else [item])]
 
 
 def _link(name: str, entry: object) -> str:
     if isinstance(entry, Mapping):
-        entry = next((entry[field] for field in _LINK_FIELDS if entry.get(field)), None)
+        fields = _spelled_alike(entry)
+        entry = next((fields[field] for field in _LINK_FIELDS if fields.get(field)), None)
     # Under other names there may be a picture itself, in base64.
     return entry if isinstance(entry, str) and (name == "download_urls" or "://" in entry) else ""
 

@@ -120,7 +120,9 @@ def ruling_on_post(answer: Answer, *, refusing: Collection[int] = (429,)) -> Rul
         return Ruling.JOB
     elif job is not None and job.status is JobStatus.FAILURE and answer.is_success:
         refusal = refusal_of(answer, busy=busy)
-        return refusal if refusal not in (None, Ruling.FILTERED) else Ruling.JOB
+        if refusal not in (None, Ruling.FILTERED):
+            return refusal
+        return Ruling.JOB if job.word else Ruling.UNKNOWN
     if busy or answer.status in _JUDGES_THE_REQUEST | _ASKS_ELSEWHERE:
         return refusal_of(answer, busy=busy) or Ruling.REFUSED
     return Ruling.UNKNOWN
@@ -154,7 +156,8 @@ def error_of(ruling: Ruling, answer: Answer, *, origin: str) -> SubmitError:
             return RequestRefused(answered)
         case _ if answer.is_success:
             return AnswerLost(
-                f"the answer to a POST cannot be read: {answer.unreadable}; it may have been bought"
+                f"the answer to a POST names no job: {answer.unreadable or answer.message}; "
+                "it may have been bought"
             )
         case _:
             return AnswerLost(

@@ -26,11 +26,15 @@ _RATE = re.compile(
     re.IGNORECASE,
 )
 _CREDITS = re.compile(
-    r"\b(insufficient|not enough|no|out of|low|negative|exceeded)\W+(\w+\W+){0,2}"
+    r"\b(insufficient|not (have )?(enough|any|sufficient)|no|out of|low|negative|exceeded)\W+"
+    r"(\w+\W+){0,2}"
     r"(credits?|balance|funds|quota)\b"
     r"|\b(credits?|balance|funds|quota)\W+(\w+\W+){0,3}"
     r"(insufficient|exhausted|exceeded|low|used up|spent|expired)\b"
     r"|\bpayment (is )?(required|overdue|failed)|\bbilling\b|\b(spending|spend|usage) limit\b"
+    r"|\b(daily|weekly|monthly|plan|account)( \w+)? limit (\w+ )?(reached|exceeded|hit)\b"
+    r"|\bnon-?payment\b|\bupgrade (\w+ )?(plan|subscription)\b"
+    r"|\baccount (is |has been |was )(suspended|disabled|deactivated|blocked)\b"
     r"|\b(subscription|plan|trial) (is |has )?(expired|ended|inactive|cancell?ed)\b",
     re.IGNORECASE,
 )

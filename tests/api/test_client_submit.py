@@ -133,6 +133,19 @@ AT_MOST_ONCE: dict[str, tuple[Reply, type[ImagePipelineError]]] = {
         Reply(value={"status": "error", "message": "Invalid API Key"}),
         AccessRefused,
     ),
+    "no success for the key": (
+        Reply(value={"success": False, "message": "Invalid API Key"}),
+        AccessRefused,
+    ),
+    "no success for money": (
+        Reply(value={"success": False, "data": None, "error": "Insufficient credits"}),
+        CreditsExhausted,
+    ),
+    "no success and no reason": (Reply(value={"success": False, "error": "oops"}), AnswerLost),
+    "429 for the month": (
+        Reply(status=429, value={"detail": "Monthly limit reached. Upgrade your plan."}),
+        CreditsExhausted,
+    ),
     "410": (Reply(status=410, value={"error": "this version is retired"}), WrongAddress),
     "307": (Reply(status=307, headers={"Location": "https://a/"}), WrongAddress),
     "308": (Reply(status=308, headers={"Location": "https://a/"}), WrongAddress),
@@ -219,6 +232,7 @@ NOT_NOW = {
     "503": Reply(status=503, value={"error": "busy"}, headers={"Retry-After": "0"}),
     "425": Reply(status=425),
     "403 for the rate": Reply(status=403, value={"error": "rate limit exceeded"}),
+    "no success for the rate": Reply(value={"success": False, "error": "Too many requests"}),
     "FAILURE for the rate": Reply(
         value={"status": "FAILURE", "error": "rate limit exceeded, try again in 0 seconds"}
     ),

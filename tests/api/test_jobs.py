@@ -53,6 +53,7 @@ answers = st.fixed_dictionaries(
         ("error", JobStatus.FAILURE),
         ("TIMED_OUT", JobStatus.FAILURE),
         ("timed-out", JobStatus.FAILURE),
+        ("Rejected", JobStatus.FAILURE),
     ],
 )
 def test_status_words(word: str, status: JobStatus) -> None:
@@ -123,6 +124,8 @@ def test_the_jobs_own_answer(answer: object) -> None:
         ({"status": "success", "data": {"status": "queued", "id": "j"}}, "j", "PENDING", ()),
         ({"status": "PENDING", "data": {"job_id": 7}}, "7", "PENDING", ()),
         ({"status": "PENDING", "data": {"jobId": "j"}}, "j", "PENDING", ()),
+        ({"prediction": {"id": "j", "state": "starting"}}, "j", "PENDING", ()),
+        ({"taskId": "j", "state": "COMPLETED"}, "j", "SUCCESS", ()),
         ({"data": [{"status": "PENDING", "id": "j"}]}, "j", "PENDING", ()),
         (
             {"id": "e", "result": {"status": "done", "id": "j", "url": "https://a/1"}},
@@ -189,7 +192,17 @@ def test_envelopes(answer: object, job_id: str, status: str, links: tuple[str, .
         ({}, None),
         ({"download_urls": 7}, None),
         ({"download_urls": [{"seed": 7}]}, None),
-        ({"download_urls": {"0": "https://a/1"}}, None),
+        (
+            {"download_urls": {"0": "https://a/1", "1": "https://a/2"}},
+            ("https://a/1", "https://a/2"),
+        ),
+        ({"download_urls": [["https://a/1"], ["https://a/2"]]}, ("https://a/1", "https://a/2")),
+        ({"downloadUrls": ["https://a/1"]}, ("https://a/1",)),
+        ({"imageUrl": "https://a/1"}, ("https://a/1",)),
+        ({"results": [{"imageUrl": "https://a/1"}]}, ("https://a/1",)),
+        ({"artifacts": [{"uri": "https://a/1"}]}, ("https://a/1",)),
+        ({"download_urls": [], "images": ["https://a/1"]}, ("https://a/1",)),
+        ({"download_urls": [], "output": None}, ()),
         ({"images": ["aGVsbG8="]}, None),
     ],
 )
