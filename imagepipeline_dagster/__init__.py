@@ -11,10 +11,10 @@ The flow, which is also the order to read the packages in:
 
 `ledger` knows what was bought, `watching` which prompt sets changed, `alerts` what a person should
 know. `api` is the HTTP contract, `emulator` the same contract served on loopback, `storage` keeps
-bytes. `databases` reads URLs,
-`rows` turns rows into tables, `partition_names` sets into partitions, `previews` pictures into
-thumbnails and contact sheets, `markup` text into Markdown and HTML. `errors` is the root of what a
-person can put right, `options` of every model of options.
+bytes. `databases` reads URLs, `rows` turns rows into tables, `partition_names` sets into
+partitions, `previews` pictures into thumbnails and contact sheets, `markup` text into Markdown.
+`telemetry` counts for OpenTelemetry. `errors` is the root of what a person can put right, `options`
+of every model of options.
 
 On top: `resources` and `io_manager` for Dagster, `environment` what the environment says,
 `component` a dataset in YAML, which `scaffolding` begins, `demo` a dataset from sample tables,

@@ -16,6 +16,7 @@ import httpx
 import stamina
 from aiolimiter import AsyncLimiter
 
+from imagepipeline_dagster import telemetry
 from imagepipeline_dagster.api.address import check_key_is_safe, origin_of
 from imagepipeline_dagster.api.answers import AnswerReader
 from imagepipeline_dagster.api.connections import (
@@ -216,6 +217,7 @@ class ImagePipelineClient:
         ruling = ruling_on_post(answer, refusing=self._refusing)
         if ruling is Ruling.JOB and answer.job is not None:
             return answer.job
+        telemetry.api_refused(ruling.value)
         raise error_of(ruling, answer, origin=self.origin)
 
     async def status(self, task: str, job_id: str) -> Job:

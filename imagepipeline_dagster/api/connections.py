@@ -6,6 +6,7 @@ import asyncio
 import json as jsons
 import os
 import ssl
+import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from imagepipeline_dagster import telemetry
 from imagepipeline_dagster.api.errors import ConnectionUnusable
 
 __all__ = ["POST_KEEPALIVE_SECONDS", "answer_deadline", "bounded_answer", "open_http"]
@@ -118,6 +120,7 @@ async def bounded_answer(
         httpx.HTTPError: no answer came, or not to its end.
     """
     packed = bytearray()
+    started = time.monotonic()
     try:
         async with (
             answer_deadline(seconds, sending=sending) as extensions,
@@ -136,6 +139,8 @@ async def bounded_answer(
     except httpx.InvalidURL as error:
         # httpx works out where a redirect leads, also where it is not to follow.
         raise httpx.RemoteProtocolError("the redirect leads nowhere") from error
+    seconds = time.monotonic() - started
+    telemetry.api_answered(method, status=response.status_code, seconds=seconds)
     kept = {
         name: response.headers[name]
         for name in ("Content-Type", "Location", "Retry-After")

@@ -12,6 +12,7 @@ import dagster as dg
 import pandas as pd
 import pyarrow as pa
 
+from imagepipeline_dagster import telemetry
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import (
     column_metadata,
@@ -106,6 +107,8 @@ def buy_set(
     spent = allowance.spent(ledger, today=dt.datetime.now(dt.UTC).date())
     images = noting_why_withheld(images_of_plan(prompts, plan, report.entries), withheld)
     outcomes = Counter(image.outcome for image in images)
+    mine = Counter(image.outcome for image in images if image.run_id == run_id)
+    telemetry.images_ended(mine, dataset=dataset.name, emulated=api.emulated)
     bought, reused = report.bought_and_reused(images, run_id=run_id)
     figures: dict[str, Any] = {
         "requested": len(images),

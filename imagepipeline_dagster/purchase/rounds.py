@@ -11,6 +11,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from imagepipeline_dagster import telemetry
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.contract import Task
 from imagepipeline_dagster.api.jobs import Job, JobStatus
@@ -210,9 +211,11 @@ class Rounds:
         try:
             try:
                 self._state.in_flight += 1
+                telemetry.jobs_under_way(+1)
                 job = await self._finished_job(call, entry, hold)
             finally:
                 self._state.in_flight -= 1
+                telemetry.jobs_under_way(-1)
                 self.places.give_back()
             if job is not None:
                 links_since = (entry and entry.links_since) or dt.datetime.now(dt.UTC)

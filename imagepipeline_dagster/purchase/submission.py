@@ -13,6 +13,7 @@ from functools import partial
 
 from sqlalchemy import Connection
 
+from imagepipeline_dagster import telemetry
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.errors import AnswerLost
 from imagepipeline_dagster.api.jobs import Job, JobStatus
@@ -88,6 +89,12 @@ class Submission:
             self._fence.raise_around(key, since=since)
             job = await self._send(call, hold)
             self._state.posts += 1
+            telemetry.images_bought(
+                call.samples,
+                money=self._allowance.cost(call.samples),
+                currency=self._allowance.currency,
+                emulated=self._emulated,
+            )
             await self._record_job(hold, job)
         except asyncio.CancelledError:
             # A claim without a POST would look as if it might have been bought.
