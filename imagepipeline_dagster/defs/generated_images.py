@@ -250,4 +250,4 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
         return purchased.images.result()
 
     checks = build_checks(dataset, "generated_images", check_generated_images(dataset))
-    return [generated_images, *checks]
+    return [generated_images, checks]

@@ -44,7 +44,7 @@ _SHOWN = 20
 # Beside a contact sheet there is no room for every set of a large dataset.
 _COUNTS_BYTES = 4_000
 _LEFT_OUT_BYTES = 2_000
-_SHEET_BYTES = 22_000
+_SHEET_BYTES = 18_000
 
 
 class ReleaseConfig(dg.Config):

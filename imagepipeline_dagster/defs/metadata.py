@@ -34,7 +34,7 @@ _TILES = 64
 _TILES_OF_A_SMALL_SHEET = 6
 _SMALL_SHEET_BYTES = 5_000
 # An event's metadata stays under 48 kB: as base64 this leaves room for the columns' descriptions.
-_SHEET_BYTES = 28_000
+_SHEET_BYTES = 25_000
 
 
 def table_metadata(

@@ -157,4 +157,4 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
             ).result()
 
     checks = build_checks(dataset, "moderated_images", check_moderated_images(dataset))
-    return [moderated_images, *checks]
+    return [moderated_images, checks]

@@ -13,7 +13,7 @@ from imagepipeline_dagster.storage.contract import Storage
 __all__ = ["moderation_metadata"]
 
 # Bytes of pictures; as base64, with the columns, an event stays under 48 kB.
-_SHEET_BYTES = {Verdict.KEPT: 12_000, Verdict.QUARANTINED: 6_000, Verdict.REJECTED: 4_500}
+_SHEET_BYTES = {Verdict.KEPT: 9_000, Verdict.QUARANTINED: 6_000, Verdict.REJECTED: 4_500}
 _SHEET_NAMES = {
     Verdict.KEPT: "contact_sheet",
     Verdict.QUARANTINED: "quarantined_pictures",

@@ -124,4 +124,4 @@ def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
         with tables.open(dataset.prompts, dataset.embeddings) as source:
             return make_prompt_set(dataset, prompt_set_of(context.partition_key), source).result()
 
-    return [prompt_sets, *build_checks(dataset, "prompt_sets", check_prompt_sets(dataset))]
+    return [prompt_sets, build_checks(dataset, "prompt_sets", check_prompt_sets(dataset))]

@@ -5,7 +5,7 @@ batch are two ways to call them.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -72,20 +72,52 @@ class StageCheck:
 
 def build_checks(
     dataset: ImageDataset, stage: str, checks: Sequence[StageCheck]
-) -> list[dg.AssetChecksDefinition]:
-    """Return a stage's checks as Dagster's."""
-    return [
-        dg.asset_check(
-            asset=dataset.key(stage),
-            name=check.name,
-            partitions_def=dataset.partitions,
-            blocking=check.blocking,
-            description=check.description,
-            additional_ins={
-                name: dg.AssetIn(dataset.key(name))
-                for name in check.inputs()
-                if name in STAGES and name != stage
-            },
-        )(with_resources_of(dataset)(check.look))
+) -> dg.AssetChecksDefinition:
+    """Return a stage's checks as one step of Dagster's.
+
+    Where each step is a process of its own, a dozen checks would take longer than the stages.
+    """
+    key = dataset.key(stage)
+
+    def look(
+        context: dg.AssetCheckExecutionContext, **given: object
+    ) -> Iterator[dg.AssetCheckResult]:
+        for check in checks:
+            if dg.AssetCheckKey(key, check.name) in context.selected_asset_check_keys:
+                seen = check.look(**{name: given[name] for name in check.inputs()})
+                yield dg.AssetCheckResult(
+                    asset_key=key,
+                    check_name=check.name,
+                    passed=seen.passed,
+                    severity=seen.severity,
+                    description=seen.description,
+                    metadata=seen.metadata,
+                )
+
+    inputs = {
+        name: parameter.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
         for check in checks
-    ]
+        for name, parameter in inspect.signature(check.look, eval_str=True).parameters.items()
+    }
+    above = [name for name in inputs if name in STAGES and name != stage]
+    signature = inspect.signature(look, eval_str=True)
+    vars(look)["__signature__"] = signature.replace(
+        parameters=[signature.parameters["context"], *inputs.values()]
+    )
+    decorated = dg.multi_asset_check(
+        name=dataset.named(f"check_{stage}"),
+        specs=[
+            dg.AssetCheckSpec(
+                check.name,
+                asset=key,
+                description=check.description,
+                blocking=check.blocking,
+                additional_deps=[dataset.key(name) for name in above if name in check.inputs()],
+                partitions_def=dataset.partitions,
+            )
+            for check in checks
+        ],
+        ins={name: dg.AssetIn(dataset.key(name)) for name in (stage, *above) if name in inputs},
+        can_subset=True,
+    )
+    return decorated(with_resources_of(dataset)(look))

@@ -65,6 +65,17 @@ def test_a_project_keeps_what_is_its_own(tmp_path: Path, theirs: dict[str, Any])
     assert not list((tmp_path / "data").rglob("*.parquet"))
 
 
+def test_a_selection_of_assets_is_few_steps(tmp_path: Path) -> None:
+    """Each step may be a process: a stage is one, and all checks of a stage are another."""
+    graph = _dataset(tmp_path).resolve_implicit_global_asset_job_def()
+    steps = {node.name for node in graph.nodes}
+    assert steps == {
+        *("prompt_sets", "generation_requests", "generated_images", "moderated_images"),
+        *("check_prompt_sets", "check_generated_images", "check_moderated_images"),
+        "image_dataset",
+    }
+
+
 def test_a_batch_may_run_in_a_process_of_its_own(tmp_path: Path) -> None:
     """Dagster plans the job for an executor of several processes: no output stays in memory."""
     definitions = _dataset(tmp_path, executor=dg.multiprocess_executor)
