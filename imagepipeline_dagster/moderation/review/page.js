@@ -31,6 +31,10 @@ function verdictOf(sample) {
   return decision ? `${verdict} by ${reviewer}` : `${verdict}: ${sample.reason}`;
 }
 
+function nameOf(sample) {
+  return sample.score === null ? sample.prompt_id : `${sample.prompt_id} · ${sample.score.toFixed(2)}`;
+}
+
 function makeTile(sample) {
   const tile = element("button", "tile");
   const picture = element("img", "");
@@ -38,9 +42,10 @@ function makeTile(sample) {
   picture.loading = "lazy";
   picture.alt = "";
   picture.src = `thumbnails/${sample.decided.image_sha256}`;
-  tile.append(picture, element("span", "verdict"), element("span", "name", sample.sample));
+  tile.append(picture, element("span", "verdict"), element("span", "name", nameOf(sample)));
   tile.addEventListener("click", () => {
     dialog.showModal();
+    dialog.focus(); // an Enter that stays down presses no button
     select(shown.indexOf(sample));
   });
   return tile;
@@ -75,7 +80,6 @@ function filter() {
   shown = samples.filter((sample) => passes(sample, verdict));
   const left = new Set(shown);
   for (const sample of samples) sample.tile.hidden = !left.has(sample);
-  find("#nothing").hidden = shown.length > 0;
   samples.forEach(paintTile);
   paintCounts();
   select(0);
@@ -110,9 +114,9 @@ function paintLarge() {
     ["seed", sample.seed],
     ["size", sample.size],
     ["set", decided.prompt_set],
-    ["prompt", sample.sample],
+    ["prompt", `${sample.prompt_id}, ${sample.place}`],
     ["picture", decided.image_sha256],
-    ["place", `${current + 1} of ${shown.length}`],
+    ["shown", `${current + 1} of ${shown.length}`],
   ].filter(([, text]) => text !== null && text !== "");
   find("#facts").replaceChildren(
     ...facts.flatMap(([name, text]) => [element("dt", "", name), element("dd", "", `${text}`)]),
@@ -131,7 +135,8 @@ function decide(decision) {
   }
   sending = sending.then(async () => {
     try {
-      apply(await post(asked), decision === "undo");
+      const request = { method: "POST", body: JSON.stringify(asked) };
+      apply(await ask("decisions", request), decision === "undo");
     } catch (problem) {
       sample?.tile.classList.remove("sending");
       say(problem.message, true);
@@ -139,10 +144,9 @@ function decide(decision) {
   });
 }
 
-async function post(asked) {
-  const request = { method: "POST", body: JSON.stringify(asked) };
-  const answer = await fetch("decisions", request).catch(() => {
-    throw new Error("Not recorded: the command that serves this page has ended.");
+async function ask(address, request) {
+  const answer = await fetch(address, request).catch(() => {
+    throw new Error("No answer: the command that serves this page has ended.");
   });
   const body = await answer.json();
   if (!answer.ok) throw new Error(body.error);
@@ -189,10 +193,7 @@ function press(event) {
 }
 
 async function start() {
-  const answer = await fetch("samples");
-  const body = await answer.json();
-  if (!answer.ok) throw new Error(body.error);
-  samples = body;
+  samples = await ask("samples");
   for (const sample of samples) sample.tile = makeTile(sample);
   const sets = [...new Set(samples.map((sample) => sample.decided.prompt_set))];
   filters.elements.set.append(...sets.map((set) => new Option(set, set)));

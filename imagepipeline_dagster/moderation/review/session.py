@@ -66,7 +66,8 @@ class ShownSample:
     """What the page shows of a sample beside how it stands with its picture."""
 
     decided: Decided
-    sample: str
+    prompt_id: str
+    place: str
     reason: str
     facts: list[str]
     score: float | None
@@ -206,10 +207,10 @@ class ReviewSession:
         )
 
     def _shown(self, image: ModeratedImage) -> ShownSample:
-        sample = f"{image.prompt_id} · call {image.call_index} · sample {image.sample_index}"
         return ShownSample(
             decided=self._decided(_place(image)),
-            sample=visible(sample),
+            prompt_id=visible(image.prompt_id),
+            place=f"call {image.call_index}, sample {image.sample_index}",
             reason=image.moderation_reason.removeprefix(OVERRIDDEN),
             facts=[visible(fact) for fact in facts_of(image)],
             score=image.nsfw_score,
