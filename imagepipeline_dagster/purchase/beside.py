@@ -6,6 +6,8 @@ is decoded but the beginnings of compressed texts.
 
 from __future__ import annotations
 
+import io
+import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,9 +60,16 @@ def carries_more(data: bytes, picture_format: str, profile: object = None) -> st
     beside = sum(len(part.content) for part in parts)
     if beside > _MOST_BESIDE:
         return f"{beside:,} bytes stand beside the picture"
+    if _is_archive(data):
+        return "an archive hides between its pixels"
     if profile is not None and not _is_profile(profile):
         return "its colour profile is none"
     return None
+
+
+def _is_archive(data: bytes) -> bool:
+    """Tell whether a file is a zip too: its directory is read from the end, wherever it begins."""
+    return b"PK\x01\x02" in data and zipfile.is_zipfile(io.BytesIO(data))
 
 
 def _oddity(part: _Part) -> str | None:

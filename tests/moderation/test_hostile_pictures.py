@@ -7,6 +7,7 @@ import json
 import struct
 import subprocess
 import sys
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -72,6 +73,16 @@ def animated(format: str) -> bytes:  # noqa: A002
 
 
 PAGE = b"<!DOCTYPE html><html><script>alert(1)</script></html>"
+
+
+def whole_zip() -> bytes:
+    """Return an archive that unpacks."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a.txt", "hello")
+    return packed.getvalue()
+
+
 ZIP = b"PK\x03\x04" + bytes(range(200))
 ROW = b"\0" + bytes(48)
 HOSTILE = {
@@ -128,6 +139,10 @@ CARRIES = {
     "zip_in_a_jpeg_segment": jpeg_with(0xE9, ZIP),
     "zip_in_a_webp_chunk": webp_with(b"prVt", ZIP),
     "page_in_a_webp_chunk": webp_with(b"prVt", b"xx" + PAGE),
+    "zip_between_the_pixels_of_a_jpeg": small("JPEG")[:-2] + whole_zip() + b"\xff\xd9",
+    "zip_between_the_pixels_of_a_png": png(48, 48, pixels=ROW * 48)[:-12]
+    + chunk(b"IDAT", whole_zip())
+    + chunk(b"IEND", b""),
     "icc_junk_in_a_jpeg": small("JPEG", icc_profile=b"junk" * 99),
 }
 
