@@ -30,7 +30,7 @@ from imagepipeline_dagster.tables.schema import (
     columns_of,
     source_json,
 )
-from imagepipeline_dagster.tables.spelling import look_alike
+from imagepipeline_dagster.tables.spelling import is_blank, look_alike
 
 __all__ = [
     "MAX_SAMPLES",
@@ -232,7 +232,7 @@ def _validated(
         *embedding_problems,
         *_request_problems(str(values["task"]), parameters),
         *(_syntax_problems(prompt, negative_prompt) if refuses_syntax else []),
-        *(["prompt: is blank"] if row.prompt and not row.prompt.strip() else []),
+        *(["prompt: is blank"] if row.prompt and is_blank(row.prompt) else []),
         *token_problems(
             prompt,
             negative_prompt,

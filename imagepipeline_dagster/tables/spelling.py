@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from itertools import islice
 
-__all__ = ["did_you_mean", "look_alike", "visible_name"]
+__all__ = ["did_you_mean", "is_blank", "look_alike", "visible_name"]
 
 _COMPARED = 10_000  # names: comparing them takes about half a second
 _SHOWN = 3
@@ -28,6 +28,11 @@ def visible_name(name: str) -> str:
         return name.strip()
     seen = (c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
     return "".join(" " if c.isspace() else c for c in seen).strip()
+
+
+def is_blank(text: str) -> bool:
+    """Tell whether a text has nothing that a person can see."""
+    return not (text.strip() if text.isascii() else visible_name(text))
 
 
 def look_alike(name: str) -> str:

@@ -47,9 +47,9 @@ _FLAG_WORDS = {
     False: "false f no n off 0 0.0 falsch nein faux non falso onwaar nee falskt fałsz",
 }
 _FLAGS = {word: flag for flag, words in _FLAG_WORDS.items() for word in words.split()}
-_NO_VALUE = re.compile(
-    r"nan|none|null|na|n/a|<na>|nat|\\n|#(n/a|name\?|ref!|value!|div/0!|num!|null!)", re.IGNORECASE
-)
+_SHEET_ERRORS = ("#n/a", "#name?", "#ref!", "#value!", "#div/0!", "#num!", "#null!")
+_NO_VALUE = {"nan", "none", "null", "na", "n/a", "<na>", "nat", "\\n", *_SHEET_ERRORS}
+_LONGEST_NO_VALUE = 10
 # Python's own parsers also take "1_000", other scripts' digits and endless ones.
 _WHOLE = re.compile(r"([+-]?[0-9]{1,40})(?:\.0{0,40})?")
 _EXACT_FLOATS = 2.0**53
@@ -58,7 +58,7 @@ _NUMBER = re.compile(r"[+-]?([0-9]{1,40}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE][+-]
 
 def is_no_value(text: str) -> bool:
     """Tell whether a text is a word that programs write where there is no value."""
-    return len(text) < 10 and _NO_VALUE.fullmatch(text.strip()) is not None
+    return len(text) < _LONGEST_NO_VALUE and text.strip().lower() in _NO_VALUE
 
 
 def read_text(raw: object) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
@@ -18,11 +18,13 @@ from imagepipeline_dagster.tables.transfer.file_rows import (
     RowsFile,
     RowUnreadable,
 )
+from imagepipeline_dagster.tables.transfer.header_names import known_names, plain_name
 from imagepipeline_dagster.tables.transfer.unpacking import UNPACKING_ERRORS, seekable
 
 __all__ = ["ExcelFile", "ParquetFile"]
 
 _BATCH = 2_000  # rows
+_ROWS_LOOKED_AT = 50  # of a sheet, for its headers
 _RETURN = re.compile("_x000D_", re.IGNORECASE)
 """A carriage return as Excel writes it into a cell."""
 
@@ -68,7 +70,7 @@ def _plain(column: pa.Array[Any]) -> pa.Array[Any]:
 
 
 class ExcelFile(RowsFile):
-    """The first sheet of an Excel workbook that has rows; its first row has the headers."""
+    """The first sheet of an Excel workbook with headers; a title may stand above them."""
 
     @override
     def headers(self) -> tuple[str, ...]:
@@ -103,14 +105,33 @@ class ExcelFile(RowsFile):
                 book = load_workbook(file, read_only=True, data_only=True)
             except (KeyError, ValueError, OSError) as error:
                 raise FileUnreadable(f"is not an Excel workbook: {error}") from error
-            for sheet in book.worksheets:
-                is_blank = True
-                for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
-                    if any(cell not in (None, "") for cell in cells):
-                        is_blank = False
-                        yield number, tuple(map(_cell, cells))
-                if not is_blank:
-                    return
+            found = _sheet_with_headers(book.worksheets)
+            if found is None:
+                return
+            sheet, first = found
+            for number, cells in enumerate(
+                sheet.iter_rows(min_row=first, values_only=True), start=first
+            ):
+                if _has_cells(cells):
+                    yield number, tuple(map(_cell, cells))
+
+
+def _sheet_with_headers(sheets: Sequence[Any]) -> tuple[Any, int] | None:
+    """Return the first sheet that has headers of ours, and their row; else the first with rows."""
+    first = None
+    for sheet in sheets:
+        rows = sheet.iter_rows(max_row=_ROWS_LOOKED_AT, values_only=True)
+        for number, cells in enumerate(rows, start=1):
+            if _has_cells(cells):
+                first = first or (sheet, number)
+            known = [cell for cell in cells if plain_name(str(cell)) in known_names()]
+            if len(known) > 1:
+                return sheet, number
+    return first
+
+
+def _has_cells(cells: Sequence[Any]) -> bool:
+    return any(cell not in (None, "") for cell in cells)
 
 
 def _cell(value: Any) -> Any:  # noqa: ANN401 - whatever a cell holds

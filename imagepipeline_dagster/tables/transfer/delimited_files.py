@@ -52,7 +52,8 @@ class DelimitedFile(RowsFile):
                 yield record
                 continue
             place, fields = record
-            if not any(fields):  # nothing but separators is no row
+            # Nothing but separators is no row, and nor is the line under a header of Markdown.
+            if not any(field.strip("-: ") for field in fields):
                 continue
             if len(fields) == width:
                 yield FileRow(place, dict(zip(headers, fields, strict=True)))
@@ -98,6 +99,7 @@ class _Lines:
         self.number = 0
         self.of_record: list[str] = []
         self.has_returns = False
+        self.has_spaced_quotes = False
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -111,6 +113,7 @@ class _Lines:
             body = line.rstrip("\r\n")
             line = body.replace("\r", _NO_RETURN) + line[len(body) :]
             self.has_returns = True
+        self.has_spaced_quotes = self.has_spaced_quotes or ' "' in line
         self.of_record.append(line)
         return line
 
@@ -166,8 +169,10 @@ def _records(
         limit = csv.field_size_limit(_LONGEST_FIELD)
         try:
             fields = next(reader)
-            if any(field[:1] == " " and field.lstrip(" ")[:1] == '"' for field in fields):
-                fields = _without_spaces(lines, delimiter)
+            if lines.has_spaced_quotes:
+                lines.has_spaced_quotes = False
+                if any(field[:1] == " " and field.lstrip(" ")[:1] == '"' for field in fields):
+                    fields = _without_spaces(lines, delimiter)
         except StopIteration:
             return
         except csv.Error as error:

@@ -25,6 +25,7 @@ from imagepipeline_dagster.tables.schema import (
     content_json,
     key_columns,
 )
+from imagepipeline_dagster.tables.spelling import is_blank
 from imagepipeline_dagster.tables.transfer.file_rows import (
     FileOptions,
     FileRow,
@@ -35,8 +36,8 @@ from imagepipeline_dagster.tables.transfer.header_names import HeadersRefused, r
 from imagepipeline_dagster.tables.transfer.progress import OnProgress, RowProgress
 from imagepipeline_dagster.tables.transfer.reading_files import open_file
 from imagepipeline_dagster.tables.transfer.staging import SeenRows, StagedRows
-from imagepipeline_dagster.tables.transfer.tidying import Tidy, no_text, tidy_of
-from imagepipeline_dagster.tables.values import Kind, is_unread_list, shown
+from imagepipeline_dagster.tables.transfer.tidying import Tidy, tidy_of
+from imagepipeline_dagster.tables.values import Kind, is_no_value, is_unread_list, shown
 
 __all__ = [
     "ImportOptions",
@@ -185,6 +186,7 @@ class IncomingRows:
         self.ignored_columns = tuple(header for header in headers if header and header not in used)
         self.duplicates = 0
         self._notes: dict[str, _Note] = {}
+        self._former: dict[str, tuple[object, Any]] = {}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -271,30 +273,43 @@ class IncomingRows:
         """Read a column's value of a row into `values`; return what is wrong with it."""
         column = source.column
         written = row.values.get(source.header) if source.header is not None else None
-        raw = written
-        if type(raw) is bytes:
-            try:
-                raw = raw.decode()
-            except UnicodeDecodeError:
-                return f"{shown(raw)} is not UTF-8 text"
-        if type(raw) is str and raw[:1] == "'" and self._file.marks_formulas and _MARKED.match(raw):
-            raw = raw[1:]
-        if no_text(raw):
+        # Many columns of a file hold the same text row after row.
+        former = self._former.get(column.name)
+        if former is not None and written == former[0] and type(written) is str:
+            values[column.name] = former[1]
+            return None
+        is_plain = True
+        try:
+            raw = self._as_text(written)
+        except UnicodeDecodeError:
+            return f"{shown(written)} is not UTF-8 text"
+        if type(raw) is str and is_no_value(raw):
             if column.required:
                 return f"{shown(raw)} is what programs write where there is no value"
             self._note(row, source, f"{shown(raw)} is read as no value")
-            raw = None
+            raw, is_plain = None, False
         if raw is None or raw == "":
             raw = source.default
         if source.tidy is not None and raw is not None:
             tidied = source.tidy(raw)
             raw = tidied.value
-            if tidied.extra:
-                values.update(tidied.extra)
             if tidied.note:
                 self._note(row, source, tidied.note)
+                values.update(tidied.extra)
+                is_plain = False
         values[column.name] = value = column.read(raw)
-        return problem_of(column, raw, value)
+        problem = problem_of(column, raw, value)
+        if is_plain and problem is None:
+            self._former[column.name] = written, value
+        return problem
+
+    def _as_text(self, raw: object) -> object:
+        """Return a text without its bytes and without the mark that an export gave it."""
+        if type(raw) is bytes:
+            return raw.decode()
+        if type(raw) is str and raw[:1] == "'" and self._file.marks_formulas and _MARKED.match(raw):
+            return raw[1:]
+        return raw
 
     def _note(self, row: FileRow, source: _Source, text: str) -> None:
         note = self._notes.setdefault(
@@ -329,7 +344,7 @@ def problem_of(column: Column, raw: object, value: Any) -> str | None:  # noqa: 
 
     It shows the value as it was given, and says what is expected.
     """
-    if column.required and not str(value).strip():
+    if column.required and is_blank(str(value)):
         return "is empty"
     if value is None:
         return None
@@ -350,7 +365,7 @@ def problem_of(column: Column, raw: object, value: Any) -> str | None:  # noqa: 
 
 
 def _problem_of_text(column: Column, raw: object, value: str) -> str | None:
-    if isinstance(raw, list | dict):
+    if raw is not value and isinstance(raw, list | dict):
         return f"{shown(raw)} is not text"
     if column.choices and value not in column.choices:
         return f"{shown(raw)} is not one of {', '.join(column.choices)}"

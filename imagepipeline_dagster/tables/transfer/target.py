@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -41,6 +42,48 @@ class ValueUnfit(ValueError):
     """A column of the user's table is of a type that cannot hold the value."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Binding:
+    """How a column's values are bound.
+
+    `limit` is the length of the longest text; `makes_numbers` says that a text which looks like a
+    number becomes one, `is_plain` that any text is bound as it is.
+    """
+
+    bound: sa.types.TypeEngine[Any]
+    python_type: type
+    has_zone: bool
+    limit: int | None
+    makes_numbers: bool
+    is_plain: bool
+
+
+def _binding(of: sa.types.TypeEngine[Any], kind: Kind, *, is_sqlite: bool) -> _Binding:
+    """Return how values of our kind are bound to a column of the user's type.
+
+    SQLite keeps a text in a column of any type, as STRING and DATE, and may make a number of it.
+    SQLAlchemy takes such a type at its word, and fails on the text.
+    """
+    is_text = kind in (Kind.TEXT, Kind.WORDS, Kind.TIME)
+    known = (*_AS_TEXT, sa.Date, sa.DateTime) if kind is Kind.TIME else _AS_TEXT
+    is_loose = is_sqlite and is_text and not isinstance(of, known)
+    bound = sa.types.NullType() if is_loose else of
+    try:
+        python_type: type = bound.python_type
+    except NotImplementedError:  # a type of the user's database that SQLAlchemy has no Python for
+        python_type = str
+    # SQLite keeps longer texts than a column is declared for.
+    limit = None if is_sqlite else getattr(bound, "length", None)
+    return _Binding(
+        bound=bound,
+        python_type=python_type,
+        has_zone=getattr(bound, "timezone", False),
+        limit=limit,
+        makes_numbers=is_loose,
+        is_plain=python_type is str and not (limit or is_loose),
+    )
+
+
 class TargetTable:
     """One of the two tables as the database has it, within a connection's transaction.
 
@@ -62,12 +105,16 @@ class TargetTable:
         self._keys = key_columns(row_type)
         self._columns = tuple(dict.fromkeys((*self._keys, *columns)))
         _check_columns(self._found, self._columns)
+        self._bindings = {
+            name: _binding(of, self._ours[name].kind, is_sqlite=connection.dialect.name == "sqlite")
+            for name, of in self._found.types.items()
+        }
         self._table = sa.Table(
             mapping.name,
             sa.MetaData(),
             *(
-                sa.Column(mapping.column(name), self._bound_type(name), key=name)
-                for name in self._found.types
+                sa.Column(mapping.column(name), binding.bound, key=name)
+                for name, binding in self._bindings.items()
             ),
             schema=mapping.database_schema,
         )
@@ -125,19 +172,6 @@ class TargetTable:
                 if key["prompt_set"] in names:
                     yield self._key(key)
 
-    def _bound_type(self, name: str) -> sa.types.TypeEngine[Any]:
-        """Return the type that a column's values are bound as.
-
-        SQLite keeps a text in a column of any type, as STRING and DATE, and may make a number of
-        it. SQLAlchemy takes such a type at its word, and fails on the text.
-        """
-        of, kind = self._found.types[name], self._ours[name].kind
-        is_text = kind in (Kind.TEXT, Kind.WORDS, Kind.TIME)
-        known = (*_AS_TEXT, sa.Date, sa.DateTime) if kind is Kind.TIME else _AS_TEXT
-        if self._connection.dialect.name == "sqlite" and is_text and not isinstance(of, known):
-            return sa.types.NullType()
-        return of
-
     def _key(self, row: Values) -> tuple[Any, ...]:
         return tuple(row[name] for name in self._keys)
 
@@ -145,7 +179,7 @@ class TargetTable:
         # Joined with their keys: SQLite uses no index for a list of pairs, and would read the whole
         # table for each chunk of rows.
         number = sa.column("wanted_row", sa.Integer)
-        names = [sa.column(f"wanted_{name}", self._bound_type(name)) for name in self._keys]
+        names = [sa.column(f"wanted_{name}", self._bindings[name].bound) for name in self._keys]
         keys = [
             (index, *(self._fitted_key(name, row[name]) for name in self._keys))
             for index, row in enumerate(rows)
@@ -183,14 +217,12 @@ class TargetTable:
         return stored
 
     def _fitted(self, name: str, value: object) -> object:
-        of = self._found.types[name]
-        bound = self._bound_type(name)
+        binding = self._bindings[name]
+        if value is None or (binding.is_plain and type(value) is str):
+            return value
         try:
-            fitted = _fitted(value, bound)
-            # SQLite keeps longer texts than a column is declared for.
-            is_kept = self._connection.dialect.name == "sqlite"
-            limit = getattr(of, "length", None)
-            if isinstance(fitted, str) and limit and len(fitted) > limit and not is_kept:
+            fitted = _fitted(value, binding)
+            if binding.limit and isinstance(fitted, str) and len(fitted) > binding.limit:
                 raise ValueError("is too long")
         except (ValueError, ArithmeticError):
             raise ValueUnfit(
@@ -198,7 +230,7 @@ class TargetTable:
                 f"{self._found.mapping.column(name)!r} of {self._found.mapping.table!r}, which "
                 f"is of type {self._found.types[name]!r}"
             ) from None
-        if bound is not of and isinstance(fitted, str):
+        if binding.makes_numbers and isinstance(fitted, str):
             self._check_same(name, fitted, _as_sqlite_number(fitted))
         return fitted
 
@@ -274,12 +306,9 @@ def _as_sqlite_number(text: str) -> str:
     return read_text(read_number(text) if isinstance(number, str) else number) or ""
 
 
-def _fitted(value: Any, column_type: sa.types.TypeEngine[Any]) -> Any:  # noqa: ANN401 - bound
+def _fitted(value: Any, binding: _Binding) -> Any:  # noqa: ANN401 - bound
     """Return a value as a column of the user's type takes it, which may not be the type of ours."""
-    try:
-        python_type: type = column_type.python_type
-    except NotImplementedError:  # a type of the user's database that SQLAlchemy has no Python for
-        python_type = str
+    python_type = binding.python_type
     match value:
         case None:
             return None
@@ -287,8 +316,7 @@ def _fitted(value: Any, column_type: sa.types.TypeEngine[Any]) -> Any:  # noqa: 
             return list(value) if python_type in (list, dict) else words_text(value)
         case dt.datetime():
             # A column without time zones holds UTC.
-            has_zone = getattr(column_type, "timezone", False)
-            fitted = value if has_zone else value.replace(tzinfo=None)
+            fitted = value if binding.has_zone else value.replace(tzinfo=None)
             if python_type is dt.date:
                 return fitted.date()
             return fitted if python_type is dt.datetime else value.isoformat()

@@ -8,16 +8,17 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
 from imagepipeline_dagster.tables.schema import Column
 from imagepipeline_dagster.tables.spelling import visible_name
-from imagepipeline_dagster.tables.values import Kind, is_no_value, read_time, read_whole
+from imagepipeline_dagster.tables.values import Kind, read_time, read_whole
 
-__all__ = ["Tidied", "Tidy", "no_text", "tidy_of"]
+__all__ = ["Tidied", "Tidy", "tidy_of"]
 
 _SEED_LIMIT = 2**64  # of ComfyUI
 _WHOLE_AS_NUMBER = re.compile(r"([+-]?[0-9]+)\.0+")
@@ -26,8 +27,7 @@ _SAME = 1e-10  # of a number; of two that are near in single precision alone it 
 _SOON = dt.timedelta(days=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Tidied:
+class Tidied(NamedTuple):
     """A raw value as its column means it.
 
     `note` says what was done; `extra` fills other columns.
@@ -35,7 +35,7 @@ class Tidied:
 
     value: object
     note: str | None = None
-    extra: Mapping[str, str] | None = None
+    extra: Mapping[str, str] = MappingProxyType({})
 
 
 Tidy = Callable[[object], Tidied]
@@ -55,11 +55,6 @@ def tidy_of(column: Column, *, decimal: str, seed_modulo: int | None) -> Tidy | 
     if column.kind is Kind.NUMBER:
         return lambda raw: _number(raw, decimal)
     return None
-
-
-def no_text(raw: object) -> bool:
-    """Tell whether a value is a word that stands for no value: nan, NULL, #NAME?."""
-    return type(raw) is str and is_no_value(raw)
 
 
 def _set_name(raw: object) -> Tidied:
@@ -92,6 +87,8 @@ def _number(raw: object, decimal: str) -> Tidied:
 
 
 def _seed(raw: object, modulo: int | None) -> Tidied:
+    if modulo is None and isinstance(raw, str) and raw.isdecimal():
+        return Tidied(raw)
     seed = read_whole(raw)
     if seed == -1:
         return Tidied(None, "-1 means any seed: it is derived from the row's names")

@@ -75,6 +75,14 @@ CASES: dict[str, Case] = {
     },
     "lines named txt": ("a.txt", line(), "", KITE),
     "workbook": ("a.xlsx", workbook(KITE), "", KITE),
+    "title above the headers": (
+        "a.xlsx",
+        workbook(
+            dict.fromkeys(("Spring plan", "", " ")), dict(zip("xyz", KITE, strict=True)), KITE
+        ),
+        "",
+        [KITE],
+    ),
     "workbook named csv": ("a.csv", workbook(KITE), "", KITE),
     "gzipped workbook": ("a.xlsx.gz", gzip.compress(workbook(KITE)), "", KITE),
     "parquet": ("a.parquet", parquet(KITE), "", KITE),
@@ -121,6 +129,13 @@ CASES: dict[str, Case] = {
         "",
         {"prompt": "red,\nlong"},
     ),
+    "markdown": (
+        "a.csv",
+        "|prompt_set|prompt|\n|---|:---|\n|s|a red kite|\n",
+        "",
+        [{"prompt": "a red kite"}],
+    ),
+    "nothing to see": ("a.csv", f"{HEAD}\ns,a,\u200b \n", "", "is empty"),
     "space that is text": ("a.csv", f"{HEAD}\ns,a, red\n", "", {"prompt": " red"}),
     "quoted tsv": ("a.tsv", 'prompt_set\tprompt\ns\t"red, long"\n', "", {"prompt": "red, long"}),
     "plain tsv": ("a.tsv", 'prompt_set\tprompt\ns\t"GO" on a wall\n', "", "--no-quotes"),
