@@ -146,15 +146,25 @@ def diff(*, former: str, version: str, as_json: bool, dataset: ImageDataset) -> 
 
 @releases_group.command("verify")
 @click.argument("version", default="latest")
+@click.option(
+    "--public-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Demand the signature of this Ed25519 key, a PEM file.",
+)
 @json_option
 @dataset_option
-def verify(*, version: str, as_json: bool, dataset: ImageDataset) -> None:
+def verify(*, version: str, public_key: Path | None, as_json: bool, dataset: ImageDataset) -> None:
     """Read every byte of VERSION again, and compare it with the manifest."""
+    from imagepipeline_dagster.release.signing import signature_problem
     from imagepipeline_dagster.release.verifying import problems_of
 
     with plain_errors():
         release = _release(dataset, version)
         problems = problems_of(release.storage, release.manifest)
+        if public_key and (
+            unsigned := signature_problem(release.storage, release.manifest, public_key)
+        ):
+            problems.append(f"{unsigned}.")
     if as_json:
         number = len(release.manifest.files)
         echo_json({"version": release.version, "files": number, "problems": problems})
@@ -167,6 +177,25 @@ def verify(*, version: str, as_json: bool, dataset: ImageDataset) -> None:
         raise click.ClickException(f"{release.version} is not whole: {len(problems)} problems.")
     files = count_of(len(release.manifest.files), "file")
     click.echo(f"{release.version} is whole: {files}, each with its SHA-256.")
+
+
+@releases_group.command("sign")
+@click.argument("version", default="latest")
+@click.option(
+    "--key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="Your Ed25519 private key, a PEM file that nobody else can read.",
+)
+@dataset_option
+def sign(*, version: str, key: Path, dataset: ImageDataset) -> None:
+    """Sign the manifest of VERSION, which names every file with its SHA-256."""
+    from imagepipeline_dagster.release import signing
+
+    with plain_errors():
+        release = _release(dataset, version)
+        signing.sign(release.storage, release.manifest, key)
+    click.echo(f"{release.version} is signed.")
 
 
 @releases_group.command("prune")

@@ -13,6 +13,7 @@
 - `changes`: why a sample differs between two releases. `comparing`: which do, of any number.
 - `publish`: a new version where the content changed, whole or not at all.
 - `withdrawal`: pictures taken back, out of every release.
+- `signing`: the signature of a manifest.
 - `scratch`: the folder for unfinished files.
 - `reading`, `verifying`: manifests and rows read back, and every byte of a release.
 - `dataset_release`: a release as its users have it.

@@ -50,7 +50,12 @@ from imagepipeline_dagster.release.comparing import changes_of
 from imagepipeline_dagster.release.croissant import CROISSANT, croissant
 from imagepipeline_dagster.release.packing import format_cards, pack
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.reading import VERSION, latest_manifest, read_rows
+from imagepipeline_dagster.release.reading import (
+    VERSION,
+    delete_release,
+    latest_manifest,
+    read_rows,
+)
 from imagepipeline_dagster.release.scratch import is_left_behind, scratch_folder
 from imagepipeline_dagster.release.shards import (
     SHARD_BYTES,
@@ -155,6 +160,7 @@ def publish(
         SplitsLeak: when pictures that tell of each other would be in several splits.
         TooMuchLost: when more of the former release would be gone than the policy allows.
     """
+    images = list(images)
     rows = _without_withdrawn(storage, images)
     # The order makes the same content the same bytes.
     kept = sorted((row for row in rows if row.verdict == Verdict.KEPT), key=_place_in_release)
@@ -178,9 +184,9 @@ def publish(
             gone = {loss.row for loss in lost}
             splits = [split for row, split in zip(kept, splits, strict=True) if row not in gone]
             kept = [row for row in kept if row not in gone]
-            left_out = [*left_out, *map(_told, lost)]
+            said = [*left_out, *map(_told, lost)]
             if not kept:
-                raise NothingToRelease(summarise(rows), left_out)
+                raise NothingToRelease(summarise(rows), said)
             release = Release(
                 name=name,
                 version=version,
@@ -194,7 +200,7 @@ def publish(
                 emulated=sum(row.emulated for row in kept),
                 counts=summarise(rows),
                 prompt_sets=release_counts(rows),
-                left_out=tuple(left_out),
+                left_out=tuple(said),
                 files=files,
             )
             while True:
@@ -202,7 +208,7 @@ def publish(
                 latest = latest_manifest(storage, folder)
                 if latest and latest.fingerprint == release.fingerprint:
                     storage.delete_folder(path)
-                    return _unchanged(storage, folder, latest, left_out)
+                    return _unchanged(storage, folder, latest, said)
                 described = _described(storage, release, latest, kept, rows, policy)
                 if latest_manifest(storage, folder) == latest:
                     break
@@ -212,6 +218,21 @@ def publish(
         # Nothing is discarded any more: a write whose answer was lost may have made the version.
         manifest = f"{described.model_dump_json(indent=2)}\n".encode()
         storage.write(f"{path}/manifest.json", manifest)
+        # A withdrawal names its pictures before it looks for releases, and this one is there before
+        # it looks for withdrawals: whoever is later sees the other.
+        if not _withdrawn(storage).isdisjoint(row.image_sha256 for row in kept):
+            delete_release(storage, described)
+            return publish(
+                storage,
+                name=name,
+                images=images,
+                run_id=run_id,
+                created_at=created_at,
+                folder=folder,
+                left_out=left_out,
+                policy=policy,
+                bytes_per_shard=bytes_per_shard,
+            )
         point_to_latest(storage, folder)
     return described.model_copy(update={"created": True})
 
@@ -252,7 +273,7 @@ def _parts(
 
 def _without_withdrawn(storage: Storage, images: Iterable[ModeratedImage]) -> list[ModeratedImage]:
     """Return the rows; verdicts that are older than a withdrawal bring no picture back."""
-    withdrawn = {PurePosixPath(path).stem for path in storage.list("withdrawn")}
+    withdrawn = _withdrawn(storage)
     return [
         dataclasses.replace(
             row,
@@ -264,6 +285,10 @@ def _without_withdrawn(storage: Storage, images: Iterable[ModeratedImage]) -> li
         else row
         for row in images
     ]
+
+
+def _withdrawn(storage: Storage) -> set[str]:
+    return {PurePosixPath(path).stem for path in storage.list("withdrawn")}
 
 
 def _former_splits(

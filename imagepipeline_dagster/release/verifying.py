@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.release.card import Release, ReleaseFile
 from imagepipeline_dagster.release.reading import shard_source
+from imagepipeline_dagster.release.signing import SIGNATURE
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 __all__ = ["FileChanged", "export_release", "problems_of"]
@@ -28,7 +29,7 @@ class FileChanged(CorrectableError, ValueError):
 
 def problems_of(storage: Storage, release: Release) -> list[str]:
     """Return a sentence for each file that is missing, is another, or should not be there."""
-    listed = {file.path for file in release.files} | {_MANIFEST}
+    listed = {file.path for file in release.files} | {_MANIFEST, SIGNATURE}
     there = {path.removeprefix(f"{release.path}/") for path in storage.list(release.path)}
     strangers = [f"{path} is not in the manifest." for path in sorted(there - listed)]
     return [*(p for file in release.files for p in _problems(storage, release, file)), *strangers]
@@ -83,5 +84,7 @@ def export_release(storage: Storage, release: Release, folder: Path) -> int:
                 f"{file.path} of {release.version} is not the file that was released: its SHA-256 "
                 "differs. Restore it from a backup, or release anew"
             )
-    (folder / _MANIFEST).write_bytes(storage.read(f"{release.path}/{_MANIFEST}"))
-    return len(release.files) + 1
+    beside = [name for name in (_MANIFEST, SIGNATURE) if storage.exists(f"{release.path}/{name}")]
+    for name in beside:
+        (folder / name).write_bytes(storage.read(f"{release.path}/{name}"))
+    return len(release.files) + len(beside)

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
@@ -145,7 +147,7 @@ def _rewritten(
     storage: Storage, release: Release, withdrawals: Mapping[str, Withdrawal], scratch: Path
 ) -> Release | None:
     """Write a release without the pictures; None where nothing is left of it."""
-    policy = ReleasePolicy.model_validate_json(release.policy or "{}")
+    policy = _policy_of(storage, release)
     parts, gone = _parts(storage, release, withdrawals, shaping=policy.shaping)
     kept = [row for of_split in parts.values() for part in of_split for row in part.rows]
     if not kept:
@@ -190,6 +192,19 @@ def _rewritten(
     if problems := problems_of(storage, changed):
         raise NotRewritten(f"{release.version} is not whole: {problems[0]}")
     return changed
+
+
+def _policy_of(storage: Storage, release: Release) -> ReleasePolicy:
+    """Return how a release was made; what the first manifests do not say, its files and card do."""
+    stated = json.loads(release.policy or "{}")
+    if not stated:
+        folders = {PurePosixPath(file.path).parts[0] for file in release.files}
+        formats = [name for name in ("webdataset", "imagefolder") if name in folders]
+        stated = {"formats": ["parquet", *formats]}
+        card = storage.read(f"{release.path}/README.md").decode()
+        if licence := re.search(r"^license: (.+)$", card.partition("\n---\n")[0], re.MULTILINE):
+            stated["license"] = licence[1].strip("\"'")
+    return ReleasePolicy.model_validate({"stamp": False, **stated})
 
 
 def _parts(

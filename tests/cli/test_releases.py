@@ -5,6 +5,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from imagepipeline_dagster.cli import main
 from imagepipeline_dagster.storage.folder import LocalFolder
@@ -54,7 +61,7 @@ def test_two_releases_are_compared() -> None:
 @pytest.mark.parametrize("spoil", ["flip", "delete", "add"])
 def test_what_is_not_whole_is_found(storage: LocalFolder, spoil: str) -> None:
     """One flipped byte, a file that is gone and one that was added each end with an error."""
-    assert run("verify").stdout.startswith("v0002 is whole: 6 files")
+    assert run("verify").stdout.startswith("v0002 is whole: 7 files")
     path = "foxes/releases/v0002/README.md"
     data = storage.read(path)
     match spoil:
@@ -71,10 +78,50 @@ def test_what_is_not_whole_is_found(storage: LocalFolder, spoil: str) -> None:
     assert run("verify", "v0001").exit_code == 0
 
 
+def private(file: Path) -> Path:
+    """Return the file, which nobody else can read any more."""
+    file.chmod(0o600)
+    return file
+
+
+def pem(folder: Path, name: str) -> tuple[Path, Path]:
+    """Write both halves of a new key; return their files."""
+    key = Ed25519PrivateKey.generate()
+    secret, public = folder / name, folder / f"{name}.pub"
+    secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public.write_bytes(
+        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    return private(secret), private(public)
+
+
+def test_a_signature_vouches_for_a_release(storage: LocalFolder, tmp_path: Path) -> None:
+    """The key's own signature passes; no signature, another key and another manifest do not."""
+    secret, public = pem(tmp_path, "mine")
+    other, other_public = pem(tmp_path, "other")
+    assert "not signed" in run("verify", "--public-key", str(public)).stderr
+    other.chmod(0o644)
+    assert f"chmod 600 {other}" in run("sign", "--key", str(other)).stderr
+    assert "not an Ed25519 private key" in run("sign", "--key", str(public)).stderr
+    assert "not an Ed25519 public key" in run("verify", "--public-key", str(secret)).stderr
+
+    assert run("sign", "--key", str(secret)).stdout == "v0002 is signed.\n"
+    assert run("verify", "--public-key", str(public)).exit_code == 0
+    assert run("verify").exit_code == 0
+    assert "not this key's" in run("verify", "--public-key", str(other_public)).stderr
+    copied = run("export", "v0002", str(tmp_path / "copy")).stdout
+    assert copied.startswith(f"{len(list(storage.list('foxes/releases/v0002')))} files")
+
+    path = "foxes/releases/v0002/manifest.json"
+    manifest = storage.read(path)
+    storage.write(path, manifest.replace(b'"foxes"', b'"boxes"'))
+    assert "not this key's" in run("verify", "--public-key", str(public)).stderr
+
+
 def test_a_release_is_copied_whole(storage: LocalFolder, tmp_path: Path) -> None:
     """Every file arrives as it was released; a changed one stops the copy, a full folder too."""
     target = tmp_path / "copy"
-    assert run("export", "v0002", str(target)).stdout == f"7 files copied to {target}.\n"
+    assert run("export", "v0002", str(target)).stdout == f"8 files copied to {target}.\n"
     for file in storage.list("foxes/releases/v0002"):
         name = file.removeprefix("foxes/releases/v0002/")
         assert (target / name).read_bytes() == storage.read(file)

@@ -33,7 +33,12 @@ from imagepipeline_dagster.release.publish import (
 from imagepipeline_dagster.release.reading import latest_manifest
 from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.release.verifying import problems_of
-from imagepipeline_dagster.storage.contract import Storage, image_path, thumbnail_path
+from imagepipeline_dagster.storage.contract import (
+    Storage,
+    image_path,
+    thumbnail_path,
+    tombstone_path,
+)
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.storage.opening import open_storage
 from tests.release.samples import kept_row, picture, publish_rows, rejected_row
@@ -444,6 +449,21 @@ def test_a_number_taken_meanwhile_is_passed_over(storage: LocalFolder) -> None:
         happening=lambda: publish_rows(storage, [kept_row(storage, 2)]),
     )
     assert publish_rows(shared, [kept_row(storage, 1)]).version == "v0002"
+
+
+def test_a_picture_withdrawn_meanwhile_is_not_released(storage: LocalFolder) -> None:
+    """A withdrawal that found no release yet is seen by the publisher, which begins again."""
+    rows = [kept_row(storage, number) for number in range(2)]
+    tombstone = tombstone_path(str(rows[0].image_sha256))
+    shared = Interrupting(
+        folder_of(storage, "x").parent,
+        before="manifest",
+        happening=lambda: storage.write(tombstone, b"{}"),
+    )
+    release = publish_rows(shared, rows)
+    assert (release.version, release.counts.kept) == ("v0002", 1)
+    assert list(storage.list("releases/v0001")) == []
+    assert storage.read("releases/latest") == b"v0002\n"
 
 
 def test_many_publishers_at_once_each_make_a_whole_version(either_home: Storage) -> None:

@@ -110,6 +110,25 @@ def test_a_release_of_nothing_else_is_deleted(tmp_path: Path, ledger: Ledger) ->
     assert [release.version for release in manifests(storage)] == ["v0001"]
 
 
+def test_an_old_release_stays_what_it_is(tmp_path: Path, ledger: Ledger) -> None:
+    """Where the manifest does not say how it was made, formats, licence and bytes stay the same."""
+    storage = LocalFolder(tmp_path / "storage")
+    rows = [kept_row(storage, number) for number in range(2)]
+    policy = EVERYTHING.model_copy(update={"stamp": False, "splits": {"train": 1.0}})
+    release = publish_rows(storage, rows, policy=policy)
+    old = release.model_copy(update={"policy": "", "split_policy": ""})
+    storage.write(f"{release.path}/manifest.json", old.model_dump_json().encode())
+    [before] = [f for f in release.files if str(rows[0].image_sha256) in f.path]
+
+    take_back(storage, ledger, str(rows[1].image_sha256))
+
+    [rewritten] = manifests(storage)
+    assert problems_of(storage, rewritten) == []
+    assert before.sha256 in {file.sha256 for file in rewritten.files}
+    assert any(file.path.endswith(".tar") for file in rewritten.files)
+    assert 'license: "cc-by-4.0"' in storage.read(f"{release.path}/README.md").decode()
+
+
 class Dying(LocalFolder):
     """A local storage whose process dies before one of its changes."""
 
