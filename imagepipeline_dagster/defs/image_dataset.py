@@ -29,7 +29,7 @@ from imagepipeline_dagster.release.last_look import (
 )
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import NothingToRelease, TooMuchLost, publish
-from imagepipeline_dagster.release.readiness import ready_sets
+from imagepipeline_dagster.release.readiness import alike_pictures, ready_sets
 from imagepipeline_dagster.release.shards import shard_schema
 from imagepipeline_dagster.release.splits import SplitsLeak, leaks, place_of
 from imagepipeline_dagster.resources import LedgerResource, StorageResource, TablesResource
@@ -149,6 +149,11 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
                 ledger=opened,
                 storage=home,
             )
+            alike: list[tuple[str, str]] = []
+            if len(policy.splits) > 1:
+                alike = alike_pictures(
+                    ready.images, policy=dataset.moderation, ledger=opened, storage=home
+                )
         try:
             release = publish(
                 home,
@@ -159,6 +164,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
                 folder=dataset.releases,
                 left_out=ready.left_out,
                 policy=policy,
+                alike=alike,
             )
         except (NothingToRelease, SplitsLeak, TooMuchLost) as error:
             raise dg.Failure(str(error), allow_retries=False) from error
@@ -175,7 +181,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
             value=DatasetRelease(release, home),
             data_version=dg.DataVersion(release.fingerprint),
             check_results=_check_results(
-                release, kept, leaks=_leaks(DatasetRelease(release, home), kept, policy)
+                release, kept, leaks=_leaks(DatasetRelease(release, home), kept, policy, alike)
             ),
             metadata={**metadata, "contact_sheet": sheet},
         )
@@ -223,7 +229,10 @@ def _check_results(
 
 
 def _leaks(
-    release: DatasetRelease, kept: Sequence[ModeratedImage], policy: ReleasePolicy
+    release: DatasetRelease,
+    kept: Sequence[ModeratedImage],
+    policy: ReleasePolicy,
+    alike: Sequence[tuple[str, str]],
 ) -> list[str]:
     if len(release.manifest.splits) == 1:
         return []
@@ -231,7 +240,7 @@ def _leaks(
     places = release.as_arrow(columns).to_pylist()
     split_of = {tuple(row[name] for name in columns[:-1]): row["split"] for row in places}
     rows = [image for image in kept if place_of(image) in split_of]
-    return leaks(rows, [split_of[place_of(image)] for image in rows], policy)
+    return leaks(rows, [split_of[place_of(image)] for image in rows], policy, alike=alike)
 
 
 def _metadata(

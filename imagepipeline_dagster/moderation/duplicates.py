@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image
@@ -12,7 +13,14 @@ from PIL import Image
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.purchase.pictures import as_shown
 
-__all__ = ["HASH_METHOD", "HashesMissing", "check_hashes", "perceptual_hash", "repeated"]
+__all__ = [
+    "HASH_METHOD",
+    "HashesMissing",
+    "check_hashes",
+    "near_pairs",
+    "perceptual_hash",
+    "repeated",
+]
 
 HASH_METHOD = "imagehash.phash/64"
 """What the hashes are kept under; another method needs another name."""
@@ -42,6 +50,33 @@ def perceptual_hash(picture: bytes) -> int:
 
     with Image.open(io.BytesIO(picture)) as opened:
         return int(str(imagehash.phash(as_shown(opened).convert("RGB"))), 16)
+
+
+def near_pairs(hashes: Mapping[str, int], *, distance: int) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of near-duplicates among pictures of any sets.
+
+    Of several pictures with one hash the first stands for all, in pairs with the others.
+
+    Args:
+        hashes: perceptual hashes by SHA-256.
+        distance: bits in which the hashes of near-duplicates differ at most.
+    """
+    first_of: dict[int, str] = {}
+    for sha256, own in sorted(hashes.items()):
+        first = first_of.setdefault(own, sha256)
+        if first != sha256:
+            yield first, sha256
+    values, names = np.array(list(first_of), dtype=np.uint64), list(first_of.values())
+    # Cut into one band more than bits may differ, two close hashes have a band that is the same.
+    borders = [64 * number // (distance + 1) for number in range(distance + 2)]
+    for low, high in pairwise(borders):
+        bands = values << np.uint64(64 - high) >> np.uint64(64 - high + low)
+        order = np.argsort(bands, kind="stable")
+        for bucket in np.split(order, np.flatnonzero(np.diff(bands[order])) + 1):
+            for place, one in enumerate(bucket[:-1]):
+                others = bucket[place + 1 :]
+                near = np.bitwise_count(values[others] ^ values[one]) <= distance
+                yield from ((names[one], names[other]) for other in others[near])
 
 
 def repeated(

@@ -29,6 +29,11 @@ class ReleasePolicy(Options):
         description="The column whose equal values stay in one split, as do equal pictures, near-"
         "duplicates, and those of one init image.",
     )
+    split_of: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="Values of group_by whose split is given, as {holdout: test}; others go by a "
+        "hash. With group_by: prompt_set they are names of sets.",
+    )
     stamp: bool = Field(
         True,  # noqa: FBT003 - pydantic's default
         description="Write into each picture's file that it was generated, by what, and from which "
@@ -60,6 +65,8 @@ class ReleasePolicy(Options):
         for name in self.splits:
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
                 raise ValueError(f"splits: {name!r} is no name of letters, digits and underscores")
+        if unknown := set(self.split_of.values()) - set(self.splits):
+            raise ValueError(f"split_of: {min(unknown)!r} is none of the splits")
         if self.group_by not in ModeratedImage.__dataclass_fields__:
             raise ValueError(f"group_by: {self.group_by!r} is no column of moderated_images")
         return self
@@ -73,13 +80,13 @@ class ReleasePolicy(Options):
     def packing(self) -> str:
         """What tells how the same samples are packed."""
         return self.model_dump_json(
-            include={"formats", "splits", "group_by", "stamp", "content_producer"}
+            include={"formats", "splits", "group_by", "split_of", "stamp", "content_producer"}
         )
 
     @property
     def splitting(self) -> str:
         """What the splits are made by."""
-        return self.model_dump_json(include={"splits", "group_by"})
+        return self.model_dump_json(include={"splits", "group_by", "split_of"})
 
     @property
     def shaping(self) -> str:

@@ -133,6 +133,7 @@ def publish(
     folder: str = "releases",
     left_out: Sequence[str] = (),
     policy: ReleasePolicy = _DEFAULT_POLICY,
+    alike: Sequence[tuple[str, str]] = (),
     bytes_per_shard: int = SHARD_BYTES,
 ) -> Release:
     """Write the kept images as the dataset's next version, unless the latest one has just them.
@@ -149,6 +150,7 @@ def publish(
         folder: where the dataset's versions are; another dataset needs another folder.
         left_out: what is not among the images though it exists, a sentence each.
         policy: how it is released.
+        alike: near-duplicates among the pictures, in pairs of their SHA-256: they share a split.
         bytes_per_shard: images of a Parquet file, in bytes; also the temporary disk space needed.
 
     Returns:
@@ -168,8 +170,10 @@ def publish(
         raise UnmoderatedImage(problems)
     if not kept:
         raise NothingToRelease(summarise(rows), left_out)
+    # Near-duplicates that are newly known may have to change their splits.
+    packing = f"{policy.packing} {sorted(alike)}" if alike else policy.packing
     latest = latest_manifest(storage, folder)
-    if latest and latest.fingerprint == fingerprint(kept, packing=policy.packing):
+    if latest and latest.fingerprint == fingerprint(kept, packing=packing):
         return _unchanged(storage, folder, latest, left_out)
 
     with scratch_folder(storage.scratch) as scratch:
@@ -177,7 +181,7 @@ def publish(
         version = _claim(storage, folder, scratch, run_id=run_id, created_at=created_at)
         path = f"{folder}/{version}"
         try:
-            splits = _splits(storage, kept, latest, policy)
+            splits = _splits(storage, kept, latest, policy, alike)
             parts = _parts(kept, splits, policy, bytes_per_shard=bytes_per_shard)
             files, lost = pack(storage, path, parts, policy=policy, scratch=scratch, former=latest)
             rows = _with_losses(rows, lost)
@@ -191,7 +195,7 @@ def publish(
                 name=name,
                 version=version,
                 path=path,
-                fingerprint=fingerprint(kept, packing=policy.packing),
+                fingerprint=fingerprint(kept, packing=packing),
                 splits={split: splits.count(split) for split in policy.splits if split in splits},
                 split_policy=policy.splitting,
                 policy=policy.model_dump_json(),
@@ -242,14 +246,15 @@ def _splits(
     kept: Sequence[ModeratedImage],
     latest: Release | None,
     policy: ReleasePolicy,
+    alike: Sequence[tuple[str, str]],
 ) -> list[str]:
     """Return the split of each row.
 
     Raises:
         SplitsLeak: when pictures that tell of each other would be in several splits.
     """
-    splits = splits_of(kept, policy, former=_former_splits(storage, latest, policy))
-    if sentences := leaks(kept, splits, policy):
+    splits = splits_of(kept, policy, former=_former_splits(storage, latest, policy), alike=alike)
+    if sentences := leaks(kept, splits, policy, alike=alike):
         raise SplitsLeak(" ".join(sentences[:3]))
     return splits
 

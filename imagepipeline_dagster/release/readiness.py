@@ -17,6 +17,8 @@ from imagepipeline_dagster.moderation.checks import (
     objections,
     too_many_are_rejected,
 )
+from imagepipeline_dagster.moderation.duplicates import near_pairs
+from imagepipeline_dagster.moderation.evidence import hashes_of
 from imagepipeline_dagster.moderation.moderating import moderate_set
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.moderation.states import basis_of, overrides_by_set
@@ -25,7 +27,7 @@ from imagepipeline_dagster.rows import column
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.overrides import Override
 
-__all__ = ["AskedFor", "ReadySets", "StoredSet", "ready_sets"]
+__all__ = ["AskedFor", "ReadySets", "StoredSet", "alike_pictures", "ready_sets"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +121,28 @@ def ready_sets(
             ready.images += rows
     _leave_out_emulated(ready)
     return ready
+
+
+def alike_pictures(
+    images: Iterable[ModeratedImage],
+    *,
+    policy: ModerationPolicy,
+    ledger: Ledger,
+    storage: Storage,
+) -> list[tuple[str, str]]:
+    """Return the near-duplicates among the kept pictures of all sets that look for them."""
+    of_set: dict[str, int | None] = {}
+    looked_at: list[ModeratedImage] = []
+    for row in images:
+        if row.prompt_set not in of_set:
+            of_set[row.prompt_set] = policy.rules_for(row.prompt_set).near_duplicate_distance
+        if row.verdict == Verdict.KEPT and of_set[row.prompt_set] is not None:
+            looked_at.append(row)
+    if not looked_at:
+        return []
+    distance = max(own for own in of_set.values() if own is not None)
+    hashes = hashes_of(looked_at, ledger=ledger, storage=storage)
+    return list(near_pairs(hashes, distance=distance))
 
 
 def _leave_out_emulated(ready: ReadySets) -> None:

@@ -263,7 +263,8 @@ class ShardWriter:
             # Pictures are compressed already, and none of them is like another.
             compression=dict.fromkeys([*lineage, "file_sha256"], "zstd"),
             use_dictionary=lineage,  # type: ignore[arg-type] # a list too, says pyarrow
-            write_statistics=lineage,
+            # Without them a column has no page index. Those of pictures are too long to be kept.
+            write_statistics=[*lineage, "file_sha256", "image.bytes", "image.path"],
             write_page_index=True,
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
@@ -31,7 +31,11 @@ def place_of(row: ModeratedImage) -> Place:
 
 
 def splits_of(
-    rows: Sequence[ModeratedImage], policy: ReleasePolicy, *, former: Mapping[Place, str]
+    rows: Sequence[ModeratedImage],
+    policy: ReleasePolicy,
+    *,
+    former: Mapping[Place, str],
+    alike: Iterable[tuple[str, str]] = (),
 ) -> list[str]:
     """Return the split of each row.
 
@@ -39,6 +43,7 @@ def splits_of(
         rows: those of the release.
         policy: names the splits, their shares, and what makes a group.
         former: the splits of the samples that the former release held.
+        alike: near-duplicates among the pictures, in pairs of their SHA-256.
     """
     if len(policy.splits) == 1:
         return list(policy.splits) * len(rows)
@@ -51,17 +56,24 @@ def splits_of(
         return bond
 
     bonds = [list(_bonds(row, policy)) for row in rows]
-    for first, *others in bonds:
+    for first, *others in [*bonds, *(map("image {}".format, pair) for pair in alike)]:
         for other in others:
             # The smaller name stands for both, so that no order of rows matters.
             low, high = sorted((root(first), root(other)))
             parents[high] = low
     groups = [root(own[0]) for own in bonds]
-    kept_where_it_was: dict[str, str] = {}
+    given = [policy.split_of.get(str(getattr(row, policy.group_by))) for row in rows]
+    of_group: dict[str, str] = {}
+    for group, split in zip(groups, given, strict=True):
+        if split is not None:
+            of_group.setdefault(group, split)
     for row, group in zip(rows, groups, strict=True):
-        if (split := former.get(place_of(row))) in policy.splits:
-            kept_where_it_was.setdefault(group, str(split))
-    return [kept_where_it_was.get(group) or _split_by_hash(group, policy) for group in groups]
+        if (kept := former.get(place_of(row))) in policy.splits:
+            of_group.setdefault(group, str(kept))
+    return [
+        split or of_group.get(group) or _split_by_hash(group, policy)
+        for group, split in zip(groups, given, strict=True)
+    ]
 
 
 def _bonds(row: ModeratedImage, policy: ReleasePolicy) -> Iterator[str]:
@@ -86,9 +98,16 @@ def _split_by_hash(group: str, policy: ReleasePolicy) -> str:
 
 
 def leaks(
-    rows: Sequence[ModeratedImage], splits: Sequence[str], policy: ReleasePolicy
+    rows: Sequence[ModeratedImage],
+    splits: Sequence[str],
+    policy: ReleasePolicy,
+    *,
+    alike: Iterable[tuple[str, str]] = (),
 ) -> list[str]:
-    """Return a sentence for each bond that reaches from one split into another."""
+    """Return a sentence for each bond that reaches from one split into another.
+
+    `alike` are near-duplicates among the pictures, in pairs of their SHA-256.
+    """
     if len(policy.splits) == 1 and set(splits) <= set(policy.splits):
         return []  # nothing can leak: no bond of a hundred thousand rows need be held
     where: dict[str, str] = {}
@@ -101,4 +120,11 @@ def leaks(
                     f"{where[bond]!r} has its like."
                 )
                 break
+    for pair in alike:
+        one, other = (where.get(f"image {sha256}") for sha256 in pair)
+        if one and other and one != other:
+            sentences.append(
+                f"Picture {pair[0][:12]} is in {one!r}, and its near-duplicate {pair[1][:12]} in "
+                f"{other!r}."
+            )
     return sentences

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+from itertools import combinations
 
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
-from imagepipeline_dagster.moderation.duplicates import perceptual_hash, repeated
+from imagepipeline_dagster.moderation.duplicates import near_pairs, perceptual_hash, repeated
 from imagepipeline_dagster.moderation.policy import Rules
 from imagepipeline_dagster.moderation.verdicts import Evidence, ModeratedImage, moderate
 from imagepipeline_dagster.previews import thumbnail
@@ -99,3 +102,22 @@ def test_perceptual_hashes_survive_what_people_do_not_see() -> None:
     other = perceptual_hash(thumbnail(drawn(80)))
     assert all((own ^ each).bit_count() <= 4 for each in near)
     assert (own ^ other).bit_count() > 8
+
+
+@given(
+    st.lists(st.integers(0, 2**64 - 1), max_size=8),
+    st.lists(st.sets(st.integers(0, 63), max_size=6), max_size=6),
+    st.integers(0, 32),
+)
+def test_all_near_pairs_are_found(hashes: list[int], flips: list[set[int]], distance: int) -> None:
+    """Of distinct hashes just those are paired that differ in few bits; equal ones are joined."""
+    flipped = (own ^ sum(1 << bit for bit in bits) for own in hashes[:1] for bits in flips)
+    by_picture = {f"{number:02d}": own for number, own in enumerate([*hashes, *flipped])}
+    firsts = {own: name for name, own in reversed(by_picture.items())}
+    expected = {(name, firsts[own]) for name, own in by_picture.items() if firsts[own] != name} | {
+        (one, other)
+        for (first, one), (second, other) in combinations(firsts.items(), 2)
+        if (first ^ second).bit_count() <= distance
+    }
+    found = near_pairs(by_picture, distance=distance)
+    assert {frozenset(pair) for pair in found} == {frozenset(pair) for pair in expected}

@@ -14,11 +14,17 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.moderation.states import basis_of
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
-from imagepipeline_dagster.release.readiness import ReadySets, StoredSet, ready_sets
+from imagepipeline_dagster.release.readiness import (
+    ReadySets,
+    StoredSet,
+    alike_pictures,
+    ready_sets,
+)
+from imagepipeline_dagster.storage.contract import thumbnail_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.tables.overrides import Override, OverrideDecision
 from tests.moderation.classifiers import Given
-from tests.release.samples import NOON, kept_row
+from tests.release.samples import NOON, kept_row, picture
 
 POLICY = ModerationPolicy()
 
@@ -187,3 +193,19 @@ def test_bought_and_emulated_pictures_are_never_mixed(
     ]
     alone = ready({"summer": drawn}, ledger, storage)
     assert ids(alone.images) == [("summer", "p000"), ("summer", "p001")]
+
+
+def test_near_duplicates_are_found_across_sets(storage: LocalFolder, ledger: Ledger) -> None:
+    """A picture and its JPEG of another set are a pair, where the policy looks for such."""
+    rows = [
+        kept_row(storage, 1, prompt_set="spring"),
+        kept_row(storage, 1, prompt_set="summer", format="JPEG"),
+        kept_row(storage, 1, prompt_set="autumn", format="WEBP", verdict="rejected"),
+    ]
+    for row in rows:
+        shown = picture(1, format=str(row.format), side=96)
+        storage.write(thumbnail_path(str(row.image_sha256)), shown)
+    near = ModerationPolicy(near_duplicate_distance=8)
+    pairs = alike_pictures(rows, policy=near, ledger=ledger, storage=storage)
+    assert [set(pair) for pair in pairs] == [{row.image_sha256 for row in rows[:2]}]
+    assert alike_pictures(rows, policy=POLICY, ledger=ledger, storage=storage) == []

@@ -130,6 +130,18 @@ def test_row_groups_are_cut_by_bytes(
     assert 38 <= sizes[1][0] <= 42
 
 
+def test_pictures_are_plain_and_every_page_is_indexed(storage: LocalFolder, tmp_path: Path) -> None:
+    """Pictures are not packed twice and not in a dictionary; any page is found without reading."""
+    write_shard(tmp_path / "s.parquet", [kept_row(storage, n) for n in range(3)], storage)
+    group = pq.read_metadata(tmp_path / "s.parquet").row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    assert all(column.has_offset_index for column in columns)
+    pictures = next(column for column in columns if column.path_in_schema == "image.bytes")
+    assert pictures.compression == "UNCOMPRESSED"
+    assert not pictures.has_dictionary_page
+    assert set(pictures.encodings) <= {"PLAIN", "RLE"}
+
+
 def test_the_lineage_columns_come_back_as_they_were(storage: LocalFolder, tmp_path: Path) -> None:
     """Each lineage column holds the row's value, and times stay UTC."""
     row = kept_row(storage, 1, embeddings="style-1", nsfw_score=0.25, negative_prompt="blurry")

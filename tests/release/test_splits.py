@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,37 @@ def test_what_tells_of_each_other_stays_together(changes: dict[str, object]) -> 
     assert splits_of(rows[::-1], HALVES, former={}) == splits_of(rows, HALVES, former={})
 
 
+def test_near_duplicates_of_several_sets_stay_together() -> None:
+    """Pictures that are alike share a split, through others too; apart they are a leak."""
+    rows = [row(number, prompt_set=f"set {number}") for number in range(40)]
+    images = [str(own.image_sha256) for own in rows]
+    alike = list(pairwise(images))
+    splits = splits_of(rows, HALVES, former={}, alike=alike)
+    assert len(set(splits)) == 1
+    assert leaks(rows, splits, HALVES, alike=alike) == []
+    [leak] = leaks(rows, ["train"] + ["test"] * 39, HALVES, alike=alike)
+    assert leak == (
+        f"Picture {images[0][:12]} is in 'train', and its near-duplicate {images[1][:12]} in "
+        "'test'."
+    )
+
+
+def test_a_split_may_be_given_by_a_column() -> None:
+    """Named values go where they are said to go, before all else, and leak nowhere."""
+    policy = HALVES.changed(group_by="prompt_set", split_of={"holdout": "test"})
+    held = [row(number, prompt_set="holdout") for number in range(20)]
+    others = [row(number, prompt_set=f"set {number}") for number in range(20, 60)]
+    former = {place_of(held[0]): "train"}
+    splits = splits_of([*held, *others], policy, former=former)
+    assert set(splits[:20]) == {"test"}
+    assert set(splits[20:]) == {"train", "test"}
+    copied = dataclasses.replace(others[0], image_sha256=held[0].image_sha256)
+    assert splits_of([*held, copied], policy, former={})[-1] == "test"
+    both = policy.changed(split_of={"holdout": "test", "set 20": "train"})
+    rows = [*held, copied]
+    assert len(leaks(rows, splits_of(rows, both, former={}), both)) == 1
+
+
 def test_a_sample_keeps_its_split() -> None:
     """What was in a split stays there, and takes what comes to its group along."""
     old = row(1)
@@ -104,6 +136,7 @@ def test_splits_last_from_release_to_release(tmp_path: Path) -> None:
         ({"splits": {"a b": 1}}, "'a b' is no name"),
         ({"splits": {"train": 0}}, "needs shares above 0"),
         ({"splits": {}}, "needs shares above 0"),
+        ({"split_of": {"holdout": "tset"}}, "'tset' is none of the splits"),
         ({"group_by": "colour"}, "'colour' is no column"),
     ],
 )
