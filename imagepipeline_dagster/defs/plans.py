@@ -9,7 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.metadata import markdown_table
+from imagepipeline_dagster.defs.metadata import found_table, markdown_table
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.sensor_resources import ledger_of
 from imagepipeline_dagster.ledger.approvals import approvals_since
@@ -105,6 +105,7 @@ def build_plan_jobs(dataset: ImageDataset) -> list[dg.JobDefinition]:
                 **_total(planned.total, allowance),
                 "budget_left": allowance.rest_text(spent) or "no budget limits what is spent",
                 "plans": _plans_table((*planned.sets, planned.total), allowance),
+                **_refusals_table(planned.total),
             }
         )
 
@@ -237,6 +238,12 @@ def _planned(
 def _total(total: SetPlan, allowance: Allowance) -> dict[str, Any]:
     price = allowance.price_text(total.to_buy)
     return {"images_to_buy": total.to_buy, **({"price": price} if price else {})}
+
+
+def _refusals_table(total: SetPlan) -> dict[str, dg.MarkdownMetadataValue]:
+    headers = ["prompt set", "prompt_id", "problems"]
+    rows = [[row.prompt_set, row.prompt_id, row.problems] for row in total.refusals]
+    return found_table("refused_rows", headers, rows)
 
 
 def _plans_table(plans: Sequence[SetPlan], allowance: Allowance) -> dg.MarkdownMetadataValue:

@@ -202,6 +202,7 @@ def test_all_sets_are_planned_in_one_table(careful: Pipeline) -> None:
 
     assert (told["images_to_buy"], told["price"]) == (3, "0.75 EUR")
     assert all(name in told["plans"] for name in ("spring", "summer", "total"))
+    assert "| spring | two | guidance" in told["refused_rows"]
     assert posts(careful) == 0
 
 
