@@ -32,6 +32,7 @@ from imagepipeline_dagster.cli.terminal import (
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.release.changes import Change
     from imagepipeline_dagster.release.dataset_release import DatasetRelease
 
 __all__ = ["releases_group"]
@@ -121,12 +122,22 @@ def show(*, version: str, as_json: bool, dataset: ImageDataset) -> None:
 @releases_group.command("diff")
 @click.argument("former")
 @click.argument("version")
+@click.option(
+    "--sheet",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A WebP file to write: the first changed pictures, before and after.",
+)
 @json_option
 @dataset_option
-def diff(*, former: str, version: str, as_json: bool, dataset: ImageDataset) -> None:
+def diff(
+    *, former: str, version: str, sheet: Path | None, as_json: bool, dataset: ImageDataset
+) -> None:
     """Show which samples differ between two releases, and why."""
     with plain_errors():
-        changes = _release(dataset, version).changes_since(_release(dataset, former))
+        release = _release(dataset, version)
+        changes = release.changes_since(_release(dataset, former))
+        if sheet is not None:
+            _write_sheet(sheet, changes, release)
     if as_json:
         echo_json([dataclasses.asdict(change) for change in changes])
         return
@@ -142,6 +153,17 @@ def diff(*, former: str, version: str, as_json: bool, dataset: ImageDataset) -> 
         click.echo(f"  and {len(changes) - _SHOWN:,} more: --json has them all")
     if not changes:
         click.echo("No sample differs.")
+
+
+def _write_sheet(file: Path, changes: list[Change], release: DatasetRelease) -> None:
+    from imagepipeline_dagster.release.changes_sheet import changes_sheet
+
+    picture = changes_sheet(changes, release.storage)
+    if picture is None:
+        click.echo("No picture differs: there is nothing to draw.", err=True)
+        return
+    file.write_bytes(picture)
+    click.echo(f"Before and after: {printable(str(file))}", err=True)
 
 
 @releases_group.command("verify")

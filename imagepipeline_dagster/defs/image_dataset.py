@@ -20,7 +20,9 @@ from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.stored_sets import data_versions, stored_sets
 from imagepipeline_dagster.moderation.checks import objections
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
+from imagepipeline_dagster.previews import markdown_picture
 from imagepipeline_dagster.release.card import Release
+from imagepipeline_dagster.release.changes_sheet import changes_sheet, first_changes
 from imagepipeline_dagster.release.dataset_release import DatasetRelease, latest_release
 from imagepipeline_dagster.release.last_look import (
     basis_of_release,
@@ -44,7 +46,8 @@ _SHOWN = 20
 # Beside a contact sheet there is no room for every set of a large dataset.
 _COUNTS_BYTES = 4_000
 _LEFT_OUT_BYTES = 2_000
-_SHEET_BYTES = 18_000
+_SHEET_BYTES = 13_000
+_CHANGES_BYTES = 6_000
 
 
 class ReleaseConfig(dg.Config):
@@ -183,7 +186,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
             check_results=_check_results(
                 release, kept, leaks=_leaks(DatasetRelease(release, home), kept, policy, alike)
             ),
-            metadata={**metadata, "contact_sheet": sheet},
+            metadata={**metadata, "contact_sheet": sheet, **_before_and_after(home, release)},
         )
 
     return [image_dataset]
@@ -278,6 +281,15 @@ def _metadata(
 
 def _changes(release: Release) -> dict[str, dg.MarkdownMetadataValue]:
     return found_table("changes", ["cause", "samples"], list(release.changes.items()))
+
+
+def _before_and_after(storage: Storage, release: Release) -> dict[str, dg.MarkdownMetadataValue]:
+    first = first_changes(storage, release)
+    sheet = changes_sheet(first, storage, byte_budget=_CHANGES_BYTES)
+    if sheet is None:
+        return {}
+    picture = markdown_picture(sheet, f"before and after, since {release.previous}")
+    return {"before_and_after": dg.MetadataValue.md(picture)}
 
 
 def _left_out(release: Release) -> dict[str, dg.MarkdownMetadataValue]:

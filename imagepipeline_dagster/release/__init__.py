@@ -11,6 +11,7 @@
 - `splits`: which split a sample is in. `packing`: the formats, written split by split.
 - `policy`: how a dataset is released.
 - `changes`: why a sample differs between two releases. `comparing`: which do, of any number.
+- `changes_sheet`: their pictures before and after.
 - `publish`: a new version where the content changed, whole or not at all.
 - `withdrawal`: pictures taken back, out of every release.
 - `signing`: the signature of a manifest.

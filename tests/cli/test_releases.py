@@ -56,6 +56,10 @@ def test_two_releases_are_compared() -> None:
     [change] = json.loads(run("diff", "v0002", "v0001", "--json").stdout)
     assert (change["change"], change["prompt_id"]) == ("removed", "p002")
     assert run("diff", "v0001", "v0001").stdout == "No sample differs.\n"
+    drawn = run("diff", "v0001", "v0002", "--json", "--sheet", "changed.webp")
+    assert len(json.loads(drawn.stdout)) == 1
+    assert Path("changed.webp").read_bytes()[8:12] == b"WEBP"
+    assert "No picture differs" in run("diff", "v0001", "v0001", "--sheet", "same.webp").stderr
 
 
 @pytest.mark.parametrize("spoil", ["flip", "delete", "add"])

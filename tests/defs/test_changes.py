@@ -51,6 +51,8 @@ def test_an_edited_prompt_buys_one_image(pipeline: Pipeline) -> None:
         "v0002",
         True,
     )
+    assert "data:image/webp" in figures(released_again)["before_and_after"]
+    assert "before_and_after" not in figures(released)
     assert {row["attempt"] for row in pipeline.ledger_rows()} == {1}
 
 

@@ -1,0 +1,58 @@
+"""Before and after of what changed between two releases, as one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from io import BytesIO
+from itertools import islice
+
+import pyarrow.parquet as pq
+
+from imagepipeline_dagster.moderation.review.samples import stored_thumbnail
+from imagepipeline_dagster.previews import Tile, contact_sheet
+from imagepipeline_dagster.release.card import Release
+from imagepipeline_dagster.release.changes import Change
+from imagepipeline_dagster.rows import rows_of
+from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
+
+__all__ = ["changes_sheet", "first_changes"]
+
+_SHOWN = 32  # changes, two tiles each
+_READ = 1_000  # of a release's changes: many differ in their texts alone
+_SHEET_BYTES = 200_000
+
+
+def changes_sheet(
+    changes: Iterable[Change], storage: Storage, *, byte_budget: int = _SHEET_BYTES
+) -> bytes | None:
+    """Return the former and the new picture of the first changes side by side, as WebP.
+
+    What a release lost is blurred: nobody should have to look at what was filtered out. None where
+    no picture differs.
+    """
+    differing = (change for change in changes if change.image_before != change.image_after)
+    tiles = [
+        tile for change in islice(differing, _SHOWN) for tile in _before_and_after(change, storage)
+    ]
+    return contact_sheet(tiles, byte_budget=byte_budget) if tiles else None
+
+
+def first_changes(storage: Storage, release: Release) -> list[Change]:
+    """Return the first of the changes that were found when a release was made."""
+    try:
+        table = storage.read(f"{release.path}/changes.parquet")
+    except ObjectMissing:
+        return []
+    batch = next(pq.ParquetFile(BytesIO(table)).iter_batches(_READ), None)
+    return [] if batch is None else rows_of(batch.to_pandas(), Change)
+
+
+def _before_and_after(change: Change, storage: Storage) -> Iterator[Tile]:
+    kind_and_cause = f"{change.change}: {change.cause}".replace("_", " ")
+    for sha256, mark in ((change.image_before, "before"), (change.image_after, kind_and_cause)):
+        yield Tile(
+            thumbnail=stored_thumbnail(sha256, storage) if sha256 else None,
+            caption=change.prompt_id,
+            mark=mark if sha256 or mark != "before" else "not there before",
+            blurred=change.change == "removed",
+        )
