@@ -196,7 +196,7 @@ def measure_releases(folder: Path, pictures: int) -> list[Line]:
         lines.append(
             Line(
                 what=f"{name} beside parquet",
-                measured=(spent.seconds - first.seconds) / copied,
+                measured=max(0.0, spent.seconds - first.seconds) / copied,
                 unit="x the copy",
                 at_most=1.5,
             )
