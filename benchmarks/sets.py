@@ -81,7 +81,7 @@ def make_sets_alone(place: Place, sets: int) -> MadeSets:
                 allowance=dataset.allowance(api.origin),
                 settings=api.purchase_settings,
             ).carry_out()
-            moderate_set(
+            moderation = moderate_set(
                 images_of_plan(prompts, plan, report.entries),
                 prompt_set=name,
                 dataset=dataset.name,
@@ -90,6 +90,7 @@ def make_sets_alone(place: Place, sets: int) -> MadeSets:
                 ledger=ledger,
                 storage=storage,
             )
+            list(moderation.images)
         return MadeSets(cpu_seconds=(time.process_time() - began) / sets, event_kb=0.0)
 
 

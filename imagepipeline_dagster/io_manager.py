@@ -14,7 +14,7 @@ from imagepipeline_dagster.partition_names import path_part
 from imagepipeline_dagster.resources import StorageResource
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
-__all__ = ["ParquetIOManager", "encoded_table", "frame_of", "stored_table", "table_path"]
+__all__ = ["ParquetIOManager", "encoded_table", "stored_table", "table_path"]
 
 
 class ParquetIOManager(dg.ConfigurableIOManager):
@@ -23,7 +23,8 @@ class ParquetIOManager(dg.ConfigurableIOManager):
     A table is at `<asset key>/<partition>.parquet`, or `<asset key>.parquet` without partitions,
     with the partition quoted into one safe path part. An Arrow table keeps its schema and the
     descriptions of its columns; a data frame's index is not stored. A data frame that comes back
-    has nullable column types, and UTC where a timestamp was stored so.
+    has nullable column types, and UTC where a timestamp was stored so. An input that is annotated
+    as a `pyarrow.Table` comes as one, in a fraction of the memory.
     """
 
     storage: dg.ResourceDependency[StorageResource]
@@ -49,7 +50,9 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         )
         context.add_output_metadata({"dagster/uri": uri})
 
-    def load_input(self, context: dg.InputContext) -> pd.DataFrame | dict[str, pd.DataFrame]:
+    def load_input(
+        self, context: dg.InputContext
+    ) -> pd.DataFrame | pa.Table | dict[str, pd.DataFrame]:
         """Return the table that an asset stored.
 
         In a run of one partition that is the data frame of the partition asked for; in a run
@@ -63,6 +66,8 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             return _load(storage, context.asset_key, None)
         partitions = context.asset_partition_keys
         if context.has_partition_key and len(partitions) == 1:
+            if context.dagster_type.typing_type is pa.Table:
+                return pq.read_table(io.BytesIO(_stored(storage, context.asset_key, partitions[0])))
             return _load(storage, context.asset_key, partitions[0])
         return _load_materialized(storage, context.asset_key, partitions)
 
@@ -80,11 +85,6 @@ def encoded_table(table: pa.Table) -> bytes:
     return encoded.getvalue()
 
 
-def frame_of(stored: bytes) -> pd.DataFrame:
-    """Return a stored table as an asset or a check gets it."""
-    return pd.read_parquet(io.BytesIO(stored), dtype_backend="numpy_nullable")
-
-
 def stored_table(stored: bytes, columns: Sequence[str]) -> pa.Table:
     """Return those of these columns that a stored table has."""
     opened = pq.ParquetFile(io.BytesIO(stored))
@@ -94,16 +94,20 @@ def stored_table(stored: bytes, columns: Sequence[str]) -> pa.Table:
 
 
 def _load(storage: Storage, asset_key: dg.AssetKey, partition: str | None) -> pd.DataFrame:
+    stored = io.BytesIO(_stored(storage, asset_key, partition))
+    return pd.read_parquet(stored, dtype_backend="numpy_nullable")
+
+
+def _stored(storage: Storage, asset_key: dg.AssetKey, partition: str | None) -> bytes:
     path = table_path(asset_key, partition)
     try:
-        data = storage.read(path)
+        return storage.read(path)
     except ObjectMissing:
         which = "" if partition is None else f", partition {partition!r},"
         raise ObjectMissing(
             f"{asset_key.to_user_string()}{which} has no table at {storage.uri_of(path)}: "
             "materialize it first"
         ) from None
-    return frame_of(data)
 
 
 def _load_materialized(

@@ -71,7 +71,12 @@ _OTHER_MARK_COLOUR = "#4b5563"
 
 
 def contact_sheet(
-    tiles: Sequence[Tile], *, byte_budget: int = 33_000, columns: int = 8, tile_side: int = 112
+    tiles: Sequence[Tile],
+    *,
+    count: int | None = None,
+    byte_budget: int = 33_000,
+    columns: int = 8,
+    tile_side: int = 112,
 ) -> bytes:
     """Return the tiles as one WebP picture of at most `byte_budget` bytes.
 
@@ -80,6 +85,7 @@ def contact_sheet(
 
     Args:
         tiles: in the order shown, row by row; more than 64 are never shown.
+        count: the pictures that there are; the tiles' own number unless given.
         byte_budget: the largest size, in bytes. The default leaves room for text in an event's
             48 KB of metadata after base64.
         columns: tiles in a row.
@@ -90,11 +96,11 @@ def contact_sheet(
     """
     listed = tiles or [Tile(thumbnail=None, caption="", mark="no pictures")]
     drawn = [_draw_tile(tile, tile_side) for tile in listed[:_MOST_TILES]]
-    places = len(drawn)
+    places, pictures = len(drawn), count or len(listed)
     while places:
         shown = drawn[:places]
-        if places < len(listed):
-            more = f"+{len(listed) - places + 1:,} more"
+        if places < pictures:
+            more = f"+{pictures - places + 1:,} more"
             shown[-1] = _draw_tile(Tile(thumbnail=None, caption="", mark=more), tile_side)
         sheet = _lay_out(shown, columns)
         smallest = len(_webp(sheet, quality=_QUALITIES[-1]))

@@ -12,8 +12,9 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterable, Set
-from functools import cache
+from collections.abc import Collection, Iterable, Iterator, Set
+from functools import cache, cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from _typeshed import DataclassInstance
 
-__all__ = ["arrow_schema", "arrow_table", "column", "content_hash", "rows_of"]
+__all__ = ["TableRows", "arrow_schema", "arrow_table", "column", "content_hash", "rows_of"]
 
 RowT = TypeVar("RowT", bound="DataclassInstance")
+
+# A row as Python's objects takes some kB, in an Arrow table its bytes.
+_ROWS_AT_ONCE = 1000
 
 
 def column(description: str, **options: Any) -> Any:  # noqa: ANN401 - dataclasses.field's own types
@@ -82,10 +86,12 @@ def arrow_table(rows: Iterable[RowT], row_type: type[RowT]) -> pa.Table:
     """
     import pyarrow as pa
 
-    listed = list(rows)
-    names = [field.name for field in dataclasses.fields(row_type)]
-    columns = {name: [getattr(row, name) for row in listed] for name in names}
-    table = pa.table(columns, schema=arrow_schema(row_type))
+    schema, remaining = arrow_schema(row_type), iter(rows)
+    parts = [schema.empty_table()]
+    while some := list(islice(remaining, _ROWS_AT_ONCE)):
+        columns = {name: [getattr(row, name) for row in some] for name in schema.names}
+        parts.append(pa.table(columns, schema=schema))
+    table = pa.concat_tables(parts)
     for field in table.schema:
         # Arrow itself notices only when the table is written or read again, far from the cause.
         if not field.nullable and table.column(field.name).null_count:
@@ -117,20 +123,51 @@ def rows_of(table: pd.DataFrame | pa.Table, row_type: type[RowT]) -> list[RowT]:
     ]
 
 
+class TableRows(Collection[RowT]):
+    """The rows of a table, as often as they are wanted; of a large one, some at a time."""
+
+    def __init__(self, table: pa.Table, row_type: type[RowT]) -> None:
+        self._table = table
+        self._row_type = row_type
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return int(self._table.num_rows)
+
+    def __contains__(self, row: object) -> bool:
+        """Tell whether a row is among them."""
+        return any(row == one for one in self)
+
+    def __iter__(self) -> Iterator[RowT]:
+        """Yield the rows in their order."""
+        if len(self) <= _ROWS_AT_ONCE:
+            yield from self._few
+            return
+        for start in range(0, len(self), _ROWS_AT_ONCE):
+            yield from rows_of(self._table.slice(start, _ROWS_AT_ONCE), self._row_type)
+
+    @cached_property
+    def _few(self) -> list[RowT]:
+        return rows_of(self._table, self._row_type)
+
+
 def content_hash(rows: Iterable[DataclassInstance], *, leave_out: Set[str]) -> str:
     """Return a hash of what the rows say, whatever their order: 32 hex digits.
 
     `leave_out` names the fields that are circumstance, not content.
     """
-    texts = sorted(
-        json.dumps(
-            [
-                [field.name, getattr(row, field.name)]
-                for field in dataclasses.fields(row)
-                if field.name not in leave_out
-            ],
-            default=str,
-        )
+    digests = sorted(
+        hashlib.blake2b(
+            json.dumps(
+                [
+                    [field.name, getattr(row, field.name)]
+                    for field in dataclasses.fields(row)
+                    if field.name not in leave_out
+                ],
+                default=str,
+            ).encode("ascii"),
+            digest_size=16,
+        ).digest()
         for row in rows
     )
-    return hashlib.blake2b("\n".join(texts).encode("ascii"), digest_size=16).hexdigest()
+    return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()

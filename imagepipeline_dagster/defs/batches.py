@@ -18,7 +18,7 @@ import dagster as dg
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.generated_images import buy_set, check_generated_images
+from imagepipeline_dagster.defs.generated_images import SetToBuy, buy_set, check_generated_images
 from imagepipeline_dagster.defs.generation_requests import plan_set
 from imagepipeline_dagster.defs.metadata import found_table
 from imagepipeline_dagster.defs.moderated_images import (
@@ -30,7 +30,7 @@ from imagepipeline_dagster.defs.prompt_sets import check_prompt_sets, make_promp
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.stage import STAGES, Made, StageCheck
 from imagepipeline_dagster.errors import CorrectableError
-from imagepipeline_dagster.io_manager import encoded_table, frame_of, table_path
+from imagepipeline_dagster.io_manager import encoded_table, table_path
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.partition_names import partition_key
 from imagepipeline_dagster.purchase.purchase import Purchase
@@ -227,15 +227,15 @@ class _Batch:
             prompts = make_prompt_set(dataset, name, self.source)
         self._keep(made, "prompt_sets", prompts, check_prompt_sets, tables)
         made.stage = "generation_requests"
-        plan = plan_set(dataset, name, prompts.rows, api=self.api, ledger=self.ledger)
+        plan = plan_set(dataset, name, prompts.table, api=self.api, ledger=self.ledger)
         self._keep(made, made.stage, plan, _no_checks, tables)
         made.stage = "generated_images"
         settings = self.api.purchase_settings
-        purchased = buy_set(
-            dataset,
-            name,
-            prompts.rows,
-            plan.rows,
+        to_buy = SetToBuy(
+            dataset=dataset,
+            prompt_set=name,
+            prompts=prompts.table,
+            plan=plan.table,
             api=self.api,
             ledger=self.ledger,
             storage=self.storage,
@@ -245,8 +245,8 @@ class _Batch:
             run_id=self.run_id,
             log=self.log,
             on_start=partial(self._begin, name),
-            small_sheets=True,
         )
+        purchased = buy_set(to_buy, small_sheets=True)
         made.events.append(
             dg.AssetObservation(
                 dataset.key("generation_requests"),
@@ -283,8 +283,7 @@ class _Batch:
     ) -> None:
         """Store a stage's table, and note what its materialization and its checks say."""
         key, partition = self.dataset.key(stage), partition_key(made.prompt_set)
-        stored = encoded_table(result.table())
-        uri = self.storage.write(table_path(key, partition), stored)
+        uri = self.storage.write(table_path(key, partition), encoded_table(result.table))
         if stage == STAGES[-1]:
             record_built(self.dataset, result.rows, self.ledger)
         made.events.append(
@@ -302,7 +301,7 @@ class _Batch:
                 tags={"dagster/data_version": result.data_version},
             )
         )
-        tables[stage] = frame_of(stored)
+        tables[stage] = result.table
         for check in checks_of(self.dataset):
             seen = check.look(**{name: tables[name] for name in check.inputs()})
             made.events.append(

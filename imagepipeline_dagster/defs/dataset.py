@@ -64,6 +64,12 @@ class ImageDataset(Options):
         low=1,
         high=4,
     )
+    shard_rows: int = bounded(
+        1000,
+        "A set of more prompts is bought and looked at in shards of so many at most, each a step "
+        "of its own: the executor runs several at once. A process holds one shard in memory.",
+        low=1,
+    )
     price_per_image: float | None = bounded(
         None,
         "Money for one image, for the plan's cost and a budget of money.",

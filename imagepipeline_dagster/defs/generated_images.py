@@ -4,13 +4,13 @@ import datetime as dt
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import dagster as dg
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from imagepipeline_dagster import telemetry
 from imagepipeline_dagster.defs.dataset import ImageDataset
@@ -23,15 +23,15 @@ from imagepipeline_dagster.defs.metadata import (
 )
 from imagepipeline_dagster.defs.plan_metadata import plan_figures
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
-from imagepipeline_dagster.defs.stage import Made, StageCheck, build_checks
+from imagepipeline_dagster.defs.stage import SHARD_RETRIES, Made, StageCheck, build_checks
 from imagepipeline_dagster.ledger.bought import refuse_emulator
-from imagepipeline_dagster.ledger.budget import BudgetReached
+from imagepipeline_dagster.ledger.budget import Allowance, BudgetReached
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.planning.approval import NotApproved, why_withheld
-from imagepipeline_dagster.planning.prompts import Prompt
-from imagepipeline_dagster.planning.requests import PlannedRequest, plan_states_now
+from imagepipeline_dagster.planning.requests import PlanCount, PlannedRequest, plan_states_now
+from imagepipeline_dagster.planning.shards import Shard, shards_of
 from imagepipeline_dagster.purchase.checks import EXPECTATIONS, Expectation, waiting_for_approval
 from imagepipeline_dagster.purchase.images import (
     CIRCUMSTANCES,
@@ -39,16 +39,22 @@ from imagepipeline_dagster.purchase.images import (
     images_of_plan,
     noting_why_withheld,
 )
-from imagepipeline_dagster.purchase.purchase import Purchase, PurchaseSettings
+from imagepipeline_dagster.purchase.purchase import Purchase, PurchaseReport, PurchaseSettings
 from imagepipeline_dagster.resources import (
     ImagePipelineResource,
     LedgerResource,
     StorageResource,
 )
-from imagepipeline_dagster.rows import content_hash, rows_of
+from imagepipeline_dagster.rows import TableRows, arrow_table, content_hash
 from imagepipeline_dagster.storage.contract import Storage
 
-__all__ = ["PurchasedSet", "build_generated_images", "buy_set", "check_generated_images"]
+__all__ = [
+    "PurchasedSet",
+    "SetToBuy",
+    "build_generated_images",
+    "buy_set",
+    "check_generated_images",
+]
 
 _ROWS_SHOWN = 50
 
@@ -60,112 +66,186 @@ class PurchasedSet(NamedTuple):
     plan_figures: Mapping[str, Any]
 
 
-def buy_set(
-    dataset: ImageDataset,
-    prompt_set: str,
-    prompts: Sequence[Prompt],
-    plan: Sequence[PlannedRequest],
-    *,
-    api: ImagePipelineResource,
-    ledger: Ledger,
-    storage: Storage,
-    settings: PurchaseSettings,
-    run_id: str,
-    log: logging.Logger,
-    on_start: Callable[[Purchase], None] = lambda _: None,
-    small_sheets: bool = False,
-) -> PurchasedSet:
-    """Buy what the plan of one prompt set lacks; `on_start` gets the purchase, to interrupt it."""
+class _BoughtShard(NamedTuple):
+    report: PurchaseReport
+    images: list[GeneratedImage]
+    plan: list[PlannedRequest]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetToBuy:
+    """What a set's purchase is made of, for each of its shards the same.
+
+    Attributes:
+        prompts: the table of its prompts.
+        plan: the table of its calls.
+        on_start: gets each purchase before it begins, to interrupt it.
+    """
+
+    dataset: ImageDataset
+    prompt_set: str
+    prompts: pa.Table
+    plan: pa.Table
+    api: ImagePipelineResource
+    ledger: Ledger
+    storage: Storage
+    settings: PurchaseSettings
+    run_id: str
+    log: logging.Logger
+    on_start: Callable[[Purchase], None] = lambda _: None
+
+    @property
+    def allowance(self) -> Allowance:
+        """What may be spent."""
+        return self.dataset.allowance(self.api.origin)
+
+    @property
+    def shards(self) -> list[Shard]:
+        """The parts that are bought one at a time, or each by a step of its own."""
+        return shards_of(self.prompts.num_rows, shard_rows=self.dataset.shard_rows)
+
+    def why_withheld(self) -> NotApproved | None:
+        """Return why nothing may be bought now."""
+        if self.api.emulated:
+            refuse_emulator(self.ledger)
+        return why_withheld(
+            TableRows(self.plan, PlannedRequest),
+            self.dataset.approval,
+            prompt_set=self.prompt_set,
+            dataset=self.dataset.name,
+            ledger=self.ledger,
+            allowance=self.allowance,
+            now=dt.datetime.now(dt.UTC),
+        )
+
+    def buy(self, shard: Shard, *, withheld: Exception | None, beside_others: bool) -> _BoughtShard:
+        """Buy what a shard lacks; others of this run may be bought at the same time."""
+        prompts, plan = shard.prompts(self.prompts), shard.plan(self.prompts, self.plan)
+        purchase = Purchase(
+            plan=plan,
+            prompts=prompts,
+            dataset=self.dataset.name,
+            run_id=self.run_id,
+            ledger=self.ledger,
+            storage=self.storage,
+            open_client=self.api.open,
+            emulated=self.api.emulated,
+            allowance=self.allowance,
+            settings=replace(self.settings, max_failure_ratio=self.dataset.max_failure_ratio),
+            beside_others=beside_others,
+            on_progress=lambda progress: self.log.info("%s", progress),
+        )
+        self.on_start(purchase)
+        report = purchase.carry_out(withheld=withheld)
+        images = noting_why_withheld(images_of_plan(prompts, plan, report.entries), withheld)
+        return _BoughtShard(report, images, plan_states_now(plan, report.entries))
+
+
+@dataclass(slots=True)
+class _Figures:
+    """What the purchases of a set's shards came to together."""
+
+    requested: int = 0
+    bought: int = 0
+    reused: int = 0
+    api_calls: int = 0
+    resumed_jobs: int = 0
+
+    def add(self, shard: _BoughtShard, *, run_id: str) -> None:
+        """Count what became of a shard, in this step and in others of its run."""
+        bought, reused = shard.report.bought_and_reused(shard.images, run_id=run_id)
+        self.requested += len(shard.images)
+        self.bought += bought
+        self.reused += reused
+        self.api_calls += max(shard.report.posts, shard.report.jobs_of(run_id))
+        self.resumed_jobs += shard.report.resumed
+
+
+def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
+    """Buy what the plan of one prompt set lacks, shard by shard."""
     started = time.monotonic()
-    allowance = dataset.allowance(api.origin)
-    if api.emulated:
-        refuse_emulator(ledger)
-    withheld = why_withheld(
-        plan,
-        dataset.approval,
-        prompt_set=prompt_set,
-        dataset=dataset.name,
-        ledger=ledger,
-        allowance=allowance,
-        now=dt.datetime.now(dt.UTC),
-    )
-    purchase = Purchase(
-        plan=plan,
-        prompts=prompts,
-        dataset=dataset.name,
-        run_id=run_id,
-        ledger=ledger,
-        storage=storage,
-        open_client=api.open,
-        emulated=api.emulated,
-        allowance=allowance,
-        settings=replace(settings, max_failure_ratio=dataset.max_failure_ratio),
-        on_progress=lambda progress: log.info("%s", progress),
-    )
-    on_start(purchase)
-    report = purchase.carry_out(withheld=withheld)
-    spent = allowance.spent(ledger, today=dt.datetime.now(dt.UTC).date())
-    images = noting_why_withheld(images_of_plan(prompts, plan, report.entries), withheld)
-    outcomes = Counter(image.outcome for image in images)
-    mine = Counter(image.outcome for image in images if image.run_id == run_id)
-    telemetry.images_ended(mine, dataset=dataset.name, emulated=api.emulated)
-    bought, reused = report.bought_and_reused(images, run_id=run_id)
-    figures: dict[str, Any] = {
-        "requested": len(images),
-        "bought": bought,
-        "reused": reused,
-        "api_calls": report.posts,
-        "resumed_jobs": report.resumed,
-    }
-    log.info(
+    withheld = to_buy.why_withheld()
+    figures, stoppers, plan = _Figures(), [], PlanCount()
+
+    def images_bought() -> Iterator[GeneratedImage]:
+        for shard in to_buy.shards:
+            bought = to_buy.buy(shard, withheld=withheld, beside_others=False)
+            figures.add(bought, run_id=to_buy.run_id)
+            plan.add(bought.plan)
+            stoppers.append(bought.report.stopper)
+            yield from bought.images
+            if _is_failure(bought.report.stopper):
+                return
+
+    table = arrow_table(images_bought(), GeneratedImage)
+    images = TableRows(table, GeneratedImage)
+    mine = Counter(image.outcome for image in images if image.run_id == to_buy.run_id)
+    telemetry.images_ended(mine, dataset=to_buy.dataset.name, emulated=to_buy.api.emulated)
+    told: dict[str, Any] = asdict(figures)
+    to_buy.log.info(
         "%(requested)d samples: %(bought)d bought, %(reused)d reused; "
         "%(api_calls)d API calls, %(resumed_jobs)d jobs resumed",
-        figures,
+        told,
     )
-    cost = allowance.cost(bought)
+    cost = to_buy.allowance.cost(figures.bought)
     if cost is not None:
-        figures["cost"] = cost
-    if isinstance(report.stopper, NotApproved):
-        figures["stopped"] = f"pending: {report.stopper}"
-    elif isinstance(report.stopper, BudgetReached):
-        figures["stopped"] = str(report.stopper)
-    elif report.stopper is not None:
-        raise dg.Failure(
-            f"the purchase stopped: {report.stopper}. What was bought is kept; "
-            "the next run buys only the rest.",
-            metadata=figures,
-            allow_retries=False,
-        )
+        told["cost"] = cost
+    stopper = next((stopper for stopper in stoppers if stopper is not None), None)
+    if _is_failure(stoppers[-1]):
+        raise _failure(stoppers[-1], told)
+    if stopper is not None:
+        pending = isinstance(stopper, NotApproved)
+        told["stopped"] = f"pending: {stopper}" if pending else str(stopper)
+    outcomes = Counter(image.outcome for image in images)
     made = Made(
-        rows=images,
+        table=table,
         row_type=GeneratedImage,
         data_version=content_hash(images, leave_out=CIRCUMSTANCES),
         metadata={
-            **table_metadata(dataset, "generated_images", len(images), started=started),
-            **figures,
-            "emulated": api.emulated,
+            **table_metadata(to_buy.dataset, "generated_images", len(images), started=started),
+            **told,
+            "emulated": to_buy.api.emulated,
             "outcomes": dg.MetadataValue.md(
                 markdown_table(["outcome", "samples"], list(outcomes.items()))
             ),
             "contact_sheet": contact_sheet_of(
-                images,
-                storage,
-                [None if i.outcome == Outcome.GENERATED else i.outcome for i in images],
+                (
+                    (image, None if image.outcome == Outcome.GENERATED else image.outcome)
+                    for image in images
+                ),
+                to_buy.storage,
+                count=len(images),
                 small=small_sheets,
             ),
         },
     )
-    now = plan_states_now(plan, report.entries)
-    return PurchasedSet(made, plan_figures(now, allowance, spent, emulated=api.emulated))
+    allowance = to_buy.allowance
+    spent = allowance.spent(to_buy.ledger, today=dt.datetime.now(dt.UTC).date())
+    return PurchasedSet(
+        made, plan_figures(plan.summary, allowance, spent, emulated=to_buy.api.emulated)
+    )
+
+
+def _is_failure(stopper: Exception | None) -> bool:
+    return stopper is not None and not isinstance(stopper, NotApproved | BudgetReached)
+
+
+def _failure(stopper: Exception | None, figures: Mapping[str, Any]) -> dg.Failure:
+    return dg.Failure(
+        f"the purchase stopped: {stopper}. What was bought is kept; "
+        "the next run buys only the rest.",
+        metadata=figures,
+        allow_retries=False,
+    )
 
 
 def check_generated_images(dataset: ImageDataset) -> list[StageCheck]:
     """Return the checks."""
 
     def no_purchase_waits(
-        generated_images: pd.DataFrame, imagepipeline: ImagePipelineResource
+        generated_images: pa.Table, imagepipeline: ImagePipelineResource
     ) -> dg.AssetCheckResult:
-        waiting = waiting_for_approval(rows_of(generated_images, GeneratedImage))
+        waiting = waiting_for_approval(TableRows(generated_images, GeneratedImage))
         price = dataset.allowance(imagepipeline.origin).price_text(len(waiting))
         return dg.AssetCheckResult(
             passed=not waiting,
@@ -185,59 +265,101 @@ def check_generated_images(dataset: ImageDataset) -> list[StageCheck]:
 
 
 def _outcome_check(expectation: Expectation) -> StageCheck:
-    def look(generated_images: pd.DataFrame) -> dg.AssetCheckResult:
-        unwanted = generated_images[generated_images["outcome"].isin(expectation.outcomes)]
+    def look(generated_images: pa.Table) -> dg.AssetCheckResult:
+        outcomes = pa.array([str(outcome) for outcome in expectation.outcomes])
+        is_unwanted = pc.is_in(generated_images.column("outcome"), value_set=outcomes)
         columns = ["prompt_id", "call_index", "outcome", "error"]
-        rows = unwanted[columns].head(_ROWS_SHOWN).astype(object).fillna("").to_numpy().tolist()
+        unwanted = generated_images.select(columns).filter(is_unwanted)
+        rows = [
+            ["" if row[name] is None else row[name] for name in columns]
+            for row in unwanted.slice(0, _ROWS_SHOWN).to_pylist()
+        ]
         return dg.AssetCheckResult(
-            passed=unwanted.empty,
+            passed=not unwanted.num_rows,
             severity=dg.AssetCheckSeverity.ERROR,
-            description=expectation.verdict(len(unwanted), of=len(generated_images)),
-            metadata={"samples": len(unwanted), **found_table("which", columns, rows)},
+            description=expectation.verdict(unwanted.num_rows, of=generated_images.num_rows),
+            metadata={"samples": unwanted.num_rows, **found_table("which", columns, rows)},
         )
 
     return StageCheck(name=expectation.name, description=expectation.description, look=look)
 
 
 def build_generated_images(dataset: ImageDataset) -> list[Any]:
-    """Return the asset and its checks."""
+    """Return the asset and its checks.
 
-    @dg.asset(
-        key=dataset.key("generated_images"),
-        ins={
-            "prompt_sets": dg.AssetIn(dataset.key("prompt_sets")),
-            "generation_requests": dg.AssetIn(dataset.key("generation_requests")),
-        },
-        partitions_def=dataset.partitions,
-        io_manager_key=dataset.resource("io_manager"),
-        group_name=dataset.group_name or dataset.named("image_dataset"),
-        kinds={"pandas", "parquet"},
-        metadata=column_metadata(dataset, "generated_images"),
-        pool=dataset.pool or dataset.named("imagepipeline_api"),
-        description="The purchase, which costs money: buys what the plan lacks, and nothing else. "
-        "A row a sample asked for. The pictures: Partitions, a prompt set, `contact_sheet`.",
+    The asset is a graph: the shards of a large set, each a step, and then the set's own step. That
+    one buys what they left, which is all of a small set, and stores the table.
+    """
+    io_manager = dataset.resource("io_manager")
+    nothing = dg.Out(dg.Nothing, io_manager_key=io_manager)
+    pool = dataset.pool or dataset.named("imagepipeline_api")
+
+    @dg.op(
+        name=dataset.named("shards_to_buy"),
+        out=dg.DynamicOut(dg.Nothing, io_manager_key=io_manager),
+        description="Names the shards of a large set that something of is to be bought.",
+    )
+    def shards_to_buy(
+        prompt_sets: pa.Table, generation_requests: pa.Table
+    ) -> Iterator[dg.DynamicOutput[None]]:
+        shards = shards_of(prompt_sets.num_rows, shard_rows=dataset.shard_rows)
+        for shard in shards if len(shards) > 1 else []:
+            if shard.buys(prompt_sets, generation_requests):
+                yield dg.DynamicOutput(None, mapping_key=shard.key)
+
+    @dg.op(
+        name=dataset.named("buy_shard"),
+        ins={"shard": dg.In(dg.Nothing)},
+        out=nothing,
+        pool=pool,
+        retry_policy=SHARD_RETRIES,
+        description="Buys what one shard lacks. Where it dies, it is tried again alone.",
     )
     @with_resources_of(dataset)
-    def generated_images(
-        context: dg.AssetExecutionContext,
-        prompt_sets: pd.DataFrame,
-        generation_requests: pd.DataFrame,
+    def buy_shard(
+        context: dg.OpExecutionContext,
+        prompt_sets: pa.Table,
+        generation_requests: pa.Table,
         imagepipeline: ImagePipelineResource,
         ledger: LedgerResource,
         storage: StorageResource,
-    ) -> dg.MaterializeResult[pa.Table]:
+    ) -> None:
+        with ledger.open() as opened:
+            to_buy = _set_of_step(
+                context, prompt_sets, generation_requests, imagepipeline, opened, storage
+            )
+            bought = to_buy.buy(
+                Shard.of_key(str(context.get_mapping_key())),
+                withheld=to_buy.why_withheld(),
+                beside_others=True,
+            )
+        figures = _Figures()
+        figures.add(bought, run_id=to_buy.run_id)
+        if _is_failure(bought.report.stopper):
+            raise _failure(bought.report.stopper, asdict(figures))
+        context.add_output_metadata(asdict(figures))
+
+    @dg.op(
+        name=dataset.named("buy_set"),
+        ins={"bought": dg.In(dg.Nothing)},
+        out=dg.Out(io_manager_key=io_manager),
+        pool=pool,
+        description="Buys what the plan lacks, and stores the table.",
+    )
+    @with_resources_of(dataset)
+    def buy_rest(
+        context: dg.OpExecutionContext,
+        prompt_sets: pa.Table,
+        generation_requests: pa.Table,
+        imagepipeline: ImagePipelineResource,
+        ledger: LedgerResource,
+        storage: StorageResource,
+    ) -> dg.Output[pa.Table]:
         with ledger.open() as opened:
             purchased = buy_set(
-                dataset,
-                prompt_set_of(context.partition_key),
-                rows_of(prompt_sets, Prompt),
-                rows_of(generation_requests, PlannedRequest),
-                api=imagepipeline,
-                ledger=opened,
-                storage=storage.open(),
-                settings=imagepipeline.purchase_settings,
-                run_id=context.run.run_id,
-                log=context.log,
+                _set_of_step(
+                    context, prompt_sets, generation_requests, imagepipeline, opened, storage
+                )
             )
         # The plan's page would go on saying what there was to buy before this.
         context.log_event(
@@ -247,7 +369,47 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
                 metadata=purchased.plan_figures,
             )
         )
-        return purchased.images.result()
+        return purchased.images.output()
+
+    def _set_of_step(
+        context: dg.OpExecutionContext,
+        prompt_sets: pa.Table,
+        generation_requests: pa.Table,
+        imagepipeline: ImagePipelineResource,
+        ledger: Ledger,
+        storage: StorageResource,
+    ) -> SetToBuy:
+        return SetToBuy(
+            dataset=dataset,
+            prompt_set=prompt_set_of(context.partition_key),
+            prompts=prompt_sets,
+            plan=generation_requests,
+            api=imagepipeline,
+            ledger=ledger,
+            storage=storage.open(),
+            settings=imagepipeline.purchase_settings,
+            run_id=context.run_id,
+            log=context.log,
+        )
+
+    @dg.graph_asset(
+        key=dataset.key("generated_images"),
+        ins={
+            "prompt_sets": dg.AssetIn(dataset.key("prompt_sets")),
+            "generation_requests": dg.AssetIn(dataset.key("generation_requests")),
+        },
+        partitions_def=dataset.partitions,
+        group_name=dataset.group_name or dataset.named("image_dataset"),
+        kinds={"pandas", "parquet"},
+        metadata=column_metadata(dataset, "generated_images"),
+        description="The purchase, which costs money: buys what the plan lacks, and nothing else. "
+        "A row a sample asked for. The pictures: Partitions, a prompt set, `contact_sheet`.",
+    )
+    def generated_images(prompt_sets: Any, generation_requests: Any) -> Any:  # noqa: ANN401
+        tables = prompt_sets, generation_requests
+        shards = shards_to_buy(*tables)
+        bought = shards.map(lambda shard: buy_shard(*tables, shard=shard))
+        return buy_rest(*tables, bought=bought.collect())
 
     checks = build_checks(dataset, "generated_images", check_generated_images(dataset))
     return [generated_images, checks]

@@ -2,11 +2,9 @@
 
 import datetime as dt
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
-import pandas as pd
 import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
@@ -22,9 +20,11 @@ from imagepipeline_dagster.planning.requests import (
     PlannedRequest,
     plan_fingerprint,
     plan_prompt_set,
+    summarise_plan,
 )
+from imagepipeline_dagster.planning.shards import shards_of
 from imagepipeline_dagster.resources import ImagePipelineResource, LedgerResource
-from imagepipeline_dagster.rows import rows_of
+from imagepipeline_dagster.rows import TableRows, arrow_table
 
 __all__ = ["build_generation_requests", "plan_set"]
 
@@ -32,36 +32,42 @@ __all__ = ["build_generation_requests", "plan_set"]
 def plan_set(
     dataset: ImageDataset,
     prompt_set: str,
-    prompts: Sequence[Prompt],
+    prompts: pa.Table,
     *,
     api: ImagePipelineResource,
     ledger: Ledger,
 ) -> Made[PlannedRequest]:
-    """Plan what the purchase of one prompt set would do."""
+    """Plan what the purchase of one prompt set would do; `prompts` are its rows."""
     started = time.monotonic()
     allowance = dataset.allowance(api.origin)
     if api.emulated:
         refuse_emulator(ledger)
-    plan = plan_prompt_set(
-        prompts,
-        prompt_set=prompt_set,
-        dataset=dataset.name,
-        ledger=ledger,
-        origin=api.origin,
-        samples_per_call=dataset.samples_per_call,
+    calls = (
+        call
+        for shard in shards_of(prompts.num_rows, shard_rows=dataset.shard_rows)
+        for call in plan_prompt_set(
+            shard.prompts(prompts),
+            prompt_set=prompt_set,
+            dataset=dataset.name,
+            ledger=ledger,
+            origin=api.origin,
+            samples_per_call=dataset.samples_per_call,
+        )
     )
+    table = arrow_table(calls, PlannedRequest)
+    plan = TableRows(table, PlannedRequest)
     spent = allowance.spent(ledger, today=dt.datetime.now(dt.UTC).date())
     fingerprint = plan_fingerprint(plan)
     return Made(
-        rows=plan,
+        table=table,
         row_type=PlannedRequest,
         # Neither states nor reasons: the plan is the same before and after its purchase.
         data_version=fingerprint,
         metadata={
             **table_metadata(dataset, "generation_requests", len(plan), started=started),
-            **plan_figures(plan, allowance, spent, emulated=api.emulated),
+            **plan_figures(summarise_plan(plan), allowance, spent, emulated=api.emulated),
             **requests_to_buy(plan, allowance),
-            **refused_rows(prompts),
+            **refused_rows(TableRows(prompts, Prompt)),
             "fingerprint": fingerprint,
             **({} if api.emulated or ledger.warning is None else {"warning": ledger.warning}),
         },
@@ -85,7 +91,7 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
     @with_resources_of(dataset)
     def generation_requests(
         context: dg.AssetExecutionContext,
-        prompt_sets: pd.DataFrame,
+        prompt_sets: pa.Table,
         imagepipeline: ImagePipelineResource,
         ledger: LedgerResource,
     ) -> dg.MaterializeResult[pa.Table]:
@@ -93,7 +99,7 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
             return plan_set(
                 dataset,
                 prompt_set_of(context.partition_key),
-                rows_of(prompt_sets, Prompt),
+                prompt_sets,
                 api=imagepipeline,
                 ledger=opened,
             ).result()

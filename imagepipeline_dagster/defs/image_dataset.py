@@ -179,7 +179,8 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
         metadata = _metadata(
             dataset, release, home, started=started, judged_anew=len(ready.judged_anew)
         )
-        sheet = contact_sheet_of(kept, home, [None] * len(kept), byte_budget=_SHEET_BYTES)
+        shown = ((image, None) for image in kept)
+        sheet = contact_sheet_of(shown, home, count=len(kept), byte_budget=_SHEET_BYTES)
         yield dg.MaterializeResult(
             value=DatasetRelease(release, home),
             data_version=dg.DataVersion(release.fingerprint),

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -83,26 +84,26 @@ def _column_schema(schema: pa.Schema) -> dg.TableSchema:
 
 
 def contact_sheet_of(
-    images: Sequence[GeneratedImage],
+    shown: Iterable[tuple[GeneratedImage, str | None]],
     storage: Storage,
-    marks: Iterable[str | None],
     *,
+    count: int,
     byte_budget: int = _SHEET_BYTES,
     small: bool = False,
 ) -> dg.MarkdownMetadataValue:
-    """Return a contact sheet of a set's samples, the first of many, that shows in the UI.
+    """Return a contact sheet of a set's samples, the first of `count`, that shows in the UI.
 
-    A `small` one has a row of small pictures: for an event among thousands.
+    `shown` are samples with their marks. A `small` one has a row of small pictures: for an event
+    among thousands.
 
     A mark that begins with "rejected" or "quarantined" blurs its picture: nobody should have to
     look at what was filtered out.
     """
-    shown = list(zip(images, marks, strict=True))
     tiles_shown = _TILES_OF_A_SMALL_SHEET if small else _TILES
-    first = [image for image, _ in shown[:tiles_shown]]
+    first = list(islice(shown, tiles_shown))
+    images = [image for image, _ in first]
     with ThreadPoolExecutor(8) as threads:
-        thumbnails = list(threads.map(lambda image: _thumbnail(storage, image), first))
-    thumbnails += [None] * (len(shown) - len(thumbnails))
+        thumbnails = list(threads.map(lambda image: _thumbnail(storage, image), images))
     tiles = [
         Tile(
             thumbnail=thumbnail,
@@ -110,13 +111,13 @@ def contact_sheet_of(
             mark=mark,
             blurred=bool(mark) and str(mark).startswith(("rejected", "quarantined")),
         )
-        for (image, mark), thumbnail in zip(shown, thumbnails, strict=True)
+        for (image, mark), thumbnail in zip(first, thumbnails, strict=True)
     ]
     if small:
-        sheet = contact_sheet(tiles[:tiles_shown], byte_budget=_SMALL_SHEET_BYTES, tile_side=56)
+        sheet = contact_sheet(tiles, byte_budget=_SMALL_SHEET_BYTES, tile_side=56)
     else:
-        sheet = contact_sheet(tiles, byte_budget=byte_budget)
-    return dg.MetadataValue.md(markdown_picture(sheet, f"{len(images)} samples"))
+        sheet = contact_sheet(tiles, count=count, byte_budget=byte_budget)
+    return dg.MetadataValue.md(markdown_picture(sheet, f"{count} samples"))
 
 
 def _thumbnail(storage: Storage, image: GeneratedImage) -> bytes | None:

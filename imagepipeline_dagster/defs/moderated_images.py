@@ -1,11 +1,11 @@
 """`moderated_images`: a verdict for every sample, from evidence; it costs nothing to make again."""
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import dagster as dg
-import pandas as pd
 import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
@@ -13,16 +13,18 @@ from imagepipeline_dagster.defs.metadata import column_metadata, found_table, ta
 from imagepipeline_dagster.defs.moderation_checks import verdict_checks
 from imagepipeline_dagster.defs.moderation_metadata import moderation_metadata
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
-from imagepipeline_dagster.defs.stage import Made, StageCheck, build_checks
+from imagepipeline_dagster.defs.stage import SHARD_RETRIES, Made, StageCheck, build_checks
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.checks import accounting_problems
-from imagepipeline_dagster.moderation.moderating import moderate_set
+from imagepipeline_dagster.moderation.classifier import load_classifier
+from imagepipeline_dagster.moderation.moderating import measure, moderate_set
 from imagepipeline_dagster.moderation.states import VerdictStates
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.partition_names import prompt_set_of
+from imagepipeline_dagster.planning.shards import Shard, shards_of
 from imagepipeline_dagster.purchase.images import CIRCUMSTANCES, GeneratedImage
 from imagepipeline_dagster.resources import LedgerResource, StorageResource, TablesResource
-from imagepipeline_dagster.rows import content_hash, rows_of
+from imagepipeline_dagster.rows import TableRows, arrow_table, content_hash
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.overrides import Override
 from imagepipeline_dagster.watching.states import PromptSetStates
@@ -37,7 +39,7 @@ _NO_CONTENT = CIRCUMSTANCES | {"moderation_basis"}
 def moderate(
     dataset: ImageDataset,
     prompt_set: str,
-    images: Sequence[GeneratedImage],
+    images: Iterable[GeneratedImage],
     *,
     overrides: Sequence[Override],
     ledger: Ledger,
@@ -55,28 +57,36 @@ def moderate(
         ledger=ledger,
         storage=storage,
     )
-    content = content_hash(moderation.images, leave_out=_NO_CONTENT)
+    table = arrow_table(moderation.images, ModeratedImage)
+    rows = TableRows(table, ModeratedImage)
+    content = content_hash(rows, leave_out=_NO_CONTENT)
     return Made(
-        rows=moderation.images,
+        table=table,
         row_type=ModeratedImage,
         data_version=f"{content}-{moderation.rules.digest[:8]}",
         metadata={
-            **table_metadata(dataset, "moderated_images", len(moderation.images), started=started),
-            **moderation_metadata(moderation, storage, small_sheets=small_sheets),
+            **table_metadata(dataset, "moderated_images", len(rows), started=started),
+            **moderation_metadata(
+                rows,
+                moderation.rules,
+                storage,
+                classified_now=moderation.classified,
+                small_sheets=small_sheets,
+            ),
         },
     )
 
 
-def record_built(dataset: ImageDataset, images: Sequence[ModeratedImage], ledger: Ledger) -> None:
+def record_built(dataset: ImageDataset, images: Iterable[ModeratedImage], ledger: Ledger) -> None:
     """Record what a set whose verdicts are stored was built from: what they say."""
-    prompt_set = images[0].prompt_set
+    first = next(iter(images))
     PromptSetStates(ledger, dataset=dataset.name).record_built(
-        prompt_set,
-        content=images[0].content_version,
+        first.prompt_set,
+        content=first.content_version,
         pending=sum(image.is_open for image in images),
     )
     VerdictStates(ledger, dataset=dataset.name).record_built(
-        prompt_set, str(images[0].moderation_basis)
+        first.prompt_set, str(first.moderation_basis)
     )
 
 
@@ -84,17 +94,16 @@ def check_moderated_images(dataset: ImageDataset) -> list[StageCheck]:
     """Return the checks."""
 
     def every_sample_is_accounted_for(
-        moderated_images: pd.DataFrame, prompt_sets: pd.DataFrame
+        moderated_images: pa.Table, prompt_sets: pa.Table
     ) -> dg.AssetCheckResult:
-        images = rows_of(moderated_images, ModeratedImage)
-        asked = prompt_sets.groupby("prompt_id")["samples"].sum()
-        problems = accounting_problems(
-            {str(prompt_id): int(samples) for prompt_id, samples in asked.items()}, images
-        )
+        asked = Counter[str]()
+        for prompt in prompt_sets.select(["prompt_id", "samples"]).to_pylist():
+            asked[prompt["prompt_id"]] += prompt["samples"]
+        problems = accounting_problems(asked, TableRows(moderated_images, ModeratedImage))
         return dg.AssetCheckResult(
             passed=not problems,
-            description=f"{len(images)} samples; {len(problems)} of {len(asked)} prompts have "
-            "another number than they ask for",
+            description=f"{moderated_images.num_rows} samples; {len(problems)} of {len(asked)} "
+            "prompts have another number than they ask for",
             metadata=found_table(
                 "problems", ["problem"], [[p] for p in problems[:_PROBLEMS_SHOWN]]
             ),
@@ -112,7 +121,75 @@ def check_moderated_images(dataset: ImageDataset) -> list[StageCheck]:
 
 
 def build_moderated_images(dataset: ImageDataset) -> list[Any]:
-    """Return the asset and its checks."""
+    """Return the asset and its checks.
+
+    The asset is a graph. Where the policy looks at pictures, those of a large set are looked at in
+    shards, each a step. The set's own step looks at the rest, and gives the verdicts.
+    """
+    io_manager = dataset.resource("io_manager")
+    looks = any(
+        rules.classifies or rules.near_duplicate_distance is not None
+        for rules in dataset.moderation.possible_rules
+    )
+
+    @dg.op(
+        name=dataset.named("shards_to_look_at"),
+        out=dg.DynamicOut(dg.Nothing, io_manager_key=io_manager),
+        description="Names the shards of a large set.",
+    )
+    def shards_to_look_at(generated_images: pa.Table) -> Iterator[dg.DynamicOutput[None]]:
+        shards = shards_of(generated_images.num_rows, shard_rows=dataset.shard_rows)
+        for shard in shards if len(shards) > 1 else []:
+            yield dg.DynamicOutput(None, mapping_key=shard.key)
+
+    @dg.op(
+        name=dataset.named("look_at_shard"),
+        ins={"shard": dg.In(dg.Nothing)},
+        out=dg.Out(dg.Nothing, io_manager_key=io_manager),
+        retry_policy=SHARD_RETRIES,
+        description="Measures the pictures of one shard: scores and hashes, each once for ever.",
+    )
+    @with_resources_of(dataset)
+    def look_at_shard(
+        context: dg.OpExecutionContext,
+        generated_images: pa.Table,
+        storage: StorageResource,
+        ledger: LedgerResource,
+    ) -> None:
+        start, stop = Shard.of_key(str(context.get_mapping_key()))
+        with ledger.open() as opened:
+            measured = measure(
+                TableRows(generated_images.slice(start, stop - start), GeneratedImage),
+                dataset.moderation.rules_for(prompt_set_of(context.partition_key)),
+                classifier=lambda: load_classifier(dataset.moderation.classifier),
+                ledger=opened,
+                storage=storage.open(),
+            )
+        context.add_output_metadata({"classified_now": measured.computed})
+
+    @dg.op(
+        name=dataset.named("give_verdicts"),
+        ins={"looked_at": dg.In(dg.Nothing)},
+        out=dg.Out(io_manager_key=io_manager),
+        description="Gives each sample its verdict, and stores the table.",
+    )
+    @with_resources_of(dataset)
+    def give_verdicts(
+        context: dg.OpExecutionContext,
+        generated_images: pa.Table,
+        storage: StorageResource,
+        ledger: LedgerResource,
+        tables: TablesResource,
+    ) -> dg.Output[pa.Table]:
+        with ledger.open() as opened:
+            return moderate(
+                dataset,
+                prompt_set_of(context.partition_key),
+                TableRows(generated_images, GeneratedImage),
+                overrides=tables.overrides(dataset.overrides),
+                ledger=opened,
+                storage=storage.open(),
+            ).output()
 
     @dg.success_hook(
         name=dataset.named("record_what_was_moderated"),
@@ -123,38 +200,26 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
         stored: Any = context.op_output_values["result"]
         ledger: LedgerResource = getattr(context.resources, dataset.resource("ledger"))
         with ledger.open() as opened:
-            record_built(dataset, rows_of(stored, ModeratedImage), opened)
+            record_built(dataset, TableRows(stored, ModeratedImage), opened)
 
-    @dg.asset(
+    @dg.graph_asset(
         key=dataset.key("moderated_images"),
         ins={"generated_images": dg.AssetIn(dataset.key("generated_images"))},
         partitions_def=dataset.partitions,
-        io_manager_key=dataset.resource("io_manager"),
         group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
         metadata=column_metadata(dataset, "moderated_images"),
-        hooks={record_what_was_moderated},
         description="The verdicts: a row a sample asked for, kept, rejected or quarantined, and "
         "why. The pictures: Partitions, a prompt set, `contact_sheet`, where what is not kept is "
         "blurred.",
     )
-    @with_resources_of(dataset)
-    def moderated_images(
-        context: dg.AssetExecutionContext,
-        generated_images: pd.DataFrame,
-        storage: StorageResource,
-        ledger: LedgerResource,
-        tables: TablesResource,
-    ) -> dg.MaterializeResult[pa.Table]:
-        with ledger.open() as opened:
-            return moderate(
-                dataset,
-                prompt_set_of(context.partition_key),
-                rows_of(generated_images, GeneratedImage),
-                overrides=tables.overrides(dataset.overrides),
-                ledger=opened,
-                storage=storage.open(),
-            ).result()
+    def moderated_images(generated_images: Any) -> Any:  # noqa: ANN401
+        verdicts = give_verdicts.with_hooks({record_what_was_moderated})
+        if not looks:
+            return verdicts(generated_images)
+        shards = shards_to_look_at(generated_images)
+        looked_at = shards.map(lambda shard: look_at_shard(generated_images, shard=shard))
+        return verdicts(generated_images, looked_at=looked_at.collect())
 
     checks = build_checks(dataset, "moderated_images", check_moderated_images(dataset))
     return [moderated_images, checks]

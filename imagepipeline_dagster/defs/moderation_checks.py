@@ -1,7 +1,9 @@
 """The checks of `moderated_images` that are about what the verdicts say."""
 
+from collections.abc import Iterable
+
 import dagster as dg
-import pandas as pd
+import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import contact_sheet_of, found_table
@@ -15,9 +17,10 @@ from imagepipeline_dagster.moderation.checks import (
     too_many_are_rejected,
     wrong_sizes,
 )
+from imagepipeline_dagster.moderation.policy import Rules
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
 from imagepipeline_dagster.resources import StorageResource
-from imagepipeline_dagster.rows import rows_of
+from imagepipeline_dagster.rows import TableRows
 
 __all__ = ["verdict_checks"]
 
@@ -27,8 +30,11 @@ _ROWS_SHOWN = 20
 def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
     """Return the checks."""
 
-    def only_kept_passes_on(moderated_images: pd.DataFrame) -> dg.AssetCheckResult:
-        images = rows_of(moderated_images, ModeratedImage)
+    def rules_of(images: Iterable[ModeratedImage]) -> Rules:
+        return dataset.moderation.rules_for(next(iter(images)).prompt_set)
+
+    def only_kept_passes_on(moderated_images: pa.Table) -> dg.AssetCheckResult:
+        images = TableRows(moderated_images, ModeratedImage)
         problems = objections(image for image in images if image.verdict == Verdict.KEPT)
         shown = [[problem] for problem in problems[:_ROWS_SHOWN]]
         return dg.AssetCheckResult(
@@ -37,10 +43,10 @@ def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
             metadata=found_table("problems", ["problem"], shown),
         )
 
-    def few_are_rejected(moderated_images: pd.DataFrame) -> dg.AssetCheckResult:
-        images = rows_of(moderated_images, ModeratedImage)
+    def few_are_rejected(moderated_images: pa.Table) -> dg.AssetCheckResult:
+        images = TableRows(moderated_images, ModeratedImage)
         judged, rejected = judged_pictures(images)
-        rules = dataset.moderation.rules_for(images[0].prompt_set)
+        rules = rules_of(images)
         limit = rules.max_rejected_share
         return dg.AssetCheckResult(
             passed=not too_many_are_rejected(images, rules),
@@ -50,14 +56,13 @@ def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
         )
 
     def classifier_agrees_with_the_api(
-        moderated_images: pd.DataFrame, storage: StorageResource
+        moderated_images: pa.Table, storage: StorageResource
     ) -> dg.AssetCheckResult:
-        images = rows_of(moderated_images, ModeratedImage)
-        rules = dataset.moderation.rules_for(images[0].prompt_set)
+        images = TableRows(moderated_images, ModeratedImage)
+        rules = rules_of(images)
         compared, doubted = disagreements(images, rules)
         description = (
-            f"the classifier doubts {len(doubted)} of {len(compared)} pictures that the API let "
-            "pass"
+            f"the classifier doubts {len(doubted)} of {compared} pictures that the API let pass"
             if compared
             else "the classifier looked at no picture that the API let pass: nothing to compare"
         )
@@ -68,12 +73,14 @@ def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
             severity=dg.AssetCheckSeverity.WARN,
             description=description,
             metadata={
-                "compared": len(compared),
+                "compared": compared,
                 **found_table("disagreements", headers, rows[:_ROWS_SHOWN]),
                 **(
                     {
                         "pictures": contact_sheet_of(
-                            doubted, storage.open(), [f"rejected: {i.nsfw_score}" for i in doubted]
+                            ((image, f"rejected: {image.nsfw_score}") for image in doubted),
+                            storage.open(),
+                            count=len(doubted),
                         )
                     }
                     if doubted
@@ -82,9 +89,9 @@ def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
             },
         )
 
-    def few_are_duplicates(moderated_images: pd.DataFrame) -> dg.AssetCheckResult:
-        images = rows_of(moderated_images, ModeratedImage)
-        rules = dataset.moderation.rules_for(images[0].prompt_set)
+    def few_are_duplicates(moderated_images: pa.Table) -> dg.AssetCheckResult:
+        images = TableRows(moderated_images, ModeratedImage)
+        rules = rules_of(images)
         pictures, repeating = repetitions(images)
         rows = [[i.prompt_id, i.call_index, i.image_sha256, i.duplicate_of] for i in repeating]
         headers = ["prompt_id", "call", "image_sha256", "duplicate_of"]
@@ -99,8 +106,8 @@ def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
             },
         )
 
-    def sizes_are_as_asked(moderated_images: pd.DataFrame) -> dg.AssetCheckResult:
-        wrong = wrong_sizes(rows_of(moderated_images, ModeratedImage))
+    def sizes_are_as_asked(moderated_images: pa.Table) -> dg.AssetCheckResult:
+        wrong = wrong_sizes(TableRows(moderated_images, ModeratedImage))
         rows = [
             [i.prompt_id, i.call_index, f"{i.pixel_width} x {i.pixel_height}", i.image_sha256]
             for i in wrong[:_ROWS_SHOWN]

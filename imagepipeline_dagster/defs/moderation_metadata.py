@@ -1,12 +1,13 @@
 """What the moderation of a set tells the UI: counts, and contact sheets by verdict."""
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import dagster as dg
 
 from imagepipeline_dagster.defs.metadata import contact_sheet_of, markdown_table
-from imagepipeline_dagster.moderation.moderating import Moderation
+from imagepipeline_dagster.moderation.policy import Rules
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict, summarise
 from imagepipeline_dagster.storage.contract import Storage
 
@@ -22,21 +23,33 @@ _SHEET_NAMES = {
 
 
 def moderation_metadata(
-    moderation: Moderation, storage: Storage, *, small_sheets: bool
+    images: Collection[ModeratedImage],
+    rules: Rules,
+    storage: Storage,
+    *,
+    classified_now: int,
+    small_sheets: bool,
 ) -> dict[str, Any]:
     """Return the event's metadata; sheets of verdicts that nothing has are left out."""
-    images = moderation.images
     counts = summarise(images)
-    by_reason = Counter((image.verdict, image.moderation_reason) for image in images)
-    classified = sum(image.nsfw_score is not None for image in images)
-    rules = moderation.rules
+    by_reason: Counter[tuple[str, str]] = Counter()
+    classified = duplicates = 0
+    for image in images:
+        by_reason[image.verdict, image.moderation_reason] += 1
+        classified += image.nsfw_score is not None
+        duplicates += image.duplicate_of is not None
+    number_of = {
+        Verdict.KEPT: counts.kept,
+        Verdict.QUARANTINED: counts.quarantined,
+        Verdict.REJECTED: counts.rejected,
+    }
     metadata: dict[str, Any] = {
         "requested": counts.requested,
         "kept": counts.kept,
         "rejected": counts.rejected,
         "quarantined": counts.quarantined,
-        "overridden": sum(image.overridden_by is not None for image in images),
-        "duplicates": sum(image.duplicate_of is not None for image in images),
+        "overridden": counts.overridden,
+        "duplicates": duplicates,
         "reasons": dg.MetadataValue.md(
             markdown_table(
                 ["verdict", "reason", "samples"],
@@ -45,15 +58,13 @@ def moderation_metadata(
         ),
     }
     if classified or rules.classifies:
-        metadata |= {"classified": classified, "classified_now": moderation.classified}
+        metadata |= {"classified": classified, "classified_now": classified_now}
     for verdict, name in _SHEET_NAMES.items():
-        shown = [image for image in images if image.verdict == verdict]
-        if shown or verdict is Verdict.KEPT:
-            marks_of = [_mark(image) for image in shown]
+        if number_of[verdict] or verdict is Verdict.KEPT:
             metadata[name] = contact_sheet_of(
-                shown,
+                ((image, _mark(image)) for image in images if image.verdict == verdict),
                 storage,
-                marks_of,
+                count=number_of[verdict],
                 byte_budget=_SHEET_BYTES[verdict],
                 small=small_sheets,
             )

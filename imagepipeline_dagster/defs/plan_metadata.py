@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dagster as dg
@@ -12,7 +12,7 @@ from imagepipeline_dagster.defs.metadata import found_table, markdown_table
 from imagepipeline_dagster.ledger.budget import Allowance, Spent
 from imagepipeline_dagster.ledger.records import PlanState
 from imagepipeline_dagster.planning.prompts import Prompt
-from imagepipeline_dagster.planning.requests import PlannedRequest, summarise_plan
+from imagepipeline_dagster.planning.requests import PlannedRequest, PlanSummary
 
 __all__ = ["plan_figures", "refused_rows", "requests_to_buy"]
 
@@ -23,14 +23,13 @@ _TABLE_BYTES = 12_000
 
 
 def plan_figures(
-    plan: Sequence[PlannedRequest],
+    summary: PlanSummary,
     allowance: Allowance,
     spent: Mapping[str, Spent],
     *,
     emulated: bool,
 ) -> dict[str, Any]:
     """Return what a plan amounts to as the ledger stands, and what of the budget is left."""
-    summary = summarise_plan(plan)
     to_buy = summary.images[PlanState.TO_BUY]
     cost, price = allowance.cost(to_buy), allowance.price_text(to_buy)
     budget = allowance.rest_text(spent)
@@ -57,9 +56,14 @@ def plan_figures(
     }
 
 
-def requests_to_buy(plan: Sequence[PlannedRequest], allowance: Allowance) -> dict[str, Any]:
+def requests_to_buy(plan: Iterable[PlannedRequest], allowance: Allowance) -> dict[str, Any]:
     """Return a table of the first requests that a plan would buy; nothing where it buys none."""
-    distinct = {call.request_key: call for call in plan if call.state == PlanState.TO_BUY}
+    distinct: dict[str, PlannedRequest] = {}
+    for call in plan:
+        if call.state == PlanState.TO_BUY:
+            distinct.setdefault(call.request_key, call)
+        if len(distinct) == _REQUESTS_SHOWN:
+            break
     rows = [
         [
             call.prompt_id,
@@ -67,7 +71,7 @@ def requests_to_buy(plan: Sequence[PlannedRequest], allowance: Allowance) -> dic
             call.reason,
             allowance.price_text(call.samples) or "",
         ]
-        for call in list(distinct.values())[:_REQUESTS_SHOWN]
+        for call in distinct.values()
     ]
     if not rows:
         return {}
@@ -76,7 +80,7 @@ def requests_to_buy(plan: Sequence[PlannedRequest], allowance: Allowance) -> dic
     return {"requests_to_buy": dg.MetadataValue.md(table)}
 
 
-def refused_rows(prompts: Sequence[Prompt]) -> dict[str, Any]:
+def refused_rows(prompts: Iterable[Prompt]) -> dict[str, Any]:
     """Return how many rows are refused, and a table of what is wrong with each."""
     refused = [prompt for prompt in prompts if not prompt.valid]
     rows = [[prompt.prompt_id, prompt.problems] for prompt in refused[:_ROWS_SHOWN]]

@@ -4,8 +4,8 @@ import time
 from typing import Any
 
 import dagster as dg
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import column_metadata, found_table, table_metadata
@@ -13,10 +13,10 @@ from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.stage import Made, StageCheck, build_checks
 from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.planning.prompt_syntax import foreign_syntax
-from imagepipeline_dagster.planning.prompts import Prompt, validated_prompts
+from imagepipeline_dagster.planning.prompts import Prompt, iter_validated_prompts
 from imagepipeline_dagster.planning.tokens import TOKENS_ARE_ESTIMATED
 from imagepipeline_dagster.resources import TablesResource
-from imagepipeline_dagster.rows import content_hash
+from imagepipeline_dagster.rows import TableRows, arrow_table, content_hash
 from imagepipeline_dagster.tables.reading import SourceTables
 
 __all__ = ["build_prompt_sets", "check_prompt_sets", "make_prompt_set"]
@@ -36,21 +36,25 @@ def make_prompt_set(dataset: ImageDataset, prompt_set: str, source: SourceTables
             "the prompts sensor removes its partition at its next tick",
             allow_retries=False,
         )
-    prompts = validated_prompts(
-        rows,
-        source.embeddings(),
-        defaults=dataset.defaults,
-        refuses_syntax=dataset.refuse_prompt_syntax,
+    table = arrow_table(
+        iter_validated_prompts(
+            rows,
+            source.embeddings(),
+            defaults=dataset.defaults,
+            refuses_syntax=dataset.refuse_prompt_syntax,
+        ),
+        Prompt,
     )
-    refused = [prompt for prompt in prompts if not prompt.valid]
+    prompts = TableRows(table, Prompt)
+    refused = sum(not prompt.valid for prompt in prompts)
     return Made(
-        rows=prompts,
+        table=table,
         row_type=Prompt,
         data_version=content_hash(prompts, leave_out=_AS_THEY_STAND),
         metadata={
             **table_metadata(dataset, "prompt_sets", len(prompts), started=started),
-            "valid": len(prompts) - len(refused),
-            "refused": len(refused),
+            "valid": len(prompts) - refused,
+            "refused": refused,
             "images_wanted": sum(prompt.samples for prompt in prompts),
             "tokens_are_estimated": TOKENS_ARE_ESTIMATED,
         },
@@ -61,30 +65,35 @@ def check_prompt_sets(dataset: ImageDataset) -> list[StageCheck]:
     """Return the checks."""
     del dataset  # they look at the rows alone
 
-    def every_row_is_valid(prompt_sets: pd.DataFrame) -> dg.AssetCheckResult:
-        refused = prompt_sets[~prompt_sets["valid"]]
-        problems = refused[["prompt_id", "problems"]].head(_PROBLEMS_SHOWN).to_numpy().tolist()
+    def every_row_is_valid(prompt_sets: pa.Table) -> dg.AssetCheckResult:
+        refused = prompt_sets.filter(pc.invert(prompt_sets.column("valid")))
+        problems = [
+            [row["prompt_id"], row["problems"]]
+            for row in refused.slice(0, _PROBLEMS_SHOWN).to_pylist()
+        ]
         return dg.AssetCheckResult(
-            passed=refused.empty,
+            passed=not refused.num_rows,
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"{len(refused)} of {len(prompt_sets)} rows are refused",
+            description=f"{refused.num_rows} of {prompt_sets.num_rows} rows are refused",
             metadata={
-                "refused": len(refused),
+                "refused": refused.num_rows,
                 **found_table("problems", ["prompt_id", "problems"], problems),
             },
         )
 
-    def prompts_are_plain_text(prompt_sets: pd.DataFrame) -> dg.AssetCheckResult:
-        texts = prompt_sets[["prompt_id", "effective_prompt", "effective_negative_prompt"]]
-        parts = [
-            (prompt_id, ", ".join(foreign_syntax(prompt) + foreign_syntax(negative)))
-            for prompt_id, prompt, negative in texts.fillna("").itertuples(index=False)
-        ]
+    def prompts_are_plain_text(prompt_sets: pa.Table) -> dg.AssetCheckResult:
+        names = ("prompt_id", "effective_prompt", "effective_negative_prompt")
+        texts = zip(*(prompt_sets.column(name).to_pylist() for name in names), strict=True)
+        parts = (
+            (prompt_id, ", ".join(foreign_syntax(prompt or "") + foreign_syntax(negative or "")))
+            for prompt_id, prompt, negative in texts
+        )
         rows = [(prompt_id, syntax) for prompt_id, syntax in parts if syntax]
         return dg.AssetCheckResult(
             passed=not rows,
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"{len(rows)} of {len(prompt_sets)} rows have the syntax of other tools",
+            description=f"{len(rows)} of {prompt_sets.num_rows} rows have the syntax of other "
+            "tools",
             metadata=found_table("syntax", ["prompt_id", "syntax"], rows[:_PROBLEMS_SHOWN]),
         )
 

@@ -5,6 +5,7 @@ batch are two ways to call them.
 """
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -14,39 +15,54 @@ import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
-from imagepipeline_dagster.rows import arrow_table
+from imagepipeline_dagster.rows import TableRows
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["STAGES", "Made", "StageCheck", "build_checks"]
+__all__ = ["SHARD_RETRIES", "STAGES", "Made", "StageCheck", "build_checks"]
 
 RowT = TypeVar("RowT", bound="DataclassInstance")
 
 STAGES = ("prompt_sets", "generation_requests", "generated_images", "moderated_images")
 """The partitioned assets, in the order of the flow."""
 
+# The ledger knows what a shard that died had bought: another try is for the rest.
+SHARD_RETRIES = dg.RetryPolicy(max_retries=2, delay=5)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made(Generic[RowT]):
     """What a stage made of one prompt set."""
 
-    rows: list[RowT]
+    table: pa.Table
     row_type: type[RowT]
     data_version: str
     metadata: Mapping[str, Any]
 
-    def table(self) -> pa.Table:
-        """Return the rows as the table that is stored."""
-        return arrow_table(self.rows, self.row_type)
+    @property
+    def rows(self) -> TableRows[RowT]:
+        """The rows of the table."""
+        return TableRows(self.table, self.row_type)
 
     def result(self) -> dg.MaterializeResult[pa.Table]:
         """Return what the stage's asset returns to Dagster."""
         return dg.MaterializeResult(
-            value=self.table(),
+            value=self.table,
             data_version=dg.DataVersion(self.data_version),
             metadata=self.metadata,
         )
+
+    def output(self) -> dg.Output[pa.Table]:
+        """Return what the last op of the stage's asset returns to Dagster."""
+        with warnings.catch_warnings():
+            # An op says its data version in no other way; Dagster marks this one as beta.
+            warnings.filterwarnings("ignore", "Parameter `data_version`", dg.BetaWarning)
+            return dg.Output(
+                self.table,
+                data_version=dg.DataVersion(self.data_version),
+                metadata=dict(self.metadata),
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +72,7 @@ class StageCheck:
     Attributes:
         name: of the check.
         description: what holds where it passes.
-        look: takes tables as data frames by the names of their stages, and resources by theirs.
+        look: takes tables by the names of their stages, and resources by theirs.
         blocking: whether what comes after waits for it to pass.
     """
 

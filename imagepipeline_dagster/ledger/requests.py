@@ -116,13 +116,22 @@ class Ledger:
         with self.reading() as connection:
             return entries_seen_by(connection, request_keys)
 
-    def latest_uses(self, dataset: str, prompt_set: str) -> dict[tuple[str, int], Use]:
-        """Return the request last used by each call of a set, by (prompt id, call index)."""
+    def latest_uses(
+        self, dataset: str, prompt_set: str, prompt_ids: Iterable[str] | None = None
+    ) -> dict[tuple[str, int], Use]:
+        """Return the request last used by each call of a set, by (prompt id, call index).
+
+        `prompt_ids` are those wanted; all of the set unless given.
+        """
         query = (
             select(uses)
             .where(uses.c.dataset == dataset, uses.c.prompt_set == prompt_set)
             .order_by(uses.c.used_at, uses.c.request_key)
         )
+        queries = [query]
+        if prompt_ids is not None:
+            parts = batches(sorted(set(prompt_ids)))
+            queries = [query.where(uses.c.prompt_id.in_(some)) for some in parts]
         with self.reading() as connection:
             return {
                 (row["prompt_id"], row["call_index"]): Use(
@@ -132,7 +141,8 @@ class Ledger:
                     prompt_row=row["prompt_row"],
                     embedding_row=row["embedding_row"],
                 )
-                for row in connection.execute(query).mappings()
+                for each in queries
+                for row in connection.execute(each).mappings()
             }
 
 

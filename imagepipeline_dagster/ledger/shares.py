@@ -28,7 +28,7 @@ class AccountLimits:
     """What all processes together may do at one API; None is no limit.
 
     Attributes:
-        account: the API's origin.
+        account: the API's origin; for the shards of one run, with the run's id.
         max_in_flight: jobs in flight at once.
         requests_per_second: requests of every kind but downloads.
     """
@@ -100,9 +100,7 @@ class _Row(NamedTuple):
 def _others(connection: Connection, account: str, lease: Lease) -> dict[str, _Row]:
     """Return the live shares of other processes; those that ended are removed."""
     now: dt.datetime = lease.now()
-    connection.execute(
-        delete(shares).where(shares.c.account == account, shares.c.lease_until <= now)
-    )
+    connection.execute(delete(shares).where(shares.c.lease_until <= now))
     query = select(shares.c.owner, shares.c.places, shares.c.rate, shares.c.wanted).where(
         shares.c.account == account, shares.c.owner != lease.owner.name
     )

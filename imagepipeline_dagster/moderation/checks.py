@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.moderation.policy import Rules
@@ -41,46 +41,54 @@ _ABOUT_CONTENT = frozenset(
 )
 
 
-def judged_pictures(images: Sequence[ModeratedImage]) -> tuple[int, int]:
+def judged_pictures(images: Iterable[ModeratedImage]) -> tuple[int, int]:
     """Return how many samples were judged by what they show, and how many of them rejected.
 
     A sample that was never bought, or is still open, says nothing about the model or the prompts.
     """
-    judged = [
-        image
-        for image in images
-        if image.outcome == Outcome.GENERATED or image.moderation_reason in _ABOUT_CONTENT
-    ]
-    rejected = [
-        image
-        for image in judged
-        if image.verdict == "rejected" and image.moderation_reason != ModerationReason.DUPLICATE
-    ]
-    return len(judged), len(rejected)
+    judged = rejected = 0
+    for image in images:
+        if image.outcome == Outcome.GENERATED or image.moderation_reason in _ABOUT_CONTENT:
+            judged += 1
+            rejected += (
+                image.verdict == "rejected"
+                and image.moderation_reason != ModerationReason.DUPLICATE
+            )
+    return judged, rejected
 
 
-def too_many_are_rejected(images: Sequence[ModeratedImage], rules: Rules) -> bool:
+def too_many_are_rejected(images: Iterable[ModeratedImage], rules: Rules) -> bool:
     """Tell whether a larger share is rejected for what it shows than the rules allow."""
     judged, rejected = judged_pictures(images)
     return judged >= FEW and rejected > rules.max_rejected_share * judged
 
 
 def disagreements(
-    images: Sequence[ModeratedImage], rules: Rules
-) -> tuple[list[ModeratedImage], list[ModeratedImage]]:
-    """Return the pictures that the API let pass and the classifier looked at, and those it doubts.
+    images: Iterable[ModeratedImage], rules: Rules
+) -> tuple[int, list[ModeratedImage]]:
+    """Return how many pictures both the API let pass and the classifier saw, and those it doubts.
 
     The other way round cannot be compared: a picture that the API held back never came.
     """
-    compared = [i for i in images if i.safety_checker is True and i.nsfw_score is not None]
-    doubted = [i for i in compared if (i.nsfw_score or 0) >= rules.quarantine_score]
+    compared = 0
+    doubted: list[ModeratedImage] = []
+    for image in images:
+        if image.safety_checker is True and image.nsfw_score is not None:
+            compared += 1
+            if image.nsfw_score >= rules.quarantine_score:
+                doubted.append(image)
     return compared, sorted(doubted, key=lambda image: -(image.nsfw_score or 0))
 
 
-def repetitions(images: Sequence[ModeratedImage]) -> tuple[int, list[ModeratedImage]]:
+def repetitions(images: Iterable[ModeratedImage]) -> tuple[int, list[ModeratedImage]]:
     """Return how many pictures there are, and those that repeat another."""
-    pictures = sum(image.image_sha256 is not None for image in images)
-    return pictures, [image for image in images if image.duplicate_of is not None]
+    pictures = 0
+    repeating: list[ModeratedImage] = []
+    for image in images:
+        pictures += image.image_sha256 is not None
+        if image.duplicate_of is not None:
+            repeating.append(image)
+    return pictures, repeating
 
 
 def wrong_sizes(images: Iterable[ModeratedImage]) -> list[ModeratedImage]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Column, select
 
@@ -19,7 +19,7 @@ from imagepipeline_dagster.databases import batches
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import evidence
-from imagepipeline_dagster.ledger.upserts import upsert
+from imagepipeline_dagster.ledger.upserts import insert
 from imagepipeline_dagster.moderation.classifier import Classifier
 from imagepipeline_dagster.moderation.duplicates import HASH_METHOD, perceptual_hash
 from imagepipeline_dagster.purchase.images import GeneratedImage
@@ -66,18 +66,22 @@ def scores_of(
         ScoreInvalid: the classifier answered something else than a number from 0 to 1 a picture.
     """
     model = classifier.model_sha256
-    pictures = {image.image_sha256: image for image in images if image.image_sha256}
+    pictures = {
+        image.image_sha256: _Picture(image.image_sha256, str(image.format), image.bytes or 0)
+        for image in images
+        if image.image_sha256
+    }
     stored = _known(ledger, evidence.c.score, by=model, keys=pictures)
     # A table that others can write to may hold what is no score: such a picture is shown again.
     known = {sha256: score for sha256, score in stored.items() if _is_score(score)}
-    unknown = [image for sha256, image in pictures.items() if sha256 not in known]
+    unknown = [picture for sha256, picture in pictures.items() if sha256 not in known]
     computed = 0
     with ThreadPoolExecutor(_READERS) as readers:
         for batch in _batches(unknown):
-            read = readers.map(lambda image: _bytes_of(image, storage), batch)
+            read = readers.map(lambda picture: _bytes_of(picture, storage), batch)
             there = {
-                str(image.image_sha256): data
-                for image, data in zip(batch, read, strict=True)
+                picture.sha256: data
+                for picture, data in zip(batch, read, strict=True)
                 if data is not None
             }
             rounded = _scored(classifier, there)
@@ -123,7 +127,7 @@ def hashes_of(
 
     Hashes are computed once and kept. A picture whose thumbnail is gone has none.
     """
-    pictures = {image.image_sha256: image for image in images if image.image_sha256}
+    pictures = dict.fromkeys(image.image_sha256 for image in images if image.image_sha256)
     known = _known(ledger, evidence.c.hash, by=HASH_METHOD, keys=pictures)
     missing = [sha256 for sha256 in pictures if sha256 not in known]
 
@@ -140,23 +144,30 @@ def hashes_of(
     return {sha256: int(text, 16) for sha256, text in {**known, **new}.items()}
 
 
-def _bytes_of(image: GeneratedImage, storage: Storage) -> bytes | None:
+class _Picture(NamedTuple):
+    """A picture on the storage; its format as Pillow names it."""
+
+    sha256: str
+    format: str
+    size: int
+
+
+def _bytes_of(picture: _Picture, storage: Storage) -> bytes | None:
     try:
-        return storage.read(image_path(str(image.image_sha256), str(image.format)))
+        return storage.read(image_path(picture.sha256, picture.format))
     except ObjectMissing:
         return None
 
 
-def _batches(images: Sequence[GeneratedImage]) -> Iterator[list[GeneratedImage]]:
-    batch: list[GeneratedImage] = []
+def _batches(pictures: Sequence[_Picture]) -> Iterator[list[_Picture]]:
+    batch: list[_Picture] = []
     size = 0
-    for image in images:
-        added = image.bytes or 0
-        if batch and (len(batch) == _BATCH or size + added > _BATCH_BYTES):
+    for picture in pictures:
+        if batch and (len(batch) == _BATCH or size + picture.size > _BATCH_BYTES):
             yield batch
             batch, size = [], 0
-        batch.append(image)
-        size += added
+        batch.append(picture)
+        size += picture.size
     if batch:
         yield batch
 
@@ -178,10 +189,12 @@ def _known(ledger: Ledger, value: Column[Any], *, by: str, keys: Iterable[str]) 
 def _store(
     ledger: Ledger, value: Column[Any], measured: Mapping[str, float | str], *, by: str
 ) -> None:
+    if not measured:
+        return
     now = dt.datetime.now(dt.UTC)
+    rows = [
+        {"image_sha256": sha256, "method": by, value.name: what, "measured_at": now}
+        for sha256, what in measured.items()
+    ]
     with ledger.engine.begin() as connection:
-        for sha256, what in measured.items():
-            row = {"image_sha256": sha256, "method": by, value.name: what, "measured_at": now}
-            connection.execute(
-                upsert(connection, evidence, row, replace=(value.name, "measured_at"))
-            )
+        connection.execute(insert(connection, evidence, replace=(value.name, "measured_at")), rows)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from imagepipeline_dagster.ledger.requests import Ledger
@@ -20,13 +19,13 @@ from imagepipeline_dagster.moderation.verdicts import (
     Evidence,
     ModeratedImage,
     is_classified,
-    moderate,
+    verdicts_on,
 )
 from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.overrides import Override
 
-__all__ = ["Moderation", "check_policy", "moderate_set"]
+__all__ = ["MeasuredPictures", "Moderation", "check_policy", "measure", "moderate_set"]
 
 
 def check_policy(policy: ModerationPolicy) -> None:
@@ -44,19 +43,19 @@ def check_policy(policy: ModerationPolicy) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moderation:
-    """What the moderation of a set gave.
+    """What the moderation of a set gives.
 
-    `classified` pictures were shown to the classifier now; the other scores were known.
+    `images` come one at a time, and once. `classified` pictures were shown to the classifier now;
+    the other scores were known.
     """
 
-    images: list[ModeratedImage]
+    images: Iterator[ModeratedImage]
     rules: Rules
     classified: int
-    seconds: float
 
 
 def moderate_set(
-    generated: Sequence[GeneratedImage],
+    generated: Iterable[GeneratedImage],
     *,
     prompt_set: str,
     dataset: str,
@@ -69,28 +68,61 @@ def moderate_set(
 ) -> Moderation:
     """Return the verdicts on a set's samples under a policy; nothing is ever bought here.
 
-    Pictures are read only where the policy needs a score or a hash that is not known yet.
-    `classifier` makes the one to ask; the policy's own unless given.
+    Pictures are read only where the policy needs a score or a hash that is not known yet. The
+    samples are gone through several times. `classifier` makes the one to ask; the policy's own
+    unless given.
     """
-    started = time.monotonic()
     rules = policy.rules_for(prompt_set)
     about = overrides_by_set(ledger, overrides, dataset=dataset).get(prompt_set, [])
-    scores, model, classified = {}, None, 0
-    if rules.classifies and (asked := [i for i in generated if is_classified(i, rules)]):
-        chosen = classifier() if classifier else load_classifier(policy.classifier)
-        measured = scores_of(asked, chosen, ledger=ledger, storage=storage, on_progress=on_progress)
-        scores, model, classified = dict(measured.scores), chosen.model_sha256, measured.computed
-    near = rules.near_duplicate_distance is not None
+    measured = measure(
+        generated,
+        rules,
+        classifier=classifier or (lambda: load_classifier(policy.classifier)),
+        ledger=ledger,
+        storage=storage,
+        on_progress=on_progress,
+    )
     evidence = Evidence(
-        scores=scores,
-        model=model,
-        hashes=hashes_of(generated, ledger=ledger, storage=storage) if near else {},
+        scores=measured.scores,
+        model=measured.model,
+        hashes=measured.hashes,
         overrides=about,
         basis=basis_of(policy, prompt_set, about),
     )
     return Moderation(
-        images=moderate(generated, rules, evidence),
+        images=verdicts_on(generated, rules, evidence),
         rules=rules,
-        classified=classified,
-        seconds=time.monotonic() - started,
+        classified=measured.computed,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredPictures:
+    """What the rules want to know of pictures, by SHA-256; `computed` scores are new."""
+
+    scores: Mapping[str, float]
+    model: str | None
+    hashes: Mapping[str, int]
+    computed: int
+
+
+def measure(
+    images: Iterable[GeneratedImage],
+    rules: Rules,
+    *,
+    classifier: Callable[[], Classifier],
+    ledger: Ledger,
+    storage: Storage,
+    on_progress: Callable[[int, int], object] = lambda done, of: None,  # noqa: ARG005
+) -> MeasuredPictures:
+    """Measure what the rules want to know of these pictures and the ledger does not."""
+    scores: Mapping[str, float] = {}
+    model, computed = None, 0
+    if rules.classifies and any(is_classified(image, rules) for image in images):
+        chosen = classifier()
+        asked = (image for image in images if is_classified(image, rules))
+        measured = scores_of(asked, chosen, ledger=ledger, storage=storage, on_progress=on_progress)
+        scores, model, computed = measured.scores, chosen.model_sha256, measured.computed
+    near = rules.near_duplicate_distance is not None
+    hashes = hashes_of(images, ledger=ledger, storage=storage) if near else {}
+    return MeasuredPictures(scores=scores, model=model, hashes=hashes, computed=computed)

@@ -44,6 +44,7 @@ __all__ = [
     "latest_decisions",
     "moderate",
     "summarise",
+    "verdicts_on",
 ]
 
 OVERRIDDEN = "override:"
@@ -177,9 +178,21 @@ def moderate(
     Raises:
         ValueError: when an outcome is not one of `Outcome`.
     """
+    return list(verdicts_on(images, rules, evidence))
+
+
+def verdicts_on(
+    images: Iterable[GeneratedImage], rules: Rules, evidence: Evidence
+) -> Iterator[ModeratedImage]:
+    """Yield the same, one row at a time; the images are gone through twice."""
     people = latest_decisions(evidence.overrides)
-    judged = [_judged(image, rules, evidence, people) for image in images]
-    return _without_repetitions(judged, rules, evidence)
+
+    def judged() -> Iterator[ModeratedImage]:
+        return (_judged(image, rules, evidence, people) for image in images)
+
+    originals = _originals(judged(), rules, evidence)
+    for row, original in zip(judged(), originals, strict=True):
+        yield row if original is None else _repeating(row, original, rules)
 
 
 def _judged(
@@ -285,52 +298,53 @@ def latest_decisions(overrides: Iterable[Override]) -> Decisions:
     }
 
 
-def _without_repetitions(
-    rows: Sequence[ModeratedImage], rules: Rules, evidence: Evidence
-) -> list[ModeratedImage]:
-    """Return the rows with what each repeats; where the policy says so, each picture kept once."""
-    # The first of several is one that is kept, and rather one that a person kept.
-    order = sorted(
-        range(len(rows)),
-        key=lambda i: (rows[i].verdict != Verdict.KEPT, rows[i].overridden_by is None, i),
+def _originals(
+    rows: Iterable[ModeratedImage], rules: Rules, evidence: Evidence
+) -> list[str | None]:
+    """Return for each row the picture that it repeats, if it does."""
+    ranks = [
+        # The first of several is one that is kept, and rather one that a person kept.
+        (row.verdict != Verdict.KEPT, row.overridden_by is None, place, row.image_sha256)
+        for place, row in enumerate(rows)
+    ]
+    ranks.sort(key=lambda rank: rank[:3])
+    repeats = repeated(
+        [sha256 for *_, sha256 in ranks], evidence.hashes, distance=rules.near_duplicate_distance
     )
-    originals = repeated(
-        [rows[i].image_sha256 for i in order],
-        evidence.hashes,
-        distance=rules.near_duplicate_distance,
+    originals: list[str | None] = [None] * len(ranks)
+    for (_, _, place, _), original in zip(ranks, repeats, strict=True):
+        originals[place] = original
+    return originals
+
+
+def _repeating(row: ModeratedImage, original: str, rules: Rules) -> ModeratedImage:
+    """Return a row with what it repeats; where the policy says so, each picture is kept once."""
+    once = rules.duplicates == "keep_once" and row.overridden_by is None
+    rejected = once and row.verdict == Verdict.KEPT
+    return dataclasses.replace(
+        row,
+        duplicate_of=original,
+        verdict=Verdict.REJECTED.value if rejected else row.verdict,
+        moderation_reason=(ModerationReason.DUPLICATE.value if rejected else row.moderation_reason),
     )
-    judged = list(rows)
-    for i, original in zip(order, originals, strict=True):
-        if original is None:
-            continue
-        row = rows[i]
-        once = rules.duplicates == "keep_once" and row.overridden_by is None
-        rejected = once and row.verdict == Verdict.KEPT
-        judged[i] = dataclasses.replace(
-            row,
-            duplicate_of=original,
-            verdict=Verdict.REJECTED.value if rejected else row.verdict,
-            moderation_reason=(
-                ModerationReason.DUPLICATE.value if rejected else row.moderation_reason
-            ),
-        )
-    return judged
 
 
 def summarise(rows: Iterable[ModeratedImage]) -> Counts:
     """Count the rows' verdicts and reasons."""
-    listed = list(rows)
-    verdicts = Counter(row.verdict for row in listed)
+    verdicts, by_reason, why_not_kept = Counter[str](), Counter[str](), Counter[str]()
+    overridden = 0
+    for row in rows:
+        verdicts[row.verdict] += 1
+        by_reason[row.moderation_reason] += 1
+        if row.verdict != Verdict.KEPT:
+            why_not_kept[row.moderation_reason] += 1
+        overridden += row.overridden_by is not None
     return Counts(
-        requested=len(listed),
+        requested=verdicts.total(),
         kept=verdicts[Verdict.KEPT],
         rejected=verdicts[Verdict.REJECTED],
         quarantined=verdicts[Verdict.QUARANTINED],
-        by_reason=_by_reason(listed),
-        why_not_kept=_by_reason(row for row in listed if row.verdict != Verdict.KEPT),
-        overridden=sum(row.overridden_by is not None for row in listed),
+        by_reason=dict(sorted(by_reason.items())),
+        why_not_kept=dict(sorted(why_not_kept.items())),
+        overridden=overridden,
     )
-
-
-def _by_reason(rows: Iterable[ModeratedImage]) -> dict[str, int]:
-    return dict(sorted(Counter(row.moderation_reason for row in rows).items()))

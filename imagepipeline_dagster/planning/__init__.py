@@ -4,6 +4,7 @@
 - `prompt_syntax`: what of a prompt other tools do not take as words.
 - `seeds`: the seed of a call.
 - `requests`: prompts into requests, with keys, reasons and states: the plan.
+- `shards`: a large set in parts.
 - `forecast`: what a purchase of several prompt sets would buy.
 - `approval`: which purchases wait for a person, and plans approved.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -101,7 +101,7 @@ def waits_for_person(
 
 
 def why_withheld(
-    plan: Sequence[PlannedRequest],
+    plan: Iterable[PlannedRequest],
     approval: Approval,
     *,
     prompt_set: str,
@@ -112,15 +112,16 @@ def why_withheld(
 ) -> NotApproved | None:
     """Return why a plan must not be bought yet; None where nothing of it waits for a person.
 
-    The ledger says what is to buy: as it stands now, not as it stood when the plan was made.
+    The ledger says what is to buy: as it stands now, not as it stood when the plan was made. The
+    plan is gone through more than once.
     """
     if approval.required == "never":
         return None
-    calls = {call.request_key: call for call in plan}
+    calls = {call.request_key: call.samples for call in plan}
     entries = ledger.entries(calls)
     images = sum(
-        call.samples
-        for key, call in calls.items()
+        samples
+        for key, samples in calls.items()
         if plan_state(entries.get(key)) is PlanState.TO_BUY
     )
     cost = allowance.cost(images)

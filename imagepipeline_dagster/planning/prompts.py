@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -36,6 +36,7 @@ __all__ = [
     "MAX_SAMPLES",
     "GenerationDefaults",
     "Prompt",
+    "iter_validated_prompts",
     "token_problems",
     "validated_prompts",
 ]
@@ -168,14 +169,28 @@ def validated_prompts(
 
     `refuses_syntax` says whether the syntax of other tools in a prompt is a problem.
     """
+    prompts = iter_validated_prompts(
+        rows, embeddings, defaults=defaults, refuses_syntax=refuses_syntax
+    )
+    return list(prompts)
+
+
+def iter_validated_prompts(
+    rows: Sequence[PromptRow],
+    embeddings: Mapping[str, EmbeddingRow],
+    *,
+    defaults: GenerationDefaults,
+    refuses_syntax: bool = False,
+) -> Iterator[Prompt]:
+    """Yield the same, one at a time."""
     repeated = {
         prompt_id
         for prompt_id, count in Counter(row.prompt_id for row in rows).items()
         if count > 1
     }
     content_version = fingerprint_set(rows, embeddings).content
-    return [
-        _validated(
+    for row in rows:
+        yield _validated(
             row,
             embeddings,
             defaults,
@@ -183,8 +198,6 @@ def validated_prompts(
             content_version=content_version,
             refuses_syntax=refuses_syntax,
         )
-        for row in rows
-    ]
 
 
 def _meant_values(

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -23,6 +23,7 @@ from imagepipeline_dagster.planning.seeds import seed_for
 from imagepipeline_dagster.rows import column, content_hash
 
 __all__ = [
+    "PlanCount",
     "PlanSummary",
     "PlannedRequest",
     "Reason",
@@ -138,10 +139,11 @@ def plan_prompt_set(
 ) -> list[PlannedRequest]:
     """Return one set's plan, as the ledger stands; nothing is written.
 
-    `prompts` are the set's rows; refused ones are left out.
+    `prompts` are the set's rows, or some of them; refused ones are left out.
     """
     requests = list(unplanned_requests(prompts, origin=origin, samples_per_call=samples_per_call))
-    latest_uses = ledger.latest_uses(dataset, prompt_set)
+    ids = [prompt.prompt_id for prompt in prompts]
+    latest_uses = ledger.latest_uses(dataset, prompt_set, ids)
     keys = {request.request_key for request in requests}
     entries = ledger.entries(keys | {use.request_key for use in latest_uses.values()})
     return plan_requests(requests, entries=entries, latest_uses=latest_uses)
@@ -200,22 +202,40 @@ def plan_states_now(
     ]
 
 
-def plan_fingerprint(plan: Sequence[PlannedRequest]) -> str:
+def plan_fingerprint(plan: Iterable[PlannedRequest]) -> str:
     """Return a hash of what a plan asks for: the same before, during and after its purchase."""
     return content_hash(plan, leave_out={"state", "reason"})
 
 
-def summarise_plan(plan: Sequence[PlannedRequest]) -> PlanSummary:
+class PlanCount:
+    """Counts what a plan amounts to, part by part: all that it keeps of a call is a few words."""
+
+    def __init__(self) -> None:
+        self._distinct: dict[str, tuple[str, int, str]] = {}
+
+    def add(self, plan: Iterable[PlannedRequest]) -> None:
+        """Count these calls; a request that stands twice in a plan is bought once."""
+        for call in plan:
+            self._distinct[call.request_key] = (call.state, call.samples, call.reason)
+
+    @property
+    def summary(self) -> PlanSummary:
+        """What all of them amount to."""
+        images: Counter[str] = Counter(dict.fromkeys(PlanState, 0))
+        by_reason: Counter[str] = Counter()
+        for state, samples, reason in self._distinct.values():
+            images[state] += samples
+            if state == PlanState.TO_BUY:
+                by_reason[reason] += samples
+        return PlanSummary(
+            calls=Counter(state for state, _, _ in self._distinct.values()),
+            images=images,
+            to_buy_by_reason=by_reason,
+        )
+
+
+def summarise_plan(plan: Iterable[PlannedRequest]) -> PlanSummary:
     """Return what a plan amounts to; a request that stands twice in it is bought once."""
-    distinct = {request.request_key: request for request in plan}.values()
-    images: Counter[str] = Counter(dict.fromkeys(PlanState, 0))
-    by_reason: Counter[str] = Counter()
-    for request in distinct:
-        images[request.state] += request.samples
-        if request.state == PlanState.TO_BUY:
-            by_reason[request.reason] += request.samples
-    return PlanSummary(
-        calls=Counter(request.state for request in distinct),
-        images=images,
-        to_buy_by_reason=by_reason,
-    )
+    count = PlanCount()
+    count.add(plan)
+    return count.summary

@@ -12,13 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy.exc import OperationalError
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.ledger.budget import Allowance
-from imagepipeline_dagster.ledger.records import Entry, Lease, Owner
+from imagepipeline_dagster.ledger.records import Attempt, Entry, Lease, Owner
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.shares import AccountLimits
 from imagepipeline_dagster.ledger.steps import record_release, record_renewal
@@ -61,6 +61,13 @@ class PurchaseReport:
     known_before: frozenset[str]
     entries: Mapping[str, Entry]
 
+    def jobs_of(self, run_id: str) -> int:
+        """Return how many jobs a run has at the API for these requests, this purchase's or not."""
+        jobs: list[Entry | Attempt] = []
+        for entry in self.entries.values():
+            jobs += (entry, *entry.earlier)
+        return sum(job.run_id == run_id and job.submitted_at is not None for job in jobs)
+
     def bought_and_reused(
         self, images: Sequence[GeneratedImage], *, run_id: str
     ) -> tuple[int, int]:
@@ -86,6 +93,8 @@ class Purchase:
         open_client: opens the API's client.
         emulated: whether the emulator answers.
         allowance: what may be spent; reserved before each POST.
+        beside_others: whether other purchases of the same run may be under way: the run's places
+            are then shared with them.
         on_progress: called every few seconds, from another thread.
     """
 
@@ -102,6 +111,7 @@ class Purchase:
         emulated: bool,
         allowance: Allowance,
         settings: PurchaseSettings,
+        beside_others: bool = False,
         on_progress: Callable[[PurchaseProgress], None] = lambda _: None,
     ) -> None:
         self._calls = {call.request_key: call for call in plan}
@@ -113,6 +123,7 @@ class Purchase:
         self._emulated = emulated
         self._allowance = allowance
         self._settings = settings
+        self._beside_others = beside_others
         self._on_progress = on_progress
         self._lease = Lease(
             Owner.this_process(), settings.lease_seconds, ahead=ledger.clock_ahead()
@@ -214,6 +225,9 @@ class Purchase:
             max_in_flight=self._settings.account_max_in_flight,
             requests_per_second=self._settings.account_requests_per_second,
         )
+        if self._beside_others and not limits.exist:
+            run = f"{client.origin} {self._run_id}"
+            limits = replace(limits, account=run, max_in_flight=self._settings.max_in_flight)
         pace = RequestPace(requests_per_second=0.0)
         if limits.requests_per_second is not None:
             client.keep_pace(pace)

@@ -75,7 +75,11 @@ class PromptSetUses:
 
     def unrecorded(self, ledger: Ledger, request_keys: Iterable[str]) -> list[Use]:
         """Return the uses of these requests that the ledger does not know as the latest."""
-        latest = ledger.latest_uses(self._dataset, self._prompt_set)
+        latest = ledger.latest_uses(
+            self._dataset,
+            self._prompt_set,
+            (use.prompt_id for some in self._uses.values() for use in some),
+        )
         return [
             use
             for key in request_keys

@@ -103,7 +103,7 @@ def ready_sets(
         if any(row.moderation_basis != basis for row in rows):
             ready.judged_anew.append(name)
             try:
-                rows = moderate_set(
+                moderation = moderate_set(
                     rows,
                     prompt_set=name,
                     dataset=dataset,
@@ -111,7 +111,8 @@ def ready_sets(
                     overrides=overrides,
                     ledger=ledger,
                     storage=storage,
-                ).images
+                )
+                rows = list(moderation.images)
             except CorrectableError as error:
                 problem = f"it cannot be judged: {error}"
         problem = problem or _objection(rows, policy, name)
