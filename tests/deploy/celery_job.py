@@ -11,12 +11,13 @@ from imagepipeline_dagster.environment import resources_from_environment
 from imagepipeline_dagster.planning.prompts import GenerationDefaults
 
 PARTITION = "spring"
+SHARD_ROWS = 15
 
 
 def make_job() -> dg.JobDefinition:
     """Return the job, as each process makes it for itself."""
     definitions = build_definitions(
-        ImageDataset(defaults=GenerationDefaults(width=64, height=64)),
+        ImageDataset(shard_rows=SHARD_ROWS, defaults=GenerationDefaults(width=64, height=64)),
         resources_from_environment(os.environ),
         start=False,
         executor=celery_executor,
