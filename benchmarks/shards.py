@@ -59,7 +59,8 @@ def make_large_set(
     engine.dispose()
     instance_url = place.instance_url.replace("postgresql://", "postgresql+psycopg2://")
     (place.folder / "dagster.yaml").write_text(
-        f"storage: {{postgres: {{postgres_url: '{instance_url}'}}}}\ntelemetry: {{enabled: false}}\n"
+        f"storage: {{postgres: {{postgres_url: '{instance_url}'}}}}\n"
+        "telemetry: {enabled: false}\n"
     )
     variables = {
         "DAGSTER_HOME": str(place.folder),
