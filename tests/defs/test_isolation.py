@@ -94,7 +94,12 @@ def _names(definitions: dg.Definitions) -> set[str]:
         *repository.job_names,
         *(sensor.name for sensor in repository.sensor_defs),
         *(schedule.name for schedule in repository.schedule_defs),
-        *(one.op.pool or "" for one in assets if one.is_executable),
+        *(
+            op.pool or ""
+            for one in assets
+            if one.is_executable
+            for op in one.node_def.iterate_op_defs()
+        ),
         *(
             str(one.partitions_def.name)
             for one in assets
