@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,13 @@ def browser(chromium: str) -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, pipeline: ServedPipeline) -> Iterator[Page]:
     """A fresh page; an address that begins with / leads to the served UI."""
+    with opened_page(browser, pipeline) as page:
+        yield page
+
+
+@contextmanager
+def opened_page(browser: Browser, pipeline: ServedPipeline) -> Iterator[Page]:
+    """Give a fresh page on a served UI."""
     page = browser.new_page(base_url=pipeline.url, viewport={"width": 1600, "height": 1000})
     page.set_default_timeout(_TIMEOUT_MS)
     yield page
@@ -66,6 +74,11 @@ def page(browser: Browser, pipeline: ServedPipeline) -> Iterator[Page]:
 @pytest.fixture
 def screenshot(page: Page) -> Callable[[str], None]:
     """Save what the page shows now under a name, for people to look at."""
+    return saving_screenshots(page)
+
+
+def saving_screenshots(page: Page) -> Callable[[str], None]:
+    """Return what saves a page as it is shown now, under a name."""
     _SCREENSHOTS.mkdir(exist_ok=True)
 
     def save(name: str) -> None:

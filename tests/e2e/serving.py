@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import httpx
@@ -182,7 +183,12 @@ def until(ask: Callable[[], T | None], *, what: str, seconds: float = 60.0) -> T
 
 
 @contextmanager
-def serve(folder: Path) -> Iterator[ServedPipeline]:
+def serve(
+    folder: Path,
+    *,
+    definitions: Path = _DEFINITIONS,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[ServedPipeline]:
     """Run `dagster dev` with everything that it keeps in a folder; end it with all its children."""
     home, storage, log = folder / "dagster_home", folder / "storage", folder / "dagster.log"
     home.mkdir()
@@ -192,12 +198,17 @@ def serve(folder: Path) -> Iterator[ServedPipeline]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     port = free_port()
     command = [str(Path(sys.executable).with_name("dagster")), "dev"]
-    options = ["--python-file", str(_DEFINITIONS), "--host", "127.0.0.1", "--port", str(port)]
+    options = ["--python-file", str(definitions), "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own command
             [*command, *options],
             cwd=folder,
-            env={**inherited, "DAGSTER_HOME": str(home), "IMAGEPIPELINE_STORAGE": str(storage)},
+            env={
+                **inherited,
+                "DAGSTER_HOME": str(home),
+                "IMAGEPIPELINE_STORAGE": str(storage),
+                **variables,
+            },
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
