@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
+from xml.etree.ElementTree import ParseError
+from zipfile import BadZipFile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +26,9 @@ from imagepipeline_dagster.tables.transfer.unpacking import UNPACKING_ERRORS, se
 __all__ = ["ExcelFile", "ParquetFile"]
 
 _BATCH = 2_000  # rows
+_BROKEN = (BadZipFile, LookupError, ValueError, TypeError, ParseError, *UNPACKING_ERRORS)
+"""What reading a damaged workbook raises."""
+
 _ROWS_LOOKED_AT = 50  # of a sheet, for its headers
 _RETURN = re.compile("_x000D_", re.IGNORECASE)
 """A carriage return as Excel writes it into a cell."""
@@ -83,13 +88,16 @@ class ExcelFile(RowsFile):
     def rows(self) -> Iterator[FileRow | RowUnreadable]:
         headers = self.headers()
         records = self._records()
-        next(records)
-        for number, cells in records:
-            if any(cell is not None for cell in cells[len(headers) :]):
-                yield RowUnreadable(f"row {number}", "has a cell beside the named columns")
-                continue
-            named = zip(headers, cells, strict=False)
-            yield FileRow(f"row {number}", {name: cell for name, cell in named if name})
+        number, _ = next(records)
+        try:
+            for number, cells in records:
+                if any(cell is not None for cell in cells[len(headers) :]):
+                    yield RowUnreadable(f"row {number}", "has a cell beside the named columns")
+                    continue
+                named = zip(headers, cells, strict=False)
+                yield FileRow(f"row {number}", {name: cell for name, cell in named if name})
+        except FileUnreadable as error:
+            yield RowUnreadable(f"row {number + 1}", str(error))
 
     def _records(self) -> Iterator[tuple[int, tuple[Any, ...]]]:
         """Yield the rows that are not blank, with their number in the sheet."""
@@ -102,18 +110,19 @@ class ExcelFile(RowsFile):
             ) from None
         with seekable(self.path) as file:
             try:
-                book = load_workbook(file, read_only=True, data_only=True)
-            except (KeyError, ValueError, OSError) as error:
-                raise FileUnreadable(f"is not an Excel workbook: {error}") from error
-            found = _sheet_with_headers(book.worksheets)
-            if found is None:
-                return
-            sheet, first = found
-            for number, cells in enumerate(
-                sheet.iter_rows(min_row=first, values_only=True), start=first
-            ):
-                if _has_cells(cells):
-                    yield number, tuple(map(_cell, cells))
+                yield from _rows_of(load_workbook(file, read_only=True, data_only=True))
+            except _BROKEN as error:
+                raise FileUnreadable(f"is not a whole Excel workbook: {error}") from error
+
+
+def _rows_of(book: Any) -> Iterator[tuple[int, tuple[Any, ...]]]:  # noqa: ANN401 - openpyxl's
+    found = _sheet_with_headers(book.worksheets)
+    if found is None:
+        return
+    sheet, first = found
+    for number, cells in enumerate(sheet.iter_rows(min_row=first, values_only=True), start=first):
+        if _has_cells(cells):
+            yield number, tuple(map(_cell, cells))
 
 
 def _sheet_with_headers(sheets: Sequence[Any]) -> tuple[Any, int] | None:

@@ -92,6 +92,8 @@ def resolved_headers(
             it; says the options that settle it.
     """
     ours = columns_of(row_type)
+    column_map = {name: _meant(header, headers) for name, header in column_map.items()}
+    ignored = [_meant(header, headers) for header in ignored]
     other = None if column_map else _columns_of_the_other(headers, row_type)
     if other is not None:
         raise HeadersRefused([other])
@@ -104,6 +106,11 @@ def resolved_headers(
         f"the file has no column {header!r}, which {name} is mapped to; it has "
         f"{_listed(headers) or 'none'}"
         for name, header in column_map.items()
+        if header not in headers
+    ]
+    problems += [
+        f"the file has no column {header!r}, which is to be ignored; it has {_listed(headers)}"
+        for header in ignored
         if header not in headers
     ]
     chosen = {name: header for name, header in column_map.items() if header in headers}
@@ -140,6 +147,12 @@ def resolved_headers(
     if problems:
         raise HeadersRefused(problems)
     return Resolution({n: chosen[n] for n in ours if n in chosen}, guesses if guess else {})
+
+
+def _meant(written: str, headers: Sequence[str]) -> str:
+    """Return the header that a person wrote, perhaps otherwise than the file does."""
+    alike = [header for header in headers if plain_name(header) == plain_name(written)]
+    return alike[0] if len(alike) == 1 and written not in headers else written
 
 
 def _guesses(headers: Sequence[str], row_type: RowType, taken: Collection[str]) -> dict[str, str]:

@@ -56,9 +56,10 @@ def text_lines(path: Path, encoding: str | None = None) -> Iterator[str]:
                 if not line.isascii() and (broken := _NO_TEXT.search(line)):
                     raise LineUnreadable(f"line {number}", _undecodable(line, broken, name))
                 yield line
-    except UnicodeDecodeError as error:
-        place = f"line {number + 1}"
-        raise LineUnreadable(place, f"is not {error.encoding} text: {error.reason}") from None
+    except (UnicodeError, LookupError) as error:
+        name = encoding or "UTF-8"
+        reason = error.reason if isinstance(error, UnicodeDecodeError) else str(error)
+        raise LineUnreadable(f"line {number + 1}", f"is not {name} text: {reason}") from None
     except UNPACKING_ERRORS as error:
         raise LineUnreadable(f"line {number + 1}", f"cannot be unpacked: {error}") from error
 

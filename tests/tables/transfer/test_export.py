@@ -160,13 +160,17 @@ ROWS = st.lists(
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=ROWS, ending=st.sampled_from(ENDINGS))
+@given(rows=ROWS, ending=st.sampled_from((*ENDINGS, ".xlsx")))
 def test_any_rows_round_trip(tmp_path: Path, rows: list[dict[str, object]], ending: str) -> None:
     """Whatever the rows hold, an export imports unchanged, in every format."""
     url = new_tables(tmp_path / "tables.db")
     fill(url, "prompts", *rows)
     file = tmp_path / f"out{ending}"
-    export_table(url, PROMPTS, PromptRow, file)
+    try:
+        export_table(url, PROMPTS, PromptRow, file)
+    except ExportRefused:
+        assert ending == ".xlsx"  # whose cells hold no control characters
+        return
     report = import_prompts(url, PROMPTS, file)
     assert dataclasses.replace(report, notes=()) == ImportReport(
         inserted=0, updated=0, unchanged=len(rows), duplicates=0, ignored_columns=()
