@@ -1,6 +1,6 @@
-"""`make bench`: beyond one machine: a distant bucket, a shared account, thousands of sets.
+"""`make bench`: beyond one machine: a distant bucket, a shared account, large sets, many sets.
 
-    python -m benchmarks.scale [--jobs 400] [--sets 200] [--json PATH]
+    python -m benchmarks.scale [--jobs 400] [--sets 200] [--prompts 20000] [--json PATH]
 
 Each figure is a ratio of two measurements of the same run, one after the other, each in a process
 of its own. The API, the bucket and the database are on the same machine: repeat what surprises.
@@ -27,6 +27,7 @@ from rich.table import Table
 from benchmarks.bucket import bucket
 from benchmarks.databases import postgresql
 from benchmarks.sets import MadeSets, Place, make_sets_alone, make_sets_in_a_batch
+from benchmarks.shards import MadeLargeSet, make_large_set
 from benchmarks.stage import Api, Stage, buy_a_set
 from benchmarks.vendor import Vendor
 
@@ -77,6 +78,7 @@ class Bench:
         self.lines: list[Line] = []
         self.verdicts: list[Verdict] = []
         self.sets: dict[str, MadeSets] = {}
+        self.large_sets: list[MadeLargeSet] = []
 
     def measure_distance(self) -> None:
         """Buy into a bucket that answers at once, and into one that takes its time."""
@@ -124,18 +126,48 @@ class Bench:
             for make in (make_sets_alone, make_sets_in_a_batch):
                 self._console.print(f"{make.__name__} …", style="dim")
                 with self._vendor() as vendor, _processes(1) as pool:
-                    place = Place(
-                        vendor_url=vendor.url,
-                        api_key=vendor.settings.api_key,
-                        folder=self._new_folder(),
-                        instance_url=new_database(),
-                    )
+                    place = self._place(vendor, new_database())
                     made.append(pool.submit(make, place, sets).result())
         alone, batch = made
         self.sets = {"alone": alone, "batch": batch}
         ratio = batch.cpu_seconds / alone.cpu_seconds
         self._judge("sets of 10: CPU in a run, to the bare domain code", 2.0, ratio, at_most=True)
         self._judge("sets of 10: kB of events a set", 60, batch.event_kb, at_most=True)
+
+    def measure_shards(self, prompts: int) -> None:
+        """Make a large set in one process, and in shards by two; and a tenth of it."""
+        with postgresql() as new_database:
+            for count, processes in ((prompts // 10, 1), (prompts, 1), (prompts, 2)):
+                self._console.print(f"{count:,} prompts, {processes} at a time …", style="dim")
+                with Vendor(latency_seconds=0, concurrency=256) as vendor:
+                    place = self._place(vendor, new_database())
+                    made = make_large_set(place, prompts=count, processes=processes)
+                self.large_sets.append(made)
+        tenth, alone, sharded = self.large_sets
+        self._judge(
+            "a large set in two processes: wall, to one",
+            0.75,
+            sharded.seconds / alone.seconds,
+            at_most=True,
+        )
+        self._judge(
+            "a large set: wall a prompt, to a tenth of it",
+            1.1,
+            alone.seconds / tenth.seconds * tenth.prompts / alone.prompts,
+            at_most=True,
+        )
+        largest = max(alone.peak_mib, sharded.peak_mib)
+        self._judge(
+            "a large set: memory, to a tenth of it", 1.2, largest / tenth.peak_mib, at_most=True
+        )
+
+    def _place(self, vendor: Vendor, instance_url: str) -> Place:
+        return Place(
+            vendor_url=vendor.url,
+            api_key=vendor.settings.api_key,
+            folder=self._new_folder(),
+            instance_url=instance_url,
+        )
 
     def _buy(
         self,
@@ -240,11 +272,12 @@ def _table_of_verdicts(verdicts: list[Verdict]) -> Table:
 @click.command()
 @click.option("--jobs", default=400, show_default=True, help="Pictures of each measurement.")
 @click.option("--sets", default=200, show_default=True, help="Prompt sets of ten prompts each.")
+@click.option("--prompts", default=20_000, show_default=True, help="Prompts of the large set.")
 @click.option(
     "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Figures as JSON."
 )
-def main(*, jobs: int, sets: int, json_path: Path | None) -> None:
-    """Measure a purchase into a distant bucket, and purchases that share one account."""
+def main(*, jobs: int, sets: int, prompts: int, json_path: Path | None) -> None:
+    """Measure a distant bucket, a shared account, many sets and a large one."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)
@@ -254,11 +287,17 @@ def main(*, jobs: int, sets: int, json_path: Path | None) -> None:
         bench.measure_distance()
         bench.measure_sharing()
         bench.measure_sets(sets)
+        bench.measure_shards(prompts)
     console.print(_table_of_lines(bench.lines))
     for way, made in bench.sets.items():
         hours = made.cpu_seconds * 10_000 / 3600
         console.print(
             f"sets of 10, {way}: {made.cpu_seconds:.3f} s of CPU each; 10,000 take {hours:.1f} h"
+        )
+    for large in bench.large_sets:
+        console.print(
+            f"a set of {large.prompts:,}, {large.processes} at a time: {large.seconds:.1f} s, "
+            f"{large.peak_mib:.0f} MiB at most in a process"
         )
     console.print(f"Load before: {load_before:.1f} on {os.cpu_count()} cores.")
     console.print(_table_of_verdicts(bench.verdicts))
@@ -268,6 +307,7 @@ def main(*, jobs: int, sets: int, json_path: Path | None) -> None:
             "cores": os.cpu_count(),
             "lines": [asdict(line) for line in bench.lines],
             "sets": {way: asdict(made) for way, made in bench.sets.items()},
+            "large_sets": [asdict(made) for made in bench.large_sets],
             "verdicts": [{**asdict(verdict), "met": verdict.met} for verdict in bench.verdicts],
         }
         json_path.write_text(json.dumps(figures, indent=2) + "\n")

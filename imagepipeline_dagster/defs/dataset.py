@@ -67,7 +67,7 @@ class ImageDataset(Options):
     shard_rows: int = bounded(
         1000,
         "A set of more prompts is bought and looked at in shards of so many at most, each a step "
-        "of its own: the executor runs several at once. A process holds one shard in memory.",
+        "of its own: the executor runs several at once. A process holds the rows of one shard.",
         low=1,
     )
     price_per_image: float | None = bounded(
