@@ -345,8 +345,9 @@ def _url_of_tables(dataset: ImageDataset, *, dry_run: bool) -> Iterator[str]:
     from imagepipeline_dagster.tables.creating import create_tables
 
     tables = resources_of(dataset)["tables"]
-    file = parsed_url(tables.url).database
-    if not dry_run or not tables.create_samples or (file and Path(file).exists()):
+    # Where we would make the tables the URL is our own default, of a file.
+    makes_tables = dry_run and tables.create_samples
+    if not makes_tables or Path(str(parsed_url(tables.url).database)).exists():
         yield tables.url
         return
     with TemporaryDirectory() as folder:

@@ -209,15 +209,19 @@ def verify(*, version: str, public_key: Path | None, as_json: bool, dataset: Ima
     required=True,
     help="Your Ed25519 private key, a PEM file that nobody else can read.",
 )
+@json_option
 @dataset_option
-def sign(*, version: str, key: Path, dataset: ImageDataset) -> None:
+def sign(*, version: str, key: Path, as_json: bool, dataset: ImageDataset) -> None:
     """Sign the manifest of VERSION, which names every file with its SHA-256."""
     from imagepipeline_dagster.release import signing
 
     with plain_errors():
         release = _release(dataset, version)
         signing.sign(release.storage, release.manifest, key)
-    click.echo(f"{release.version} is signed.")
+    if as_json:
+        echo_json({"version": release.version, "signed": True})
+    else:
+        click.echo(f"{release.version} is signed.")
 
 
 @releases_group.command("prune")

@@ -16,7 +16,6 @@ FILE = "prompt_set,prompt_id,prompt\ns,1,p\n"
     [
         (("export", "p.csv"), ["no SQLite file", "tables.db", "init"]),
         (("plan",), ["no SQLite file", "init"]),
-        (("import-prompts", "good.csv", "--dry-run"), ["no SQLite file", "init"]),
         (("import-prompts", "latin.csv"), ["latin.csv", "cannot be read: line 1", "UTF-8"]),
         (("import-prompts", "empty.csv"), ["empty.csv", "is empty", "first line"]),
         (("import-prompts", "empty.jsonl"), ["empty.jsonl", "is empty", "JSON objects"]),
