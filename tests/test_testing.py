@@ -42,6 +42,7 @@ def _write_examples(folder: Path) -> None:
         (folder / f"test_example_{number}.py").write_text(block)
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_page_are_true(tmp_path: Path) -> None:
     """The page's examples pass in a folder that knows nothing of this project."""
     _write_examples(tmp_path)

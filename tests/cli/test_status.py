@@ -73,6 +73,7 @@ def test_status_says_what_waits_for_a_person(pipeline: Pipeline, tmp_path: Path)
     assert before["price"] == "0.25 EUR"
 
 
+@pytest.mark.slow
 def test_costs_say_what_was_bought_and_what_was_saved(pipeline: Pipeline) -> None:
     """A request that two sets use is bought by the first, and saved by the second."""
     pipeline.add("spring", "one", seed=5)
@@ -127,6 +128,7 @@ def test_a_retry_of_open_samples_is_asked_for_by_the_schedule(pipeline: Pipeline
     ledger.close()
 
 
+@pytest.mark.slow
 def test_lineage_goes_forward(pipeline: Pipeline) -> None:
     """From a row in all its wordings, and an embedding, to pictures, verdicts and releases."""
     pipeline.add_embedding("boat-style", trigger_words="boatish")

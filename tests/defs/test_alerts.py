@@ -47,6 +47,7 @@ def titles(receiver: Receiver) -> list[str]:
     return told
 
 
+@pytest.mark.slow
 def test_budget_lost_answers_and_approvals_are_told(tmp_path: Path, receiver: Receiver) -> None:
     """Each is told once until it changes: nearly reached, reached, unknown, waiting."""
     dataset = ImageDataset(
@@ -86,6 +87,7 @@ def test_budget_lost_answers_and_approvals_are_told(tmp_path: Path, receiver: Re
         ]
 
 
+@pytest.mark.slow
 def test_failed_runs_and_checks_are_told(tmp_path: Path, receiver: Receiver) -> None:
     """A failed run says why and where; what others run is none of this dataset's business."""
 

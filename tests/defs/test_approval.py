@@ -154,6 +154,7 @@ def test_an_approval_stays_within_the_budget(tmp_path: Path) -> None:
         assert "budget" in str(figures(run)["stopped"])
 
 
+@pytest.mark.slow
 def test_few_images_need_nobody(tmp_path: Path) -> None:
     """Below the dataset's limit a purchase goes through; above it, it waits."""
     dataset = ImageDataset(approval=Approval(required="above", images=1))

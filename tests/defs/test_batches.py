@@ -70,6 +70,7 @@ def checks_of(result: dg.ExecuteInProcessResult) -> set[tuple[str, str, str | No
     }
 
 
+@pytest.mark.slow
 def test_a_batch_makes_what_runs_of_their_own_make(pipeline: Pipeline) -> None:
     """Tables, data versions and checks are the same, and a run afterwards buys nothing."""
     pipeline.tick("prompts_sensor")

@@ -68,6 +68,7 @@ def _use(pipeline: Pipeline, api: ImagePipelineResource) -> None:
     pipeline.definitions = build_definitions(pipeline.dataset, pipeline.resources, start=True)
 
 
+@pytest.mark.slow
 def test_each_fault_ends_in_its_outcome(server: EmulatorServer, outside: Pipeline) -> None:
     """What goes wrong at the API shows in outcome, verdict and the check that is about it."""
     faults = {
