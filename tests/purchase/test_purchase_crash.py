@@ -75,9 +75,18 @@ def vendor_process(latency_seconds: float) -> Iterator[Vendor]:
             process.kill()
 
 
+@pytest.fixture
+def vendor(shared_vendor: Vendor) -> Iterator[Vendor]:
+    """A quick emulator in another process, without a fault once the test has ended."""
+    try:
+        yield shared_vendor
+    finally:
+        shared_vendor.set_faults()
+
+
 @pytest.fixture(scope="module")
-def vendor() -> Iterator[Vendor]:
-    """A quick emulator in another process, shared: each test has prompts of its own."""
+def shared_vendor() -> Iterator[Vendor]:
+    """The emulator of all tests here: each has prompts of its own."""
     with vendor_process(0.03) as started:
         yield started
 
@@ -87,17 +96,29 @@ class Workers:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+        self._under_way: list[int] = []
 
     def start(self, *orders: Order) -> list[int]:
         """Start the purchases and return their process ids."""
         assert self._process.stdin is not None
         self._process.stdin.write(Orders(orders=list(orders)).model_dump_json() + "\n")
         self._process.stdin.flush()
-        return self._line()
+        self._under_way = self._line()
+        return self._under_way
 
     def wait(self) -> list[int]:
         """Wait until all have ended, and return their exit codes; -9 is SIGKILL."""
-        return self._line()
+        codes = self._line()
+        self._under_way = []
+        return codes
+
+    def end(self) -> None:
+        """End what a test that failed did not wait for: the next one would read of it."""
+        for pid in self._under_way:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self._under_way:
+            self.wait()
 
     def run(self, *orders: Order) -> list[int]:
         """Carry the purchases out at the same time and return their exit codes."""
@@ -110,8 +131,17 @@ class Workers:
         return numbers
 
 
+@pytest.fixture
+def workers(forking: Workers) -> Iterator[Workers]:
+    """The purchases of one test, which has none left at its end."""
+    try:
+        yield forking
+    finally:
+        forking.end()
+
+
 @pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
+def forking() -> Iterator[Workers]:
     """A process that forks purchases."""
     command = [sys.executable, "-m", "tests.purchase.forking"]
     with subprocess.Popen(  # noqa: S603 - this very interpreter
