@@ -67,7 +67,9 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         partitions = context.asset_partition_keys
         if context.has_partition_key and len(partitions) == 1:
             if context.dagster_type.typing_type is pa.Table:
-                return pq.read_table(io.BytesIO(_stored(storage, context.asset_key, partitions[0])))
+                return pq.read_table(
+                    pa.BufferReader(_stored(storage, context.asset_key, partitions[0]))
+                )
             return _load(storage, context.asset_key, partitions[0])
         return _load_materialized(storage, context.asset_key, partitions)
 
@@ -87,14 +89,14 @@ def encoded_table(table: pa.Table) -> bytes:
 
 def stored_table(stored: bytes, columns: Sequence[str]) -> pa.Table:
     """Return those of these columns that a stored table has."""
-    opened = pq.ParquetFile(io.BytesIO(stored))
+    opened = pq.ParquetFile(pa.BufferReader(stored))
     there = [name for name in columns if name in opened.schema_arrow.names]
     # Tables are small and many: one thread each costs less than Arrow's own.
     return opened.read(there, use_threads=False)
 
 
 def _load(storage: Storage, asset_key: dg.AssetKey, partition: str | None) -> pd.DataFrame:
-    stored = io.BytesIO(_stored(storage, asset_key, partition))
+    stored = pa.BufferReader(_stored(storage, asset_key, partition))
     return pd.read_parquet(stored, dtype_backend="numpy_nullable")
 
 

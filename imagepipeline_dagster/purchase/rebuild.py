@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import Connection
 
@@ -218,7 +218,7 @@ class Rebuilding:
             data = self.storage.read(path)
         except ObjectMissing:
             return []
-        return rows_of(pq.read_table(io.BytesIO(data)), row_type)
+        return rows_of(pq.read_table(pa.BufferReader(data)), row_type)
 
 
 def _samples_by_request(

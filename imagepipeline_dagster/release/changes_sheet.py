@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from io import BytesIO
 from itertools import islice
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imagepipeline_dagster.moderation.review.samples import stored_thumbnail
@@ -43,7 +43,7 @@ def first_changes(storage: Storage, release: Release) -> list[Change]:
         table = storage.read(f"{release.path}/changes.parquet")
     except ObjectMissing:
         return []
-    batch = next(pq.ParquetFile(BytesIO(table)).iter_batches(_READ), None)
+    batch = next(pq.ParquetFile(pa.BufferReader(table)).iter_batches(_READ), None)
     return [] if batch is None else rows_of(batch.to_pandas(), Change)
 
 

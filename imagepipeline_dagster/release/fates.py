@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -29,6 +28,7 @@ def verdicts_in(
     storage: Storage, tables: Iterable[str], images: Collection[str]
 ) -> list[SampleVerdict]:
     """Return the verdicts on these pictures in the tables at these paths, where there is one."""
+    import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -38,7 +38,8 @@ def verdicts_in(
             data = storage.read(path)
         except ObjectMissing:
             continue
-        table = pq.read_table(io.BytesIO(data), columns=_COLUMNS)
+        # Not a file of Python's: one that Arrow reads as the process ends would abort it.
+        table = pq.read_table(pa.BufferReader(data), columns=_COLUMNS)
         wanted = table.filter(pc.field("image_sha256").isin(sorted(images)))
         verdicts += [SampleVerdict(**row) for row in wanted.to_pylist()]
     return verdicts

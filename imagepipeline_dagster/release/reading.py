@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -82,9 +81,12 @@ def read_lineage(storage: Storage, release: Release, shard: ReleaseFile) -> list
     return opened.read(columns).to_pylist()
 
 
-def shard_source(storage: Storage, path: str) -> Path | BytesIO:
+def shard_source(storage: Storage, path: str) -> Path | pa.BufferReader:
     """Return what pyarrow reads a file from: in a folder the file, else its bytes."""
     url = urlsplit(storage.uri_of(path))
     if url.scheme == "file":
         return Path(url2pathname(url.path))
-    return BytesIO(storage.read(path))
+    import pyarrow as pa
+
+    # Not a file of Python's: one that Arrow reads as the process ends would abort it.
+    return pa.BufferReader(storage.read(path))

@@ -15,10 +15,10 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from io import BytesIO
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
@@ -260,7 +260,7 @@ def _stored_changes(storage: Storage, release: Release) -> Iterable[Change]:
     path = f"{release.path}/changes.parquet"
     if not storage.exists(path):
         return []
-    return rows_of(pq.read_table(BytesIO(storage.read(path))), Change)
+    return rows_of(pq.read_table(pa.BufferReader(storage.read(path))), Change)
 
 
 def _clear_strangers(storage: Storage, release: Release) -> None:

@@ -58,7 +58,7 @@ def test_a_plan_is_approved_in_the_launchpad_and_bought(
         assert _SET in served.prompt_sets()
 
         _launch(page, "plan_prompt_sets")
-        page.get_by_text("Show Markdown").click()
+        page.get_by_text("Show Markdown").first.click()
         expect(page.get_by_text("0.24 EUR")).to_be_visible()
         screenshot("plan_with_prices")
         assert _KEY not in page.content()
