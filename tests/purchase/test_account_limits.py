@@ -19,13 +19,14 @@ from tests.purchase.test_purchase_crash import (
     MakeOrder,
     Vendor,
     Workers,
+    forking,
     make_order,
     until,
     vendor_process,
     workers,
 )
 
-__all__ = ["make_order", "workers"]
+__all__ = ["forking", "make_order", "workers"]
 
 LIMIT = 6
 
