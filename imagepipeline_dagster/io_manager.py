@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from imagepipeline_dagster.partition_names import path_part
 from imagepipeline_dagster.resources import StorageResource
+from imagepipeline_dagster.rows import parquet_table
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 __all__ = ["ParquetIOManager", "encoded_table", "stored_table", "table_path"]
@@ -67,9 +68,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         partitions = context.asset_partition_keys
         if context.has_partition_key and len(partitions) == 1:
             if context.dagster_type.typing_type is pa.Table:
-                return pq.read_table(
-                    pa.BufferReader(_stored(storage, context.asset_key, partitions[0]))
-                )
+                return parquet_table(_stored(storage, context.asset_key, partitions[0]))
             return _load(storage, context.asset_key, partitions[0])
         return _load_materialized(storage, context.asset_key, partitions)
 

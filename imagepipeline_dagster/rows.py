@@ -12,9 +12,10 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Collection, Iterable, Iterator, Set
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from functools import cache, cached_property
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from _typeshed import DataclassInstance
 
-__all__ = ["TableRows", "arrow_schema", "arrow_table", "column", "content_hash", "rows_of"]
+__all__ = [
+    "TableRows",
+    "arrow_schema",
+    "arrow_table",
+    "column",
+    "content_hash",
+    "parquet_table",
+    "rows_of",
+]
 
 RowT = TypeVar("RowT", bound="DataclassInstance")
 
@@ -44,6 +53,19 @@ def _field_types(row_type: type[DataclassInstance]) -> dict[str, tuple[type, boo
         plain = [option for option in options if option is not type(None)]
         fields[name] = (plain[0], len(options) > len(plain))
     return fields
+
+
+def parquet_table(
+    file: Path | bytes | pa.BufferReader, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Return the rows of a Parquet file, with these columns or all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    source = pa.BufferReader(file) if isinstance(file, bytes) else file
+    # Not read_table: a thread of its scanner can outlive a short process, and aborts its end.
+    with pq.ParquetFile(source) as opened:
+        return opened.read(None if columns is None else list(columns))
 
 
 @cache

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from sqlalchemy import Connection
 
 from imagepipeline_dagster.ledger.budget import Allowance
@@ -38,7 +36,7 @@ from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.purchase.uses import PromptSetUses
-from imagepipeline_dagster.rows import rows_of
+from imagepipeline_dagster.rows import parquet_table, rows_of
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 __all__ = ["Rebuilding", "Restored", "StoredTables"]
@@ -218,7 +216,7 @@ class Rebuilding:
             data = self.storage.read(path)
         except ObjectMissing:
             return []
-        return rows_of(pq.read_table(pa.BufferReader(data)), row_type)
+        return rows_of(parquet_table(data), row_type)
 
 
 def _samples_by_request(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -15,7 +14,7 @@ from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.changes import Change
 from imagepipeline_dagster.release.comparing import changes_of
 from imagepipeline_dagster.release.reading import latest_manifest, manifests, read_rows
-from imagepipeline_dagster.rows import rows_of
+from imagepipeline_dagster.rows import parquet_table, rows_of
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 from imagepipeline_dagster.storage.opening import open_storage
 
@@ -84,14 +83,11 @@ class DatasetRelease:
 
     def _causes(self) -> list[Change] | None:
         """Return the changes that were found when it was made, None where it has none written."""
-        import pandas as pd
-
         try:
             table = self.storage.read(f"{self.manifest.path}/changes.parquet")
         except ObjectMissing:
             return None
-        frame = pd.read_parquet(BytesIO(table), dtype_backend="numpy_nullable")
-        return rows_of(frame, Change)
+        return rows_of(parquet_table(table), Change)
 
 
 def releases_in(storage: Storage, folder: str = "releases") -> list[DatasetRelease]:

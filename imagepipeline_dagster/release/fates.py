@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from imagepipeline_dagster.release.dataset_release import releases_in
+from imagepipeline_dagster.rows import parquet_table
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 __all__ = ["SampleVerdict", "releases_with", "verdicts_in"]
@@ -28,9 +29,7 @@ def verdicts_in(
     storage: Storage, tables: Iterable[str], images: Collection[str]
 ) -> list[SampleVerdict]:
     """Return the verdicts on these pictures in the tables at these paths, where there is one."""
-    import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     verdicts: list[SampleVerdict] = []
     for path in tables:
@@ -38,8 +37,7 @@ def verdicts_in(
             data = storage.read(path)
         except ObjectMissing:
             continue
-        # Not a file of Python's: one that Arrow reads as the process ends would abort it.
-        table = pq.read_table(pa.BufferReader(data), columns=_COLUMNS)
+        table = parquet_table(data, _COLUMNS)
         wanted = table.filter(pc.field("image_sha256").isin(sorted(images)))
         verdicts += [SampleVerdict(**row) for row in wanted.to_pylist()]
     return verdicts

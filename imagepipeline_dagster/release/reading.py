@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from imagepipeline_dagster.release.card import Release, ReleaseFile
+from imagepipeline_dagster.rows import parquet_table
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 if TYPE_CHECKING:
@@ -62,11 +63,9 @@ def delete_release(storage: Storage, release: Release) -> None:
 def read_rows(storage: Storage, release: Release, columns: Sequence[str] | None = None) -> pa.Table:
     """Return a release's rows, with these columns or all."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    names = None if columns is None else list(columns)
     return pa.concat_tables(
-        pq.read_table(shard_source(storage, f"{release.path}/{shard.path}"), columns=names)
+        parquet_table(shard_source(storage, f"{release.path}/{shard.path}"), columns)
         for shard in release.shards
     )
 
@@ -88,5 +87,4 @@ def shard_source(storage: Storage, path: str) -> Path | pa.BufferReader:
         return Path(url2pathname(url.path))
     import pyarrow as pa
 
-    # Not a file of Python's: one that Arrow reads as the process ends would abort it.
     return pa.BufferReader(storage.read(path))

@@ -18,8 +18,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from imagepipeline_dagster.errors import CorrectableError
@@ -42,7 +40,7 @@ from imagepipeline_dagster.release.reading import (
 from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.release.shards import Part, fingerprint
 from imagepipeline_dagster.release.verifying import problems_of
-from imagepipeline_dagster.rows import rows_of
+from imagepipeline_dagster.rows import parquet_table, rows_of
 from imagepipeline_dagster.storage.contract import Storage, thumbnail_path, tombstone_path
 
 __all__ = ["NotRewritten", "Withdrawal", "withdraw"]
@@ -260,7 +258,7 @@ def _stored_changes(storage: Storage, release: Release) -> Iterable[Change]:
     path = f"{release.path}/changes.parquet"
     if not storage.exists(path):
         return []
-    return rows_of(pq.read_table(pa.BufferReader(storage.read(path))), Change)
+    return rows_of(parquet_table(storage.read(path)), Change)
 
 
 def _clear_strangers(storage: Storage, release: Release) -> None:

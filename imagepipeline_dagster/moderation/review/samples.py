@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator
 
 from imagepipeline_dagster.moderation.verdicts import (
@@ -11,7 +10,7 @@ from imagepipeline_dagster.moderation.verdicts import (
     Verdict,
     decision_about,
 )
-from imagepipeline_dagster.rows import rows_of
+from imagepipeline_dagster.rows import parquet_table, rows_of
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumbnail_path
 from imagepipeline_dagster.tables.overrides import OverrideDecision
 
@@ -57,10 +56,7 @@ def moderated_set(storage: Storage, path: str) -> list[ModeratedImage]:
     Raises:
         ObjectMissing: the set was not moderated yet.
     """
-    import pandas as pd
-
-    stored = io.BytesIO(storage.read(path))
-    return rows_of(pd.read_parquet(stored, dtype_backend="numpy_nullable"), ModeratedImage)
+    return rows_of(parquet_table(storage.read(path)), ModeratedImage)
 
 
 def sets_that_wait(
