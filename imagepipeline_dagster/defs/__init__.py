@@ -38,7 +38,7 @@ from imagepipeline_dagster.defs.moderation_sensor import build_moderation_overri
 from imagepipeline_dagster.defs.plans import build_plan_jobs, build_purchase_of_approved
 from imagepipeline_dagster.defs.prompt_sets import build_prompt_sets
 from imagepipeline_dagster.defs.registration import build_registration
-from imagepipeline_dagster.defs.resource_keys import bound_resources
+from imagepipeline_dagster.defs.resource_keys import bound_resources, with_io_manager_of
 from imagepipeline_dagster.defs.schedules import build_schedules
 from imagepipeline_dagster.defs.sensors import build_sensors
 from imagepipeline_dagster.defs.source_tables import build_source_tables
@@ -85,11 +85,15 @@ def build_definitions(
         # Checks of dynamic partitions work, and are marked as a preview.
         warnings.filterwarnings("ignore", "Specifying a partitions_def", dg.PreviewWarning)
         definitions = [
-            *build_prompt_sets(dataset),
-            *build_generation_requests(dataset),
-            *build_generated_images(dataset),
-            *build_moderated_images(dataset),
-            *build_image_dataset(dataset),
+            with_io_manager_of(dataset, definition)
+            for build in (
+                build_prompt_sets,
+                build_generation_requests,
+                build_generated_images,
+                build_moderated_images,
+                build_image_dataset,
+            )
+            for definition in build(dataset)
         ]
     checks = [check for check in definitions if isinstance(check, dg.AssetChecksDefinition)]
     sensor_status = dg.DefaultSensorStatus.RUNNING if start else dg.DefaultSensorStatus.STOPPED

@@ -87,6 +87,7 @@ def build_plan_jobs(dataset: ImageDataset) -> list[dg.JobDefinition]:
 
     @dg.op(
         name=dataset.named("plan_sets"),
+        out=dg.Out(dg.Nothing, io_manager_key=dataset.resource("io_manager")),
         description="Plans prompt sets as the tables and the ledger stand; writes nothing.",
     )
     @with_resources_of(dataset)
@@ -111,6 +112,7 @@ def build_plan_jobs(dataset: ImageDataset) -> list[dg.JobDefinition]:
 
     @dg.op(
         name=dataset.named("approve_sets"),
+        out=dg.Out(dg.Nothing, io_manager_key=dataset.resource("io_manager")),
         description="Approves the plans of prompt sets as they stand; a sensor then buys them.",
     )
     @with_resources_of(dataset)

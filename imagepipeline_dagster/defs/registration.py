@@ -46,6 +46,7 @@ def build_registration(dataset: ImageDataset) -> dg.JobDefinition:
 
     @dg.op(
         name=dataset.named("register_sets"),
+        out=dg.Out(dg.Nothing, io_manager_key=dataset.resource("io_manager")),
         description="Adds a partition for each prompt set of the table, and removes the others.",
     )
     @with_resources_of(dataset)

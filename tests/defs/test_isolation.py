@@ -65,6 +65,47 @@ def test_a_project_keeps_what_is_its_own(tmp_path: Path, theirs: dict[str, Any])
     assert not list((tmp_path / "data").rglob("*.parquet"))
 
 
+@dg.io_manager
+def unreachable() -> dg.IOManager:
+    """A team's IO manager, which cannot be set up where our runs are."""
+    raise RuntimeError("the team's warehouse is not reachable from here")
+
+
+def test_no_resource_of_the_teams_is_set_up(tmp_path: Path) -> None:
+    """Each job and each selection of our assets and checks runs, whatever the team's resources."""
+    with open_pipeline(tmp_path) as pipeline:
+        pipeline.add("boats", "one")
+        definitions = dg.Definitions.merge(
+            dg.Definitions(resources=dict.fromkeys(THEIRS, unreachable)), pipeline.definitions
+        )
+        approval = {"ops": {"approve_sets": {"config": {"who": "ana", "why": "a test"}}}}
+        runs: list[tuple[str, dict[str, Any]]] = [
+            ("register_prompt_sets", {}),
+            ("plan_prompt_sets", {}),
+            ("approve_plan", {"run_config": approval}),
+            ("materialize_prompt_set", {"partition_key": "boats"}),
+            ("moderate_prompt_set", {"partition_key": "boats"}),
+            ("materialize_batch", {"run_config": run_config_of(ImageDataset(), ["boats"])}),
+            ("release_image_dataset", {}),
+        ]
+        assert {*dict(runs), "__ASSET_JOB"} == set(pipeline.repository.job_names)
+        for job, options in runs:
+            result = definitions.resolve_job_def(job).execute_in_process(
+                instance=pipeline.instance, **options
+            )
+            assert result.success
+        of_assets = definitions.resolve_implicit_global_asset_job_def()
+        by_selection = of_assets.get_subset(
+            asset_selection={dg.AssetKey("generation_requests")},
+            asset_check_selection={
+                dg.AssetCheckKey(dg.AssetKey("prompt_sets"), "every_row_is_valid")
+            },
+        )
+        assert by_selection.execute_in_process(
+            instance=pipeline.instance, partition_key="boats"
+        ).success
+
+
 def test_a_selection_of_assets_is_few_steps(tmp_path: Path) -> None:
     """Each step may be a process: a stage is one, and all checks of a stage are another."""
     graph = _dataset(tmp_path).resolve_implicit_global_asset_job_def()
