@@ -27,7 +27,6 @@ __all__ = [
     "EnvironmentInvalid",
     "resources_for",
     "resources_from_environment",
-    "resources_on_command_line",
 ]
 
 API_KEY = "IMAGEPIPELINE_API_KEY"
@@ -43,28 +42,17 @@ class EnvironmentInvalid(CorrectableError):
     """A variable is missing or cannot be used; the message says which, and what to do."""
 
 
-def resources_from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+def resources_from_environment(
+    environment: Mapping[str, str], *, secret: Callable[[str], str] = dg.EnvVar
+) -> dict[str, Any]:
     """Return the resources by their names in `build_definitions`, from the documented variables.
 
-    The API key and the database URLs stay references to their variables, so that neither the UI
-    nor the run storage ever holds a secret.
+    `secret` gives the value of a variable, or what stands for it. By default the API key and the
+    database URLs stay references, so that neither the UI nor the run storage ever holds a secret.
 
     Raises:
         EnvironmentInvalid: names the variable.
     """
-    return _resources(environment, dg.EnvVar)
-
-
-def resources_on_command_line(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return the same with the values themselves: outside of a run nobody else looks them up.
-
-    Raises:
-        EnvironmentInvalid: names the variable.
-    """
-    return _resources(environment, environment.__getitem__)
-
-
-def _resources(environment: Mapping[str, str], secret: Callable[[str], str]) -> dict[str, Any]:
     settings = {name: value for name, value in environment.items() if value.strip()}
     return resources_for(
         api_key=secret(API_KEY) if API_KEY in settings else None,

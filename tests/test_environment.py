@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import dagster as dg
@@ -9,7 +10,6 @@ from imagepipeline_dagster.environment import (
     EnvironmentInvalid,
     resources_for,
     resources_from_environment,
-    resources_on_command_line,
 )
 
 KEY = "a-key-that-nobody-may-see"
@@ -24,7 +24,9 @@ def test_all_lies_in_the_folder_of_the_storage(
     """Pictures and both databases lie in the same folder, whatever its name holds."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    resources = resources_on_command_line({"IMAGEPIPELINE_STORAGE": folder})
+    resources = resources_from_environment(
+        {"IMAGEPIPELINE_STORAGE": folder}, secret=os.environ.__getitem__
+    )
 
     resources["storage"].open().write("a", b"")
     with resources["ledger"].open():

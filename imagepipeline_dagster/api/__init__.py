@@ -9,5 +9,6 @@
   again), `redaction` (the key out of every text), and `downloads` with the `links` that it may
   follow
 
-Nothing in here knows of tables, ledgers or Dagster; of ours it imports the root of the errors.
+Nothing in here knows of tables, ledgers or Dagster. Of ours it imports two modules: the root of the
+errors, and the counters of `telemetry`.
 """

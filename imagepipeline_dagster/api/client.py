@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from typing import Protocol, Self
 
 import httpx
-import stamina
 from aiolimiter import AsyncLimiter
 
 from imagepipeline_dagster import telemetry
@@ -28,6 +27,7 @@ from imagepipeline_dagster.api.contract import GenerationRequest, Task, status_p
 from imagepipeline_dagster.api.downloads import Downloads
 from imagepipeline_dagster.api.errors import (
     AnswerLost,
+    DownloadFailed,
     JobFailed,
     JobNotFound,
     JobTimedOut,
@@ -39,12 +39,7 @@ from imagepipeline_dagster.api.errors import (
 from imagepipeline_dagster.api.jobs import NO_MESSAGE, Job, JobStatus, OtherJob
 from imagepipeline_dagster.api.links import is_loopback
 from imagepipeline_dagster.api.redaction import KeyRedaction
-from imagepipeline_dagster.api.retrying import (
-    attempts,
-    repeat_download,
-    repeat_status,
-    repeat_submit,
-)
+from imagepipeline_dagster.api.retrying import repeating, retrying
 from imagepipeline_dagster.api.rulings import Answer, Ruling, error_of, refusal_of, ruling_on_post
 from imagepipeline_dagster.api.words import without_echo
 
@@ -52,6 +47,10 @@ __all__ = ["ImagePipelineClient", "RequestPace", "SubmitPace", "poll_delays"]
 
 # These rulings on a status answer are no news of the job.
 _ACCOUNT_TROUBLE = (Ruling.UNPAID, Ruling.BUSY, Ruling.NO_ACCESS)
+# A POST is sent again where it provably created no job.
+_SUBMIT_AGAIN = repeating(Unreachable, Throttled)
+_ASK_AGAIN = repeating(Unreachable, Throttled, StatusUnavailable)
+_FETCH_AGAIN = repeating(DownloadFailed)
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
@@ -116,8 +115,7 @@ class ImagePipelineClient:
         self.origin = origin_of(base_url)
         check_key_is_safe(self.origin, allow_insecure=allow_insecure)
         self._refusing = frozenset(refusing_statuses)
-        self._max_attempts = max_attempts
-        self._wait_initial = wait_initial
+        self._retrying = retrying(attempts=max_attempts, wait_initial=wait_initial)
         self._not_found_patience = not_found_patience
         self._submit_pace = submit_pace
         self._limiter = AsyncLimiter(1, 1 / requests_per_second) if requests_per_second else None
@@ -174,10 +172,7 @@ class ImagePipelineClient:
             AnswerLost: the request may have been accepted; it was not and must not be repeated.
             SubmitError: any other kind; no job was created.
         """
-        async for attempt in self._attempts(repeat_submit):
-            with attempt:
-                return await self._submit_once(request, sending)
-        raise AssertionError("stamina re-raises the last error")  # pragma: no cover
+        return await self._retrying(_SUBMIT_AGAIN, self._submit_once, request, sending)
 
     async def _submit_once(
         self, request: GenerationRequest, sending: Callable[[bool], None]
@@ -228,10 +223,7 @@ class ImagePipelineClient:
             StatusUnavailable, Throttled, Unreachable: no answer, after every attempt.
             RunStopper: the key is refused, or the address is wrong.
         """
-        async for attempt in self._attempts(repeat_status):
-            with attempt:
-                return await self._status_once(task, job_id)
-        raise AssertionError("stamina re-raises the last error")  # pragma: no cover
+        return await self._retrying(_ASK_AGAIN, self._status_once, task, job_id)
 
     async def _status_once(self, task: str, job_id: str) -> Job:
         await self._pace()
@@ -348,15 +340,7 @@ class ImagePipelineClient:
             ImageTooLarge: more than `max_image_bytes`.
             DownloadFailed: after every attempt.
         """
-        async for attempt in self._attempts(repeat_download):
-            with attempt:
-                return await self._downloads.fetch(link)
-        raise AssertionError("stamina re-raises the last error")  # pragma: no cover
-
-    def _attempts(
-        self, repeat: Callable[[Exception], bool | float]
-    ) -> AsyncIterator[stamina.Attempt]:
-        return attempts(repeat, most=self._max_attempts, wait_initial=self._wait_initial)
+        return await self._retrying(_FETCH_AGAIN, self._downloads.fetch, link)
 
     async def _pace(self) -> None:
         if self._limiter is not None:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Annotated, Any, ClassVar, NamedTuple
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from imagepipeline_dagster.errors import CorrectableError
@@ -85,7 +85,14 @@ def _bounded(field: str, *, whole: bool = False) -> Any:  # noqa: ANN401 - pydan
     return Field(strict=True, ge=low, le=high, allow_inf_nan=False)
 
 
+def _public_link(value: str) -> str:
+    if not value.lower().startswith(("http://", "https://")):
+        raise ValueError("must be a public http:// or https:// link")
+    return value
+
+
 _Text = Annotated[str, Field(strict=True, min_length=1)]
+_Link = Annotated[_Text, AfterValidator(_public_link)]
 
 
 class GenerationRequest(BaseModel):
@@ -129,12 +136,7 @@ class Image2ImageRequest(GenerationRequest):
 
     task: ClassVar[Task] = Task.IMAGE2IMAGE
 
-    init_image: _Text
-
-    @field_validator("init_image")
-    @classmethod
-    def _is_link(cls, value: str) -> str:
-        return _public_link(value)
+    init_image: _Link
 
 
 class InpaintingRequest(Image2ImageRequest):
@@ -142,18 +144,7 @@ class InpaintingRequest(Image2ImageRequest):
 
     task: ClassVar[Task] = Task.INPAINTING
 
-    mask_image: _Text
-
-    @field_validator("mask_image")
-    @classmethod
-    def _mask_is_link(cls, value: str) -> str:
-        return _public_link(value)
-
-
-def _public_link(value: str) -> str:
-    if not value.lower().startswith(("http://", "https://")):
-        raise ValueError("must be a public http:// or https:// link")
-    return value
+    mask_image: _Link
 
 
 _REQUEST_TYPES: dict[Task, type[GenerationRequest]] = {

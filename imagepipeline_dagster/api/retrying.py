@@ -6,43 +6,25 @@ A POST buys a picture: it is repeated only where it provably created no job.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 
 import httpx
 import stamina
 
-from imagepipeline_dagster.api.errors import (
-    DownloadFailed,
-    StatusUnavailable,
-    Throttled,
-    Unreachable,
-)
-
-__all__ = [
-    "attempts",
-    "longest_pause",
-    "repeat_download",
-    "repeat_status",
-    "repeat_submit",
-    "retry_after",
-]
+__all__ = ["longest_pause", "repeating", "retry_after", "retrying"]
 
 _MAX_RETRY_AFTER_SECONDS = 120.0
 _LONGEST_PAUSE_SECONDS = 20.0
 
 
-def attempts(
-    repeat: Callable[[Exception], bool | float], *, most: int, wait_initial: float
-) -> AsyncIterator[stamina.Attempt]:
-    """Return the attempts at one request: at most so many, with back-off and jitter between them.
+def retrying(*, attempts: int, wait_initial: float) -> stamina.AsyncRetryingCaller:
+    """Return what makes a request at most so many times, with back-off and jitter between them.
 
-    `repeat` says of an error whether to try again, or after how many seconds; `wait_initial` is the
-    first pause in seconds, doubled for each further one.
+    `wait_initial` is the first pause in seconds, doubled for each further one.
     """
-    return stamina.retry_context(
-        on=repeat,
-        attempts=most,
+    return stamina.AsyncRetryingCaller(
+        attempts=attempts,
         timeout=None,
         wait_initial=wait_initial,
         wait_max=_LONGEST_PAUSE_SECONDS,
@@ -50,26 +32,17 @@ def attempts(
     )
 
 
-def repeat_submit(error: Exception) -> bool | float:
-    """Tell whether a POST may be sent again: it never arrived, or was refused for now."""
-    return isinstance(error, Unreachable | Throttled) and _pause_of(error)
+def repeating(*kinds: type[Exception]) -> Callable[[Exception], bool | float]:
+    """Return what says of an error whether to try again: after errors of these kinds.
 
+    It gives the pause that the server asked for in seconds; True leaves that to the back-off.
+    """
 
-def repeat_status(error: Exception) -> bool | float:
-    """Tell whether a status may be asked for again."""
-    return isinstance(error, Unreachable | Throttled | StatusUnavailable) and _pause_of(error)
+    def pause_of(error: Exception) -> bool | float:
+        asked: float | None = getattr(error, "retry_after", None)
+        return isinstance(error, kinds) and (True if asked is None else asked)
 
-
-def repeat_download(error: Exception) -> bool | float:
-    """Tell whether a download may be tried again."""
-    return isinstance(error, DownloadFailed) and _pause_of(error)
-
-
-def _pause_of(error: Exception) -> bool | float:
-    """Return the pause that the server asked for in seconds; True leaves it to the back-off."""
-    if isinstance(error, Throttled | DownloadFailed) and error.retry_after is not None:
-        return error.retry_after
-    return True
+    return pause_of
 
 
 def retry_after(response: httpx.Response) -> float | None:

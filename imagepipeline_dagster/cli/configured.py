@@ -27,7 +27,6 @@ __all__ = [
     "configured_ledger",
     "configured_tables",
     "dataset_option",
-    "opened_ledger",
     "present_ledger",
     "resources_of",
     "system_user",
@@ -141,11 +140,12 @@ def changed_dataset(
 def resources_of(dataset: ImageDataset) -> dict[str, Any]:
     """Return a dataset's resources: those of its YAML, or those that the environment names."""
     from imagepipeline_dagster.component import ImageDatasetComponent
-    from imagepipeline_dagster.environment import resources_on_command_line
+    from imagepipeline_dagster.environment import resources_from_environment
 
+    secret = os.environ.__getitem__
     if isinstance(dataset, ImageDatasetComponent):
-        return dataset.resources(os.environ.__getitem__)
-    return resources_on_command_line(os.environ)
+        return dataset.resources(secret)
+    return resources_from_environment(os.environ, secret=secret)
 
 
 def tables_url(dataset: ImageDataset) -> str:
@@ -166,32 +166,14 @@ def configured_tables(dataset: ImageDataset) -> SourceTables:
 
 @contextmanager
 def configured_ledger(dataset: ImageDataset, *, create: bool) -> Iterator[Ledger]:
-    """Open a dataset's ledger, as `opened_ledger`."""
-    with opened_ledger(resources_of(dataset)["ledger"].url, create=create) as ledger:
-        yield ledger
-
-
-@contextmanager
-def present_ledger(dataset: ImageDataset) -> Iterator[Ledger]:
-    """Open a dataset's ledger for reading; fail where there is none."""
-    with configured_ledger(dataset, create=False) as ledger:
-        if ledger.is_absent:
-            raise click.ClickException(
-                f"There is no ledger at {ledger.shown_url}. IMAGEPIPELINE_LEDGER_URL or "
-                "IMAGEPIPELINE_STORAGE names another; a relative path begins in this folder."
-            )
-        yield ledger
-
-
-@contextmanager
-def opened_ledger(url: str, *, create: bool) -> Iterator[Ledger]:
-    """Open the ledger; without `create` it is only read, and an absent one reads as empty."""
+    """Open a dataset's ledger; without `create` it is read alone, and an absent one is empty."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from imagepipeline_dagster.databases import cause_of, shown_url
     from imagepipeline_dagster.ledger.opening import LedgerTooNew, LedgerTooOld
     from imagepipeline_dagster.ledger.requests import Ledger
 
+    url = resources_of(dataset)["ledger"].url
     try:
         ledger = Ledger(url, create=create)
     except ValueError as error:
@@ -207,6 +189,18 @@ def opened_ledger(url: str, *, create: bool) -> Iterator[Ledger]:
         ) from error
     finally:
         ledger.close()
+
+
+@contextmanager
+def present_ledger(dataset: ImageDataset) -> Iterator[Ledger]:
+    """Open a dataset's ledger for reading; fail where there is none."""
+    with configured_ledger(dataset, create=False) as ledger:
+        if ledger.is_absent:
+            raise click.ClickException(
+                f"There is no ledger at {ledger.shown_url}. IMAGEPIPELINE_LEDGER_URL or "
+                "IMAGEPIPELINE_STORAGE names another; a relative path begins in this folder."
+            )
+        yield ledger
 
 
 def system_user() -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -215,65 +215,25 @@ def rebuild(*, unbought: bool, yes: bool, as_json: bool, dataset: ImageDataset) 
 
 @ledger_group.command(short_help="Allow one more job for requests.")
 @_decision_options
-def resubmit(
-    *,
-    keys: tuple[str, ...],
-    all_unknown: bool,
-    why: str,
-    who: str | None,
-    yes: bool,
-    as_json: bool,
-    dataset: ImageDataset,
-) -> None:
+def resubmit(**options: Any) -> None:  # noqa: ANN401 - those of both decisions
     """Allow one more job for requests; the next run of their prompt sets buys it.
 
     KEY is a request's key, or the first eight or more of its digits. Besides unknown requests it
     takes those that failed for good or were given up, those whose pictures expired, were filtered
     or cannot be decoded, and those whose job has no end an hour after it was submitted.
     """
-    from imagepipeline_dagster.ledger.decisions import LedgerDecision
-
-    _decide(
-        dataset,
-        LedgerDecision.RESUBMIT,
-        keys,
-        all_unknown=all_unknown,
-        why=why,
-        who=who,
-        yes=yes,
-        as_json=as_json,
-    )
+    _decide("resubmit", **options)
 
 
 @ledger_group.command(short_help="Give requests up: no run buys them.")
 @_decision_options
-def forget(
-    *,
-    keys: tuple[str, ...],
-    all_unknown: bool,
-    why: str,
-    who: str | None,
-    yes: bool,
-    as_json: bool,
-    dataset: ImageDataset,
-) -> None:
+def forget(**options: Any) -> None:  # noqa: ANN401 - those of both decisions
     """Give requests up: their open samples are `failed`, and no run buys them.
 
     KEY is a request's key, or the first eight or more of its digits. A job that has no end can be
     given up an hour after it was submitted.
     """
-    from imagepipeline_dagster.ledger.decisions import LedgerDecision
-
-    _decide(
-        dataset,
-        LedgerDecision.FORGET,
-        keys,
-        all_unknown=all_unknown,
-        why=why,
-        who=who,
-        yes=yes,
-        as_json=as_json,
-    )
+    _decide("forget", **options)
 
 
 @ledger_group.command(short_help="Ask jobs for pictures again; it costs nothing.")
@@ -317,17 +277,19 @@ def refetch(*, keys: tuple[str, ...], as_json: bool, dataset: ImageDataset) -> N
 
 
 def _decide(
-    dataset: ImageDataset,
-    decision: LedgerDecision,
-    keys: tuple[str, ...],
+    name: str,
     *,
+    keys: tuple[str, ...],
     all_unknown: bool,
     why: str,
     who: str | None,
     yes: bool,
     as_json: bool,
+    dataset: ImageDataset,
 ) -> None:
     from imagepipeline_dagster.ledger import decisions
+
+    decision = decisions.LedgerDecision(name)
 
     if bool(keys) == all_unknown:
         raise click.UsageError("Give either request keys or --all-unknown.")
@@ -349,14 +311,9 @@ def _decide(
         about = _requests_text(entries)
         agree(f"Buy {about} once more?" if buys else f"Give up {about}?", yes=yes)
         with configured_ledger(dataset, create=True) as ledger:
-            decide = decisions.resubmit if buys else decisions.forget
-            decided = decide(
-                ledger,
-                # As they were shown: nobody was asked about requests that became unknown meanwhile.
-                [entry.request_key for entry in entries],
-                who=who,
-                why=why,
-            )
+            # As they were shown: nobody was asked about requests that became unknown meanwhile.
+            shown = [entry.request_key for entry in entries]
+            decided = decisions.decide(ledger, shown, decision, who=who, why=why)
             sets = _sets_of(ledger, decided)
     _echo_decided(decision, decided, sets, as_json=as_json)
 

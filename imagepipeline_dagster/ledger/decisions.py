@@ -1,6 +1,6 @@
 """What a person decides about requests that no run goes on with by itself.
 
-`resubmit` allows one more job; `forget` gives a request up. Both only move a request's state: the
+One more job, or none any more. Either only moves a request's state: the
 next run buys, or does not. Each decision is kept, with who took it, when and why.
 """
 
@@ -44,11 +44,10 @@ __all__ = [
     "TakenDecision",
     "UndecidedRequest",
     "concerned",
+    "decide",
     "decisions_about",
     "entries_named",
-    "forget",
     "restore_decision",
-    "resubmit",
     "unknown_requests",
     "withdraw_images",
 ]
@@ -74,8 +73,21 @@ class LedgerDecision(StrEnum):
     """What can be decided about a request."""
 
     RESUBMIT = "resubmit"
+    """One more job, which the next run of its prompt set buys; pictures that did come stay.
+
+    For a request whose fate is unknown, that failed for good or was given up, that was paid and
+    whose picture expired, was filtered or cannot be decoded, or whose job has no end for so long
+    as `STUCK_AFTER`.
+    """
+
     FORGET = "forget"
+    """No job any more: its open samples are `failed`.
+
+    For a request whose fate is unknown, that would be bought again, or whose job has no end.
+    """
+
     WITHDRAW = "withdraw"
+    """Its pictures are taken back; see `withdraw_images`."""
 
 
 class DecisionRefused(CorrectableError):
@@ -160,33 +172,43 @@ def entries_named(ledger: Ledger, keys: Sequence[str]) -> list[Entry]:
     return [entries[key] for key in whole]
 
 
-def resubmit(ledger: Ledger, keys: Sequence[str], *, who: str, why: str) -> list[Entry]:
-    """Allow one more job for each of these requests; the next run of their prompt set buys it.
+def decide(
+    ledger: Ledger, keys: Sequence[str], decision: LedgerDecision, *, who: str, why: str
+) -> list[Entry]:
+    """Let these requests have one more job, or give them up: all of them or none.
 
-    It makes sense for a request whose fate is unknown, for one that is failed for good or given
-    up, for one that was paid, but whose picture expired, was filtered or cannot be decoded, and for
-    one whose job is without an end for `STUCK_AFTER`. Pictures that did come stay. All of them or
-    none; returns the requests as they were.
-
-    Raises:
-        DecisionRefused: as `concerned`.
-        ValueError: `who` or `why` is blank.
-    """
-    return _decide(ledger, keys, LedgerDecision.RESUBMIT, who=who, why=why)
-
-
-def forget(ledger: Ledger, keys: Sequence[str], *, who: str, why: str) -> list[Entry]:
-    """Give these requests up: their open samples are `failed`, and no run buys them.
-
-    It makes sense for a request whose fate is unknown, for one that would be bought again, and for
-    one whose job is without an end for `STUCK_AFTER`. All of them or none; returns the requests as
-    they were.
+    Returns the requests as they were.
 
     Raises:
         DecisionRefused: as `concerned`.
         ValueError: `who` or `why` is blank.
     """
-    return _decide(ledger, keys, LedgerDecision.FORGET, who=who, why=why)
+    who, why = storable(who).strip(), storable(why).strip()
+    if not who or not why:
+        raise ValueError("a decision needs who takes it, and why")
+    now = dt.datetime.now(dt.UTC)
+    with ledger.engine.begin() as connection:
+        entries = _concerned(connection, keys, decision, lock=True)
+        for entry in entries:
+            _record(connection, [entry.request_key], decision, who=who, why=why, at=now)
+            if decision is LedgerDecision.RESUBMIT:
+                _resubmit(connection, entry, f"resubmitted by {who}: {why}", now)
+            else:
+                _set_failed(connection, entry, Failure.GIVEN_UP, f"{GIVEN_UP}{who}: {why}", now)
+    return entries
+
+
+def _record(
+    connection: Connection,
+    keys: Sequence[str],
+    decision: LedgerDecision,
+    *,
+    who: str,
+    why: str,
+    at: dt.datetime,
+) -> None:
+    taken = {"decided_at": at, "decision": decision, "who": who, "why": why}
+    connection.execute(insert(decisions), [{"request_key": key, **taken} for key in keys])
 
 
 def withdraw_images(
@@ -215,19 +237,7 @@ def withdraw_images(
             .where(has_one)
             .values(outcome=Outcome.WITHDRAWN, uri=None, error=f"{_WITHDRAWN}{who}: {why}")
         )
-        connection.execute(
-            insert(decisions),
-            [
-                {
-                    "request_key": key,
-                    "decided_at": at,
-                    "decision": LedgerDecision.WITHDRAW,
-                    "who": who,
-                    "why": why,
-                }
-                for key in keys
-            ],
-        )
+        _record(connection, keys, LedgerDecision.WITHDRAW, who=who, why=why, at=at)
 
 
 _TOLD = {GIVEN_UP: LedgerDecision.FORGET, _WITHDRAWN: LedgerDecision.WITHDRAW}
@@ -240,11 +250,7 @@ def restore_decision(
     for beginning, decision in _TOLD.items():
         if error.startswith(beginning):
             who, _, why = error.removeprefix(beginning).partition(": ")
-            connection.execute(
-                insert(decisions).values(
-                    request_key=request_key, decided_at=at, decision=decision, who=who, why=why
-                )
-            )
+            _record(connection, [request_key], decision, who=who, why=why, at=at)
             return decision
     return None
 
@@ -264,32 +270,6 @@ def decisions_about(connection: Connection, request_key: str) -> list[TakenDecis
         )
         for row in connection.execute(query).mappings()
     ]
-
-
-def _decide(
-    ledger: Ledger, keys: Sequence[str], decision: LedgerDecision, *, who: str, why: str
-) -> list[Entry]:
-    who, why = storable(who).strip(), storable(why).strip()
-    if not who or not why:
-        raise ValueError("a decision needs who takes it, and why")
-    now = dt.datetime.now(dt.UTC)
-    with ledger.engine.begin() as connection:
-        entries = _concerned(connection, keys, decision, lock=True)
-        for entry in entries:
-            connection.execute(
-                insert(decisions).values(
-                    request_key=entry.request_key,
-                    decided_at=now,
-                    decision=decision,
-                    who=who,
-                    why=why,
-                )
-            )
-            if decision is LedgerDecision.RESUBMIT:
-                _resubmit(connection, entry, f"resubmitted by {who}: {why}", now)
-            else:
-                _set_failed(connection, entry, Failure.GIVEN_UP, f"{GIVEN_UP}{who}: {why}", now)
-    return entries
 
 
 def _resubmit(connection: Connection, entry: Entry, error: str, now: dt.datetime) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 
 from imagepipeline_dagster.ledger.identity import (
     LedgerMismatch,
@@ -18,34 +19,32 @@ from imagepipeline_dagster.storage.contract import Storage
 __all__ = ["PurchaseCount"]
 
 
+@dataclass(slots=True, kw_only=True)
 class PurchaseCount:
     """Compares ledger and storage before a run buys, and counts in both while it does."""
 
-    def __init__(
-        self, *, ledger: Ledger, storage: Storage, writer: LedgerWriter, state: RunState
-    ) -> None:
-        self._ledger = ledger
-        self._storage = storage
-        self._writer = writer
-        self._state = state
-        self._counted = 0
+    ledger: Ledger
+    storage: Storage
+    writer: LedgerWriter
+    state: RunState
+    _counted: int = field(default=0, init=False)
 
     async def begin(self) -> None:
         """Look whether the ledger knows what the storage holds; where it does not, stop the run."""
         try:
-            await asyncio.to_thread(check_ledger, self._ledger, self._storage)
+            await asyncio.to_thread(check_ledger, self.ledger, self.storage)
             await self._count()
         except (LedgerMismatch, OSError) as error:
             # Nor is anything bought that could not be stored.
-            self._state.stop(error)
+            self.state.stop(error)
 
     async def follow(self) -> None:
         """Count what was sent since the last time."""
-        if self._state.sent > self._counted:
+        if self.state.sent > self._counted:
             await self._count()
 
     async def _count(self) -> None:
-        sent = self._state.sent
-        identity = await self._writer.write(record_purchase)
-        await asyncio.to_thread(mark_storage, self._storage, identity)
+        sent = self.state.sent
+        identity = await self.writer.write(record_purchase)
+        await asyncio.to_thread(mark_storage, self.storage, identity)
         self._counted = sent

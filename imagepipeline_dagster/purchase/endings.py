@@ -23,11 +23,11 @@ from imagepipeline_dagster.api.errors import (
     Unreachable,
 )
 from imagepipeline_dagster.ledger.budget import Allowance
-from imagepipeline_dagster.ledger.records import Failure, Owner, State
+from imagepipeline_dagster.ledger.records import Failure, Outcome, Owner, State
 from imagepipeline_dagster.ledger.steps import record_failed, record_trouble, record_unknown
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.planning.requests import PlannedRequest
-from imagepipeline_dagster.purchase.landing import HoldLost, filtered_sample
+from imagepipeline_dagster.purchase.landing import HoldLost, lost_sample
 from imagepipeline_dagster.purchase.state import RunState
 
 __all__ = ["Ending", "Endings", "SendingStopped", "ending_of"]
@@ -103,16 +103,14 @@ def ending_of(error: Exception, *, has_job: bool) -> Ending:
     raise error
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endings:
     """Ends the calls of one run in the ledger, in the budget and in the run's own state."""
 
-    def __init__(
-        self, *, writer: LedgerWriter, state: RunState, owner: Owner, allowance: Allowance
-    ) -> None:
-        self._writer = writer
-        self._state = state
-        self._owner = owner
-        self._allowance = allowance
+    writer: LedgerWriter
+    state: RunState
+    owner: Owner
+    allowance: Allowance
 
     async def end(
         self,
@@ -138,44 +136,44 @@ class Endings:
         ending = ending_of(error, has_job=has_job)
         if ending.stops:
             trouble = error.trouble if isinstance(error, JobFailed) else None
-            self._state.stop(trouble or error)
+            self.state.stop(trouble or error)
         if ending.gives_up:
-            self._state.given_up.add(call.request_key)
+            self.state.given_up.add(call.request_key)
         self._count(call, ending, bought_now=bought_now)
         match ending.state:
             case State.SUBMITTED:
                 text = f"{type(error).__name__}: {error}"
-                await self._writer.write(
+                await self.writer.write(
                     record_trouble, call.request_key, text, links_since=links_since
                 )
             case State.UNKNOWN:
                 was = State.SUBMITTED if has_job else State.CLAIMED
-                await self._writer.write(
-                    record_unknown, call.request_key, str(error), owner=self._owner, was=was
+                await self.writer.write(
+                    record_unknown, call.request_key, str(error), owner=self.owner, was=was
                 )
             case State.FAILED if ending.failure is not None:
-                await self._writer.write(self._record_failure, call, ending.failure, str(error))
+                await self.writer.write(self._record_failure, call, ending.failure, str(error))
 
     def _count(self, call: PlannedRequest, ending: Ending, *, bought_now: bool) -> None:
         # Earlier runs' jobs do not say whether to go on buying.
         if ending.judged and (bought_now or ending.state is not State.SUBMITTED):
-            self._state.judge_failure(call.samples)
+            self.state.judge_failure(call.samples)
         elif ending.state is State.SUBMITTED:
-            self._state.failed += call.samples
+            self.state.failed += call.samples
 
     def _record_failure(
         self, connection: Connection, call: PlannedRequest, failure: Failure, error: str
     ) -> None:
-        held_back = call.samples if failure is Failure.FILTERED else 0
+        held_back = range(call.samples if failure is Failure.FILTERED else 0)
         recorded = record_failed(
             connection,
             call.request_key,
             failure,
             error,
-            owner=self._owner,
-            filtered=[filtered_sample(slot, error) for slot in range(held_back)],
+            owner=self.owner,
+            filtered=[lost_sample(slot, Outcome.VENDOR_FILTERED, error) for slot in held_back],
         )
         # A request that was never sent gives its money back.
-        day: dt.date | None = self._state.reserved.pop(call.request_key, None)
+        day: dt.date | None = self.state.reserved.pop(call.request_key, None)
         if recorded and failure is Failure.NOT_SENT and day is not None:
-            self._allowance.give_back(connection, images=call.samples, day=day)
+            self.allowance.give_back(connection, images=call.samples, day=day)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -36,8 +37,8 @@ __all__ = [
     "Landing",
     "LandingThreads",
     "PicturesLate",
-    "filtered_sample",
     "landing_threads",
+    "lost_sample",
 ]
 
 T = TypeVar("T")
@@ -74,6 +75,7 @@ def landing_threads() -> Iterator[LandingThreads]:
         yield LandingThreads(verifying, storing)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Landing:
     """Brings the pictures of finished jobs home, some at a time.
 
@@ -81,24 +83,18 @@ class Landing:
     clock is `ahead` of this machine's, and tells when a picture came.
     """
 
-    def __init__(
-        self,
-        *,
-        client: ImagePipelineClient,
-        writer: LedgerWriter,
-        storage: Storage,
-        threads: LandingThreads,
-        patience_seconds: float,
-        ahead: dt.timedelta,
-    ) -> None:
-        self._ahead = ahead
-        self._client = client
-        self._writer = writer
-        self._storage = storage
-        self._threads = threads
-        self._patience_seconds = patience_seconds
-        self._downloads = asyncio.Semaphore(_DOWNLOADS_AT_ONCE)
-        self._writes = asyncio.Semaphore(_PICTURES_WRITTEN_AT_ONCE)
+    client: ImagePipelineClient
+    writer: LedgerWriter
+    storage: Storage
+    threads: LandingThreads
+    patience_seconds: float
+    ahead: dt.timedelta
+    _downloads: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(_DOWNLOADS_AT_ONCE), init=False
+    )
+    _writes: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(_PICTURES_WRITTEN_AT_ONCE), init=False
+    )
 
     async def land(
         self,
@@ -145,11 +141,11 @@ class Landing:
         late: list[PicturesLate] = []
         unrecorded: list[StoredSample] = []
         if job.links_told and checked:
-            unrecorded = [filtered_sample(slot, why) for slot in missing]
+            unrecorded = [lost_sample(slot, Outcome.VENDOR_FILTERED, why) for slot in missing]
         elif missing and dt.datetime.now(dt.UTC) < links_end:
             late.append(PicturesLate(why))
         else:
-            unrecorded = [_lost_sample(slot, Outcome.EXPIRED, why) for slot in missing]
+            unrecorded = [lost_sample(slot, Outcome.EXPIRED, why) for slot in missing]
         for slot in (slot for slot in range(delivered) if slot not in have):
             try:
                 sample = await self._sample(
@@ -174,7 +170,7 @@ class Landing:
     async def _record(
         self, record: Callable[[Connection, Hold, T], bool], hold: Hold, what: T
     ) -> None:
-        if not await self._writer.write(record, hold, what):
+        if not await self.writer.write(record, hold, what):
             raise HoldLost("another process has the request, or a further attempt at it")
 
     async def _with_links(
@@ -203,7 +199,7 @@ class Landing:
     def _pauses(self, links_end: dt.datetime) -> Iterator[float]:
         """Yield the pauses before each further try, in seconds: they grow, and end in this run."""
         yield 0.0
-        pause, left = _FIRST_PAUSE_SECONDS, self._patience_seconds
+        pause, left = _FIRST_PAUSE_SECONDS, self.patience_seconds
         while left > 0 and dt.datetime.now(dt.UTC) < links_end:
             yield min(pause, left)
             pause, left = 2 * pause, left - pause
@@ -231,7 +227,7 @@ class Landing:
         if dt.datetime.now(dt.UTC) < links_end:
             raise PicturesLate(f"sample {slot}: {trouble}") from trouble
         decodes = not isinstance(trouble, Undecodable)
-        return _lost_sample(
+        return lost_sample(
             slot, Outcome.EXPIRED if decodes else Outcome.UNDECODABLE, str(trouble), index=index
         )
 
@@ -244,8 +240,8 @@ class Landing:
             OSError: the storage failed.
         """
         async with self._downloads:
-            data = await self._client.download(job.download_urls[slot])
-            picture = await _in_thread(self._threads.verifying, read_picture, data)
+            data = await self.client.download(job.download_urls[slot])
+            picture = await _in_thread(self.threads.verifying, read_picture, data)
             # Before its place is another's: what waits for the storage is held in memory.
             await self._writes.acquire()
         try:
@@ -256,7 +252,7 @@ class Landing:
             slot=slot,
             sample_index=index,
             # People's decisions are compared with it, whatever machine they are taken at.
-            stored_at=dt.datetime.now(dt.UTC) + self._ahead,
+            stored_at=dt.datetime.now(dt.UTC) + self.ahead,
             outcome=Outcome.GENERATED,
             image_sha256=picture.sha256,
             uri=uri,
@@ -273,7 +269,7 @@ class Landing:
         """Return the job as the API tells of it now, with fresh links."""
         if job.id is None:
             return job
-        renewed = await self._client.status(job.task, job.id)
+        renewed = await self.client.status(job.task, job.id)
         if renewed.status is JobStatus.PENDING:
             # A job that was done is not: a passing confusion, which says nothing of its links.
             return job.model_copy(update={"links_told": False})
@@ -284,14 +280,14 @@ class Landing:
         # and of several writers all bring the same bytes.
         _, uri = await asyncio.gather(
             _in_thread(
-                self._threads.storing,
-                partial(self._storage.write, derived=True),
+                self.threads.storing,
+                partial(self.storage.write, derived=True),
                 thumbnail_path(picture.sha256),
                 picture.thumbnail,
             ),
             _in_thread(
-                self._threads.storing,
-                self._storage.write,
+                self.threads.storing,
+                self.storage.write,
                 image_path(picture.sha256, picture.format),
                 data,
             ),
@@ -303,24 +299,14 @@ async def _in_thread(executor: Executor, function: Callable[..., T], *arguments:
     return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
 
 
-def _lost_sample(
+def lost_sample(
     slot: int, outcome: Outcome, error: str, *, index: int | None = None
 ) -> StoredSample:
+    """Return a sample of which no picture came, or none that can be used."""
     return StoredSample(
         slot=slot,
         sample_index=index,
         outcome=outcome,
-        stored_at=dt.datetime.now(dt.UTC),
-        error=error,
-    )
-
-
-def filtered_sample(slot: int, error: str) -> StoredSample:
-    """Return a sample that the API's safety checker held back."""
-    return StoredSample(
-        slot=slot,
-        sample_index=None,
-        outcome=Outcome.VENDOR_FILTERED,
         stored_at=dt.datetime.now(dt.UTC),
         error=error,
     )

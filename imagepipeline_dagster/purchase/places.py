@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass
 
 from sqlalchemy.exc import OperationalError
 
@@ -60,48 +61,39 @@ class Places:
         self._changed.set()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AccountShare:
     """Opens a run's places: all of them, or those that are its share of the API account."""
 
-    def __init__(
-        self,
-        *,
-        limits: AccountLimits,
-        ledger: Ledger,
-        lease: Lease,
-        places: Places,
-        pace: RequestPace,
-        state: RunState,
-    ) -> None:
-        self._limits = limits
-        self._ledger = ledger
-        self._lease = lease
-        self._places = places
-        self._pace = pace
-        self._state = state
+    limits: AccountLimits
+    ledger: Ledger
+    lease: Lease
+    places: Places
+    pace: RequestPace
+    state: RunState
 
     async def keep(self) -> None:
         """Renew the share from the first job on, until cancelled."""
-        if not self._limits.exist:
-            self._places.allow_all()
+        if not self.limits.exist:
+            self.places.allow_all()
             return
-        await self._places.asked.wait()
+        await self.places.asked.wait()
         while True:
             # While the ledger cannot be reached nothing is claimed, so nothing new is sent.
             with suppress(OperationalError):
-                self._apply(await asyncio.to_thread(self._renewed, self._places.demand))
+                self._apply(await asyncio.to_thread(self._renewed, self.places.demand))
             await asyncio.sleep(_RENEWAL_SECONDS)
 
     def _renewed(self, demand: Demand) -> Share:
-        with self._ledger.engine.begin() as connection:
-            return record_share(connection, self._limits, demand, lease=self._lease)
+        with self.ledger.engine.begin() as connection:
+            return record_share(connection, self.limits, demand, lease=self.lease)
 
     def _apply(self, share: Share) -> None:
         if share.requests_per_second is not None:
-            self._pace.requests_per_second = share.requests_per_second
+            self.pace.requests_per_second = share.requests_per_second
         if share.places is None:
-            self._places.allow_all()
+            self.places.allow_all()
             return
-        self._places.allow(share.places)
-        waits = share.places == 0 and self._places.demand.wanted > 0
-        self._state.waits_for = "other runs' jobs at the API's account" if waits else None
+        self.places.allow(share.places)
+        waits = share.places == 0 and self.places.demand.wanted > 0
+        self.state.waits_for = "other runs' jobs at the API's account" if waits else None

@@ -82,10 +82,11 @@ class PurchaseReport:
         return bought, reused
 
 
+@dataclass(kw_only=True)
 class Purchase:
     """One run's purchase of one prompt set's plan.
 
-    Args:
+    Attributes:
         plan: the calls; a request that stands twice is bought once.
         prompts: the rows that the calls come from, kept beside them in the ledger.
         dataset: the name of the dataset that asks.
@@ -98,39 +99,30 @@ class Purchase:
         on_progress: called every few seconds, from another thread.
     """
 
-    def __init__(
-        self,
-        *,
-        plan: Sequence[PlannedRequest],
-        prompts: Sequence[SourceRow],
-        dataset: str,
-        run_id: str,
-        ledger: Ledger,
-        storage: Storage,
-        open_client: Callable[[], AbstractAsyncContextManager[ImagePipelineClient]],
-        emulated: bool,
-        allowance: Allowance,
-        settings: PurchaseSettings,
-        beside_others: bool = False,
-        on_progress: Callable[[PurchaseProgress], None] = lambda _: None,
-    ) -> None:
-        self._calls = {call.request_key: call for call in plan}
-        self._uses = PromptSetUses(plan=plan, prompts=prompts, dataset=dataset, run_id=run_id)
-        self._run_id = run_id
-        self._ledger = ledger
-        self._storage = storage
-        self._open_client = open_client
-        self._emulated = emulated
-        self._allowance = allowance
-        self._settings = settings
-        self._beside_others = beside_others
-        self._on_progress = on_progress
-        self._lease = Lease(
-            Owner.this_process(), settings.lease_seconds, ahead=ledger.clock_ahead()
+    plan: Sequence[PlannedRequest]
+    prompts: Sequence[SourceRow]
+    dataset: str
+    run_id: str
+    ledger: Ledger
+    storage: Storage
+    open_client: Callable[[], AbstractAsyncContextManager[ImagePipelineClient]]
+    emulated: bool
+    allowance: Allowance
+    settings: PurchaseSettings
+    beside_others: bool = False
+    on_progress: Callable[[PurchaseProgress], None] = lambda _: None
+
+    def __post_init__(self) -> None:
+        """Take a lease by the ledger's clock; nothing is claimed yet."""
+        self._calls = {call.request_key: call for call in self.plan}
+        self._uses = PromptSetUses(
+            plan=self.plan, prompts=self.prompts, dataset=self.dataset, run_id=self.run_id
         )
-        self._fence = Fence(settings.lease_seconds)
+        seconds = self.settings.lease_seconds
+        self._lease = Lease(Owner.this_process(), seconds, ahead=self.ledger.clock_ahead())
+        self._fence = Fence(seconds)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._state = RunState(max_failure_ratio=settings.max_failure_ratio)
+        self._state = RunState(max_failure_ratio=self.settings.max_failure_ratio)
 
     def carry_out(self, *, withheld: Exception | None = None) -> PurchaseReport:
         """Carry the plan out and return what came of it.
@@ -184,12 +176,12 @@ class Purchase:
 
     async def _carry_out(self) -> PurchaseReport:
         with (
-            LedgerWriter(self._ledger.engine) as writer,
+            LedgerWriter(self.ledger.engine) as writer,
             landing_threads() as threads,
         ):
-            async with self._open_client() as client:
+            async with self.open_client() as client:
                 count = PurchaseCount(
-                    ledger=self._ledger, storage=self._storage, writer=writer, state=self._state
+                    ledger=self.ledger, storage=self.storage, writer=writer, state=self._state
                 )
                 rounds = self._rounds(client, writer, threads, count)
                 attendants = [
@@ -222,18 +214,18 @@ class Purchase:
         """Return what opens the places, and keeps the client to the account's rate."""
         limits = AccountLimits(
             account=client.origin,
-            max_in_flight=self._settings.account_max_in_flight,
-            requests_per_second=self._settings.account_requests_per_second,
+            max_in_flight=self.settings.account_max_in_flight,
+            requests_per_second=self.settings.account_requests_per_second,
         )
-        if self._beside_others and not limits.exist:
-            run = f"{client.origin} {self._run_id}"
-            limits = replace(limits, account=run, max_in_flight=self._settings.max_in_flight)
+        if self.beside_others and not limits.exist:
+            run = f"{client.origin} {self.run_id}"
+            limits = replace(limits, account=run, max_in_flight=self.settings.max_in_flight)
         pace = RequestPace(requests_per_second=0.0)
         if limits.requests_per_second is not None:
             client.keep_pace(pace)
         return AccountShare(
             limits=limits,
-            ledger=self._ledger,
+            ledger=self.ledger,
             lease=self._lease,
             places=places,
             pace=pace,
@@ -252,7 +244,7 @@ class Purchase:
             writer=writer,
             state=self._state,
             owner=self._lease.owner,
-            allowance=self._allowance,
+            allowance=self.allowance,
         )
         submission = Submission(
             client=client,
@@ -261,23 +253,23 @@ class Purchase:
             state=self._state,
             lease=self._lease,
             fence=self._fence,
-            allowance=self._allowance,
-            run_id=self._run_id,
-            emulated=self._emulated,
+            allowance=self.allowance,
+            run_id=self.run_id,
+            emulated=self.emulated,
             record_uses=self._uses.record_request,
         )
         landing = Landing(
             client=client,
             writer=writer,
-            storage=self._storage,
+            storage=self.storage,
             threads=threads,
-            patience_seconds=self._settings.link_patience_seconds,
+            patience_seconds=self.settings.link_patience_seconds,
             ahead=self._lease.ahead,
         )
         return Rounds(
             calls=self._calls,
             uses=self._uses,
-            ledger=self._ledger,
+            ledger=self.ledger,
             client=client,
             writer=writer,
             submission=submission,
@@ -286,12 +278,12 @@ class Purchase:
             count=count,
             state=self._state,
             lease=self._lease,
-            settings=self._settings,
+            settings=self.settings,
         )
 
     async def _keep_lease(self, writer: LedgerWriter) -> None:
         while True:
-            await asyncio.sleep(self._settings.lease_seconds / 3)
+            await asyncio.sleep(self.settings.lease_seconds / 3)
             # A database or a storage that is away for a while must not end the renewals for good.
             with contextlib.suppress(OperationalError, OSError):
                 since, until = Moment.now(), self._lease.until()
@@ -308,7 +300,7 @@ class Purchase:
         total = sum(call.samples for call in self._calls.values())
         started, at_first = time.monotonic(), self._state.done
         while True:
-            await asyncio.sleep(self._settings.progress_seconds)
+            await asyncio.sleep(self.settings.progress_seconds)
             rate = (self._state.done - at_first) / (time.monotonic() - started)
             progress = PurchaseProgress(
                 done=self._state.done,
@@ -319,7 +311,7 @@ class Purchase:
                 eta=(total - self._state.done) / rate if rate > 0 else None,
                 waits_for=self._state.waits_for,
             )
-            await asyncio.to_thread(self._on_progress, progress)
+            await asyncio.to_thread(self.on_progress, progress)
 
 
 def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:

@@ -79,18 +79,12 @@ def refetch(
     return asyncio.run(ask_all())
 
 
+@dataclass(frozen=True, slots=True)
 class _Refetching:
-    def __init__(
-        self,
-        client: ImagePipelineClient,
-        writer: LedgerWriter,
-        landing: Landing,
-        storage: Storage,
-    ) -> None:
-        self._client = client
-        self._writer = writer
-        self._landing = landing
-        self._storage = storage
+    client: ImagePipelineClient
+    writer: LedgerWriter
+    landing: Landing
+    storage: Storage
 
     async def of(self, entry: Entry, *, origin: str, emulated: bool) -> Refetched:
         slots = await asyncio.to_thread(self._missing_slots, entry)
@@ -98,12 +92,12 @@ class _Refetching:
         samples: list[StoredSample] = []
         if slots and trouble is None:
             try:
-                job = await self._client.status(entry.task, entry.job_id or "")
+                job = await self.client.status(entry.task, entry.job_id or "")
             except ImagePipelineError as error:
                 trouble = str(error)
             else:
                 samples, trouble = await self._fetched(entry, job, slots)
-        if samples and not await self._writer.write(record_refetched, entry, samples):
+        if samples and not await self.writer.write(record_refetched, entry, samples):
             samples, trouble = [], "a run took it up meanwhile"
         return Refetched(
             request_key=entry.request_key,
@@ -124,7 +118,7 @@ class _Refetching:
         if sample.image_sha256 is None or sample.format is None:
             return False
         try:
-            data = self._storage.read(image_path(sample.image_sha256, sample.format))
+            data = self.storage.read(image_path(sample.image_sha256, sample.format))
         except ObjectMissing:
             return False
         return hashlib.sha256(data).hexdigest() == sample.image_sha256
@@ -140,7 +134,7 @@ class _Refetching:
                 continue
             try:
                 index = slot if links == entry.samples else None
-                samples.append(await self._landing.fetch(slot, job, index))
+                samples.append(await self.landing.fetch(slot, job, index))
             except (ImagePipelineError, Undecodable) as error:
                 trouble = f"sample {slot}: {error}"
         return [sample for sample in samples if sample.outcome == Outcome.GENERATED], trouble

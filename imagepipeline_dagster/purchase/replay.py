@@ -17,7 +17,14 @@ from imagepipeline_dagster.api.contract import submit_path
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.budget import Allowance
 from imagepipeline_dagster.ledger.lineage import ImageLineage, SampleLineage
-from imagepipeline_dagster.ledger.records import Entry, PlanState, State, StoredSample, plan_state
+from imagepipeline_dagster.ledger.records import (
+    Entry,
+    PlanState,
+    State,
+    StoredSample,
+    Use,
+    plan_state,
+)
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.planning.requests import PlannedRequest, Reason
 from imagepipeline_dagster.purchase.likeness import Comparison, Likeness, compare_pictures
@@ -65,15 +72,6 @@ class ReplayReport:
             if comparison.likeness is not Likeness.NOT_COMPARABLE
         ]
         return max(compared, key=_ORDER.index, default=Likeness.NOT_COMPARABLE)
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A `SourceRow` out of the ledger."""
-
-    prompt_id: str
-    prompt_row: str
-    embedding_row: str | None
 
 
 class Replay:
@@ -139,8 +137,10 @@ class Replay:
         """
         call = self._call()
         used = self.sample.uses[-1] if self.sample.uses else None
-        row = _Row(
+        row = Use(
             prompt_id=call.prompt_id,
+            call_index=call.call_index,
+            request_key=call.request_key,
             prompt_row=used.prompt_row if used else "{}",
             embedding_row=used.embedding_row if used else None,
         )
@@ -252,7 +252,7 @@ def _compare(
         )
         for sample in pictures
     ]
-    return min(compared, key=lambda each: (_ORDER.index(each.likeness), each.hash_distance))
+    return min(compared, key=lambda it: (_ORDER.index(it.likeness), it.hash_distance))
 
 
 def _bytes_of(sample: StoredSample, storage: Storage) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from imagepipeline_dagster import telemetry
 from imagepipeline_dagster.api.client import ImagePipelineClient
@@ -66,6 +66,7 @@ class PurchaseSettings:
     link_patience_seconds: float = 30.0
 
 
+@dataclass(kw_only=True)
 class Rounds:
     """The work on one run's calls, by parts that are made for this run.
 
@@ -74,67 +75,54 @@ class Rounds:
     that stopped the run.
     """
 
-    def __init__(
-        self,
-        *,
-        calls: Mapping[str, PlannedRequest],
-        uses: PromptSetUses,
-        ledger: Ledger,
-        client: ImagePipelineClient,
-        writer: LedgerWriter,
-        submission: Submission,
-        landing: Landing,
-        endings: Endings,
-        count: PurchaseCount,
-        state: RunState,
-        lease: Lease,
-        settings: PurchaseSettings,
-    ) -> None:
-        self._calls = calls
-        self._uses = uses
-        self._ledger = ledger
-        self._client = client
-        self._writer = writer
-        self._submission = submission
-        self._landing = landing
-        self._endings = endings
-        self._count = count
-        self._state = state
-        self.places = Places(settings.max_in_flight)
-        self._lease = lease
-        self._settings = settings
-        self._links_lifetime = dt.timedelta(hours=settings.link_lifetime_hours)
+    calls: Mapping[str, PlannedRequest]
+    uses: PromptSetUses
+    ledger: Ledger
+    client: ImagePipelineClient
+    writer: LedgerWriter
+    submission: Submission
+    landing: Landing
+    endings: Endings
+    count: PurchaseCount
+    state: RunState
+    lease: Lease
+    settings: PurchaseSettings
+    known_before: frozenset[str] = field(default=frozenset(), init=False)
+    defect: Exception | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        """Make what the settings say of places and polls."""
+        self.places = Places(self.settings.max_in_flight)
         self._polls = PollClock(
-            poll_min_seconds=settings.poll_min_seconds, poll_max_seconds=settings.poll_max_seconds
+            poll_min_seconds=self.settings.poll_min_seconds,
+            poll_max_seconds=self.settings.poll_max_seconds,
         )
         self._noted: set[str] = set()
-        self.known_before: frozenset[str] = frozenset()
-        self.defect: Exception | None = None
 
     async def work(self) -> Mapping[str, Entry]:
         """Work in rounds until nothing is left to do; returns what the ledger says then."""
         first = True
         while True:
-            entries = await asyncio.to_thread(self._ledger.entries, self._calls)
+            entries = await asyncio.to_thread(self.ledger.entries, self.calls)
             if first:
                 self.known_before = frozenset(entries)
                 first = False
                 await self._begin_to_buy(entries)
             await self._note_uses(entries)
-            self._state.done = sum(len(entry.stored) for entry in entries.values())
+            self.state.done = sum(len(entry.stored) for entry in entries.values())
             work, others = await self._sort(entries)
-            if self._state.interrupted or not (work or others):
+            if self.state.interrupted or not (work or others):
                 return entries
-            self._state.waits_for = None if work else _waited_for(others)
+            self.state.waits_for = None if work else _waited_for(others)
             if work:
                 await self._work_off(work)
             else:
                 await asyncio.sleep(_WAIT_FOR_OTHERS_SECONDS)
 
     async def _begin_to_buy(self, entries: Mapping[str, Entry]) -> None:
-        buys = any(plan_state(entries.get(key)) is PlanState.TO_BUY for key in self._calls)
-        if buys and not self._state.stops:
-            await self._count.begin()
+        buys = any(plan_state(entries.get(key)) is PlanState.TO_BUY for key in self.calls)
+        if buys and not self.state.stops:
+            await self.count.begin()
 
     async def _note_uses(self, entries: Mapping[str, Entry]) -> None:
         """Record which calls use requests that this run does not claim itself."""
@@ -143,29 +131,29 @@ class Rounds:
         if used <= self._noted:
             return
         self._noted |= used
-        if uses := await asyncio.to_thread(self._uses.unrecorded, self._ledger, used):
-            await self._writer.write(self._uses.record, uses)
+        if uses := await asyncio.to_thread(self.uses.unrecorded, self.ledger, used):
+            await self.writer.write(self.uses.record, uses)
 
     async def _sort(
         self, entries: Mapping[str, Entry]
     ) -> tuple[list[tuple[PlannedRequest, Entry | None]], list[Entry]]:
         """Return the calls that this run can work on, and those that others work on."""
-        now = self._lease.now()
+        now = self.lease.now()
         work: list[tuple[PlannedRequest, Entry | None]] = []
         others: list[Entry] = []
-        for key, call in self._calls.items():
+        for key, call in self.calls.items():
             entry = entries.get(key)
             state = plan_state(entry)
             under_way = state is PlanState.IN_FLIGHT or (entry is not None and entry.lost_its_job)
-            if key in self._state.given_up or not (under_way or state is PlanState.TO_BUY):
+            if key in self.state.given_up or not (under_way or state is PlanState.TO_BUY):
                 continue
-            if entry and entry.owner != self._lease.owner and entry.is_live(now):
+            if entry and entry.owner != self.lease.owner and entry.is_live(now):
                 others.append(entry)
             elif entry and entry.state is State.CLAIMED:
-                await self._writer.write(
+                await self.writer.write(
                     record_unknown, key, entry.lapse, owner=entry.owner, was=State.CLAIMED
                 )
-            elif under_way or self._state.stopper is None:
+            elif under_way or self.state.stopper is None:
                 work.append((call, entry))
         # Paid calls come first: their links may expire.
         work.sort(key=lambda item: plan_state(item[1]) is PlanState.TO_BUY)
@@ -178,13 +166,13 @@ class Rounds:
             for position, (call, entry) in enumerate(work):
                 await self.places.take(waiting=len(work) - position)
                 buys = plan_state(entry) is PlanState.TO_BUY
-                if self._state.interrupted or (buys and self._state.stopper):
+                if self.state.interrupted or (buys and self.state.stopper):
                     self.places.give_back()
                     continue
                 task = asyncio.create_task(self._buy(call, entry))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
-                while len(tasks) >= 2 * self._settings.max_in_flight + 16:
+                while len(tasks) >= 2 * self.settings.max_in_flight + 16:
                     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             while tasks:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -196,40 +184,40 @@ class Rounds:
         try:
             await self._buy_or_note_why_not(call, entry)
         except Exception as error:  # noqa: BLE001 - raised once what is under way has ended
-            self.defect = self._state.stopper = error
-            self._state.given_up.add(call.request_key)
+            self.defect = self.state.stopper = error
+            self.state.given_up.add(call.request_key)
 
     async def _buy_or_note_why_not(self, call: PlannedRequest, entry: Entry | None) -> None:
         bought_now = plan_state(entry) is PlanState.TO_BUY
         attempts = entry.attempt if entry else 0
         hold = Hold(
             request_key=call.request_key,
-            owner=self._lease.owner,
+            owner=self.lease.owner,
             attempt=attempts + 1 if bought_now else attempts,
         )
         links_since = None
         try:
             try:
-                self._state.in_flight += 1
+                self.state.in_flight += 1
                 telemetry.jobs_under_way(+1)
                 job = await self._finished_job(call, entry, hold)
             finally:
-                self._state.in_flight -= 1
+                self.state.in_flight -= 1
                 telemetry.jobs_under_way(-1)
                 self.places.give_back()
             if job is not None:
                 links_since = (entry and entry.links_since) or dt.datetime.now(dt.UTC)
-                useful = await self._landing.land(
+                useful = await self.landing.land(
                     hold,
                     job,
                     samples=call.samples,
                     checked=call.parsed.safety_checker,
                     stored=entry.stored if entry else (),
-                    links_end=links_since + self._links_lifetime,
+                    links_end=links_since + dt.timedelta(hours=self.settings.link_lifetime_hours),
                 )
-                self._state.land(call.samples, useful=useful)
+                self.state.land(call.samples, useful=useful)
         except Exception as error:  # noqa: BLE001 - raised again where the table does not know it
-            await self._endings.end(
+            await self.endings.end(
                 call, error, has_job=True, bought_now=bought_now, links_since=links_since
             )
 
@@ -238,40 +226,40 @@ class Rounds:
     ) -> Job | None:
         """Return the call's job once it has succeeded; None where no job came about."""
         shape = _shape(call)
-        timeout = self._settings.job_timeout_seconds
+        timeout = self.settings.job_timeout_seconds
         if entry is not None and plan_state(entry) is not PlanState.TO_BUY:
             job = await self._resume(call, entry)
-            timer = PollTimer(0.0, self._settings.poll_min_seconds, self._settings.poll_max_seconds)
+            timer = PollTimer(0.0, self.settings.poll_min_seconds, self.settings.poll_max_seconds)
             if job is None:
                 return None
             if entry.lost_its_job:
                 # Without the patience for an API that lags behind its own answers.
-                job = await self._client.status(job.task, job.id or "")
+                job = await self.client.status(job.task, job.id or "")
             if entry.submitted_at is not None:
                 age = (dt.datetime.now(dt.UTC) - entry.submitted_at).total_seconds()
                 timeout = max(timeout - age, min(timeout, 30.0))
         else:
-            job = await self._submission.submit(call, hold)
+            job = await self.submission.submit(call, hold)
             timer = self._polls.timer(shape)
             if job is None:
                 return None
-        finished = await self._client.wait(job, timeout=timeout, delays=timer, request=call.parsed)
+        finished = await self.client.wait(job, timeout=timeout, delays=timer, request=call.parsed)
         if entry is None:
             self._polls.learn(shape, timer)
         return finished
 
     async def _resume(self, call: PlannedRequest, entry: Entry) -> Job | None:
-        if entry.owner != self._lease.owner:
-            taken = await self._writer.write(
+        if entry.owner != self.lease.owner:
+            taken = await self.writer.write(
                 record_resumed,
                 call.request_key,
-                owner=self._lease.owner,
-                lease_until=self._lease.until(),
+                owner=self.lease.owner,
+                lease_until=self.lease.until(),
                 former=entry.owner,
             )
             if not taken:
                 return None
-            self._state.resumed += 1
+            self.state.resumed += 1
         return Job(
             task=Task(call.task),
             id=entry.job_id,

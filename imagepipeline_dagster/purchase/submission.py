@@ -9,6 +9,7 @@ import asyncio
 import datetime as dt
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from sqlalchemy import Connection
@@ -42,10 +43,11 @@ class _ClaimDoubtful(Exception):
     """The claim is so old that another process may have taken the request."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """Sends the calls of one run.
 
-    Args:
+    Attributes:
         endings: end the calls of which no job came about.
         state: says whether the run stops; what happens here is counted in it.
         lease: under which this process claims.
@@ -54,81 +56,67 @@ class Submission:
         record_uses: notes, in the transaction of its claim, which calls use a request.
     """
 
-    def __init__(
-        self,
-        *,
-        client: ImagePipelineClient,
-        writer: LedgerWriter,
-        endings: Endings,
-        state: RunState,
-        lease: Lease,
-        fence: Fence,
-        allowance: Allowance,
-        run_id: str,
-        emulated: bool,
-        record_uses: Callable[[Connection, str], None],
-    ) -> None:
-        self._client = client
-        self._writer = writer
-        self._endings = endings
-        self._state = state
-        self._lease = lease
-        self._fence = fence
-        self._allowance = allowance
-        self._run_id = run_id
-        self._emulated = emulated
-        self._record_uses = record_uses
+    client: ImagePipelineClient
+    writer: LedgerWriter
+    endings: Endings
+    state: RunState
+    lease: Lease
+    fence: Fence
+    allowance: Allowance
+    run_id: str
+    emulated: bool
+    record_uses: Callable[[Connection, str], None]
 
     async def submit(self, call: PlannedRequest, hold: Hold) -> Job | None:
         """Claim a call, POST it and record its job; None where no job came about."""
         key = call.request_key
         try:
             since = Moment.now()
-            if self._state.stops or not await self._writer.write(self._claim, call, hold):
+            if self.state.stops or not await self.writer.write(self._claim, call, hold):
                 return None
-            self._fence.raise_around(key, since=since)
+            self.fence.raise_around(key, since=since)
             job = await self._send(call, hold)
-            self._state.posts += 1
+            self.state.posts += 1
             telemetry.images_bought(
                 call.samples,
-                money=self._allowance.cost(call.samples),
-                currency=self._allowance.currency,
-                emulated=self._emulated,
+                money=self.allowance.cost(call.samples),
+                currency=self.allowance.currency,
+                emulated=self.emulated,
             )
             await self._record_job(hold, job)
         except asyncio.CancelledError:
             # A claim without a POST would look as if it might have been bought.
-            if key not in self._state.sending:
+            if key not in self.state.sending:
                 ended = SendingStopped("the run ended before it was sent")
-                await self._endings.end(call, ended, has_job=False)
+                await self.endings.end(call, ended, has_job=False)
             raise
         except Exception as error:  # noqa: BLE001 - raised again where the table does not know it
-            await self._endings.end(call, error, has_job=False)
+            await self.endings.end(call, error, has_job=False)
             return None
         finally:
-            self._state.sending.discard(key)
-            self._fence.drop(key)
+            self.state.sending.discard(key)
+            self.fence.drop(key)
         return job
 
     async def _send(self, call: PlannedRequest, hold: Hold) -> Job:
         """POST a call, under a claim that is certain at the moment of sending."""
         while True:
             try:
-                return await self._client.submit(
+                return await self.client.submit(
                     call.parsed, sending=partial(self._note_sending, call.request_key)
                 )
             except _ClaimDoubtful:
-                since, until = Moment.now(), self._lease.until()
-                if not await self._writer.write(record_confirmation, hold, lease_until=until):
+                since, until = Moment.now(), self.lease.until()
+                if not await self.writer.write(record_confirmation, hold, lease_until=until):
                     raise HoldLost("its lease ended before it was sent") from None
-                self._fence.raise_around(call.request_key, since=since)
+                self.fence.raise_around(call.request_key, since=since)
 
     async def _record_job(self, hold: Hold, job: Job) -> None:
         # A failure without an id is no job that anybody could ask for.
         if job.id is None and job.status is JobStatus.FAILURE:
             return
         try:
-            record = await self._writer.write(
+            record = await self.writer.write(
                 record_submitted, hold, job_id=job.id, links=job.download_urls
             )
         except Exception:
@@ -148,14 +136,14 @@ class Submission:
     def _note_sending(self, key: str, under_way: bool) -> None:  # noqa: FBT001 - the client's callback
         """Keep in mind which POSTs are under way; a run that stops sends no further one."""
         if not under_way:
-            self._state.sending.discard(key)
-        elif self._state.stops and not self._state.budget_reached:
+            self.state.sending.discard(key)
+        elif self.state.stops and not self.state.budget_reached:
             raise SendingStopped("the run stopped before it was sent")
-        elif not self._fence.holds(key):
+        elif not self.fence.holds(key):
             raise _ClaimDoubtful
-        elif key not in self._state.sending:
-            self._state.sent += 1
-            self._state.sending.add(key)
+        elif key not in self.state.sending:
+            self.state.sent += 1
+            self.state.sending.add(key)
 
     def _claim(self, connection: Connection, call: PlannedRequest, hold: Hold) -> bool:
         """Claim a call and reserve what it costs; False where another has it or none is left."""
@@ -165,27 +153,27 @@ class Submission:
             request=call.request,
             samples=call.samples,
             embedding_version=call.embedding_version,
-            endpoint=self._client.endpoint(call.task),
-            emulated=self._emulated,
-            run_id=self._run_id,
+            endpoint=self.client.endpoint(call.task),
+            emulated=self.emulated,
+            run_id=self.run_id,
         )
         taken = record_claim(
             connection,
             claim,
-            owner=self._lease.owner,
-            lease_until=self._lease.until(),
+            owner=self.lease.owner,
+            lease_until=self.lease.until(),
             seen=hold.attempt - 1,
         )
         if not taken:
             return False
         today = dt.datetime.now(dt.UTC).date()
-        refusal = self._allowance.reserve(connection, images=claim.samples, today=today)
+        refusal = self.allowance.reserve(connection, images=claim.samples, today=today)
         if refusal is None:
-            self._state.reserved[claim.request_key] = today
-            self._record_uses(connection, claim.request_key)
+            self.state.reserved[claim.request_key] = today
+            self.record_uses(connection, claim.request_key)
             return True
-        self._state.stop(BudgetReached(refusal))
+        self.state.stop(BudgetReached(refusal))
         record_failed(
-            connection, claim.request_key, Failure.NOT_SENT, refusal, owner=self._lease.owner
+            connection, claim.request_key, Failure.NOT_SENT, refusal, owner=self.lease.owner
         )
         return False

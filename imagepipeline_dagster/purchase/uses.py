@@ -69,9 +69,9 @@ class PromptSetUses:
         """Record all uses of one request, in the transaction of its claim."""
         self.record(connection, self._uses[request_key])
 
-    def record(self, connection: Connection, found: Iterable[Use]) -> None:
+    def record(self, connection: Connection, uses: Iterable[Use]) -> None:
         """Record these uses."""
-        record_uses(connection, self._dataset, self._prompt_set, self._run_id, found)
+        record_uses(connection, self._dataset, self._prompt_set, self._run_id, uses)
 
     def unrecorded(self, ledger: Ledger, request_keys: Iterable[str]) -> list[Use]:
         """Return the uses of these requests that the ledger does not know as the latest."""

@@ -7,7 +7,6 @@ import datetime as dt
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 from sqlalchemy import insert, select, update
@@ -18,9 +17,8 @@ from imagepipeline_dagster.ledger.decisions import (
     DecisionRefused,
     LedgerDecision,
     concerned,
+    decide,
     decisions_about,
-    forget,
-    resubmit,
     unknown_requests,
 )
 from imagepipeline_dagster.ledger.records import Entry, Failure, Hold, State
@@ -29,6 +27,7 @@ from imagepipeline_dagster.ledger.schema import prompt_sets, requests
 from imagepipeline_dagster.ledger.steps import record_submitted
 from tests.buying import Buyer, numbered_rows, prompts_of
 
+RESUBMIT, FORGET = LedgerDecision.RESUBMIT, LedgerDecision.FORGET
 DROPPED = Fault(kind=FaultKind.DROPPED_ANSWER, times=1)
 
 
@@ -73,7 +72,7 @@ def test_resubmitting_buys_exactly_once_more(any_buyer: Buyer, emulator: Emulato
 
     with any_buyer.open_ledger() as ledger:
         (lost,) = unknown_requests(ledger)
-        resubmit(ledger, [lost.request_key[:8]], who="mira", why="not in the vendor's list")
+        decide(ledger, [lost.request_key[:8]], RESUBMIT, who="mira", why="not in the vendor's list")
         assert unknown_requests(ledger) == []
         with ledger.reading() as connection:
             (taken,) = decisions_about(connection, lost.request_key)
@@ -85,7 +84,7 @@ def test_resubmitting_buys_exactly_once_more(any_buyer: Buyer, emulator: Emulato
     assert emulator.stats.posts_accepted == 3
     assert bought.outcomes == {"generated": 2}
     assert (taken.decision, taken.who, taken.why) == (
-        LedgerDecision.RESUBMIT,
+        RESUBMIT,
         "mira",
         "not in the vendor's list",
     )
@@ -99,7 +98,7 @@ def test_forgetting_buys_never(any_buyer: Buyer, emulator: EmulatorServer) -> No
 
     with any_buyer.open_ledger() as ledger:
         (lost,) = unknown_requests(ledger)
-        forget(ledger, [lost.request_key], who="mira", why="one less is fine")
+        decide(ledger, [lost.request_key], FORGET, who="mira", why="one less is fine")
     bought = any_buyer.buy(prompts)
 
     assert emulator.stats.posts_accepted == 2
@@ -116,13 +115,13 @@ def test_what_was_given_up_can_still_be_resubmitted(buyer: Buyer, emulator: Emul
     key = only_entry(buyer).request_key
 
     with buyer.open_ledger() as ledger:
-        forget(ledger, [key], who="mira", why="enough")
-        resubmit(ledger, [key], who="jon", why="needed after all")
+        decide(ledger, [key], FORGET, who="mira", why="enough")
+        decide(ledger, [key], RESUBMIT, who="jon", why="needed after all")
         with ledger.reading() as connection:
             taken = decisions_about(connection, key)
     bought = buyer.buy(prompts)
 
-    assert [each.decision for each in taken] == [LedgerDecision.FORGET, LedgerDecision.RESUBMIT]
+    assert [each.decision for each in taken] == [FORGET, RESUBMIT]
     assert bought.outcomes == {"generated": 1}
     assert emulator.stats.posts_accepted == 2
 
@@ -135,8 +134,8 @@ def test_a_resubmission_can_be_taken_back(buyer: Buyer, emulator: EmulatorServer
     key = only_entry(buyer).request_key
 
     with buyer.open_ledger() as ledger:
-        resubmit(ledger, [key], who="mira", why="try")
-        forget(ledger, [key], who="mira", why="found it in the vendor's list")
+        decide(ledger, [key], RESUBMIT, who="mira", why="try")
+        decide(ledger, [key], FORGET, who="mira", why="found it in the vendor's list")
 
     assert buyer.buy(prompts).outcomes == {"failed": 1}
     assert emulator.stats.posts_accepted == 1
@@ -161,7 +160,7 @@ def test_what_is_failed_for_good_gets_one_more_job(
     posts = emulator.stats.posts_accepted
 
     with buyer.open_ledger() as ledger:
-        resubmit(ledger, [before.request_key], who="mira", why="once more")
+        decide(ledger, [before.request_key], RESUBMIT, who="mira", why="once more")
     still = buyer.buy(prompts, link_lifetime_hours=0)
     buyer.buy(prompts)
     assert emulator.stats.posts_accepted == posts + 1
@@ -169,7 +168,7 @@ def test_what_is_failed_for_good_gets_one_more_job(
 
     emulator.set_faults()
     with buyer.open_ledger() as ledger:
-        resubmit(ledger, [before.request_key], who="mira", why="and again")
+        decide(ledger, [before.request_key], RESUBMIT, who="mira", why="and again")
     assert buyer.buy(prompts).outcomes == {"generated": 1}
     assert emulator.stats.posts_accepted == posts + 2
     jobs = [attempt.job_id for attempt in only_entry(buyer).earlier]
@@ -189,7 +188,7 @@ def test_pictures_that_came_stay_when_the_rest_is_bought_again(
     (kept,) = [image for image in half.images if image.outcome == "generated"]
 
     with buyer.open_ledger() as ledger:
-        resubmit(ledger, [only_entry(buyer).request_key], who="mira", why="half is missing")
+        decide(ledger, [only_entry(buyer).request_key], RESUBMIT, who="mira", why="half is missing")
     whole = buyer.buy(prompts)
 
     assert whole.outcomes == {"generated": 2}
@@ -216,7 +215,7 @@ def test_a_dead_process_claim_counts_as_unknown(buyer: Buyer, emulator: Emulator
                 )
             )
         assert [each.request_key for each in unknown_requests(ledger)] == [key]
-        forget(ledger, [key], who="mira", why="it died")
+        decide(ledger, [key], FORGET, who="mira", why="it died")
 
         with ledger.engine.begin() as connection:
             mine = f"{host}/{os.getpid()}/0"
@@ -226,7 +225,7 @@ def test_a_dead_process_claim_counts_as_unknown(buyer: Buyer, emulator: Emulator
             )
         assert unknown_requests(ledger) == []
         with pytest.raises(DecisionRefused, match="a run is buying it"):
-            resubmit(ledger, [key], who="mira", why="impatient")
+            decide(ledger, [key], RESUBMIT, who="mira", why="impatient")
     assert emulator.stats.posts_accepted == 1
 
 
@@ -238,7 +237,7 @@ def test_an_answer_that_comes_after_the_decision_is_not_bought_again(
     buyer.buy(prompts_of(numbered_rows(1)))
     entry = only_entry(buyer)
     with buyer.open_ledger() as ledger:
-        resubmit(ledger, [entry.request_key], who="mira", why="too long")
+        decide(ledger, [entry.request_key], RESUBMIT, who="mira", why="too long")
         with ledger.engine.begin() as connection:
             record_submitted(
                 connection,
@@ -259,16 +258,16 @@ def test_decisions_that_make_no_sense_are_refused(buyer: Buyer, emulator: Emulat
     with buyer.open_ledger() as ledger:
         (lost,) = unknown_requests(ledger)
         keys = [lost.request_key, whole]
-        for decide in (resubmit, forget):
+        for decision in (RESUBMIT, FORGET):
             with pytest.raises(DecisionRefused, match=f"{whole[:12]} cannot be .* succeeded"):
-                decide(ledger, keys, who="mira", why="all of them")
+                decide(ledger, keys, decision, who="mira", why="all of them")
         assert [each.request_key for each in unknown_requests(ledger)] == [lost.request_key]
         with ledger.reading() as connection:
             assert decisions_about(connection, lost.request_key) == []
 
-        resubmit(ledger, [lost.request_key], who="mira", why="yes")
+        decide(ledger, [lost.request_key], RESUBMIT, who="mira", why="yes")
         with pytest.raises(DecisionRefused, match="the next run buys it anyway"):
-            resubmit(ledger, [lost.request_key], who="mira", why="yes, yes")
+            decide(ledger, [lost.request_key], RESUBMIT, who="mira", why="yes, yes")
 
 
 def test_what_the_checker_held_back_is_bought_again_on_a_persons_word_alone(
@@ -280,7 +279,7 @@ def test_what_the_checker_held_back_is_bought_again_on_a_persons_word_alone(
     buyer.buy(prompts)
     left_alone = buyer.buy(prompts)
     with buyer.open_ledger() as ledger:
-        resubmit(ledger, [only_entry(buyer).request_key], who="mira", why="it is a boat")
+        decide(ledger, [only_entry(buyer).request_key], RESUBMIT, who="mira", why="it is a boat")
     bought = buyer.buy(prompts)
 
     assert left_alone.outcomes == {"vendor_filtered": 1}
@@ -288,9 +287,9 @@ def test_what_the_checker_held_back_is_bought_again_on_a_persons_word_alone(
     assert emulator.stats.posts_accepted == 2
 
 
-@pytest.mark.parametrize("decide", [resubmit, forget])
+@pytest.mark.parametrize("decision", [RESUBMIT, FORGET])
 def test_a_job_without_an_end_can_be_decided_about_once_it_is_old(
-    decide: Callable[..., object], buyer: Buyer, emulator: EmulatorServer
+    decision: LedgerDecision, buyer: Buyer, emulator: EmulatorServer
 ) -> None:
     """A job that stays pending is nobody's to decide at first, and a person's after an hour."""
     prompts = prompts_of(numbered_rows(1))
@@ -299,15 +298,15 @@ def test_a_job_without_an_end_can_be_decided_about_once_it_is_old(
     key = only_entry(buyer).request_key
     with buyer.open_ledger() as ledger:
         with pytest.raises(DecisionRefused, match="1 h after it was submitted"):
-            decide(ledger, [key], who="mira", why="impatient")
+            decide(ledger, [key], decision, who="mira", why="impatient")
         long_ago = dt.datetime.now(dt.UTC) - STUCK_AFTER
         with ledger.engine.begin() as connection:
             connection.execute(update(requests).values(submitted_at=long_ago))
-        decide(ledger, [key], who="mira", why="it will never end")
+        decide(ledger, [key], decision, who="mira", why="it will never end")
     emulator.set_faults()
     bought = buyer.buy(prompts)
 
-    buys = decide is resubmit
+    buys = decision is RESUBMIT
     assert bought.outcomes == {"generated" if buys else "failed": 1}
     assert emulator.stats.posts_accepted == 1 + buys
 
@@ -330,12 +329,10 @@ def test_keys_must_name_one_request(buyer: Buyer, emulator: EmulatorServer) -> N
         }
         for key, message in cases.items():
             with pytest.raises(DecisionRefused, match=message):
-                concerned(ledger, [key], LedgerDecision.RESUBMIT)
+                concerned(ledger, [key], RESUBMIT)
         with pytest.raises(ValueError, match="who takes it, and why"):
-            forget(ledger, [entry.request_key], who="mira", why=" ")
-        (found,) = concerned(
-            ledger, [entry.request_key.upper(), entry.request_key], LedgerDecision.FORGET
-        )
+            decide(ledger, [entry.request_key], FORGET, who="mira", why=" ")
+        (found,) = concerned(ledger, [entry.request_key.upper(), entry.request_key], FORGET)
         assert found.request_key == entry.request_key
 
 
@@ -347,7 +344,7 @@ def test_a_resubmission_makes_its_set_incomplete(buyer: Buyer, emulator: Emulato
     with buyer.open_ledger() as ledger:
         with ledger.engine.begin() as connection:
             connection.execute(insert(prompt_sets).values(row))
-        resubmit(ledger, [only_entry(buyer).request_key], who="mira", why="again")
+        decide(ledger, [only_entry(buyer).request_key], RESUBMIT, who="mira", why="again")
         with ledger.reading() as connection:
             assert connection.scalars(select(prompt_sets.c.pending)).one() == 1
 
@@ -360,7 +357,7 @@ def test_a_resubmitted_request_that_cannot_be_sent_waits_on(
     emulator.set_faults(DROPPED)
     buyer.buy(prompts)
     with buyer.open_ledger() as ledger:
-        resubmit(ledger, [only_entry(buyer).request_key], who="mira", why="again")
+        decide(ledger, [only_entry(buyer).request_key], RESUBMIT, who="mira", why="again")
     emulator.set_faults(Fault(kind=FaultKind.RATE_LIMITED, retry_after_seconds=0))
     assert dataclasses.replace(buyer, max_attempts=1).buy(prompts).outcomes == {"pending": 1}
     entry = only_entry(buyer)

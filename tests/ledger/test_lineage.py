@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind
-from imagepipeline_dagster.ledger.decisions import resubmit, unknown_requests
+from imagepipeline_dagster.ledger.decisions import LedgerDecision, decide, unknown_requests
 from imagepipeline_dagster.ledger.lineage import ImageLineage, ImageUnknown, lineage_of
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.purchase.images import GeneratedImage
@@ -140,7 +140,7 @@ def test_earlier_jobs_and_decisions_stay_known(buyer: Buyer, emulator: EmulatorS
             keys = [request.request_key for request in unknown_requests(ledger)] or [
                 call.request_key for call in buyer.plan(prompts)
             ]
-            resubmit(ledger, keys, who="mira", why=why)
+            decide(ledger, keys, LedgerDecision.RESUBMIT, who="mira", why=why)
         bought = buyer.buy(prompts, run_id=f"after {why}")
     _, sha256, _ = only_image(bought)
 

@@ -22,7 +22,7 @@ import pytest
 
 from imagepipeline_dagster.databases import copy_sqlite
 from imagepipeline_dagster.emulator import EmulatorStats, Fault, FaultKind, Operation
-from imagepipeline_dagster.ledger.decisions import resubmit
+from imagepipeline_dagster.ledger.decisions import LedgerDecision, decide
 from imagepipeline_dagster.ledger.identity import LedgerMismatch
 from imagepipeline_dagster.ledger.records import Failure, Outcome, State
 from tests.buying import (
@@ -516,7 +516,13 @@ def test_a_process_that_slept_beyond_its_lease_sends_nothing(
         time.sleep(1.2)
         lapsed = buyer.buy(prompts, run_id="another")
         with buyer.open_ledger() as ledger:
-            resubmit(ledger, list(lapsed.entries), who="mira", why="that machine sleeps")
+            decide(
+                ledger,
+                list(lapsed.entries),
+                LedgerDecision.RESUBMIT,
+                who="mira",
+                why="that machine sleeps",
+            )
         bought = buyer.buy(prompts, run_id="another")
         time.sleep(1)
         os.kill(pid, signal.SIGCONT)

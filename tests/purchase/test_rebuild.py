@@ -16,8 +16,9 @@ from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind
 from imagepipeline_dagster.ledger.budget import Allowance, Budget
 from imagepipeline_dagster.ledger.decisions import (
     DecisionRefused,
+    LedgerDecision,
+    decide,
     decisions_about,
-    forget,
     withdraw_images,
 )
 from imagepipeline_dagster.ledger.identity import LedgerMismatch, adopt
@@ -194,7 +195,7 @@ def test_what_people_decided_is_known_again(buyer: Buyer, emulator: EmulatorServ
     [lost] = {i.request_key for i in bought.images if i.outcome == "unknown"}
     [picture, *_] = [str(i.image_sha256) for i in bought.images if i.outcome == "generated"]
     with buyer.open_ledger() as ledger:
-        forget(ledger, [str(lost)], who="mira", why="not in: their list")
+        decide(ledger, [str(lost)], LedgerDecision.FORGET, who="mira", why="not in: their list")
         withdraw_images(ledger, [picture], who="jo", why="a face", at=dt.datetime.now(dt.UTC))
     decided = buyer.buy(prompts)
     store(buyer, prompts, decided.plan, decided.images)
@@ -206,7 +207,7 @@ def test_what_people_decided_is_known_again(buyer: Buyer, emulator: EmulatorServ
     with buyer.open_ledger() as ledger, ledger.reading() as connection:
         taken = [it for key in decided.entries for it in decisions_about(connection, key)]
         with pytest.raises(DecisionRefused, match="given_up"):
-            forget(ledger, [str(lost)], who="mira", why="again")
+            decide(ledger, [str(lost)], LedgerDecision.FORGET, who="mira", why="again")
     assert sorted((it.decision.value, it.who, it.why) for it in taken) == [
         ("forget", "mira", "not in: their list"),
         ("withdraw", "jo", "a face"),

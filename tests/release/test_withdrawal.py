@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from imagepipeline_dagster.cli import main
 from imagepipeline_dagster.emulator import EmulatorServer
-from imagepipeline_dagster.ledger.decisions import resubmit
+from imagepipeline_dagster.ledger.decisions import LedgerDecision, decide
 from imagepipeline_dagster.ledger.lineage import lineage_of
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.verdicts import moderate
@@ -206,7 +206,7 @@ def test_a_withdrawn_picture_is_not_bought_again(
         assert [(d.decision, d.who, d.why) for d in sample.decisions] == [
             ("withdraw", "ana", "a person asked")
         ]
-        resubmit(ledger, [sample.request_key], who="ana", why="agreed again")
+        decide(ledger, [sample.request_key], LedgerDecision.RESUBMIT, who="ana", why="agreed again")
     buyer.buy(prompts)
     assert emulator.stats.posts_received == 4
 
