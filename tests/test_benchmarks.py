@@ -43,10 +43,11 @@ def test_the_benchmark_runs_and_writes_its_figures(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_benchmark_of_moderation_runs_and_writes_its_figures(tmp_path: Path) -> None:
-    """A small run compares the classifier with the bare model, and replays without asking it."""
-    told = figures_of("moderation", "--pictures", "4", "--rows", "200", folder=tmp_path)
+    """A small run compares with the bare model, shares pictures, and replays without a model."""
+    small = ("--pictures", "4", "--shared", "8", "--rows", "200")
+    told = figures_of("moderation", *small, folder=tmp_path)
     lines = {line["what"]: line for line in told["lines"]}
-    assert len(lines) == 6
+    assert len(lines) == 10
     assert lines["ours, a second pass"]["measured"] == 0
     assert all(line["measured"] > 0 for what, line in lines.items() if "second pass" not in what)
 

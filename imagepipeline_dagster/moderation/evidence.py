@@ -10,6 +10,8 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, pairwise
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -77,8 +79,9 @@ def scores_of(
     unknown = [picture for sha256, picture in pictures.items() if sha256 not in known]
     computed = 0
     with ThreadPoolExecutor(_READERS) as readers:
-        for batch in _batches(unknown):
-            read = readers.map(lambda picture: _bytes_of(picture, storage), batch)
+        reads = ((b, readers.map(partial(_bytes_of, storage), b)) for b in _batches(unknown))
+        # The next batch is being read while the model looks at this one.
+        for (batch, read), _ in pairwise(chain(reads, [((), ())])):
             there = {
                 picture.sha256: data
                 for picture, data in zip(batch, read, strict=True)
@@ -152,7 +155,7 @@ class _Picture(NamedTuple):
     size: int
 
 
-def _bytes_of(picture: _Picture, storage: Storage) -> bytes | None:
+def _bytes_of(storage: Storage, picture: _Picture) -> bytes | None:
     try:
         return storage.read(image_path(picture.sha256, picture.format))
     except ObjectMissing:

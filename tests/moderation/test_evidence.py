@@ -5,6 +5,7 @@ import datetime as dt
 import hashlib
 import io
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -113,6 +114,26 @@ def test_a_crash_loses_one_batch_at_most(storage: LocalFolder, ledger: Ledger) -
         scores_of(images, Breaking(), ledger=ledger, storage=storage)
     after = Given()
     assert scores_of(images, after, ledger=ledger, storage=storage).computed == 40 - 16
+
+
+def test_the_next_batch_is_read_while_the_model_looks(storage: LocalFolder, ledger: Ledger) -> None:
+    """A distant bucket does not keep the model waiting: its pictures come meanwhile."""
+    images = [stored(storage, number) for number in range(32)]
+    second_batch = threading.Event()
+
+    class Watched(LocalFolder):
+        def read(self, path: str) -> bytes:
+            if path == image_path(str(images[16].image_sha256), "PNG"):
+                second_batch.set()
+            return super().read(path)
+
+    class Waiting(Given):
+        def score(self, pictures: Sequence[bytes]) -> Sequence[float]:
+            assert second_batch.wait(10)
+            return super().score(pictures)
+
+    watched = Watched(Path(storage.uri.removeprefix("file://")))
+    assert scores_of(images, Waiting(), ledger=ledger, storage=watched).computed == 32
 
 
 def test_a_picture_whose_bytes_are_gone_has_no_score(storage: LocalFolder, ledger: Ledger) -> None:

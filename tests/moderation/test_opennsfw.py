@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,20 @@ def test_scores_are_stable(classifier: OpenNsfw) -> None:
     assert own == pytest.approx(together, abs=1e-3)
     assert classifier.score([webp.getvalue()])[0] == pytest.approx(together[0], abs=1e-3)
     assert all(0 <= score <= 1 for score in together)
+
+
+@pytest.mark.slow
+def test_it_takes_no_more_than_its_threads(classifier: OpenNsfw) -> None:
+    """One thread takes one processor, for the same scores: processes that share a machine can."""
+    pictures = [picture(number) for number in range(24)]
+    alone = OpenNsfw(threads=1)
+    alone.score(pictures[:1])
+    began, cpu_before = time.perf_counter(), time.process_time()
+    scores = alone.score(pictures)
+    cpu, wall = time.process_time() - cpu_before, time.perf_counter() - began
+
+    assert scores == classifier.score(pictures)
+    assert cpu <= 1.1 * wall
 
 
 def test_a_black_picture_scores_as_safe(classifier: OpenNsfw) -> None:
