@@ -6,7 +6,6 @@ there with every run, and could not launch a masked one.
 """
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -61,33 +60,19 @@ def with_resources_of(dataset: ImageDataset) -> Callable[[Callable[P, T]], Calla
 
 
 def with_io_manager_of(dataset: ImageDataset, definition: DefinitionT) -> DefinitionT:
-    """Return an asset or checks that no IO manager of the project has a part in.
+    """Let an asset, or checks, ask for no IO manager but the dataset's own; return the same.
 
-    Dagster sets one up also for what stores and loads nothing: the result of a check, and an asset
-    that comes before. Its decorators do not let us say which.
+    Dagster sets up the project's also for what stores and loads nothing: the result of a check, an
+    asset that comes before, the output of a graph. Its decorators do not let us say which.
     """
-    op = definition.node_def
-    if not isinstance(op, dg.OpDefinition):
-        return definition  # the ops of a graph say it themselves
-    own = dataset.resource("io_manager")
-    ins = {
-        above.name: dg.In(dg.Nothing, input_manager_key=own)
-        if above.dagster_type.is_nothing
-        else dg.In.from_definition(above)
-        for above in op.input_defs
-    }
-    outs = {
-        output.name: dg.Out(output.dagster_type, is_required=output.is_required, io_manager_key=own)
-        if output.io_manager_key == "io_manager"
-        else dg.Out.from_definition(output)
-        for output in op.output_defs
-    }
-    attributes = definition.get_attributes_dict()
-    attributes["node_def"] = op.with_replaced_properties(op.name, ins=ins, outs=outs)
-    with warnings.catch_warnings():
-        # Made as it was, of attributes some of which Dagster marks as beta.
-        warnings.simplefilter("ignore", dg.BetaWarning)
-        return type(definition)(**attributes)
+    own, node = dataset.resource("io_manager"), definition.node_def
+    for output in node.output_defs:
+        if output.io_manager_key == "io_manager":
+            vars(output)["_io_manager_key"] = own
+    for above in node.input_defs:
+        if above.dagster_type.is_nothing:
+            vars(above)["_input_manager_key"] = own
+    return definition
 
 
 def bound_resources(
