@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.planning.forecast import Refusal
     from imagepipeline_dagster.tables.reading import SourceTables
-    from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
+    from imagepipeline_dagster.tables.schema import RowType, TableMapping
     from imagepipeline_dagster.tables.transfer.incoming import ImportOptions
     from imagepipeline_dagster.tables.transfer.merge import ImportReport, Merge
     from imagepipeline_dagster.tables.transfer.refusals import RefusedRows
@@ -183,7 +183,7 @@ def import_embeddings(
 
 
 def _import(
-    row_type: type[PromptRow | EmbeddingRow],
+    row_type: RowType,
     file: Path,
     dataset: ImageDataset,
     mapping: TableMapping,
@@ -196,7 +196,7 @@ def _import(
     **written: Any,  # noqa: ANN401 - see _options
 ) -> None:
     from imagepipeline_dagster.tables.reading import SourceTables
-    from imagepipeline_dagster.tables.transfer.merge import merge_of_file
+    from imagepipeline_dagster.tables.transfer.merge import Merge
     from imagepipeline_dagster.tables.transfer.refusals import RefusedRows
 
     if report is not None and report.resolve() == file.resolve():
@@ -208,7 +208,7 @@ def _import(
         _url_of_tables(dataset, dry_run=dry_run) as url,
     ):
         try:
-            merge = merge_of_file(
+            merge = Merge(
                 url,
                 mapping,
                 file,

@@ -11,6 +11,7 @@ from imagepipeline_dagster.tables.overrides import overrides_table
 from imagepipeline_dagster.tables.schema import (
     EmbeddingRow,
     PromptRow,
+    RowType,
     columns_of,
     key_columns,
 )
@@ -40,7 +41,7 @@ def tables_metadata() -> sa.MetaData:
     return metadata
 
 
-def _columns(row_type: type[PromptRow | EmbeddingRow]) -> list[sa.Column[Any]]:
+def _columns(row_type: RowType) -> list[sa.Column[Any]]:
     return [
         sa.Column(
             name,

@@ -98,15 +98,12 @@ def reporting_database_errors(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except sa.exc.IntegrityError as error:
+    except (sa.exc.IntegrityError, sa.exc.DataError) as error:
+        refused = isinstance(error, sa.exc.IntegrityError)
         raise RowRefused(
-            f"The tables at {shown_url(_parsed(url))} refuse a row, and nothing was changed: "
+            f"The tables at {shown_url(_parsed(url))} "
+            f"{'refuse a row' if refused else 'cannot hold a value'}, and nothing was changed: "
             f"{cause_of(error)}"
-        ) from error
-    except sa.exc.DataError as error:
-        raise RowRefused(
-            f"The tables at {shown_url(_parsed(url))} cannot hold a value, and nothing was "
-            f"changed: {cause_of(error)}"
         ) from error
     except (sa.exc.StatementError, sa.exc.TimeoutError) as error:
         raise TablesUnavailable(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,18 @@ from sqlalchemy.dialects.postgresql import CITEXT
 
 from imagepipeline_dagster.tables.errors import ColumnMissing, TableMissing
 from imagepipeline_dagster.tables.schema import (
-    EmbeddingRow,
     PromptRow,
+    RowT,
+    RowType,
     TableMapping,
     columns_of,
+    row_reader,
 )
-from imagepipeline_dagster.tables.spelling import did_you_mean
+from imagepipeline_dagster.tables.spelling import did_you_mean, listed
 
-__all__ = ["FoundTable", "check_mapping", "find_table"]
+__all__ = ["FoundTable", "check_mapping", "find_table", "rows_in"]
+
+_CHUNK = 2_000  # rows held at a time while streaming
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,30 @@ class FoundTable:
         return sa.table(self.mapping.name, schema=self.mapping.database_schema)
 
 
-def check_mapping(mapping: TableMapping, row_type: type[PromptRow | EmbeddingRow]) -> None:
+def rows_in(
+    connection: sa.Connection,
+    table: FoundTable,
+    row_type: type[RowT],
+    *wanted: sa.ColumnElement[bool],
+    order_by: Sequence[str] = (),
+) -> Iterator[RowT]:
+    """Yield a table's rows for which these conditions hold, some thousands in memory at a time."""
+    names = tuple(table.types)
+    query = (
+        sa.select(*map(table.column, names))
+        .select_from(table.clause())
+        .where(*wanted)
+        .order_by(*map(table.column, order_by))
+        .execution_options(yield_per=_CHUNK)
+    )
+    read = row_reader(row_type, names)
+    # Closed by hand: whoever stops halfway would leave a server's cursor open.
+    with connection.execute(query) as result:
+        for values in result:
+            yield read(values)
+
+
+def check_mapping(mapping: TableMapping, row_type: RowType) -> None:
     """Refuse a mapping of columns that are not ours; no database is asked.
 
     Raises:
@@ -71,15 +98,13 @@ def check_mapping(mapping: TableMapping, row_type: type[PromptRow | EmbeddingRow
     if unknown:
         kind = _kind(row_type)
         raise ColumnMissing(
-            f"The mapping of the {kind} table names {_listed(unknown)}, which "
+            f"The mapping of the {kind} table names {listed(unknown)}, which "
             f"{kind} do not have.{did_you_mean(unknown[0], ours)} "
-            f"Their columns: {_listed(ours)}."
+            f"Their columns: {listed(ours)}."
         )
 
 
-def find_table(
-    connection: sa.Connection, mapping: TableMapping, row_type: type[PromptRow | EmbeddingRow]
-) -> FoundTable:
+def find_table(connection: sa.Connection, mapping: TableMapping, row_type: RowType) -> FoundTable:
     """Look up a mapped table.
 
     Raises:
@@ -110,15 +135,15 @@ def find_table(
     if missing:
         theirs = [mapping.column(name) for name in missing]
         raise ColumnMissing(
-            f"The {kind} table {mapping.table!r} has no column {_listed(theirs)}. It has: "
-            f"{_listed(types)}. Map a column of another name: "
+            f"The {kind} table {mapping.table!r} has no column {listed(theirs)}. It has: "
+            f"{listed(types)}. Map a column of another name: "
             f'columns={{"{missing[0]}": "<its name in your table>"}}.'
         )
     present = {name: types[mapping.column(name)] for name in ours if mapping.column(name) in types}
     return FoundTable(mapping=mapping, types=present)
 
 
-def _kind(row_type: type[PromptRow | EmbeddingRow]) -> str:
+def _kind(row_type: RowType) -> str:
     return "prompts" if row_type is PromptRow else "embeddings"
 
 
@@ -135,7 +160,7 @@ def _without_table(inspector: sa.Inspector, mapping: TableMapping, kind: str) ->
     if mapping.database_schema and not names:
         return _without_schema(inspector, mapping)
     where = f"schema {mapping.database_schema!r}" if mapping.database_schema else "the database"
-    there = f"has: {_listed(names)}" if names else "has no tables"
+    there = f"has: {listed(names)}" if names else "has no tables"
     return (
         f"There is no {kind} table {mapping.table!r}; {where} {there}. Name your own table in the "
         'mapping (TableMapping("schema.table", …)), or make one: `imagepipeline-dagster init`.'
@@ -153,7 +178,3 @@ def _without_schema(inspector: sa.Inspector, mapping: TableMapping) -> str:
     schema = mapping.database_schema or ""
     hint = did_you_mean(schema, inspector.get_schema_names())
     return f"There is no schema {schema!r} with tables in it.{hint}"
-
-
-def _listed(names: Any) -> str:  # noqa: ANN401 - any iterable of names
-    return ", ".join(repr(name) for name in names)

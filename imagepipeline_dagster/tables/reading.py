@@ -12,31 +12,19 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.database import reporting_database_errors, source_engine
-from imagepipeline_dagster.tables.errors import (
-    ColumnMissing,
-    TableMissing,
-    TablesError,
-    TablesUnavailable,
-)
-from imagepipeline_dagster.tables.found import FoundTable, find_table
+from imagepipeline_dagster.tables.errors import TablesError
+from imagepipeline_dagster.tables.found import FoundTable, find_table, rows_in
 from imagepipeline_dagster.tables.schema import (
     EmbeddingRow,
     PromptRow,
     RowT,
+    RowType,
     TableMapping,
-    row_reader,
     source_json,
 )
 from imagepipeline_dagster.tables.values import read_text
 
-__all__ = [
-    "ColumnMissing",
-    "PromptsTable",
-    "SourceTables",
-    "TableMissing",
-    "TablesError",
-    "TablesUnavailable",
-]
+__all__ = ["PromptsTable", "SourceTables"]
 
 _CHUNK = 2_000  # rows held at a time while streaming
 _QUERY_SECONDS = 40  # a sensor has 60 for everything
@@ -160,9 +148,7 @@ class SourceTables:
         """Return the prompts table as the database has it; for the modules of this package."""
         return self._table(connection, PromptRow)
 
-    def _table(
-        self, connection: sa.Connection, row_type: type[PromptRow | EmbeddingRow]
-    ) -> FoundTable:
+    def _table(self, connection: sa.Connection, row_type: RowType) -> FoundTable:
         table = self._found.get(row_type)
         if table is None:
             mapping = self._prompts_mapping if row_type is PromptRow else self._embeddings_mapping
@@ -173,16 +159,7 @@ class SourceTables:
     def _rows(
         self, connection: sa.Connection, row_type: type[RowT], wanted: sa.ColumnElement[bool]
     ) -> Iterator[RowT]:
-        table = self._table(connection, row_type)
-        names = tuple(table.types)
-        query = (
-            sa.select(*map(table.column, names)).select_from(table.clause()).where(wanted)
-        ).execution_options(yield_per=_CHUNK)
-        read = row_reader(row_type, names)
-        # Closed by hand: whoever stops halfway would leave a server's cursor open.
-        with connection.execute(query) as result:
-            for values in result:
-                yield read(values)
+        return rows_in(connection, self._table(connection, row_type), row_type, wanted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from imagepipeline_dagster.tables.creating import tables_metadata
 from imagepipeline_dagster.tables.database import writing
 from imagepipeline_dagster.tables.errors import TablesError
 from imagepipeline_dagster.tables.found import find_table
-from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
+from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, RowType, TableMapping
 from imagepipeline_dagster.tables.transfer.incoming import ImportOptions, IncomingRows
 from imagepipeline_dagster.tables.transfer.target import TargetTable
 
@@ -65,7 +65,7 @@ def create_sample_tables(url: str) -> bool:
     return True
 
 
-def _fill(connection: sa.Connection, row_type: type[PromptRow | EmbeddingRow]) -> None:
+def _fill(connection: sa.Connection, row_type: RowType) -> None:
     with as_file(files("imagepipeline_dagster.tables") / _FILES[row_type]) as file:
         incoming = IncomingRows(file, row_type, options=ImportOptions())
         with closing(incoming.stage()) as staged:

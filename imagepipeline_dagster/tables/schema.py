@@ -22,6 +22,8 @@ __all__ = [
     "Column",
     "EmbeddingRow",
     "PromptRow",
+    "RowT",
+    "RowType",
     "TableMapping",
     "columns_of",
     "content_json",
@@ -173,9 +175,11 @@ class EmbeddingRow:
 
 
 RowT = TypeVar("RowT", PromptRow, EmbeddingRow)
+RowType = type[PromptRow | EmbeddingRow]
+"""Which of the two tables is meant."""
 
 
-def _columns(row_type: type[PromptRow | EmbeddingRow]) -> Mapping[str, Column]:
+def _columns(row_type: RowType) -> Mapping[str, Column]:
     columns = {
         field.name: Column(
             name=field.name,
@@ -193,12 +197,12 @@ def _columns(row_type: type[PromptRow | EmbeddingRow]) -> Mapping[str, Column]:
 _COLUMNS = {row_type: _columns(row_type) for row_type in (PromptRow, EmbeddingRow)}
 
 
-def columns_of(row_type: type[PromptRow | EmbeddingRow]) -> Mapping[str, Column]:
+def columns_of(row_type: RowType) -> Mapping[str, Column]:
     """Return the table's columns by name, in their order."""
     return _COLUMNS[row_type]
 
 
-def key_columns(row_type: type[PromptRow | EmbeddingRow]) -> tuple[str, ...]:
+def key_columns(row_type: RowType) -> tuple[str, ...]:
     """Return the columns which tell a table's rows apart."""
     return ("prompt_set", "prompt_id") if row_type is PromptRow else ("embedding_id",)
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from itertools import islice
 
-__all__ = ["did_you_mean", "is_blank", "look_alike", "visible_name"]
+__all__ = ["did_you_mean", "is_blank", "listed", "look_alike", "visible_name"]
 
 _COMPARED = 10_000  # names: comparing them takes about half a second
 _SHOWN = 3
@@ -20,6 +20,11 @@ def did_you_mean(written: str, there: Iterable[str]) -> str:
         names.setdefault(look_alike(name), name)
     close = difflib.get_close_matches(look_alike(written), names, n=_SHOWN)
     return f" Did you mean {' or '.join(repr(names[name]) for name in close)}?" if close else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as a message lists them: in quotes, with commas."""
+    return ", ".join(map(repr, names))
 
 
 def visible_name(name: str) -> str:

@@ -9,17 +9,17 @@ from typing import Any
 
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
 from imagepipeline_dagster.tables.transfer.incoming import ImportOptions
-from imagepipeline_dagster.tables.transfer.merge import ImportReport, merge_of_file
+from imagepipeline_dagster.tables.transfer.merge import ImportReport, Merge
 
 
 def import_prompts(
     url: str,
     mapping: TableMapping,
     file: Path,
-    **options: Any,  # noqa: ANN401 - those of merge_of_file, and of its ImportOptions
+    **options: Any,  # noqa: ANN401 - those of Merge, and of its ImportOptions
 ) -> ImportReport:
     """Bring a file's rows into the prompts table."""
-    with closing(merge_of_file(url, mapping, file, PromptRow, **_sorted(options))) as merge:
+    with closing(Merge(url, mapping, file, PromptRow, **_sorted(options))) as merge:
         return merge.carry_out()
 
 
@@ -27,10 +27,10 @@ def import_embeddings(
     url: str,
     mapping: TableMapping,
     file: Path,
-    **options: Any,  # noqa: ANN401 - those of merge_of_file, and of its ImportOptions
+    **options: Any,  # noqa: ANN401 - those of Merge, and of its ImportOptions
 ) -> ImportReport:
     """Bring a file's rows into the embeddings table."""
-    with closing(merge_of_file(url, mapping, file, EmbeddingRow, **_sorted(options))) as merge:
+    with closing(Merge(url, mapping, file, EmbeddingRow, **_sorted(options))) as merge:
         return merge.carry_out()
 
 
@@ -38,7 +38,7 @@ _OF_THE_FILE = tuple(field.name for field in fields(ImportOptions))
 
 
 def _sorted(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of merge_of_file, those of its ImportOptions put together."""
+    """Return the arguments of Merge, those of its ImportOptions put together."""
     if "options" in options:
         return options
     of_file = {name: options.pop(name) for name in _OF_THE_FILE if name in options}

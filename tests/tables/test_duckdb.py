@@ -10,13 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.checksums import checksums_among, checksums_between
+from imagepipeline_dagster.tables.errors import TableMissing, TablesError, TablesUnavailable
 from imagepipeline_dagster.tables.fingerprints import fingerprint_sets
-from imagepipeline_dagster.tables.reading import (
-    SourceTables,
-    TableMissing,
-    TablesError,
-    TablesUnavailable,
-)
+from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import TableMapping
 from imagepipeline_dagster.tables.summaries import (
     newest_time,

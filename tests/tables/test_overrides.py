@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy.exc import DatabaseError
 
 from imagepipeline_dagster.tables.creating import create_tables
+from imagepipeline_dagster.tables.errors import TablesUnavailable
 from imagepipeline_dagster.tables.overrides import (
     Override,
     OverrideDecision,
@@ -19,7 +20,6 @@ from imagepipeline_dagster.tables.overrides import (
     read_overrides,
     record_overrides,
 )
-from imagepipeline_dagster.tables.reading import TablesUnavailable
 
 Execute = Callable[..., None]
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)

@@ -10,12 +10,8 @@ import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.checksums import checksums_among
 from imagepipeline_dagster.tables.creating import create_tables
-from imagepipeline_dagster.tables.reading import (
-    ColumnMissing,
-    SourceTables,
-    TableMissing,
-    TablesUnavailable,
-)
+from imagepipeline_dagster.tables.errors import ColumnMissing, TableMissing, TablesUnavailable
+from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
 from imagepipeline_dagster.tables.summaries import (
     count_unassigned,

@@ -8,8 +8,9 @@ from sqlalchemy import text
 from imagepipeline_dagster.api.contract import TASKS, request_for
 from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.database import writing
+from imagepipeline_dagster.tables.errors import TableMissing
 from imagepipeline_dagster.tables.fingerprints import fingerprint_sets
-from imagepipeline_dagster.tables.reading import SourceTables, TableMissing
+from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.samples import (
     SampleMissing,
     create_sample_tables,

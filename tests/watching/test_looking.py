@@ -12,12 +12,13 @@ import sqlalchemy as sa
 
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.tables.creating import create_tables
+from imagepipeline_dagster.tables.errors import TablesError
 from imagepipeline_dagster.tables.fingerprints import (
     SetFingerprint,
     fingerprint_sets,
     fingerprint_used,
 )
-from imagepipeline_dagster.tables.reading import SourceTables, TablesError
+from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.summaries import newest_time
 from imagepipeline_dagster.watching import contents
 from imagepipeline_dagster.watching.contents import SetContents

@@ -10,13 +10,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.database import reporting_database_errors, source_engine
-from imagepipeline_dagster.tables.found import FoundTable, find_table
-from imagepipeline_dagster.tables.schema import (
-    RowT,
-    TableMapping,
-    key_columns,
-    row_reader,
-)
+from imagepipeline_dagster.tables.found import FoundTable, find_table, rows_in
+from imagepipeline_dagster.tables.schema import RowT, TableMapping, key_columns
 from imagepipeline_dagster.tables.transfer.progress import OnProgress, RowProgress
 from imagepipeline_dagster.tables.transfer.writing_files import ExportRefused, writing_file
 
@@ -80,24 +75,14 @@ def _rows(
     row_type: type[RowT],
     prompt_sets: Collection[str],
 ) -> Iterator[RowT]:
-    names = tuple(table.types)
-    query = (
-        sa.select(*map(table.column, names))
-        .select_from(table.clause())
-        .order_by(*map(table.column, key_columns(row_type)))
-        .execution_options(yield_per=_CHUNK)
-    )
+    wanted = []
     of = table.types.get("prompt_set")
     if prompt_sets and isinstance(of, sa.String) and not isinstance(of, sa.Enum):
-        query = query.where(table.column("prompt_set").in_(prompt_sets))
-    read = row_reader(row_type, names)
-    # Closed by hand: whoever stops halfway would leave a server's cursor open.
-    with connection.execute(query) as result:
-        for values in result:
-            row = read(values)
-            # Compared here too: collations differ, and a number is no text to the database.
-            if not prompt_sets or getattr(row, "prompt_set", None) in prompt_sets:
-                yield row
+        wanted.append(table.column("prompt_set").in_(prompt_sets))
+    for row in rows_in(connection, table, row_type, *wanted, order_by=key_columns(row_type)):
+        # Compared here too: collations differ, and a number is no text to the database.
+        if not prompt_sets or getattr(row, "prompt_set", None) in prompt_sets:
+            yield row
 
 
 def _written(

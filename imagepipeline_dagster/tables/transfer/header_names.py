@@ -9,12 +9,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, columns_of
-from imagepipeline_dagster.tables.spelling import visible_name
+from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, RowType, columns_of
+from imagepipeline_dagster.tables.spelling import listed, visible_name
 
 __all__ = ["HeadersRefused", "Resolution", "known_names", "plain_name", "resolved_headers"]
-
-RowType = type[PromptRow | EmbeddingRow]
 
 _SYNONYMS: Mapping[RowType, Mapping[str, str]] = {
     PromptRow: {
@@ -98,18 +96,18 @@ def resolved_headers(
     if other is not None:
         raise HeadersRefused([other])
     problems = [
-        f"{name!r} is no column of ours; those are {_listed(ours)}"
+        f"{name!r} is no column of ours; those are {listed(ours)}"
         for name in (*column_map, *given)
         if name not in ours
     ]
     problems += [
         f"the file has no column {header!r}, which {name} is mapped to; it has "
-        f"{_listed(headers) or 'none'}"
+        f"{listed(headers) or 'none'}"
         for name, header in column_map.items()
         if header not in headers
     ]
     problems += [
-        f"the file has no column {header!r}, which is to be ignored; it has {_listed(headers)}"
+        f"the file has no column {header!r}, which is to be ignored; it has {listed(headers)}"
         for header in ignored
         if header not in headers
     ]
@@ -207,9 +205,5 @@ def _without(missing: Sequence[str], headers: Sequence[str]) -> str:
         ways.append("--set NAME for all rows, --set-from FILENAME, or --map prompt_set=HEADER")
     return (
         f"no column is called {' or '.join(map(repr, missing))}; the file has "
-        f"{_listed(headers) or 'none'}. Say what to take: {'; '.join(ways)}"
+        f"{listed(headers) or 'none'}. Say what to take: {'; '.join(ways)}"
     )
-
-
-def _listed(names: Collection[str]) -> str:
-    return ", ".join(map(repr, names))

@@ -19,8 +19,8 @@ from imagepipeline_dagster.api.contract import RANGES, Range
 from imagepipeline_dagster.tables.errors import TablesError
 from imagepipeline_dagster.tables.schema import (
     Column,
-    EmbeddingRow,
     PromptRow,
+    RowType,
     columns_of,
     content_json,
     key_columns,
@@ -139,7 +139,7 @@ class IncomingRows:
     def __init__(
         self,
         file: Path,
-        row_type: type[PromptRow | EmbeddingRow],
+        row_type: RowType,
         *,
         options: ImportOptions,
         on_progress: OnProgress = lambda _: None,

@@ -22,6 +22,7 @@ from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import (
     EmbeddingRow,
     PromptRow,
+    RowType,
     TableMapping,
     content_json,
     key_columns,
@@ -38,7 +39,7 @@ from imagepipeline_dagster.tables.transfer.progress import OnProgress, RowProgre
 from imagepipeline_dagster.tables.transfer.staging import StagedRows, Values
 from imagepipeline_dagster.tables.transfer.target import TargetTable, ValueUnfit
 
-__all__ = ["ImportReport", "Merge", "merge_of_file"]
+__all__ = ["ImportReport", "Merge"]
 
 _CHUNK = 2_000  # rows compared and written at a time
 _SETS = 500  # prompt sets asked for at a time
@@ -66,17 +67,24 @@ class ImportReport:
 
 
 class Merge:
-    """A file's rows, read and checked, before they are brought into a table.
+    """A file's rows, read and checked, before they are brought into a table; close it when done.
 
-    Close it when done. The database is not touched before `changes`, which only reads, and
-    not changed before `carry_out`.
+    Prompts go by prompt set and prompt id, embeddings by embedding id. A file of prompts without
+    ids gives each row one that follows from its content: the same row gets the same id in every
+    import. Rows and columns which the file does not have stay as they are.
+
+    The database is not touched before `changes`, which only reads, and not changed before
+    `carry_out`. `incoming` are the file's rows: what of the file was guessed and ignored.
 
     Args:
         url: SQLAlchemy URL of the database.
         mapping: the table, and its columns where they have other names.
-        incoming: the file's rows.
+        file: a file of rows, as `reading_files` opens it.
+        row_type: which of the two tables it is.
+        options: what a person says about the file.
         replace_sets: whether rows which the file lacks go, out of the sets that the file has.
-        on_progress: told of the rows "compared" and "written".
+        on_progress: told of the rows "read", then "compared" or "written".
+        on_refused: told of each row that is refused, and why.
 
     Raises:
         ImportRefused: with what to put right in the file.
@@ -86,17 +94,22 @@ class Merge:
         self,
         url: str,
         mapping: TableMapping,
-        incoming: IncomingRows,
+        file: Path,
+        row_type: RowType,
         *,
+        options: ImportOptions = ImportOptions(),  # noqa: B008 - frozen
         replace_sets: bool = False,
         on_progress: OnProgress = lambda _: None,
+        on_refused: OnRefused = lambda *_: None,
     ) -> None:
         self._url = url
         self._mapping = mapping
-        self._incoming = incoming
         self._replaces_sets = replace_sets
         self._on_progress = on_progress
-        self._staged = incoming.stage()
+        self.incoming = IncomingRows(
+            file, row_type, options=options, on_progress=on_progress, on_refused=on_refused
+        )
+        self._staged = self.incoming.stage()
 
     def close(self) -> None:
         """Forget the rows."""
@@ -111,14 +124,9 @@ class Merge:
         return len(self._staged)
 
     @property
-    def incoming(self) -> IncomingRows:
-        """The file's rows: what of the file was guessed and ignored."""
-        return self._incoming
-
-    @property
     def is_of_prompts(self) -> bool:
         """Whether the rows are prompts, and not embeddings."""
-        return self._incoming.row_type is PromptRow
+        return self.incoming.row_type is PromptRow
 
     def brings(self, prompt_set: str, prompt_id: str) -> bool:
         """Tell whether the file has this row."""
@@ -131,8 +139,8 @@ class Merge:
     def notes(self) -> tuple[str, ...]:
         """Return what was read otherwise than it was written, and set names that look alike."""
         alike: dict[str, str] = {}
-        notes = list(self._incoming.notes)
-        if self._incoming.row_type is PromptRow:
+        notes = list(self.incoming.notes)
+        if self.incoming.row_type is PromptRow:
             for name in chain(self._sets_there(), *self._staged.prompt_sets(_SETS)):
                 other = alike.setdefault(look_alike(name), name)
                 if other != name:
@@ -187,7 +195,7 @@ class Merge:
 
         A change of an embedding concerns the sets whose prompts use it. `tables` are as they are.
         """
-        if self._incoming.row_type is PromptRow:
+        if self.incoming.row_type is PromptRow:
             for name in changes.by_set:
                 yield name, self.prompts_after(name, tables.prompts(name))
             return
@@ -215,7 +223,7 @@ class Merge:
             after = tables.embeddings()
         except TableMissing:
             after = {}
-        if self._incoming.row_type is EmbeddingRow:
+        if self.incoming.row_type is EmbeddingRow:
             for row in chain.from_iterable(self._staged.chunks(_CHUNK)):
                 there = after.get(row["embedding_id"])
                 after[row["embedding_id"]] = replace(there, **row) if there else EmbeddingRow(**row)
@@ -255,8 +263,8 @@ class Merge:
             updated=total.updated,
             unchanged=total.unchanged,
             deleted=total.deleted,
-            duplicates=self._incoming.duplicates,
-            ignored_columns=self._incoming.ignored_columns,
+            duplicates=self.incoming.duplicates,
+            ignored_columns=self.incoming.ignored_columns,
             notes=self.notes(),
         )
 
@@ -268,14 +276,14 @@ class Merge:
             raise self._refused(str(error)) from error
 
     def _refused(self, problem: str) -> ImportRefused:
-        return ImportRefused(self._incoming.path, (problem,))
+        return ImportRefused(self.incoming.path, (problem,))
 
     def _target(self, connection: sa.Connection) -> TargetTable:
         return TargetTable(
             connection,
             self._mapping,
-            self._incoming.row_type,
-            columns=self._incoming.columns,
+            self.incoming.row_type,
+            columns=self.incoming.columns,
         )
 
     def _compared(self, target: TargetTable, *, done: str) -> Iterator[list[RowChange]]:
@@ -312,39 +320,3 @@ class Merge:
 def _prompt_set(change: RowChange) -> str:
     """Return the row's prompt set; all embeddings are one set without a name."""
     return str(change.values.get("prompt_set", ""))
-
-
-def merge_of_file(
-    url: str,
-    mapping: TableMapping,
-    file: Path,
-    row_type: type[PromptRow | EmbeddingRow],
-    *,
-    options: ImportOptions = ImportOptions(),  # noqa: B008 - frozen
-    replace_sets: bool = False,
-    on_progress: OnProgress = lambda _: None,
-    on_refused: OnRefused = lambda *_: None,
-) -> Merge:
-    """Return a file's rows, read and checked, about to be brought into a table; close it when done.
-
-    Prompts go by prompt set and prompt id, embeddings by embedding id. A file of prompts without
-    ids gives each row one that follows from its content: the same row gets the same id in every
-    import. Rows and columns which the file does not have stay as they are.
-
-    Args:
-        url: SQLAlchemy URL of the database.
-        mapping: the table, and its columns where they have other names.
-        file: a file of rows, as `reading_files` opens it.
-        row_type: which of the two tables it is.
-        options: what a person says about the file.
-        replace_sets: whether rows which the file lacks go, out of the sets that the file has.
-        on_progress: told of the rows "read", then "compared" or "written".
-        on_refused: told of each row that is refused, and why.
-
-    Raises:
-        ImportRefused: with what to put right in the file.
-    """
-    incoming = IncomingRows(
-        file, row_type, options=options, on_progress=on_progress, on_refused=on_refused
-    )
-    return Merge(url, mapping, incoming, replace_sets=replace_sets, on_progress=on_progress)

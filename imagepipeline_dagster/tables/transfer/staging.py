@@ -9,12 +9,23 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, columns_of, key_columns
+from imagepipeline_dagster.tables.schema import (
+    RowType,
+    columns_of,
+    key_columns,
+)
 
 __all__ = ["SeenRows", "StagedRows", "Values"]
 
 Values = Mapping[str, Any]
 """A row by our names."""
+
+
+def _temporary_database() -> sqlite3.Connection:
+    # The empty name is a private database in a file that closing removes: worth no journal.
+    database = sqlite3.connect("")
+    database.execute("PRAGMA journal_mode = OFF")
+    return database
 
 
 class StagedRows:
@@ -27,16 +38,11 @@ class StagedRows:
         columns: those of ours which the rows have; its keys are always among them.
     """
 
-    def __init__(
-        self, row_type: type[PromptRow | EmbeddingRow], columns: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, row_type: RowType, columns: Sequence[str] = ()) -> None:
         self._keys = key_columns(row_type)
         self.columns = tuple(dict.fromkeys((*self._keys, *columns)))
         self._readers = [(name, columns_of(row_type)[name].read) for name in self.columns]
-        # The empty name is a private database in a temporary file. Nothing in it is worth a
-        # journal.
-        self._database = sqlite3.connect("")
-        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database = _temporary_database()
         # The names in these statements are our own columns.
         names, keys = ", ".join(self.columns), ", ".join(self._keys)
         self._database.execute(
@@ -88,8 +94,8 @@ class StagedRows:
 
     def of_set(self, prompt_set: str) -> list[Values]:
         """Return the rows of a prompt set."""
-        found = self._database.execute(self._of_set, (prompt_set,))
-        return [self._values(row) for row in found]
+        rows = self._database.execute(self._of_set, (prompt_set,))
+        return [self._values(row) for row in rows]
 
     def _values(self, row: Sequence[object]) -> Values:
         return {name: read(kept) for (name, read), kept in zip(self._readers, row, strict=True)}
@@ -110,10 +116,7 @@ class SeenRows:
     """Rows by a key and, within it, by their whole text; close it when done."""
 
     def __init__(self) -> None:
-        # The empty name is a private database in a temporary file, removed on closing. Nothing in
-        # it is worth a journal.
-        self._database = sqlite3.connect("")
-        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database = _temporary_database()
         self._database.execute(
             "CREATE TABLE seen (key BLOB, whole BLOB, PRIMARY KEY (key, whole)) WITHOUT ROWID"
         )

@@ -14,12 +14,12 @@ import sqlalchemy as sa
 from imagepipeline_dagster.tables.errors import ColumnMissing
 from imagepipeline_dagster.tables.found import FoundTable, find_table
 from imagepipeline_dagster.tables.schema import (
-    EmbeddingRow,
-    PromptRow,
+    RowType,
     TableMapping,
     columns_of,
     key_columns,
 )
+from imagepipeline_dagster.tables.spelling import listed
 from imagepipeline_dagster.tables.transfer.changes import ChangeKind, RowChange
 from imagepipeline_dagster.tables.transfer.staging import Values
 from imagepipeline_dagster.tables.values import (
@@ -95,7 +95,7 @@ class TargetTable:
         self,
         connection: sa.Connection,
         mapping: TableMapping,
-        row_type: type[PromptRow | EmbeddingRow],
+        row_type: RowType,
         *,
         columns: Sequence[str],
     ) -> None:
@@ -295,7 +295,7 @@ def _check_columns(found: FoundTable, columns: Sequence[str]) -> None:
     if missing:
         raise ColumnMissing(
             f"The table {found.mapping.table!r} has no column for "
-            f"{', '.join(map(repr, missing))}, which the file brings. Add it to the table, map it, "
+            f"{listed(missing)}, which the file brings. Add it to the table, map it, "
             "or leave it out of the file."
         )
 

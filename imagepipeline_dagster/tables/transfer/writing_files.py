@@ -27,9 +27,9 @@ from typing_extensions import override
 
 from imagepipeline_dagster.tables.errors import TablesError
 from imagepipeline_dagster.tables.schema import (
-    EmbeddingRow,
     PromptRow,
     RowT,
+    RowType,
     columns_of,
     key_columns,
 )
@@ -118,7 +118,6 @@ class _LeftOpen(io.RawIOBase):
         return self._file.write(data)
 
 
-RowType = type[PromptRow | EmbeddingRow]
 # A text that a spreadsheet would run, and one that looks as if it were marked already.
 _RUN = re.compile("'*[=+@\t\r-]")
 

@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imagepipeline_dagster.tables.creating import create_tables
-from imagepipeline_dagster.tables.errors import RowRefused
-from imagepipeline_dagster.tables.reading import (
+from imagepipeline_dagster.tables.errors import (
     ColumnMissing,
-    SourceTables,
+    RowRefused,
     TableMissing,
     TablesUnavailable,
 )
+from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import PromptRow, TableMapping
 from imagepipeline_dagster.tables.spelling import visible_name
 from imagepipeline_dagster.tables.transfer.incoming import ImportRefused

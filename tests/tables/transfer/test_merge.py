@@ -10,11 +10,12 @@ import pytest
 import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.creating import create_tables
-from imagepipeline_dagster.tables.reading import SourceTables, TablesUnavailable
+from imagepipeline_dagster.tables.errors import TablesUnavailable
+from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
 from imagepipeline_dagster.tables.transfer.changes import ChangeKind, RowCounts
 from imagepipeline_dagster.tables.transfer.incoming import ImportRefused
-from imagepipeline_dagster.tables.transfer.merge import Merge, merge_of_file
+from imagepipeline_dagster.tables.transfer.merge import Merge
 from tests.tables.conftest import Execute
 from tests.tables.filling import import_prompts
 
@@ -51,7 +52,7 @@ def csv_file(folder: Path, rows: Sequence[Sequence[object]]) -> Path:
 
 def merge_of(url: str, file: Path, *, replace_sets: bool = False) -> Merge:
     """Return a file's rows, about to be merged into the prompts."""
-    return merge_of_file(url, PROMPTS, file, PromptRow, replace_sets=replace_sets)
+    return Merge(url, PROMPTS, file, PromptRow, replace_sets=replace_sets)
 
 
 def content(url: str) -> list[tuple[str, str, str, object]]:
@@ -213,7 +214,7 @@ def test_embeddings_as_they_are_to_be(tables_url: str, tmp_path: Path, execute: 
     file = tmp_path / "e.csv"
     file.write_text("embedding_id,version\ne,2\ng,1\n")
     with (
-        closing(merge_of_file(tables_url, TableMapping("embeddings"), file, EmbeddingRow)) as merge,
+        closing(Merge(tables_url, TableMapping("embeddings"), file, EmbeddingRow)) as merge,
         SourceTables(tables_url) as tables,
     ):
         changes = merge.changes()
