@@ -5,7 +5,8 @@
 
 - `stage`: what a stage is. `batches`: many sets made in one run.
 - `moderation_checks`: the checks of the verdicts, beside their asset.
-- `sensors`, `moderation_sensor`, `schedules`: they start runs. `alert_sensors` tell people.
+- `sensors`, `moderation_sensor`, `release_sensor`, `schedules`: they start runs.
+- `alert_sensors`: they tell people.
 - `registration` of the sets, `plans` and their approval: they come before paying.
 - `status`: how a dataset stands. `installation`: whether it can work.
 - `dataset`: the options of one. `metadata`, `plan_metadata`, `moderation_metadata`: what it shows.
@@ -38,6 +39,7 @@ from imagepipeline_dagster.defs.moderation_sensor import build_moderation_overri
 from imagepipeline_dagster.defs.plans import build_plan_jobs, build_purchase_of_approved
 from imagepipeline_dagster.defs.prompt_sets import build_prompt_sets
 from imagepipeline_dagster.defs.registration import build_registration
+from imagepipeline_dagster.defs.release_sensor import build_release_sensor
 from imagepipeline_dagster.defs.resource_keys import bound_resources, with_io_manager_of
 from imagepipeline_dagster.defs.schedules import build_schedules
 from imagepipeline_dagster.defs.sensors import build_sensors
@@ -122,6 +124,7 @@ def build_definitions(
             *build_sensors(dataset, jobs=[job, batch_job], status=sensor_status),
             build_purchase_of_approved(dataset, status=sensor_status),
             *moderation_sensors,
+            *build_release_sensor(dataset, status=sensor_status),
         ],
         schedules=build_schedules(dataset, status=schedule_status),
         resources={

@@ -9,7 +9,7 @@
 - `last_look`: what the newest release was last compared with.
 - `fates`: what became of a picture: its verdicts, and the releases that hold it.
 - `splits`: which split a sample is in. `packing`: the formats, written split by split.
-- `policy`: how a dataset is released.
+- `policy`: how a dataset is released. `on_change`: when, if its sets changed.
 - `changes`: why a sample differs between two releases. `comparing`: which do, of any number.
 - `changes_sheet`: their pictures before and after.
 - `publish`: a new version where the content changed, whole or not at all.

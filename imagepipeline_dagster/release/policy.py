@@ -55,6 +55,15 @@ class ReleasePolicy(Options):
         low=0,
         high=1,
     )
+    on_change: bool = Field(
+        default=False,
+        description="Release also when sets changed, besides `release_cron`: once after a burst.",
+    )
+    quiet_minutes: float = bounded(
+        10,
+        "With on_change: how long no set may have changed, and no run of one be under way.",
+        low=0,
+    )
 
     @model_validator(mode="after")
     def _can_be_meant(self) -> Self:

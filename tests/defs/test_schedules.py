@@ -10,6 +10,7 @@ import pytest
 from imagepipeline_dagster.defs import ImageDataset
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import prompt_sets
+from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.watching.options import Watching
 from tests.pipeline import STAGES, Pipeline, open_pipeline, partition_keys
 
@@ -146,3 +147,35 @@ def test_the_release_is_asked_for_daily(pipeline: Pipeline) -> None:
 
     assert (schedule.cron_schedule, schedule.job_name) == ("0 6 * * *", "release_image_dataset")
     assert request.partition_key is None
+
+
+def test_a_burst_of_sets_makes_one_release(tmp_path: Path) -> None:
+    """Five changed sets ask for one release; no change, and a set that a check stops, for none."""
+    policy = ReleasePolicy(on_change=True, quiet_minutes=0)
+    dataset = ImageDataset(key_prefix=("shop",), release=policy)
+    with open_pipeline(tmp_path, dataset=dataset) as pipeline:
+        for number in range(5):
+            pipeline.add(f"set_{number}", "one")
+        runs = pipeline.tick()
+        assert pipeline.tick("image_dataset_sensor") == []
+        for run in runs:
+            pipeline.run(str(run.partition_key))
+
+        (request,) = pipeline.tick("image_dataset_sensor")
+        assert request.partition_key is None
+        assert pipeline.tick("image_dataset_sensor") == []
+
+        pipeline.run("set_0")
+        (again,) = pipeline.tick("image_dataset_sensor")
+        assert again.run_key != request.run_key
+        pipeline.run("set_0")
+        pipeline.instance.report_runless_asset_event(
+            dg.AssetCheckEvaluation(
+                asset_key=dataset.key("moderated_images"),
+                check_name="few_are_rejected",
+                passed=False,
+                blocking=True,
+                partition="set_0",
+            )
+        )
+        assert pipeline.tick("image_dataset_sensor") == []

@@ -1,0 +1,93 @@
+"""The sensor that asks for a release once changed sets are quiet.
+
+Declarative automation knows no quiet period, and would look at every partition at each tick.
+"""
+
+import time
+from collections.abc import Iterator
+
+import dagster as dg
+
+# Dagster exports no way to read the checks of all partitions by one query.
+from dagster._core.storage.asset_check_execution_record import (
+    AssetCheckExecutionRecordStatus,
+    AssetCheckPartitionInfo,
+)
+
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.moderated_images import check_moderated_images
+from imagepipeline_dagster.defs.under_way import partitions_in_use
+from imagepipeline_dagster.release.on_change import ChangedSet, ReleasedDataset, watch_changes
+
+__all__ = ["build_release_sensor"]
+
+
+def build_release_sensor(
+    dataset: ImageDataset, *, status: dg.DefaultSensorStatus
+) -> list[dg.SensorDefinition]:
+    """Return the sensor, where the dataset is released on change."""
+    if not dataset.release.on_change:
+        return []
+
+    @dg.sensor(
+        name=dataset.named("image_dataset_sensor"),
+        job_name=dataset.named("release_image_dataset"),
+        minimum_interval_seconds=dataset.watching.sensor_seconds,
+        default_status=status,
+        description="Asks for a release once sets changed, passed their blocking checks, and were "
+        f"quiet for {dataset.release.quiet_minutes:g} minutes.",
+    )
+    def image_dataset_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        instance = context.instance
+        tick = watch_changes(
+            ReleasedDataset(
+                newest=lambda: _newest(dataset, instance),
+                changed_after=lambda event: _changed_after(dataset, instance, event),
+                under_way=lambda: _is_under_way(dataset, instance),
+                quiet_seconds=60 * dataset.release.quiet_minutes,
+                clock=time.time,
+            ),
+            context.cursor,
+        )
+        run = dg.RunRequest(run_key=f"{dataset.name}/release/{tick.cursor}")
+        return dg.SensorResult(
+            skip_reason=tick.why or None,
+            run_requests=[run] if tick.asks else [],
+            cursor=tick.cursor,
+        )
+
+    return [image_dataset_sensor]
+
+
+def _newest(dataset: ImageDataset, instance: dg.DagsterInstance) -> tuple[int, float] | None:
+    """Return the newest event about stored verdicts, and when it was."""
+    stored = instance.fetch_materializations(dataset.key("moderated_images"), limit=1).records
+    return (stored[0].storage_id, stored[0].timestamp) if stored else None
+
+
+def _changed_after(
+    dataset: ImageDataset, instance: dg.DagsterInstance, event: int
+) -> Iterator[ChangedSet]:
+    """Yield the sets whose verdicts were stored or checked after an event."""
+    key = dataset.key("moderated_images")
+    blocking = [
+        dg.AssetCheckKey(key, check.name)
+        for check in check_moderated_images(dataset)
+        if check.blocking
+    ]
+    checks: dict[str | None, list[AssetCheckPartitionInfo]] = {}
+    for check in instance.event_log_storage.get_asset_check_partition_info(blocking, event):
+        checks.setdefault(check.partition_key, []).append(check)
+    for of_set in checks.values():
+        yield ChangedSet(
+            event=max(check.latest_check_event_storage_id for check in of_set),
+            passes=all(
+                check.latest_execution_status is AssetCheckExecutionRecordStatus.SUCCEEDED
+                for check in of_set
+            ),
+        )
+
+
+def _is_under_way(dataset: ImageDataset, instance: dg.DagsterInstance) -> bool:
+    partitions = set(instance.get_dynamic_partitions(dataset.named("prompt_set")))
+    return bool(partitions_in_use(instance, partitions))
