@@ -141,11 +141,8 @@ def engine_that_writes(url: URL, *, write_ahead: bool = False) -> sa.Engine:
     """Return an engine whose transactions are all or nothing, table definitions included.
 
     On SQLite each takes the lock of the writers at its beginning, so that two wait for each other
-    instead of failing halfway; one with the execution option `only_reads` takes none.
-
-    Args:
-        url: of the database.
-        write_ahead: keep a SQLite file in WAL mode, whose readers wait for no writer.
+    instead of failing halfway; one with the execution option `only_reads` takes none. With
+    `write_ahead` the file is in WAL mode, whose readers wait for no writer.
 
     Raises:
         DriverMissing: the URL's driver is not installed.

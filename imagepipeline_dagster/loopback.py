@@ -22,31 +22,26 @@ _STOP_SECONDS = 5.0
 _KEEP_ALIVE_SECONDS = 75
 
 
-def listen(port: int = 0, *, host: str = LOOPBACK) -> socket.socket:
+def listen(port: int = 0) -> socket.socket:
     """Return a listening socket; port 0 takes a free one.
 
     Raises:
         OSError: when the port is taken.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    return socket.create_server((LOOPBACK, port), backlog=_BACKLOG)
 
 
 def url_of(listening: socket.socket) -> str:
     """Return the URL that the socket is reached at, without a trailing slash."""
-    host, port = listening.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    host, port = listening.getsockname()
+    return f"http://{host}:{port}"
 
 
 class QuietServer(uvicorn.Server):
     """uvicorn on one socket, silent but for warnings, that says when it answers.
 
-    Args:
-        app: what it serves.
-        listening: the socket.
-        on_ready: called when it answers.
-        on_stop: called before it waits for the answers that are under way.
-        protocol: how it speaks HTTP/1.1.
+    `on_ready` is called when it answers, `on_stop` before it waits for the answers under way.
+    `protocol` is how it speaks HTTP/1.1.
     """
 
     def __init__(

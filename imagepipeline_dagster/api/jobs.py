@@ -197,7 +197,7 @@ def _links(answer: Mapping[str, object]) -> tuple[str, ...] | None:
 
     A list under another name may be filled where the first one is empty.
     """
-    told = False
+    is_listed = False
     for name in _LINK_NAMES:
         value = answer.get(name)
         entries = _entries(value)
@@ -205,8 +205,8 @@ def _links(answer: Mapping[str, object]) -> tuple[str, ...] | None:
             return links
         if any(entries):
             return None
-        told = told or isinstance(value, list)
-    return () if told else None
+        is_listed = is_listed or isinstance(value, list)
+    return () if is_listed else None
 
 
 def _entries(value: object) -> list[object]:

@@ -15,7 +15,7 @@ from imagepipeline_dagster.options import Options, bounded
 from imagepipeline_dagster.planning.approval import Approval
 from imagepipeline_dagster.planning.prompts import GenerationDefaults
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.tables.found import check_mapping
+from imagepipeline_dagster.tables.mapped import check_mapping
 from imagepipeline_dagster.tables.overrides import OVERRIDES
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping, columns_of
 from imagepipeline_dagster.watching.options import Watching

@@ -13,13 +13,14 @@
 - `drawing`: a picture of a text, or of a request and marked EMULATED.
 """
 
-from imagepipeline_dagster.emulator.app import create_app
+from imagepipeline_dagster.emulator.app import Emulator
 from imagepipeline_dagster.emulator.faults import Fault, FaultKind, Operation
 from imagepipeline_dagster.emulator.server import EmulatorServer, serve
 from imagepipeline_dagster.emulator.settings import EmulatorSettings, FilterSignal
 from imagepipeline_dagster.emulator.stats import EmulatorStats, request_hash
 
 __all__ = [
+    "Emulator",
     "EmulatorServer",
     "EmulatorSettings",
     "EmulatorStats",
@@ -27,7 +28,6 @@ __all__ = [
     "FaultKind",
     "FilterSignal",
     "Operation",
-    "create_app",
     "request_hash",
     "serve",
 ]

@@ -41,15 +41,10 @@ from imagepipeline_dagster.emulator.settings import EmulatorSettings
 from imagepipeline_dagster.emulator.sources import SourceProblem, Sources
 from imagepipeline_dagster.emulator.stats import EmulatorStats, Tally
 
-__all__ = ["Emulator", "create_app"]
+__all__ = ["Emulator"]
 
 _GLANCE_SECONDS = 0.05
 """How long an answer that waits for its job goes without a look at whether the server stops."""
-
-
-def create_app(settings: EmulatorSettings) -> Starlette:
-    """Return the emulator as an ASGI application, for a server or a test's transport."""
-    return Emulator(settings).app()
 
 
 class Emulator:

@@ -16,7 +16,7 @@ from imagepipeline_dagster.emulator.app import Emulator
 from imagepipeline_dagster.emulator.faults import Fault
 from imagepipeline_dagster.emulator.settings import EmulatorSettings
 from imagepipeline_dagster.emulator.stats import EmulatorStats
-from imagepipeline_dagster.loopback import LOOPBACK, BackgroundServer, QuietServer, listen, url_of
+from imagepipeline_dagster.loopback import BackgroundServer, QuietServer, listen, url_of
 
 __all__ = ["EmulatorServer", "serve"]
 
@@ -31,18 +31,15 @@ class EmulatorServer:
         OSError: on entering, when the port is taken.
     """
 
-    def __init__(
-        self, settings: EmulatorSettings | None = None, *, host: str = LOOPBACK, port: int = 0
-    ) -> None:
+    def __init__(self, settings: EmulatorSettings | None = None, *, port: int = 0) -> None:
         self.settings = settings or EmulatorSettings()
         self._emulator = Emulator(self.settings)
-        self._address = (host, port)
+        self._port = port
         self._url = ""
         self._running: BackgroundServer | None = None
 
     def __enter__(self) -> Self:
-        host, port = self._address
-        listening = listen(port, host=host)
+        listening = listen(self._port)
         self._url = url_of(listening)
         self._running = BackgroundServer(
             self._emulator.app(), listening, on_stop=self._emulator.end_waits, protocol=_Protocol
@@ -73,8 +70,7 @@ class EmulatorServer:
 def serve(
     settings: EmulatorSettings,
     *,
-    host: str = LOOPBACK,
-    port: int = 8765,
+    port: int,
     on_ready: Callable[[str], object] = lambda _url: None,
 ) -> None:
     """Serve in the foreground until interrupted; `on_ready` is told the base URL.
@@ -83,7 +79,7 @@ def serve(
         OSError: when the port is taken.
     """
     emulator = Emulator(settings)
-    listening = listen(port, host=host)
+    listening = listen(port)
     url = url_of(listening)
     server = QuietServer(
         emulator.app(),

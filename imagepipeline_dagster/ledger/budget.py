@@ -68,6 +68,11 @@ class Spent:
     images: int
     money: float
 
+    @classmethod
+    def of(cls, images: int, micros: int) -> Self:
+        """Return what the ledger has counted, money in millionths."""
+        return cls(images=images, money=micros / _MICROS)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
@@ -155,10 +160,7 @@ class Allowance:
         """Return what was spent so far, by period."""
         with ledger.reading() as connection:
             totals = {period: _spent(connection, self.scope, period, today) for period in Period}
-        return {
-            period: Spent(images=images, money=micros / _MICROS)
-            for period, (images, micros) in totals.items()
-        }
+        return {period: Spent.of(*counted) for period, counted in totals.items()}
 
     def _refusal(self, spent: tuple[int, int], images: int) -> str | None:
         budget = self.budget

@@ -14,8 +14,6 @@ from imagepipeline_dagster.ledger.schema import requests, spending, uses
 
 __all__ = ["Bought", "Costs", "costs_of"]
 
-_MICROS = 1_000_000
-
 
 @dataclass(slots=True)
 class Bought:
@@ -82,7 +80,4 @@ def _spent_by_day(connection: Connection, scope: str) -> dict[str, Spent]:
         .where(spending.c.scope == scope, spending.c.day != "")
         .order_by(spending.c.day)
     )
-    return {
-        day: Spent(images=images, money=micros / _MICROS)
-        for day, images, micros in connection.execute(query)
-    }
+    return {day: Spent.of(*counted) for day, *counted in connection.execute(query)}

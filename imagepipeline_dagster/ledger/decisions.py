@@ -216,14 +216,8 @@ def withdraw_images(
 ) -> None:
     """Let every sample with one of these pictures be `withdrawn`: no run fetches or buys it again.
 
-    Its request stays paid; `resubmit` alone allows one more job. Doing it again is no harm.
-
-    Args:
-        ledger: where it is written.
-        images: SHA-256 of pictures.
-        who: decides so.
-        why: kept with the decision.
-        at: when it was decided.
+    `images` are SHA-256. A request stays paid; RESUBMIT alone allows one more job. Doing it again
+    is no harm.
     """
     has_one = and_(
         samples.c.image_sha256.in_(sorted(images)), samples.c.outcome != Outcome.WITHDRAWN

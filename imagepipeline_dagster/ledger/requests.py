@@ -123,15 +123,15 @@ class Ledger:
 
         `prompt_ids` are those wanted; all of the set unless given.
         """
-        query = (
+        all_uses = (
             select(uses)
             .where(uses.c.dataset == dataset, uses.c.prompt_set == prompt_set)
             .order_by(uses.c.used_at, uses.c.request_key)
         )
-        queries = [query]
+        queries = [all_uses]
         if prompt_ids is not None:
             parts = batches(sorted(set(prompt_ids)))
-            queries = [query.where(uses.c.prompt_id.in_(some)) for some in parts]
+            queries = [all_uses.where(uses.c.prompt_id.in_(some)) for some in parts]
         with self.reading() as connection:
             return {
                 (row["prompt_id"], row["call_index"]): Use(
@@ -141,8 +141,8 @@ class Ledger:
                     prompt_row=row["prompt_row"],
                     embedding_row=row["embedding_row"],
                 )
-                for each in queries
-                for row in connection.execute(each).mappings()
+                for query in queries
+                for row in connection.execute(query).mappings()
             }
 
 

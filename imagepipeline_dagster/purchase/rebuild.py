@@ -199,8 +199,8 @@ class Rebuilding:
     def _restore_decisions(
         self, connection: Connection, request_key: str, rows: Sequence[GeneratedImage]
     ) -> None:
-        told = {row.error: row for row in rows if row.error}
-        for error, row in told.items():
+        row_of_error = {row.error: row for row in rows if row.error}
+        for error, row in row_of_error.items():
             when = row.completed_at or row.submitted_at or _LONG_AGO
             restore_decision(connection, request_key, error, at=when)
 

@@ -16,6 +16,6 @@ What these are made of:
 
 - `spelling`: what a person may have meant who wrote a name that is not there.
 - `values`: what people put into columns, read as the column's type where that is unambiguous.
-- `database`: databases by URL. `found`: a mapped table as the database has it. `errors`: what a
+- `database`: databases by URL. `mapped`: a mapped table as the database has it. `errors`: what a
   person has to put right about either.
 """

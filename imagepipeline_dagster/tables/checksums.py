@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from imagepipeline_dagster.tables.found import FoundTable
+from imagepipeline_dagster.tables.mapped import MappedTable
 from imagepipeline_dagster.tables.reading import PromptsTable
 from imagepipeline_dagster.tables.summaries import SetSummary
 from imagepipeline_dagster.tables.values import read_text
@@ -34,7 +34,7 @@ def checksums_among(prompts: PromptsTable, prompt_sets: Collection[str]) -> dict
 
 def checksums_between(prompts: PromptsTable, first: SetSummary, last: SetSummary) -> dict[str, str]:
     """Return the checksums of all sets from one to another, in the database's own order."""
-    column: sa.ColumnElement[Any] = prompts.found.prompt_set
+    column: sa.ColumnElement[Any] = prompts.table.prompt_set
     if isinstance(column.type, sa.types.NullType):  # texts
         column = prompts.exact_prompt_set
     return _checksums(prompts, sa.and_(column >= first.value, column <= last.value))
@@ -45,18 +45,18 @@ def _checksums(prompts: PromptsTable, wanted: sa.ColumnElement[bool]) -> dict[st
     with prompts.reporting() as connection:
         in_database = connection.dialect.name == "postgresql"
         add_up = _summed_by_postgresql if in_database else _summed_here
-        for raw, number in add_up(connection, prompts.found, wanted):
+        for raw, number in add_up(connection, prompts.table, wanted):
             name = read_text(raw) or ""
             sums[name] = sums.get(name, 0) + number
     return {name: f"{number % 2 ** (8 * _BYTES):x}" for name, number in sums.items()}
 
 
-def _content_columns(table: FoundTable) -> list[sa.ColumnClause[Any]]:
+def _content_columns(table: MappedTable) -> list[sa.ColumnClause[Any]]:
     return [table.column(name) for name in table.types if name not in ("prompt_set", "updated_at")]
 
 
 def _summed_by_postgresql(
-    connection: sa.Connection, table: FoundTable, wanted: sa.ColumnElement[bool]
+    connection: sa.Connection, table: MappedTable, wanted: sa.ColumnElement[bool]
 ) -> Iterator[tuple[Any, int]]:
     row = sa.cast(sa.func.row(*_content_columns(table)), sa.Text)
     column = table.exact_prompt_set(connection)
@@ -71,7 +71,7 @@ def _summed_by_postgresql(
 
 
 def _summed_here(
-    connection: sa.Connection, table: FoundTable, wanted: sa.ColumnElement[bool]
+    connection: sa.Connection, table: MappedTable, wanted: sa.ColumnElement[bool]
 ) -> Iterator[tuple[Any, int]]:
     columns = [table.column("prompt_set"), *_content_columns(table)]
     query = sa.select(*columns).select_from(table.clause()).where(wanted)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.database import reporting_database_errors, source_engine
 from imagepipeline_dagster.tables.errors import TablesError
-from imagepipeline_dagster.tables.found import FoundTable, find_table, rows_in
+from imagepipeline_dagster.tables.mapped import MappedTable, find_table, rows_in
 from imagepipeline_dagster.tables.schema import (
     EmbeddingRow,
     PromptRow,
@@ -53,7 +53,7 @@ class SourceTables:
         self._engine = source_engine(url)
         self._prompts_mapping = prompts
         self._embeddings_mapping = embeddings
-        self._found: dict[type, FoundTable] = {}
+        self._tables: dict[type, MappedTable] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -78,9 +78,9 @@ class SourceTables:
     def iter_prompts(self, prompt_sets: Collection[str] | None = None) -> Iterator[PromptRow]:
         """Yield the rows of these sets, or of all, in no order, 2,000 in memory at a time."""
         with self._connected() as connection:
-            prompts = PromptsTable(self, connection, self.prompts_found(connection))
+            prompts = PromptsTable(self, connection, self.prompts_table(connection))
             if prompt_sets is None:
-                assigned = prompts.found.column("prompt_set").is_not(None)
+                assigned = prompts.table.column("prompt_set").is_not(None)
                 yield from self._rows(connection, PromptRow, assigned)
                 return
             wanted = prompts.among(prompt_sets)
@@ -94,7 +94,7 @@ class SourceTables:
         """Return the prompt ids of each prompt set; rows without a set are left out."""
         ids: dict[str, set[str]] = {}
         with self._connected() as connection:
-            table = self.prompts_found(connection)
+            table = self.prompts_table(connection)
             prompt_set, prompt_id = table.column("prompt_set"), table.column("prompt_id")
             query = (
                 sa.select(prompt_set, prompt_id)
@@ -116,7 +116,7 @@ class SourceTables:
 
     def look_up_again(self) -> None:
         """Forget which columns the tables have: somebody may have added one."""
-        self._found = {}
+        self._tables = {}
 
     @contextlib.contextmanager
     def open_prompts(self) -> Iterator[PromptsTable]:
@@ -126,8 +126,8 @@ class SourceTables:
         # The caller does other things in between, whose errors are not the tables'.
         with connection:
             with self.reporting(), _transaction(connection):
-                found = self.prompts_found(connection)
-            yield PromptsTable(self, connection, found)
+                table = self.prompts_table(connection)
+            yield PromptsTable(self, connection, table)
 
     @contextlib.contextmanager
     def reporting(self) -> Iterator[None]:
@@ -144,16 +144,16 @@ class SourceTables:
         with self.reporting(), self._engine.connect() as connection, _transaction(connection):
             yield connection
 
-    def prompts_found(self, connection: sa.Connection) -> FoundTable:
+    def prompts_table(self, connection: sa.Connection) -> MappedTable:
         """Return the prompts table as the database has it; for the modules of this package."""
         return self._table(connection, PromptRow)
 
-    def _table(self, connection: sa.Connection, row_type: RowType) -> FoundTable:
-        table = self._found.get(row_type)
+    def _table(self, connection: sa.Connection, row_type: RowType) -> MappedTable:
+        table = self._tables.get(row_type)
         if table is None:
             mapping = self._prompts_mapping if row_type is PromptRow else self._embeddings_mapping
             # Another thread may forget it at any moment.
-            self._found[row_type] = table = find_table(connection, mapping, row_type)
+            self._tables[row_type] = table = find_table(connection, mapping, row_type)
         return table
 
     def _rows(
@@ -172,13 +172,13 @@ class PromptsTable:
 
     source: SourceTables
     connection: sa.Connection
-    found: FoundTable
+    table: MappedTable
 
     def looked_up_again(self) -> PromptsTable:
         """Return the same with the columns that the table has now: somebody may have added one."""
         self.source.look_up_again()
         with self.reporting() as connection:
-            return dataclasses.replace(self, found=self.source.prompts_found(connection))
+            return dataclasses.replace(self, table=self.source.prompts_table(connection))
 
     @contextlib.contextmanager
     def reporting(self) -> Iterator[sa.Connection]:
@@ -189,11 +189,11 @@ class PromptsTable:
     @property
     def exact_prompt_set(self) -> sa.ColumnElement[Any]:
         """The column of the sets, to group by."""
-        return self.found.exact_prompt_set(self.connection)
+        return self.table.exact_prompt_set(self.connection)
 
     def among(self, prompt_sets: Collection[str]) -> sa.ColumnElement[bool]:
         """Return the condition that a row is of one of these sets."""
-        column = self.found.prompt_set
+        column = self.table.prompt_set
         if isinstance(column.type, sa.types.NullType):
             return column.in_(prompt_sets)
         # A number, a uuid or an enum: compared as the database has it, not as text.
@@ -203,7 +203,7 @@ class PromptsTable:
     def set_values(self) -> list[Any]:
         """Return the names of the sets as the database has them."""
         column = self.exact_prompt_set
-        query = sa.select(column).distinct().select_from(self.found.clause())
+        query = sa.select(column).distinct().select_from(self.table.clause())
         with self.reporting() as connection:
             return list(connection.scalars(query.where(column.is_not(None))))
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from imagepipeline_dagster.tables.creating import tables_metadata
 from imagepipeline_dagster.tables.database import writing
 from imagepipeline_dagster.tables.errors import TablesError
-from imagepipeline_dagster.tables.found import find_table
+from imagepipeline_dagster.tables.mapped import find_table
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, RowType, TableMapping
 from imagepipeline_dagster.tables.transfer.incoming import ImportOptions, IncomingRows
 from imagepipeline_dagster.tables.transfer.target import TargetTable

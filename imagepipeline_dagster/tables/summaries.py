@@ -49,7 +49,7 @@ class SetSummary:
 
 def newest_time(prompts: PromptsTable) -> str | None:
     """Return the newest time in the prompts table; None where there is none, or no such column."""
-    table = prompts.found
+    table = prompts.table
     with prompts.reporting() as connection:
         if "updated_at" not in table.types:
             return None
@@ -62,7 +62,7 @@ def misleading_time(prompts: PromptsTable, *, now: dt.datetime) -> str | None:
 
     None where none does, as far as the newest and the oldest time tell.
     """
-    table = prompts.found
+    table = prompts.table
     if "updated_at" not in table.types:
         return None
     time = table.column("updated_at")
@@ -100,8 +100,8 @@ def _spelling(raw: object) -> str:
 
 def count_unassigned(prompts: PromptsTable) -> int:
     """Return the number of rows whose prompt set is null: nothing is made from them."""
-    unassigned = prompts.found.column("prompt_set").is_(None)
-    query = sa.select(sa.func.count()).select_from(prompts.found.clause()).where(unassigned)
+    unassigned = prompts.table.column("prompt_set").is_(None)
+    query = sa.select(sa.func.count()).select_from(prompts.table.clause()).where(unassigned)
     with prompts.reporting() as connection:
         return connection.scalar(query) or 0
 
@@ -111,7 +111,7 @@ def sets_since(prompts: PromptsTable, newest: str, *, at_most: int) -> list[str]
 
     Counted from the whole second: a database's own clock may have no finer times.
     """
-    table = prompts.found
+    table = prompts.table
     with prompts.reporting() as connection:
         query = (
             sa.select(prompts.exact_prompt_set)
@@ -130,7 +130,7 @@ def summarise_sets(
     prompts: PromptsTable, prompt_sets: Collection[str] | None = None
 ) -> list[SetSummary]:
     """Return the summaries of these sets, or of all, in the database's own order of their names."""
-    table = prompts.found
+    table = prompts.table
     with prompts.reporting() as connection:
         column = table.column("prompt_set")
         wanted: sa.ColumnElement[bool] = column.is_not(None)
@@ -161,7 +161,7 @@ def refuse_merged_sets(prompts: PromptsTable, prompt_sets: Collection[str]) -> N
         query = (
             sa.select(prompts.exact_prompt_set)
             .distinct()
-            .select_from(prompts.found.clause())
+            .select_from(prompts.table.clause())
             .where(prompts.among([name]))
         )
         with prompts.reporting() as connection:

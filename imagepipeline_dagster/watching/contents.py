@@ -262,8 +262,8 @@ class SetContents:
             connection.execute(
                 statement,
                 [
-                    {"set_name": each.prompt_set, "new_rows": each.rows, "new_newest": each.newest}
-                    for each in _by_name(sets)
+                    {"set_name": one.prompt_set, "new_rows": one.rows, "new_newest": one.newest}
+                    for one in _by_name(sets)
                 ],
             )
 

@@ -18,10 +18,10 @@ from PIL import Image
 from imagepipeline_dagster.api.contract import TASKS, request_for
 from imagepipeline_dagster.api.jobs import JobStatus, read_job
 from imagepipeline_dagster.emulator import (
+    Emulator,
     EmulatorServer,
     EmulatorSettings,
     EmulatorStats,
-    create_app,
     request_hash,
 )
 from imagepipeline_dagster.emulator.intake import MAX_SIDE
@@ -288,7 +288,7 @@ def test_admin_is_for_this_machine(host: str, status: int) -> None:
     """The admin endpoints refuse callers from elsewhere, even if the server listens to them."""
 
     async def ask() -> int:
-        transport = httpx.ASGITransport(create_app(EmulatorSettings()), client=(host, 1))
+        transport = httpx.ASGITransport(Emulator(EmulatorSettings()).app(), client=(host, 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://emulator") as http:
             return (await http.get("/_emulator/stats")).status_code
 

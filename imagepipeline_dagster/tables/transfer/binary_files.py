@@ -116,10 +116,10 @@ class ExcelFile(RowsFile):
 
 
 def _rows_of(book: Any) -> Iterator[tuple[int, tuple[Any, ...]]]:  # noqa: ANN401 - openpyxl's
-    found = _sheet_with_headers(book.worksheets)
-    if found is None:
+    headed = _sheet_with_headers(book.worksheets)
+    if headed is None:
         return
-    sheet, first = found
+    sheet, first = headed
     for number, cells in enumerate(sheet.iter_rows(min_row=first, values_only=True), start=first):
         if _has_cells(cells):
             yield number, tuple(map(_cell, cells))

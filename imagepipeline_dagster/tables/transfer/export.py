@@ -10,7 +10,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.database import reporting_database_errors, source_engine
-from imagepipeline_dagster.tables.found import FoundTable, find_table, rows_in
+from imagepipeline_dagster.tables.mapped import MappedTable, find_table, rows_in
 from imagepipeline_dagster.tables.schema import RowT, TableMapping, key_columns
 from imagepipeline_dagster.tables.transfer.progress import OnProgress, RowProgress
 from imagepipeline_dagster.tables.transfer.writing_files import ExportRefused, writing_file
@@ -43,15 +43,9 @@ def export_table(
     The file has those of our columns that the table has, under our names. Its rows are as the table
     holds them: those that an import refuses are among them.
 
-    Args:
-        url: SQLAlchemy URL of the database.
-        mapping: the table, and its columns where they have other names.
-        row_type: which table it is.
-        file: CSV, TSV, JSON, JSON Lines, Parquet or Excel, by its ending; it is replaced if it is
-            there.
-        prompt_sets: the prompt sets whose rows are wanted; all if there are none.
-        marks_formulas: whether texts that a spreadsheet would run are marked in CSV.
-        on_progress: told of the rows "exported".
+    The file is CSV, TSV, JSON, JSON Lines, Parquet or Excel, by its ending, and replaces another of
+    its name. No `prompt_sets` are all. `marks_formulas` marks texts in CSV that a spreadsheet would
+    run. `on_progress` hears of the rows "exported".
 
     Raises:
         ExportRefused: when the file cannot be written, or not in this format.
@@ -71,7 +65,7 @@ def export_table(
 
 def _rows(
     connection: sa.Connection,
-    table: FoundTable,
+    table: MappedTable,
     row_type: type[RowT],
     prompt_sets: Collection[str],
 ) -> Iterator[RowT]:

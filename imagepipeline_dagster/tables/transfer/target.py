@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.errors import ColumnMissing
-from imagepipeline_dagster.tables.found import FoundTable, find_table
+from imagepipeline_dagster.tables.mapped import MappedTable, find_table
 from imagepipeline_dagster.tables.schema import (
     RowType,
     TableMapping,
@@ -100,14 +100,14 @@ class TargetTable:
         columns: Sequence[str],
     ) -> None:
         self._connection = connection
-        self._found = find_table(connection, mapping, row_type)
+        self._mapped = find_table(connection, mapping, row_type)
         self._ours = columns_of(row_type)
         self._keys = key_columns(row_type)
         self._columns = tuple(dict.fromkeys((*self._keys, *columns)))
-        _check_columns(self._found, self._columns)
+        _check_columns(self._mapped, self._columns)
         self._bindings = {
             name: _binding(of, self._ours[name].kind, is_sqlite=connection.dialect.name == "sqlite")
-            for name, of in self._found.types.items()
+            for name, of in self._mapped.types.items()
         }
         self._table = sa.Table(
             mapping.name,
@@ -118,7 +118,7 @@ class TargetTable:
             ),
             schema=mapping.database_schema,
         )
-        self._stamps = "updated_at" in self._found.types
+        self._stamps = "updated_at" in self._mapped.types
 
     def compared(self, rows: Sequence[Values]) -> list[RowChange]:
         """Return what becomes of each row when it is written; nothing is written yet.
@@ -159,7 +159,7 @@ class TargetTable:
         """Yield each row's key in these prompt sets; a null id is the empty text."""
         wanted = [self._fitted("prompt_set", name) for name in prompt_sets]
         query = (
-            sa.select(*(self._found.column(name) for name in self._keys))
+            sa.select(*(self._mapped.column(name) for name in self._keys))
             .select_from(self._table)
             .where(self._table.c.prompt_set.in_(wanted))
             .execution_options(yield_per=_CHUNK)
@@ -186,9 +186,9 @@ class TargetTable:
         ]
         wanted = sa.values(number, *names).data(keys).cte("wanted")
         is_wanted = (self._table.c[name] == wanted.c[f"wanted_{name}"] for name in self._keys)
-        # Values as the driver gives them, for the same reason as in FoundTable.column.
+        # Values as the driver gives them, for the same reason as in MappedTable.column.
         query = sa.select(
-            wanted.c.wanted_row, *(self._found.column(name) for name in self._columns)
+            wanted.c.wanted_row, *(self._mapped.column(name) for name in self._columns)
         ).select_from(wanted.join(self._table, sa.and_(*is_wanted)))
         rows_by_key = {}
         for index, *raw in self._connection.execute(query):
@@ -227,8 +227,8 @@ class TargetTable:
         except (ValueError, ArithmeticError):
             raise ValueUnfit(
                 f"{name}: {shown(value)} does not fit the column "
-                f"{self._found.mapping.column(name)!r} of {self._found.mapping.table!r}, which "
-                f"is of type {self._found.types[name]!r}"
+                f"{self._mapped.mapping.column(name)!r} of {self._mapped.mapping.table!r}, which "
+                f"is of type {self._mapped.types[name]!r}"
             ) from None
         if binding.makes_numbers and isinstance(fitted, str):
             self._check_same(name, fitted, _as_sqlite_number(fitted))
@@ -243,8 +243,8 @@ class TargetTable:
     def _check_same(self, name: str, wanted: str, held: str) -> None:
         if wanted != held:
             raise ValueUnfit(
-                f"{name}: the column {self._found.mapping.column(name)!r} of "
-                f"{self._found.mapping.table!r} takes {wanted!r} and {held!r} for the same; write "
+                f"{name}: the column {self._mapped.mapping.column(name)!r} of "
+                f"{self._mapped.mapping.table!r} takes {wanted!r} and {held!r} for the same; write "
                 f"{held!r} in the file"
             )
 
@@ -290,11 +290,11 @@ class TargetTable:
         ).rowcount
 
 
-def _check_columns(found: FoundTable, columns: Sequence[str]) -> None:
-    missing = [name for name in columns if name not in found.types]
+def _check_columns(table: MappedTable, columns: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in table.types]
     if missing:
         raise ColumnMissing(
-            f"The table {found.mapping.table!r} has no column for "
+            f"The table {table.mapping.table!r} has no column for "
             f"{listed(missing)}, which the file brings. Add it to the table, map it, "
             "or leave it out of the file."
         )

@@ -21,13 +21,13 @@ from imagepipeline_dagster.tables.schema import (
 )
 from imagepipeline_dagster.tables.spelling import did_you_mean, listed
 
-__all__ = ["FoundTable", "check_mapping", "find_table", "rows_in"]
+__all__ = ["MappedTable", "check_mapping", "find_table", "rows_in"]
 
 _CHUNK = 2_000  # rows held at a time while streaming
 
 
 @dataclass(frozen=True, slots=True)
-class FoundTable:
+class MappedTable:
     """A mapped table as the database has it: `types` holds our columns which it has."""
 
     mapping: TableMapping
@@ -66,7 +66,7 @@ class FoundTable:
 
 def rows_in(
     connection: sa.Connection,
-    table: FoundTable,
+    table: MappedTable,
     row_type: type[RowT],
     *wanted: sa.ColumnElement[bool],
     order_by: Sequence[str] = (),
@@ -104,7 +104,7 @@ def check_mapping(mapping: TableMapping, row_type: RowType) -> None:
         )
 
 
-def find_table(connection: sa.Connection, mapping: TableMapping, row_type: RowType) -> FoundTable:
+def find_table(connection: sa.Connection, mapping: TableMapping, row_type: RowType) -> MappedTable:
     """Look up a mapped table.
 
     Raises:
@@ -140,7 +140,7 @@ def find_table(connection: sa.Connection, mapping: TableMapping, row_type: RowTy
             f'columns={{"{missing[0]}": "<its name in your table>"}}.'
         )
     present = {name: types[mapping.column(name)] for name in ours if mapping.column(name) in types}
-    return FoundTable(mapping=mapping, types=present)
+    return MappedTable(mapping=mapping, types=present)
 
 
 def _kind(row_type: RowType) -> str:
