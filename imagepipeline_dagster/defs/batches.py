@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 
 # Dagster exports no way to say that a run was to make a partition.
-from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
+from dagster._core.events import AssetMaterializationPlannedData
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.generated_images import SetToBuy, buy_set, check_generated_images
@@ -167,7 +167,7 @@ def _tell(context: dg.OpExecutionContext, dataset: ImageDataset, made: _MadeSet)
         return
     context.log.error("prompt set %s failed: %s", made.prompt_set, made.failure)
     # Its partition shows as failed once the run, which was to make it, has ended without.
-    planned = DagsterEvent.build_asset_materialization_planned_event(
+    planned = dg.DagsterEvent.build_asset_materialization_planned_event(
         context.job_name,
         _op_name(dataset),
         AssetMaterializationPlannedData(

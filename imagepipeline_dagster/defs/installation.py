@@ -15,9 +15,6 @@ from importlib.metadata import PackageNotFoundError, distributions, requires, ve
 from typing import Any
 
 import dagster as dg
-
-# Dagster exports no name for its daemons' health.
-from dagster._daemon.controller import get_daemon_statuses
 from packaging.requirements import Requirement
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -263,7 +260,7 @@ def _pools(dataset: ImageDataset, instance: dg.DagsterInstance) -> Iterator[Find
 
 
 def _daemon(instance: dg.DagsterInstance) -> Iterator[Finding]:
-    statuses = get_daemon_statuses(instance, instance.get_required_daemon_types())
+    statuses = instance.get_daemon_statuses()
     silent = sorted(name for name, status in statuses.items() if not status.healthy)
     if silent:
         yield _wrong(

@@ -7,10 +7,6 @@ from functools import partial
 import dagster as dg
 import pyarrow as pa
 
-# Dagster exports no way to read the data versions of all partitions by one query.
-from dagster._core.definitions.data_version import DATA_VERSION_TAG
-from dagster._core.events import DagsterEventType
-
 from imagepipeline_dagster.databases import batches
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.io_manager import stored_table, table_path
@@ -23,6 +19,7 @@ from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 __all__ = ["data_versions", "stored_sets"]
 
 _STAGES = ("prompt_sets", "moderated_images")
+_DATA_VERSION = "dagster/data_version"
 _READERS = 8  # a bucket answers each read after tens of milliseconds
 
 
@@ -33,10 +30,11 @@ def data_versions(
     partitions = instance.get_dynamic_partitions(dataset.partitions.name or "")
     versions: dict[str, dict[str, str | None]] = {}
     for stage in _STAGES:
+        # The instance itself would ask for one partition after the other.
         tags = instance.event_log_storage.get_latest_tags_by_partition(
-            dataset.key(stage), DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
+            dataset.key(stage), dg.DagsterEventType.ASSET_MATERIALIZATION, [_DATA_VERSION]
         )
-        versions[stage] = {key: tags.get(key, {}).get(DATA_VERSION_TAG) for key in partitions}
+        versions[stage] = {key: tags.get(key, {}).get(_DATA_VERSION) for key in partitions}
     return versions
 
 
