@@ -33,10 +33,10 @@ from benchmarks.moderation import Line
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, summarise
 from imagepipeline_dagster.release.card import Release, ReleaseFile
 from imagepipeline_dagster.release.changes import ChangesTable
+from imagepipeline_dagster.release.columns import released_row, shard_schema
 from imagepipeline_dagster.release.comparing import changes_of
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import publish
-from imagepipeline_dagster.release.shards import released_row, shard_schema
 from imagepipeline_dagster.storage.contract import image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 

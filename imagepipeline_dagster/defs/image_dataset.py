@@ -23,6 +23,7 @@ from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
 from imagepipeline_dagster.previews import markdown_picture
 from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.changes_sheet import changes_sheet, first_changes
+from imagepipeline_dagster.release.columns import shard_schema
 from imagepipeline_dagster.release.dataset_release import DatasetRelease, latest_release
 from imagepipeline_dagster.release.last_look import (
     basis_of_release,
@@ -32,7 +33,6 @@ from imagepipeline_dagster.release.last_look import (
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import NothingToRelease, TooMuchLost, publish
 from imagepipeline_dagster.release.readiness import alike_pictures, ready_sets
-from imagepipeline_dagster.release.shards import shard_schema
 from imagepipeline_dagster.release.splits import SplitsLeak, leaks, place_of
 from imagepipeline_dagster.resources import LedgerResource, StorageResource, TablesResource
 from imagepipeline_dagster.storage.contract import Storage

@@ -1,6 +1,7 @@
 """Dataset releases: immutable, versioned folders of kept images with their lineage.
 
-- `shards`: images and lineage as Parquet files that Hugging Face `datasets` reads as they are.
+- `columns`: what a row of a release says. `parts`: the rows cut into parts that stay the same.
+- `pictures`: the pictures read and stamped, with their rows.
 - `containers`: a picture's file without metadata that readers stumble over.
 - `marks`: what a picture's file says of its origin. `stamping`: the file with that written into it.
 - `card`: what a release says of itself, to programs (`manifest.json`) and people (`README.md`).
@@ -9,6 +10,7 @@
 - `last_look`: what the newest release was last compared with.
 - `fates`: what became of a picture: its verdicts, and the releases that hold it.
 - `splits`: which split a sample is in. `packing`: the formats, written split by split.
+- `formats`: a package with a writer for each.
 - `policy`: how a dataset is released. `on_change`: when, if its sets changed.
 - `changes`: why a sample differs between two releases. `comparing`: which do, of any number.
 - `changes_sheet`: their pictures before and after.

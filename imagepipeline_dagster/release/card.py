@@ -18,8 +18,8 @@ from pydantic import AliasChoices, AwareDatetime, BaseModel, ConfigDict, Field
 from imagepipeline_dagster.markup import template
 from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage
 from imagepipeline_dagster.previews import Tile, contact_sheet
+from imagepipeline_dagster.release.columns import FORMAT_VERSION, shard_schema
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.shards import FORMAT_VERSION, shard_schema
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumbnail_path
 
 __all__ = [

@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from imagepipeline_dagster.release.card import Release
+from imagepipeline_dagster.release.columns import shard_schema
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.shards import shard_schema
 
 __all__ = ["CROISSANT", "croissant"]
 

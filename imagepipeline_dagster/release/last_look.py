@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.release.card import Release
+from imagepipeline_dagster.release.columns import FORMAT_VERSION
 from imagepipeline_dagster.release.reading import latest_manifest
-from imagepipeline_dagster.release.shards import FORMAT_VERSION
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 __all__ = ["basis_of_release", "record_look", "unchanged_release"]

@@ -46,9 +46,12 @@ from imagepipeline_dagster.release.changes import (
     changes_page,
     next_semantic_version,
 )
+from imagepipeline_dagster.release.columns import fingerprint
 from imagepipeline_dagster.release.comparing import changes_of
 from imagepipeline_dagster.release.croissant import CROISSANT, croissant
 from imagepipeline_dagster.release.packing import format_cards, pack
+from imagepipeline_dagster.release.parts import SHARD_BYTES, Part, parts_of
+from imagepipeline_dagster.release.pictures import LostImage
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.reading import (
     VERSION,
@@ -57,13 +60,6 @@ from imagepipeline_dagster.release.reading import (
     read_rows,
 )
 from imagepipeline_dagster.release.scratch import is_left_behind, scratch_folder
-from imagepipeline_dagster.release.shards import (
-    SHARD_BYTES,
-    LostImage,
-    Part,
-    fingerprint,
-    parts_of,
-)
 from imagepipeline_dagster.release.splits import Place, SplitsLeak, leaks, splits_of
 from imagepipeline_dagster.storage.contract import Storage
 
@@ -173,7 +169,8 @@ def publish(
     # Near-duplicates that are newly known may have to change their splits.
     packing = f"{policy.packing} {sorted(alike)}" if alike else policy.packing
     latest = latest_manifest(storage, folder)
-    if latest and latest.fingerprint == fingerprint(kept, packing=packing):
+    content = fingerprint(kept, packing=packing)
+    if latest and latest.fingerprint == content:
         return _unchanged(storage, folder, latest, left_out)
 
     with scratch_folder(storage.scratch) as scratch:
@@ -184,18 +181,17 @@ def publish(
             splits = _splits(storage, kept, latest, policy, alike)
             parts = _parts(kept, splits, policy, bytes_per_shard=bytes_per_shard)
             files, lost = pack(storage, path, parts, policy=policy, scratch=scratch, former=latest)
-            rows = _with_losses(rows, lost)
-            gone = {loss.row for loss in lost}
-            splits = [split for row, split in zip(kept, splits, strict=True) if row not in gone]
-            kept = [row for row in kept if row not in gone]
             said = [*left_out, *map(_told, lost)]
+            if lost:
+                rows, kept, splits = _without_lost(rows, kept, splits, lost)
+                content = fingerprint(kept, packing=packing)
             if not kept:
                 raise NothingToRelease(summarise(rows), said)
             release = Release(
                 name=name,
                 version=version,
                 path=path,
-                fingerprint=fingerprint(kept, packing=packing),
+                fingerprint=content,
                 splits={split: splits.count(split) for split in policy.splits if split in splits},
                 split_policy=policy.splitting,
                 policy=policy.model_dump_json(),
@@ -207,15 +203,10 @@ def publish(
                 left_out=tuple(said),
                 files=files,
             )
-            while True:
-                # Writing takes a while: somebody may have published meanwhile, and even the same.
-                latest = latest_manifest(storage, folder)
-                if latest and latest.fingerprint == release.fingerprint:
-                    storage.delete_folder(path)
-                    return _unchanged(storage, folder, latest, said)
-                described = _described(storage, release, latest, kept, rows, policy)
-                if latest_manifest(storage, folder) == latest:
-                    break
+            described = _newest(storage, folder, release, kept, rows, policy)
+            if described.version != version:
+                storage.delete_folder(path)
+                return _unchanged(storage, folder, described, said)
         except BaseException:
             storage.delete_folder(path)
             raise
@@ -307,6 +298,27 @@ def _former_splits(
     return {tuple(row[name] for name in columns[:-1]): row["split"] for row in rows}
 
 
+def _newest(
+    storage: Storage,
+    folder: str,
+    release: Release,
+    kept: Sequence[ModeratedImage],
+    rows: Sequence[ModeratedImage],
+    policy: ReleasePolicy,
+) -> Release:
+    """Return the release described as the next one, or the newest where it has just its content.
+
+    Writing takes a while: somebody may have published meanwhile, and even the same.
+    """
+    while True:
+        latest = latest_manifest(storage, folder)
+        if latest and latest.fingerprint == release.fingerprint:
+            return latest
+        described = _described(storage, release, latest, kept, rows, policy)
+        if latest_manifest(storage, folder) == latest:
+            return described
+
+
 def _described(
     storage: Storage,
     release: Release,
@@ -381,15 +393,22 @@ def point_to_latest(storage: Storage, folder: str) -> None:
         storage.write(f"{folder}/latest", f"{newest.version}\n".encode())
 
 
-def _with_losses(rows: Sequence[ModeratedImage], lost: Sequence[LostImage]) -> list[ModeratedImage]:
-    """Return the rows as they are counted: lost pictures are set aside."""
+def _without_lost(
+    rows: Sequence[ModeratedImage],
+    kept: Sequence[ModeratedImage],
+    splits: Sequence[str],
+    lost: Sequence[LostImage],
+) -> tuple[list[ModeratedImage], list[ModeratedImage], list[str]]:
+    """Return the rows as they are counted, lost pictures set aside; and those left, and splits."""
     gone = {loss.row for loss in lost}
-    return [
+    judged = [
         dataclasses.replace(row, verdict=Verdict.QUARANTINED.value, moderation_reason="lost")
         if row in gone
         else row
         for row in rows
     ]
+    left = [pair for pair in zip(kept, splits, strict=True) if pair[0] not in gone]
+    return judged, [row for row, _ in left], [split for _, split in left]
 
 
 def _told(lost: LostImage) -> str:

@@ -27,7 +27,9 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage
 from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.changes import Change, ChangesTable
+from imagepipeline_dagster.release.columns import fingerprint
 from imagepipeline_dagster.release.packing import pack
+from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import point_to_latest, write_beside
 from imagepipeline_dagster.release.reading import (
@@ -38,7 +40,6 @@ from imagepipeline_dagster.release.reading import (
     read_rows,
 )
 from imagepipeline_dagster.release.scratch import scratch_folder
-from imagepipeline_dagster.release.shards import Part, fingerprint
 from imagepipeline_dagster.release.verifying import problems_of
 from imagepipeline_dagster.rows import parquet_table, rows_of
 from imagepipeline_dagster.storage.contract import Storage, thumbnail_path, tombstone_path

@@ -23,7 +23,8 @@ from typing_extensions import override
 
 from imagepipeline_dagster.moderation.checks import objections
 from imagepipeline_dagster.previews import thumbnail
-from imagepipeline_dagster.release import packing, shards
+from imagepipeline_dagster.release import parts
+from imagepipeline_dagster.release.formats import webdataset
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import (
     NothingToRelease,
@@ -516,8 +517,8 @@ def test_unchanged_parts_are_taken_over(
     either_home: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a change in one of three sets, no picture of the others is read or written again."""
-    monkeypatch.setattr(shards, "_PART_BYTES", 1)
-    monkeypatch.setattr(packing, "_TAR_BYTES", 1)
+    monkeypatch.setattr(parts, "_PART_BYTES", 1)
+    monkeypatch.setattr(webdataset, "_TAR_BYTES", 1)
     policy = ReleasePolicy(formats=ALL_FORMATS, max_lost_share=1)
     rows = [
         kept_row(either_home, 10 * n + k, prompt_set=name)

@@ -3,25 +3,20 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import random
-from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
-from imagepipeline_dagster.release import shards
-from imagepipeline_dagster.release.shards import (
-    LostImage,
-    Part,
-    ShardWriter,
-    fingerprint,
-    parts_of,
-    read_pictures,
-    shard_schema,
-    split_into_shards,
-)
+from imagepipeline_dagster.release import parts, pictures
+from imagepipeline_dagster.release.columns import fingerprint, shard_schema
+from imagepipeline_dagster.release.packing import pack
+from imagepipeline_dagster.release.parts import Part, parts_of, split_into_shards
+from imagepipeline_dagster.release.pictures import LostImage
+from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.storage.contract import image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.release.samples import kept_row, picture
@@ -35,14 +30,15 @@ def storage(tmp_path: Path) -> LocalFolder:
 
 def write_shard(file: Path, rows: list[ModeratedImage], storage: LocalFolder) -> list[LostImage]:
     """Write the rows to a Parquet file, and return those whose pictures are lost."""
-    lost: list[LostImage] = []
-    with file.open("wb") as opened, closing(ShardWriter(opened)) as shard:
-        for _, released in read_pictures(storage, [Part.of("train", 0, rows)]):
-            for row in released:
-                if isinstance(row, LostImage):
-                    lost.append(row)
-                else:
-                    shard.add(row)
+    with TemporaryDirectory() as scratch:
+        files, lost = pack(
+            storage,
+            "packed",
+            {"train": [Part.of("train", 0, rows)]},
+            policy=ReleasePolicy(stamp=False),
+            scratch=Path(scratch),
+        )
+    file.write_bytes(storage.read(f"packed/{files[0].path}"))
     return lost
 
 
@@ -73,7 +69,7 @@ def test_a_change_of_one_set_changes_one_part(
     monkeypatch: pytest.MonkeyPatch, sizes: list[int]
 ) -> None:
     """Whatever the sizes of the sets: a set that grew, came or went leaves the others alone."""
-    monkeypatch.setattr(shards, "_PART_BYTES", 4)
+    monkeypatch.setattr(parts, "_PART_BYTES", 4)
     sets = [
         dataclasses.replace(of_size(size), prompt_set=f"set {number:03d}")
         for number, size in enumerate(sizes)
@@ -120,7 +116,7 @@ def test_row_groups_are_cut_by_bytes(
     """A reader holds a group of about 16 MB, or of a hundred rows, at once."""
     rows = [kept_row(storage, number) for number in range(130)]
     write_shard(tmp_path / "s.parquet", rows, storage)
-    monkeypatch.setattr(shards, "_ROW_GROUP_BYTES", sum(row.bytes or 0 for row in rows[:40]))
+    monkeypatch.setattr(pictures, "_ROW_GROUP_BYTES", sum(row.bytes or 0 for row in rows[:40]))
     write_shard(tmp_path / "t.parquet", rows[:70], storage)
     sizes = []
     for name in ("s.parquet", "t.parquet"):

@@ -1,0 +1,139 @@
+"""The columns of a release: each row's lineage, and its picture.
+
+The `image` column is a struct of `bytes` and `path`, and each file carries the description that
+Hugging Face `datasets` looks for: there, and in its viewer, the column is a picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import pyarrow as pa
+
+from imagepipeline_dagster.api.contract import canonical_json
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.rows import arrow_schema
+
+__all__ = [
+    "FORMAT_VERSION",
+    "fingerprint",
+    "lineage_table",
+    "released_row",
+    "shard_schema",
+]
+
+FORMAT_VERSION = 4
+"""Version of the shards' columns and layout; another one makes a new release."""
+
+_OF_THE_RELEASE = ("image", "split", "file_sha256", "mark")
+"""Columns that are no field of a moderated image."""
+
+_LEFT_OUT = frozenset(
+    {
+        "uri",  # the maker's own folders are nobody else's business
+        "bytes",  # the image tells its size
+        "value_range",
+        "has_alpha",
+        "carries_more",
+        "moderation_basis",
+        # The same for every kept image:
+        "outcome",
+        "error",
+    }
+)
+
+_CIRCUMSTANCES = frozenset(
+    {
+        *("job_id", "submitted_at", "completed_at", "run_id", "endpoint", "content_version"),
+        "overridden_at",
+    }
+)
+# How an image came to be here. The same image of the same request is the same content, whichever
+# run fetched it, and whatever else changed in its prompt set.
+
+
+@cache
+def shard_schema() -> pa.Schema:
+    """Return the shards' columns: the image, then its lineage, each with its description."""
+    image = pa.field(  # nullable, or `datasets` does not take it for a picture
+        "image",
+        pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+        metadata={"description": "The picture: its pixels as delivered, and a file name"},
+    )
+    lineage = [field for field in arrow_schema(ModeratedImage) if field.name not in _LEFT_OUT]
+    lineage.append(
+        pa.field("split", pa.string(), metadata={"description": "The split that it is in"})
+    )
+    lineage.append(
+        pa.field(
+            "file_sha256",
+            pa.string(),
+            metadata={
+                "description": "SHA-256 of the picture's bytes here; another than image_sha256 "
+                "where its origin was written into the file, or broken metadata was dropped"
+            },
+        )
+    )
+    lineage.append(
+        pa.field(
+            "mark",
+            pa.string(),
+            metadata={
+                "description": "stamped: the file says its origin; credentials: it carries "
+                "content credentials and is as delivered; none: it could not be stamped; null: no "
+                "stamp was asked for"
+            },
+        )
+    )
+    features = {"image": {"_type": "Image"}} | {
+        field.name: {"_type": "Value", "dtype": _dtype(field.type)} for field in lineage
+    }
+    described = json.dumps({"info": {"features": features}})
+    return pa.schema([image, *lineage], metadata={"huggingface": described})
+
+
+@cache
+def _lineage() -> tuple[str, ...]:
+    return tuple(name for name in shard_schema().names if name not in _OF_THE_RELEASE)
+
+
+def _dtype(arrow_type: pa.DataType) -> str:
+    """Return the name that Hugging Face `datasets` has for an Arrow type."""
+    return "float64" if pa.types.is_float64(arrow_type) else str(arrow_type)
+
+
+def fingerprint(rows: Iterable[ModeratedImage], *, packing: str = "") -> str:
+    """Return the SHA-256 of what the rows say and show, in whatever order and by whichever run."""
+    digest = hashlib.sha256(f"shards {FORMAT_VERSION} {packing}\n".encode())
+    for line in sorted(map(_digest_of, rows)):  # a million digests take little memory
+        digest.update(line)
+    return digest.hexdigest()
+
+
+@cache
+def _content_columns() -> tuple[str, ...]:
+    names = arrow_schema(ModeratedImage).names
+    return tuple(name for name in names if name not in _LEFT_OUT | _CIRCUMSTANCES)
+
+
+def _digest_of(row: ModeratedImage) -> bytes:
+    content = {name: getattr(row, name) for name in _content_columns()}
+    return hashlib.sha256(canonical_json(content).encode()).digest()
+
+
+def released_row(
+    row: ModeratedImage, *, split: str, file_sha256: str, mark: str | None
+) -> dict[str, Any]:
+    """Return the row as it is released, without its picture."""
+    lineage = {name: getattr(row, name) for name in _lineage()}
+    return {**lineage, "split": split, "file_sha256": file_sha256, "mark": mark}
+
+
+def lineage_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return released rows as a table, without their pictures."""
+    schema = shard_schema().remove(0).remove_metadata()
+    return pa.table({name: [row[name] for row in rows] for name in schema.names}, schema=schema)

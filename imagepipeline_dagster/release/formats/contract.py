@@ -1,0 +1,37 @@
+"""What writes the parts of one split in a format of its own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+
+from imagepipeline_dagster.release.parts import Part
+from imagepipeline_dagster.release.pictures import Batch
+
+__all__ = ["Writer", "marks_of"]
+
+
+class Writer(ABC):
+    """Writes the parts of one split in a format of its own."""
+
+    @abstractmethod
+    def wants(self, part: Part) -> bool:
+        """Tell whether the part must be written; its files are taken over where they need not."""
+
+    @abstractmethod
+    def add(self, part: Part, batch: Batch) -> None:
+        """Take some rows of a part, with their pictures."""
+
+    def end(self, part: Part) -> None:  # noqa: B027 - not every format has to
+        """Take note that these were all rows of a part."""
+
+    def finish(self) -> None:  # noqa: B027 - not every format has to
+        """Take note that these were all parts."""
+
+    def abandon(self) -> None:  # noqa: B027 - not every format has to
+        """Close what is open, after a failure."""
+
+
+def marks_of(batch: Batch) -> Counter[str]:
+    """Return how many pictures say what of their origin."""
+    return Counter(row["mark"] for row in batch.rows if row["mark"] is not None)

@@ -1,0 +1,89 @@
+"""Parquet: a file a part, with a row group a batch.
+
+parquet/data/train-00000-1f0c….parquet        named by its content
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from typing_extensions import override
+
+from imagepipeline_dagster.release.columns import lineage_table, shard_schema
+from imagepipeline_dagster.release.formats.contract import Writer, marks_of
+from imagepipeline_dagster.release.formats.files import NewFile, PackedFiles
+from imagepipeline_dagster.release.parts import Part
+from imagepipeline_dagster.release.pictures import Batch
+
+__all__ = ["ParquetFiles"]
+
+
+class ParquetFiles(Writer):
+    """A file for each part, which is taken over where the former release has it."""
+
+    def __init__(self, split: str, parts: Sequence[Part], packed: PackedFiles) -> None:
+        del split
+        self._packed = packed
+        self._open: tuple[pq.ParquetWriter, NewFile] | None = None
+        self._marks: Counter[str] = Counter()
+        same = {
+            part.number: (self._name(part), former[0])
+            for part in parts
+            if (former := packed.former_files("parquet", part.key))
+        }
+        # All at once: the names in one folder are synced once.
+        self._same = set(same) if packed.take_over(dict(same.values())) else set()
+
+    @override
+    def wants(self, part: Part) -> bool:
+        return part.number not in self._same
+
+    @override
+    def add(self, part: Part, batch: Batch) -> None:
+        del part
+        if not batch.rows:
+            return  # a file without a row is of no use to anybody
+        if self._open is None:
+            file = self._packed.open()
+            self._open = _writer(file), file
+        columns = [batch.images, *lineage_table(batch.rows).columns]
+        self._open[0].write_table(pa.Table.from_arrays(columns, schema=shard_schema()))
+        self._marks += marks_of(batch)
+
+    @override
+    def end(self, part: Part) -> None:
+        if self._open is None:
+            return
+        writer, file = self._open
+        self._open = None
+        writer.close()
+        marks = dict(sorted(self._marks.items()))
+        self._marks.clear()
+        rows = len(part.rows)
+        self._packed.move(self._name(part), file, part=part.key, rows=rows, marks=marks)
+
+    @override
+    def abandon(self) -> None:
+        for opened in self._open or ():
+            opened.close()
+
+    def _name(self, part: Part) -> str:
+        return f"parquet/data/{part.split}-{part.number:05d}-{part.key[:16]}.parquet"
+
+
+def _writer(file: NewFile) -> pq.ParquetWriter:
+    schema = shard_schema()
+    lineage = [name for name in schema.names if name not in ("image", "file_sha256")]
+    return pq.ParquetWriter(
+        file,
+        schema,
+        # Pictures are compressed already, and none of them is like another.
+        compression=dict.fromkeys([*lineage, "file_sha256"], "zstd"),
+        use_dictionary=lineage,  # type: ignore[arg-type] # a list too, says pyarrow
+        # Without them a column has no page index. Those of pictures are too long to be kept.
+        write_statistics=[*lineage, "file_sha256", "image.bytes", "image.path"],
+        write_page_index=True,
+    )

@@ -1,0 +1,108 @@
+"""The rows of a release, cut into parts that later releases take over.
+
+A part is a run of rows of one split, known by its content. The next release takes the files of a
+part over as they are. So parts end where prompt sets end, and a change reaches one part alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby
+
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.release.columns import fingerprint
+
+__all__ = ["SHARD_BYTES", "Part", "parts_of", "split_into_shards"]
+
+SHARD_BYTES = 256 * 2**20
+"""Images of a shard, in bytes: few files, yet each is quick to fetch and to hold."""
+
+_PART_BYTES = 4 * 2**20  # a prompt set with more pictures than this has parts of its own
+_MOST_PARTS = 4096  # of a split, about: a larger dataset has larger parts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A run of rows of one split, whose files are the same as long as its content is.
+
+    Attributes:
+        split: of all its rows.
+        number: its place in the split.
+        rows: in the order of the release.
+        key: of the content, and of what else makes the files' bytes.
+    """
+
+    split: str
+    number: int
+    rows: Sequence[ModeratedImage]
+    key: str
+
+    @classmethod
+    def of(
+        cls, split: str, number: int, rows: Sequence[ModeratedImage], *, shaping: str = ""
+    ) -> Part:
+        """Return the part that these rows are; `shaping` is what else makes the files' bytes."""
+        return cls(split, number, rows, fingerprint(rows, packing=f"{split} {shaping}")[:32])
+
+
+def parts_of(
+    split: str, rows: Sequence[ModeratedImage], *, bytes_per_shard: int, shaping: str = ""
+) -> Iterator[Part]:
+    """Yield the rows of a split, in order, in parts that end where prompt sets end.
+
+    A large set has parts of its own. Of the small ones the names decide which end a part: so no
+    change of one set moves the borders between others.
+    """
+    runs = _runs(rows)
+    shards = chain.from_iterable(
+        split_into_shards(run, bytes_per_shard=bytes_per_shard) for run in runs
+    )
+    for number, shard in enumerate(shards):
+        yield Part.of(split, number, shard, shaping=shaping)
+
+
+def _runs(rows: Sequence[ModeratedImage]) -> Iterator[list[ModeratedImage]]:
+    """Yield the rows of a large prompt set, or of several small ones."""
+    least = _PART_BYTES
+    total = sum(row.bytes or 0 for row in rows)
+    while total > least * _MOST_PARTS:
+        least *= 2
+    run: list[ModeratedImage] = []
+    for name, of_set in groupby(rows, key=lambda row: row.prompt_set):
+        listed = list(of_set)
+        size = sum(row.bytes or 0 for row in listed)
+        if size >= least:
+            yield run
+            run = []
+        run += listed
+        if size >= least * _share(name):
+            yield run
+            run = []
+    yield run
+
+
+def _share(name: str) -> float:
+    """Return a number from 0 to 1 that a set's name stands for."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big") / 2**32
+
+
+def split_into_shards(
+    rows: Iterable[ModeratedImage], *, bytes_per_shard: int
+) -> Iterator[list[ModeratedImage]]:
+    """Yield the rows in order, in lists whose images take at most `bytes_per_shard` together.
+
+    An image that alone takes more has a shard of its own.
+    """
+    shard: list[ModeratedImage] = []
+    size = 0
+    for row in rows:
+        added = row.bytes or 0
+        if shard and size + added > bytes_per_shard:
+            yield shard
+            shard, size = [], 0
+        shard.append(row)
+        size += added
+    if shard:
+        yield shard

@@ -1,0 +1,154 @@
+"""The pictures of a release, read and stamped some at a time, with the rows that they belong to."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.release.columns import released_row
+from imagepipeline_dagster.release.containers import readable
+from imagepipeline_dagster.release.parts import Part, split_into_shards
+from imagepipeline_dagster.release.stamping import Stamped
+from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
+
+__all__ = ["Batch", "LostImage", "Stamp", "read_batches"]
+
+# A reader of a release holds a row group at a time, and so does its writer.
+_ROW_GROUP = 100  # rows
+_ROW_GROUP_BYTES = 16 * 2**20
+_AHEAD = 2  # batches that are read while one is written
+_SHARE = 13  # rows that a thread reads at once
+_READERS = 8  # threads: a bucket answers one read after tens of milliseconds, and eight as soon
+
+Stamp = Callable[[ModeratedImage, bytes], Stamped]
+"""What turns a picture's bytes into those of its file in a release."""
+
+
+@dataclass(frozen=True, slots=True)
+class LostImage:
+    """A row whose picture cannot be released: its bytes are gone or changed, as `why` says."""
+
+    row: ModeratedImage
+    why: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Rows of one part as they are released: a row group at most.
+
+    Attributes:
+        rows: their lineage.
+        images: their pictures, as the column `image` holds them.
+        lost: the rows whose pictures are lost, which are none of these.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    images: pa.ChunkedArray[Any]
+    lost: Sequence[LostImage]
+
+    def files(self) -> Iterator[tuple[str, pa.Buffer]]:
+        """Yield the file name and the bytes of each picture."""
+        chunk: Any  # what a struct has, its types lack
+        for chunk in self.images.chunks:
+            for name, data in zip(chunk.field("path"), chunk.field("bytes"), strict=True):
+                yield name.as_py(), data.as_buffer()
+
+
+def read_batches(
+    storage: Storage, parts: Iterable[Part], *, stamp: Stamp | None = None
+) -> Iterator[tuple[Part, Batch]]:
+    """Yield the rows of each part with their pictures, a batch at a time.
+
+    The next pictures are read while these are written; about 50 MB are held at once.
+
+    Args:
+        storage: where the pictures are.
+        parts: in the order that they are written in.
+        stamp: writes a picture's origin into its file; None leaves it out.
+
+    Raises:
+        ValueError: when a row has no image.
+    """
+    with ThreadPoolExecutor(_READERS) as readers:
+        ahead: deque[tuple[Part, list[Future[Batch]]]] = deque()
+        for part in parts:
+            for group in _row_groups(part.rows):
+                shares = [group[at : at + _SHARE] for at in range(0, len(group), _SHARE)]
+                reading = [readers.submit(_read, storage, part, rows, stamp) for rows in shares]
+                ahead.append((part, reading))
+                if len(ahead) > _AHEAD:
+                    yield _joined(*ahead.popleft())
+        while ahead:
+            yield _joined(*ahead.popleft())
+
+
+def _row_groups(rows: Sequence[ModeratedImage]) -> Iterator[list[ModeratedImage]]:
+    """Yield the rows in lists of at most a hundred, whose pictures take about 16 MB."""
+    for group in split_into_shards(rows, bytes_per_shard=_ROW_GROUP_BYTES):
+        for start in range(0, len(group), _ROW_GROUP):
+            yield group[start : start + _ROW_GROUP]
+
+
+def _joined(part: Part, reading: Sequence[Future[Batch]]) -> tuple[Part, Batch]:
+    read = [future.result() for future in reading]
+    return part, Batch(
+        rows=[row for some in read for row in some.rows],
+        images=pa.chunked_array([chunk for some in read for chunk in some.images.chunks]),
+        lost=[loss for some in read for loss in some.lost],
+    )
+
+
+def _read(
+    storage: Storage, part: Part, rows: Sequence[ModeratedImage], stamp: Stamp | None
+) -> Batch:
+    """Return a few rows as they are released, with the pictures that were bought."""
+    released: list[Mapping[str, Any]] = []
+    lost: list[LostImage] = []
+    names: list[str] = []
+    files: list[bytes] = []
+    for row in rows:
+        data = _bought(storage, row)
+        if isinstance(data, LostImage):
+            lost.append(data)
+            continue
+        file, mark = readable(data, row.format or ""), None
+        if stamp is not None:
+            stamped = stamp(row, file)
+            file, mark = stamped.data, stamped.mark.value
+        sha256 = str(row.image_sha256) if file is data else hashlib.sha256(file).hexdigest()
+        released.append(released_row(row, split=part.split, file_sha256=sha256, mark=mark))
+        names.append(PurePosixPath(_path_of(row)).name)
+        files.append(file)
+    # Arrow keeps the memory of what is written for what is read next; Python gives it back.
+    columns: list[pa.Array[Any]] = [pa.array(files, pa.binary()), pa.array(names, pa.string())]
+    images = pa.StructArray.from_arrays(columns, names=["bytes", "path"])
+    return Batch(rows=released, images=pa.chunked_array([images]), lost=lost)
+
+
+def _bought(storage: Storage, row: ModeratedImage) -> bytes | LostImage:
+    path = _path_of(row)
+    try:
+        data = storage.read(path)
+    except ObjectMissing as error:
+        return LostImage(row, f"{error}: restore it from a backup, or fetch it again")
+    if hashlib.sha256(data).hexdigest() != row.image_sha256:
+        return LostImage(
+            row,
+            f"{storage.uri_of(path)} does not hold the bytes that were bought: their SHA-256 "
+            "differs. Restore it from a backup, or delete it and fetch it again",
+        )
+    return data
+
+
+def _path_of(row: ModeratedImage) -> str:
+    if row.image_sha256 is None or row.format is None:
+        raise ValueError(f"{row.prompt_set!r}, prompt {row.prompt_id!r}: there is no image")
+    return image_path(row.image_sha256, row.format)
