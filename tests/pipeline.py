@@ -217,6 +217,7 @@ def open_pipeline(
     dataset: ImageDataset | None = None,
     samples: bool = False,
     api: ImagePipelineResource | None = None,
+    executor: dg.ExecutorDefinition = dg.in_process_executor,
     **options: Any,  # noqa: ANN401 - those of `resources_for`
 ) -> Iterator[Pipeline]:
     """Give a dataset on empty tables (or the samples) and an instance of its own."""
@@ -234,7 +235,7 @@ def open_pipeline(
     with dg.DagsterInstance.local_temp(str(home), overrides=_UNTOLD) as instance:
         yield Pipeline(
             instance=instance,
-            definitions=build_definitions(chosen, resources, start=True),
+            definitions=build_definitions(chosen, resources, start=True, executor=executor),
             dataset=chosen,
             resources=resources,
             folder=folder,

@@ -62,7 +62,7 @@ def build_definitions(
 
     `start` says whether the sensors and schedules run from the beginning; a person can switch each
     of them in the UI. `executor` runs the steps of the jobs. The stages follow one another: in one
-    process they cost no start of another.
+    process they cost no start of another. Any other executor gets the shards of a large set.
 
     Raises:
         ClassifierMissing, HashesMissing: the moderation policy needs what is not installed.
@@ -82,20 +82,21 @@ def build_definitions(
         description="Publishes the kept images of all prompt sets, if anything changed.",
     )
     check_policy(dataset.moderation)
+    # Where no step runs beside another, shards would be steps more and nothing else.
+    in_shards = executor.name != dg.in_process_executor.name
     moderation_job, *moderation_sensors = build_moderation_overrides(dataset, start=start)
     with warnings.catch_warnings():
         # Checks of dynamic partitions work, and are marked as a preview.
         warnings.filterwarnings("ignore", "Specifying a partitions_def", dg.PreviewWarning)
         definitions = [
             with_io_manager_of(dataset, definition)
-            for build in (
-                build_prompt_sets,
-                build_generation_requests,
-                build_generated_images,
-                build_moderated_images,
-                build_image_dataset,
+            for definition in (
+                *build_prompt_sets(dataset),
+                *build_generation_requests(dataset),
+                *build_generated_images(dataset, in_shards=in_shards),
+                *build_moderated_images(dataset, in_shards=in_shards),
+                *build_image_dataset(dataset),
             )
-            for definition in build(dataset)
         ]
     checks = [check for check in definitions if isinstance(check, dg.AssetChecksDefinition)]
     sensor_status = dg.DefaultSensorStatus.RUNNING if start else dg.DefaultSensorStatus.STOPPED

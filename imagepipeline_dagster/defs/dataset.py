@@ -66,8 +66,8 @@ class ImageDataset(Options):
     )
     shard_rows: int = bounded(
         1000,
-        "A set of more prompts is bought and looked at in shards of so many at most, each a step "
-        "of its own: the executor runs several at once. A process holds the rows of one shard.",
+        "A set of more prompts is bought and looked at in shards of so many at most; a process "
+        "holds the rows of one. An executor of several processes gets each as a step.",
         low=1,
     )
     price_per_image: float | None = bounded(

@@ -284,11 +284,12 @@ def _outcome_check(expectation: Expectation) -> StageCheck:
     return StageCheck(name=expectation.name, description=expectation.description, look=look)
 
 
-def build_generated_images(dataset: ImageDataset) -> list[Any]:
+def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[Any]:
     """Return the asset and its checks.
 
-    The asset is a graph: the shards of a large set, each a step, and then the set's own step. That
-    one buys what they left, which is all of a small set, and stores the table.
+    The asset is a graph of one step, which buys what the plan lacks and stores the table. With
+    `in_shards`, those of a large set are steps of their own before it, which the executor can run
+    side by side.
     """
     io_manager = dataset.resource("io_manager")
     nothing = dg.Out(dg.Nothing, io_manager_key=io_manager)
@@ -407,6 +408,8 @@ def build_generated_images(dataset: ImageDataset) -> list[Any]:
     )
     def generated_images(prompt_sets: Any, generation_requests: Any) -> Any:  # noqa: ANN401
         tables = prompt_sets, generation_requests
+        if not in_shards:
+            return buy_rest(*tables)
         shards = shards_to_buy(*tables)
         bought = shards.map(lambda shard: buy_shard(*tables, shard=shard))
         return buy_rest(*tables, bought=bought.collect())

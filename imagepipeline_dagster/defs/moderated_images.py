@@ -120,11 +120,12 @@ def check_moderated_images(dataset: ImageDataset) -> list[StageCheck]:
     ]
 
 
-def build_moderated_images(dataset: ImageDataset) -> list[Any]:
+def build_moderated_images(dataset: ImageDataset, *, in_shards: bool) -> list[Any]:
     """Return the asset and its checks.
 
-    The asset is a graph. Where the policy looks at pictures, those of a large set are looked at in
-    shards, each a step. The set's own step looks at the rest, and gives the verdicts.
+    The asset is a graph of one step, which looks at the pictures and gives the verdicts. With
+    `in_shards`, and where the policy looks at pictures, those of a large set are looked at before
+    it, in steps that the executor can run side by side.
     """
     io_manager = dataset.resource("io_manager")
     looks = any(
@@ -215,7 +216,7 @@ def build_moderated_images(dataset: ImageDataset) -> list[Any]:
     )
     def moderated_images(generated_images: Any) -> Any:  # noqa: ANN401
         verdicts = give_verdicts.with_hooks({record_what_was_moderated})
-        if not looks:
+        if not (looks and in_shards):
             return verdicts(generated_images)
         shards = shards_to_look_at(generated_images)
         looked_at = shards.map(lambda shard: look_at_shard(generated_images, shard=shard))
