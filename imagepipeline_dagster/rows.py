@@ -56,7 +56,7 @@ def _field_types(row_type: type[DataclassInstance]) -> dict[str, tuple[type, boo
 
 
 def parquet_table(
-    file: Path | bytes | pa.BufferReader, columns: Sequence[str] | None = None
+    file: Path | bytes | pa.NativeFile, columns: Sequence[str] | None = None
 ) -> pa.Table:
     """Return the rows of a Parquet file, with these columns or all."""
     import pyarrow as pa

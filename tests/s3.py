@@ -5,7 +5,10 @@ A test module asks for it by `pytest_plugins = ["tests.s3"]`.
 
 from __future__ import annotations
 
+import logging
+import re
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 
 import boto3
@@ -35,6 +38,45 @@ def s3_environment(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
+
+
+_REQUEST = re.compile(r"((?:GET|PUT|POST|HEAD|DELETE) \S+) HTTP/")
+
+
+class Requests(logging.Handler):
+    """What the service was asked since the last `clear`: method and path of each request."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.made: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line of the service's own log of accesses."""
+        if request := re.search(
+            r'"\S*?((?:GET|PUT|POST|HEAD|DELETE) \S+) HTTP/', record.getMessage()
+        ):
+            self.made.append(request[1])
+
+    def clear(self) -> None:
+        """Begin to count anew."""
+        self.made.clear()
+
+    def about(self, folder: str) -> Counter[str]:
+        """Return how often each method was used on objects below a folder, listings left out."""
+        paths = (made for made in self.made if "?" not in made and f"/{folder}/" in made)
+        return Counter(path.split()[0] for path in paths)
+
+
+@pytest.fixture
+def s3_requests(s3_endpoint: str) -> Iterator[Requests]:  # noqa: ARG001 - the service is up
+    """Count what the service is asked."""
+    requests, log = Requests(), logging.getLogger("werkzeug")
+    before = log.level
+    log.addHandler(requests)
+    log.setLevel(logging.INFO)
+    yield requests
+    log.setLevel(before)
+    log.removeHandler(requests)
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -80,11 +80,24 @@ def read_lineage(storage: Storage, release: Release, shard: ReleaseFile) -> list
     return opened.read(columns).to_pylist()
 
 
-def shard_source(storage: Storage, path: str) -> Path | pa.BufferReader:
-    """Return what pyarrow reads a file from: in a folder the file, else its bytes."""
-    url = urlsplit(storage.uri_of(path))
-    if url.scheme == "file":
-        return Path(url2pathname(url.path))
+def shard_source(storage: Storage, path: str) -> pa.NativeFile:
+    """Return a file of a release as pyarrow reads it, opened: from a bucket, by a local copy.
+
+    The copy's name is gone already, and its bytes go with the last reader.
+
+    Raises:
+        ObjectMissing: it is not there.
+    """
     import pyarrow as pa
 
-    return pa.BufferReader(storage.read(path))
+    url = urlsplit(storage.uri_of(path))
+    if url.scheme == "file":
+        try:
+            return pa.OSFile(url2pathname(url.path), mode="r")
+        except FileNotFoundError as error:
+            raise ObjectMissing(str(error)) from None
+    with tempfile.NamedTemporaryFile(prefix="imagepipeline-shard-") as copy:
+        for chunk in storage.chunks(path):
+            copy.write(chunk)
+        copy.flush()
+        return pa.OSFile(copy.name, mode="r")

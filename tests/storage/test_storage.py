@@ -502,16 +502,17 @@ def test_many_writers_do_not_overflow_the_connection_pool(
 
 
 def test_write_options_reach_every_object(s3_bucket: str, tmp_path: Path) -> None:
-    """Encryption, access rights and tags are told to S3 with each object, small or large."""
+    """Encryption, access rights and tags are told to S3 with each object, copies among them."""
     options = {"ServerSideEncryption": "AES256", "ACL": "bucket-owner-full-control"}
     storage = open_storage(f"s3://{s3_bucket}", write_options={**options, "Tagging": "team=art"})
     shard = tmp_path / "shard"
     shard.write_bytes(b"")
     storage.write("a.png", b"")
     storage.upload("b.tar", shard)
+    storage.copy({"c.png": "a.png"})
 
     client = boto3.client("s3")
-    for key in ("a.png", "b.tar"):
+    for key in ("a.png", "b.tar", "c.png"):
         assert client.head_object(Bucket=s3_bucket, Key=key)["ServerSideEncryption"] == "AES256"
         tags = client.get_object_tagging(Bucket=s3_bucket, Key=key)["TagSet"]
         assert tags == [{"Key": "team", "Value": "art"}]
