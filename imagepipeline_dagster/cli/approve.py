@@ -23,9 +23,9 @@ from imagepipeline_dagster.cli.terminal import (
     json_option,
     moment,
     plain_errors,
-    printable,
     why_option,
 )
+from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
@@ -96,7 +96,7 @@ def approve(
         images = approval.max_images or 0
         price = allowance.price_text(images)
         click.echo(
-            f"{printable(approval.prompt_set)}: {count_of(images, 'image')}"
+            f"{quoted(approval.prompt_set)}: {count_of(images, 'image')}"
             f"{f' for {price}' if price else ''}, until {moment(approval.expires_at)}"
         )
     if not approved:

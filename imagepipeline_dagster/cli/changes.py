@@ -12,6 +12,7 @@ from imagepipeline_dagster.cli.configured import configured_ledger, resources_of
 from imagepipeline_dagster.cli.plan import to_buy_text
 from imagepipeline_dagster.cli.refusals import show_refusals
 from imagepipeline_dagster.cli.terminal import counts_table, printable, shown_number
+from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 _KINDS = ("inserted", "updated", "unchanged", "deleted")
+_NAMES = ("prompt_set", "prompt_id", "embedding_id")
 _SETS = 20
 _VALUE = 40  # characters
 _FIRST_ROWS = 3
@@ -54,8 +56,8 @@ def _numbers(counts: RowCounts) -> list[str]:
 
 
 def _row_text(change: RowChange) -> str:
-    keys = [name for name in ("prompt_set", "prompt_id", "embedding_id") if name in change.values]
-    row = " / ".join(_short(change.values[name]) for name in keys)
+    keys = [name for name in _NAMES if name in change.values]
+    row = " / ".join(_short_name(change.values[name]) for name in keys)
     fields = [
         f"{name}: {_short((change.before or {}).get(name))} → {_short(change.values[name])}"
         if change.before
@@ -64,6 +66,10 @@ def _row_text(change: RowChange) -> str:
         if name not in keys and (change.before or change.values[name])
     ]
     return f"{change.kind:<8}  {row}  {'; '.join(fields[:3])}".rstrip()
+
+
+def _short_name(name: str) -> str:
+    return quoted(name) if len(name) <= _VALUE else f"{quoted(name[:_VALUE])}…"
 
 
 def _short(value: object) -> str:
@@ -132,7 +138,11 @@ def show_first_rows(merge: Merge) -> None:
     """Print the first rows of a file as they would be."""
     click.echo("First rows:")
     for row in merge.first_rows(_FIRST_ROWS):
-        fields = (f"{name}={_short(value)}" for name, value in row.items() if value is not None)
+        fields = (
+            f"{name}={_short_name(value) if name in _NAMES else _short(value)}"
+            for name, value in row.items()
+            if value is not None
+        )
         click.echo(f"  {', '.join(fields)}")
 
 

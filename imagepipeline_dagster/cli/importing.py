@@ -34,9 +34,9 @@ from imagepipeline_dagster.cli.terminal import (
     echo_json,
     json_option,
     plain_errors,
-    printable,
     yes_option,
 )
+from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
@@ -323,7 +323,7 @@ def _refusals(
             problems = prompt.problems or ""
             refusals.append(Refusal(name, row.prompt_id, problems))
             values = {column: getattr(row, column) for column in columns}
-            report.add(columns, FileRow(f"{name} / {row.prompt_id}", values), [problems])
+            report.add(columns, FileRow(quoted(name, row.prompt_id), values), [problems])
     return refusals
 
 
@@ -413,5 +413,5 @@ def _echo_report(
 
 def _sets_text(merge: Merge) -> str:
     count, names = merge.prompt_sets(at_most=_NAMED_SETS)
-    named = f": {', '.join(map(printable, names))}" if 0 < count <= _NAMED_SETS else ""
+    named = f": {', '.join(map(quoted, names))}" if 0 < count <= _NAMED_SETS else ""
     return f", in {count_of(count, 'prompt set')}{named}"

@@ -29,6 +29,7 @@ from imagepipeline_dagster.cli.terminal import (
     why_option,
     yes_option,
 )
+from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
@@ -198,7 +199,7 @@ def rebuild(*, unbought: bool, yes: bool, as_json: bool, dataset: ImageDataset) 
     for part in restored:
         unknown = f", {part.unknown:,} of them unknown" if part.unknown else ""
         click.echo(
-            f"{printable(part.prompt_set)}: {count_of(part.requests, 'request')}{unknown}, "
+            f"{quoted(part.prompt_set)}: {count_of(part.requests, 'request')}{unknown}, "
             f"{count_of(part.images, 'image')}"
         )
     if not restored:
@@ -344,7 +345,7 @@ def _echo_decided(
 
 
 def _set_text(of: Mapping[str, str]) -> str:
-    return printable(f"{of['prompt_set']} ({of['dataset']})")
+    return f"{quoted(of['prompt_set'])} ({printable(of['dataset'])})"
 
 
 def _sets_of(ledger: Ledger, entries: Iterable[Entry]) -> list[dict[str, str]]:
@@ -358,4 +359,4 @@ def _sets_of(ledger: Ledger, entries: Iterable[Entry]) -> list[dict[str, str]]:
 
 def call_text(call: PromptCall) -> str:
     """Return which call of which prompt it is."""
-    return f"{call.prompt_set} / {call.prompt_id}, call {call.call_index} of {call.dataset}"
+    return f"{quoted(call.prompt_set, call.prompt_id)}, call {call.call_index} of {call.dataset}"

@@ -29,6 +29,7 @@ from imagepipeline_dagster.cli.terminal import (
     shown_id,
     yes_option,
 )
+from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
@@ -112,7 +113,7 @@ def _fates(
     releases = releases_with(storage, dataset.releases, images) if images else {}
     verdicts: dict[str, list[str]] = {}
     for of in verdicts_in(storage, tables, images):
-        text = f"{of.prompt_set} / {of.prompt_id}: {of.verdict} ({of.moderation_reason})"
+        text = f"{quoted(of.prompt_set, of.prompt_id)}: {of.verdict} ({of.moderation_reason})"
         verdicts.setdefault(of.image_sha256, []).append(text)
     return {
         image: {"verdicts": verdicts.get(image, []), "releases": releases.get(image, [])}

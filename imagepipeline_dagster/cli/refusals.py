@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imagepipeline_dagster.cli.terminal import count_of, printable
+from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.planning.forecast import Refusal
@@ -23,7 +24,7 @@ def show_refusals(refusals: Sequence[Refusal], count: int) -> None:
         return
     click.echo(f"Refused before paying: {count_of(count, 'row')}.")
     for refusal in refusals[:_SHOWN]:
-        row = f"{refusal.prompt_set} / {refusal.prompt_id}: {refusal.problems}"
-        click.echo(f"  {printable(row)}")
+        row = quoted(refusal.prompt_set, refusal.prompt_id)
+        click.echo(f"  {row}: {printable(refusal.problems)}")
     if count > len(refusals[:_SHOWN]):
         click.echo(f"  … and {count - len(refusals[:_SHOWN]):,} more")

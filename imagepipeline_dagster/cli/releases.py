@@ -29,6 +29,7 @@ from imagepipeline_dagster.cli.terminal import (
     why_option,
     yes_option,
 )
+from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
@@ -147,7 +148,7 @@ def diff(
     for change in changes[:_SHOWN]:
         texts = [change.before, change.after]
         before_and_after = " -> ".join(printable(text) for text in texts if text)
-        place = printable(f"{change.prompt_set}/{change.prompt_id}")
+        place = quoted(change.prompt_set, change.prompt_id)
         click.echo(f"  {change.change} {place} ({change.cause}) {before_and_after}".rstrip())
     if len(changes) > _SHOWN:
         click.echo(f"  and {len(changes) - _SHOWN:,} more: --json has them all")

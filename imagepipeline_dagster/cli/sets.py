@@ -18,8 +18,8 @@ from imagepipeline_dagster.cli.terminal import (
     echo_json,
     json_option,
     plain_errors,
-    printable,
 )
+from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
@@ -59,7 +59,7 @@ def sync(*, as_json: bool, dataset: ImageDataset) -> None:
         return
     for sign, keys in (("+", changes.added), ("-", changes.removed)):
         for key in keys:
-            click.echo(f"{sign} {printable(key)}")
+            click.echo(f"{sign} {quoted(key)}")
     if changes.in_use:
         waiting = count_of(len(changes.in_use), "partition")
         click.echo(f"{waiting} more will go once no run and no backfill names them.")

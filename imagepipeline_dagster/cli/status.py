@@ -25,9 +25,9 @@ from imagepipeline_dagster.cli.terminal import (
     json_option,
     moment,
     plain_errors,
-    printable,
     shown_number,
 )
+from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -195,7 +195,7 @@ def retry(
         echo_json({"prompt_sets": open_sets})
         return
     for name in open_sets:
-        click.echo(printable(name))
+        click.echo(quoted(name))
     click.echo(
         f"{count_of(len(open_sets), 'set')} will be asked for at the next look."
         if open_sets

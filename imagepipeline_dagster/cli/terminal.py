@@ -15,6 +15,7 @@ import click
 from typing_extensions import override
 
 from imagepipeline_dagster.errors import CorrectableError
+from imagepipeline_dagster.tables.spelling import quoted, visible_name
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -198,7 +199,8 @@ def counts_table(
         is_total = len(rows) > 1 and row == len(rows)
         if is_total:
             table.add_section()
-        table.add_row(Text(printable(name)), *cells, style="bold" if is_total else "")
+        shown_name = name if name == visible_name(name) else quoted(name)
+        table.add_row(Text(printable(shown_name)), *cells, style="bold" if is_total else "")
     return table
 
 

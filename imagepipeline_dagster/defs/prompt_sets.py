@@ -12,11 +12,11 @@ from imagepipeline_dagster.defs.metadata import column_metadata, found_table, ta
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.stage import Made, StageCheck, build_checks
 from imagepipeline_dagster.partition_names import prompt_set_of
-from imagepipeline_dagster.planning.prompt_syntax import foreign_syntax
 from imagepipeline_dagster.planning.prompts import Prompt, iter_validated_prompts
 from imagepipeline_dagster.planning.tokens import TOKENS_ARE_ESTIMATED
 from imagepipeline_dagster.resources import TablesResource
 from imagepipeline_dagster.rows import TableRows, arrow_table, content_hash
+from imagepipeline_dagster.tables.prompt_syntax import foreign_syntax
 from imagepipeline_dagster.tables.reading import SourceTables
 
 __all__ = ["build_prompt_sets", "check_prompt_sets", "make_prompt_set"]

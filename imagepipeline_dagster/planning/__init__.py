@@ -1,7 +1,6 @@
 """From a prompt row to the calls that it needs; free of charge.
 
 - `prompts`: rows validated, with their defaults; `tokens` counts what the model reads of them.
-- `prompt_syntax`: what of a prompt other tools do not take as words.
 - `seeds`: the seed of a call.
 - `requests`: prompts into requests, with keys, reasons and states: the plan.
 - `shards`: a large set in parts.

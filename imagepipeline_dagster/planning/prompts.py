@@ -15,7 +15,6 @@ from pydantic import Field, model_validator
 
 from imagepipeline_dagster.api.contract import RANGES, TASKS, RequestInvalid, Task, request_for
 from imagepipeline_dagster.options import Options, bounded
-from imagepipeline_dagster.planning.prompt_syntax import foreign_syntax
 from imagepipeline_dagster.planning.tokens import (
     MAX_TOKENS,
     TOKENS_ARE_ESTIMATED,
@@ -23,6 +22,7 @@ from imagepipeline_dagster.planning.tokens import (
 )
 from imagepipeline_dagster.rows import column
 from imagepipeline_dagster.tables.fingerprints import fingerprint_set
+from imagepipeline_dagster.tables.prompt_syntax import foreign_syntax
 from imagepipeline_dagster.tables.schema import (
     PLACEMENTS,
     EmbeddingRow,

@@ -5,6 +5,8 @@ What others use:
 - `schema`: the columns of both tables, how a user's tables map to them, and a row as it was read.
 - `reading`: rows out of the user's tables; nothing is ever written.
 - `summaries`: the newest time, and of each set its rows and their newest time; reads no content.
+- `misleading_times`: the time of a row that hides newer rows.
+- `prompt_syntax`: what of a prompt other tools do not take as words.
 - `checksums`: whether a set's rows are as they were, without reading what they say.
 - `fingerprints`: the content of a prompt set as one short text, whatever the order of its rows.
 - `overrides`: the table of people's decisions, read and added to.

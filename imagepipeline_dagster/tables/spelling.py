@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from itertools import islice
 
-__all__ = ["did_you_mean", "is_blank", "listed", "look_alike", "visible_name"]
+__all__ = ["did_you_mean", "is_blank", "listed", "look_alike", "quoted", "visible_name"]
 
 _COMPARED = 10_000  # names: comparing them takes about half a second
 _SHOWN = 3
@@ -19,12 +19,12 @@ def did_you_mean(written: str, there: Iterable[str]) -> str:
     for name in islice(there, _COMPARED):
         names.setdefault(look_alike(name), name)
     close = difflib.get_close_matches(look_alike(written), names, n=_SHOWN)
-    return f" Did you mean {' or '.join(repr(names[name]) for name in close)}?" if close else ""
+    return f" Did you mean {' or '.join(quoted(names[name]) for name in close)}?" if close else ""
 
 
 def listed(names: Iterable[str]) -> str:
     """Return names as a message lists them: in quotes, with commas."""
-    return ", ".join(map(repr, names))
+    return ", ".join(map(quoted, names))
 
 
 def visible_name(name: str) -> str:
@@ -33,6 +33,16 @@ def visible_name(name: str) -> str:
         return name.strip()
     seen = (c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
     return "".join(" " if c.isspace() else c for c in seen).strip()
+
+
+def quoted(*names: str) -> str:
+    """Return a name in quotes, with what a person cannot see in it spelled out; or a path of them.
+
+    A row is named so: 'spring' / 'a1'.
+    """
+    return " / ".join(
+        repr(name) if unicodedata.is_normalized("NFC", name) else ascii(name) for name in names
+    )
 
 
 def is_blank(text: str) -> bool:

@@ -7,7 +7,6 @@ where the database's value is.
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -17,14 +16,13 @@ import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.errors import SetsMerged
 from imagepipeline_dagster.tables.reading import PromptsTable
-from imagepipeline_dagster.tables.values import read_text, read_time
+from imagepipeline_dagster.tables.values import read_text
 
 __all__ = [
     "SetSummary",
     "count_unassigned",
     "is_later",
     "lasts_seconds",
-    "misleading_time",
     "newest_time",
     "refuse_merged_sets",
     "sets_since",
@@ -33,7 +31,6 @@ __all__ = [
 ]
 
 _LONGEST_TEXT = 64  # it is kept with every tick
-_SOON = dt.timedelta(days=1)  # clocks and time zones differ
 _TO_THE_SECOND = len("2026-05-01 12:00:00")
 
 
@@ -55,47 +52,6 @@ def newest_time(prompts: PromptsTable) -> str | None:
             return None
         query = sa.select(sa.func.max(table.column("updated_at"))).select_from(table.clause())
         return stored_time(connection.scalar(query))
-
-
-def misleading_time(prompts: PromptsTable, *, now: dt.datetime) -> str | None:
-    """Return which row's time hides newer ones from whoever asks for the newest, and why.
-
-    None where none does, as far as the newest and the oldest time tell.
-    """
-    table = prompts.table
-    if "updated_at" not in table.types:
-        return None
-    time = table.column("updated_at")
-    key = [table.column(name) for name in ("prompt_set", "prompt_id")]
-
-    def row_of(extreme: sa.ColumnElement[Any]) -> tuple[Any, ...] | None:
-        wanted = sa.select(extreme).select_from(table.clause()).scalar_subquery()
-        query = sa.select(*key, time).select_from(table.clause()).where(time == wanted).limit(1)
-        row = connection.execute(query).first()
-        return None if row is None else tuple(row)
-
-    with prompts.reporting() as connection:
-        newest, oldest = row_of(sa.func.max(time)), row_of(sa.func.min(time))
-    if newest is None or oldest is None or isinstance(newest[2], int | float | Decimal):
-        return None
-    read = read_time(newest[2])
-    if not isinstance(read, dt.datetime):
-        problem = "no time like 2026-05-01T12:00:00Z"
-    elif read > now + _SOON:
-        problem = "in the future"
-    elif _spelling(newest[2]) != _spelling(oldest[2]):
-        problem = f"spelled otherwise than {str(oldest[2])!r} in {oldest[0]!r} / {oldest[1]!r}"
-    else:
-        return None
-    return f"updated_at of {newest[0]!r} / {newest[1]!r} is {str(newest[2])!r}, {problem}"
-
-
-def _spelling(raw: object) -> str:
-    """Return what is the same in texts whose order is that of their times."""
-    if not isinstance(raw, str):
-        return ""
-    digits = re.sub("[0-9]", "0", raw[:_TO_THE_SECOND])
-    return digits + re.sub(r"^\.[0-9]+", "", raw[_TO_THE_SECOND:])
 
 
 def count_unassigned(prompts: PromptsTable) -> int:

@@ -16,8 +16,9 @@ from itertools import islice
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
 from imagepipeline_dagster.tables.fingerprints import SetFingerprint, fingerprint_embeddings
+from imagepipeline_dagster.tables.misleading_times import misleading_time
 from imagepipeline_dagster.tables.reading import SourceTables
-from imagepipeline_dagster.tables.summaries import count_unassigned, misleading_time, newest_time
+from imagepipeline_dagster.tables.summaries import count_unassigned, newest_time
 from imagepipeline_dagster.watching.batches import batch_sizes
 from imagepipeline_dagster.watching.contents import SetContents
 from imagepipeline_dagster.watching.looking import (

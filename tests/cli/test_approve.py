@@ -33,7 +33,7 @@ def test_approve_records_who_and_how_much(shop: Shop) -> None:
     output = shop.run("approve", "--all", "--up-to", "2", "--who", "ana", "--why", "spring sale")
 
     assert approvals(shop) == [("spring", 2, "ana")]
-    assert "spring: 2 images, until 20" in output
+    assert "'spring': 2 images, until 20" in output
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_sets_sync_brings_the_partitions_in_step(
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     shop.add("a")
 
-    assert shop.run("sets", "sync") == "+ spring\n"
+    assert shop.run("sets", "sync") == "+ 'spring'\n"
     assert "in step" in shop.run("sets", "sync")
     assert json.loads(shop.run("sets", "sync", "--json"))["added"] == []
     with dg.DagsterInstance.from_config(str(home)) as instance:

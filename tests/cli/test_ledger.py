@@ -71,7 +71,7 @@ def test_a_lost_answer_is_listed_and_bought_once_more(shop: Shop) -> None:
     """An unknown request is shown with its prompt; after `resubmit` a run POSTs it once."""
     key = lose_one(shop)
     listed = shop.run("ledger", "unknown")
-    assert "spring / a, call 0 of images" in listed
+    assert "'spring' / 'a', call 0 of images" in listed
     assert "may have been bought" in listed
 
     declined = shop.run("ledger", "resubmit", key, "--why", "lost", ok=False, answer="n\n")
@@ -80,7 +80,7 @@ def test_a_lost_answer_is_listed_and_bought_once_more(shop: Shop) -> None:
     assert shop.emulator.stats.posts_accepted == 1
 
     done = shop.run("ledger", "resubmit", key, "--why", "lost", answer="y\n")
-    assert "materialize spring (images)" in done
+    assert "materialize 'spring' (images)" in done
     assert row_of(shop.run("plan"), "spring")[0] == "1"
     assert shop.buy().outcomes == {"generated": 1}
     assert shop.emulator.stats.posts_accepted == 2
@@ -154,7 +154,7 @@ def test_a_lost_ledger_is_rebuilt_by_the_command(
         before = do("plan")
         for file in (tmp_path / "data").glob("ledger.db*"):
             file.unlink()
-        assert "spring: 2 requests, 2 images" in do("ledger", "rebuild", "--yes")
+        assert "'spring': 2 requests, 2 images" in do("ledger", "rebuild", "--yes")
         assert do("plan") == before
         assert "lacks nothing" in do("ledger", "rebuild", "--yes")
 

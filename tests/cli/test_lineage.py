@@ -34,7 +34,7 @@ def test_lineage_shows_the_chain(shop: Shop) -> None:
     image = shop.buy().images[0]
     assert image.uri is not None
     shown = shop.run("lineage", image.uri)
-    for expected in ("spring / a, call 0 of images", image.job_id, "seed", "run"):
+    for expected in ("'spring' / 'a', call 0 of images", image.job_id, "seed", "run"):
         assert str(expected) in shown
     for name, value in json.loads(str(image.request)).items():
         assert f"  {name}: {json.dumps(value)}\n" in shown

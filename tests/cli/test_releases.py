@@ -52,7 +52,7 @@ def test_two_releases_are_compared() -> None:
     """The difference names the samples and their causes."""
     told = run("diff", "v0001", "v0002").stdout
     assert "added, new_prompt: 1" in told
-    assert "added spring/p002 (new_prompt) a fox, number 2" in told
+    assert "added 'spring' / 'p002' (new_prompt) a fox, number 2" in told
     [change] = json.loads(run("diff", "v0002", "v0001", "--json").stdout)
     assert (change["change"], change["prompt_id"]) == ("removed", "p002")
     assert run("diff", "v0001", "v0001").stdout == "No sample differs.\n"

@@ -105,7 +105,7 @@ def test_a_retry_ends_the_pauses(pipeline: Pipeline) -> None:
     pipeline.run("summer")
     assert pipeline.tick() == []
 
-    assert do("retry", "--all").output.startswith("spring\n1 set will")
+    assert do("retry", "--all").output.startswith("'spring'\n1 set will")
     assert partition_keys(pipeline.tick()) == ["spring"]
     pipeline.run("spring")
     assert "Nothing is open" in do("retry", "spring", "summer").output
@@ -146,10 +146,10 @@ def test_lineage_goes_forward(pipeline: Pipeline) -> None:
     assert [of["request_key"] for of in of_embedding] == [of["request_key"] for of in of_row]
     (first,), (second,) = (of["images"] for of in of_row)
     assert first["releases"] == ["v0001"]
-    assert (second["verdicts"], second["releases"]) == (["spring/early / a/b: kept (ok)"], [])
+    assert (second["verdicts"], second["releases"]) == (["'spring/early' / 'a/b': kept (ok)"], [])
     assert told("lineage", second["image_sha256"])["verdicts"] == second["verdicts"]
     shown = do("lineage", "--prompt", "spring/early/a/b").output
-    assert f"{second['image_sha256']} spring/early / a/b: kept (ok)" in shown
+    assert f"{second['image_sha256']} 'spring/early' / 'a/b': kept (ok)" in shown
     assert "nothing was asked for yet" in do("lineage", "--prompt", "spring/nobody").output
     assert do("lineage").exit_code == 2
 

@@ -99,7 +99,7 @@ def test_an_export_of_a_projects_own_table(monkeypatch: pytest.MonkeyPatch) -> N
         "prompts: 1 row exported to p.csv\nLeft out: 1 row without a prompt set or an id.\n"
     )
     assert do("import-prompts", "p.csv", *chosen).output.endswith(
-        " 1 unchanged, in 1 prompt set: s\n"
+        " 1 unchanged, in 1 prompt set: 's'\n"
     )
     assert "1 row exported" in do("export", "q.csv", *chosen, "--set", "s").output
     Path("mistaken.py").write_text(

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from imagepipeline_dagster.planning.prompt_syntax import foreign_syntax
 from imagepipeline_dagster.planning.prompts import GenerationDefaults, validated_prompts
 from imagepipeline_dagster.planning.tokens import MAX_TOKENS, count_tokens
+from imagepipeline_dagster.tables.prompt_syntax import foreign_syntax
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow
 
 DEFAULTS = GenerationDefaults()

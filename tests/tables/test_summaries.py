@@ -14,7 +14,6 @@ from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.summaries import (
     is_later,
     lasts_seconds,
-    misleading_time,
     newest_time,
     sets_since,
     stored_time,
@@ -191,31 +190,3 @@ def test_stored_times_are_told_apart_by_kind() -> None:
 def test_how_long_a_time_lasts(stored: str, seconds: float) -> None:
     """Another row may get the same time all day where times are not to the second."""
     assert lasts_seconds(stored) == seconds
-
-
-@pytest.mark.parametrize(
-    ("of", "times", "told"),
-    [
-        ("TIMESTAMP", ["2026-05-01 12:00:00", "2026-05-02 12:00:00"], None),
-        ("TIMESTAMP", ["2026-05-01 12:00:00", "2099-01-01 00:00:00"], "'b' / '1' is '2099-01-01"),
-        ("TEXT", ["2026-05-01T12:00:00Z", "2026-05-01T12:00:00.5Z"], None),
-        ("TEXT", ["2026-05-01 12:00:00", "2026-05-01T11:00:00"], "spelled otherwise than '2026-05"),
-        ("TEXT", ["2026-05-01T12:00:00Z", "2026-05-01T12:00:00+02:00"], "spelled otherwise"),
-        ("TEXT", ["2026-05-01", "31/12/2025"], "'31/12/2025', no time like"),
-        ("INTEGER", [1, 2], None),
-    ],
-)
-def test_a_time_that_hides_newer_ones(
-    tables: SourceTables, execute: Execute, of: str, times: list[object], told: str | None
-) -> None:
-    """A newest time that lies ahead, or is spelled as others are not, is named with its row."""
-    execute(f"CREATE TABLE prompts (prompt_set TEXT, prompt_id TEXT, prompt TEXT, updated_at {of})")
-    for name, time in zip("ab", times, strict=True):
-        execute(
-            "INSERT INTO prompts VALUES (:name, '1', 'x', :time)",
-            name=name,
-            time=time,
-        )
-    now = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
-    message = asked(misleading_time, tables, now=now)
-    assert message is None if told is None else told in str(message)

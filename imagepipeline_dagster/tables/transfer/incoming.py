@@ -17,6 +17,7 @@ from typing import Any
 
 from imagepipeline_dagster.api.contract import RANGES, Range
 from imagepipeline_dagster.tables.errors import TablesError
+from imagepipeline_dagster.tables.prompt_syntax import foreign_syntax
 from imagepipeline_dagster.tables.schema import (
     Column,
     PromptRow,
@@ -48,6 +49,8 @@ __all__ = [
 ]
 
 _SHOWN_PROBLEMS = 20
+_SHOWN_SYNTAX = 20
+_PROMPTS = frozenset({"prompt", "negative_prompt"})
 _PROGRESS_ROWS = 2_000
 
 
@@ -96,9 +99,11 @@ class ImportOptions:
 
 
 @dataclass(slots=True)
-class _Note:
-    text: str
+class _Notes:
+    """Notes of one kind: the first of them, and how many there are."""
+
     count: int = 0
+    texts: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,16 +190,21 @@ class IncomingRows:
         used = set(resolution.headers.values())
         self.ignored_columns = tuple(header for header in headers if header and header not in used)
         self.duplicates = 0
-        self._notes: dict[str, _Note] = {}
+        self._notes: dict[tuple[str, str], _Notes] = {}
         self._former: dict[str, tuple[object, Any]] = {}
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was read otherwise than it was written: the first of each kind, and how many."""
-        return tuple(
-            f"{note.text} (and {note.count - 1:,} more)" if note.count > 1 else note.text
-            for note in self._notes.values()
-        )
+        """What was read otherwise than it was written: the first of each kind, and how many.
+
+        Also which prompts have the syntax of other tools.
+        """
+        notes: list[str] = []
+        for of_kind in self._notes.values():
+            notes += of_kind.texts
+            if more := of_kind.count - len(of_kind.texts):
+                notes[-1] += f" (and {more:,} more)"
+        return tuple(notes)
 
     def stage(self) -> StagedRows:
         """Return the rows, all of them checked; close them when done.
@@ -286,7 +296,7 @@ class IncomingRows:
         if type(raw) is str and is_no_value(raw):
             if column.required:
                 return f"{shown(raw)} is what programs write where there is no value"
-            self._note(row, source, f"{shown(raw)} is read as no value")
+            self._note(row, source, "no value", f"{shown(raw)} is read as no value")
             raw, is_plain = None, False
         if raw is None or raw == "":
             raw = source.default
@@ -294,11 +304,15 @@ class IncomingRows:
             tidied = source.tidy(raw)
             raw = tidied.value
             if tidied.note:
-                self._note(row, source, tidied.note)
+                self._note(row, source, tidied.about, tidied.note)
                 values.update(tidied.extra)
                 is_plain = False
         values[column.name] = value = column.read(raw)
         problem = problem_of(column, raw, value)
+        if column.name in _PROMPTS and problem is None and (parts := foreign_syntax(value)):
+            text = f"{', '.join(map(shown, parts))} would be sent as words"
+            self._note(row, source, "syntax", text, at_most=_SHOWN_SYNTAX)
+            is_plain = False
         if is_plain and problem is None:
             self._former[column.name] = written, value
         return problem
@@ -311,11 +325,13 @@ class IncomingRows:
             return raw[1:]
         return raw
 
-    def _note(self, row: FileRow, source: _Source, text: str) -> None:
-        note = self._notes.setdefault(
-            source.column.name, _Note(f"{row.place}, {source.label}: {text}")
-        )
-        note.count += 1
+    def _note(
+        self, row: FileRow, source: _Source, about: str, text: str, *, at_most: int = 1
+    ) -> None:
+        notes = self._notes.setdefault((source.column.name, about), _Notes())
+        notes.count += 1
+        if len(notes.texts) < at_most:
+            notes.texts.append(f"{row.place}, {source.label}: {text}")
 
     def _derived_id(self, values: dict[str, Any], row: FileRow, seen: SeenRows) -> str | None:
         """Return the id that follows from a row's content, or None for a repetition.

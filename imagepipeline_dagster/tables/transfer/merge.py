@@ -27,7 +27,7 @@ from imagepipeline_dagster.tables.schema import (
     content_json,
     key_columns,
 )
-from imagepipeline_dagster.tables.spelling import look_alike
+from imagepipeline_dagster.tables.spelling import look_alike, quoted
 from imagepipeline_dagster.tables.transfer.changes import ChangeKind, Changes, RowChange, RowCounts
 from imagepipeline_dagster.tables.transfer.incoming import (
     ImportOptions,
@@ -144,7 +144,7 @@ class Merge:
             for name in chain(self._sets_there(), *self._staged.prompt_sets(_SETS)):
                 other = alike.setdefault(look_alike(name), name)
                 if other != name:
-                    notes.append(f"the prompt sets {other!r} and {name!r} look alike")
+                    notes.append(f"the prompt sets {quoted(other)} and {quoted(name)} look alike")
                 if len(alike) >= _SETS_COMPARED:
                     break
         return tuple(dict.fromkeys(notes))

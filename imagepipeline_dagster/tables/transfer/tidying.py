@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from imagepipeline_dagster.tables.schema import Column
-from imagepipeline_dagster.tables.spelling import visible_name
+from imagepipeline_dagster.tables.spelling import quoted, visible_name
 from imagepipeline_dagster.tables.values import Kind, read_time, read_whole
 
 __all__ = ["Tidied", "Tidy", "tidy_of"]
@@ -30,12 +30,14 @@ _SOON = dt.timedelta(days=1)
 class Tidied(NamedTuple):
     """A raw value as its column means it.
 
-    `note` says what was done; `extra` fills other columns.
+    `note` says what was done, and `about` which of the rule's notes it is; `extra` fills other
+    columns.
     """
 
     value: object
     note: str | None = None
     extra: Mapping[str, str] = MappingProxyType({})
+    about: str = ""
 
 
 Tidy = Callable[[object], Tidied]
@@ -61,7 +63,7 @@ def _set_name(raw: object) -> Tidied:
     if not isinstance(raw, str):
         return _id(raw)
     name = visible_name(raw)
-    return Tidied(name) if name == raw else Tidied(name, f"{raw!a} is read as {name!r}")
+    return Tidied(name) if name == raw else Tidied(name, f"{raw!a} is read as {quoted(name)}")
 
 
 def _id(raw: object) -> Tidied:
@@ -91,7 +93,7 @@ def _seed(raw: object, modulo: int | None) -> Tidied:
         return Tidied(raw)
     seed = read_whole(raw)
     if seed == -1:
-        return Tidied(None, "-1 means any seed: it is derived from the row's names")
+        return Tidied(None, "-1 means any seed: it is derived from the row's names", about="any")
     if modulo is not None and isinstance(seed, int) and modulo <= seed < _SEED_LIMIT:
         mapped = seed % modulo
         return Tidied(mapped, f"{seed} becomes {mapped}", {"original_seed": str(seed)})

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 
 from imagepipeline_dagster.planning.prompts import GenerationDefaults, validated_prompts
 from imagepipeline_dagster.planning.requests import unplanned_requests
@@ -153,3 +154,45 @@ def test_what_was_changed_is_noted(sqlite_url: str, tmp_path: Path) -> None:
     assert "'Spring ' is read as 'Spring'" in notes
     assert "the prompt sets 'Spring' and 'spring' look alike" in notes
     assert "2099-01-01 is in the future" in notes
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"], ["--json"], ["--json", "--dry-run"]])
+def test_syntax_of_other_tools_is_told(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    """An import names each row whose prompt would be sent with signs that another tool reads."""
+    file = tmp_path / "a.csv"
+    file.write_text(
+        "prompt_set,prompt_id,prompt,negative_prompt\n"
+        "s,1,a (red:1.3) kite,NULL\ns,2,a kite,\ns,3,a {red|blue} kite,<lora:x:1>\n"
+    )
+    monkeypatch.setenv("IMAGEPIPELINE_TABLES_URL", sqlite_url)
+    monkeypatch.chdir(tmp_path)
+    output = do("import-prompts", str(file), *options).output
+    for told in (
+        "line 2, column 'prompt': '(red:1.3)' would be sent as words",
+        "line 4, column 'prompt': '{red|blue}' would be sent as words",
+        "line 2, column 'negative_prompt': 'NULL' is read as no value",
+        "line 4, column 'negative_prompt': '<lora:x:1>' would be sent as words",
+    ):
+        assert told in output
+
+
+def test_names_are_quoted_wherever_they_stand(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name with blanks that nobody sees is told from another in counts, tables and rows."""
+    with sa.create_engine(sqlite_url).begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO prompts (prompt_set, prompt_id, prompt) VALUES"
+            " ('s ', '1', ''), ('s\u200b', '1', 'p'), ('cafe\u0301', '1', 'p')"
+        )
+    monkeypatch.setenv("IMAGEPIPELINE_TABLES_URL", sqlite_url)
+    monkeypatch.chdir(tmp_path)
+    planned = do("plan").output
+    for name in ("'s '", "'s\\u200b'", "'cafe\\u0301'"):
+        assert name in planned
+    assert "'s ' / '1': prompt: is empty" in planned
+    file = tmp_path / "a.csv"
+    file.write_text("prompt_set,prompt_id,prompt\ns,1,p\n")
+    assert "in 1 prompt set: 's'" in do("import-prompts", str(file)).output

@@ -1,0 +1,115 @@
+"""Times of rows that hide newer rows from whoever asks for the newest time alone."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections import Counter
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+
+from imagepipeline_dagster.tables.reading import PromptsTable
+from imagepipeline_dagster.tables.spelling import quoted
+from imagepipeline_dagster.tables.values import read_time
+
+__all__ = ["misleading_time"]
+
+_SOON = dt.timedelta(days=1)  # clocks and time zones differ
+_CHUNK = 2_000  # rows in memory at a time
+_TO_THE_SECOND = len("2026-05-01 12:00:00")
+_AS_ZERO = str.maketrans("123456789", "000000000")
+# Of seconds since 1970 and their fractions; fewer digits may count anything.
+_PARTS_OF_A_SECOND = {10: 1, 13: 10**3, 16: 10**6, 19: 10**9}
+
+
+_Row = Sequence[Any]
+"""A row's prompt set, its id and its time."""
+
+
+def misleading_time(prompts: PromptsTable, *, now: dt.datetime) -> str | None:
+    """Return which row's time hides newer ones from whoever asks for the newest, and why.
+
+    None where none does: the newest is a time that has come, and all are spelled alike, so that
+    their order in the database is that of the times.
+    """
+    table = prompts.table
+    if "updated_at" not in table.types:
+        return None
+    time = table.column("updated_at")
+    rows = sa.select(table.column("prompt_set"), table.column("prompt_id"), time).select_from(
+        table.clause()
+    )
+    newest_time = sa.select(sa.func.max(time)).select_from(table.clause()).scalar_subquery()
+    with prompts.reporting() as connection:
+        newest = connection.execute(rows.where(time == newest_time).limit(1)).first()
+        if newest is None:
+            return None
+        problem = _problem_of(newest[2], now)
+        if problem:
+            return _sentence(newest, problem)
+        if isinstance(newest[2], dt.date):
+            return None  # a column of times has no spellings
+        return _odd_spelling(connection, rows.where(time.is_not(None)))
+
+
+def _problem_of(newest: object, now: dt.datetime) -> str | None:
+    moment = _moment(newest)
+    if isinstance(moment, str):
+        return "no time like 2026-05-01T12:00:00Z"
+    return "in the future" if moment is not None and moment > now + _SOON else None
+
+
+def _odd_spelling(connection: sa.Connection, rows: sa.Select[Any]) -> str | None:
+    counts: Counter[str] = Counter()
+    examples: dict[str, _Row] = {}
+    with connection.execute(rows.execution_options(yield_per=_CHUNK)) as result:
+        for row in result:
+            spelling = _spelling(row[2])
+            counts[spelling] += 1
+            examples.setdefault(spelling, row)
+    if len(counts) < 2:
+        return None
+    (common, _), *_, (odd, _) = counts.most_common()
+    usual = examples[common]
+    return _sentence(
+        examples[odd],
+        f"spelled otherwise than {str(usual[2])!r} in {_name_of(usual)}",
+    )
+
+
+def _sentence(row: _Row, problem: str) -> str:
+    return f"updated_at of {_name_of(row)} is {str(row[2])!r}, {problem}"
+
+
+def _name_of(row: _Row) -> str:
+    return quoted(str(row[0]), str(row[1]))
+
+
+def _digits_of(raw: object) -> str | None:
+    """Return the digits of what counts seconds, or parts of them; None where it is no number."""
+    text = str(int(raw)) if isinstance(raw, int | float | Decimal) else str(raw)
+    return text if text.isascii() and text.isdecimal() else None
+
+
+def _moment(raw: object) -> dt.datetime | str | None:
+    """Return a time; None where a number may count anything, and the text of what is none."""
+    digits = _digits_of(raw)
+    if digits is None:
+        return read_time(raw)
+    parts = _PARTS_OF_A_SECOND.get(len(digits))
+    return dt.datetime.fromtimestamp(int(digits) // parts, dt.UTC) if parts else None
+
+
+def _spelling(raw: object) -> str:
+    """Return what is the same in values whose order in the database is that of their times."""
+    if (digits := _digits_of(raw)) is not None:
+        length = len(digits) if len(digits) in _PARTS_OF_A_SECOND else 0
+        return f"{'text' if isinstance(raw, str) else 'number'} of {length} digits"
+    text = str(raw)
+    rest = text[_TO_THE_SECOND:]
+    if rest.startswith("."):
+        rest = re.sub(r"^\.[0-9]+", "", rest)
+    return text[:_TO_THE_SECOND].translate(_AS_ZERO) + rest
