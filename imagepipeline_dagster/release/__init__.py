@@ -4,6 +4,7 @@
 - `pictures`: the pictures read and stamped, with their rows.
 - `containers`: a picture's file without metadata that readers stumble over.
 - `marks`: what a picture's file says of its origin. `stamping`: the file with that written into it.
+- `credentials`: content credentials, signed for the user.
 - `card`: what a release says of itself, to programs (`manifest.json`) and people (`README.md`).
 - `croissant`: the same for tools that read Croissant.
 - `readiness`: the sets that a release may take, judged by today's rules.

@@ -83,9 +83,9 @@ def shard_schema() -> pa.Schema:
             "mark",
             pa.string(),
             metadata={
-                "description": "stamped: the file says its origin; credentials: it carries "
-                "content credentials and is as delivered; none: it could not be stamped; null: no "
-                "stamp was asked for"
+                "description": "stamped: the file says its origin; signed: and carries our content "
+                "credentials; credentials: it carries others' and is as delivered; none: it could "
+                "not be stamped; null: no stamp was asked for"
             },
         )
     )

@@ -19,12 +19,14 @@ from xml.sax.saxutils import escape
 from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 
-__all__ = ["LINEAGE_NAMESPACE", "Marks", "plain"]
+__all__ = ["LINEAGE_NAMESPACE", "SOURCE_TYPE", "Marks", "plain"]
 
 LINEAGE_NAMESPACE = "urn:imagepipeline-dagster:lineage:1.0/"
 """Of the XMP properties that say which row a picture is of."""
 
-_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""IPTC's word for a picture that a model generated."""
+
 _SYSTEM = "ImagePipeline SDXL API"
 _EMULATOR = "EMULATED: drawn by the emulator of imagepipeline-dagster, by no model"
 
@@ -102,7 +104,7 @@ class Marks:
 
 
 def _origin_of(row: ModeratedImage, content_producer: str | None) -> Iterator[tuple[str, str]]:
-    yield "Iptc4xmpExt:DigitalSourceType", _SOURCE_TYPE
+    yield "Iptc4xmpExt:DigitalSourceType", SOURCE_TYPE
     # An emulated picture is marked too, as one that is bought will be; it says so itself.
     yield "Iptc4xmpExt:AISystemUsed", _EMULATOR if row.emulated else _SYSTEM
     if row.model_id:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -23,6 +22,7 @@ from pathlib import Path
 from imagepipeline_dagster.markup import template
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.card import Release, ReleaseFile, features
+from imagepipeline_dagster.release.credentials import stamp_of
 from imagepipeline_dagster.release.formats.contract import Writer
 from imagepipeline_dagster.release.formats.files import PackedFiles
 from imagepipeline_dagster.release.formats.imagefolder import ImageFolder
@@ -31,7 +31,6 @@ from imagepipeline_dagster.release.formats.webdataset import WebDatasetTars, mem
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import LostImage, read_batches
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.stamping import stamp
 from imagepipeline_dagster.storage.contract import Storage
 
 __all__ = ["format_cards", "pack"]
@@ -88,7 +87,7 @@ def _write(
     """Write what the writers want of the parts, each picture read once."""
     wanted = {part: [writer for writer in writers if writer.wants(part)] for part in parts}
     needed = [part for part in parts if wanted[part]]
-    stamped = partial(stamp, content_producer=policy.content_producer) if policy.stamp else None
+    stamped = stamp_of(policy)
     lost: list[LostImage] = []
     try:
         with ThreadPoolExecutor(len(writers)) as formats:

@@ -14,6 +14,9 @@ from imagepipeline_dagster.options import Options, bounded
 __all__ = ["ReleasePolicy"]
 
 
+_MARKS = ("stamp", "content_producer", "content_credentials")
+
+
 class ReleasePolicy(Options):
     """How a dataset is released."""
 
@@ -42,6 +45,11 @@ class ReleasePolicy(Options):
     content_producer: str | None = Field(
         None,
         description="Add China's label TC260:AIGC to the stamp, with this name of the producer.",
+    )
+    content_credentials: bool = Field(
+        False,  # noqa: FBT003 - pydantic's default
+        description="Sign each stamped file's content credentials (C2PA) with the certificate and "
+        "key that IMAGEPIPELINE_C2PA_CERTIFICATE and IMAGEPIPELINE_C2PA_KEY name the files of.",
     )
     license: str | None = Field(
         None, description="The licence's name, as the Hub spells it: cc-by-4.0."
@@ -76,6 +84,8 @@ class ReleasePolicy(Options):
                 raise ValueError(f"splits: {name!r} is no name of letters, digits and underscores")
         if unknown := set(self.split_of.values()) - set(self.splits):
             raise ValueError(f"split_of: {min(unknown)!r} is none of the splits")
+        if self.content_credentials and not self.stamp:
+            raise ValueError("content_credentials: they vouch for the stamp, which is off")
         if self.group_by not in ModeratedImage.__dataclass_fields__:
             raise ValueError(f"group_by: {self.group_by!r} is no column of moderated_images")
         return self
@@ -88,9 +98,7 @@ class ReleasePolicy(Options):
     @property
     def packing(self) -> str:
         """What tells how the same samples are packed."""
-        return self.model_dump_json(
-            include={"formats", "splits", "group_by", "split_of", "stamp", "content_producer"}
-        )
+        return self.model_dump_json(include={"formats", "splits", "group_by", "split_of", *_MARKS})
 
     @property
     def splitting(self) -> str:
@@ -100,4 +108,4 @@ class ReleasePolicy(Options):
     @property
     def shaping(self) -> str:
         """What makes a part's files other bytes, beside its rows."""
-        return self.model_dump_json(include={"stamp", "content_producer"})
+        return self.model_dump_json(include={*_MARKS})

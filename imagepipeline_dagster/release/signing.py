@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         Ed25519PublicKey,
     )
 
-__all__ = ["SIGNATURE", "KeyUnusable", "sign", "signature_problem"]
+__all__ = ["SIGNATURE", "KeyUnusable", "private_bytes", "sign", "signature_problem"]
 
 SIGNATURE = "manifest.json.sig"
 """Name of the signature, beside the manifest."""
@@ -38,8 +38,6 @@ def sign(storage: Storage, release: Release, key_file: Path) -> None:
     Raises:
         KeyUnusable: the key file is not such a key.
     """
-    if key_file.stat().st_mode & _OTHERS_MAY_READ:
-        raise KeyUnusable(f"{key_file} can be read by others: chmod 600 {key_file}")
     manifest = storage.read(f"{release.path}/manifest.json")
     storage.write(f"{release.path}/{SIGNATURE}", _private_key(key_file).sign(manifest))
 
@@ -64,12 +62,24 @@ def signature_problem(storage: Storage, release: Release, public_key_file: Path)
     return None
 
 
+def private_bytes(file: Path) -> bytes:
+    """Return what is in a key file.
+
+    Raises:
+        KeyUnusable: others can read it too.
+    """
+    if file.stat().st_mode & _OTHERS_MAY_READ:
+        raise KeyUnusable(f"{file} can be read by others: chmod 600 {file}")
+    return file.read_bytes()
+
+
 def _private_key(file: Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+    secret = private_bytes(file)
     try:
-        key = load_pem_private_key(file.read_bytes(), password=None)
+        key = load_pem_private_key(secret, password=None)
     except (TypeError, ValueError):  # the cause may quote the file
         key = None
     if not isinstance(key, Ed25519PrivateKey):

@@ -32,6 +32,7 @@ class Mark(StrEnum):
     """What a picture's file says of its origin."""
 
     STAMPED = "stamped"
+    SIGNED = "signed"
     CREDENTIALS = "credentials"
     NONE = "none"
 
