@@ -11,7 +11,7 @@ import click
 from imagepipeline_dagster.cli.configured import (
     configured_ledger,
     configured_tables,
-    dataset_option,
+    on_dataset,
     resources_of,
     system_user,
     who_option,
@@ -20,9 +20,7 @@ from imagepipeline_dagster.cli.tables import chosen_sets
 from imagepipeline_dagster.cli.terminal import (
     count_of,
     echo_json,
-    json_option,
     moment,
-    plain_errors,
     why_option,
 )
 from imagepipeline_dagster.tables.spelling import quoted
@@ -44,8 +42,7 @@ __all__ = ["approve"]
 )
 @who_option
 @why_option(default="approved on the command line", help="Kept with the approval.")
-@json_option
-@dataset_option
+@on_dataset
 def approve(
     *,
     prompt_sets: tuple[str, ...],
@@ -66,26 +63,25 @@ def approve(
 
     if bool(prompt_sets) == all_sets:
         raise click.UsageError("Name prompt sets, or give --all.")
-    with plain_errors():
-        origin = resources_of(dataset)["imagepipeline"].origin
-        allowance = dataset.allowance(origin)
-        with (
-            configured_tables(dataset) as tables,
-            configured_ledger(dataset, create=True) as ledger,
-        ):
-            names = chosen_sets(tables, prompt_sets)
-            planned = forecast_of_sets(names, tables, dataset, ledger, origin=origin)
-            approved = approve_plans(
-                planned,
-                up_to=up_to,
-                who=who or system_user() or "",
-                why=why,
-                dataset=dataset.name,
-                ledger=ledger,
-                allowance=allowance,
-                valid_hours=dataset.approval.valid_hours,
-                now=dt.datetime.now(dt.UTC),
-            )
+    origin = resources_of(dataset)["imagepipeline"].origin
+    allowance = dataset.allowance(origin)
+    with (
+        configured_tables(dataset) as tables,
+        configured_ledger(dataset, create=True) as ledger,
+    ):
+        names = chosen_sets(tables, prompt_sets)
+        planned = forecast_of_sets(names, tables, dataset, ledger, origin=origin)
+        approved = approve_plans(
+            planned,
+            up_to=up_to,
+            who=who or system_user() or "",
+            why=why,
+            dataset=dataset.name,
+            ledger=ledger,
+            allowance=allowance,
+            valid_hours=dataset.approval.valid_hours,
+            now=dt.datetime.now(dt.UTC),
+        )
     if as_json:
         rows = [dataclasses.asdict(approval) for approval in approved]
         for row in rows:

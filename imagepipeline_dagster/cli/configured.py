@@ -7,14 +7,15 @@ import importlib
 import os
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from imagepipeline_dagster.cli.terminal import AliasedOption, plain_errors, printable
+from imagepipeline_dagster.cli.terminal import AliasedOption, json_option, plain_errors, printable
 from imagepipeline_dagster.errors import CorrectableError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "configured_ledger",
     "configured_tables",
     "dataset_option",
+    "on_dataset",
     "present_ledger",
     "resources_of",
     "system_user",
@@ -52,6 +54,19 @@ dataset_option = click.option(
     help="The dataset, where a project has several: its key prefix, or an ImageDataset in Python "
     "as definitions:dataset.",
 )
+
+
+def on_dataset(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command its dataset and `--json`, and let it show errors without a traceback."""
+
+    @wraps(command)
+    def shown(**options: Any) -> None:  # noqa: ANN401 - the command's own
+        with plain_errors():
+            command(**options)
+
+    return json_option(dataset_option(shown))
+
+
 who_option = click.option(
     "--who",
     "--reviewer",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imagepipeline_dagster.cli.configured import dataset_option, resources_of
-from imagepipeline_dagster.cli.terminal import echo_json, json_option, printable
+from imagepipeline_dagster.cli.configured import on_dataset, resources_of
+from imagepipeline_dagster.cli.terminal import echo_json, printable
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
@@ -18,8 +18,7 @@ __all__ = ["doctor"]
 
 
 @click.command(short_help="Say what is wrong with this installation.")
-@json_option
-@dataset_option
+@on_dataset
 def doctor(*, as_json: bool, dataset: ImageDataset) -> None:
     """Look at versions, key, tables, storage, ledger, clock, pools and daemon.
 

@@ -11,7 +11,7 @@ import click
 
 from imagepipeline_dagster.cli.configured import (
     configured_ledger,
-    dataset_option,
+    on_dataset,
     present_ledger,
     resources_of,
     system_user,
@@ -22,9 +22,7 @@ from imagepipeline_dagster.cli.terminal import (
     count_of,
     echo_fields,
     echo_json,
-    json_option,
     moment,
-    plain_errors,
     printable,
     why_option,
     yes_option,
@@ -49,13 +47,12 @@ def ledger_group() -> None:
 
 
 @ledger_group.command("unknown", short_help="List requests that nobody knows the end of.")
-@json_option
-@dataset_option
+@on_dataset
 def ledger_unknown(*, as_json: bool, dataset: ImageDataset) -> None:
     """List the requests of which nobody knows whether they were bought."""
     from imagepipeline_dagster.ledger.decisions import unknown_requests
 
-    with plain_errors(), present_ledger(dataset) as ledger:
+    with present_ledger(dataset) as ledger:
         lost = unknown_requests(ledger)
     if as_json:
         echo_json({"unknown": [asdict(request) for request in lost]})
@@ -87,8 +84,7 @@ def ledger_unknown(*, as_json: bool, dataset: ImageDataset) -> None:
 
 def _decision_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        dataset_option,
-        json_option,
+        on_dataset,
         yes_option,
         who_option,
         why_option(required=True, help="Kept with the decision."),
@@ -101,8 +97,7 @@ def _decision_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @ledger_group.command(short_help="Copy a SQLite ledger that is in use.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@json_option
-@dataset_option
+@on_dataset
 def backup(*, file: Path, as_json: bool, dataset: ImageDataset) -> None:
     """Copy a SQLite ledger to FILE, whole also while runs write to it.
 
@@ -112,7 +107,7 @@ def backup(*, file: Path, as_json: bool, dataset: ImageDataset) -> None:
 
     if file.exists():
         raise click.ClickException(f"{file} exists already; a backup replaces nothing.")
-    with plain_errors(), present_ledger(dataset) as ledger:
+    with present_ledger(dataset) as ledger:
         if ledger.file is None:
             raise click.ClickException(
                 f"The ledger at {ledger.shown_url} is no SQLite file: back it up by its database's "
@@ -127,8 +122,7 @@ def backup(*, file: Path, as_json: bool, dataset: ImageDataset) -> None:
 
 @ledger_group.command(short_help="Take the ledger as it is for the storage's own.")
 @yes_option
-@json_option
-@dataset_option
+@on_dataset
 def adopt(*, yes: bool, as_json: bool, dataset: ImageDataset) -> None:
     """Take the ledger as it is for the storage's own.
 
@@ -138,7 +132,7 @@ def adopt(*, yes: bool, as_json: bool, dataset: ImageDataset) -> None:
     """
     from imagepipeline_dagster.ledger import identity
 
-    with plain_errors(), configured_ledger(dataset, create=True) as ledger:
+    with configured_ledger(dataset, create=True) as ledger:
         storage = resources_of(dataset)["storage"].open()
         agree(
             f"The ledger at {ledger.shown_url} becomes the one of {storage.uri}, and what it does "
@@ -159,8 +153,7 @@ def adopt(*, yes: bool, as_json: bool, dataset: ImageDataset) -> None:
     help="Take what the tables show as not bought for not bought; else it is unknown.",
 )
 @yes_option
-@json_option
-@dataset_option
+@on_dataset
 def rebuild(*, unbought: bool, yes: bool, as_json: bool, dataset: ImageDataset) -> None:
     """Restore what the ledger lacks from the tables on the storage; what it has stays.
 
@@ -170,29 +163,28 @@ def rebuild(*, unbought: bool, yes: bool, as_json: bool, dataset: ImageDataset) 
     from imagepipeline_dagster.api.contract import submit_path
     from imagepipeline_dagster.purchase.rebuild import Rebuilding, StoredTables
 
-    with plain_errors():
-        resources = resources_of(dataset)
-        api = resources["imagepipeline"]
-        folders = {
-            asset: "/".join(dataset.key(asset).path)
-            for asset in ("prompt_sets", "generation_requests", "generated_images")
-        }
-        rebuilding = Rebuilding(
-            storage=resources["storage"].open(),
-            tables=StoredTables(**folders),
-            dataset=dataset.name,
-            allowance=dataset.allowance(api.origin),
-            endpoint=lambda task: f"{api.origin}{submit_path(task)}",
-            emulated=api.emulated,
-            unbought=unbought,
+    resources = resources_of(dataset)
+    api = resources["imagepipeline"]
+    folders = {
+        asset: "/".join(dataset.key(asset).path)
+        for asset in ("prompt_sets", "generation_requests", "generated_images")
+    }
+    rebuilding = Rebuilding(
+        storage=resources["storage"].open(),
+        tables=StoredTables(**folders),
+        dataset=dataset.name,
+        allowance=dataset.allowance(api.origin),
+        endpoint=lambda task: f"{api.origin}{submit_path(task)}",
+        emulated=api.emulated,
+        unbought=unbought,
+    )
+    with configured_ledger(dataset, create=True) as ledger:
+        agree(
+            f"Restore {dataset.name} from {rebuilding.storage.uri} in {ledger.shown_url}?",
+            yes=yes,
         )
-        with configured_ledger(dataset, create=True) as ledger:
-            agree(
-                f"Restore {dataset.name} from {rebuilding.storage.uri} in {ledger.shown_url}?",
-                yes=yes,
-            )
-            restored = [part for part in rebuilding.restore(ledger) if part.requests]
-            strangers = rebuilding.adopt(ledger)
+        restored = [part for part in rebuilding.restore(ledger) if part.requests]
+        strangers = rebuilding.adopt(ledger)
     if as_json:
         echo_json({"restored": [asdict(part) for part in restored], "strangers": strangers})
         return
@@ -239,8 +231,7 @@ def forget(**options: Any) -> None:  # noqa: ANN401 - those of both decisions
 
 @ledger_group.command(short_help="Ask jobs for pictures again; it costs nothing.")
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
-@json_option
-@dataset_option
+@on_dataset
 def refetch(*, keys: tuple[str, ...], as_json: bool, dataset: ImageDataset) -> None:
     """Ask the jobs of requests for their pictures again; nothing is bought.
 
@@ -250,11 +241,11 @@ def refetch(*, keys: tuple[str, ...], as_json: bool, dataset: ImageDataset) -> N
     from imagepipeline_dagster.ledger.decisions import entries_named
     from imagepipeline_dagster.purchase.refetching import refetch as ask_again
 
-    with plain_errors(), present_ledger(dataset) as ledger:
+    with present_ledger(dataset) as ledger:
         entries = entries_named(ledger, keys)
         resources = resources_of(dataset)
     api = resources["imagepipeline"]
-    with plain_errors(), configured_ledger(dataset, create=True) as ledger:
+    with configured_ledger(dataset, create=True) as ledger:
         answers = ask_again(
             entries,
             ledger=ledger,
@@ -299,23 +290,22 @@ def _decide(
         raise click.ClickException("The system names no user: say --who.")
     if not why.strip():
         raise click.BadParameter("must not be blank", param_hint="--why")
-    with plain_errors():
-        # Read first: a ledger that is not there must not be made by a decision about it.
-        with present_ledger(dataset) as ledger:
-            if all_unknown:
-                keys = tuple(request.request_key for request in decisions.unknown_requests(ledger))
-            if not keys:
-                _echo_decided(decision, [], [], as_json=as_json)
-                return
-            entries = decisions.concerned(ledger, keys, decision)
-        buys = decision is decisions.LedgerDecision.RESUBMIT
-        about = _requests_text(entries)
-        agree(f"Buy {about} once more?" if buys else f"Give up {about}?", yes=yes)
-        with configured_ledger(dataset, create=True) as ledger:
-            # As they were shown: nobody was asked about requests that became unknown meanwhile.
-            shown = [entry.request_key for entry in entries]
-            decided = decisions.decide(ledger, shown, decision, who=who, why=why)
-            sets = _sets_of(ledger, decided)
+    # Read first: a ledger that is not there must not be made by a decision about it.
+    with present_ledger(dataset) as ledger:
+        if all_unknown:
+            keys = tuple(request.request_key for request in decisions.unknown_requests(ledger))
+        if not keys:
+            _echo_decided(decision, [], [], as_json=as_json)
+            return
+        entries = decisions.concerned(ledger, keys, decision)
+    buys = decision is decisions.LedgerDecision.RESUBMIT
+    about = _requests_text(entries)
+    agree(f"Buy {about} once more?" if buys else f"Give up {about}?", yes=yes)
+    with configured_ledger(dataset, create=True) as ledger:
+        # As they were shown: nobody was asked about requests that became unknown meanwhile.
+        shown = [entry.request_key for entry in entries]
+        decided = decisions.decide(ledger, shown, decision, who=who, why=why)
+        sets = _sets_of(ledger, decided)
     _echo_decided(decision, decided, sets, as_json=as_json)
 
 

@@ -12,7 +12,7 @@ import click
 
 from imagepipeline_dagster.cli.configured import (
     configured_ledger,
-    dataset_option,
+    on_dataset,
     resources_of,
 )
 from imagepipeline_dagster.cli.ledger import call_text
@@ -22,9 +22,7 @@ from imagepipeline_dagster.cli.terminal import (
     echo_fields,
     echo_json,
     json_lines,
-    json_option,
     moment,
-    plain_errors,
     printable,
     shown_id,
     yes_option,
@@ -46,8 +44,7 @@ __all__ = ["lineage", "replay", "uses_named"]
 @click.argument("image", required=False)
 @click.option("--prompt", metavar="SET/ID", help="What came of a row of the prompts table.")
 @click.option("--embedding", metavar="ID", help="What came of an embedding.")
-@json_option
-@dataset_option
+@on_dataset
 def lineage(
     *,
     image: str | None,
@@ -65,19 +62,18 @@ def lineage(
         raise click.UsageError("Give an image, --prompt or --embedding.")
     from imagepipeline_dagster.ledger.lineage import lineage_of
 
-    with plain_errors():
-        resources = resources_of(dataset)
-        storage = resources["storage"].open()
-        with configured_ledger(dataset, create=False) as ledger:
-            if image is None:
-                uses = uses_named(ledger, prompt, embedding)
-                images = {sha256 for use in uses for sha256 in use.images}
-                sets = {use.use.call.prompt_set for use in uses}
-            else:
-                traced = lineage_of(ledger, image)
-                images = {traced.image_sha256}
-                sets = {use.call.prompt_set for of in traced.samples for use in of.uses}
-        fates = _fates(dataset, storage, sets, images)
+    resources = resources_of(dataset)
+    storage = resources["storage"].open()
+    with configured_ledger(dataset, create=False) as ledger:
+        if image is None:
+            uses = uses_named(ledger, prompt, embedding)
+            images = {sha256 for use in uses for sha256 in use.images}
+            sets = {use.use.call.prompt_set for use in uses}
+        else:
+            traced = lineage_of(ledger, image)
+            images = {traced.image_sha256}
+            sets = {use.call.prompt_set for of in traced.samples for use in of.uses}
+    fates = _fates(dataset, storage, sets, images)
     if image is None:
         _echo_uses(uses, fates, as_json=as_json)
     elif as_json:
@@ -170,8 +166,7 @@ def _use_as_json(use: RequestUse, fates: Mapping[str, dict[str, list[str]]]) -> 
 @click.argument("image")
 @yes_option
 @click.option("--elsewhere", is_flag=True, help="Ask another API than the one that made the image.")
-@json_option
-@dataset_option
+@on_dataset
 def replay(*, image: str, yes: bool, elsewhere: bool, as_json: bool, dataset: ImageDataset) -> None:
     """Buy an image's request again, and tell whether the same picture comes.
 
@@ -181,28 +176,27 @@ def replay(*, image: str, yes: bool, elsewhere: bool, as_json: bool, dataset: Im
     from imagepipeline_dagster.ledger.lineage import lineage_of
     from imagepipeline_dagster.purchase.replay import Replay
 
-    with plain_errors():
-        resources = resources_of(dataset)
-        api = resources["imagepipeline"]
-        origin = api.origin
-        with configured_ledger(dataset, create=False) as ledger:
-            original = lineage_of(ledger, image)
-        with configured_ledger(dataset, create=True) as ledger:
-            again = Replay(
-                original,
-                ledger=ledger,
-                origin=origin,
-                emulated=api.emulated,
-                elsewhere=elsewhere,
-            )
-            agree(f"This buys {count_of(again.images, 'image')}. Go on?", yes=yes or api.emulated)
-            report = again.carry_out(
-                storage=resources["storage"].open(),
-                open_client=api.open,
-                settings=api.purchase_settings,
-                allowance=dataset.allowance(origin),
-                run_id=f"replay-{uuid.uuid4()}",
-            )
+    resources = resources_of(dataset)
+    api = resources["imagepipeline"]
+    origin = api.origin
+    with configured_ledger(dataset, create=False) as ledger:
+        original = lineage_of(ledger, image)
+    with configured_ledger(dataset, create=True) as ledger:
+        again = Replay(
+            original,
+            ledger=ledger,
+            origin=origin,
+            emulated=api.emulated,
+            elsewhere=elsewhere,
+        )
+        agree(f"This buys {count_of(again.images, 'image')}. Go on?", yes=yes or api.emulated)
+        report = again.carry_out(
+            storage=resources["storage"].open(),
+            open_client=api.open,
+            settings=api.purchase_settings,
+            allowance=dataset.allowance(origin),
+            run_id=f"replay-{uuid.uuid4()}",
+        )
     if as_json:
         echo_json({**dataclasses.asdict(report), "likeness": report.likeness})
     else:

@@ -13,7 +13,7 @@ from imagepipeline_dagster.cli.configured import (
     changed_dataset,
     configured_ledger,
     configured_tables,
-    dataset_option,
+    on_dataset,
     resources_of,
 )
 from imagepipeline_dagster.cli.refusals import show_refusals
@@ -22,8 +22,6 @@ from imagepipeline_dagster.cli.terminal import (
     count_of,
     counts_table,
     echo_json,
-    json_option,
-    plain_errors,
     shown_number,
 )
 
@@ -48,8 +46,7 @@ price_option = click.option(
 @click.command(short_help="Show what a purchase would buy now, and why.")
 @click.argument("prompt_sets", nargs=-1, metavar="[SET]...")
 @price_option
-@json_option
-@dataset_option
+@on_dataset
 def plan(
     *,
     prompt_sets: tuple[str, ...],
@@ -66,19 +63,18 @@ def plan(
     from imagepipeline_dagster.defs.plans import forecast_of_sets
     from imagepipeline_dagster.ledger.records import PlanState
 
-    with plain_errors():
-        dataset = changed_dataset(dataset, price_per_image=price_per_image)
-        api = resources_of(dataset)["imagepipeline"]
-        with (
-            configured_tables(dataset) as tables,
-            configured_ledger(dataset, create=False) as ledger,
-        ):
-            origin = api.origin
-            names = chosen_sets(tables, prompt_sets)
-            planned = forecast_of_sets(names, tables, dataset, ledger, origin=origin)
-            allowance = dataset.allowance(origin)
-            spent = allowance.spent(ledger, today=dt.datetime.now(dt.UTC).date())
-            warning = None if api.emulated else ledger.warning
+    dataset = changed_dataset(dataset, price_per_image=price_per_image)
+    api = resources_of(dataset)["imagepipeline"]
+    with (
+        configured_tables(dataset) as tables,
+        configured_ledger(dataset, create=False) as ledger,
+    ):
+        origin = api.origin
+        names = chosen_sets(tables, prompt_sets)
+        planned = forecast_of_sets(names, tables, dataset, ledger, origin=origin)
+        allowance = dataset.allowance(origin)
+        spent = allowance.spent(ledger, today=dt.datetime.now(dt.UTC).date())
+        warning = None if api.emulated else ledger.warning
     total = planned.total
     if as_json:
         echo_json(

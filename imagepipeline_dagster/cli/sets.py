@@ -11,13 +11,11 @@ import click
 from imagepipeline_dagster.cli.configured import (
     configured_ledger,
     configured_tables,
-    dataset_option,
+    on_dataset,
 )
 from imagepipeline_dagster.cli.terminal import (
     count_of,
     echo_json,
-    json_option,
-    plain_errors,
 )
 from imagepipeline_dagster.tables.spelling import quoted
 
@@ -33,8 +31,7 @@ def sets_group() -> None:
 
 
 @sets_group.command("sync", short_help="Bring the partitions in step with the prompts table.")
-@json_option
-@dataset_option
+@on_dataset
 def sync(*, as_json: bool, dataset: ImageDataset) -> None:
     """Add a partition for each prompt set of the table, and remove those of sets that left it.
 
@@ -44,7 +41,6 @@ def sync(*, as_json: bool, dataset: ImageDataset) -> None:
     from imagepipeline_dagster.defs.under_way import configured_instance
 
     with (
-        plain_errors(),
         configured_instance(os.environ) as instance,
         configured_tables(dataset) as tables,
     ):

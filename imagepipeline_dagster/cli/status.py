@@ -12,7 +12,7 @@ from imagepipeline_dagster.cli.configured import (
     changed_dataset,
     configured_ledger,
     configured_tables,
-    dataset_option,
+    on_dataset,
     resources_of,
 )
 from imagepipeline_dagster.cli.plan import price_option
@@ -22,9 +22,7 @@ from imagepipeline_dagster.cli.terminal import (
     counts_table,
     echo_fields,
     echo_json,
-    json_option,
     moment,
-    plain_errors,
     shown_number,
 )
 from imagepipeline_dagster.tables.spelling import quoted
@@ -40,8 +38,7 @@ __all__ = ["costs", "retry", "status"]
 
 
 @click.command(short_help="Show how the dataset stands, and what comes next.")
-@json_option
-@dataset_option
+@on_dataset
 def status(*, as_json: bool, dataset: ImageDataset) -> None:
     """Show sets, what waits, what is unknown, what was spent, the last release and the next runs.
 
@@ -49,20 +46,19 @@ def status(*, as_json: bool, dataset: ImageDataset) -> None:
     """
     from imagepipeline_dagster.defs.status import status_of
 
-    with plain_errors():
-        resources = resources_of(dataset)
-        with (
-            configured_tables(dataset) as tables,
-            configured_ledger(dataset, create=False) as ledger,
-        ):
-            standing = status_of(
-                dataset,
-                tables=tables,
-                ledger=ledger,
-                storage=resources["storage"].open(),
-                api=resources["imagepipeline"],
-                now=dt.datetime.now(dt.UTC),
-            )
+    resources = resources_of(dataset)
+    with (
+        configured_tables(dataset) as tables,
+        configured_ledger(dataset, create=False) as ledger,
+    ):
+        standing = status_of(
+            dataset,
+            tables=tables,
+            ledger=ledger,
+            storage=resources["storage"].open(),
+            api=resources["imagepipeline"],
+            now=dt.datetime.now(dt.UTC),
+        )
     if as_json:
         echo_json(dataclasses.asdict(standing))
     else:
@@ -111,8 +107,7 @@ def _echo_status(standing: DatasetStatus) -> None:
 
 @click.command(short_help="Show what was bought and reused, by day, set and model.")
 @price_option
-@json_option
-@dataset_option
+@on_dataset
 def costs(*, price_per_image: float | None, as_json: bool, dataset: ImageDataset) -> None:
     """Show what was bought, what was reused instead, and so saved: by day, set and model."""
     import rich
@@ -120,15 +115,12 @@ def costs(*, price_per_image: float | None, as_json: bool, dataset: ImageDataset
     from imagepipeline_dagster.ledger.budget import Spent
     from imagepipeline_dagster.ledger.costs import costs_of
 
-    with plain_errors():
-        dataset = changed_dataset(dataset, price_per_image=price_per_image)
-        resources = resources_of(dataset)
-        api = resources["imagepipeline"]
-        allowance = dataset.allowance(api.origin)
-        with configured_ledger(dataset, create=False) as ledger:
-            spent = costs_of(
-                ledger, dataset=dataset.name, scope=allowance.scope, emulated=api.emulated
-            )
+    dataset = changed_dataset(dataset, price_per_image=price_per_image)
+    resources = resources_of(dataset)
+    api = resources["imagepipeline"]
+    allowance = dataset.allowance(api.origin)
+    with configured_ledger(dataset, create=False) as ledger:
+        spent = costs_of(ledger, dataset=dataset.name, scope=allowance.scope, emulated=api.emulated)
     if as_json:
         saved = allowance.cost(spent.total.reused)
         echo_json({**dataclasses.asdict(spent), "saved": saved, "currency": allowance.currency})
@@ -168,8 +160,7 @@ def _bought_table(
 @click.command(short_help="Have open or failed sets asked for again without a pause.")
 @click.argument("prompt_sets", nargs=-1, metavar="[SET]...")
 @click.option("--all", "all_sets", is_flag=True, help="All sets that are not built whole.")
-@json_option
-@dataset_option
+@on_dataset
 def retry(
     *, prompt_sets: tuple[str, ...], all_sets: bool, as_json: bool, dataset: ImageDataset
 ) -> None:
@@ -183,7 +174,6 @@ def retry(
     if bool(prompt_sets) == all_sets:
         raise click.UsageError("Name prompt sets, or give --all.")
     with (
-        plain_errors(),
         configured_tables(dataset) as tables,
         configured_ledger(dataset, create=True) as ledger,
     ):

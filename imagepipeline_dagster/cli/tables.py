@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imagepipeline_dagster.cli.configured import changed_dataset, dataset_option, tables_url
+from imagepipeline_dagster.cli.configured import changed_dataset, on_dataset, tables_url
 from imagepipeline_dagster.cli.progress import ShownProgress
 from imagepipeline_dagster.cli.terminal import (
     count_of,
     echo_json,
-    json_option,
-    plain_errors,
     printable,
 )
 
@@ -29,19 +27,17 @@ __all__ = ["chosen_sets", "export", "init"]
 
 @click.command(short_help="Create the two tables, with sample rows.")
 @click.option("--empty", is_flag=True, help="Create the tables without sample rows.")
-@json_option
-@dataset_option
+@on_dataset
 def init(*, empty: bool, as_json: bool, dataset: ImageDataset) -> None:
     """Create the prompts and embeddings tables, with samples to start from."""
     from imagepipeline_dagster.databases import shown_url
     from imagepipeline_dagster.tables.creating import create_tables
     from imagepipeline_dagster.tables.samples import create_sample_tables
 
-    with plain_errors():
-        url = tables_url(dataset)
-        if empty:
-            create_tables(url)
-        with_samples = not empty and create_sample_tables(url)
+    url = tables_url(dataset)
+    if empty:
+        create_tables(url)
+    with_samples = not empty and create_sample_tables(url)
     where = shown_url(url)
     if as_json:
         echo_json({"url": where, "samples_created": with_samples})
@@ -69,8 +65,7 @@ def init(*, empty: bool, as_json: bool, dataset: ImageDataset) -> None:
     help="Leave CSV texts that a spreadsheet would run as they are, without a quote before them.",
 )
 @click.option("--table", metavar="NAME", help="The table, where it is not ours: schema.table.")
-@json_option
-@dataset_option
+@on_dataset
 def export(
     *,
     file: Path,
@@ -93,7 +88,7 @@ def export(
 
     if embeddings and prompt_sets:
         raise click.UsageError("Embeddings belong to no prompt set: leave --set or --embeddings.")
-    with plain_errors(), closing(ShownProgress()) as on_progress:
+    with closing(ShownProgress()) as on_progress:
         dataset = changed_dataset(dataset, prompts=table, embeddings=table)
         url = tables_url(dataset)
         if embeddings:

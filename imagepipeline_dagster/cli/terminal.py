@@ -88,6 +88,8 @@ def plain_errors() -> Iterator[None]:
     """Show what a person can put right, and what to do about it, without a traceback."""
     try:
         yield
+    except BrokenPipeError:  # nobody reads on: click ends the command by itself
+        raise
     except (CorrectableError, OSError) as error:
         text = str(error)
         if isinstance(error, OSError) and error.filename and error.strerror:

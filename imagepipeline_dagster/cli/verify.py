@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imagepipeline_dagster.cli.configured import dataset_option, present_ledger, resources_of
-from imagepipeline_dagster.cli.terminal import count_of, echo_json, json_option, plain_errors
+from imagepipeline_dagster.cli.configured import on_dataset, present_ledger, resources_of
+from imagepipeline_dagster.cli.terminal import count_of, echo_json
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
@@ -21,8 +21,7 @@ __all__ = ["verify"]
 
 @click.command(short_help="Compare every stored image with the ledger.")
 @click.option("--repair", is_flag=True, help="Say how each image can be had again.")
-@json_option
-@dataset_option
+@on_dataset
 def verify(*, repair: bool, as_json: bool, dataset: ImageDataset) -> None:
     """Read every stored image again: is it there, with the size and the SHA-256 that it had?
 
@@ -30,14 +29,13 @@ def verify(*, repair: bool, as_json: bool, dataset: ImageDataset) -> None:
     """
     from imagepipeline_dagster.ledger.verification import count_images, damaged_images
 
-    with plain_errors():
-        storage = resources_of(dataset)["storage"].open()
-        with present_ledger(dataset) as ledger:
-            number = count_images(ledger)
-            with click.progressbar(
-                damaged_images(ledger, storage), length=number, label="images", file=sys.stderr
-            ) as looked_at:
-                damaged = [image for image in looked_at if image is not None]
+    storage = resources_of(dataset)["storage"].open()
+    with present_ledger(dataset) as ledger:
+        number = count_images(ledger)
+        with click.progressbar(
+            damaged_images(ledger, storage), length=number, label="images", file=sys.stderr
+        ) as looked_at:
+            damaged = [image for image in looked_at if image is not None]
     if as_json:
         echo_json({"images": number, "damaged": [asdict(image) for image in damaged]})
     else:
