@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "changed_dataset",
+    "chosen_name",
     "configured_ledger",
     "configured_tables",
     "dataset_option",
@@ -37,8 +38,12 @@ __all__ = [
 ]
 
 
+_CHOSEN_NAME = f"{__name__}.dataset"
+
+
 def _chosen(context: click.Context, option: click.Parameter, where: str | None) -> ImageDataset:
-    del context, option
+    del option
+    context.meta[_CHOSEN_NAME] = where
     with plain_errors():
         where = _where_of_project() if where is None else where
         return _dataset_at(where) if where and ":" in where else _dataset_named(where)
@@ -75,6 +80,12 @@ who_option = click.option(
     metavar="NAME",
     help="Who decides; the system's user by default.",
 )
+
+
+def chosen_name() -> str | None:
+    """Return what `--dataset` said, for another command of the same dataset."""
+    name: str | None = click.get_current_context().meta[_CHOSEN_NAME]
+    return name
 
 
 def _where_of_project() -> str | None:

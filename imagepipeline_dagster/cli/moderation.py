@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import click
 
 from imagepipeline_dagster.cli.configured import (
+    chosen_name,
     configured_ledger,
     configured_tables,
     dataset_option,
@@ -78,6 +79,7 @@ def review(
     one. Without --serve the pictures are written into one HTML file without scripts, with a
     command beside each.
     """
+    from imagepipeline_dagster.moderation.review.sheet import review_sheet
     from imagepipeline_dagster.moderation.verdicts import Verdict
     from imagepipeline_dagster.partition_names import partition_key, path_part
 
@@ -93,8 +95,17 @@ def review(
             session = _session(dataset, storage, chosen, who=who, table=table)
             _serve(session, prompt_set or "all that waits", port=port, as_json=as_json)
             return
+        _say_if_cut(len(chosen), _ROWS_OF_A_SHEET)
         file = output or Path(f"review-{path_part(partition_key(prompt_set))}.html")
-        _write_sheet(chosen, storage, file, title=f"Review of {prompt_set}", who=who, table=table)
+        sheet = review_sheet(
+            chosen[:_ROWS_OF_A_SHEET],
+            storage,
+            title=f"Review of {prompt_set}",
+            reviewer=who or system_user() or "NAME",
+            table=table,
+            dataset=chosen_name(),
+        )
+        file.write_text(sheet, encoding="utf-8")
     pictures = [image for image in images if image.image_sha256]
     waiting = sum(image.verdict == Verdict.QUARANTINED for image in pictures)
     if as_json:
@@ -178,24 +189,6 @@ def _serve(session: ReviewSession, what: str, *, port: int, as_json: bool) -> No
     app = review_app(session, title=f"Review of {what}", token=token)
     QuietServer(app, listening, on_ready=say_where).serve_until_stopped()
     click.echo(f"{count_of(session.recorded, 'decision')} recorded.", err=as_json)
-
-
-def _write_sheet(
-    images: list[ModeratedImage],
-    storage: Storage,
-    file: Path,
-    *,
-    title: str,
-    who: str | None,
-    table: str | None,
-) -> None:
-    from imagepipeline_dagster.moderation.review.sheet import review_sheet
-
-    _say_if_cut(len(images), _ROWS_OF_A_SHEET)
-    reviewer = who or system_user() or "NAME"
-    shown = images[:_ROWS_OF_A_SHEET]
-    sheet = review_sheet(shown, storage, title=title, reviewer=reviewer, table=table)
-    file.write_text(sheet, encoding="utf-8")
 
 
 def _say_if_cut(number: int, most: int) -> None:

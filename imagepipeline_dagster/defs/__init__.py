@@ -141,13 +141,19 @@ def _described(
     api: object,
 ) -> list[Any]:
     """Return the assets with what a team says of all of them, and which API serves them."""
-    served_by = _emulator_or_host(api) if isinstance(api, ImagePipelineResource) else "unknown"
-    tags = {**dataset.tags, "imagepipeline/api": served_by}
+    name, address = "unknown", "an API of its own"
+    if isinstance(api, ImagePipelineResource):
+        name, address = _emulator_or_host(api), api.served_by
+    tags = {**dataset.tags, "imagepipeline/api": name}
     code = version("imagepipeline-dagster")
 
     def described(spec: dg.AssetSpec) -> dg.AssetSpec:
         more = spec.merge_attributes(tags=tags, owners=list(dataset.owners))
-        return more if spec.key in sources else more.replace_attributes(code_version=code)
+        if spec.key in sources:
+            return more
+        # A group has no description in Dagster.
+        about = f"{spec.description}\n\nPictures come from {address}."
+        return more.replace_attributes(code_version=code, description=about)
 
     sources = {dataset.key("prompts"), dataset.key("embeddings")}
     return list(dg.map_asset_specs(described, assets))

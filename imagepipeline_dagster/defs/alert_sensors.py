@@ -19,6 +19,7 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.planning.approval import waits_for_person
 from imagepipeline_dagster.planning.forecast import SetPlan
 from imagepipeline_dagster.resources import ImagePipelineResource, LedgerResource, TablesResource
+from imagepipeline_dagster.tables.summaries import summarise_sets
 from imagepipeline_dagster.watching.states import PromptSetStates
 
 __all__ = ["build_alerts"]
@@ -121,13 +122,21 @@ def build_alerts(
 def _waiting(
     dataset: ImageDataset, tables: TablesResource, ledger: Ledger, *, origin: str
 ) -> list[SetPlan]:
-    """Return the plans that wait for a person, of the sets that somebody asked for."""
+    """Return the plans that wait for a person.
+
+    Of a large table only those sets are planned that are not whole as far as the ledger knows.
+    """
     if dataset.approval.required == "never":
         return []
     allowance, now = dataset.allowance(origin), dt.datetime.now(dt.UTC)
     with tables.open(dataset.prompts, dataset.embeddings) as source:
-        asked = PromptSetStates(ledger, dataset=dataset.name).not_whole()
-        names = sorted(set(asked).intersection(source.prompt_sets()))
+        with source.open_prompts() as prompts:
+            rows = {of_set.prompt_set: of_set.rows for of_set in summarise_sets(prompts)}
+        names = sorted(rows)
+        if sum(rows.values()) > dataset.watching.small_table_rows:
+            states = PromptSetStates(ledger, dataset=dataset.name)
+            whole = states.all().keys() - states.not_whole()
+            names = [name for name in names if name not in whole]
         plans = forecast_of_sets(names, source, dataset, ledger, origin=origin).sets
     return [
         plan

@@ -16,6 +16,7 @@ import dagster as dg
 
 # Dagster exports no way to say that a run was to make a partition.
 from dagster._core.events import AssetMaterializationPlannedData
+from pydantic import Field
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.generated_images import SetToBuy, buy_set, check_generated_images
@@ -68,7 +69,7 @@ class RunEnded(CorrectableError):
 class PromptSets(dg.Config):
     """The prompt sets of one run."""
 
-    prompt_sets: list[str]
+    prompt_sets: list[str] = Field([], description="Prompt sets; at least one.")
 
 
 def build_batch_job(
@@ -93,6 +94,11 @@ def build_batch_job(
         ledger: LedgerResource,
         storage: StorageResource,
     ) -> None:
+        if not config.prompt_sets:
+            raise dg.Failure(
+                "No prompt set is named: give `prompt_sets` in the run's config.",
+                allow_retries=False,
+            )
         with tables.open(dataset.prompts, dataset.embeddings) as source, ledger.open() as opened:
             batch = _Batch(
                 dataset=dataset,

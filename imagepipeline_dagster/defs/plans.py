@@ -138,7 +138,7 @@ def build_plan_jobs(dataset: ImageDataset) -> list[dg.JobDefinition]:
                     now=dt.datetime.now(dt.UTC),
                 )
             except ApprovalRefused as error:
-                raise dg.Failure(str(error), allow_retries=False) from error
+                raise dg.Failure(str(error), allow_retries=False) from None  # it says it all
         names = {approval.prompt_set for approval in approved}
         context.add_output_metadata(
             {

@@ -59,7 +59,7 @@ def build_registration(dataset: ImageDataset) -> dg.JobDefinition:
                     dataset, tables=source, open_ledger=ledger.open, instance=context.instance
                 )
             except TooManyGone as error:
-                raise dg.Failure(str(error), allow_retries=False) from error
+                raise dg.Failure(str(error), allow_retries=False) from None  # it says it all
         context.add_output_metadata(
             {
                 "added": len(changes.added),

@@ -166,7 +166,9 @@ def approve_plans(
         ApprovalRefused: they would cost more, or nobody and no reason is named.
     """
     if not (who.strip() and why.strip()):
-        raise ApprovalRefused("An approval says who gives it, and why: neither may be blank.")
+        raise ApprovalRefused(
+            "An approval says who gives it (`who`) and why (`why`): neither may be blank."
+        )
     images = forecast.total.to_buy
     cost = allowance.cost(images)
     asked = images if cost is None else cost

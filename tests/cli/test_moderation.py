@@ -179,6 +179,7 @@ def test_the_sheet_of_a_set_is_written(tmp_path: Path) -> None:
     )
     page = (tmp_path / "review-50%25%20off.html").read_text()
     assert "Review of 50% off" in page
+    assert "<code>imagepipeline-dagster override --dataset shoes --from FILE.csv</code>" in page
     assert page.count("<article") == len(ROWS)
 
     said = run(*arguments, "--only", "kept", "--output", "kept.html").output

@@ -14,6 +14,7 @@ from imagepipeline_dagster import (
     Budget,
     ImageDataset,
     ImagePipelineResource,
+    Watching,
     build_alerts,
     slack_webhook,
 )
@@ -85,6 +86,22 @@ def test_budget_lost_answers_and_approvals_are_told(tmp_path: Path, receiver: Re
             "image_dataset: the budget is reached",
             "image_dataset: 1 plans wait for approval",
         ]
+
+
+@pytest.mark.parametrize("small_table_rows", [10_000, 0])
+def test_a_set_that_nobody_asked_for_waits_too(
+    tmp_path: Path, receiver: Receiver, small_table_rows: int
+) -> None:
+    """Sets that are in the table alone are told of, however large the table is."""
+    dataset = ImageDataset(
+        approval=Approval(required="always"), watching=Watching(small_table_rows=small_table_rows)
+    )
+    with open_pipeline(tmp_path, dataset=dataset) as opened:
+        pipeline = watched(opened, receiver.url)
+        pipeline.add("spring", "one")
+        pipeline.add("summer", "one")
+        pipeline.tick(_STANDING)
+        assert titles(receiver) == ["image_dataset: 2 plans wait for approval"]
 
 
 @pytest.mark.slow

@@ -206,7 +206,7 @@ def test_a_release_has_a_freshness_policy(tmp_path: Path) -> None:
 def test_every_asset_says_which_api_serves_it(
     tmp_path: Path, key: str | None, tag: str, page: str
 ) -> None:
-    """A tag of each asset, and the resource's page, name the emulator or the API."""
+    """Each asset's tag and description, and the resource's page, name the emulator or the API."""
     resources = resources_for(storage_uri=str(tmp_path), api_key=key)
     dataset = ImageDataset(tags={"team": "art"}, owners=("team:art",), group_name="pictures")
     definitions = build_definitions(dataset, resources, start=False)
@@ -214,7 +214,9 @@ def test_every_asset_says_which_api_serves_it(
         assert spec.tags["imagepipeline/api"] == tag
         assert (spec.tags["team"], spec.owners) == ("art", ["team:art"])
         assert spec.group_name == "pictures"
-        assert spec.code_version or spec.key.path[-1] in ("prompts", "embeddings")
+        if spec.key.path[-1] not in ("prompts", "embeddings"):
+            assert spec.code_version
+            assert f"Pictures come from {page}." in str(spec.description)
     resource = (definitions.resources or {})["image_dataset_imagepipeline"]
     assert f"Served by: {page}." in str(resource.description)
 

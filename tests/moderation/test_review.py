@@ -107,16 +107,22 @@ def test_only_real_thumbnails_are_pictures(storage: LocalFolder) -> None:
 
 def test_each_decision_has_its_command_and_row(storage: LocalFolder) -> None:
     """Beside a picture stand the command and the CSV row of each verdict that it does not have."""
-    page = review_sheet(ROWS[:1], storage, title="spring", reviewer="Ana O'Neil", table="decided")
+    page = review_sheet(
+        ROWS[:1],
+        storage,
+        title="spring",
+        reviewer="Ana O'Neil",
+        table="decided",
+        dataset="shop/spring",
+    )
     codes = [html.unescape(found) for found in re.findall(r"<code>(.*?)</code>", page)]
     commands = [shlex.split(code) for code in codes if code.startswith("imagepipeline-dagster ")]
     ours = [command for command in commands if "--image" in command]
-    assert [command[2] for command in ours] == ["reject", "quarantine"]
+    chosen = ["--dataset", "shop/spring", "--table", "decided"]
+    assert all(command[2:6] == chosen for command in commands)
+    assert [command[6] for command in ours] == ["reject", "quarantine"]
     for command in ours:
-        assert command[3:] == [
-            *("--image", "a" * 64, "--table", "decided"),
-            *("--reviewer", "Ana O'Neil", "--why", "WHY"),
-        ]
+        assert command[7:] == ["--image", "a" * 64, "--who", "Ana O'Neil", "--why", "WHY"]
     rows = list(csv.reader(code for code in codes if code.startswith("a" * 64)))
     assert rows == [
         ["a" * 64, "", "", word, "Ana O'Neil", "WHY"] for word in ("reject", "quarantine")

@@ -57,6 +57,7 @@ def review_sheet(
     title: str,
     reviewer: str = "NAME",
     table: str | None = None,
+    dataset: str | None = None,
 ) -> str:
     """Return the sheet as HTML; what is not kept comes first.
 
@@ -66,13 +67,18 @@ def review_sheet(
         title: the sheet's title, any text.
         reviewer: stands in the ready-made commands.
         table: the table of decisions, where it is not the usual one.
+        dataset: what the command line calls the dataset, where there are several.
     """
+    command = ["imagepipeline-dagster", "override"]
+    command += ["--dataset", dataset] if dataset else []
+    command += ["--table", table] if table else []
     styles = (files(__package__).joinpath(name) for name in ("base.css", "sheet.css"))
     style = "".join(file.read_text("utf-8") for file in styles)
     return template("moderation/review/sheet.html.jinja").render(
         title=title,
         style=Markup(style),  # noqa: S704 - our own
         style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        from_file=shlex.join([*command, "--from", "FILE.csv"]),
         columns=",".join(OVERRIDE_COLUMNS),
         verdicts=list(Verdict),
         counts=Counter(image.verdict for image in images),
@@ -81,7 +87,7 @@ def review_sheet(
                 image,
                 _thumbnail(image, storage),
                 list(_facts(image)),
-                list(_decisions(image, reviewer, table)),
+                list(_decisions(image, command, reviewer)),
             )
             for image in most_urgent_first(images)
         ],
@@ -100,15 +106,16 @@ def _thumbnail(image: ModeratedImage, storage: Storage) -> str | None:
     return base64.b64encode(data).decode() if data else None
 
 
-def _decisions(image: ModeratedImage, reviewer: str, table: str | None) -> Iterator[_Decision]:
+def _decisions(
+    image: ModeratedImage, override: Sequence[str], reviewer: str
+) -> Iterator[_Decision]:
     if image.image_sha256 is None:
         return
     for decision, verdict in VERDICT_OF.items():
         if verdict == image.verdict:
             continue
-        command = ["imagepipeline-dagster", "override", decision, "--image", image.image_sha256]
-        command += ["--table", table] if table else []
-        command += ["--reviewer", reviewer, "--why", "WHY"]
+        command = [*override, decision, "--image", image.image_sha256]
+        command += ["--who", reviewer, "--why", "WHY"]
         row = io.StringIO()
         values = (image.image_sha256, "", "", decision, reviewer, "WHY")
         csv.writer(row, lineterminator="").writerow(values)
