@@ -43,7 +43,7 @@ _SHOWN = 50  # samples of a difference
 
 @click.group("releases", short_help="Look at releases, compare and verify them.")
 def releases_group() -> None:
-    """Look at releases, compare, verify, export and prune them, and take pictures back."""
+    """Look at releases, compare, verify, publish and prune them, and take pictures back."""
 
 
 def _all(dataset: ImageDataset) -> list[DatasetRelease]:
@@ -327,3 +327,28 @@ def export(*, version: str, folder: Path, as_json: bool, dataset: ImageDataset) 
         echo_json({"version": release.version, "folder": folder, "files": copied})
         return
     click.echo(f"{count_of(copied, 'file')} copied to {printable(str(folder))}.")
+
+
+@releases_group.command("publish")
+@click.argument("version", default="latest")
+@click.option("--repo", metavar="ORG/NAME", required=True, help="A dataset of the Hub.")
+@yes_option
+@json_option
+@dataset_option
+def publish(*, version: str, repo: str, yes: bool, as_json: bool, dataset: ImageDataset) -> None:
+    """Publish VERSION to the Hugging Face Hub: all files in one commit, then a tag.
+
+    The token is HF_TOKEN of the environment. A repository that is not there is made, private. If
+    the command is killed, the next one goes on where it was.
+    """
+    from imagepipeline_dagster.release.hub import publish_to_hub
+
+    with plain_errors():
+        release = _release(dataset, version)
+        agree(f"Publish {release.version} to {printable(repo)}?", yes=yes)
+        published = publish_to_hub(release.storage, release.manifest, repo)
+    if as_json:
+        echo_json(dataclasses.asdict(published))
+        return
+    state = "is published" if published.created else "was there already"
+    click.echo(f"{published.version} {state}: {published.url}")

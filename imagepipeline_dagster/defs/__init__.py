@@ -1,7 +1,7 @@
 """The Dagster definitions: one file a stage, named after its asset, in the order of the flow.
 
 `source_tables` → `prompt_sets` → `generation_requests` → `generated_images` → `moderated_images` →
-`image_dataset`
+`image_dataset` → `hub_dataset`
 
 - `stage`: what a stage is. `batches`: many sets made in one run.
 - `moderation_checks`: the checks of the verdicts, beside their asset.
@@ -29,6 +29,7 @@ from imagepipeline_dagster.defs.batches import build_batch_job
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.generated_images import build_generated_images
 from imagepipeline_dagster.defs.generation_requests import build_generation_requests
+from imagepipeline_dagster.defs.hub_dataset import build_hub_dataset
 from imagepipeline_dagster.defs.image_dataset import (
     RELEASE_IO_MANAGER,
     build_image_dataset,
@@ -75,9 +76,10 @@ def build_definitions(
     )
     bound = bound_resources(dataset, resources)
     batch_job = build_batch_job(dataset, bound, executor)
+    published = build_hub_dataset(dataset)
     release_job = dg.define_asset_job(
         dataset.named("release_image_dataset"),
-        selection=dg.AssetSelection.assets(dataset.key("image_dataset")),
+        selection=dg.AssetSelection.assets(dataset.key("image_dataset"), *published),
         executor_def=executor,
         description="Publishes the kept images of all prompt sets, if anything changed.",
     )
@@ -98,6 +100,7 @@ def build_definitions(
                 *build_image_dataset(dataset),
             )
         ]
+        definitions += [with_io_manager_of(dataset, asset) for asset in published]
     checks = [check for check in definitions if isinstance(check, dg.AssetChecksDefinition)]
     sensor_status = dg.DefaultSensorStatus.RUNNING if start else dg.DefaultSensorStatus.STOPPED
     schedule_status = (

@@ -20,5 +20,6 @@
 - `signing`: the signature of a manifest.
 - `scratch`: the folder for unfinished files.
 - `reading`, `verifying`: manifests and rows read back, and every byte of a release.
+- `hub`: a release on the Hugging Face Hub.
 - `dataset_release`: a release as its users have it.
 """

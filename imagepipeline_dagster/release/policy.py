@@ -73,6 +73,12 @@ class ReleasePolicy(Options):
         low=0,
     )
 
+    publish_to: str | None = Field(
+        None,
+        description="ORG/NAME, a dataset of the Hugging Face Hub that each release is published "
+        "to by the asset `hub_dataset`; the token is HF_TOKEN of the environment.",
+    )
+
     @model_validator(mode="after")
     def _can_be_meant(self) -> Self:
         if "parquet" not in self.formats:
