@@ -10,11 +10,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
 
-from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.rows import arrow_schema
 
@@ -28,6 +28,8 @@ __all__ = [
 
 FORMAT_VERSION = 4
 """Version of the shards' columns and layout; another one makes a new release."""
+
+_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 _OF_THE_RELEASE = ("image", "split", "file_sha256", "mark")
 """Columns that are no field of a moderated image."""
@@ -114,15 +116,15 @@ def fingerprint(rows: Iterable[ModeratedImage], *, packing: str = "") -> str:
     return digest.hexdigest()
 
 
-@cache
-def _content_columns() -> tuple[str, ...]:
-    names = arrow_schema(ModeratedImage).names
-    return tuple(name for name in names if name not in _LEFT_OUT | _CIRCUMSTANCES)
-
-
 def _digest_of(row: ModeratedImage) -> bytes:
-    content = {name: getattr(row, name) for name in _content_columns()}
-    return hashlib.sha256(canonical_json(content).encode()).digest()
+    return hashlib.sha256(_JSON.encode(_content()(row)).encode()).digest()
+
+
+@cache
+def _content() -> attrgetter[tuple[object, ...]]:
+    """Return what takes from a row the columns that are its content."""
+    left_out = _LEFT_OUT | _CIRCUMSTANCES
+    return attrgetter(*sorted(set(arrow_schema(ModeratedImage).names) - left_out))
 
 
 def released_row(

@@ -124,7 +124,7 @@ class Credentials:
         if stamped.mark is not Mark.STAMPED:
             return stamped
         try:
-            return Stamped(self._signed(stamped.data, format), Mark.SIGNED)
+            return Stamped((self._signed(stamped.data, format),), Mark.SIGNED)
         except c2pa.C2paError:
             return stamped
 

@@ -113,22 +113,38 @@ def _read(
     released: list[Mapping[str, Any]] = []
     lost: list[LostImage] = []
     names: list[str] = []
-    files: list[bytes] = []
+    # Arrow copies while other threads run, and keeps its memory for what is read next.
+    files = pa.BufferOutputStream()
+    ends = [0]
     for row in rows:
         data = _bought(storage, row)
         if isinstance(data, LostImage):
             lost.append(data)
             continue
-        file, mark = readable(data, row.format or ""), None
-        if stamp is not None:
-            stamped = stamp(row, file)
-            file, mark = stamped.data, stamped.mark.value
-        sha256 = str(row.image_sha256) if file is data else hashlib.sha256(file).hexdigest()
-        released.append(released_row(row, split=part.split, file_sha256=sha256, mark=mark))
+        shown = readable(data, row.format or "")
+        stamped = stamp(row, shown) if stamp else None
+        sha256 = hashlib.sha256()
+        for piece in stamped.pieces if stamped else (shown,):
+            sha256.update(piece)
+            files.write(piece)
+        released.append(
+            released_row(
+                row,
+                split=part.split,
+                file_sha256=sha256.hexdigest(),
+                mark=stamped.mark.value if stamped else None,
+            )
+        )
         names.append(PurePosixPath(_path_of(row)).name)
-        files.append(file)
-    # Arrow keeps the memory of what is written for what is read next; Python gives it back.
-    columns: list[pa.Array[Any]] = [pa.array(files, pa.binary()), pa.array(names, pa.string())]
+        ends.append(files.tell())
+    columns: list[pa.Array[Any]] = [
+        pa.Array.from_buffers(
+            pa.binary(),
+            len(names),
+            [None, pa.array(ends, pa.int32()).buffers()[1], files.getvalue()],
+        ),
+        pa.array(names, pa.string()),
+    ]
     images = pa.StructArray.from_arrays(columns, names=["bytes", "path"])
     return Batch(rows=released, images=pa.chunked_array([images]), lost=lost)
 

@@ -8,7 +8,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import takewhile
+from itertools import accumulate, islice
 from pathlib import Path
 
 from typing_extensions import override
@@ -131,9 +131,8 @@ class LocalFolder(Storage):
 
     def _has_a_link(self, path: str) -> bool:
         """Tell whether a part of the path is a link; to resolve the root each time is slow."""
-        location = self._root / path
-        parts = takewhile(lambda part: part != self._root, (location, *location.parents))
-        return any(part.is_symlink() for part in parts)
+        parts = accumulate(path.split("/"), "{}/{}".format, initial=str(self._root))
+        return any(map(os.path.islink, islice(parts, 1, None)))
 
     def _missing(self, path: str) -> ObjectMissing:
         return ObjectMissing(f"there is no object at {self.uri_of(path)}")
