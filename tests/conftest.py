@@ -18,6 +18,7 @@ from psycopg import sql
 
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings
 from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.buying import API_KEY, Buyer
 
 if TYPE_CHECKING:
@@ -97,6 +98,12 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'ledger.db'}"
     url: str = request.getfixturevalue("postgres_url")
     return url
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalFolder:
+    """An empty storage in a folder."""
+    return LocalFolder(tmp_path / "storage")
 
 
 @pytest.fixture

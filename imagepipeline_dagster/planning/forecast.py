@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 from imagepipeline_dagster.ledger.records import PlanState
 from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.planning.prompts import GenerationDefaults, validated_prompts
+from imagepipeline_dagster.planning.prompts import GenerationDefaults, Prompt, validated_prompts
 from imagepipeline_dagster.planning.requests import (
+    PlanCount,
+    PlannedRequest,
     PlanSummary,
     plan_fingerprint,
     plan_prompt_set,
@@ -77,10 +78,7 @@ def forecast_of(
     Nothing is written. The rows need not be in the tables yet.
     """
     planned = []
-    counted: set[str] = set()
-    calls: Counter[str] = Counter()
-    images: Counter[str] = Counter(dict.fromkeys(PlanState, 0))
-    reasons: Counter[str] = Counter()
+    count = PlanCount()
     for name, rows in prompt_sets:
         prompts = validated_prompts(
             rows, embeddings, defaults=defaults, refuses_syntax=refuses_syntax
@@ -93,33 +91,30 @@ def forecast_of(
             origin=origin,
             samples_per_call=samples_per_call,
         )
-        refused = [prompt for prompt in prompts if not prompt.valid]
-        planned.append(
-            SetPlan(
-                name=name,
-                content=prompts[0].content_version if prompts else "",
-                fingerprint=plan_fingerprint(requests),
-                summary=summarise_plan(requests),
-                refused=len(refused),
-                refusals=tuple(
-                    Refusal(name, prompt.prompt_id, prompt.problems or "")
-                    for prompt in refused[:_REFUSALS]
-                ),
-            )
-        )
-        first_seen = summarise_plan([r for r in requests if r.request_key not in counted])
-        counted.update(request.request_key for request in requests)
-        calls.update(first_seen.calls)
-        images.update(first_seen.images)
-        reasons.update(first_seen.to_buy_by_reason)
+        count.add(requests)
+        planned.append(_set_plan(name, prompts, requests))
     return Forecast(
         sets=tuple(planned),
         total=SetPlan(
             name="total",
             content="",
             fingerprint="",
-            summary=PlanSummary(calls=calls, images=images, to_buy_by_reason=reasons),
+            summary=count.summary,
             refused=sum(plan.refused for plan in planned),
             refusals=tuple(chain.from_iterable(plan.refusals for plan in planned)),
+        ),
+    )
+
+
+def _set_plan(name: str, prompts: Sequence[Prompt], requests: Sequence[PlannedRequest]) -> SetPlan:
+    refused = [prompt for prompt in prompts if not prompt.valid]
+    return SetPlan(
+        name=name,
+        content=prompts[0].content_version if prompts else "",
+        fingerprint=plan_fingerprint(requests),
+        summary=summarise_plan(requests),
+        refused=len(refused),
+        refusals=tuple(
+            Refusal(name, prompt.prompt_id, prompt.problems or "") for prompt in refused[:_REFUSALS]
         ),
     )

@@ -137,18 +137,12 @@ class Prompt:
 
 
 _PARAMETERS = (
-    "model_id",
-    "num_inference_steps",
-    "guidance_scale",
-    "strength",
-    "width",
-    "height",
-    "embeddings",
-    "safety_checker",
-    "refiner",
-    "scheduler",
-    "init_image",
-    "mask_image",
+    *("model_id", "num_inference_steps", "guidance_scale", "strength", "width", "height"),
+    *("embeddings", "safety_checker", "refiner", "scheduler", "init_image", "mask_image"),
+)
+_AS_WRITTEN = (
+    *("negative_prompt", "task", "model_id", "embeddings", "scheduler"),
+    *("init_image", "mask_image"),
 )
 _DEFAULTED = tuple(GenerationDefaults.model_fields)
 _COLUMN_TYPES: dict[str, type | tuple[type, ...]] = {
@@ -260,19 +254,12 @@ def _validated(
         prompt_set=row.prompt_set,
         prompt_id=row.prompt_id,
         prompt=row.prompt,
-        negative_prompt=values["negative_prompt"],
         effective_prompt=prompt,
         effective_negative_prompt=negative_prompt,
         prompt_tokens=count_tokens(prompt),
         negative_prompt_tokens=count_tokens(negative_prompt or ""),
-        task=values["task"],
-        model_id=values["model_id"],
-        embeddings=values["embeddings"],
         embedding_version=embedding.version if embedding else None,
         samples=samples,
-        scheduler=values["scheduler"],
-        init_image=values["init_image"],
-        mask_image=values["mask_image"],
         valid=not problems,
         problems="; ".join(problems) or None,
         notes=notes,
@@ -280,6 +267,7 @@ def _validated(
         embedding_row=source_json(embedding) if embedding else None,
         content_version=content_version,
         **held,
+        **{name: values[name] for name in _AS_WRITTEN},
     )
 
 

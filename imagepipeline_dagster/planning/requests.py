@@ -214,9 +214,10 @@ class PlanCount:
         self._distinct: dict[str, tuple[str, int, str]] = {}
 
     def add(self, plan: Iterable[PlannedRequest]) -> None:
-        """Count these calls; a request that stands twice in a plan is bought once."""
+        """Count these calls; a request that stands twice is bought once, for the first of them."""
         for call in plan:
-            self._distinct[call.request_key] = (call.state, call.samples, call.reason)
+            counted = (call.state, call.samples, call.reason)
+            self._distinct.setdefault(call.request_key, counted)
 
     @property
     def summary(self) -> PlanSummary:

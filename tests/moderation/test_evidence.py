@@ -27,12 +27,6 @@ from tests.moderation.classifiers import Given
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> LocalFolder:
-    """An empty storage."""
-    return LocalFolder(tmp_path / "storage")
-
-
-@pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     """An empty ledger."""
     opened = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")

@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 import html
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,12 +32,6 @@ HOSTILE = [
     "x" * 5000,
     "日本語 émoji 🦊",
 ]
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> LocalFolder:
-    """Return an empty local storage."""
-    return LocalFolder(tmp_path)
 
 
 def release_of(rows: list[ModeratedImage], *, name: str = "foxes") -> Release:

@@ -26,12 +26,6 @@ from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.release.samples import kept_row, picture, publish_rows, rejected_row
 
 
-@pytest.fixture
-def storage(tmp_path: Path) -> LocalFolder:
-    """Return an empty local storage."""
-    return LocalFolder(tmp_path)
-
-
 def after(
     storage: LocalFolder, rows: list[ModeratedImage], *, former: list[ModeratedImage]
 ) -> tuple[DatasetRelease, list[Change]]:

@@ -41,24 +41,9 @@ from imagepipeline_dagster.storage.contract import (
     tombstone_path,
 )
 from imagepipeline_dagster.storage.folder import LocalFolder
-from imagepipeline_dagster.storage.opening import open_storage
 from tests.release.samples import kept_row, picture, publish_rows, rejected_row
 
 pytest_plugins = ["tests.s3"]
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> LocalFolder:
-    """Return an empty local storage."""
-    return LocalFolder(tmp_path / "storage")
-
-
-@pytest.fixture(params=["folder", "bucket"])
-def either_home(request: pytest.FixtureRequest) -> Storage:
-    """Return an empty storage of each kind."""
-    if request.param == "folder":
-        return LocalFolder(request.getfixturevalue("tmp_path") / "storage")
-    return open_storage(f"s3://{request.getfixturevalue('s3_bucket')}/data/sets")
 
 
 def contents(storage: Storage, folder: str) -> dict[str, bytes]:

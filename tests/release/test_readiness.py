@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -32,20 +31,6 @@ POLICY = ModerationPolicy()
 def nan() -> Given:
     """Return a classifier that gives no score."""
     return Given(otherwise=math.nan, model_sha256="9" * 64)
-
-
-@pytest.fixture
-def storage(tmp_path: Path) -> LocalFolder:
-    """Return an empty local storage."""
-    return LocalFolder(tmp_path / "storage")
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """Return an empty ledger."""
-    opened = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

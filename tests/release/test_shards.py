@@ -22,12 +22,6 @@ from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.release.samples import kept_row, picture
 
 
-@pytest.fixture
-def storage(tmp_path: Path) -> LocalFolder:
-    """Return an empty local storage."""
-    return LocalFolder(tmp_path / "storage")
-
-
 def write_shard(file: Path, rows: list[ModeratedImage], storage: LocalFolder) -> list[LostImage]:
     """Write the rows to a Parquet file, and return those whose pictures are lost."""
     with TemporaryDirectory() as scratch:

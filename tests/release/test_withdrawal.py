@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -25,7 +23,6 @@ from imagepipeline_dagster.release.verifying import problems_of
 from imagepipeline_dagster.release.withdrawal import withdraw
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.storage.folder import LocalFolder
-from imagepipeline_dagster.storage.opening import open_storage
 from tests.buying import Buyer, numbered_rows, prompts_of
 from tests.release.samples import NOON, kept_row, picture, publish_rows
 
@@ -38,21 +35,6 @@ EVERYTHING = ReleasePolicy(
     license="cc-by-4.0",
     max_lost_share=1,
 )
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """Return an empty ledger."""
-    with closing(Ledger(f"sqlite:///{tmp_path}/ledger.db")) as opened:
-        yield opened
-
-
-@pytest.fixture(params=["folder", "bucket"])
-def either_home(request: pytest.FixtureRequest) -> Storage:
-    """Return an empty storage of each kind."""
-    if request.param == "folder":
-        return LocalFolder(request.getfixturevalue("tmp_path") / "storage")
-    return open_storage(f"s3://{request.getfixturevalue('s3_bucket')}/data/sets")
 
 
 def take_back(storage: Storage, ledger: Ledger, *images: str) -> dict[str, list[str]]:
