@@ -19,7 +19,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-deps --disable-pip-vers
 UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links --quiet --extra production
 
-.PHONY: help install install-dev demo dev quick test test-slow lint format docs bench lock clean
+.PHONY: help install install-dev demo dev quick test test-slow lint format docs pictures bench lock clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -68,6 +68,9 @@ format: $(EVERYTHING) ## Format the code
 
 docs: $(EVERYTHING) ## Write the pages that follow from the code
 	$(BIN)/python -m tests.docs.reference
+
+pictures: $(EVERYTHING) ## Take the pictures of the UI in docs/images anew
+	RENEW_PICTURES=1 $(BIN)/pytest -m slow tests/e2e/test_approved_purchase.py tests/e2e/test_overrides.py
 
 bench: $(EVERYTHING) ## Measure purchase, sensors and moderation beside what one would write by hand
 	$(BIN)/python -m benchmarks.purchase

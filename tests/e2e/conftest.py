@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, FloatRect, Page, expect, sync_playwright
 
 from tests.e2e.serving import ServedPipeline, serve
 
+_PICTURES = Path(__file__).parents[2] / "docs/images"
 _SCREENSHOTS = Path(__file__).with_name("screenshots")
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = [
@@ -24,6 +28,15 @@ _FLAGS = [
 ]
 # A busy machine takes its time to draw a page.
 _TIMEOUT_MS = 30_000
+
+
+class Screenshot(Protocol):
+    """Saves what a page shows now."""
+
+    def __call__(
+        self, name: str, *, picture: str | None = None, clip: FloatRect | None = None
+    ) -> None:
+        """Save it, or a part of it, under a name, and as a picture of the documents."""
 
 
 @pytest.fixture(scope="session")
@@ -72,16 +85,25 @@ def opened_page(browser: Browser, pipeline: ServedPipeline) -> Iterator[Page]:
 
 
 @pytest.fixture
-def screenshot(page: Page) -> Callable[[str], None]:
+def screenshot(page: Page) -> Screenshot:
     """Save what the page shows now under a name, for people to look at."""
     return saving_screenshots(page)
 
 
-def saving_screenshots(page: Page) -> Callable[[str], None]:
-    """Return what saves a page as it is shown now, under a name."""
+def saving_screenshots(page: Page) -> Screenshot:
+    """Return what saves a page as it is shown now, under a name.
+
+    `picture` names the file that the documents show of it, which `make pictures` renews.
+    """
     _SCREENSHOTS.mkdir(exist_ok=True)
 
-    def save(name: str) -> None:
-        page.screenshot(path=_SCREENSHOTS / f"{name}.png")
+    def save(name: str, *, picture: str | None = None, clip: FloatRect | None = None) -> None:
+        file = _SCREENSHOTS / f"{name}.png"
+        page.screenshot(path=file, clip=clip)
+        if picture is not None and os.environ.get("RENEW_PICTURES"):
+            shown = Image.open(file).convert("RGB")
+            if picture.endswith(".png"):
+                shown = shown.quantize(64)
+            shown.save(_PICTURES / picture, optimize=True, quality=85)
 
     return save

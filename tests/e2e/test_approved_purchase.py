@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,11 +61,14 @@ def test_a_plan_is_approved_in_the_launchpad_and_bought(
         _launch(page, "plan_prompt_sets")
         page.get_by_text("Show Markdown").first.click()
         expect(page.get_by_text("0.24 EUR")).to_be_visible()
-        screenshot("plan_with_prices")
+        page.set_viewport_size({"width": 1360, "height": 560})
+        screenshot("plan_with_prices", picture="plan-with-prices.png")
+        page.set_viewport_size({"width": 1360, "height": 1000})
         assert _KEY not in page.content()
         assert served.runs(_SET) == []
 
-        _launch(page, "approve_plan", config=_APPROVAL, look=lambda: screenshot("approval"))
+        show = partial(screenshot, "approval", picture="approval.png")
+        _launch(page, "approve_plan", config=_APPROVAL, look=show)
         bought = served.wait_for_next_run(_SET, after=[])
         assert bought.sensor == "approvals_sensor"
         figures = served.figures("generated_images", prompt_set=_SET, run_id=bought.run_id)
@@ -75,12 +79,15 @@ def test_a_plan_is_approved_in_the_launchpad_and_bought(
             expect(page.get_by_text("kept: ok").first).to_be_visible()
             page.keyboard.press("r")
             expect(page.get_by_text("rejected by ana")).to_be_visible()
-            screenshot("review")
+            page.set_viewport_size({"width": 1180, "height": 660})
+            screenshot("review", picture="review-page.webp")
         _start(page, "moderation_overrides_sensor")
         served.wait_for_next_run(_SET, after=[bought])
 
-        served.launch("release_image_dataset")
+        _open_job(page, "release_image_dataset")
+        page.get_by_role("button", name="Materialize").first.click()
         manifest = served.releases / "v0001/manifest.json"
+        until(manifest.is_file, what="the release")
         until(manifest.is_file, what="the release")
         page.goto("/assets/image_dataset")
         expect(page.get_by_text("v0001").first).to_be_visible()

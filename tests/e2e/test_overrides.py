@@ -7,7 +7,9 @@ from contextlib import closing
 
 import pyarrow.parquet as pq
 import pytest
+from playwright.sync_api import Page, expect
 
+from tests.e2e.conftest import Screenshot
 from tests.e2e.serving import Run, ServedPipeline, until
 
 _PATIENCE = 240.0  # seconds, for a busy machine that starts a process for each run
@@ -27,6 +29,37 @@ def _released(pipeline: ServedPipeline) -> list[dict[str, object]]:
     return [row for row in rows if (row["prompt_set"], row["prompt_id"]) == ("portraits", "potter")]
 
 
+def _wait_until_built(pipeline: ServedPipeline) -> None:
+    def all_built() -> bool:
+        runs = [pipeline.runs(prompt_set) for prompt_set in _SETS]
+        return all(each and all(run.finished for run in each) for each in runs)
+
+    until(all_built, what="the first runs", seconds=_PATIENCE)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_release_shows(page: Page, pipeline: ServedPipeline, screenshot: Screenshot) -> None:
+    """Once a release is made, the graph shows that every asset is."""
+    _wait_until_built(pipeline)
+    _released(pipeline)
+    page.set_viewport_size({"width": 2400, "height": 1000})
+    page.goto("/asset-groups")
+    nodes = page.locator("svg foreignObject")
+    expect(nodes).to_have_count(7)
+    expect(nodes.get_by_text("Loading")).to_have_count(0)
+    expect(nodes.get_by_text("Materialized")).to_have_count(2)  # the two without partitions
+    boxes = [box for node in nodes.all() if (box := node.bounding_box()) is not None]
+    left, top = (min(box[side] for box in boxes) for side in ("x", "y"))
+    right = max(box["x"] + box["width"] for box in boxes)
+    bottom = max(box["y"] + box["height"] for box in boxes)
+    screenshot(
+        "lineage_of_a_release",
+        picture="asset-graph.png",
+        clip={"x": left, "y": top, "width": right - left, "height": bottom - top},
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_decision_by_sql_is_applied_by_the_daemon(pipeline: ServedPipeline) -> None:
@@ -36,11 +69,7 @@ def test_a_decision_by_sql_is_applied_by_the_daemon(pipeline: ServedPipeline) ->
         runs = pipeline.runs("portraits")
         return runs if all(run.finished for run in runs) else []
 
-    def all_built() -> bool:
-        runs = [pipeline.runs(prompt_set) for prompt_set in _SETS]
-        return all(each and all(run.finished for run in each) for each in runs)
-
-    until(all_built, what="the first runs", seconds=_PATIENCE)
+    _wait_until_built(pipeline)
     before = finished()
     assert _released(pipeline) == []
     with closing(sqlite3.connect(pipeline.tables, timeout=30)) as tables, tables:

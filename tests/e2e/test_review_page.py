@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from imagepipeline_dagster.storage.contract import image_path, thumbnail_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.overrides import read_overrides
+from tests.e2e.conftest import Screenshot
 from tests.e2e.serving import until
 from tests.moderation.test_duplicates import drawn
 from tests.moderation.test_review import HOSTILE, row
@@ -112,7 +113,7 @@ def test_five_hundred_pictures_are_reviewed_by_keys(
     storage: LocalFolder,
     tables_url: str,
     tmp_path: Path,
-    screenshot: Callable[[str], None],
+    screenshot: Screenshot,
 ) -> None:
     """Keys decide, move, open and undo; filters leave what they say; moderation applies it all."""
     screenshot("review_grid")

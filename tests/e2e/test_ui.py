@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.e2e.conftest import Screenshot
 from tests.e2e.serving import ServedPipeline, until
 
 ASSETS = [
@@ -23,8 +23,6 @@ ASSETS = [
 SAMPLE_SETS = ["harbour_at_night", "portraits", "spring_catalogue"]
 # The set that the sensors have made first, as a rule: less to wait for.
 CLICKED = "harbour_at_night"
-
-Screenshot = Callable[[str], None]
 
 
 def test_lineage_shows_the_seven_assets(page: Page, screenshot: Screenshot) -> None:
