@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,16 @@ DEPLOY = PROJECT / "deploy"
 def read(name: str) -> Any:  # noqa: ANN401 - any YAML
     """Return a file as YAML reads it."""
     return yaml.safe_load((DEPLOY / name).read_text())
+
+
+def _in_snake_case(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of the chart by the names that they have in `dagster.yaml`."""
+    return {
+        re.sub("([A-Z])", r"_\1", name).lower(): (
+            _in_snake_case(value) if isinstance(value, dict) else value
+        )
+        for name, value in settings.items()
+    }
 
 
 @pytest.fixture
@@ -42,6 +57,21 @@ def test_instances_are_as_dagster_reads_them(name: str) -> None:
             assert config.success, config.errors
 
 
+def test_compose_is_what_compose_takes() -> None:
+    """Each key and value is one of Compose's own schema."""
+    checked = subprocess.run(  # noqa: S603 - this environment's own program
+        [
+            Path(sys.executable).with_name("check-jsonschema"),
+            "--builtin-schema=vendor.compose-spec",
+            DEPLOY / "compose.yaml",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout
+
+
 def test_compose_starts_one_image_as_every_service() -> None:
     """Secrets come from who starts it, each service waits for what it needs, the UI is local."""
     services = read("compose.yaml")["services"]
@@ -58,18 +88,23 @@ def test_compose_starts_one_image_as_every_service() -> None:
 
 
 def test_the_image_is_nobodys_root_and_pinned() -> None:
-    """It installs by the lock's hashes, copies what there is, and runs as a user."""
-    lines = (DEPLOY / "Dockerfile").read_text()
-    assert "--require-hashes --requirement requirements.lock" in lines
-    assert lines.index("USER dagster") < lines.index("CMD")
-    copied = [
-        source
-        for line in lines.splitlines()
-        if line.startswith("COPY") and "--from" not in line
-        for source in line.split()[1:-1]
-        if not source.startswith("--")
-    ]
-    assert all(Path(PROJECT, source).exists() for source in copied), copied
+    """It installs by the lock's hashes, and runs as a user whom Kubernetes knows for no root."""
+    text = (DEPLOY / "Dockerfile").read_text()
+    assert "--require-hashes --requirement requirements.lock" in text
+    [user] = re.findall(r"^USER (\d+)$", text, re.MULTILINE)
+    assert f"useradd --uid {user} " in text
+
+
+def test_what_the_image_copies_is_enough_to_install(tmp_path: Path) -> None:
+    """The package is built from the files that the Dockerfile copies, and from no others."""
+    stage = (DEPLOY / "Dockerfile").read_text().rpartition("\nFROM ")[0]
+    for line in re.findall(r"^COPY (.+) \S+$", stage, re.MULTILINE):
+        for source in map(PROJECT.joinpath, line.split()):
+            copy = shutil.copytree if source.is_dir() else shutil.copy
+            copy(source, tmp_path / source.name)
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
+    built = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: S603
+    assert built.returncode == 0, built.stderr
 
 
 def test_helm_starts_a_job_of_kubernetes_for_each_run() -> None:
@@ -77,9 +112,11 @@ def test_helm_starts_a_job_of_kubernetes_for_each_run() -> None:
     values, instance = read("helm-values.yaml"), read("dagster.yaml")
     assert values["runLauncher"]["type"] == "K8sRunLauncher"
     assert values["postgresql"]["postgresqlScheme"] == "postgresql+psycopg2"
+    concurrency = values["concurrency"]
+    assert concurrency.pop("enabled")
+    assert _in_snake_case(concurrency) == instance["concurrency"]
     daemon = values["dagsterDaemon"]
-    runs = daemon["runCoordinator"]["config"]["queuedRunCoordinator"]["maxConcurrentRuns"]
-    assert runs == instance["concurrency"]["runs"]["max_concurrent_runs"]
-    monitoring = instance["run_monitoring"]
-    assert daemon["runMonitoring"]["maxResumeRunAttempts"] == monitoring["max_resume_run_attempts"]
+    # Dagster refuses an instance that says it in both places.
+    assert "runCoordinator" not in daemon
+    assert _in_snake_case(daemon["runMonitoring"]) == instance["run_monitoring"]
     assert "password" not in (DEPLOY / "helm-values.yaml").read_text().replace("PasswordSecret", "")

@@ -1,19 +1,23 @@
-"""The production instance of `deploy/`, started for real: every service a process of its own."""
+"""The installation of `deploy/`, started for real: each service of its files a process."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
 import httpx
 import pytest
 import sqlalchemy as sa
+import yaml
 
 from imagepipeline_dagster.databases import parsed_url
 from imagepipeline_dagster.emulator import EmulatorServer
@@ -24,7 +28,7 @@ from tests.processes import PROJECT, environment
 
 pytest_plugins = ["tests.s3"]
 
-SETS, PROMPTS, LIMIT = 20, 3, 2
+SETS, PROMPTS, LIMIT = 20, 3, 4
 _BIN = Path(sys.executable).parent
 _RUNS = """
 query Runs { runsOrError(filter: {pipelineName: "materialize_prompt_set"}) {
@@ -33,8 +37,8 @@ query Runs { runsOrError(filter: {pipelineName: "materialize_prompt_set"}) {
 
 
 @pytest.fixture
-def tables(postgres_url: str) -> str:
-    """A database with many small prompt sets; the ledger is in it too."""
+def database(postgres_url: str) -> str:
+    """A database with many small prompt sets; the ledger and Dagster are in it too."""
     create_tables(postgres_url)
     engine = sa.create_engine(parsed_url(postgres_url))
     rows = [
@@ -48,32 +52,82 @@ def tables(postgres_url: str) -> str:
     return postgres_url
 
 
-@contextmanager
-def service(*command: str, folder: Path, variables: dict[str, str]) -> Iterator[None]:
-    """Run a program of Dagster's as long as the block lasts."""
-    with (folder / f"{command[0]}.log").open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603 - this environment's own programs
-            [str(_BIN / command[0]), *command[1:]],
-            cwd=folder,
-            env=environment(**variables),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            yield
-        finally:
-            process.terminate()
-            process.wait(60)
+@dataclass(frozen=True, kw_only=True)
+class Installation:
+    """What the files of `deploy/` start: a command for each service, and their environment."""
+
+    folder: Path
+    port: int
+    commands: dict[str, list[str]]
+    variables: dict[str, str]
+
+    @contextmanager
+    def service(self, name: str) -> Iterator[None]:
+        """Run a service as long as the block lasts."""
+        with (self.folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(  # noqa: S603 - this environment's own programs
+                self.commands[name],
+                cwd=self.folder,
+                env=self.variables,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                yield
+            finally:
+                process.terminate()
+                process.wait(60)
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """The folder of an instance with the settings as they are shipped."""
-    for name in ("dagster.yaml", "workspace.yaml"):
-        shutil.copy(PROJECT / "deploy" / name, tmp_path)
-    settings = tmp_path / "workspace.yaml"
-    settings.write_text(settings.read_text().replace("4000", str(free_port())))
-    return tmp_path
+def installation(
+    tmp_path: Path, database: str, s3_bucket: str, s3_endpoint: str, postgres_server: object
+) -> Installation:
+    """The files as they are shipped; in place of what Docker provides stands what is here."""
+    del postgres_server  # it lives as long as the session
+    port, code_port = str(free_port()), str(free_port())
+    here = {
+        "dagster:${POSTGRES_PASSWORD:?}@postgres/dagster": database.partition("://")[2],
+        "dagster:${POSTGRES_PASSWORD}@postgres/dagster": database.partition("://")[2],
+        "DAGSTER_LOGS_BUCKET: imagepipeline": f"DAGSTER_LOGS_BUCKET: {s3_bucket}",
+        "s3://imagepipeline/": f"s3://{s3_bucket}/",
+        "http://minio:9000": s3_endpoint,
+        "${MINIO_PASSWORD:?}": "testing-secret",
+        "${IMAGEPIPELINE_API_KEY:-}": API_KEY,
+        "DAGSTER_CODE_SERVER: code": "DAGSTER_CODE_SERVER: 127.0.0.1",
+        "0.0.0.0": "127.0.0.1",  # noqa: S104 - replaced
+        '"3000"': f'"{port}"',
+        "4000": code_port,
+        '"definitions"': '"tests.deploy.production_definitions"',
+    }
+    files = {name: PROJECT / "deploy" / name for name in ("compose.yaml", "Dockerfile")}
+    texts = {name: file.read_text() for name, file in files.items()}
+    for shipped, instead in here.items():
+        assert any(shipped in text for text in texts.values()), shipped
+        texts = {name: text.replace(shipped, instead) for name, text in texts.items()}
+    services = yaml.safe_load(texts["compose.yaml"])["services"]
+    for line in texts["Dockerfile"].splitlines():
+        if line.startswith("COPY --chown=dagster"):
+            for copied in line.split()[2:-1]:
+                shutil.copy(PROJECT / copied, tmp_path)
+    workspace = tmp_path / "workspace.yaml"
+    workspace.write_text(workspace.read_text().replace("4000", code_port))
+    image_command = json.loads(texts["Dockerfile"].partition("\nCMD ")[2])
+    return Installation(
+        folder=tmp_path,
+        port=int(port),
+        commands={
+            name: service.get("command", image_command)
+            for name, service in services.items()
+            if "build" in service
+        },
+        variables=environment(
+            **services["daemon"]["environment"],
+            DAGSTER_HOME=str(tmp_path),
+            PATH=f"{_BIN}:{os.environ['PATH']}",
+            PYTHONPATH=str(PROJECT),
+        ),
+    )
 
 
 def _statuses(port: int) -> list[str]:
@@ -85,55 +139,24 @@ def _statuses(port: int) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_many_sets_are_bought_side_by_side(
-    home: Path,
-    tables: str,
-    postgres_server: object,
-    s3_bucket: str,
-    s3_endpoint: str,
-    start_emulator: Callable[..., EmulatorServer],
+    installation: Installation, s3_bucket: str, start_emulator: Callable[..., EmulatorServer]
 ) -> None:
-    """Twenty sets, two runs at a time: nothing twice, no limit passed, the logs in the bucket."""
-    del postgres_server  # it lives as long as the session
+    """Twenty sets, four runs at a time: nothing twice, no limit passed, the logs in the bucket."""
     vendor = start_emulator(latency_seconds=0.3)
-    code_port = (home / "workspace.yaml").read_text().split("port: ")[1].split()[0]
-    port = free_port()
-    variables = {
-        "DAGSTER_HOME": str(home),
-        "DAGSTER_POSTGRES_URL": tables.replace("postgresql://", "postgresql+psycopg2://"),
-        "DAGSTER_LOGS_BUCKET": s3_bucket,
-        "DAGSTER_CODE_SERVER": "127.0.0.1",
-        "PYTHONPATH": str(PROJECT),
-        "AWS_ENDPOINT_URL": s3_endpoint,
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing-secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "IMAGEPIPELINE_API_KEY": API_KEY,
-        "IMAGEPIPELINE_BASE_URL": vendor.url,
-        "IMAGEPIPELINE_STORAGE": f"s3://{s3_bucket}/pictures",
-        "IMAGEPIPELINE_TABLES_URL": tables,
-        "IMAGEPIPELINE_LEDGER_URL": tables,
-    }
-    subprocess.run(  # noqa: S603
-        [_BIN / "dagster", "instance", "concurrency", "set", "imagepipeline_api", str(LIMIT)],
-        cwd=home,
-        env=environment(**variables),
-        check=True,
-    )
-    serve_code = ("dagster", "code-server", "start", "-h", "127.0.0.1", "-p", code_port)
-    module = ("-m", "tests.deploy.production_definitions")
-    serve_ui = ("dagster-webserver", "-h", "127.0.0.1", "-p", str(port), "-w", "workspace.yaml")
+    installation.variables["IMAGEPIPELINE_BASE_URL"] = vendor.url
     most_at_once = 0
     with ExitStack() as services:
-
-        def start(*command: str) -> None:
-            services.enter_context(service(*command, folder=home, variables=variables))
-
-        start(*serve_code, *module)
-        start(*serve_ui)
-        start("dagster-daemon", "run", "-w", "workspace.yaml")
-        until(lambda: _answers(port), what="the webserver", seconds=90)
+        subprocess.run(  # noqa: S603 - of our own file
+            installation.commands["prepared"],
+            cwd=installation.folder,
+            env=installation.variables,
+            check=True,
+        )
+        for name in ("code", "webserver", "daemon"):
+            services.enter_context(installation.service(name))
+        until(lambda: _answers(installation.port), what="the webserver", seconds=90)
         deadline = time.monotonic() + 400
-        while (statuses := _statuses(port)).count("SUCCESS") < SETS:
+        while (statuses := _statuses(installation.port)).count("SUCCESS") < SETS:
             assert time.monotonic() < deadline, statuses
             assert "FAILURE" not in statuses
             most_at_once = max(most_at_once, statuses.count("STARTED") + statuses.count("STARTING"))
@@ -143,7 +166,7 @@ def test_many_sets_are_bought_side_by_side(
     assert stats.posts_accepted == SETS * PROMPTS
     assert stats.bought_twice == ()
     assert stats.peak_in_flight <= 4
-    assert most_at_once == LIMIT
+    assert 1 < most_at_once <= LIMIT
     keys = [
         found["Key"]
         for page in boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=s3_bucket)
