@@ -12,25 +12,27 @@ import pyarrow.parquet as pq
 
 from imagepipeline_dagster.partition_names import path_part
 from imagepipeline_dagster.resources import StorageResource
-from imagepipeline_dagster.rows import parquet_table
+from imagepipeline_dagster.rows import StoredTable, parquet_table
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
-__all__ = ["ParquetIOManager", "encoded_table", "stored_table", "table_path"]
+__all__ = ["ParquetIOManager", "table_path"]
 
 
 class ParquetIOManager(dg.ConfigurableIOManager):
-    """Stores data frames and Arrow tables as Parquet, and hands them on as data frames.
+    """Stores data frames and tables as Parquet, and hands them on as data frames.
 
     A table is at `<asset key>/<partition>.parquet`, or `<asset key>.parquet` without partitions,
     with the partition quoted into one safe path part. An Arrow table keeps its schema and the
     descriptions of its columns; a data frame's index is not stored. A data frame that comes back
     has nullable column types, and UTC where a timestamp was stored so. An input that is annotated
-    as a `pyarrow.Table` comes as one, in a fraction of the memory.
+    as a `pyarrow.Table` comes as one, in a fraction of the memory, and as a `StoredTable` in less.
     """
 
     storage: dg.ResourceDependency[StorageResource]
 
-    def handle_output(self, context: dg.OutputContext, obj: pd.DataFrame | pa.Table | None) -> None:
+    def handle_output(
+        self, context: dg.OutputContext, obj: pd.DataFrame | pa.Table | StoredTable | None
+    ) -> None:
         """Store an asset's table in place of the former one; None stores nothing.
 
         Raises:
@@ -40,20 +42,21 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             return
         if isinstance(obj, pd.DataFrame):
             obj = pa.Table.from_pandas(obj, preserve_index=False)
-        elif not isinstance(obj, pa.Table):
+        elif not isinstance(obj, pa.Table | StoredTable):
             raise TypeError(
                 f"{context.asset_key.to_user_string()} returned a {type(obj).__name__}: "
                 "return a pandas.DataFrame or a pyarrow.Table"
             )
         partition = context.partition_key if context.has_partition_key else None
         uri = self.storage.open().write(
-            table_path(context.asset_key, partition), encoded_table(obj)
+            table_path(context.asset_key, partition),
+            obj.encoded if isinstance(obj, StoredTable) else _encoded(obj),
         )
         context.add_output_metadata({"dagster/uri": uri})
 
     def load_input(
         self, context: dg.InputContext
-    ) -> pd.DataFrame | pa.Table | dict[str, pd.DataFrame]:
+    ) -> pd.DataFrame | pa.Table | StoredTable | dict[str, pd.DataFrame]:
         """Return the table that an asset stored.
 
         In a run of one partition that is the data frame of the partition asked for; in a run
@@ -67,9 +70,11 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             return _load(storage, context.asset_key, None)
         partitions = context.asset_partition_keys
         if context.has_partition_key and len(partitions) == 1:
-            if context.dagster_type.typing_type is pa.Table:
-                return parquet_table(_stored(storage, context.asset_key, partitions[0]))
-            return _load(storage, context.asset_key, partitions[0])
+            stored = _stored(storage, context.asset_key, partitions[0])
+            wanted = context.dagster_type.typing_type
+            if wanted is StoredTable:
+                return StoredTable(stored)
+            return parquet_table(stored) if wanted is pa.Table else _data_frame(stored)
         return _load_materialized(storage, context.asset_key, partitions)
 
 
@@ -79,24 +84,18 @@ def table_path(asset_key: dg.AssetKey, partition: str | None) -> str:
     return f"{folder}.parquet" if partition is None else f"{folder}/{path_part(partition)}.parquet"
 
 
-def encoded_table(table: pa.Table) -> bytes:
-    """Return a table as it is stored."""
+def _encoded(table: pa.Table) -> bytes:
     encoded = io.BytesIO()
     pq.write_table(table, encoded, compression="zstd")
     return encoded.getvalue()
 
 
-def stored_table(stored: bytes, columns: Sequence[str]) -> pa.Table:
-    """Return those of these columns that a stored table has."""
-    opened = pq.ParquetFile(pa.BufferReader(stored))
-    there = [name for name in columns if name in opened.schema_arrow.names]
-    # Tables are small and many: one thread each costs less than Arrow's own.
-    return opened.read(there, use_threads=False)
+def _data_frame(stored: bytes) -> pd.DataFrame:
+    return pd.read_parquet(pa.BufferReader(stored), dtype_backend="numpy_nullable")
 
 
 def _load(storage: Storage, asset_key: dg.AssetKey, partition: str | None) -> pd.DataFrame:
-    stored = pa.BufferReader(_stored(storage, asset_key, partition))
-    return pd.read_parquet(stored, dtype_backend="numpy_nullable")
+    return _data_frame(_stored(storage, asset_key, partition))
 
 
 def _stored(storage: Storage, asset_key: dg.AssetKey, partition: str | None) -> bytes:

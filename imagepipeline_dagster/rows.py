@@ -9,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import hashlib
+import io
 import json
 import types
 import typing
 from collections.abc import Collection, Iterable, Iterator, Sequence, Set
-from functools import cache, cached_property
-from itertools import islice
+from functools import cache
+from itertools import accumulate, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 __all__ = [
-    "TableRows",
+    "StoredTable",
     "arrow_schema",
     "arrow_table",
     "column",
@@ -35,7 +36,8 @@ __all__ = [
 
 RowT = TypeVar("RowT", bound="DataclassInstance")
 
-# A row as Python's objects takes some kB, in an Arrow table its bytes.
+# A row as Python's objects takes some kB, in a stored table some hundred bytes. So many are a group
+# of Parquet's too.
 _ROWS_AT_ONCE = 1000
 
 
@@ -108,17 +110,23 @@ def arrow_table(rows: Iterable[RowT], row_type: type[RowT]) -> pa.Table:
     """
     import pyarrow as pa
 
+    parts = _arrow_tables(rows, row_type)
+    return pa.concat_tables([arrow_schema(row_type).empty_table(), *parts])
+
+
+def _arrow_tables(rows: Iterable[RowT], row_type: type[RowT]) -> Iterator[pa.Table]:
+    """Yield the same in parts, some rows at a time."""
+    import pyarrow as pa
+
     schema, remaining = arrow_schema(row_type), iter(rows)
-    parts = [schema.empty_table()]
     while some := list(islice(remaining, _ROWS_AT_ONCE)):
         columns = {name: [getattr(row, name) for row in some] for name in schema.names}
-        parts.append(pa.table(columns, schema=schema))
-    table = pa.concat_tables(parts)
-    for field in table.schema:
-        # Arrow itself notices only when the table is written or read again, far from the cause.
-        if not field.nullable and table.column(field.name).null_count:
-            raise ValueError(f"{field.name} is never null, but a row has none")
-    return table
+        table = pa.table(columns, schema=schema)
+        for field in schema:
+            # Arrow itself notices only when the table is written or read, far from the cause.
+            if not field.nullable and table.column(field.name).null_count:
+                raise ValueError(f"{field.name} is never null, but a row has none")
+        yield table
 
 
 def rows_of(table: pd.DataFrame | pa.Table, row_type: type[RowT]) -> list[RowT]:
@@ -145,32 +153,86 @@ def rows_of(table: pd.DataFrame | pa.Table, row_type: type[RowT]) -> list[RowT]:
     ]
 
 
-class TableRows(Collection[RowT]):
-    """The rows of a table, as often as they are wanted; of a large one, some at a time."""
+class StoredTable:
+    """A table as it is stored, in Parquet: of a long one, some rows at a time are decoded.
 
-    def __init__(self, table: pa.Table, row_type: type[RowT]) -> None:
+    `encoded` are its bytes, which are all that it takes of memory.
+    """
+
+    def __init__(self, encoded: bytes) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.encoded = encoded
+        self._file = pq.ParquetFile(pa.BufferReader(encoded))
+        self._short: dict[type, list[Any]] = {}
+
+    @classmethod
+    def of(cls, rows: Iterable[RowT], row_type: type[RowT]) -> Self:
+        """Return the table of these rows, which are taken one at a time.
+
+        Raises:
+            ValueError: when a row has None where the row type has no None.
+        """
+        import pyarrow.parquet as pq
+
+        file = io.BytesIO()
+        with pq.ParquetWriter(file, arrow_schema(row_type), compression="zstd") as writer:
+            for part in _arrow_tables(rows, row_type):
+                writer.write_table(part)
+        return cls(file.getvalue())
+
+    @property
+    def num_rows(self) -> int:
+        """The number of rows."""
+        return int(self._file.metadata.num_rows)
+
+    def rows(self, row_type: type[RowT]) -> Collection[RowT]:
+        """Return the rows; those of a long table are decoded whenever they are gone through."""
+        if self.num_rows > _ROWS_AT_ONCE:
+            return _StoredRows(self, row_type)
+        if row_type not in self._short:
+            self._short[row_type] = self.rows_between(0, self.num_rows, row_type)
+        return self._short[row_type]
+
+    def rows_between(self, start: int, stop: int, row_type: type[RowT]) -> list[RowT]:
+        """Return the rows from `start` to before `stop`."""
+        return rows_of(self.between(start, stop, arrow_schema(row_type).names), row_type)
+
+    def columns(self, *names: str) -> pa.Table:
+        """Return these columns of all rows."""
+        return self.between(0, self.num_rows, names)
+
+    def between(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
+        """Return the rows from `start` to before `stop`, with those of the columns that exist."""
+        there = [name for name in columns if name in self._file.schema_arrow.names]
+        metadata = self._file.metadata
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        ends = list(accumulate(sizes, initial=0))
+        groups = [
+            group for group in range(len(sizes)) if ends[group] < stop and start < ends[group + 1]
+        ]
+        # Tables are small and many: one thread each costs less than Arrow's own.
+        table = self._file.read_row_groups(groups, there, use_threads=False)
+        return table.slice(start - ends[groups[0]], stop - start) if groups else table
+
+
+class _StoredRows(Collection[RowT]):
+    """The rows of a long table."""
+
+    def __init__(self, table: StoredTable, row_type: type[RowT]) -> None:
         self._table = table
         self._row_type = row_type
 
     def __len__(self) -> int:
-        """Return the number of rows."""
-        return int(self._table.num_rows)
+        return self._table.num_rows
 
     def __contains__(self, row: object) -> bool:
-        """Tell whether a row is among them."""
         return any(row == one for one in self)
 
     def __iter__(self) -> Iterator[RowT]:
-        """Yield the rows in their order."""
-        if len(self) <= _ROWS_AT_ONCE:
-            yield from self._few
-            return
         for start in range(0, len(self), _ROWS_AT_ONCE):
-            yield from rows_of(self._table.slice(start, _ROWS_AT_ONCE), self._row_type)
-
-    @cached_property
-    def _few(self) -> list[RowT]:
-        return rows_of(self._table, self._row_type)
+            yield from self._table.rows_between(start, start + _ROWS_AT_ONCE, self._row_type)
 
 
 def content_hash(rows: Iterable[DataclassInstance], *, leave_out: Set[str]) -> str:

@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import io
+from collections.abc import Callable
 from enum import StrEnum
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.purchase.images import GeneratedImage
-from imagepipeline_dagster.rows import arrow_schema, arrow_table, column, rows_of
+from imagepipeline_dagster.rows import StoredTable, arrow_schema, arrow_table, column, rows_of
 from tests.frames import frame_of
 
 
@@ -86,6 +89,38 @@ def test_no_rows_make_a_table_with_every_column() -> None:
 def test_an_iterator_of_rows_is_read_once() -> None:
     """Rows may come from a generator."""
     assert len(frame_of((Row(name=str(n)) for n in range(3)), Row)) == 3
+
+
+def _in_one_group(rows: list[Row]) -> StoredTable:
+    file = io.BytesIO()
+    pq.write_table(arrow_table(rows, Row), file)
+    return StoredTable(file.getvalue())
+
+
+@pytest.mark.parametrize("store", [lambda rows: StoredTable.of(rows, Row), _in_one_group])
+def test_a_stored_table_gives_any_of_its_rows(store: Callable[[list[Row]], StoredTable]) -> None:
+    """Whatever Parquet's groups are, rows come from any place, and as often as they are wanted."""
+    rows = [Row(name=str(number), number=number) for number in range(2_300)]
+    table = store(rows)
+
+    for start, stop in [(0, 2_300), (990, 1_010), (2_299, 2_300), (1_000, 2_000), (7, 7)]:
+        assert table.rows_between(start, stop, Row) == rows[start:stop]
+    stored = table.rows(Row)
+    assert (len(stored), table.num_rows) == (2_300, 2_300)
+    assert list(stored) == list(stored) == rows
+    assert rows[1_500] in stored
+    assert store([]).rows(Row) == []
+
+
+def test_a_long_table_is_decoded_some_rows_at_a_time() -> None:
+    """Writing and reading a long table takes memory for its bytes and some rows, not for all."""
+    before, most = pa.total_allocated_bytes(), 0
+    table = StoredTable.of((Row(name=f"{n:01000}") for n in range(10_000)), Row)
+    for _ in table.rows(Row):
+        most = max(most, pa.total_allocated_bytes() - before)
+
+    assert table.columns("name").nbytes > 10_000_000
+    assert most < 3_000_000
 
 
 def test_unknown_columns_are_left_out() -> None:

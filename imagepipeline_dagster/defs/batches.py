@@ -31,7 +31,7 @@ from imagepipeline_dagster.defs.prompt_sets import check_prompt_sets, make_promp
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.stage import STAGES, Made, StageCheck
 from imagepipeline_dagster.errors import CorrectableError
-from imagepipeline_dagster.io_manager import encoded_table, table_path
+from imagepipeline_dagster.io_manager import table_path
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.partition_names import partition_key
 from imagepipeline_dagster.purchase.purchase import Purchase
@@ -290,7 +290,7 @@ class _Batch:
     ) -> None:
         """Store a stage's table, and note what its materialization and its checks say."""
         key, partition = self.dataset.key(stage), partition_key(made.prompt_set)
-        uri = self.storage.write(table_path(key, partition), encoded_table(result.table))
+        uri = self.storage.write(table_path(key, partition), result.table.encoded)
         if stage == STAGES[-1]:
             record_built(self.dataset, result.rows, self.ledger)
         made.events.append(

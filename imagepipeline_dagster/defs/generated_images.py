@@ -30,6 +30,7 @@ from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.planning.approval import NotApproved, why_withheld
+from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlanCount, PlannedRequest, plan_states_now
 from imagepipeline_dagster.planning.shards import Shard, shards_of
 from imagepipeline_dagster.purchase.checks import EXPECTATIONS, Expectation, waiting_for_approval
@@ -45,7 +46,7 @@ from imagepipeline_dagster.resources import (
     LedgerResource,
     StorageResource,
 )
-from imagepipeline_dagster.rows import TableRows, arrow_table, content_hash
+from imagepipeline_dagster.rows import StoredTable, content_hash
 from imagepipeline_dagster.storage.contract import Storage
 
 __all__ = [
@@ -84,8 +85,8 @@ class SetToBuy:
 
     dataset: ImageDataset
     prompt_set: str
-    prompts: pa.Table
-    plan: pa.Table
+    prompts: StoredTable
+    plan: StoredTable
     api: ImagePipelineResource
     ledger: Ledger
     storage: Storage
@@ -109,7 +110,7 @@ class SetToBuy:
         if self.api.emulated:
             refuse_emulator(self.ledger)
         return why_withheld(
-            TableRows(self.plan, PlannedRequest),
+            self.plan.rows(PlannedRequest),
             self.dataset.approval,
             prompt_set=self.prompt_set,
             dataset=self.dataset.name,
@@ -120,7 +121,7 @@ class SetToBuy:
 
     def buy(self, shard: Shard, *, withheld: Exception | None, beside_others: bool) -> _BoughtShard:
         """Buy what a shard lacks; others of this run may be bought at the same time."""
-        prompts, plan = shard.prompts(self.prompts), shard.plan(self.prompts, self.plan)
+        prompts, plan = shard.rows(self.prompts, Prompt), shard.plan(self.prompts, self.plan)
         purchase = Purchase(
             plan=plan,
             prompts=prompts,
@@ -166,6 +167,7 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
     started = time.monotonic()
     withheld = to_buy.why_withheld()
     figures, stoppers, plan = _Figures(), [], PlanCount()
+    outcomes, of_this_run = Counter[str](), Counter[str]()
 
     def images_bought() -> Iterator[GeneratedImage]:
         for shard in to_buy.shards:
@@ -173,14 +175,15 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
             figures.add(bought, run_id=to_buy.run_id)
             plan.add(bought.plan)
             stoppers.append(bought.report.stopper)
+            outcomes.update(image.outcome for image in bought.images)
+            of_this_run.update(i.outcome for i in bought.images if i.run_id == to_buy.run_id)
             yield from bought.images
             if _is_failure(bought.report.stopper):
                 return
 
-    table = arrow_table(images_bought(), GeneratedImage)
-    images = TableRows(table, GeneratedImage)
-    mine = Counter(image.outcome for image in images if image.run_id == to_buy.run_id)
-    telemetry.images_ended(mine, dataset=to_buy.dataset.name, emulated=to_buy.api.emulated)
+    table = StoredTable.of(images_bought(), GeneratedImage)
+    images = table.rows(GeneratedImage)
+    telemetry.images_ended(of_this_run, dataset=to_buy.dataset.name, emulated=to_buy.api.emulated)
     told: dict[str, Any] = asdict(figures)
     to_buy.log.info(
         "%(requested)d samples: %(bought)d bought, %(reused)d reused; "
@@ -196,7 +199,6 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
     if stopper is not None:
         pending = isinstance(stopper, NotApproved)
         told["stopped"] = f"pending: {stopper}" if pending else str(stopper)
-    outcomes = Counter(image.outcome for image in images)
     made = Made(
         table=table,
         row_type=GeneratedImage,
@@ -243,9 +245,9 @@ def check_generated_images(dataset: ImageDataset) -> list[StageCheck]:
     """Return the checks."""
 
     def no_purchase_waits(
-        generated_images: pa.Table, imagepipeline: ImagePipelineResource
+        generated_images: StoredTable, imagepipeline: ImagePipelineResource
     ) -> dg.AssetCheckResult:
-        waiting = waiting_for_approval(TableRows(generated_images, GeneratedImage))
+        waiting = waiting_for_approval(generated_images.rows(GeneratedImage))
         price = dataset.allowance(imagepipeline.origin).price_text(len(waiting))
         return dg.AssetCheckResult(
             passed=not waiting,
@@ -265,11 +267,11 @@ def check_generated_images(dataset: ImageDataset) -> list[StageCheck]:
 
 
 def _outcome_check(expectation: Expectation) -> StageCheck:
-    def look(generated_images: pa.Table) -> dg.AssetCheckResult:
+    def look(generated_images: StoredTable) -> dg.AssetCheckResult:
         outcomes = pa.array([str(outcome) for outcome in expectation.outcomes])
-        is_unwanted = pc.is_in(generated_images.column("outcome"), value_set=outcomes)
         columns = ["prompt_id", "call_index", "outcome", "error"]
-        unwanted = generated_images.select(columns).filter(is_unwanted)
+        images = generated_images.columns(*columns)
+        unwanted = images.filter(pc.is_in(images.column("outcome"), value_set=outcomes))
         rows = [
             ["" if row[name] is None else row[name] for name in columns]
             for row in unwanted.slice(0, _ROWS_SHOWN).to_pylist()
@@ -277,7 +279,7 @@ def _outcome_check(expectation: Expectation) -> StageCheck:
         return dg.AssetCheckResult(
             passed=not unwanted.num_rows,
             severity=dg.AssetCheckSeverity.ERROR,
-            description=expectation.verdict(unwanted.num_rows, of=generated_images.num_rows),
+            description=expectation.verdict(unwanted.num_rows, of=images.num_rows),
             metadata={"samples": unwanted.num_rows, **found_table("which", columns, rows)},
         )
 
@@ -301,7 +303,7 @@ def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
         description="Names the shards of a large set that something of is to be bought.",
     )
     def shards_to_buy(
-        prompt_sets: pa.Table, generation_requests: pa.Table
+        prompt_sets: StoredTable, generation_requests: StoredTable
     ) -> Iterator[dg.DynamicOutput[None]]:
         shards = shards_of(prompt_sets.num_rows, shard_rows=dataset.shard_rows)
         for shard in shards if len(shards) > 1 else []:
@@ -319,8 +321,8 @@ def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
     @with_resources_of(dataset)
     def buy_shard(
         context: dg.OpExecutionContext,
-        prompt_sets: pa.Table,
-        generation_requests: pa.Table,
+        prompt_sets: StoredTable,
+        generation_requests: StoredTable,
         imagepipeline: ImagePipelineResource,
         ledger: LedgerResource,
         storage: StorageResource,
@@ -350,12 +352,12 @@ def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
     @with_resources_of(dataset)
     def buy_rest(
         context: dg.OpExecutionContext,
-        prompt_sets: pa.Table,
-        generation_requests: pa.Table,
+        prompt_sets: StoredTable,
+        generation_requests: StoredTable,
         imagepipeline: ImagePipelineResource,
         ledger: LedgerResource,
         storage: StorageResource,
-    ) -> dg.Output[pa.Table]:
+    ) -> dg.Output[StoredTable]:
         with ledger.open() as opened:
             purchased = buy_set(
                 _set_of_step(
@@ -374,8 +376,8 @@ def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
 
     def _set_of_step(
         context: dg.OpExecutionContext,
-        prompt_sets: pa.Table,
-        generation_requests: pa.Table,
+        prompt_sets: StoredTable,
+        generation_requests: StoredTable,
         imagepipeline: ImagePipelineResource,
         ledger: Ledger,
         storage: StorageResource,

@@ -5,7 +5,6 @@ import time
 from typing import Any
 
 import dagster as dg
-import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import column_metadata, table_metadata
@@ -24,7 +23,7 @@ from imagepipeline_dagster.planning.requests import (
 )
 from imagepipeline_dagster.planning.shards import shards_of
 from imagepipeline_dagster.resources import ImagePipelineResource, LedgerResource
-from imagepipeline_dagster.rows import TableRows, arrow_table
+from imagepipeline_dagster.rows import StoredTable
 
 __all__ = ["build_generation_requests", "plan_set"]
 
@@ -32,7 +31,7 @@ __all__ = ["build_generation_requests", "plan_set"]
 def plan_set(
     dataset: ImageDataset,
     prompt_set: str,
-    prompts: pa.Table,
+    prompts: StoredTable,
     *,
     api: ImagePipelineResource,
     ledger: Ledger,
@@ -46,7 +45,7 @@ def plan_set(
         call
         for shard in shards_of(prompts.num_rows, shard_rows=dataset.shard_rows)
         for call in plan_prompt_set(
-            shard.prompts(prompts),
+            shard.rows(prompts, Prompt),
             prompt_set=prompt_set,
             dataset=dataset.name,
             ledger=ledger,
@@ -54,8 +53,8 @@ def plan_set(
             samples_per_call=dataset.samples_per_call,
         )
     )
-    table = arrow_table(calls, PlannedRequest)
-    plan = TableRows(table, PlannedRequest)
+    table = StoredTable.of(calls, PlannedRequest)
+    plan = table.rows(PlannedRequest)
     spent = allowance.spent(ledger, today=dt.datetime.now(dt.UTC).date())
     fingerprint = plan_fingerprint(plan)
     return Made(
@@ -67,7 +66,7 @@ def plan_set(
             **table_metadata(dataset, "generation_requests", len(plan), started=started),
             **plan_figures(summarise_plan(plan), allowance, spent, emulated=api.emulated),
             **requests_to_buy(plan, allowance),
-            **refused_rows(TableRows(prompts, Prompt)),
+            **refused_rows(prompts.rows(Prompt)),
             "fingerprint": fingerprint,
             **({} if api.emulated or ledger.warning is None else {"warning": ledger.warning}),
         },
@@ -91,10 +90,10 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
     @with_resources_of(dataset)
     def generation_requests(
         context: dg.AssetExecutionContext,
-        prompt_sets: pa.Table,
+        prompt_sets: StoredTable,
         imagepipeline: ImagePipelineResource,
         ledger: LedgerResource,
-    ) -> dg.MaterializeResult[pa.Table]:
+    ) -> dg.MaterializeResult[StoredTable]:
         with ledger.open() as opened:
             return plan_set(
                 dataset,

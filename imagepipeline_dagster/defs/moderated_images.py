@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import dagster as dg
-import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import column_metadata, found_table, table_metadata
@@ -24,7 +23,7 @@ from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.planning.shards import Shard, shards_of
 from imagepipeline_dagster.purchase.images import CIRCUMSTANCES, GeneratedImage
 from imagepipeline_dagster.resources import LedgerResource, StorageResource, TablesResource
-from imagepipeline_dagster.rows import TableRows, arrow_table, content_hash
+from imagepipeline_dagster.rows import StoredTable, content_hash
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.overrides import Override
 from imagepipeline_dagster.watching.states import PromptSetStates
@@ -57,8 +56,8 @@ def moderate(
         ledger=ledger,
         storage=storage,
     )
-    table = arrow_table(moderation.images, ModeratedImage)
-    rows = TableRows(table, ModeratedImage)
+    table = StoredTable.of(moderation.images, ModeratedImage)
+    rows = table.rows(ModeratedImage)
     content = content_hash(rows, leave_out=_NO_CONTENT)
     return Made(
         table=table,
@@ -94,12 +93,12 @@ def check_moderated_images(dataset: ImageDataset) -> list[StageCheck]:
     """Return the checks."""
 
     def every_sample_is_accounted_for(
-        moderated_images: pa.Table, prompt_sets: pa.Table
+        moderated_images: StoredTable, prompt_sets: StoredTable
     ) -> dg.AssetCheckResult:
         asked = Counter[str]()
-        for prompt in prompt_sets.select(["prompt_id", "samples"]).to_pylist():
+        for prompt in prompt_sets.columns("prompt_id", "samples").to_pylist():
             asked[prompt["prompt_id"]] += prompt["samples"]
-        problems = accounting_problems(asked, TableRows(moderated_images, ModeratedImage))
+        problems = accounting_problems(asked, moderated_images.rows(ModeratedImage))
         return dg.AssetCheckResult(
             passed=not problems,
             description=f"{moderated_images.num_rows} samples; {len(problems)} of {len(asked)} "
@@ -138,7 +137,7 @@ def build_moderated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
         out=dg.DynamicOut(dg.Nothing, io_manager_key=io_manager),
         description="Names the shards of a large set.",
     )
-    def shards_to_look_at(generated_images: pa.Table) -> Iterator[dg.DynamicOutput[None]]:
+    def shards_to_look_at(generated_images: StoredTable) -> Iterator[dg.DynamicOutput[None]]:
         shards = shards_of(generated_images.num_rows, shard_rows=dataset.shard_rows)
         for shard in shards if len(shards) > 1 else []:
             yield dg.DynamicOutput(None, mapping_key=shard.key)
@@ -153,14 +152,14 @@ def build_moderated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
     @with_resources_of(dataset)
     def look_at_shard(
         context: dg.OpExecutionContext,
-        generated_images: pa.Table,
+        generated_images: StoredTable,
         storage: StorageResource,
         ledger: LedgerResource,
     ) -> None:
-        start, stop = Shard.of_key(str(context.get_mapping_key()))
+        shard = Shard.of_key(str(context.get_mapping_key()))
         with ledger.open() as opened:
             measured = measure(
-                TableRows(generated_images.slice(start, stop - start), GeneratedImage),
+                shard.rows(generated_images, GeneratedImage),
                 dataset.moderation.rules_for(prompt_set_of(context.partition_key)),
                 classifier=lambda: load_classifier(dataset.moderation.classifier),
                 ledger=opened,
@@ -177,16 +176,16 @@ def build_moderated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
     @with_resources_of(dataset)
     def give_verdicts(
         context: dg.OpExecutionContext,
-        generated_images: pa.Table,
+        generated_images: StoredTable,
         storage: StorageResource,
         ledger: LedgerResource,
         tables: TablesResource,
-    ) -> dg.Output[pa.Table]:
+    ) -> dg.Output[StoredTable]:
         with ledger.open() as opened:
             return moderate(
                 dataset,
                 prompt_set_of(context.partition_key),
-                TableRows(generated_images, GeneratedImage),
+                generated_images.rows(GeneratedImage),
                 overrides=tables.overrides(dataset.overrides),
                 ledger=opened,
                 storage=storage.open(),
@@ -201,7 +200,7 @@ def build_moderated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
         stored: Any = context.op_output_values["result"]
         ledger: LedgerResource = getattr(context.resources, dataset.resource("ledger"))
         with ledger.open() as opened:
-            record_built(dataset, TableRows(stored, ModeratedImage), opened)
+            record_built(dataset, stored.rows(ModeratedImage), opened)
 
     @dg.graph_asset(
         key=dataset.key("moderated_images"),

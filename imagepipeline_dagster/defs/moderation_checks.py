@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 import dagster as dg
-import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import contact_sheet_of, found_table
@@ -20,7 +19,7 @@ from imagepipeline_dagster.moderation.checks import (
 from imagepipeline_dagster.moderation.policy import Rules
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
 from imagepipeline_dagster.resources import StorageResource
-from imagepipeline_dagster.rows import TableRows
+from imagepipeline_dagster.rows import StoredTable
 
 __all__ = ["verdict_checks"]
 
@@ -33,8 +32,8 @@ def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
     def rules_of(images: Iterable[ModeratedImage]) -> Rules:
         return dataset.moderation.rules_for(next(iter(images)).prompt_set)
 
-    def only_kept_passes_on(moderated_images: pa.Table) -> dg.AssetCheckResult:
-        images = TableRows(moderated_images, ModeratedImage)
+    def only_kept_passes_on(moderated_images: StoredTable) -> dg.AssetCheckResult:
+        images = moderated_images.rows(ModeratedImage)
         problems = objections(image for image in images if image.verdict == Verdict.KEPT)
         shown = [[problem] for problem in problems[:_ROWS_SHOWN]]
         return dg.AssetCheckResult(
@@ -43,8 +42,8 @@ def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
             metadata=found_table("problems", ["problem"], shown),
         )
 
-    def few_are_rejected(moderated_images: pa.Table) -> dg.AssetCheckResult:
-        images = TableRows(moderated_images, ModeratedImage)
+    def few_are_rejected(moderated_images: StoredTable) -> dg.AssetCheckResult:
+        images = moderated_images.rows(ModeratedImage)
         judged, rejected = judged_pictures(images)
         rules = rules_of(images)
         limit = rules.max_rejected_share
@@ -56,9 +55,9 @@ def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
         )
 
     def classifier_agrees_with_the_api(
-        moderated_images: pa.Table, storage: StorageResource
+        moderated_images: StoredTable, storage: StorageResource
     ) -> dg.AssetCheckResult:
-        images = TableRows(moderated_images, ModeratedImage)
+        images = moderated_images.rows(ModeratedImage)
         rules = rules_of(images)
         compared, doubted = disagreements(images, rules)
         description = (
@@ -89,8 +88,8 @@ def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
             },
         )
 
-    def few_are_duplicates(moderated_images: pa.Table) -> dg.AssetCheckResult:
-        images = TableRows(moderated_images, ModeratedImage)
+    def few_are_duplicates(moderated_images: StoredTable) -> dg.AssetCheckResult:
+        images = moderated_images.rows(ModeratedImage)
         rules = rules_of(images)
         pictures, repeating = repetitions(images)
         rows = [[i.prompt_id, i.call_index, i.image_sha256, i.duplicate_of] for i in repeating]
@@ -106,8 +105,8 @@ def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
             },
         )
 
-    def sizes_are_as_asked(moderated_images: pa.Table) -> dg.AssetCheckResult:
-        wrong = wrong_sizes(TableRows(moderated_images, ModeratedImage))
+    def sizes_are_as_asked(moderated_images: StoredTable) -> dg.AssetCheckResult:
+        wrong = wrong_sizes(moderated_images.rows(ModeratedImage))
         rows = [
             [i.prompt_id, i.call_index, f"{i.pixel_width} x {i.pixel_height}", i.image_sha256]
             for i in wrong[:_ROWS_SHOWN]

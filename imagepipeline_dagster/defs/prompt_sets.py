@@ -4,7 +4,6 @@ import time
 from typing import Any
 
 import dagster as dg
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
@@ -15,7 +14,7 @@ from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.planning.prompts import Prompt, iter_validated_prompts
 from imagepipeline_dagster.planning.tokens import TOKENS_ARE_ESTIMATED
 from imagepipeline_dagster.resources import TablesResource
-from imagepipeline_dagster.rows import TableRows, arrow_table, content_hash
+from imagepipeline_dagster.rows import StoredTable, content_hash
 from imagepipeline_dagster.tables.prompt_syntax import foreign_syntax
 from imagepipeline_dagster.tables.reading import SourceTables
 
@@ -36,7 +35,7 @@ def make_prompt_set(dataset: ImageDataset, prompt_set: str, source: SourceTables
             "the prompts sensor removes its partition at its next tick",
             allow_retries=False,
         )
-    table = arrow_table(
+    table = StoredTable.of(
         iter_validated_prompts(
             rows,
             source.embeddings(),
@@ -45,7 +44,7 @@ def make_prompt_set(dataset: ImageDataset, prompt_set: str, source: SourceTables
         ),
         Prompt,
     )
-    prompts = TableRows(table, Prompt)
+    prompts = table.rows(Prompt)
     refused = sum(not prompt.valid for prompt in prompts)
     return Made(
         table=table,
@@ -65,8 +64,9 @@ def check_prompt_sets(dataset: ImageDataset) -> list[StageCheck]:
     """Return the checks."""
     del dataset  # they look at the rows alone
 
-    def every_row_is_valid(prompt_sets: pa.Table) -> dg.AssetCheckResult:
-        refused = prompt_sets.filter(pc.invert(prompt_sets.column("valid")))
+    def every_row_is_valid(prompt_sets: StoredTable) -> dg.AssetCheckResult:
+        columns = prompt_sets.columns("prompt_id", "problems", "valid")
+        refused = columns.filter(pc.invert(columns.column("valid")))
         problems = [
             [row["prompt_id"], row["problems"]]
             for row in refused.slice(0, _PROBLEMS_SHOWN).to_pylist()
@@ -81,9 +81,10 @@ def check_prompt_sets(dataset: ImageDataset) -> list[StageCheck]:
             },
         )
 
-    def prompts_are_plain_text(prompt_sets: pa.Table) -> dg.AssetCheckResult:
+    def prompts_are_plain_text(prompt_sets: StoredTable) -> dg.AssetCheckResult:
         names = ("prompt_id", "effective_prompt", "effective_negative_prompt")
-        texts = zip(*(prompt_sets.column(name).to_pylist() for name in names), strict=True)
+        columns = prompt_sets.columns(*names).itercolumns()
+        texts = zip(*(column.to_pylist() for column in columns), strict=True)
         parts = (
             (prompt_id, ", ".join(foreign_syntax(prompt or "") + foreign_syntax(negative or "")))
             for prompt_id, prompt, negative in texts
@@ -129,7 +130,7 @@ def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
     @with_resources_of(dataset)
     def prompt_sets(
         context: dg.AssetExecutionContext, tables: TablesResource
-    ) -> dg.MaterializeResult[pa.Table]:
+    ) -> dg.MaterializeResult[StoredTable]:
         with tables.open(dataset.prompts, dataset.embeddings) as source:
             return make_prompt_set(dataset, prompt_set_of(context.partition_key), source).result()
 

@@ -6,16 +6,15 @@ batch are two ways to call them.
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import dagster as dg
-import pyarrow as pa
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
-from imagepipeline_dagster.rows import TableRows
+from imagepipeline_dagster.rows import StoredTable
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -35,17 +34,17 @@ SHARD_RETRIES = dg.RetryPolicy(max_retries=2, delay=5)
 class Made(Generic[RowT]):
     """What a stage made of one prompt set."""
 
-    table: pa.Table
+    table: StoredTable
     row_type: type[RowT]
     data_version: str
     metadata: Mapping[str, Any]
 
     @property
-    def rows(self) -> TableRows[RowT]:
+    def rows(self) -> Collection[RowT]:
         """The rows of the table."""
-        return TableRows(self.table, self.row_type)
+        return self.table.rows(self.row_type)
 
-    def result(self) -> dg.MaterializeResult[pa.Table]:
+    def result(self) -> dg.MaterializeResult[StoredTable]:
         """Return what the stage's asset returns to Dagster."""
         return dg.MaterializeResult(
             value=self.table,
@@ -53,7 +52,7 @@ class Made(Generic[RowT]):
             metadata=self.metadata,
         )
 
-    def output(self) -> dg.Output[pa.Table]:
+    def output(self) -> dg.Output[StoredTable]:
         """Return what the last op of the stage's asset returns to Dagster."""
         with warnings.catch_warnings():
             # An op says its data version in no other way; Dagster marks this one as beta.

@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from imagepipeline_dagster.databases import batches
 from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.io_manager import stored_table, table_path
+from imagepipeline_dagster.io_manager import table_path
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.release.readiness import AskedFor, StoredSet
-from imagepipeline_dagster.rows import arrow_schema, rows_of
+from imagepipeline_dagster.rows import StoredTable, arrow_schema, rows_of
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 __all__ = ["data_versions", "stored_sets"]
@@ -70,6 +70,6 @@ def _table(
     storage: Storage, key: dg.AssetKey, columns: list[str], partition: str
 ) -> pa.Table | None:
     try:
-        return stored_table(storage.read(table_path(key, partition)), columns)
+        return StoredTable(storage.read(table_path(key, partition))).columns(*columns)
     except ObjectMissing:
         return None  # it was not made yet

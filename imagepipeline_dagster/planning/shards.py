@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
 from imagepipeline_dagster.ledger.records import PlanState
-from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest
-from imagepipeline_dagster.rows import rows_of
+from imagepipeline_dagster.rows import StoredTable, arrow_schema, rows_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from _typeshed import DataclassInstance
 
 __all__ = ["Shard", "shards_of"]
+
+RowT = TypeVar("RowT", bound="DataclassInstance")
 
 
 class Shard(NamedTuple):
@@ -33,24 +36,31 @@ class Shard(NamedTuple):
         start, stop = key.split("_")
         return cls(int(start), int(stop))
 
-    def prompts(self, prompts: pa.Table) -> list[Prompt]:
-        """Return its rows of a set's prompts."""
-        return rows_of(prompts.slice(self.start, self.stop - self.start), Prompt)
+    def rows(self, table: StoredTable, row_type: type[RowT]) -> list[RowT]:
+        """Return its rows of a table."""
+        return table.rows_between(self.start, self.stop, row_type)
 
-    def plan(self, prompts: pa.Table, plan: pa.Table) -> list[PlannedRequest]:
+    def plan(self, prompts: StoredTable, plan: StoredTable) -> list[PlannedRequest]:
         """Return the calls of its prompts."""
-        return rows_of(self._calls(prompts, plan), PlannedRequest)
+        columns = arrow_schema(PlannedRequest).names
+        return rows_of(self._calls(prompts, plan, columns), PlannedRequest)
 
-    def buys(self, prompts: pa.Table, plan: pa.Table) -> bool:
+    def buys(self, prompts: StoredTable, plan: StoredTable) -> bool:
         """Tell whether anything of it was not bought yet as it was planned."""
-        states = self._calls(prompts, plan).column("state").unique().to_pylist()
-        return any(state != PlanState.REUSED for state in states)
+        calls = self._calls(prompts, plan, ["prompt_id", "state"])
+        return any(state != PlanState.REUSED for state in calls.column("state").to_pylist())
 
-    def _calls(self, prompts: pa.Table, plan: pa.Table) -> pa.Table:
+    def _calls(self, prompts: StoredTable, plan: StoredTable, columns: Sequence[str]) -> pa.Table:
         import pyarrow.compute as pc
 
-        ids = prompts.column("prompt_id").slice(self.start, self.stop - self.start)
-        return plan.filter(pc.is_in(plan.column("prompt_id"), value_set=ids.combine_chunks()))
+        ids = prompts.between(self.start, self.stop, ["prompt_id"]).column(0).combine_chunks()
+        # A plan is in the order of its prompts: the calls of some stand together.
+        its_own = pc.is_in(plan.columns("prompt_id").column(0), value_set=ids)
+        places = pc.indices_nonzero(its_own)
+        if not len(places):
+            return plan.between(0, 0, columns)
+        calls = plan.between(places[0].as_py(), places[-1].as_py() + 1, columns)
+        return calls.filter(pc.is_in(calls.column("prompt_id"), value_set=ids))
 
 
 def shards_of(rows: int, *, shard_rows: int) -> list[Shard]:
