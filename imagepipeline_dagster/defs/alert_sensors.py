@@ -141,16 +141,7 @@ def _waiting(
     return [
         plan
         for plan in plans
-        if waits_for_person(
-            dataset.approval,
-            ledger,
-            dataset=dataset.name,
-            prompt_set=plan.name,
-            fingerprint=plan.fingerprint,
-            images=plan.to_buy,
-            cost=allowance.cost(plan.to_buy),
-            now=now,
-        )
+        if waits_for_person(dataset.approval, ledger, plan.wanted(dataset.name, allowance), now=now)
     ]
 
 

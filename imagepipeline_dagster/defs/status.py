@@ -138,14 +138,7 @@ def _set_status(
         images_unknown=plan.summary.images[PlanState.UNKNOWN],
         refused_rows=plan.refused,
         waits_for_approval=waits_for_person(
-            dataset.approval,
-            ledger,
-            dataset=dataset.name,
-            prompt_set=plan.name,
-            fingerprint=plan.fingerprint,
-            images=plan.to_buy,
-            cost=dataset.allowance(origin).cost(plan.to_buy),
-            now=now,
+            dataset.approval, ledger, plan.wanted(dataset.name, dataset.allowance(origin)), now=now
         ),
         retry_at=retry_at(state) if state and word != "built" else None,
     )

@@ -9,13 +9,24 @@ import dataclasses
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import insert, select
 
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import approvals
 
-__all__ = ["ApprovedPlan", "approval_of", "approvals_since", "record_approvals"]
+__all__ = ["ApprovedPlan", "WantedPurchase", "approval_of", "approvals_since", "record_approvals"]
+
+
+class WantedPurchase(NamedTuple):
+    """What a plan would buy now; `cost` is None where no price is known."""
+
+    dataset: str
+    prompt_set: str
+    fingerprint: str
+    images: int
+    cost: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +47,11 @@ class ApprovedPlan:
     expires_at: dt.datetime
     number: int | None = None
 
-    def covers(self, images: int, cost: float | None) -> bool:
+    def covers(self, wanted: WantedPurchase) -> bool:
         """Tell whether so much may be bought under it; a limit of money needs a known cost."""
-        if self.max_images is not None and images > self.max_images:
+        if self.max_images is not None and wanted.images > self.max_images:
             return False
+        cost = wanted.cost
         return self.max_money is None or (cost is not None and cost <= self.max_money)
 
 
@@ -56,30 +68,21 @@ def record_approvals(ledger: Ledger, approved: Sequence[ApprovedPlan]) -> None:
             connection.execute(insert(approvals), rows)
 
 
-def approval_of(
-    ledger: Ledger,
-    *,
-    dataset: str,
-    prompt_set: str,
-    fingerprint: str,
-    images: int,
-    cost: float | None,
-    now: dt.datetime,
-) -> ApprovedPlan | None:
-    """Return the newest approval under which a plan may buy so much now; None where none is."""
+def approval_of(ledger: Ledger, wanted: WantedPurchase, *, now: dt.datetime) -> ApprovedPlan | None:
+    """Return the newest approval under which this may be bought now; None where none is."""
     query = (
         select(*_COLUMNS)
         .where(
-            approvals.c.dataset == dataset,
-            approvals.c.prompt_set == prompt_set,
-            approvals.c.fingerprint == fingerprint,
+            approvals.c.dataset == wanted.dataset,
+            approvals.c.prompt_set == wanted.prompt_set,
+            approvals.c.fingerprint == wanted.fingerprint,
             approvals.c.expires_at > now,
         )
         .order_by(approvals.c.number.desc())
     )
     with ledger.reading() as connection:
         valid = [ApprovedPlan(**row) for row in connection.execute(query).mappings()]
-    return next((approval for approval in valid if approval.covers(images, cost)), None)
+    return next((approval for approval in valid if approval.covers(wanted)), None)
 
 
 def approvals_since(

@@ -10,7 +10,12 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from imagepipeline_dagster.errors import CorrectableError
-from imagepipeline_dagster.ledger.approvals import ApprovedPlan, approval_of, record_approvals
+from imagepipeline_dagster.ledger.approvals import (
+    ApprovedPlan,
+    WantedPurchase,
+    approval_of,
+    record_approvals,
+)
 from imagepipeline_dagster.ledger.budget import Allowance
 from imagepipeline_dagster.ledger.records import PlanState, plan_state
 from imagepipeline_dagster.ledger.requests import Ledger
@@ -78,25 +83,11 @@ class Approval(Options):
 
 
 def waits_for_person(
-    approval: Approval,
-    ledger: Ledger,
-    *,
-    dataset: str,
-    prompt_set: str,
-    fingerprint: str,
-    images: int,
-    cost: float | None,
-    now: dt.datetime,
+    approval: Approval, ledger: Ledger, wanted: WantedPurchase, *, now: dt.datetime
 ) -> bool:
-    """Tell whether a plan that buys so many images, at this cost, waits for a person's approval."""
-    return approval.is_needed(images, cost) and not approval_of(
-        ledger,
-        dataset=dataset,
-        prompt_set=prompt_set,
-        fingerprint=fingerprint,
-        images=images,
-        cost=cost,
-        now=now,
+    """Tell whether a purchase waits until a person approves its plan."""
+    return approval.is_needed(wanted.images, wanted.cost) and not approval_of(
+        ledger, wanted, now=now
     )
 
 
@@ -125,16 +116,8 @@ def why_withheld(
         if plan_state(entries.get(key)) is PlanState.TO_BUY
     )
     cost = allowance.cost(images)
-    if not waits_for_person(
-        approval,
-        ledger,
-        dataset=dataset,
-        prompt_set=prompt_set,
-        fingerprint=plan_fingerprint(plan),
-        images=images,
-        cost=cost,
-        now=now,
-    ):
+    wanted = WantedPurchase(dataset, prompt_set, plan_fingerprint(plan), images, cost)
+    if not waits_for_person(approval, ledger, wanted, now=now):
         return None
     counted = "1 image" if images == 1 else f"{images:,} images"
     price = "" if cost is None else f", for {allowance.price_text(images)},"

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from imagepipeline_dagster.ledger.approvals import WantedPurchase
+from imagepipeline_dagster.ledger.budget import Allowance
 from imagepipeline_dagster.ledger.records import PlanState
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.planning.prompts import GenerationDefaults, Prompt, validated_prompts
@@ -52,6 +54,11 @@ class SetPlan:
     def to_buy(self) -> int:
         """Images to buy."""
         return self.summary.images[PlanState.TO_BUY]
+
+    def wanted(self, dataset: str, allowance: Allowance) -> WantedPurchase:
+        """Return what a dataset would buy by this plan."""
+        cost = allowance.cost(self.to_buy)
+        return WantedPurchase(dataset, self.name, self.fingerprint, self.to_buy, cost)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

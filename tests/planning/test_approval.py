@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from imagepipeline_dagster.ledger.approvals import ApprovedPlan, approval_of, record_approvals
+from imagepipeline_dagster.ledger.approvals import (
+    ApprovedPlan,
+    WantedPurchase,
+    approval_of,
+    record_approvals,
+)
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.planning.approval import Approval
 
@@ -68,33 +74,25 @@ def test_options_that_cannot_be_meant_are_refused(options: dict[str, object]) ->
 
 
 @pytest.mark.parametrize(
-    ("change", "covers"),
+    ("change", "later", "covers"),
     [
-        ({}, True),
-        ({"fingerprint": "plan-2"}, False),
-        ({"prompt_set": "summer"}, False),
-        ({"dataset": "others"}, False),
-        ({"images": 11}, False),
-        ({"cost": 5.01}, False),
-        ({"cost": None}, False),
-        ({"now": NOW + dt.timedelta(days=2)}, False),
+        ({}, 0, True),
+        ({"fingerprint": "plan-2"}, 0, False),
+        ({"prompt_set": "summer"}, 0, False),
+        ({"dataset": "others"}, 0, False),
+        ({"images": 11}, 0, False),
+        ({"cost": 5.01}, 0, False),
+        ({"cost": None}, 0, False),
+        ({}, 2, False),
     ],
 )
 def test_an_approval_is_for_one_plan_its_price_and_its_time(
-    ledger: Ledger, change: dict[str, object], *, covers: bool
+    ledger: Ledger, change: dict[str, Any], later: int, *, covers: bool
 ) -> None:
     """Another plan, a higher price and a later day each need another approval."""
     record_approvals(ledger, [GIVEN])
-    asked: dict[str, object] = {
-        "dataset": "images",
-        "prompt_set": "spring",
-        "fingerprint": "plan-1",
-        "images": 10,
-        "cost": 5.0,
-        "now": NOW,
-        **change,
-    }
+    wanted = WantedPurchase("images", "spring", "plan-1", images=10, cost=5.0)._replace(**change)
 
-    found = approval_of(ledger, **asked)  # type: ignore[arg-type]
+    found = approval_of(ledger, wanted, now=NOW + dt.timedelta(days=later))
 
     assert found == (dataclasses.replace(GIVEN, number=1) if covers else None)
