@@ -108,10 +108,21 @@ def _dtype(arrow_type: pa.DataType) -> str:
     return "float64" if pa.types.is_float64(arrow_type) else str(arrow_type)
 
 
-def fingerprint(rows: Iterable[ModeratedImage], *, packing: str = "") -> str:
-    """Return the SHA-256 of what the rows say and show, in whatever order and by whichever run."""
+def fingerprint(
+    rows: Iterable[ModeratedImage], splits: Iterable[str] | None = None, *, packing: str = ""
+) -> str:
+    """Return the SHA-256 of what the rows say and show, in whatever order and by whichever run.
+
+    Args:
+        rows: of a release, or of a part of it.
+        splits: those that the rows are in, where they are told apart by them.
+        packing: how they are packed.
+    """
     digest = hashlib.sha256(f"shards {FORMAT_VERSION} {packing}\n".encode())
-    for line in sorted(map(_digest_of, rows)):  # a million digests take little memory
+    lines: Iterable[bytes] = map(_digest_of, rows)
+    if splits is not None:
+        lines = (line + split.encode() for line, split in zip(lines, splits, strict=True))
+    for line in sorted(lines):  # a million digests take little memory
         digest.update(line)
     return digest.hexdigest()
 

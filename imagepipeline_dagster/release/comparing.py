@@ -155,7 +155,7 @@ class _Rows:
 
     def groups_with(self, different: _Hashes) -> Iterator[_Group]:
         """Yield the row groups that have a row with one of these places, which are wanted."""
-        self._wanted = np.isin(self.places, different)
+        self._wanted = _are_among(self.places, different)
         end = 0
         for shard in self._shards:
             ends = list(accumulate(self._sizes[shard.path], initial=end))
@@ -255,6 +255,14 @@ def _hashes(batch: pa.RecordBatch, columns: Sequence[str]) -> _Hashes:
         *lengths, *texts, separator, null_handling="replace", null_replacement="-"
     )
     return pd.util.hash_array(joined.to_numpy(zero_copy_only=False), categorize=False)
+
+
+def _are_among(places: _Hashes, some: _Hashes) -> npt.NDArray[np.bool_]:
+    """Tell of each place whether it is one of some that are sorted; numpy's own way sorts all."""
+    if not len(some):
+        return np.zeros(len(places), np.bool_)
+    nearest = some[np.searchsorted(some[:-1], places)]
+    return np.equal(nearest, places)
 
 
 def _different(old: _Rows, new: _Rows) -> _Hashes:

@@ -166,10 +166,9 @@ def publish(
         raise UnmoderatedImage(problems)
     if not kept:
         raise NothingToRelease(summarise(rows), left_out)
-    # Near-duplicates that are newly known may have to change their splits.
-    packing = f"{policy.packing} {sorted(alike)}" if alike else policy.packing
     latest = latest_manifest(storage, folder)
-    content = fingerprint(kept, packing=packing)
+    splits = _splits(storage, kept, latest, policy, alike)
+    content = fingerprint(kept, splits, packing=policy.packing)
     if latest and latest.fingerprint == content:
         return _unchanged(storage, folder, latest, left_out)
 
@@ -178,13 +177,12 @@ def publish(
         version = _claim(storage, folder, scratch, run_id=run_id, created_at=created_at)
         path = f"{folder}/{version}"
         try:
-            splits = _splits(storage, kept, latest, policy, alike)
             parts = _parts(kept, splits, policy, bytes_per_shard=bytes_per_shard)
             files, lost = pack(storage, path, parts, policy=policy, scratch=scratch, former=latest)
             said = [*left_out, *map(_told, lost)]
             if lost:
                 rows, kept, splits = _without_lost(rows, kept, splits, lost)
-                content = fingerprint(kept, packing=packing)
+                content = fingerprint(kept, splits, packing=policy.packing)
             if not kept:
                 raise NothingToRelease(summarise(rows), said)
             release = Release(
@@ -226,6 +224,7 @@ def publish(
                 folder=folder,
                 left_out=left_out,
                 policy=policy,
+                alike=alike,
                 bytes_per_shard=bytes_per_shard,
             )
         point_to_latest(storage, folder)

@@ -148,7 +148,10 @@ def _rewritten(
     """Write a release without the pictures; None where nothing is left of it."""
     policy = _policy_of(storage, release)
     parts, gone = _parts(storage, release, withdrawals, shaping=policy.shaping)
-    kept = [row for of_split in parts.values() for part in of_split for row in part.rows]
+    placed = [
+        (row, part.split) for of_split in parts.values() for part in of_split for row in part.rows
+    ]
+    kept = [row for row, _ in placed]
     if not kept:
         delete_release(storage, release)
         return None
@@ -166,7 +169,9 @@ def _rewritten(
     changed = release.model_copy(
         update={
             "files": files,
-            "fingerprint": fingerprint(kept, packing=policy.packing),
+            "fingerprint": fingerprint(
+                kept, [split for _, split in placed], packing=policy.packing
+            ),
             "splits": {
                 split: number
                 for split, of_split in parts.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,19 @@ def test_a_release_of_nothing_else_is_deleted(tmp_path: Path, ledger: Ledger) ->
     take_back(storage, ledger, str(rows[1].image_sha256))
     assert storage.read("releases/latest") == b"v0001\n"
     assert [release.version for release in manifests(storage)] == ["v0001"]
+
+
+def test_a_withdrawal_makes_no_version_where_pictures_are_alike(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    """The rest keeps its splits, near-duplicates among it too: nothing is published anew."""
+    storage = LocalFolder(tmp_path / "storage")
+    rows = [kept_row(storage, number) for number in range(8)]
+    images = [str(row.image_sha256) for row in rows]
+    publish_rows(storage, rows, policy=EVERYTHING, alike=list(pairwise(images[:4])))
+    take_back(storage, ledger, images[7])
+    again = publish_rows(storage, rows[:7], policy=EVERYTHING, alike=list(pairwise(images[:4])))
+    assert (again.version, again.created) == ("v0001", False)
 
 
 def test_an_old_release_stays_what_it_is(tmp_path: Path, ledger: Ledger) -> None:
