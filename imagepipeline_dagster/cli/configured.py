@@ -165,9 +165,13 @@ def changed_dataset(
 
 def resources_of(dataset: ImageDataset) -> dict[str, Any]:
     """Return a dataset's resources: those of its YAML, or those that the environment names."""
+    import stamina.instrumentation
+
     from imagepipeline_dagster.component import ImageDatasetComponent
     from imagepipeline_dagster.environment import resources_from_environment
 
+    # It tells of requests that are repeated on standard output, where a command's answer belongs.
+    stamina.instrumentation.set_on_retry_hooks(())
     secret = os.environ.__getitem__
     if isinstance(dataset, ImageDatasetComponent):
         return dataset.resources(secret)

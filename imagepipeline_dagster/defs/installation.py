@@ -23,7 +23,7 @@ from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.under_way import configured_instance
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.bought import refuse_emulator
-from imagepipeline_dagster.ledger.identity import check_ledger
+from imagepipeline_dagster.ledger.identity import check_ledger, is_known_to_ledgers
 from imagepipeline_dagster.ledger.opening import LedgerTooOld
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.resources import (
@@ -32,11 +32,17 @@ from imagepipeline_dagster.resources import (
     StorageResource,
     TablesResource,
 )
+from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.reading import SourceTables
 
 __all__ = ["Finding", "Grade", "findings_of"]
 
 _DISTRIBUTION = "imagepipeline-dagster"
+_REMEDIES = {
+    "storage": "let this user write there, or name another place by IMAGEPIPELINE_STORAGE",
+    "ledger": "name the ledger's database by IMAGEPIPELINE_LEDGER_URL",
+    "tables": "name the tables' database by IMAGEPIPELINE_TABLES_URL",
+}
 _CLOCK_TOLERANCE = dt.timedelta(seconds=30)
 
 
@@ -85,11 +91,13 @@ def findings_of(
 
 
 def _guarded(part: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Look at a part; an error that a person can put right says so itself."""
+    """Look at a part; an error that a person can put right says itself what to do."""
     try:
         yield from look()
-    except (CorrectableError, OSError, ValueError) as error:
+    except CorrectableError as error:
         yield _wrong(part, str(error))
+    except (OSError, ValueError) as error:
+        yield _wrong(part, str(error), _REMEDIES.get(part))
     except SQLAlchemyError as error:
         yield _wrong(
             part, cause_of(error), "check that the database runs, its URL, and what its user may do"
@@ -196,13 +204,12 @@ def _ledger(
 ) -> Iterator[Finding]:
     with closing(Ledger(resource.url, create=False)) as ledger:
         try:
-            if ledger.is_absent:
-                yield _note(
-                    "ledger", f"there is none at {ledger.shown_url} yet", "the first run makes it"
-                )
-                return
+            absent = ledger.is_absent
         except LedgerTooOld as error:
             yield _note("ledger", str(error))
+            return
+        if absent:
+            yield _without_ledger(ledger, storage.open())
             return
         check_ledger(ledger, storage.open())
         if api.emulated:
@@ -219,8 +226,32 @@ def _ledger(
         yield _good("clock", "this machine and the database agree on the time")
 
 
+def _without_ledger(ledger: Ledger, storage: Storage) -> Finding:
+    if is_known_to_ledgers(storage):
+        return _wrong(
+            "ledger",
+            f"there is none at {ledger.shown_url}, and another one bought into {storage.uri}",
+            "name that one by IMAGEPIPELINE_LEDGER_URL; `imagepipeline-dagster ledger rebuild` "
+            "makes a lost one anew",
+        )
+    return _note("ledger", f"there is none at {ledger.shown_url} yet", "the first run makes it")
+
+
 def _dagster(dataset: ImageDataset, variables: Mapping[str, str]) -> Iterator[Finding]:
-    with configured_instance(variables) as instance:
+    try:
+        opened = configured_instance(variables)
+    except CorrectableError:
+        raise
+    except Exception as error:  # noqa: BLE001 - its storage is anybody's, with errors of its own
+        # Not the error's text: it may quote a password of dagster.yaml.
+        yield _wrong(
+            "dagster",
+            f"its instance cannot be opened ({type(error).__name__})",
+            "check dagster.yaml, the variables that it names, and that its database runs; "
+            "`dagster instance info` says more",
+        )
+        return
+    with opened as instance:
         yield from _dagster_storage(instance)
         yield from _pools(dataset, instance)
         yield from _daemon(instance)
@@ -249,14 +280,17 @@ def _pools(dataset: ImageDataset, instance: dg.DagsterInstance) -> Iterator[Find
     pool = dataset.pool or dataset.named("imagepipeline_api")
     limits = {limit.name: limit for limit in instance.event_log_storage.get_pool_limits()}
     limit = limits.get(pool)
+    remedy = f"`dagster instance concurrency set {pool} 4`"
     if limit is not None and not limit.from_default:
         yield _good("pools", f"{pool} has a limit of {limit.limit}")
-    else:
+    elif instance.global_op_concurrency_default_limit is not None:
         yield _note(
             "pools",
             f"nobody set the limit of {pool}: before its first run Dagster knows none",
-            f"`dagster instance concurrency set {pool} 4`",
+            remedy,
         )
+    else:
+        yield _wrong("pools", f"{pool} has no limit: any number of runs buy at once", remedy)
 
 
 def _daemon(instance: dg.DagsterInstance) -> Iterator[Finding]:

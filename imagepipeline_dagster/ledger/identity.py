@@ -22,6 +22,7 @@ __all__ = [
     "LedgerMismatch",
     "adopt",
     "check_ledger",
+    "is_known_to_ledgers",
     "mark_storage",
     "record_purchase",
 ]
@@ -53,7 +54,7 @@ def check_ledger(ledger: Ledger, storage: Storage) -> None:
     mark = _mark_of(own, storage)
     has_marks = has_images = False
     if mark is None:
-        has_marks, has_images = _holds(storage, _MARKS), _holds(storage, "images")
+        has_marks, has_images = is_known_to_ledgers(storage), _holds(storage, "images")
         mark = _mark_of(own, storage)
     # Last: a run that begins meanwhile counts in the ledger before it marks the storage.
     with ledger.reading() as connection:
@@ -70,6 +71,11 @@ def check_ledger(ledger: Ledger, storage: Storage) -> None:
             f"The ledger at {ledger.shown_url} knows nothing of what was bought into "
             f"{storage.uri}: it is new, or another one. Nothing was bought. {_REMEDIES}"
         )
+
+
+def is_known_to_ledgers(storage: Storage) -> bool:
+    """Tell whether any ledger has bought into the storage."""
+    return _holds(storage, _MARKS)
 
 
 _REMEDIES = (

@@ -55,6 +55,7 @@ _REMEDIES = {
     "NoSuchBucket": "make the bucket, or name another one",
     "PartialCredentialsError": _CREDENTIALS,
     "ProfileNotFound": _CREDENTIALS,
+    "RequestTimeTooSkewed": "let NTP set this machine's clock",
     "SignatureDoesNotMatch": _CREDENTIALS,
 }
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import dagster as dg
 import pytest
 from dagster._daemon.types import DaemonHeartbeat
 
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.buying import API_KEY
 from tests.cli.running import do
 from tests.cli.shop import Shop
@@ -61,36 +66,141 @@ def test_a_good_installation_is_good(installation: Shop) -> None:
     assert sorted(installation.folder.glob("data/**/*")) == before
 
 
-BROKEN: dict[str, Callable[[pytest.MonkeyPatch, Path], None]] = {
-    "settings": lambda patch, _: patch.setenv("IMAGEPIPELINE_MAX_IN_FLIGHT", "many"),
-    "key": lambda patch, _: patch.setenv("IMAGEPIPELINE_API_KEY", "hunter2-wrong"),
-    "tables": lambda patch, _: patch.setenv("IMAGEPIPELINE_TABLES_URL", "sqlite:///nowhere.db"),
-    "storage": lambda patch, _: patch.setattr(
-        "imagepipeline_dagster.storage.folder.LocalFolder.read", lambda *_: b"other bytes"
+def _elsewhere(patch: pytest.MonkeyPatch, folder: Path, storage: str) -> None:
+    patch.setenv("IMAGEPIPELINE_STORAGE", storage)
+    for name in ("tables", "ledger"):
+        url = f"sqlite:///{folder / 'data' / name}.db"
+        patch.setenv(f"IMAGEPIPELINE_{name.upper()}_URL", url)
+
+
+def _in_bucket(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    _elsewhere(patch, folder, "s3://bucket/pictures")
+    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        patch.setenv(name, "/nonexistent")
+
+
+def _without_pools(folder: Path) -> None:
+    (folder / "home/dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    with dg.DagsterInstance.from_config(str(folder / "home")) as instance:
+        instance.event_log_storage.delete_concurrency_limit("imagepipeline_api")
+
+
+def _without_table(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "data/tables.db")) as connection:
+        connection.execute("DROP TABLE embeddings")
+
+
+_NO_DATABASE = "postgresql://me:hunter2@127.0.0.1:9/ledger?connect_timeout=1"
+_NO_INSTANCE = f"storage: {{postgres: {{postgres_url: '{_NO_DATABASE}'}}}}\n"
+
+# A part, words of what is told to do, and what breaks it.
+Defect = tuple[str, str, Callable[[pytest.MonkeyPatch, Path], object]]
+
+BROKEN: dict[str, Defect] = {
+    "a setting": (
+        "settings",
+        "whole number",
+        lambda patch, _: patch.setenv("IMAGEPIPELINE_MAX_IN_FLIGHT", "many"),
     ),
-    "ledger": lambda patch, _: patch.setenv(
-        "IMAGEPIPELINE_LEDGER_URL", "postgresql://me:hunter2@127.0.0.1:9/ledger?connect_timeout=1"
+    "a wrong key": (
+        "key",
+        "check IMAGEPIPELINE_API_KEY",
+        lambda patch, _: patch.setenv("IMAGEPIPELINE_API_KEY", "hunter2-wrong"),
     ),
-    "dagster": lambda patch, _: patch.delenv("DAGSTER_HOME"),
-    "daemon": lambda _, folder: shutil.rmtree(folder / "home/history"),
-    "versions": lambda patch, _: patch.setattr(
-        "imagepipeline_dagster.defs.installation._installed",
-        lambda name: "2.0.1" if name == "sqlalchemy" else None,
+    "no tables": (
+        "tables",
+        "imagepipeline-dagster init",
+        lambda patch, _: patch.setenv("IMAGEPIPELINE_TABLES_URL", "sqlite:///nowhere.db"),
+    ),
+    "one table": ("tables", "Name your own table", lambda _, folder: _without_table(folder)),
+    "a storage that forgets": (
+        "storage",
+        "shows a write at once",
+        lambda patch, _: patch.setattr(LocalFolder, "read", lambda *_: b"other bytes"),
+    ),
+    "a storage that nobody may write to": (
+        "storage",
+        "let this user write",
+        lambda patch, folder: _elsewhere(patch, folder, "/dev/null/pictures"),
+    ),
+    "no credentials of a bucket": ("storage", "give AWS credentials", _in_bucket),
+    "a database that is down": (
+        "ledger",
+        "check that the database runs",
+        lambda patch, _: patch.setenv("IMAGEPIPELINE_LEDGER_URL", _NO_DATABASE),
+    ),
+    "another storage's ledger": (
+        "ledger",
+        "IMAGEPIPELINE_LEDGER_URL",
+        lambda patch, folder: patch.setenv(
+            "IMAGEPIPELINE_LEDGER_URL", f"sqlite:///{folder / 'other.db'}"
+        ),
+    ),
+    "a clock that is off": (
+        "clock",
+        "NTP",
+        lambda patch, _: patch.setattr(Ledger, "clock_ahead", lambda _: dt.timedelta(minutes=2)),
+    ),
+    "no instance": ("dagster", "DAGSTER_HOME", lambda patch, _: patch.delenv("DAGSTER_HOME")),
+    "settings that Dagster refuses": (
+        "dagster",
+        "check dagster.yaml",
+        lambda _, folder: (folder / "home/dagster.yaml").write_text("storage: {hunter2: 1}\n"),
+    ),
+    "no limit": ("pools", "concurrency set", lambda _, folder: _without_pools(folder)),
+    "a dead daemon": (
+        "daemon",
+        "start `dagster-daemon run`",
+        lambda _, folder: shutil.rmtree(folder / "home/history"),
+    ),
+    "another version": (
+        "versions",
+        "install from the lock",
+        lambda patch, _: patch.setattr(
+            "imagepipeline_dagster.defs.installation._installed",
+            lambda name: "2.0.1" if name == "sqlalchemy" else None,
+        ),
     ),
 }
 
 
-@pytest.mark.parametrize("part", BROKEN)
+# Dagster waits for a database that is down.
+BROKEN_SLOWLY: dict[str, Defect] = {
+    "an instance without its database": (
+        "dagster",
+        "dagster instance info",
+        lambda _, folder: (folder / "home/dagster.yaml").write_text(_NO_INSTANCE),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "defect", [*BROKEN, *(pytest.param(name, marks=pytest.mark.slow) for name in BROKEN_SLOWLY)]
+)
 def test_what_is_wrong_is_said(
-    part: str, installation: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    defect: str, installation: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The exit code is 1, the part is named with what to do, and no secret is shown."""
-    BROKEN[part](monkeypatch, tmp_path)
+    part, remedy, spoil = {**BROKEN, **BROKEN_SLOWLY}[defect]
+    spoil(monkeypatch, tmp_path)
 
-    result = do("doctor")
+    result = do("doctor", "--json")
 
     assert result.exit_code == 1, result.output
-    assert grades()[part] == "wrong"
+    [wrong, *_] = [each for each in json.loads(result.output) if each["grade"] == "wrong"]
+    assert wrong["part"] == part
+    assert remedy in f"{wrong['text']} {wrong['remedy']}"
     assert "hunter2" not in result.output
     assert API_KEY not in result.output
     assert installation.emulator.stats.bought_twice == ()
+
+
+@pytest.mark.slow
+def test_an_api_that_is_down_leaves_the_answer_alone(
+    installation: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that are tried again are told of nowhere in the document on standard output."""
+    del installation
+    monkeypatch.setenv("IMAGEPIPELINE_BASE_URL", "http://127.0.0.1:9")
+    assert grades()["key"] == "wrong"
