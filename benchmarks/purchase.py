@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peers import Peer, buy_in_a_pool, buy_one_by_one
+from benchmarks.promises import Verdict, table_of_verdicts
 from benchmarks.stage import Api, Decoding, Stage, buy_a_set, measure_decoding, store_a_set
 from benchmarks.vendor import PICTURE_BYTES, Vendor
 
@@ -68,21 +69,6 @@ class Line:
     ledger_percent: float | None = None
     writer_percent: float | None = None
     peak_mib: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """A promised figure: the largest value that keeps the promise, and the measured one."""
-
-    what: str
-    at_most: float
-    measured: float
-    unit: str
-
-    @property
-    def met(self) -> bool:
-        """Whether the promise is kept, to the digits shown."""
-        return round(self.measured, 2) <= self.at_most
 
 
 class Bench:
@@ -288,7 +274,7 @@ def _verdicts(
 
 
 def _verdict(what: str, at_most: float, measured: float, unit: str) -> Verdict:
-    return Verdict(what=what, at_most=at_most, measured=measured, unit=unit)
+    return Verdict(what=what, bound=at_most, measured=measured, unit=unit)
 
 
 def _table_of_lines(lines: list[Line], scale: Scale) -> Table:
@@ -318,21 +304,6 @@ def _table_of_lines(lines: list[Line], scale: Scale) -> Table:
 
 def _shown(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
-
-
-def _table_of_verdicts(verdicts: list[Verdict]) -> Table:
-    table = Table(title="promised and measured", expand=False)
-    table.add_column("", no_wrap=True)
-    for heading in ("at most", "measured", "met"):
-        table.add_column(heading, justify="right")
-    for verdict in verdicts:
-        table.add_row(
-            verdict.what,
-            f"{verdict.at_most:g} {verdict.unit}",
-            f"{verdict.measured:.2f} {verdict.unit}",
-            "[green]yes" if verdict.met else "[red]no",
-        )
-    return table
 
 
 @click.command()
@@ -370,7 +341,7 @@ def main(*, jobs: int, quick: bool, json_path: Path | None) -> None:
         f"colours {decoding.true_colour_ms:.1f} ms. "
         f"Load before: {load_before:.1f} on {os.cpu_count()} cores."
     )
-    console.print(_table_of_verdicts(verdicts))
+    console.print(table_of_verdicts(verdicts))
     if json_path is not None:
         figures = {
             "load_before": load_before,

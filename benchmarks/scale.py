@@ -26,6 +26,7 @@ from rich.table import Table
 
 from benchmarks.bucket import bucket
 from benchmarks.databases import postgresql
+from benchmarks.promises import Verdict, table_of_verdicts
 from benchmarks.sets import MadeSets, Place, make_sets_alone, make_sets_in_a_batch
 from benchmarks.shards import MadeLargeSet, make_large_set
 from benchmarks.stage import Api, Stage, buy_a_set
@@ -50,22 +51,6 @@ class Line:
     seconds: float
     pictures_per_second: float
     cpu_ms: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """A promised figure with its bound: at least so much, or at most."""
-
-    what: str
-    bound: float
-    measured: float
-    at_least: bool
-
-    @property
-    def met(self) -> bool:
-        """Whether the promise is kept, to the digits shown."""
-        shown = round(self.measured, 2)
-        return shown >= self.bound if self.at_least else shown <= self.bound
 
 
 class Bench:
@@ -254,21 +239,6 @@ def _table_of_lines(lines: list[Line]) -> Table:
     return table
 
 
-def _table_of_verdicts(verdicts: list[Verdict]) -> Table:
-    table = Table(title="promised and measured", expand=False)
-    table.add_column("", no_wrap=True)
-    for heading in ("promised", "measured", "met"):
-        table.add_column(heading, justify="right")
-    for verdict in verdicts:
-        table.add_row(
-            verdict.what,
-            f"{'≥' if verdict.at_least else '≤'} {verdict.bound:g}",
-            f"{verdict.measured:.2f}",
-            "[green]yes" if verdict.met else "[red]no",
-        )
-    return table
-
-
 @click.command()
 @click.option("--jobs", default=400, show_default=True, help="Pictures of each measurement.")
 @click.option("--sets", default=200, show_default=True, help="Prompt sets of ten prompts each.")
@@ -300,7 +270,7 @@ def main(*, jobs: int, sets: int, prompts: int, json_path: Path | None) -> None:
             f"{large.peak_mib:.0f} MiB at most in a process"
         )
     console.print(f"Load before: {load_before:.1f} on {os.cpu_count()} cores.")
-    console.print(_table_of_verdicts(bench.verdicts))
+    console.print(table_of_verdicts(bench.verdicts))
     if json_path is not None:
         figures = {
             "load_before": load_before,

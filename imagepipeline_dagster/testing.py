@@ -130,17 +130,11 @@ class DatasetUnderTest:
         self.instance.dispose()
 
     def _insert(self, table: str, row: dict[str, Any]) -> None:
-        import sqlalchemy as sa
-
-        from imagepipeline_dagster.databases import parsed_url
         from imagepipeline_dagster.tables.creating import tables_metadata
+        from imagepipeline_dagster.tables.database import writing
 
-        engine = sa.create_engine(parsed_url(self._tables_url))
-        try:
-            with engine.begin() as connection:
-                connection.execute(tables_metadata().tables[table].insert(), row)
-        finally:
-            engine.dispose()
+        with writing(self._tables_url) as connection:
+            connection.execute(tables_metadata().tables[table].insert(), row)
 
     def _run(self, job: str, *, partition_key: str | None = None) -> dg.ExecuteInProcessResult:
         return self.definitions.resolve_job_def(self.dataset.named(job)).execute_in_process(

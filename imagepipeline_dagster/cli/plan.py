@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.ledger.budget import Allowance
-    from imagepipeline_dagster.planning.forecast import SetPlan
+    from imagepipeline_dagster.planning.forecast import Forecast, SetPlan
 
 __all__ = ["plan", "price_option", "to_buy_text"]
 
@@ -58,8 +58,6 @@ def plan(
 
     It reads the tables and the ledger, and changes nothing.
     """
-    import rich
-
     from imagepipeline_dagster.defs.plans import forecast_of_sets
     from imagepipeline_dagster.ledger.records import PlanState
 
@@ -89,15 +87,7 @@ def plan(
             }
         )
         return
-    shown = planned.sets if len(planned.sets) == 1 else (*planned.sets, total)
-    rich.print(_states_table(shown, allowance.cost))
-    if total.to_buy:
-        rich.print(_reasons_table(shown))
-    if not api.emulated and allowance.budget is None:
-        click.echo("No budget limits what is spent.")
-    if warning is not None:
-        click.echo(warning)
-    click.echo(to_buy_text(total.to_buy, allowance.cost(total.to_buy), emulated=api.emulated))
+    _echo_plan(planned, allowance, emulated=api.emulated, warning=warning)
     if spent["total"].images:
         periods = {"day": "today", "month": "this month", "total": "in all"}
         counts = (f"{spent[name].images:,} {when}" for name, when in periods.items())
@@ -106,6 +96,23 @@ def plan(
         click.echo("Unknown: `imagepipeline-dagster ledger unknown` shows what was lost.")
     if total.refused:
         show_refusals(total.refusals, total.refused)
+
+
+def _echo_plan(
+    planned: Forecast, allowance: Allowance, *, emulated: bool, warning: str | None
+) -> None:
+    import rich
+
+    total = planned.total
+    shown = planned.sets if len(planned.sets) == 1 else (*planned.sets, total)
+    rich.print(_states_table(shown, allowance.cost))
+    if total.to_buy:
+        rich.print(_reasons_table(shown))
+    if not emulated and allowance.budget is None:
+        click.echo("No budget limits what is spent.")
+    if warning is not None:
+        click.echo(warning)
+    click.echo(to_buy_text(total.to_buy, allowance.cost(total.to_buy), emulated=emulated))
 
 
 def to_buy_text(images: int, cost: float | None, *, emulated: bool) -> str:

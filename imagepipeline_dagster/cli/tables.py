@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -91,28 +91,19 @@ def export(
     with closing(ShownProgress()) as on_progress:
         dataset = changed_dataset(dataset, prompts=table, embeddings=table)
         url = tables_url(dataset)
-        if embeddings:
-            report = export_table(
-                url,
-                dataset.embeddings,
-                EmbeddingRow,
-                file,
-                marks_formulas=not raw,
-                on_progress=on_progress,
-            )
-        else:
-            if prompt_sets:
-                with SourceTables(url, prompts=dataset.prompts) as tables:
-                    prompt_sets = tuple(chosen_sets(tables, prompt_sets))
-            report = export_table(
-                url,
-                dataset.prompts,
-                PromptRow,
-                file,
-                prompt_sets=prompt_sets,
-                marks_formulas=not raw,
-                on_progress=on_progress,
-            )
+        if prompt_sets:
+            with SourceTables(url, prompts=dataset.prompts) as tables:
+                prompt_sets = tuple(chosen_sets(tables, prompt_sets))
+        row_type: type[Any] = EmbeddingRow if embeddings else PromptRow
+        report = export_table(
+            url,
+            dataset.embeddings if embeddings else dataset.prompts,
+            row_type,
+            file,
+            prompt_sets=prompt_sets,
+            marks_formulas=not raw,
+            on_progress=on_progress,
+        )
     what = "embeddings" if embeddings else "prompts"
     if as_json:
         echo_json({"table": what, "file": file, **asdict(report)})

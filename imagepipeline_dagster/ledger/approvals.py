@@ -63,9 +63,7 @@ def record_approvals(ledger: Ledger, approved: Sequence[ApprovedPlan]) -> None:
     rows = [dataclasses.asdict(approval) for approval in approved]
     for row in rows:
         del row["number"]
-    if rows:
-        with ledger.engine.begin() as connection:
-            connection.execute(insert(approvals), rows)
+    ledger.execute_many(insert(approvals), rows)
 
 
 def approval_of(ledger: Ledger, wanted: WantedPurchase, *, now: dt.datetime) -> ApprovedPlan | None:

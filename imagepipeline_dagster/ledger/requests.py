@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    Executable,
     Table,
     select,
 )
@@ -105,6 +106,12 @@ class Ledger:
         """Open a transaction that only reads."""
         with self.engine.connect() as connection:
             yield connection.execution_options(only_reads=True)
+
+    def execute_many(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Carry a statement out with each of these rows' values, all or none."""
+        if rows:
+            with self.engine.begin() as connection:
+                connection.execute(statement, rows)
 
     def clock_ahead(self) -> dt.timedelta:
         """Return how far the database's clock is ahead of this machine's, as measured now."""

@@ -130,8 +130,6 @@ class SetContents:
                     versions[ids] = fingerprint_used(ids, embeddings)
                 if versions[ids] != before:
                     changed.append((name, prompts, versions[ids]))
-        if not changed:
-            return
         statement = (
             update(set_contents)
             # Rows that were read anew meanwhile were read with their embeddings.
@@ -146,19 +144,18 @@ class SetContents:
                 changed_at=dt.datetime.now(dt.UTC),
             )
         )
-        with self._ledger.engine.begin() as connection:
-            connection.execute(
-                statement,
-                [
-                    {
-                        "set_name": name,
-                        "read_prompts": prompts,
-                        "new_embeddings": version,
-                        "new_content": content_version(prompts, version),
-                    }
-                    for name, prompts, version in sorted(changed)
-                ],
-            )
+        self._ledger.execute_many(
+            statement,
+            [
+                {
+                    "set_name": name,
+                    "read_prompts": prompts,
+                    "new_embeddings": version,
+                    "new_content": content_version(prompts, version),
+                }
+                for name, prompts, version in sorted(changed)
+            ],
+        )
 
     def _read(
         self, prompts: PromptsTable, sets: Sequence[SetSummary], checksums: Mapping[str, str]
@@ -206,17 +203,14 @@ class SetContents:
 
     def record_reported(self, reported: Collection[SetFingerprint], *, tick: str) -> None:
         """Record that a tick tells Dagster what these sets' rows say."""
-        if not reported:
-            return
         values = {"reported": bindparam("new_reported"), "reported_in": tick}
-        with self._ledger.engine.begin() as connection:
-            connection.execute(
-                self._update().values(values),
-                [
-                    {"set_name": content.prompt_set, "new_reported": content.prompts}
-                    for content in _by_name(reported)
-                ],
-            )
+        self._ledger.execute_many(
+            self._update().values(values),
+            [
+                {"set_name": content.prompt_set, "new_reported": content.prompts}
+                for content in _by_name(reported)
+            ],
+        )
 
     def _summaries(self) -> dict[str, tuple[int, str | None]]:
         c = set_contents.c
@@ -253,19 +247,16 @@ class SetContents:
                 yield from connection.execute(query)
 
     def _save_summaries(self, sets: Sequence[SetSummary]) -> None:
-        if not sets:
-            return
         statement = self._update().values(
             rows=bindparam("new_rows"), newest=bindparam("new_newest")
         )
-        with self._ledger.engine.begin() as connection:
-            connection.execute(
-                statement,
-                [
-                    {"set_name": one.prompt_set, "new_rows": one.rows, "new_newest": one.newest}
-                    for one in _by_name(sets)
-                ],
-            )
+        self._ledger.execute_many(
+            statement,
+            [
+                {"set_name": one.prompt_set, "new_rows": one.rows, "new_newest": one.newest}
+                for one in _by_name(sets)
+            ],
+        )
 
     def _update(self) -> Update:
         return update(set_contents).where(

@@ -123,21 +123,17 @@ class PromptSetStates:
 
     def end_pauses(self, sets: Iterable[str]) -> None:
         """Let these sets be asked for at the next look, as if nothing had been asked for yet."""
-        names = _named(sets)
-        if not names:
-            return
-        with self._ledger.engine.begin() as connection:
-            connection.execute(
-                update(prompt_sets)
-                .where(self._is(_SET_NAME))
-                .values(
-                    requested_prompts=None,
-                    requested_embeddings=None,
-                    requested_at=_LONG_AGO,
-                    retries=0,
-                ),
-                names,
-            )
+        self._ledger.execute_many(
+            update(prompt_sets)
+            .where(self._is(_SET_NAME))
+            .values(
+                requested_prompts=None,
+                requested_embeddings=None,
+                requested_at=_LONG_AGO,
+                retries=0,
+            ),
+            _named(sets),
+        )
 
     def overdue(self, *, now: dt.datetime) -> list[PromptSetState]:
         """Return the sets that were not built whole from what is known, and waited long enough.
@@ -311,15 +307,12 @@ class PromptSetStates:
         )
         with self._ledger.reading() as connection:
             names = _named(connection.scalars(stale))
-        if not names:
-            return
-        with self._ledger.engine.begin() as connection:
-            connection.execute(
-                update(prompt_sets)
-                .where(self._is(_SET_NAME))
-                .values(requested_prompts=None, requested_embeddings=None, retries=0),
-                names,
-            )
+        self._ledger.execute_many(
+            update(prompt_sets)
+            .where(self._is(_SET_NAME))
+            .values(requested_prompts=None, requested_embeddings=None, retries=0),
+            names,
+        )
 
     def forget(self, vanished: Iterable[str]) -> None:
         """Drop the states of sets that left the tables: one that comes back is compared anew."""
