@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.moderation.policy import ModerationPolicy
     from imagepipeline_dagster.planning.approval import Approval
     from imagepipeline_dagster.planning.prompts import GenerationDefaults
+    from imagepipeline_dagster.purchase.canaries import Canaries
     from imagepipeline_dagster.release.dataset_release import DatasetRelease, latest_release
     from imagepipeline_dagster.release.policy import ReleasePolicy
     from imagepipeline_dagster.resources import (
@@ -52,6 +53,7 @@ __all__ = [
     "Alert",
     "Approval",
     "Budget",
+    "Canaries",
     "DatasetRelease",
     "GeneratedPictures",
     "GenerationDefaults",
@@ -77,6 +79,7 @@ _HOMES = {
     "Alert": "alerts.alert",
     "Approval": "planning.approval",
     "Budget": "ledger.budget",
+    "Canaries": "purchase.canaries",
     "DatasetRelease": "release.dataset_release",
     "GeneratedPictures": "resources",
     "GenerationDefaults": "planning.prompts",

@@ -73,6 +73,7 @@ def plan(
         allowance = dataset.allowance(origin)
         spent = allowance.spent(ledger, today=dt.datetime.now(dt.UTC).date())
         warning = None if api.emulated else ledger.warning
+    canaries = dataset.canaries_price(allowance)
     total = planned.total
     if as_json:
         echo_json(
@@ -83,6 +84,7 @@ def plan(
                 "budget_left": allowance.rest_text(spent),
                 "spent": {period: dataclasses.asdict(of) for period, of in spent.items()},
                 "emulated": api.emulated,
+                "canaries": canaries,
                 "warning": warning,
             }
         )
@@ -92,6 +94,8 @@ def plan(
         periods = {"day": "today", "month": "this month", "total": "in all"}
         counts = (f"{spent[name].images:,} {when}" for name, when in periods.items())
         click.echo(f"Images bought so far: {', '.join(counts)}.")
+    if canaries is not None:
+        click.echo(f"Besides, the canaries buy {canaries}.")
     if total.summary.images[PlanState.UNKNOWN]:
         click.echo("Unknown: `imagepipeline-dagster ledger unknown` shows what was lost.")
     if total.refused:

@@ -1,7 +1,7 @@
 """The Dagster definitions: one file a stage, named after its asset, in the order of the flow.
 
 `source_tables` → `prompt_sets` → `generation_requests` → `generated_images` → `moderated_images` →
-`image_dataset` → `hub_dataset`
+`image_dataset` → `hub_dataset`, and apart from them `drift_canaries`
 
 - `stage`: what a stage is. `batches`: many sets made in one run.
 - `moderation_checks`: the checks of the verdicts, beside their asset.
@@ -27,6 +27,7 @@ import dagster as dg
 
 from imagepipeline_dagster.defs.batches import build_batch_job
 from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.drift_canaries import build_drift_canaries
 from imagepipeline_dagster.defs.generated_images import build_generated_images
 from imagepipeline_dagster.defs.generation_requests import build_generation_requests
 from imagepipeline_dagster.defs.hub_dataset import build_hub_dataset
@@ -83,6 +84,13 @@ def build_definitions(
         executor_def=executor,
         description="Publishes the kept images of all prompt sets, if anything changed.",
     )
+    canaries = build_drift_canaries(dataset)
+    canaries_job = dg.define_asset_job(
+        dataset.named("buy_canaries"),
+        selection=dg.AssetSelection.assets(dataset.key("drift_canaries")),
+        executor_def=executor,
+        description="Buys the canaries again, and compares: whether the hosted model drifted.",
+    )
     check_policy(dataset.moderation)
     # Where no step runs beside another, shards would be steps more and nothing else.
     in_shards = executor.name != dg.in_process_executor.name
@@ -100,7 +108,7 @@ def build_definitions(
                 *build_image_dataset(dataset),
             )
         ]
-        definitions += [with_io_manager_of(dataset, asset) for asset in published]
+        definitions += [with_io_manager_of(dataset, more) for more in (*published, *canaries)]
     checks = [check for check in definitions if isinstance(check, dg.AssetChecksDefinition)]
     sensor_status = dg.DefaultSensorStatus.RUNNING if start else dg.DefaultSensorStatus.STOPPED
     schedule_status = (
@@ -123,6 +131,7 @@ def build_definitions(
             moderation_job,
             build_registration(dataset),
             *build_plan_jobs(dataset),
+            *([canaries_job] if canaries else []),
         ],
         sensors=[
             *build_sensors(dataset, jobs=[job, batch_job], status=sensor_status),

@@ -27,7 +27,9 @@ __all__ = ["build_alerts"]
 _JOBS = (
     *("materialize_prompt_set", "materialize_batch", "moderate_prompt_set"),
     *("release_image_dataset", "register_prompt_sets", "plan_prompt_sets", "approve_plan"),
+    "buy_canaries",
 )
+_APART = ("image_dataset", "hub_dataset", "drift_canaries")  # assets without partitions
 _RUNS = 50  # of a tick
 _ENDS: tuple[Literal[dg.DagsterEventType.RUN_SUCCESS, dg.DagsterEventType.RUN_FAILURE], ...] = (
     dg.DagsterEventType.RUN_SUCCESS,
@@ -172,7 +174,7 @@ def _ended_run(
     run = instance.get_run_by_id(run_id)
     if run is None:
         return None
-    stages = {dataset.key(stage) for stage in (*STAGES, "image_dataset")}
+    stages = {dataset.key(stage) for stage in (*STAGES, *_APART)}
     is_mine = run.job_name in set(map(dataset.named, _JOBS))
     if not is_mine and stages.isdisjoint(run.asset_selection or ()):
         return None

@@ -14,6 +14,7 @@ from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.options import Options, bounded
 from imagepipeline_dagster.planning.approval import Approval
 from imagepipeline_dagster.planning.prompts import GenerationDefaults
+from imagepipeline_dagster.purchase.canaries import Canaries
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.tables.mapped import check_mapping
 from imagepipeline_dagster.tables.overrides import OVERRIDES
@@ -90,6 +91,9 @@ class ImageDataset(Options):
         description="What is kept, rejected and set aside; another policy buys nothing.",
     )
     release: ReleasePolicy = Field(ReleasePolicy(), description="How it is released.")
+    canaries: Canaries = Field(
+        Canaries(), description="Pictures that are bought again, to see whether the model drifted."
+    )
     overrides: str = Field(
         OVERRIDES, description="The table of people's decisions, in the database of the prompts."
     )
@@ -155,6 +159,10 @@ class ImageDataset(Options):
             budget=self.budget,
             currency=self.currency,
         )
+
+    def canaries_price(self, allowance: Allowance) -> str | None:
+        """Return what the canaries cost and when; None where none is pinned."""
+        return self.canaries.price_text(allowance, samples_per_call=self.samples_per_call)
 
     @property
     def releases(self) -> str:

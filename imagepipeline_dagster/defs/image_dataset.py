@@ -21,6 +21,7 @@ from imagepipeline_dagster.defs.stored_sets import data_versions, stored_sets
 from imagepipeline_dagster.moderation.checks import objections
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
 from imagepipeline_dagster.previews import markdown_picture
+from imagepipeline_dagster.purchase.canaries import drift_of, look_at_canaries
 from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.changes_sheet import changes_sheet, first_changes
 from imagepipeline_dagster.release.columns import shard_schema
@@ -157,6 +158,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
                 alike = alike_pictures(
                     ready.images, policy=dataset.moderation, ledger=opened, storage=home
                 )
+            looks = look_at_canaries(dataset.canaries.images, opened, home)
         try:
             release = publish(
                 home,
@@ -168,6 +170,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
                 left_out=ready.left_out,
                 policy=policy,
                 alike=alike,
+                drift=drift_of(looks),
             )
         except (NothingToRelease, SplitsLeak, TooMuchLost) as error:
             raise dg.Failure(str(error), allow_retries=False) from error

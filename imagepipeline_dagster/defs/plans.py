@@ -105,6 +105,7 @@ def build_plan_jobs(dataset: ImageDataset) -> list[dg.JobDefinition]:
             {
                 **_total(planned.total, allowance),
                 "budget_left": allowance.rest_text(spent) or "no budget limits what is spent",
+                "canaries": dataset.canaries_price(allowance) or "none",
                 "plans": _plans_table((*planned.sets, planned.total), allowance),
                 **_refusals_table(planned.total),
             }

@@ -1,4 +1,4 @@
-"""The schedules: a daily release, and an hourly look at the sets that are not complete."""
+"""The schedules: a daily release, an hourly look at incomplete sets, and canaries."""
 
 import datetime as dt
 
@@ -21,7 +21,7 @@ _RECONCILE_CRON = "0 * * * *"
 def build_schedules(
     dataset: ImageDataset, *, status: dg.DefaultScheduleStatus
 ) -> list[dg.ScheduleDefinition]:
-    """Return both schedules."""
+    """Return the schedules; that of the canaries where some are pinned."""
 
     @dg.schedule(
         name=dataset.named("reconcile_schedule"),
@@ -50,7 +50,15 @@ def build_schedules(
         default_status=status,
         description="Publishes a release a day, if anything in it changed.",
     )
-    return [reconcile_schedule, image_dataset_schedule]
+    canaries_schedule = dg.ScheduleDefinition(
+        name=dataset.named("canaries_schedule"),
+        job_name=dataset.named("buy_canaries"),
+        cron_schedule=dataset.canaries.cron,
+        default_status=status,
+        description="Buys the canaries again, to see whether the hosted model drifted.",
+    )
+    schedules = [reconcile_schedule, image_dataset_schedule]
+    return [*schedules, canaries_schedule] if dataset.canaries.images else schedules
 
 
 def next_ticks(dataset: ImageDataset, *, now: dt.datetime) -> dict[str, dt.datetime]:
@@ -59,6 +67,8 @@ def next_ticks(dataset: ImageDataset, *, now: dt.datetime) -> dict[str, dt.datet
         "reconcile_schedule": _RECONCILE_CRON,
         "image_dataset_schedule": dataset.release_cron,
     }
+    if dataset.canaries.images:
+        crons["canaries_schedule"] = dataset.canaries.cron
     return {
         dataset.named(name): next(iter(cron_string_iterator(now.timestamp(), cron, "UTC")))
         for name, cron in crons.items()

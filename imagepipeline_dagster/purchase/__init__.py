@@ -9,6 +9,7 @@
   and `beside` looks at what stands beside the pixels.
 - `images`: a row of the result. `checks`: what a purchase of a set should come to.
 - `replay`: an image's request bought again; `likeness` says how the pictures compare.
+- `canaries`: pinned images that are bought again on a schedule, to see the model drift.
 - `rebuild`: a lost ledger restored from what the storage keeps.
 - `refetching`: paid pictures asked for again, at no cost.
 """

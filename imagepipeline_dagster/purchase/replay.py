@@ -16,7 +16,7 @@ from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.contract import submit_path
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.budget import Allowance
-from imagepipeline_dagster.ledger.lineage import ImageLineage, SampleLineage
+from imagepipeline_dagster.ledger.lineage import ImageLineage, SampleLineage, uses_of_prompt
 from imagepipeline_dagster.ledger.records import (
     Entry,
     PlanState,
@@ -37,6 +37,9 @@ __all__ = [
     "Replay",
     "ReplayFailed",
     "ReplayReport",
+    "compared",
+    "least_like",
+    "replays_of",
 ]
 
 REPLAYS = "replay"
@@ -66,12 +69,7 @@ class ReplayReport:
     @property
     def likeness(self) -> Likeness:
         """The least like of the comparisons that could be made."""
-        compared = [
-            comparison.likeness
-            for comparison in self.comparisons
-            if comparison.likeness is not Likeness.NOT_COMPARABLE
-        ]
-        return max(compared, key=_ORDER.index, default=Likeness.NOT_COMPARABLE)
+        return least_like(self.comparisons)
 
 
 class Replay:
@@ -84,6 +82,8 @@ class Replay:
         origin: of the API that is asked now, as in a request's key.
         emulated: whether the emulator answers.
         elsewhere: allow another origin than the original's.
+        occasion: names it: of one occasion there is one replay, whoever asks how often. Without it
+            each that was finished is followed by another.
 
     Raises:
         OtherOrigin: names both.
@@ -97,10 +97,13 @@ class Replay:
         origin: str,
         emulated: bool,
         elsewhere: bool = False,
+        occasion: str | None = None,
     ) -> None:
         self.sample = _original(image.samples)
+        self._image = image
         self._ledger = ledger
         self._emulated = emulated
+        self._occasion = occasion
         # None is the emulator, wherever it ran.
         base_url = self.sample.endpoint.removesuffix(submit_path(self.sample.task))
         bought_at = None if self.sample.emulated else origin_of(base_url)
@@ -167,9 +170,7 @@ class Replay:
             original_request_key=original.request_key,
             job_id=entry.job_id,
             posts=report.posts,
-            comparisons=tuple(
-                _compare(sample, entry.stored, storage) for sample in original.stored
-            ),
+            comparisons=compared(original, entry, storage),
         )
 
     def _call(self) -> PlannedRequest:
@@ -191,15 +192,62 @@ class Replay:
 
     def _request_key(self) -> str:
         """Return the key of the first replay that is not finished, or of a new one."""
+        if self._occasion is not None:
+            _, replays = replays_of(self._image, self._ledger)
+            unfinished = [entry.request_key for entry in replays if _is_unfinished(entry)]
+            return unfinished[0] if unfinished else self._key_of(self._occasion)
         ordinal = 1
         while True:
-            name = f"{self.sample.request_key} replay {ordinal}{self._where}"
-            key = hashlib.sha256(name.encode()).hexdigest()
+            key = self._key_of(str(ordinal))
             entry = self._ledger.entries([key]).get(key)
-            lost = entry is not None and entry.lost_its_job
-            if lost or plan_state(entry) in (PlanState.TO_BUY, PlanState.IN_FLIGHT):
+            if _is_unfinished(entry) or plan_state(entry) is PlanState.TO_BUY:
                 return key
             ordinal += 1
+
+    def _key_of(self, replay: str) -> str:
+        name = f"{self.sample.request_key} replay {replay}{self._where}"
+        return hashlib.sha256(name.encode()).hexdigest()
+
+
+def replays_of(image: ImageLineage, ledger: Ledger) -> tuple[Entry, list[Entry]]:
+    """Return an image's request, and its replays at the same API, the newest first."""
+    sample = _original(image.samples)
+    call = sample.uses[-1].call if sample.uses else None
+    uses = uses_of_prompt(ledger, call.prompt_set, call.prompt_id) if call else []
+    keys = {use.request_key for use in uses if use.use.call.dataset == REPLAYS}
+    entries = ledger.entries(keys | {sample.request_key})
+    original = entries.pop(sample.request_key)
+    replays = [entry for entry in entries.values() if _is_same_call(entry, original)]
+    return original, sorted(replays, key=lambda entry: entry.claimed_at, reverse=True)
+
+
+def _is_unfinished(entry: Entry | None) -> bool:
+    """Tell whether it was sent, and can be brought to its end without buying anything."""
+    if entry is not None and entry.lost_its_job:
+        return True
+    return plan_state(entry) is PlanState.IN_FLIGHT
+
+
+def _is_same_call(entry: Entry, original: Entry) -> bool:
+    if (entry.request, entry.emulated) != (original.request, original.emulated):
+        return False
+    # The emulator has another port each time.
+    return entry.emulated or entry.endpoint == original.endpoint
+
+
+def compared(original: Entry, replay: Entry, storage: Storage) -> tuple[Comparison, ...]:
+    """Return how each sample of a request compares with its replay's.
+
+    Raises:
+        ObjectMissing: a stored picture is gone.
+    """
+    return tuple(_compare(sample, replay.stored, storage) for sample in original.stored)
+
+
+def least_like(comparisons: Sequence[Comparison]) -> Likeness:
+    """Return the least like of the comparisons that could be made."""
+    likenesses = {comparison.likeness for comparison in comparisons} - {Likeness.NOT_COMPARABLE}
+    return max(likenesses, key=_ORDER.index, default=Likeness.NOT_COMPARABLE)
 
 
 def _original(samples: Sequence[SampleLineage]) -> SampleLineage:

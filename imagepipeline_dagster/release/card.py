@@ -18,6 +18,7 @@ from pydantic import AliasChoices, AwareDatetime, BaseModel, ConfigDict, Field
 from imagepipeline_dagster.markup import template
 from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage
 from imagepipeline_dagster.previews import Tile, contact_sheet
+from imagepipeline_dagster.purchase.canaries import Drift
 from imagepipeline_dagster.release.columns import FORMAT_VERSION, shard_schema
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumbnail_path
@@ -97,6 +98,9 @@ class Release(_Manifest):
     )
     changes: Mapping[str, int] = Field(
         default_factory=dict, description="Samples that differ from the former version, by cause"
+    )
+    drift: Drift | None = Field(
+        default=None, description="Since when the hosted model gives other pictures, by canaries"
     )
     left_out: tuple[str, ...] = Field(
         default=(), description="Sets and pictures that are not in it though they exist, and why"

@@ -33,6 +33,7 @@ from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.moderation.checks import objections
 from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage, Verdict, summarise
+from imagepipeline_dagster.purchase.canaries import Drift
 from imagepipeline_dagster.release.card import (
     CONTACT_SHEET,
     Release,
@@ -130,6 +131,7 @@ def publish(
     left_out: Sequence[str] = (),
     policy: ReleasePolicy = _DEFAULT_POLICY,
     alike: Sequence[tuple[str, str]] = (),
+    drift: Drift | None = None,
     bytes_per_shard: int = SHARD_BYTES,
 ) -> Release:
     """Write the kept images as the dataset's next version, unless the latest one has just them.
@@ -147,6 +149,7 @@ def publish(
         left_out: what is not among the images though it exists, a sentence each.
         policy: how it is released.
         alike: near-duplicates among the pictures, in pairs of their SHA-256: they share a split.
+        drift: that the hosted model gives other pictures now, for the card.
         bytes_per_shard: images of a Parquet file, in bytes; also the temporary disk space needed.
 
     Returns:
@@ -198,6 +201,7 @@ def publish(
                 emulated=sum(row.emulated for row in kept),
                 counts=summarise(rows),
                 prompt_sets=release_counts(rows),
+                drift=drift,
                 left_out=tuple(said),
                 files=files,
             )
@@ -225,6 +229,7 @@ def publish(
                 left_out=left_out,
                 policy=policy,
                 alike=alike,
+                drift=drift,
                 bytes_per_shard=bytes_per_shard,
             )
         point_to_latest(storage, folder)

@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 from imagepipeline_dagster import (
     Approval,
     Budget,
+    Canaries,
     GenerationDefaults,
     ImageDataset,
     ImageDatasetComponent,
@@ -28,7 +29,7 @@ __all__ = ["PAGES"]
 
 DOCS = Path(__file__).parents[2] / "docs"
 _MODELS: Sequence[type[BaseModel]] = (
-    *(ImageDataset, TableMapping, GenerationDefaults, Budget, Approval, Watching),
+    *(ImageDataset, TableMapping, GenerationDefaults, Budget, Approval, Canaries, Watching),
     *(ModerationPolicy, ReleasePolicy, ImagePipelineResource, ImageDatasetComponent),
 )
 _NOTE = "<!-- Written by `make docs`: change the code instead. -->"

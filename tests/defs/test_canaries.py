@@ -1,0 +1,87 @@
+"""Canaries in the pipeline: a job buys, a check compares, the card and an alert tell."""
+
+from __future__ import annotations
+
+import datetime as dt
+from contextlib import closing
+from pathlib import Path
+
+import dagster as dg
+
+from imagepipeline_dagster import Alert, DatasetRelease, ImageDataset, build_alerts
+from imagepipeline_dagster.defs import build_definitions
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.purchase.canaries import Canaries, buy_canaries
+from tests.buying import Buyer
+from tests.conftest import StartEmulator
+from tests.pipeline import Pipeline, checks_of, open_pipeline
+
+
+def _pinned(pipeline: Pipeline, image: str, told: list[Alert]) -> Pipeline:
+    """Return the same pipeline after its code location was loaded with a canary and alerts."""
+    dataset = pipeline.dataset.changed(canaries=Canaries(images=(image[:8],)))
+    definitions = build_definitions(dataset, pipeline.resources, start=True)
+    return Pipeline(
+        instance=pipeline.instance,
+        definitions=dg.Definitions.merge(
+            definitions, dg.Definitions(sensors=build_alerts(dataset, told.append))
+        ),
+        dataset=dataset,
+        resources=pipeline.resources,
+        folder=pipeline.folder,
+    )
+
+
+def _bought(pipeline: Pipeline) -> dg.AssetCheckEvaluation:
+    """Buy the canaries by their job; return the check."""
+    job = pipeline.definitions.resolve_job_def("shop_buy_canaries")
+    result = job.execute_in_process(instance=pipeline.instance)
+    return checks_of(result)["model_has_not_drifted"]
+
+
+def test_a_drifted_model_is_told(tmp_path: Path, start_emulator: StartEmulator) -> None:
+    """A canary that gives another picture fails the check, and the next release says since when."""
+    told: list[Alert] = []
+    with open_pipeline(tmp_path, dataset=ImageDataset(key_prefix=("shop",))) as opened:
+        opened.add("boats", "raft")
+        opened.sync()
+        image = str(opened.table("moderated_images", "boats")["image_sha256"][0])
+        pipeline = _pinned(opened, image, told)
+        assert pipeline.repository.has_schedule_def("shop_canaries_schedule")
+        assert not opened.repository.has_schedule_def("shop_canaries_schedule")
+        pipeline.tick("run_alerts_sensor")
+        assert _bought(pipeline).passed
+        with closing(Ledger(pipeline.ledger_url)) as ledger:
+            other = Buyer(
+                ledger_url=pipeline.ledger_url,
+                folder=pipeline.folder / "data",
+                base_url=start_emulator(image_bytes=20_000).url,
+            )
+            buy_canaries(
+                [image],
+                ledger=ledger,
+                storage=other.storage,
+                origin="emulator",
+                emulated=True,
+                open_client=other.client,
+                settings=other.settings,
+                allowance=pipeline.dataset.allowance("emulator"),
+                approval=pipeline.dataset.approval,
+                today=dt.date(2020, 1, 1),
+                run_id="another day",
+            )
+        check = _bought(pipeline)
+        today = f"{dt.datetime.now(dt.UTC):%Y-%m}"
+        assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+        assert f"since {today}" in str(check.description)
+
+        release: DatasetRelease = pipeline.release().output_for_node("shop__image_dataset")
+        drift = release.manifest.drift
+        assert drift is not None
+        assert (drift.canaries, drift.drifted) == (1, 1)
+        card = release.storage.read(f"{release.manifest.path}/README.md").decode()
+        assert "**The hosted model drifted** between" in card
+        pipeline.tick("run_alerts_sensor")
+        assert [alert.title for alert in told] == [
+            "shop_buy_canaries: 1 checks failed for shop/image_dataset"
+        ]
