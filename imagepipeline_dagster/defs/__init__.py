@@ -12,7 +12,9 @@
 - `dataset`: the options of one. `metadata`, `plan_metadata`, `moderation_metadata`: what it shows.
 - `column_lineage`: where each column comes from.
 - `resource_keys`: its resources, apart from others'. `sensor_resources`: those of cheap ticks.
-- `stored_sets`: the tables that a release reads. `under_way`: what Dagster is busy with.
+- `stored_sets`: the tables that a release reads. `stopped_sets`: those that
+  a team's checks keep out of it.
+- `under_way`: what Dagster is busy with.
 
 `build_definitions` puts one dataset together.
 """

@@ -17,6 +17,7 @@ from imagepipeline_dagster.defs.metadata import (
     seconds_since,
 )
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
+from imagepipeline_dagster.defs.stopped_sets import stopped_sets
 from imagepipeline_dagster.defs.stored_sets import data_versions, stored_sets
 from imagepipeline_dagster.moderation.checks import objections
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
@@ -118,6 +119,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
         home = storage.open()
         # Looked up before anything is read: what changes meanwhile is seen by the next release.
         versions = data_versions(dataset, context.instance)
+        stopped = stopped_sets(context, dataset)
         with tables.open(dataset.prompts, dataset.embeddings) as source:
             present = source.prompt_ids()
         overrides = tables.overrides(dataset.overrides)
@@ -126,6 +128,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
             home,
             {
                 "tables": versions,
+                "stopped": stopped,
                 "prompts": {name: sorted(ids) for name, ids in present.items()},
                 "overrides": [str(override) for override in overrides],
                 "rules": dataset.moderation.model_dump(mode="json"),
@@ -146,6 +149,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
             ready = ready_sets(
                 stored_sets(dataset, context.instance, home),
                 present=present,
+                stopped=stopped,
                 keep_removed=dataset.watching.on_removed == "keep",
                 dataset=dataset.name,
                 policy=dataset.moderation,

@@ -339,7 +339,7 @@ def _described(
     differences = changes_of(storage, former, release, judged=rows) if former else ()
     changes = ChangesTable(differences)
     if former is not None:
-        _refuse_losses(former, changes, policy)
+        _refuse_losses(former, release, changes, policy)
     release = release.model_copy(
         update={
             "previous": former.version if former else None,
@@ -374,7 +374,9 @@ def write_beside(
     return release.model_copy(update={"files": (*release.files, *written)})
 
 
-def _refuse_losses(former: Release, changes: ChangesTable, policy: ReleasePolicy) -> None:
+def _refuse_losses(
+    former: Release, release: Release, changes: ChangesTable, policy: ReleasePolicy
+) -> None:
     lost = changes.accidental_losses
     if (number := sum(lost.values())) > policy.max_lost_share * former.counts.kept:
         why = ", ".join(f"{number} {cause}" for cause, number in lost.items())
@@ -382,6 +384,7 @@ def _refuse_losses(former: Release, changes: ChangesTable, policy: ReleasePolicy
             f"{number} of the {former.counts.kept} pictures of {former.version} would be gone "
             f"({why}), and max_lost_share allows {policy.max_lost_share:.0%}. If that is meant, "
             "release once with the run config max_lost_share: 1, or raise it in the ReleasePolicy."
+            + "".join(f"\nLeft out: {sentence}" for sentence in release.left_out)
         )
 
 

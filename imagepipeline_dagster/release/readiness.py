@@ -67,6 +67,7 @@ def ready_sets(
     stored: Iterable[StoredSet],
     *,
     present: Mapping[str, Collection[str]],
+    stopped: Mapping[str, Sequence[str]] | None = None,
     keep_removed: bool,
     dataset: str,
     policy: ModerationPolicy,
@@ -79,6 +80,7 @@ def ready_sets(
     Args:
         stored: the sets, sorted by name.
         present: the prompt ids that the prompts table has now, by set.
+        stopped: why others stop sets, whatever is in them, by name.
         keep_removed: whether a set that left the table stays in the dataset.
         dataset: its name in the ledger.
         policy: today's.
@@ -92,6 +94,9 @@ def ready_sets(
         name, samples = of_set.name, of_set.samples
         if name not in present and not keep_removed:
             ready.left_out.append(f"{name!r}: the prompt set left the prompts table.")
+            continue
+        if stopped and name in stopped:
+            ready.left_out.append(f"{name!r}: {' '.join(stopped[name])}")
             continue
         problem = _accounting_problem(of_set)
         rows = [row for row in samples if row.prompt_id in present.get(name, {row.prompt_id})]
