@@ -161,7 +161,8 @@ def _bytes_below(folder: Path, version: str) -> int:
 def measure_releases(folder: Path, pictures: int) -> list[Line]:
     """Publish, publish again after a change in one set, and publish with further formats."""
     edited = range(pictures // 100)
-    _store(folder, [*range(pictures), *(pictures + number for number in edited)], pictures)
+    bought = [pictures + number for number in {*edited, *range(0, pictures, 100)}]
+    _store(folder, [*range(pictures), *bought], pictures)
     copied = min(_apart(_copy, folder, folder / f"copy {turn}").seconds for turn in range(2))
     first = _released(folder, pictures, to="releases", formats=("parquet",))
     changed = _released(folder, pictures, to="releases", formats=("parquet",), edited=edited)
@@ -201,7 +202,32 @@ def measure_releases(folder: Path, pictures: int) -> list[Line]:
                 at_most=1.5,
             )
         )
-    return lines
+    return [*lines, *_scattered(folder, pictures)]
+
+
+def _scattered(folder: Path, pictures: int) -> list[Line]:
+    """Publish an image folder alone, and again after changes all over the sets."""
+    of_all = range(0, pictures, 100)
+    first, changed = (
+        _released(folder, pictures, to="scattered", formats=("imagefolder",), edited=edited)
+        for edited in (range(0), of_all)
+    )
+    files = [path for path in (folder / "scattered/v0001").rglob("*") if path.is_file()]
+    whole = sum(path.stat().st_size for path in files)
+    return [
+        Line(
+            what="1 % changed all over, image folder alone, bytes",
+            measured=100 * _bytes_below(folder / "scattered", "v0002") / whole,
+            unit="% of the first",
+            at_most=5,
+        ),
+        Line(
+            what="1 % changed all over, image folder alone, time",
+            measured=100 * changed.seconds / first.seconds,
+            unit="% of the first",
+            at_most=100,
+        ),
+    ]
 
 
 def _compared_release(folder: Path, version: str, rows: int, *, edited: bool) -> Release:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import islice
-from pathlib import PurePosixPath
 
 from pydantic import AliasChoices, AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -25,6 +24,7 @@ from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumb
 
 __all__ = [
     "CONTACT_SHEET",
+    "ROWS",
     "Release",
     "ReleaseFile",
     "card",
@@ -32,6 +32,9 @@ __all__ = [
     "features",
     "pick_examples",
 ]
+
+ROWS = "rows"
+"""Folder of the rows, where no Parquet files hold the pictures with them."""
 
 CONTACT_SHEET = "contact_sheet.webp"
 """Name of the contact sheet, beside the card."""
@@ -128,7 +131,7 @@ class Release(_Manifest):
 
     @property
     def shards(self) -> tuple[ReleaseFile, ...]:
-        """The Parquet files."""
+        """The Parquet files, with the pictures or beside an image folder."""
         return tuple(file for file in self.files if file.rows is not None)
 
     @property
@@ -140,19 +143,23 @@ class Release(_Manifest):
         return dict(sorted(marks.items()))
 
     @property
-    def split_sizes(self) -> dict[str, int]:
-        """Bytes of the Parquet files of each split."""
-        sizes = dict.fromkeys(self.splits, 0)
-        for file in self.shards:
-            split = PurePosixPath(file.path).name.partition("-")[0]
-            if split in sizes:  # the first manifests name no splits
-                sizes[split] += file.size
-        return sizes
+    def holds_parquet(self) -> bool:
+        """Whether Parquet files hold the pictures; otherwise an image folder alone does."""
+        return not any(file.path.startswith(f"{ROWS}/") for file in self.shards)
 
     @property
     def data_files(self) -> dict[str, str]:
-        """Where the Parquet files of each split are, below the release's folder."""
-        return {split: f"parquet/data/{split}-*.parquet" for split in self.splits}
+        """Where the pictures of each split are, below the release's folder."""
+        pattern = "parquet/data/{}-*.parquet" if self.holds_parquet else "imagefolder/{}/**"
+        return {split: pattern.format(split) for split in self.splits}
+
+    @property
+    def split_sizes(self) -> dict[str, int]:
+        """Bytes of these files."""
+        return {
+            split: sum(f.size for f in self.files if f.path.startswith(pattern.partition("*")[0]))
+            for split, pattern in self.data_files.items()
+        }
 
 
 def pick_examples(kept: Sequence[ModeratedImage]) -> list[ModeratedImage]:

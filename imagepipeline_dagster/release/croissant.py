@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from imagepipeline_dagster.release.card import Release
+from imagepipeline_dagster.release.card import ROWS, Release
 from imagepipeline_dagster.release.columns import shard_schema
 from imagepipeline_dagster.release.policy import ReleasePolicy
 
@@ -90,7 +90,11 @@ def croissant(release: Release, policy: ReleasePolicy) -> bytes:
                 "prov:wasGeneratedBy": "the emulator of imagepipeline-dagster"
                 if release.emulated
                 else "ImagePipeline SDXL API",
-                "field": [_field(column) for column in shard_schema()],
+                "field": [
+                    _field(column)
+                    for column in shard_schema()
+                    if column.name != "image" or release.holds_parquet
+                ],
             }
         ],
     }
@@ -115,7 +119,7 @@ def _distribution(release: Release) -> Iterator[dict[str, Any]]:
         "name": _SHARDS,
         "description": "All of them; each has its SHA-256 beside it.",
         "encodingFormat": "application/x-parquet",
-        "includes": "parquet/data/*.parquet",
+        "includes": "parquet/data/*.parquet" if release.holds_parquet else f"{ROWS}/*.parquet",
     }
 
 

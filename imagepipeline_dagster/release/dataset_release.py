@@ -21,11 +21,15 @@ from imagepipeline_dagster.storage.opening import open_storage
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["DatasetRelease", "ReleaseMissing", "latest_release", "releases_in"]
+__all__ = ["DatasetRelease", "PicturesElsewhere", "ReleaseMissing", "latest_release", "releases_in"]
 
 
 class ReleaseMissing(CorrectableError, LookupError):
     """There is no release; the message says where it was looked for."""
+
+
+class PicturesElsewhere(CorrectableError):
+    """The rows have no pictures; the message says how to load them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,12 @@ class DatasetRelease:
 
         Raises:
             ModuleNotFoundError: `datasets` is not installed.
+            PicturesElsewhere: an image folder has the pictures.
         """
+        if not self.manifest.holds_parquet:
+            raise PicturesElsewhere(
+                f"{self.version} is an image folder: load_dataset({f'{self.uri}/imagefolder'!r})"
+            )
         from datasets import Dataset  # type: ignore[import-untyped] # it has no types
 
         return Dataset(self.as_arrow())

@@ -3,18 +3,21 @@
     parquet/data/train-00000-1f0c….parquet        a part of the rows, named by its content
     webdataset/train-00000.tar, .index.json       ordinals as keys; where each picture lies
     imagefolder/train/ab/<sha256>.png             with metadata.parquet
+    rows/train-1f0c….parquet                      that table, where there is no parquet/
 
 No name holds a word of a prompt: readers take words like "test" in a name for a split. A
 picture is never encoded anew: its bytes are copied, with the marks of its origin where asked for.
 
 Each picture is read once and given to all formats. The files of a part that the former release has
-too are taken over from it: nothing is read or written for them.
+too, and in an image folder those of a row, are taken over: nothing is read or written for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -40,6 +43,7 @@ _WRITERS: Mapping[str, Callable[[str, Sequence[Part], PackedFiles], Writer]] = {
     "webdataset": WebDatasetTars,
     "imagefolder": ImageFolder,
 }
+_WRITERS_WITHOUT_PARQUET = {"imagefolder": partial(ImageFolder, alone=True)}
 _LOADING = {
     "parquet": 'load_dataset("parquet", data_files="data/*.parquet")',
     "webdataset": 'load_dataset(".")',
@@ -72,11 +76,12 @@ def pack(
         former: the release whose files are taken over where they are the same.
     """
     rows = (row for of_split in parts.values() for part in of_split for row in part.rows)
+    made = _WRITERS if policy.has_parquet else _WRITERS_WITHOUT_PARQUET
     packed = PackedFiles(storage, path, scratch, former, member_extension(rows))
     lost: list[LostImage] = []
     with packed.all_finished():
         for split, of_split in parts.items():
-            writers = [_WRITERS[name](split, of_split, packed) for name in policy.formats]
+            writers = [made[name](split, of_split, packed) for name in policy.formats]
             lost += _write(storage, of_split, writers, policy)
     return tuple(sorted(packed.files, key=lambda file: file.path)), lost
 
@@ -85,22 +90,27 @@ def _write(
     storage: Storage, parts: Sequence[Part], writers: Sequence[Writer], policy: ReleasePolicy
 ) -> list[LostImage]:
     """Write what the writers want of the parts, each picture read once."""
-    wanted = {part: [writer for writer in writers if writer.wants(part)] for part in parts}
-    needed = [part for part in parts if wanted[part]]
     stamped = stamp_of(policy)
+    needed: dict[Part, tuple[Part, list[Writer]]] = {}
+    for part in parts:
+        if wants := {writer: rows for writer in writers if (rows := writer.wants(part))}:
+            # Some formats want all pictures of a part or none, and no other wants further ones.
+            read = replace(part, rows=max(wants.values(), key=len))
+            needed[read] = part, list(wants)
     lost: list[LostImage] = []
     try:
         with ThreadPoolExecutor(len(writers)) as formats:
-            for part, batches in groupby(
+            for read, batches in groupby(
                 read_batches(storage, needed, stamp=stamped), itemgetter(0)
             ):
+                part, wanting = needed[read]
                 gone: list[LostImage] = []
                 for _, batch in batches:
-                    for added in [formats.submit(w.add, part, batch) for w in wanted[part]]:
+                    for added in [formats.submit(w.add, part, batch) for w in wanting]:
                         added.result()
                     gone += batch.lost
-                written = _without(part, gone, policy.shaping)
-                for writer in wanted[part]:
+                written = part.without({loss.row for loss in gone})
+                for writer in wanting:
                     writer.end(written)
                 lost += gone
         for writer in writers:
@@ -110,15 +120,6 @@ def _write(
             writer.abandon()
         raise
     return lost
-
-
-def _without(part: Part, lost: Sequence[LostImage], shaping: str) -> Part:
-    """Return the part as it was written."""
-    if not lost:
-        return part
-    gone = {loss.row for loss in lost}
-    rows = [row for row in part.rows if row not in gone]
-    return Part.of(part.split, part.number, rows, shaping=shaping)
 
 
 def format_cards(

@@ -7,7 +7,7 @@ part over as they are. So parts end where prompt sets end, and a change reaches 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 
@@ -32,19 +32,36 @@ class Part:
         number: its place in the split.
         rows: in the order of the release.
         key: of the content, and of what else makes the files' bytes.
+        shaping: what else that is.
     """
 
     split: str
     number: int
     rows: Sequence[ModeratedImage]
     key: str
+    shaping: str = ""
 
     @classmethod
     def of(
         cls, split: str, number: int, rows: Sequence[ModeratedImage], *, shaping: str = ""
     ) -> Part:
         """Return the part that these rows are; `shaping` is what else makes the files' bytes."""
-        return cls(split, number, rows, fingerprint(rows, packing=f"{split} {shaping}")[:32])
+        return cls(split, number, rows, _key(rows, split, shaping), shaping)
+
+    def key_of(self, row: ModeratedImage) -> str:
+        """Return what a part of this row alone would be known by."""
+        return _key([row], self.split, self.shaping)
+
+    def without(self, lost: Collection[ModeratedImage]) -> Part:
+        """Return the part as it is without these rows."""
+        if not lost:
+            return self
+        rows = [row for row in self.rows if row not in lost]
+        return self.of(self.split, self.number, rows, shaping=self.shaping)
+
+
+def _key(rows: Iterable[ModeratedImage], split: str, shaping: str) -> str:
+    return fingerprint(rows, packing=f"{split} {shaping}")[:32]
 
 
 def parts_of(

@@ -45,11 +45,13 @@ class Batch:
     """Rows of one part as they are released: a row group at most.
 
     Attributes:
-        rows: their lineage.
+        sources: the rows as they were judged.
+        rows: their lineage, as it is released.
         images: their pictures, as the column `image` holds them.
         lost: the rows whose pictures are lost, which are none of these.
     """
 
+    sources: Sequence[ModeratedImage]
     rows: Sequence[Mapping[str, Any]]
     images: pa.ChunkedArray[Any]
     lost: Sequence[LostImage]
@@ -100,6 +102,7 @@ def _row_groups(rows: Sequence[ModeratedImage]) -> Iterator[list[ModeratedImage]
 def _joined(part: Part, reading: Sequence[Future[Batch]]) -> tuple[Part, Batch]:
     read = [future.result() for future in reading]
     return part, Batch(
+        sources=[source for some in read for source in some.sources],
         rows=[row for some in read for row in some.rows],
         images=pa.chunked_array([chunk for some in read for chunk in some.images.chunks]),
         lost=[loss for some in read for loss in some.lost],
@@ -110,6 +113,7 @@ def _read(
     storage: Storage, part: Part, rows: Sequence[ModeratedImage], stamp: Stamp | None
 ) -> Batch:
     """Return a few rows as they are released, with the pictures that were bought."""
+    sources: list[ModeratedImage] = []
     released: list[Mapping[str, Any]] = []
     lost: list[LostImage] = []
     names: list[str] = []
@@ -127,6 +131,7 @@ def _read(
         for piece in stamped.pieces if stamped else (shown,):
             sha256.update(piece)
             files.write(piece)
+        sources.append(row)
         released.append(
             released_row(
                 row,
@@ -146,7 +151,7 @@ def _read(
         pa.array(names, pa.string()),
     ]
     images = pa.StructArray.from_arrays(columns, names=["bytes", "path"])
-    return Batch(rows=released, images=pa.chunked_array([images]), lost=lost)
+    return Batch(sources=sources, rows=released, images=pa.chunked_array([images]), lost=lost)
 
 
 def _bought(storage: Storage, row: ModeratedImage) -> bytes | LostImage:

@@ -22,7 +22,8 @@ class ReleasePolicy(Options):
 
     formats: Sequence[Literal["parquet", "webdataset", "imagefolder"]] = Field(
         ("parquet",),
-        description="Each is a folder of its own. parquet is always there: comparisons read it.",
+        description="Each is a folder of its own. parquet is always there, unless imagefolder is the "
+        "only one: so scattered changes cost little.",
     )
     splits: Mapping[str, float] = Field(
         {"train": 1.0}, description="The splits and their shares, as {train: 0.9, test: 0.1}."
@@ -81,8 +82,8 @@ class ReleasePolicy(Options):
 
     @model_validator(mode="after")
     def _can_be_meant(self) -> Self:
-        if "parquet" not in self.formats:
-            raise ValueError("formats: parquet is missing, which all comparisons read")
+        if not self.has_parquet and list(self.formats) != ["imagefolder"]:
+            raise ValueError("formats: parquet is missing; imagefolder alone can do without it")
         if not self.splits or not all(share > 0 for share in self.splits.values()):
             raise ValueError(f"splits: {dict(self.splits)} needs shares above 0")
         for name in self.splits:
@@ -97,9 +98,9 @@ class ReleasePolicy(Options):
         return self
 
     @property
-    def other_formats(self) -> list[str]:
-        """The formats that are made from Parquet."""
-        return [name for name in self.formats if name != "parquet"]
+    def has_parquet(self) -> bool:
+        """Whether Parquet files hold the pictures; otherwise an image folder alone does."""
+        return "parquet" in self.formats
 
     @property
     def packing(self) -> str:

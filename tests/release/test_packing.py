@@ -7,15 +7,20 @@ import json
 import os
 import tarfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 import pytest
 from PIL import Image
 
-from imagepipeline_dagster.release.dataset_release import latest_release
+from imagepipeline_dagster.release.dataset_release import (
+    PicturesElsewhere,
+    latest_release,
+    releases_in,
+)
 from imagepipeline_dagster.release.policy import ReleasePolicy
+from imagepipeline_dagster.release.verifying import problems_of
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.release.samples import kept_row, picture, publish_rows
 
@@ -131,3 +136,57 @@ def test_the_same_picture_of_two_prompts_is_two_rows(tmp_path: Path) -> None:
         len({(folder / n).name for n in pd.read_parquet(folder / "metadata.parquet")["file_name"]})
         == 2
     )
+
+
+def links_of(folder: Path) -> dict[str, int]:
+    """Return how many names each picture's file has, by its own."""
+    return {path.name: path.stat().st_nlink for path in folder.rglob("*.png")}
+
+
+@pytest.fixture
+def scattered(tmp_path: Path) -> LocalFolder:
+    """Return a storage with two releases as image folders; every fourth picture changed."""
+    storage = LocalFolder(tmp_path / "storage")
+    alone = EVERYTHING.changed(formats=("imagefolder",))
+    rows = [kept_row(storage, n, prompt_set=f"set {n % 3}") for n in range(PROMPTS)]
+    publish_rows(storage, rows, policy=alone)
+    rows[::4] = [kept_row(storage, 100 + n, prompt_set=f"set {n % 3}") for n in range(3)]
+    publish_rows(storage, rows[:-1], policy=alone)
+    return storage
+
+
+def test_scattered_changes_cost_what_changed(
+    scattered: LocalFolder, load_dataset: Callable[..., Any], tmp_path: Path
+) -> None:
+    """An image folder alone writes new pictures only, and loads and compares as others do."""
+    release = latest_release(scattered)
+    assert problems_of(scattered, release.manifest) == []
+    assert release.manifest.marks == {"stamped": PROMPTS - 1}
+    assert not (Path(release.path) / "parquet").exists()
+    links = links_of(Path(release.path))
+    assert sorted(links.values()) == [1] * 3 + [2] * (PROMPTS - 4)
+    table = release.as_arrow()
+    assert {PurePosixPath(str(name)).name for name in table["file_name"].to_pylist()} == set(links)
+    for here in (release.path, f"{release.path}/imagefolder"):
+        loaded = load_dataset(here, cache_dir=str(tmp_path / "cache"))
+        rows = [row for split in loaded.values() for row in split]
+        assert len(rows) == PROMPTS - 1
+        for row in rows:
+            original = Image.open(io.BytesIO(picture(row["seed"])))
+            assert row["image"].tobytes() == original.tobytes()
+    kinds = [change.change for change in release.changes_since(releases_in(scattered)[0])]
+    assert sorted(kinds) == ["added"] * 3 + ["removed"] * 4
+    with pytest.raises(PicturesElsewhere, match="is an image folder"):
+        release.as_hf_dataset()
+
+
+def test_rows_without_pictures_validate_as_croissant(scattered: LocalFolder) -> None:
+    """The description of an image folder names no column that its table lacks."""
+    release = latest_release(scattered)
+    described = json.loads((Path(release.path) / "croissant.json").read_text())
+    names = {field["name"] for field in described["recordSet"][0]["field"]}
+    assert names < set(release.as_arrow().column_names)
+    pattern = described["distribution"][-1]["includes"]
+    assert {path.name for path in Path(release.path).glob(pattern)} == {
+        PurePosixPath(file.path).name for file in release.manifest.shards
+    }

@@ -37,6 +37,9 @@ EVERYTHING = ReleasePolicy(
     max_lost_share=1,
 )
 
+POLICIES = [EVERYTHING, EVERYTHING.changed(formats=("imagefolder",))]
+"""With Parquet files, and without."""
+
 
 def take_back(storage: Storage, ledger: Ledger, *images: str) -> dict[str, list[str]]:
     """Withdraw pictures as Ana does."""
@@ -49,14 +52,17 @@ def where_it_is(storage: Storage, number: int) -> list[str]:
     return [path for path in storage.list("") if data in storage.read(path)]
 
 
-def test_a_withdrawn_picture_is_nowhere(either_home: Storage, ledger: Ledger) -> None:
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_withdrawn_picture_is_nowhere(
+    either_home: Storage, ledger: Ledger, policy: ReleasePolicy
+) -> None:
     """Store and all releases of all datasets lack it; they are whole, and say what, why and who."""
     rows = [kept_row(either_home, number) for number in range(8)]
     for folder in ("releases", "foxes/releases"):
-        publish_rows(either_home, rows[:6], folder=folder, policy=EVERYTHING)
-        publish_rows(either_home, rows, folder=folder, policy=EVERYTHING)
+        publish_rows(either_home, rows[:6], folder=folder, policy=policy)
+        publish_rows(either_home, rows, folder=folder, policy=policy)
     image = str(rows[3].image_sha256)
-    assert len(where_it_is(either_home, 3)) > 8
+    assert len(where_it_is(either_home, 3)) > 4
 
     assert take_back(either_home, ledger, image) == {
         "releases": ["v0001", "v0002"],
@@ -79,7 +85,7 @@ def test_a_withdrawn_picture_is_nowhere(either_home: Storage, ledger: Ledger) ->
         True,
     )
     # Verdicts that are older than the withdrawal do not bring it back.
-    assert publish_rows(either_home, rows, policy=EVERYTHING).version == "v0002"
+    assert publish_rows(either_home, rows, policy=policy).version == "v0002"
 
 
 def test_a_release_of_nothing_else_is_deleted(tmp_path: Path, ledger: Ledger) -> None:
@@ -153,15 +159,18 @@ class Dying(LocalFolder):
         super().delete(path)
 
 
-@pytest.mark.parametrize("changes", range(0, 60, 4))
+@pytest.mark.parametrize(
+    ("policy", "changes"),
+    [*((POLICIES[0], n) for n in range(0, 60, 4)), *((POLICIES[1], n) for n in range(1, 40, 5))],
+)
 def test_the_next_call_finishes_what_a_killed_one_began(
-    tmp_path: Path, ledger: Ledger, changes: int
+    tmp_path: Path, ledger: Ledger, policy: ReleasePolicy, changes: int
 ) -> None:
     """Wherever it dies, a further call for nothing leaves the picture nowhere and all whole."""
     storage = LocalFolder(tmp_path / "storage")
     rows = [kept_row(storage, number) for number in range(5)]
-    publish_rows(storage, rows[:4], policy=EVERYTHING)
-    publish_rows(storage, rows, policy=EVERYTHING)
+    publish_rows(storage, rows[:4], policy=policy)
+    publish_rows(storage, rows, policy=policy)
     dying = Dying(tmp_path / "storage", changes=changes)
     try:
         take_back(dying, ledger, str(rows[2].image_sha256))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Sequence
 
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import Batch
 
@@ -15,15 +17,15 @@ class Writer(ABC):
     """Writes the parts of one split in a format of its own."""
 
     @abstractmethod
-    def wants(self, part: Part) -> bool:
-        """Tell whether the part must be written; its files are taken over where they need not."""
+    def wants(self, part: Part) -> Sequence[ModeratedImage]:
+        """Return the rows whose pictures must be read; the files of the others are taken over."""
 
     @abstractmethod
     def add(self, part: Part, batch: Batch) -> None:
-        """Take some rows of a part, with their pictures."""
+        """Take some rows of a part, with their pictures; others may have asked for them."""
 
     def end(self, part: Part) -> None:  # noqa: B027 - not every format has to
-        """Take note that these were all rows of a part."""
+        """Take note that these were all rows of a part of which it wanted some."""
 
     def finish(self) -> None:  # noqa: B027 - not every format has to
         """Take note that these were all parts."""

@@ -102,11 +102,14 @@ class PackedFiles:
         *,
         part: str | None = None,
         sha256: str | None = None,
+        rows: int | None = None,
         marks: Mapping[str, int] = _NO_MARKS,
     ) -> None:
         """Write a small file; its SHA-256 is given where it is known."""
         sha256 = sha256 or hashlib.sha256(data).hexdigest()
-        file = ReleaseFile(path=name, sha256=sha256, size=len(data), part=part, marks=marks)
+        file = ReleaseFile(
+            path=name, sha256=sha256, size=len(data), rows=rows, part=part, marks=dict(marks)
+        )
         self._finish(partial(self._storage.write, f"{self._path}/{name}", data), file)
 
     def move(

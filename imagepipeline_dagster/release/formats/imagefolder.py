@@ -1,12 +1,16 @@
-"""An image folder, as Hugging Face's loader reads it.
+"""An image folder, as Hugging Face's loader reads it: a file a picture.
 
 imagefolder/train/ab/<sha256>.png             with metadata.parquet
+rows/train-1f0c….parquet                      the same table, where no Parquet files have it
+
+Pictures are taken over one by one: a change costs what changed, wherever it is.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain, count
 from pathlib import PurePosixPath
@@ -17,85 +21,101 @@ import pyarrow.parquet as pq
 from typing_extensions import override
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.release.card import ROWS, ReleaseFile
 from imagepipeline_dagster.release.columns import lineage_table, released_row
 from imagepipeline_dagster.release.formats.contract import Writer
 from imagepipeline_dagster.release.formats.files import PackedFiles
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import Batch
-from imagepipeline_dagster.storage.contract import image_path
 
 __all__ = ["ImageFolder"]
 
 
 class ImageFolder(Writer):
-    """Files named by their content, and a table of what they are."""
+    """Files named by their content, and a table of what they are.
 
-    def __init__(self, split: str, parts: Sequence[Part], packed: PackedFiles) -> None:
-        del parts
-        self._folder = f"imagefolder/{split}"
+    Where no Parquet files are written, the table is put once more for all who read a release's rows.
+    """
+
+    def __init__(
+        self, split: str, parts: Sequence[Part], packed: PackedFiles, *, alone: bool = False
+    ) -> None:
+        self._split = split
         self._packed = packed
-        self._tables: dict[int, list[pa.Table]] = defaultdict(list)
-        self._used: set[str] = set()
+        self._alone = alone
+        same: dict[int, ReleaseFile] = {}
+        former: dict[str, list[ReleaseFile]] = {}
+        for part in parts:
+            for row in part.rows:
+                key = part.key_of(row)
+                # Samples that are alike in all are a file each.
+                if files := former.setdefault(key, packed.former_files("imagefolder", key)):
+                    same[id(row)] = files.pop()
+        # All at once: the names in one folder are synced once.
+        taken_over = packed.take_over({file.path: file for file in same.values()})
+        self._same = same if taken_over else {}
+        self._used = {PurePosixPath(file.path).name for file in self._same.values()}
+        self._new: dict[int, tuple[str, Mapping[str, Any]]] = {}
+        self._tables: dict[int, pa.Table] = {}
+        self._marks: Counter[str] = Counter()
 
     @override
-    def wants(self, part: Part) -> bool:
-        former = self._packed.former_files("imagefolder", part.key)
-        names = {PurePosixPath(file.path).name: file for file in former}
-        # Names that tell two equal pictures apart are given anew where they may meet others.
-        plain = [PurePosixPath(image_path(*_picture_of(row))).name for row in part.rows]
-        if sorted(plain) != sorted(names) or not self._used.isdisjoint(plain):
-            return True
-        if not self._packed.take_over({file.path: file for file in former}):
-            return True
-        self._used.update(plain)
-        rows = [
-            released_row(
-                row,
-                split=part.split,
-                file_sha256=names[name].sha256,
-                mark=next(iter(names[name].marks), None),
-            )
-            for row, name in zip(part.rows, plain, strict=True)
-        ]
-        self._tables[part.number] = [_table(plain, rows)]
-        return False
+    def wants(self, part: Part) -> Sequence[ModeratedImage]:
+        new = [row for row in part.rows if id(row) not in self._same]
+        if not new:
+            self.end(part)
+        return new
 
     @override
     def add(self, part: Part, batch: Batch) -> None:
-        names: list[str] = []
-        for row, (plain, data) in zip(batch.rows, batch.files(), strict=True):
+        for source, row, (plain, data) in zip(
+            batch.sources, batch.rows, batch.files(), strict=True
+        ):
+            if id(source) in self._same:
+                continue
             path = PurePosixPath(plain)
             # A reader knows a row by its file: the same picture of two prompts is two files.
             others = (f"{path.stem}-{again}{path.suffix}" for again in count(1))
             name = next(name for name in chain([plain], others) if name not in self._used)
             self._used.add(name)
-            names.append(name)
+            self._new[id(source)] = name, row
             self._packed.put(
-                f"{self._folder}/{_in_its_folder(name)}",
+                f"imagefolder/{self._split}/{name[:2]}/{name}",
                 data.to_pybytes(),
-                part=part.key,
+                part=part.key_of(source),
                 sha256=row["file_sha256"],
                 marks={} if row["mark"] is None else {row["mark"]: 1},
             )
-        self._tables[part.number].append(_table(names, batch.rows))
+
+    @override
+    def end(self, part: Part) -> None:
+        named = [
+            self._taken_over(row) if id(row) in self._same else self._new.pop(id(row))
+            for row in part.rows
+        ]
+        files = pa.array([f"{name[:2]}/{name}" for name, _ in named], pa.string())
+        rows = [row for _, row in named]
+        self._tables[part.number] = lineage_table(rows).add_column(0, "file_name", files)
+        self._marks.update(row["mark"] for row in rows if row["mark"] is not None)
+
+    def _taken_over(self, row: ModeratedImage) -> tuple[str, Mapping[str, Any]]:
+        file = self._same[id(row)]
+        mark = next(iter(file.marks), None)
+        lineage = released_row(row, split=self._split, file_sha256=file.sha256, mark=mark)
+        return PurePosixPath(file.path).name, lineage
 
     @override
     def finish(self) -> None:
-        tables = [table for number in sorted(self._tables) for table in self._tables[number]]
-        if any(table.num_rows for table in tables):
-            metadata = io.BytesIO()
-            pq.write_table(pa.concat_tables(tables), metadata)
-            self._packed.put(f"{self._folder}/metadata.parquet", metadata.getvalue())
-
-
-def _table(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    files = pa.array(map(_in_its_folder, names), pa.string())
-    return lineage_table(rows).add_column(0, "file_name", files)
-
-
-def _picture_of(row: ModeratedImage) -> tuple[str, str]:
-    return row.image_sha256 or "", row.format or ""
-
-
-def _in_its_folder(name: str) -> str:
-    return f"{name[:2]}/{name}"
+        tables = [self._tables[number] for number in sorted(self._tables)]
+        rows = sum(table.num_rows for table in tables)
+        if not rows:
+            return
+        metadata = io.BytesIO()
+        pq.write_table(pa.concat_tables(tables), metadata)
+        data = metadata.getvalue()
+        self._packed.put(f"imagefolder/{self._split}/metadata.parquet", data)
+        if self._alone:
+            sha256 = hashlib.sha256(data).hexdigest()
+            # Named by its content: what is written anew stands beside it until it is whole.
+            name = f"{ROWS}/{self._split}-{sha256[:16]}.parquet"
+            self._packed.put(name, data, sha256=sha256, rows=rows, marks=self._marks)

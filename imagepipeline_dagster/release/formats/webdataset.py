@@ -66,8 +66,8 @@ class WebDatasetTars(Writer):
         return bool(names) and self._packed.take_over(names)
 
     @override
-    def wants(self, part: Part) -> bool:
-        return self._tar_of[part.number].number not in self._same
+    def wants(self, part: Part) -> Sequence[ModeratedImage]:
+        return () if self._tar_of[part.number].number in self._same else part.rows
 
     @override
     def add(self, part: Part, batch: Batch) -> None:
