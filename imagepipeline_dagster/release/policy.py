@@ -22,8 +22,8 @@ class ReleasePolicy(Options):
 
     formats: Sequence[Literal["parquet", "webdataset", "imagefolder"]] = Field(
         ("parquet",),
-        description="Each is a folder of its own. parquet is always there, unless imagefolder is the "
-        "only one: so scattered changes cost little.",
+        description="Each is a folder of its own. parquet is always there, unless imagefolder is "
+        "the only one: so scattered changes cost little.",
     )
     splits: Mapping[str, float] = Field(
         {"train": 1.0}, description="The splits and their shares, as {train: 0.9, test: 0.1}."
