@@ -34,7 +34,7 @@ __all__ = ["ImageFolder"]
 class ImageFolder(Writer):
     """Files named by their content, and a table of what they are.
 
-    Where no Parquet files are written, the table is put once more for all who read a release's rows.
+    Where there are no Parquet files, the table is put once more, for all who read rows.
     """
 
     def __init__(
