@@ -28,7 +28,7 @@ __all__ = [
     "chosen_name",
     "configured_ledger",
     "configured_tables",
-    "dataset_option",
+    "decider",
     "on_dataset",
     "present_ledger",
     "resources_of",
@@ -49,7 +49,7 @@ def _chosen(context: click.Context, option: click.Parameter, where: str | None) 
         return _dataset_at(where) if where and ":" in where else _dataset_named(where)
 
 
-dataset_option = click.option(
+_dataset_option = click.option(
     "--dataset",
     "--prefix",
     "dataset",
@@ -69,7 +69,7 @@ def on_dataset(command: Callable[..., None]) -> Callable[..., None]:
         with plain_errors():
             command(**options)
 
-    return json_option(dataset_option(shown))
+    return json_option(_dataset_option(shown))
 
 
 who_option = click.option(
@@ -231,6 +231,16 @@ def present_ledger(dataset: ImageDataset) -> Iterator[Ledger]:
                 "IMAGEPIPELINE_STORAGE names another; a relative path begins in this folder."
             )
         yield ledger
+
+
+def decider(who: str | None, why: str) -> str:
+    """Return who decides: the system's user, unless `who` says another; with a reason."""
+    name = who or system_user()
+    if name is None:
+        raise click.ClickException("The system names no user: say --who.")
+    if not why.strip():
+        raise click.BadParameter("must not be blank", param_hint="--why")
+    return name
 
 
 def system_user() -> str | None:

@@ -22,7 +22,7 @@ from imagepipeline_dagster.cli.changes import (
 )
 from imagepipeline_dagster.cli.configured import (
     changed_dataset,
-    dataset_option,
+    on_dataset,
     resources_of,
 )
 from imagepipeline_dagster.cli.plan import price_option
@@ -32,8 +32,6 @@ from imagepipeline_dagster.cli.terminal import (
     agree,
     count_of,
     echo_json,
-    json_option,
-    plain_errors,
     yes_option,
 )
 from imagepipeline_dagster.tables.spelling import quoted
@@ -55,8 +53,7 @@ _JUDGED_ROWS = 5_000  # more would take longer than their import
 
 def _import_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        dataset_option,
-        json_option,
+        on_dataset,
         price_option,
         click.option(
             "--dry-run",
@@ -202,7 +199,6 @@ def _import(
     if report is not None and report.resolve() == file.resolve():
         raise click.BadParameter("is the file that is imported", param_hint="--report")
     with (
-        plain_errors(),
         closing(ShownProgress()) as on_progress,
         RefusedRows(report) as refused,
         _url_of_tables(dataset, dry_run=dry_run) as url,

@@ -11,10 +11,10 @@ import click
 
 from imagepipeline_dagster.cli.configured import (
     configured_ledger,
+    decider,
     on_dataset,
     present_ledger,
     resources_of,
-    system_user,
     who_option,
 )
 from imagepipeline_dagster.cli.terminal import (
@@ -285,11 +285,7 @@ def _decide(
 
     if bool(keys) == all_unknown:
         raise click.UsageError("Give either request keys or --all-unknown.")
-    who = who or system_user()
-    if who is None:
-        raise click.ClickException("The system names no user: say --who.")
-    if not why.strip():
-        raise click.BadParameter("must not be blank", param_hint="--why")
+    who = decider(who, why)
     # Read first: a ledger that is not there must not be made by a decision about it.
     with present_ledger(dataset) as ledger:
         if all_unknown:

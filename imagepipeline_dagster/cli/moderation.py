@@ -14,7 +14,7 @@ from imagepipeline_dagster.cli.configured import (
     chosen_name,
     configured_ledger,
     configured_tables,
-    dataset_option,
+    on_dataset,
     resources_of,
     system_user,
     tables_url,
@@ -24,8 +24,6 @@ from imagepipeline_dagster.cli.terminal import (
     AliasedOption,
     count_of,
     echo_json,
-    json_option,
-    plain_errors,
     printable,
     why_option,
 )
@@ -58,8 +56,7 @@ _PICTURES_OF_A_PAGE = 5_000
 @who_option
 @click.option("--table", metavar="NAME", help="The table of decisions, if it has another name.")
 @click.option("--only", type=click.Choice(["kept", "rejected", "quarantined"]), help="One verdict.")
-@json_option
-@dataset_option
+@on_dataset
 def review(
     *,
     prompt_set: str | None,
@@ -87,25 +84,24 @@ def review(
         raise click.UsageError("name a SET, or serve all that wait for a person by --serve")
     if serve and output is not None:
         raise click.UsageError("--output is where a file goes: give it without --serve")
-    with plain_errors():
-        storage = resources_of(dataset)["storage"].open()
-        images = _images_to_review(dataset, storage, prompt_set, table=table)
-        chosen = [image for image in images if only in (None, image.verdict)]
-        if prompt_set is None or serve:
-            session = _session(dataset, storage, chosen, who=who, table=table)
-            _serve(session, prompt_set or "all that waits", port=port, as_json=as_json)
-            return
-        _say_if_cut(len(chosen), _ROWS_OF_A_SHEET)
-        file = output or Path(f"review-{path_part(partition_key(prompt_set))}.html")
-        sheet = review_sheet(
-            chosen[:_ROWS_OF_A_SHEET],
-            storage,
-            title=f"Review of {prompt_set}",
-            reviewer=who or system_user() or "NAME",
-            table=table,
-            dataset=chosen_name(),
-        )
-        file.write_text(sheet, encoding="utf-8")
+    storage = resources_of(dataset)["storage"].open()
+    images = _images_to_review(dataset, storage, prompt_set, table=table)
+    chosen = [image for image in images if only in (None, image.verdict)]
+    if prompt_set is None or serve:
+        session = _session(dataset, storage, chosen, who=who, table=table)
+        _serve(session, prompt_set or "all that waits", port=port, as_json=as_json)
+        return
+    _say_if_cut(len(chosen), _ROWS_OF_A_SHEET)
+    file = output or Path(f"review-{path_part(partition_key(prompt_set))}.html")
+    sheet = review_sheet(
+        chosen[:_ROWS_OF_A_SHEET],
+        storage,
+        title=f"Review of {prompt_set}",
+        reviewer=who or system_user() or "NAME",
+        table=table,
+        dataset=chosen_name(),
+    )
+    file.write_text(sheet, encoding="utf-8")
     pictures = [image for image in images if image.image_sha256]
     waiting = sum(image.verdict == Verdict.QUARANTINED for image in pictures)
     if as_json:
@@ -248,8 +244,7 @@ def _not_moderated(dataset: ImageDataset, prompt_set: str, storage: Storage) -> 
 )
 @click.option("--table", metavar="NAME", help="The table of decisions, if it has another name.")
 @click.option("--force", is_flag=True, help="Decide about pictures that are not there yet, too.")
-@json_option
-@dataset_option
+@on_dataset
 def override(
     *,
     decision: str | None,
@@ -277,7 +272,7 @@ def override(
         raise click.UsageError(
             "give a decision (keep, reject, quarantine, clear), or a file by --from"
         )
-    with plain_errors(), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         reader = DecisionReader(_known_targets(dataset, stack), force=force)
         if file is not None:
             decided = reader.of_file(file)

@@ -12,10 +12,10 @@ import click
 
 from imagepipeline_dagster.cli.configured import (
     configured_ledger,
-    dataset_option,
+    decider,
+    on_dataset,
     present_ledger,
     resources_of,
-    system_user,
     who_option,
 )
 from imagepipeline_dagster.cli.terminal import (
@@ -23,8 +23,6 @@ from imagepipeline_dagster.cli.terminal import (
     count_of,
     echo_fields,
     echo_json,
-    json_option,
-    plain_errors,
     printable,
     why_option,
     yes_option,
@@ -64,12 +62,10 @@ def _release(dataset: ImageDataset, version: str) -> DatasetRelease:
 
 
 @releases_group.command("list")
-@json_option
-@dataset_option
+@on_dataset
 def list_releases(*, as_json: bool, dataset: ImageDataset) -> None:
     """List the releases, oldest first."""
-    with plain_errors():
-        releases = _all(dataset)
+    releases = _all(dataset)
     if as_json:
         facts = [
             {
@@ -95,12 +91,10 @@ def list_releases(*, as_json: bool, dataset: ImageDataset) -> None:
 
 @releases_group.command("show")
 @click.argument("version", default="latest")
-@json_option
-@dataset_option
+@on_dataset
 def show(*, version: str, as_json: bool, dataset: ImageDataset) -> None:
     """Show what the manifest of VERSION (the latest, unless named) says."""
-    with plain_errors():
-        release = _release(dataset, version)
+    release = _release(dataset, version)
     manifest = release.manifest
     if as_json:
         echo_json(manifest.model_dump(mode="json"))
@@ -128,17 +122,15 @@ def show(*, version: str, as_json: bool, dataset: ImageDataset) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="A WebP file to write: the first changed pictures, before and after.",
 )
-@json_option
-@dataset_option
+@on_dataset
 def diff(
     *, former: str, version: str, sheet: Path | None, as_json: bool, dataset: ImageDataset
 ) -> None:
     """Show which samples differ between two releases, and why."""
-    with plain_errors():
-        release = _release(dataset, version)
-        changes = release.changes_since(_release(dataset, former))
-        if sheet is not None:
-            _write_sheet(sheet, changes, release)
+    release = _release(dataset, version)
+    changes = release.changes_since(_release(dataset, former))
+    if sheet is not None:
+        _write_sheet(sheet, changes, release)
     if as_json:
         echo_json([dataclasses.asdict(change) for change in changes])
         return
@@ -174,20 +166,18 @@ def _write_sheet(file: Path, changes: list[Change], release: DatasetRelease) -> 
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Demand the signature of this Ed25519 key, a PEM file.",
 )
-@json_option
-@dataset_option
+@on_dataset
 def verify(*, version: str, public_key: Path | None, as_json: bool, dataset: ImageDataset) -> None:
     """Read every byte of VERSION again, and compare it with the manifest."""
     from imagepipeline_dagster.release.signing import signature_problem
     from imagepipeline_dagster.release.verifying import problems_of
 
-    with plain_errors():
-        release = _release(dataset, version)
-        problems = problems_of(release.storage, release.manifest)
-        if public_key and (
-            unsigned := signature_problem(release.storage, release.manifest, public_key)
-        ):
-            problems.append(f"{unsigned}.")
+    release = _release(dataset, version)
+    problems = problems_of(release.storage, release.manifest)
+    if public_key and (
+        unsigned := signature_problem(release.storage, release.manifest, public_key)
+    ):
+        problems.append(f"{unsigned}.")
     if as_json:
         number = len(release.manifest.files)
         echo_json({"version": release.version, "files": number, "problems": problems})
@@ -210,15 +200,13 @@ def verify(*, version: str, public_key: Path | None, as_json: bool, dataset: Ima
     required=True,
     help="Your Ed25519 private key, a PEM file that nobody else can read.",
 )
-@json_option
-@dataset_option
+@on_dataset
 def sign(*, version: str, key: Path, as_json: bool, dataset: ImageDataset) -> None:
     """Sign the manifest of VERSION, which names every file with its SHA-256."""
     from imagepipeline_dagster.release import signing
 
-    with plain_errors():
-        release = _release(dataset, version)
-        signing.sign(release.storage, release.manifest, key)
+    release = _release(dataset, version)
+    signing.sign(release.storage, release.manifest, key)
     if as_json:
         echo_json({"version": release.version, "signed": True})
     else:
@@ -228,19 +216,17 @@ def sign(*, version: str, key: Path, as_json: bool, dataset: ImageDataset) -> No
 @releases_group.command("prune")
 @click.option("--keep", type=click.IntRange(min=1), required=True, help="Newest releases to keep.")
 @yes_option
-@json_option
-@dataset_option
+@on_dataset
 def prune(*, keep: int, yes: bool, as_json: bool, dataset: ImageDataset) -> None:
     """Delete all but the newest releases; their numbers are not used again."""
     from imagepipeline_dagster.release.reading import delete_release
 
-    with plain_errors():
-        old = _all(dataset)[:-keep]
-        versions = [release.version for release in old]
-        if old:
-            agree(f"Delete {', '.join(versions)}, for good?", yes=yes)
-        for release in old:
-            delete_release(release.storage, release.manifest)
+    old = _all(dataset)[:-keep]
+    versions = [release.version for release in old]
+    if old:
+        agree(f"Delete {', '.join(versions)}, for good?", yes=yes)
+    for release in old:
+        delete_release(release.storage, release.manifest)
     if as_json:
         echo_json({"deleted": versions})
     elif old:
@@ -256,8 +242,7 @@ def prune(*, keep: int, yes: bool, as_json: bool, dataset: ImageDataset) -> None
 @why_option("why", required=True, help="Kept with the decision.")
 @who_option
 @yes_option
-@json_option
-@dataset_option
+@on_dataset
 def withdraw(
     *,
     image: str | None,
@@ -276,31 +261,26 @@ def withdraw(
     """
     if [image, prompt, embedding].count(None) != 2:
         raise click.UsageError("Give --image, --prompt or --embedding.")
-    who = who or system_user()
-    if who is None:
-        raise click.ClickException("The system names no user: say --who.")
-    if not why.strip():
-        raise click.BadParameter("must not be blank", param_hint="--why")
+    who = decider(who, why)
     from imagepipeline_dagster.cli.lineage import uses_named
     from imagepipeline_dagster.ledger.lineage import lineage_of
     from imagepipeline_dagster.release import withdrawal
 
-    with plain_errors():
-        storage = resources_of(dataset)["storage"].open()
-        # Read first: a ledger that is not there must not be made by a decision about it.
-        with present_ledger(dataset) as ledger:
-            if image is not None:
-                images = {lineage_of(ledger, image).image_sha256}
-            else:
-                uses = uses_named(ledger, prompt, embedding)
-                images = {sha256 for use in uses for sha256 in use.images}
-        if not images:
-            raise click.ClickException("The ledger knows no picture of it.")
-        pictures = count_of(len(images), "picture")
-        agree(f"Delete {pictures}, here and in every release, for good?", yes=yes)
-        now = dt.datetime.now(dt.UTC)
-        with configured_ledger(dataset, create=True) as ledger:
-            rewritten = withdrawal.withdraw(storage, ledger, images, who=who, why=why, at=now)
+    storage = resources_of(dataset)["storage"].open()
+    # Read first: a ledger that is not there must not be made by a decision about it.
+    with present_ledger(dataset) as ledger:
+        if image is not None:
+            images = {lineage_of(ledger, image).image_sha256}
+        else:
+            uses = uses_named(ledger, prompt, embedding)
+            images = {sha256 for use in uses for sha256 in use.images}
+    if not images:
+        raise click.ClickException("The ledger knows no picture of it.")
+    pictures = count_of(len(images), "picture")
+    agree(f"Delete {pictures}, here and in every release, for good?", yes=yes)
+    now = dt.datetime.now(dt.UTC)
+    with configured_ledger(dataset, create=True) as ledger:
+        rewritten = withdrawal.withdraw(storage, ledger, images, who=who, why=why, at=now)
     if as_json:
         echo_json({"images": sorted(images), "rewritten": rewritten})
         return
@@ -312,17 +292,15 @@ def withdraw(
 @releases_group.command("export")
 @click.argument("version")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@json_option
-@dataset_option
+@on_dataset
 def export(*, version: str, folder: Path, as_json: bool, dataset: ImageDataset) -> None:
     """Copy VERSION to a local FOLDER, comparing each file with the manifest."""
     from imagepipeline_dagster.release.verifying import export_release
 
-    with plain_errors():
-        release = _release(dataset, version)
-        if folder.exists() and any(folder.iterdir()):
-            raise click.ClickException(f"{folder} is not empty.")
-        copied = export_release(release.storage, release.manifest, folder)
+    release = _release(dataset, version)
+    if folder.exists() and any(folder.iterdir()):
+        raise click.ClickException(f"{folder} is not empty.")
+    copied = export_release(release.storage, release.manifest, folder)
     if as_json:
         echo_json({"version": release.version, "folder": folder, "files": copied})
         return
@@ -333,8 +311,7 @@ def export(*, version: str, folder: Path, as_json: bool, dataset: ImageDataset) 
 @click.argument("version", default="latest")
 @click.option("--repo", metavar="ORG/NAME", required=True, help="A dataset of the Hub.")
 @yes_option
-@json_option
-@dataset_option
+@on_dataset
 def publish(*, version: str, repo: str, yes: bool, as_json: bool, dataset: ImageDataset) -> None:
     """Publish VERSION to the Hugging Face Hub: all files in one commit, then a tag.
 
@@ -343,10 +320,9 @@ def publish(*, version: str, repo: str, yes: bool, as_json: bool, dataset: Image
     """
     from imagepipeline_dagster.release.hub import publish_to_hub
 
-    with plain_errors():
-        release = _release(dataset, version)
-        agree(f"Publish {release.version} to {printable(repo)}?", yes=yes)
-        published = publish_to_hub(release.storage, release.manifest, repo)
+    release = _release(dataset, version)
+    agree(f"Publish {release.version} to {printable(repo)}?", yes=yes)
+    published = publish_to_hub(release.storage, release.manifest, repo)
     if as_json:
         echo_json(dataclasses.asdict(published))
         return
