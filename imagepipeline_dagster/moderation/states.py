@@ -6,6 +6,7 @@ from. Nothing is derived from events: the next look sees every change that was m
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -66,12 +67,15 @@ def overrides_by_set(
 ) -> dict[str, list[Override]]:
     """Return the overrides by the prompt set that they are about.
 
-    A picture may be in several sets, or in none that this dataset ever had.
+    A picture may be in several sets, or in none that this dataset ever had. The overrides' clock is
+    compared with the ledger's, which tells when pictures came.
     """
+    ahead = ledger.clock_ahead() if overrides else dt.timedelta(0)
     by_set: dict[str, list[Override]] = {}
     pictures = {o.image_sha256 for o in overrides if o.image_sha256}
     sets_of = _sets_of(ledger, sorted(pictures), dataset=dataset)
-    for override in overrides:
+    for decided in overrides:
+        override = dataclasses.replace(decided, apart=decided.ahead - ahead)
         named = [] if override.prompt_set in (None, EVERY_SET) else [override.prompt_set]
         for prompt_set in named or sets_of.get(override.image_sha256 or "", []):
             by_set.setdefault(prompt_set, []).append(override)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -68,7 +68,8 @@ class OverrideDecision(StrEnum):
 class Override:
     """A person's decision about one picture, or about all pictures of a prompt.
 
-    `number` is its place in the table; 0 before it is there.
+    `number` is its place in the table; 0 before it is there. The clock that told `decided_at` is
+    `ahead` of this machine's, and `apart` from the one that pictures are told by.
     """
 
     decision: OverrideDecision
@@ -79,6 +80,8 @@ class Override:
     prompt_set: str | None = None
     prompt_id: str | None = None
     number: int = 0
+    ahead: dt.timedelta = field(default=dt.timedelta(0), compare=False, repr=False)
+    apart: dt.timedelta = field(default=dt.timedelta(0), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse what names nothing, or nobody.
@@ -118,12 +121,10 @@ class Override:
             return True
         if seen_at is None:
             return False
-        # A database's own CURRENT_TIMESTAMP has whole seconds, cut off.
-        return (
-            seen_at <= self.decided_at
-            if self.decided_at.microsecond
-            else seen_at.replace(microsecond=0) <= self.decided_at
-        )
+        if not self.decided_at.microsecond:
+            # A database's own CURRENT_TIMESTAMP has whole seconds, cut off.
+            seen_at = seen_at.replace(microsecond=0)
+        return seen_at <= self.decided_at - self.apart
 
     @property
     def rank(self) -> tuple[dt.datetime, int]:
@@ -218,8 +219,10 @@ def read_overrides(url: str, *, table: str = OVERRIDES) -> list[Override]:
             return []
         # Times as the driver gives them: SQLite keeps whatever people wrote.
         columns: list[Any] = [sa.column(column.name) for column in definition.columns]
-        rows = connection.execute(sa.select(*columns).select_from(sa.table(table))).mappings()
-        return sorted((_override(dict(row)) for row in rows), key=lambda override: override.rank)
+        rows = connection.execute(sa.select(*columns).select_from(sa.table(table))).mappings().all()
+        ahead = clock_ahead(connection) if rows else dt.timedelta(0)
+        decided = (_override(dict(row) | {"ahead": ahead}) for row in rows)
+        return sorted(decided, key=lambda override: override.rank)
 
 
 def count_overrides(url: str, *, table: str = OVERRIDES) -> int:
@@ -244,7 +247,7 @@ def record_overrides(url: str, overrides: Iterable[Override], *, table: str = OV
             {
                 name: getattr(override, name)
                 for name in Override.__slots__
-                if name not in ("number", "decision")
+                if name not in ("number", "decision", "ahead", "apart")
             }
             | {"decision": override.decision.value, "decided_at": override.decided_at + ahead}
             for override in overrides

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from imagepipeline_dagster.emulator import EmulatorServer
 from imagepipeline_dagster.ledger.records import Lease, Owner, State
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import requests, samples
+from imagepipeline_dagster.moderation.states import overrides_by_set
+from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.overrides import (
     Override,
     OverrideDecision,
@@ -86,6 +89,32 @@ def test_pictures_and_decisions_are_told_by_the_databases_clock(
     for moment in (image.completed_at, kept.decided_at):
         assert abs(moment - real() - HOUR) < dt.timedelta(seconds=30)
     assert kept.covers(image.completed_at)
+
+
+@pytest.mark.parametrize("ahead", [HOUR, -HOUR])
+def test_a_keep_covers_what_was_seen_though_tables_and_ledger_have_two_clocks(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: dt.timedelta
+) -> None:
+    """Tables in SQLite have this machine's clock, and a ledger in PostgreSQL has another."""
+    real = databases._now
+    now, minute = real(), dt.timedelta(minutes=1)
+    monkeypatch.setattr(databases, "_now", lambda: real() - ahead)
+    keep = Override(
+        decision=OverrideDecision.KEEP,
+        reviewer="ana",
+        reason="art",
+        decided_at=now,
+        prompt_set="spring",
+        prompt_id="p0000",
+    )
+    url = f"sqlite:///{tmp_path}/tables.db"
+    create_tables(url)
+    record_overrides(url, [keep])
+    with closing(Ledger(postgres_url)) as ledger:
+        [kept] = overrides_by_set(ledger, read_overrides(url), dataset="images")["spring"]
+    assert kept == read_overrides(url)[0]
+    assert kept.covers(now - minute + ahead)
+    assert not kept.covers(now + minute + ahead)
 
 
 def test_leases_are_told_by_the_databases_clock(ledger: Ledger) -> None:
