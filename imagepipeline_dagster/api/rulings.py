@@ -8,8 +8,8 @@ A POST buys a picture. Its answer proves a job, or that nothing was bought, or n
   elsewhere (307, 308), or said FAILURE and named no job.
 - Everything else is unknown: it may have been bought.
 
-What refused it is read from the words before the status, since vendors put account and rate trouble
-under any status. Words in other HTTP errors decide nothing.
+Its words say who refused it, and after them its status: vendors put account and rate trouble under
+any status. Words in other HTTP errors decide nothing.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def build_alerts(
                 )
             )
         telling = tell(alerts, json.loads(context.cursor or "{}"), notify)
-        # What is over is forgotten, so that it is told when it comes back.
+        # An alert that is over is forgotten, so that it is told when it comes back.
         subjects = {alert.subject for alert in alerts}
         said = {name: state for name, state in telling.said.items() if name in subjects}
         return _result(telling, json.dumps(said))
@@ -106,7 +106,7 @@ def build_alerts(
     def run_alerts_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         instance = context.instance
         if context.cursor is None:
-            # What ended before is history.
+            # Runs that ended before are history.
             return dg.SensorResult(cursor=json.dumps({"after": _newest(instance), "said": {}}))
         cursor = json.loads(context.cursor)
         ends = _ends_after(instance, cursor["after"])

@@ -1,7 +1,7 @@
 """Canaries: pinned pictures whose requests are bought again on a schedule, to see the model drift.
 
-A canary is a replay, of which there is one a day for each picture, whoever asks and how often. What
-people replay themselves counts as well. When it drifted, the ledger and the pictures tell.
+A canary is a replay, of which there is one a day for each picture, whoever asks and how often. A
+replay that a person asks for counts as well. When it drifted, the ledger and the pictures tell.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ class Landing:
                 break
             await asyncio.sleep(pause)
             renewed = await self._renewed(job)
-            # What was listed once is not lost by a later, shorter list.
+            # A later, shorter list takes no link away that was listed once.
             job = renewed if len(renewed.download_urls) >= len(job.download_urls) else job
         return job
 

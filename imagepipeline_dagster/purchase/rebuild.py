@@ -3,7 +3,7 @@
 Only missing entries are restored, and those that an older copy would buy though the tables show
 them as bought; the others stay as they are. The tables tell what was bought until they were stored.
 A request that they show as not bought may have been bought after that, by a run that never came to
-its end: it becomes `unknown`, for a person to decide. What people decided is told by the errors.
+its end: it becomes `unknown`, for a person to decide. The errors tell what people decided.
 """
 
 from __future__ import annotations

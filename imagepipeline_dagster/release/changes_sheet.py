@@ -27,7 +27,7 @@ def changes_sheet(
 ) -> bytes | None:
     """Return the former and the new picture of the first changes side by side, as WebP.
 
-    What a release lost is blurred: nobody should have to look at what was filtered out. None where
+    A lost picture is blurred: nobody should have to look at what was filtered out. None where
     no picture differs.
     """
     differing = (change for change in changes if change.image_before != change.image_after)

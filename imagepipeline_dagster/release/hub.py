@@ -102,7 +102,7 @@ def _commit(api: HfApi, repo: str, release: Release, there: bytes | None, folder
     files = {
         path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()
     }
-    # What others put into the repository stays.
+    # Files that others put into the repository stay.
     ours = {file.path for file in _read(there).files} if there else set()
     head = api.dataset_info(repo).sha
     gone = ours.intersection(api.list_repo_files(repo, repo_type="dataset", revision=head))

@@ -138,7 +138,7 @@ class PromptSetStates:
     def overdue(self, *, now: dt.datetime) -> list[PromptSetState]:
         """Return the sets that were not built whole from what is known, and waited long enough.
 
-        Longest wait first. What a set says now may not be known yet: `retry_due` has the last word.
+        Longest wait first. A set's rows may have changed since: `retry_due` has the last word.
         """
         return [state for state in self._not_whole() if pause_is_over(state, now=now)]
 

@@ -199,7 +199,7 @@ def _prompts_tick(
     _close_first_tick(states, "prompts", tick)
     name = f"prompts {tick}"
     repeated = {run.prompt_set for run in states.asked_in(name)}
-    # What is new to this instance was never made on it, whatever an older one knew.
+    # A set that is new to this instance was never made on it, whatever an older one knew.
     states.forget(_prompt_sets((*changes.added, *changes.removed)) - repeated)
     if seen.all_sets:
         # A set that was asked for in a tick that got lost may be gone without a partition.
@@ -292,7 +292,7 @@ def ask_again(watched: WatchedDataset, *, tick: str) -> list[AskedRun]:
         overdue = [
             state for state in states.overdue(now=now) if partition_key(state.prompt_set) in free
         ]
-        # What they say may have changed since the sensors looked.
+        # Their rows may have changed since the sensors looked.
         with watched.tables.open_prompts() as prompts:
             watched.contents(ledger).look_at(prompts, [state.prompt_set for state in overdue])
         return states.ask_again(overdue, now=now, tick=tick, at_most=watched.max_runs)

@@ -42,7 +42,7 @@ class RefusedRows:
         if self._path is None:
             return
         if self._file is None:
-            # What is no text is among what a person has to mend.
+            # A person has to mend what is no text, too.
             self._file = self._path.open(
                 "w", newline="", encoding="utf-8", errors="backslashreplace"
             )
