@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Alert", "Notify"]
+__all__ = ["Alert", "Notify", "subject_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Alert:
     @property
     def subject(self) -> str:
         """A short name of what it is about, to be remembered."""
-        return _short(self.about)
+        return subject_of(self.about)
 
     @property
     def digest(self) -> str:
@@ -42,6 +42,11 @@ class Alert:
 
 Notify = Callable[[Alert], None]
 """Tells an alert to people; what it raises is shown on the tick, and the alert is told again."""
+
+
+def subject_of(about: str) -> str:
+    """Return the short name of what alerts are about."""
+    return _short(about)
 
 
 def _short(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from imagepipeline_dagster.alerts.alert import Alert, Notify
+from imagepipeline_dagster.alerts.alert import Alert, Notify, subject_of
 from imagepipeline_dagster.alerts.telling import Telling, tell
 
 __all__ = ["EndedRun", "tell_of_runs"]
@@ -36,22 +36,29 @@ class EndedRun:
     link: str | None
 
     @property
+    def about(self) -> str:
+        """What an alert of it is about: the next run of the same settles it."""
+        return f"{self.job} {self.what}"
+
+    @property
     def alert(self) -> Alert | None:
         """What a person should know of it; None where all is well."""
         if self.error is None and not self.failed_checks:
             return None
-        failed = self.error is not None
-        named = self.failed_checks[:_NAMED]
-        more = len(self.failed_checks) - len(named)
-        lines = [*filter(None, [self.error and self.error[:_LONGEST]]), *named]
+        if self.error is None:
+            title = f"{self.job}: {len(self.failed_checks):,} checks failed for {self.what}"
+        else:
+            title = f"{self.job}: a run of {self.what} failed"
+        lines = [] if self.error is None else [self.error[:_LONGEST]]
+        lines += self.failed_checks[:_NAMED]
+        if len(self.failed_checks) > _NAMED:
+            lines.append(f"and {len(self.failed_checks) - _NAMED:,} checks more")
         return Alert(
-            title=f"{self.job}: a run of {self.what} failed"
-            if failed
-            else f"{self.job}: {len(self.failed_checks):,} checks failed for {self.what}",
-            text="\n".join(lines + ([f"and {more:,} checks more"] if more else [])),
+            title=title,
+            text="\n".join(lines),
             facts={"job": self.job, "about": self.what, "run": self.run_id},
             link=self.link,
-            about=f"{self.job} {self.what}",
+            about=self.about,
             state="\n".join([str(self.error), *sorted(self.failed_checks)]),
         )
 
@@ -63,21 +70,16 @@ def tell_of_runs(
 
     A run without trouble ends what was said of earlier ones: the next trouble is told again.
     """
-    telling, done = Telling(said=said, told=0), 0
+    remembered, told, done = dict(said), 0, 0
     for run in runs:
         alert = run.alert
         if alert is None:
-            subject = Alert(title="", text="", about=f"{run.job} {run.what}", state="").subject
-            kept = {name: state for name, state in telling.said.items() if name != subject}
-            telling = Telling(said=kept, told=telling.told)
+            remembered.pop(subject_of(run.about), None)
         else:
-            told = tell([alert], telling.said, notify)
-            telling = Telling(
-                said=dict(list(told.said.items())[-_REMEMBERED:]),
-                told=telling.told + told.told,
-                error=told.error,
-            )
-            if told.error is not None:
-                break
+            telling = tell([alert], remembered, notify)
+            told += telling.told
+            remembered = dict(list(telling.said.items())[-_REMEMBERED:])
+            if telling.error is not None:
+                return Telling(said=remembered, told=told, error=telling.error), done
         done += 1
-    return telling, done
+    return Telling(said=remembered, told=told), done

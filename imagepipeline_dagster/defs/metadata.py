@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,9 @@ import pyarrow as pa
 from imagepipeline_dagster.defs.column_lineage import ROW_TYPES, column_lineage
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.markup import markdown_text
-from imagepipeline_dagster.previews import Tile, contact_sheet, markdown_picture
+from imagepipeline_dagster.previews import Tile, contact_sheet, markdown_picture, stored_thumbnails
 from imagepipeline_dagster.rows import arrow_schema
-from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumbnail_path
+from imagepipeline_dagster.storage.contract import Storage
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.purchase.images import GeneratedImage
@@ -101,9 +100,7 @@ def contact_sheet_of(
     """
     tiles_shown = _TILES_OF_A_SMALL_SHEET if small else _TILES
     first = list(islice(shown, tiles_shown))
-    images = [image for image, _ in first]
-    with ThreadPoolExecutor(8) as threads:
-        thumbnails = list(threads.map(lambda image: _thumbnail(storage, image), images))
+    thumbnails = stored_thumbnails(storage, (image.image_sha256 for image, _ in first))
     tiles = [
         Tile(
             thumbnail=thumbnail,
@@ -118,15 +115,6 @@ def contact_sheet_of(
     else:
         sheet = contact_sheet(tiles, count=count, byte_budget=byte_budget)
     return dg.MetadataValue.md(markdown_picture(sheet, f"{count} samples"))
-
-
-def _thumbnail(storage: Storage, image: GeneratedImage) -> bytes | None:
-    if image.image_sha256 is None:
-        return None
-    try:
-        return storage.read(thumbnail_path(image.image_sha256))
-    except ObjectMissing:
-        return None
 
 
 def markdown_table(

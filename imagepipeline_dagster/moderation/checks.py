@@ -51,7 +51,7 @@ def judged_pictures(images: Iterable[ModeratedImage]) -> tuple[int, int]:
         if image.outcome == Outcome.GENERATED or image.moderation_reason in _ABOUT_CONTENT:
             judged += 1
             rejected += (
-                image.verdict == "rejected"
+                image.verdict == Verdict.REJECTED
                 and image.moderation_reason != ModerationReason.DUPLICATE
             )
     return judged, rejected

@@ -24,13 +24,9 @@ from imagepipeline_dagster.ledger.schema import evidence
 from imagepipeline_dagster.ledger.upserts import insert
 from imagepipeline_dagster.moderation.classifier import Classifier
 from imagepipeline_dagster.moderation.duplicates import HASH_METHOD, perceptual_hash
+from imagepipeline_dagster.previews import stored_thumbnails
 from imagepipeline_dagster.purchase.images import GeneratedImage
-from imagepipeline_dagster.storage.contract import (
-    ObjectMissing,
-    Storage,
-    image_path,
-    thumbnail_path,
-)
+from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
 
 __all__ = ["Measured", "ScoreInvalid", "hashes_of", "scores_of"]
 
@@ -133,16 +129,11 @@ def hashes_of(
     pictures = dict.fromkeys(image.image_sha256 for image in images if image.image_sha256)
     known = _known(ledger, evidence.c.hash, by=HASH_METHOD, keys=pictures)
     missing = [sha256 for sha256 in pictures if sha256 not in known]
-
-    def hashed(sha256: str) -> str | None:
-        try:
-            return f"{perceptual_hash(storage.read(thumbnail_path(sha256))):016x}"
-        except ObjectMissing:
-            return None
-
-    with ThreadPoolExecutor(_READERS) as readers:
-        answers = zip(missing, readers.map(hashed, missing), strict=True)
-        new = {sha256: text for sha256, text in answers if text is not None}
+    new = {
+        sha256: f"{perceptual_hash(thumbnail):016x}"
+        for sha256, thumbnail in zip(missing, stored_thumbnails(storage, missing), strict=True)
+        if thumbnail is not None
+    }
     _store(ledger, evidence.c.hash, new, by=HASH_METHOD)
     return {sha256: int(text, 16) for sha256, text in {**known, **new}.items()}
 

@@ -42,7 +42,6 @@ __all__ = [
     "decision_about",
     "is_classified",
     "latest_decisions",
-    "moderate",
     "summarise",
     "verdicts_on",
 ]
@@ -162,29 +161,18 @@ Decisions = Mapping[tuple[_Target, OverrideDecision], Override]
 """The latest decision of each kind about each target."""
 
 _REFUSALS = {"reject": Verdict.REJECTED, "quarantine": Verdict.QUARANTINED}
-_NO_EVIDENCE = Evidence()
-_DEFAULT_RULES = Rules()
 
 
-def moderate(
-    images: Sequence[GeneratedImage],
-    rules: Rules = _DEFAULT_RULES,
-    evidence: Evidence = _NO_EVIDENCE,
-) -> list[ModeratedImage]:
-    """Return the same rows in the same order, each with its verdict.
+def verdicts_on(
+    images: Iterable[GeneratedImage], rules: Rules, evidence: Evidence
+) -> Iterator[ModeratedImage]:
+    """Yield the same rows in the same order, each with its verdict; they are gone through twice.
 
     An earlier verdict of a row is not looked at: moderating again gives the same answer.
 
     Raises:
         ValueError: when an outcome is not one of `Outcome`.
     """
-    return list(verdicts_on(images, rules, evidence))
-
-
-def verdicts_on(
-    images: Iterable[GeneratedImage], rules: Rules, evidence: Evidence
-) -> Iterator[ModeratedImage]:
-    """Yield the same, one row at a time; the images are gone through twice."""
     people = latest_decisions(evidence.overrides)
 
     def judged() -> Iterator[ModeratedImage]:

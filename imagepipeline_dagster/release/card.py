@@ -16,11 +16,11 @@ from pydantic import AliasChoices, AwareDatetime, BaseModel, ConfigDict, Field
 
 from imagepipeline_dagster.markup import template
 from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage
-from imagepipeline_dagster.previews import Tile, contact_sheet
+from imagepipeline_dagster.previews import Tile, contact_sheet, stored_thumbnails
 from imagepipeline_dagster.purchase.canaries import Drift
 from imagepipeline_dagster.release.columns import FORMAT_VERSION, shard_schema
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumbnail_path
+from imagepipeline_dagster.storage.contract import Storage
 
 __all__ = [
     "CONTACT_SHEET",
@@ -170,17 +170,14 @@ def pick_examples(kept: Sequence[ModeratedImage]) -> list[ModeratedImage]:
 
 def examples_sheet(storage: Storage, examples: Sequence[ModeratedImage]) -> bytes:
     """Return a contact sheet (WebP) of the rows, from their stored thumbnails."""
+    thumbnails = stored_thumbnails(storage, (row.image_sha256 for row in examples))
     return contact_sheet(
-        [Tile(thumbnail=_thumbnail(storage, row), caption=row.prompt_id) for row in examples],
+        [
+            Tile(thumbnail=thumbnail, caption=row.prompt_id)
+            for row, thumbnail in zip(examples, thumbnails, strict=True)
+        ],
         byte_budget=_SHEET_BYTES,
     )
-
-
-def _thumbnail(storage: Storage, row: ModeratedImage) -> bytes | None:
-    try:
-        return storage.read(thumbnail_path(row.image_sha256 or ""))
-    except ObjectMissing:
-        return None  # thumbnails may be deleted at any time: the sheet shows the caption alone
 
 
 def card(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imagepipeline_dagster.moderation.review.samples import stored_thumbnail
-from imagepipeline_dagster.previews import Tile, contact_sheet
+from imagepipeline_dagster.previews import Tile, contact_sheet, stored_thumbnails
 from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.changes import Change
 from imagepipeline_dagster.rows import rows_of
@@ -31,9 +30,10 @@ def changes_sheet(
     no picture differs.
     """
     differing = (change for change in changes if change.image_before != change.image_after)
-    tiles = [
-        tile for change in islice(differing, _SHOWN) for tile in _before_and_after(change, storage)
-    ]
+    shown = list(islice(differing, _SHOWN))
+    pictures = chain.from_iterable((c.image_before, c.image_after) for c in shown)
+    thumbnails = iter(stored_thumbnails(storage, pictures))
+    tiles = [tile for change in shown for tile in _before_and_after(change, thumbnails)]
     return contact_sheet(tiles, byte_budget=byte_budget) if tiles else None
 
 
@@ -47,11 +47,11 @@ def first_changes(storage: Storage, release: Release) -> list[Change]:
     return [] if batch is None else rows_of(batch.to_pandas(), Change)
 
 
-def _before_and_after(change: Change, storage: Storage) -> Iterator[Tile]:
+def _before_and_after(change: Change, thumbnails: Iterator[bytes | None]) -> Iterator[Tile]:
     kind_and_cause = f"{change.change}: {change.cause}".replace("_", " ")
     for sha256, mark in ((change.image_before, "before"), (change.image_after, kind_and_cause)):
         yield Tile(
-            thumbnail=stored_thumbnail(sha256, storage) if sha256 else None,
+            thumbnail=next(thumbnails),
             caption=change.prompt_id,
             mark=mark if sha256 or mark != "before" else "not there before",
             blurred=change.change == "removed",

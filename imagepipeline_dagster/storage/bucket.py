@@ -190,7 +190,7 @@ class S3Bucket(Storage):
 
     @override
     def list(self, prefix: str) -> Iterator[str]:
-        return self._keys_below(f"{self._key(prefix)}/" if prefix else self._key_prefix, prefix)
+        return self._keys_below(self._folder(prefix), prefix)
 
     @override
     def delete(self, path: str) -> None:
@@ -200,7 +200,7 @@ class S3Bucket(Storage):
 
     @override
     def folders(self, prefix: str) -> Sequence[str]:
-        key_prefix = f"{self._key(prefix)}/" if prefix else self._key_prefix
+        key_prefix = self._folder(prefix)
         return sorted(
             item["Prefix"].removeprefix(key_prefix).rstrip("/")
             for page in self._pages(key_prefix, prefix, Delimiter="/")
@@ -209,7 +209,7 @@ class S3Bucket(Storage):
 
     @override
     def delete_folder(self, prefix: str) -> None:
-        for page in self._pages(f"{self._key(prefix)}/", prefix):
+        for page in self._pages(f"{self._key(prefix)}/", prefix):  # '' is refused
             objects: Any = [{"Key": item["Key"]} for item in page.get("Contents", ())]
             if not objects:
                 continue
@@ -226,6 +226,9 @@ class S3Bucket(Storage):
 
     def _key(self, path: str) -> str:
         return self._key_prefix + checked_path(path)
+
+    def _folder(self, prefix: str) -> str:
+        return f"{self._key(prefix)}/" if prefix else self._key_prefix
 
     def _keys_below(self, key_prefix: str, path: str) -> Iterator[str]:
         for page in self._pages(key_prefix, path):

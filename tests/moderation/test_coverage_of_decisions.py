@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from imagepipeline_dagster.moderation.verdicts import Evidence, moderate
+from imagepipeline_dagster.moderation.verdicts import Evidence
 from imagepipeline_dagster.tables.overrides import Override, OverrideDecision
+from tests.moderation.judging import moderate
 from tests.moderation.test_truth_table import NOON, SHA256
 from tests.moderation.test_verdicts import sample
 

@@ -10,10 +10,11 @@ from PIL import Image, ImageEnhance
 
 from imagepipeline_dagster.moderation.duplicates import near_pairs, perceptual_hash, repeated
 from imagepipeline_dagster.moderation.policy import Rules
-from imagepipeline_dagster.moderation.verdicts import Evidence, ModeratedImage, moderate
+from imagepipeline_dagster.moderation.verdicts import Evidence, ModeratedImage
 from imagepipeline_dagster.previews import thumbnail
 from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.tables.overrides import Override, OverrideDecision
+from tests.moderation.judging import moderate
 
 A, B, C, D = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
 HASHES = {A: 0b0000, B: 0b0011, C: 0b1111_1111, D: 0b0001}

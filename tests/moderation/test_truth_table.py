@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import pytest
 
 from imagepipeline_dagster.moderation.policy import Rules
-from imagepipeline_dagster.moderation.verdicts import Evidence, moderate
+from imagepipeline_dagster.moderation.verdicts import Evidence
 from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.tables.overrides import Override, OverrideDecision
+from tests.moderation.judging import moderate
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 SHA256 = "c" * 64

@@ -17,12 +17,12 @@ from imagepipeline_dagster.moderation.verdicts import (
     ModeratedImage,
     ModerationReason,
     Verdict,
-    moderate,
     summarise,
 )
 from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.rows import rows_of
 from tests.frames import frame_of
+from tests.moderation.judging import moderate
 
 PICTURE, BLANK, UNMEASURED = 200, 0, None
 

@@ -16,7 +16,6 @@ from imagepipeline_dagster.emulator import EmulatorServer
 from imagepipeline_dagster.ledger.decisions import LedgerDecision, decide
 from imagepipeline_dagster.ledger.lineage import lineage_of
 from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.moderation.verdicts import moderate
 from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.reading import manifests
@@ -25,6 +24,7 @@ from imagepipeline_dagster.release.withdrawal import withdraw
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.buying import Buyer, numbered_rows, prompts_of
+from tests.moderation.judging import moderate
 from tests.release.samples import NOON, kept_row, picture, publish_rows
 
 pytest_plugins = ["tests.s3"]

@@ -1,4 +1,4 @@
-"""What the sheet and the page show of a set: its samples in order, their facts and thumbnails."""
+"""What the sheet and the page show of a set: its samples in order, and their facts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from imagepipeline_dagster.moderation.verdicts import (
     decision_about,
 )
 from imagepipeline_dagster.rows import parquet_table, rows_of
-from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumbnail_path
+from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.overrides import OverrideDecision
 
-__all__ = ["facts_of", "moderated_set", "most_urgent_first", "sets_that_wait", "stored_thumbnail"]
+__all__ = ["facts_of", "moderated_set", "most_urgent_first", "sets_that_wait"]
 
-_LARGEST_THUMBNAIL = 100_000  # bytes; ours have at most a tenth of it
 _URGENCY = {Verdict.QUARANTINED: 0, Verdict.REJECTED: 1, Verdict.KEPT: 2}
 
 
@@ -35,19 +34,6 @@ def facts_of(image: ModeratedImage) -> Iterator[str]:
         yield image.carries_more
     if image.error is not None:
         yield image.error
-
-
-def stored_thumbnail(sha256: str, storage: Storage) -> bytes | None:
-    """Return a picture's thumbnail as WebP; None where there is none.
-
-    Only what this package makes itself: whatever else lies there is not shown.
-    """
-    try:
-        data = storage.read(thumbnail_path(sha256))
-    except ObjectMissing:
-        return None
-    is_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-    return data if is_webp and len(data) <= _LARGEST_THUMBNAIL else None
 
 
 def moderated_set(storage: Storage, path: str) -> list[ModeratedImage]:

@@ -9,11 +9,7 @@ from dataclasses import dataclass
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.markup import visible
-from imagepipeline_dagster.moderation.review.samples import (
-    facts_of,
-    most_urgent_first,
-    stored_thumbnail,
-)
+from imagepipeline_dagster.moderation.review.samples import facts_of, most_urgent_first
 from imagepipeline_dagster.moderation.verdicts import (
     OVERRIDDEN,
     VERDICT_OF,
@@ -21,6 +17,7 @@ from imagepipeline_dagster.moderation.verdicts import (
     decision_about,
     latest_decisions,
 )
+from imagepipeline_dagster.previews import stored_thumbnail
 from imagepipeline_dagster.storage.contract import Storage, image_path
 from imagepipeline_dagster.tables.overrides import (
     OVERRIDES,
@@ -118,7 +115,7 @@ class ReviewSession:
 
     def thumbnail(self, sha256: str) -> bytes | None:
         """Return the thumbnail of a picture of these sets, as WebP; None for any other."""
-        return stored_thumbnail(sha256, self._storage) if sha256 in self._formats else None
+        return stored_thumbnail(self._storage, sha256) if sha256 in self._formats else None
 
     def picture(self, sha256: str) -> tuple[bytes, str] | None:
         """Return a picture of these sets and its format, as Pillow names it; None for any other.

@@ -21,12 +21,9 @@ from markupsafe import Markup
 
 from imagepipeline_dagster.markup import template
 from imagepipeline_dagster.moderation.decisions import OVERRIDE_COLUMNS
-from imagepipeline_dagster.moderation.review.samples import (
-    facts_of,
-    most_urgent_first,
-    stored_thumbnail,
-)
+from imagepipeline_dagster.moderation.review.samples import facts_of, most_urgent_first
 from imagepipeline_dagster.moderation.verdicts import VERDICT_OF, ModeratedImage, Verdict
+from imagepipeline_dagster.previews import stored_thumbnails
 from imagepipeline_dagster.storage.contract import Storage
 
 __all__ = ["review_sheet"]
@@ -74,6 +71,8 @@ def review_sheet(
     command += ["--table", table] if table else []
     styles = (files(__package__).joinpath(name) for name in ("base.css", "sheet.css"))
     style = "".join(file.read_text("utf-8") for file in styles)
+    shown = most_urgent_first(images)
+    thumbnails = stored_thumbnails(storage, (image.image_sha256 for image in shown))
     return template("moderation/review/sheet.html.jinja").render(
         title=title,
         style=Markup(style),  # noqa: S704 - our own
@@ -85,11 +84,11 @@ def review_sheet(
         samples=[
             _Sample(
                 image,
-                _thumbnail(image, storage),
+                base64.b64encode(thumbnail).decode() if thumbnail else None,
                 list(_facts(image)),
                 list(_decisions(image, command, reviewer)),
             )
-            for image in most_urgent_first(images)
+            for image, thumbnail in zip(shown, thumbnails, strict=True)
         ],
     )
 
@@ -99,11 +98,6 @@ def _facts(image: ModeratedImage) -> Iterator[str]:
     yield from facts_of(image)
     if image.overridden_by is not None:
         yield f"by {image.overridden_by}: {image.override_reason}"
-
-
-def _thumbnail(image: ModeratedImage, storage: Storage) -> str | None:
-    data = stored_thumbnail(image.image_sha256, storage) if image.image_sha256 else None
-    return base64.b64encode(data).decode() if data else None
 
 
 def _decisions(
