@@ -26,12 +26,12 @@ __all__ = [
     "shard_schema",
 ]
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Version of the shards' columns and layout; another one makes a new release."""
 
 _JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
-_OF_THE_RELEASE = ("image", "split", "file_sha256", "mark")
+_OF_THE_RELEASE = ("image", "init_image", "mask_image", "split", "file_sha256", "mark")
 """Columns that are no field of a moderated image."""
 
 _LEFT_OUT = frozenset(
@@ -67,6 +67,9 @@ def shard_schema() -> pa.Schema:
         metadata={"description": "The picture: its pixels as delivered, and a file name"},
     )
     lineage = [field for field in arrow_schema(ModeratedImage) if field.name not in _LEFT_OUT]
+    for name, what in (("init_image", "first picture"), ("mask_image", "mask")):
+        meaning = f"Link of the {what} that the request named; what it leads to is not kept"
+        lineage.append(pa.field(name, pa.string(), metadata={"description": meaning}))
     lineage.append(
         pa.field("split", pa.string(), metadata={"description": "The split that it is in"})
     )
@@ -143,7 +146,9 @@ def released_row(
 ) -> dict[str, Any]:
     """Return the row as it is released, without its picture."""
     lineage = {name: getattr(row, name) for name in _lineage()}
-    return {**lineage, "split": split, "file_sha256": file_sha256, "mark": mark}
+    request = json.loads(row.request or "{}")
+    links = {name: request.get(name) for name in ("init_image", "mask_image")}
+    return {**lineage, **links, "split": split, "file_sha256": file_sha256, "mark": mark}
 
 
 def lineage_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

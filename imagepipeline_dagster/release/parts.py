@@ -7,6 +7,7 @@ part over as they are. So parts end where prompt sets end, and a change reaches 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
@@ -14,7 +15,7 @@ from itertools import chain, groupby
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.columns import fingerprint
 
-__all__ = ["SHARD_BYTES", "Part", "parts_of", "split_into_shards"]
+__all__ = ["SHARD_BYTES", "Part", "parts_of", "shuffled_place", "split_into_shards"]
 
 SHARD_BYTES = 256 * 2**20
 """Images of a shard, in bytes: few files, yet each is quick to fetch and to hold."""
@@ -64,15 +65,27 @@ def _key(rows: Iterable[ModeratedImage], split: str, shaping: str) -> str:
     return fingerprint(rows, packing=f"{split} {shaping}")[:32]
 
 
+def shuffled_place(row: ModeratedImage) -> str:
+    """Return what a sample is sorted by where the order is shuffled: no other one's matters."""
+    place = [row.prompt_set, row.prompt_id, row.call_index, row.sample_index]
+    return hashlib.blake2b(json.dumps(place).encode(), digest_size=16).hexdigest()
+
+
 def parts_of(
-    split: str, rows: Sequence[ModeratedImage], *, bytes_per_shard: int, shaping: str = ""
+    split: str,
+    rows: Sequence[ModeratedImage],
+    *,
+    bytes_per_shard: int,
+    shaping: str = "",
+    shuffled: bool = False,
 ) -> Iterator[Part]:
     """Yield the rows of a split, in order, in parts that end where prompt sets end.
 
     A large set has parts of its own. Of the small ones the names decide which end a part: so no
-    change of one set moves the borders between others.
+    change of one set moves the borders between others. Where rows are shuffled, those whose places
+    begin alike are as a set.
     """
-    runs = _runs(rows)
+    runs = _runs(rows, shuffled=shuffled)
     shards = chain.from_iterable(
         split_into_shards(run, bytes_per_shard=bytes_per_shard) for run in runs
     )
@@ -80,14 +93,16 @@ def parts_of(
         yield Part.of(split, number, shard, shaping=shaping)
 
 
-def _runs(rows: Sequence[ModeratedImage]) -> Iterator[list[ModeratedImage]]:
+def _runs(rows: Sequence[ModeratedImage], *, shuffled: bool) -> Iterator[list[ModeratedImage]]:
     """Yield the rows of a large prompt set, or of several small ones."""
     least = _PART_BYTES
     total = sum(row.bytes or 0 for row in rows)
     while total > least * _MOST_PARTS:
         least *= 2
     run: list[ModeratedImage] = []
-    for name, of_set in groupby(rows, key=lambda row: row.prompt_set):
+    for name, of_set in groupby(
+        rows, key=lambda row: shuffled_place(row)[:3] if shuffled else row.prompt_set
+    ):
         listed = list(of_set)
         size = sum(row.bytes or 0 for row in listed)
         if size >= least:

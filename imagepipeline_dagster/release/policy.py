@@ -14,7 +14,7 @@ from imagepipeline_dagster.options import Options, bounded
 __all__ = ["ReleasePolicy"]
 
 
-_MARKS = ("stamp", "content_producer", "content_credentials")
+_SHAPING = ("order", "stamp", "content_producer", "content_credentials")
 
 
 class ReleasePolicy(Options):
@@ -37,6 +37,12 @@ class ReleasePolicy(Options):
         default_factory=dict,
         description="Values of group_by whose split is given, as {holdout: test}; others go by a "
         "hash. With group_by: prompt_set they are names of sets.",
+    )
+    order: Literal["sorted", "shuffled"] = Field(
+        "sorted",
+        description="sorted: by set, prompt and sample, so that a change reaches few files. "
+        "shuffled: by a hash of these, so that who reads in order meets all sets; a sample keeps "
+        "its place among the others from release to release.",
     )
     stamp: bool = Field(
         True,  # noqa: FBT003 - pydantic's default
@@ -105,7 +111,9 @@ class ReleasePolicy(Options):
     @property
     def packing(self) -> str:
         """What tells how the same samples are packed."""
-        return self.model_dump_json(include={"formats", "splits", "group_by", "split_of", *_MARKS})
+        return self.model_dump_json(
+            include={"formats", "splits", "group_by", "split_of", *_SHAPING}
+        )
 
     @property
     def splitting(self) -> str:
@@ -115,4 +123,4 @@ class ReleasePolicy(Options):
     @property
     def shaping(self) -> str:
         """What makes a part's files other bytes, beside its rows."""
-        return self.model_dump_json(include={*_MARKS})
+        return self.model_dump_json(include={*_SHAPING})

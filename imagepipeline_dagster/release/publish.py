@@ -26,6 +26,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from imagepipeline_dagster.api.contract import canonical_json
@@ -51,7 +52,7 @@ from imagepipeline_dagster.release.columns import fingerprint
 from imagepipeline_dagster.release.comparing import changes_of
 from imagepipeline_dagster.release.croissant import CROISSANT, croissant
 from imagepipeline_dagster.release.packing import format_cards, pack
-from imagepipeline_dagster.release.parts import SHARD_BYTES, Part, parts_of
+from imagepipeline_dagster.release.parts import SHARD_BYTES, Part, parts_of, shuffled_place
 from imagepipeline_dagster.release.pictures import LostImage
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.reading import (
@@ -164,7 +165,10 @@ def publish(
     images = list(images)
     rows = _without_withdrawn(storage, images)
     # The order makes the same content the same bytes.
-    kept = sorted((row for row in rows if row.verdict == Verdict.KEPT), key=_place_in_release)
+    kept = sorted(
+        (row for row in rows if row.verdict == Verdict.KEPT),
+        key=partial(_place_in_release, shuffled=policy.order == "shuffled"),
+    )
     if problems := objections(kept):
         raise UnmoderatedImage(problems)
     if not kept:
@@ -266,7 +270,15 @@ def _parts(
     for row, split in zip(kept, splits, strict=True):
         rows[split].append(row)
     return {
-        split: list(parts_of(split, own, bytes_per_shard=bytes_per_shard, shaping=policy.shaping))
+        split: list(
+            parts_of(
+                split,
+                own,
+                bytes_per_shard=bytes_per_shard,
+                shaping=policy.shaping,
+                shuffled=policy.order == "shuffled",
+            )
+        )
         for split, own in rows.items()
     }
 
@@ -427,10 +439,13 @@ def _write(storage: Storage, path: str, file: str, data: bytes) -> ReleaseFile:
     return ReleaseFile(path=file, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
 
 
-def _place_in_release(row: ModeratedImage) -> tuple[str, str, int, int, str]:
+def _place_in_release(
+    row: ModeratedImage, *, shuffled: bool
+) -> tuple[str, str, str, int, int, str]:
     # Where fewer links than samples came back, no sample index is known.
     call, sample = (-1 if i is None else i for i in (row.call_index, row.sample_index))
-    return row.prompt_set, row.prompt_id, call, sample, row.image_sha256 or ""
+    first = shuffled_place(row) if shuffled else ""
+    return first, row.prompt_set, row.prompt_id, call, sample, row.image_sha256 or ""
 
 
 def _claim(

@@ -24,6 +24,7 @@ from typing_extensions import override
 from imagepipeline_dagster.moderation.checks import objections
 from imagepipeline_dagster.previews import thumbnail
 from imagepipeline_dagster.release import parts
+from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.formats import webdataset
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import (
@@ -134,6 +135,14 @@ def test_rows_are_in_order_whatever_order_they_came_in(storage: LocalFolder) -> 
     assert [shard.sha256 for shard in first.shards] == [shard.sha256 for shard in again.shards]
     frame = pd.read_parquet(folder_of(storage, "releases/v0001/parquet/data"))
     assert list(frame["seed"]) == [3, 2, 1, 0]
+
+
+def test_links_of_other_pictures_are_columns(storage: LocalFolder) -> None:
+    """A row tells the links of the first picture and the mask, and null where it had none."""
+    links = {"init_image": "https://example.com/i.png", "mask_image": "https://example.com/m.png"}
+    publish_rows(storage, [kept_row(storage, 1, request=json.dumps(links)), kept_row(storage, 2)])
+    rows = latest_release(storage).as_arrow([*links]).to_pylist()
+    assert rows == [links, dict.fromkeys(links)]
 
 
 def test_shards_are_as_large_as_asked(storage: LocalFolder) -> None:

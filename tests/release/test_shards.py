@@ -140,7 +140,8 @@ def test_the_lineage_columns_come_back_as_they_were(storage: LocalFolder, tmp_pa
     assert lineage.pop("file_sha256") == row.image_sha256
     assert lineage.pop("split") == "train"
     assert lineage.pop("mark") is None
-    left_out = ("image", "split", "file_sha256", "mark")
+    assert (lineage.pop("init_image"), lineage.pop("mask_image")) == (None, None)
+    left_out = ("image", "init_image", "mask_image", "split", "file_sha256", "mark")
     names = [name for name in shard_schema().names if name not in left_out]
     assert lineage == {name: getattr(row, name) for name in names}
     assert lineage["submitted_at"].utcoffset() == dt.timedelta(0)

@@ -12,7 +12,7 @@ from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.splits import leaks, place_of, splits_of
 from imagepipeline_dagster.storage.folder import LocalFolder
-from tests.release.samples import kept_row, publish_rows
+from tests.release.samples import kept_row, picture, publish_rows
 
 HALVES = ReleasePolicy(splits={"train": 0.5, "test": 0.5}, max_lost_share=1)
 
@@ -144,3 +144,23 @@ def test_a_policy_that_cannot_be_meant_is_refused(options: dict[str, object], me
     """A wrong option is named with what it takes."""
     with pytest.raises(ValidationError, match=message):
         ReleasePolicy.model_validate(options)
+
+
+def test_a_shuffled_order_stays_from_release_to_release(storage: LocalFolder) -> None:
+    """Sets are mixed; what is added or edited moves no other sample; another order packs anew."""
+    rows = [kept_row(storage, n, prompt_set=f"set {n // 15}") for n in range(30)]
+    shuffled = ReleasePolicy(order="shuffled", max_lost_share=1)
+
+    def order(policy: ReleasePolicy = shuffled) -> list[str]:
+        publish_rows(storage, rows, policy=policy)
+        return [str(i) for i in latest_release(storage).as_arrow()["prompt_id"].to_pylist()]
+
+    first = order()
+    assert first != sorted(first)
+    assert len({prompt >= "p015" for prompt in first[:10]}) == 2, "both sets come early"
+    rows[3] = kept_row(storage, 3, data=picture(103), prompt_set="set 0")
+    rows += [kept_row(storage, n, prompt_set="set 2") for n in range(30, 40)]
+    second = order()
+    assert [prompt for prompt in second if prompt < "p030"] == first
+    assert order(shuffled.changed(order="sorted")) == sorted(second)
+    assert latest_release(storage).manifest.semantic_version == "2.0.1"
