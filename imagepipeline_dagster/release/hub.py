@@ -12,8 +12,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.release.card import Release
@@ -73,7 +75,7 @@ def publish_to_hub(storage: Storage, release: Release, repo: str) -> PublishedRe
         created = release.version not in {tag.name for tag in refs.tags}
         there = _manifest_at(api, repo, "main" if created else release.version, scratch / "former")
         if created:
-            _refuse_older(there, release, repo)
+            _refuse_to_replace(there, release, repo)
             export_release(storage, release, scratch / "files")
             _commit(api, repo, release, there, scratch / "files")
         elif there != storage.read(f"{release.path}/{_MANIFEST}"):
@@ -132,11 +134,20 @@ def _manifest_at(api: HfApi, repo: str, revision: str, folder: Path) -> bytes | 
     return Path(file).read_bytes()
 
 
-def _refuse_older(there: bytes | None, release: Release, repo: str) -> None:
-    if there and int((newest := _read(there).version)[1:]) > int(release.version[1:]):
+def _refuse_to_replace(there: bytes | None, release: Release, repo: str) -> None:
+    """Refuse where the repository holds what this release must not take the place of."""
+    if there is None:
+        return
+    try:
+        newest = _read(there)
+    except ValidationError:
+        raise HubRefused(f"{repo} has a {_MANIFEST} that is no release's: name another.") from None
+    if PurePosixPath(newest.path).parent != PurePosixPath(release.path).parent:
+        raise HubRefused(f"{repo} has releases of another dataset, {newest.name}: name another.")
+    if int(newest.version[1:]) > int(release.version[1:]):
         raise HubRefused(
-            f"{repo} is at {newest}, and {release.version} is older: publish that one or a later "
-            "one."
+            f"{repo} is at {newest.version}, and {release.version} is older: publish that one or "
+            "a later one."
         )
 
 

@@ -92,7 +92,7 @@ def test_what_was_stopped_goes_on(hub: Hub, storage: LocalFolder, step: str) -> 
 def test_what_must_not_be_published_is_refused(
     hub: Hub, storage: LocalFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No token, a wrong one, drawings, another v0001, and an older version write nothing."""
+    """A wrong token, drawings, an older version, others' releases: each is refused, untouched."""
     rows = [kept_row(storage, number) for number in range(3)]
     first, second = publish_rows(storage, rows[:2]), publish_rows(storage, rows)
     publish_to_hub(storage, second, REPO)
@@ -102,12 +102,16 @@ def test_what_must_not_be_published_is_refused(
     commits = len(hub.commits)
     for release, why in (
         (first, "is at v0002"),
-        (other, "is at v0002"),
+        (other, "another dataset"),
         (same_number, "another v0002"),
         (drawn, "emulator drew"),
     ):
         with pytest.raises(HubRefused, match=why):
             publish_to_hub(storage, release, REPO)
+    hub.commits.append({"manifest.json": b"{}"})
+    with pytest.raises(HubRefused, match=r"no release's"):
+        publish_to_hub(storage, publish_rows(storage, rows[:2]), REPO)
+    hub.commits.pop()
     monkeypatch.setenv("HF_TOKEN", "wrong")
     with pytest.raises(HubRefused, match=r"401, Invalid credentials"):
         publish_to_hub(storage, second, REPO)
