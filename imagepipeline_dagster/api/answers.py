@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from urllib.parse import unquote
 
@@ -62,7 +63,7 @@ class AnswerReader:
         kind = self._redaction.text(response.headers.get("Content-Type", "no content type"))
         job, unreadable = None, ""
         try:
-            body = response.json()
+            body = _json_of(response)
         except (ValueError, RecursionError):
             body, unreadable = None, f"it is not JSON ({kind[:60]})"
         try:
@@ -106,6 +107,14 @@ class AnswerReader:
 
     def _holds_key(self, job_id: str) -> bool:
         return self._redaction.holds_key(job_id)
+
+
+def _json_of(response: httpx.Response) -> object:
+    """Return the JSON of an answer; what of its texts is not UTF-8 says nothing of the rest."""
+    try:
+        return response.json()
+    except UnicodeDecodeError:
+        return json.loads(response.content.decode(errors="replace"))
 
 
 def _without_query(location: str) -> str:

@@ -108,6 +108,8 @@ def read_job(answer: object, *, task: str, job_id: str | None = None) -> Job:
         OtherJob: it carries another id.
         UnreadableAnswer: it is no JSON object with a status, or is PENDING without an id.
     """
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
     if not isinstance(answer, Mapping):
         raise UnreadableAnswer("the answer is not a JSON object")
     fields = _opened(answer)
@@ -187,9 +189,14 @@ def _ids_in(answer: Mapping[str, object]) -> list[str]:
         value = answer.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**128:
             ids.append(str(value))
-        if isinstance(value, str) and 0 < len(value) <= _MAX_ID and value.isprintable():
+        if isinstance(value, str) and 0 < len(value) <= _MAX_ID and _is_whole(value):
             ids.append(value)
     return ids
+
+
+def _is_whole(text: str) -> bool:
+    """Tell whether a text came as it was meant, without signs that no encoding has."""
+    return text.isprintable() and "\ufffd" not in text
 
 
 def _links(answer: Mapping[str, object]) -> tuple[str, ...] | None:
@@ -234,6 +241,8 @@ def error_text(answer: object, *, limit: int = 500) -> str:
 
     A validator's list repeats the input; the text holds the complaints alone.
     """
+    if isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
     if not isinstance(answer, Mapping):
         return NO_MESSAGE
     fields = _opened(answer)

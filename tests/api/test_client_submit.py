@@ -68,7 +68,7 @@ AT_MOST_ONCE: dict[str, tuple[Reply, type[ImagePipelineError]]] = {
     "HTML with 200": (Reply(body=PAGE, headers=HTML), AnswerLost),
     "empty": (Reply(body=b""), AnswerLost),
     "no content": (Reply(status=204, body=b""), AnswerLost),
-    "a list": (Reply(value=[PENDING]), AnswerLost),
+    "a list of two": (Reply(value=[PENDING, PENDING]), AnswerLost),
     "PENDING without an id": (Reply(value={"status": "PENDING"}), AnswerLost),
     "no status": (Reply(value={"ok": True}), AnswerLost),
     "nested too deeply": (Reply(body=b"[" * 200_000), AnswerLost),
@@ -214,6 +214,10 @@ NAMED = {
     ),
     "an envelope": Reply(value={"data": PENDING, "success": True}),
     "an id alone": Reply(value={"id": "job-1"}),
+    "a list of one": Reply(value=[PENDING]),
+    "a note in another encoding": Reply(
+        body=b'{"status": "PENDING", "id": "job-1", "note": "caf\xe9"}'
+    ),
 }
 
 

@@ -77,7 +77,9 @@ def test_ids(name: str, value: object, expected: str) -> None:
     assert read_job({"status": "PENDING", name: value}, task="text2image").id == expected
 
 
-@pytest.mark.parametrize("value", ["", None, True, 1.5, [], {}, "a\0b", "\ud800", "x" * 100_000])
+@pytest.mark.parametrize(
+    "value", ["", None, True, 1.5, [], {}, "a\0b", "\ud800", "caf\ufffd", "x" * 100_000]
+)
 def test_unusable_ids(value: object) -> None:
     """An id that could not be stored or asked for is none, and then PENDING cannot be read."""
     with pytest.raises(UnreadableAnswer, match="names no usable id"):
