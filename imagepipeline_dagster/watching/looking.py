@@ -127,6 +127,14 @@ class Watch(_Watch):
             or now >= self.verified_at + tiers.verify_seconds
         )
 
+    def having_seen(self, newest: str | None, *, now: float) -> Watch:
+        """Return the watch with this newest time, and since when it is seen until it is certain."""
+        lasts = _COMMIT_SECONDS + (lasts_seconds(newest) if newest is not None else 0)
+        settled = self.newest_since is not None and now >= self.newest_since + lasts
+        since = None if settled else self.newest_since
+        since = now if newest != self.newest else since
+        return dataclasses.replace(self, newest=newest, newest_since=since)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingsWatch(_Watch):
@@ -165,19 +173,11 @@ def observe(
     `newest` is its newest time, asked for before. Errors as of `SourceTables`.
     """
     deadline = clock() + tiers.tick_seconds
-    verify = watch.verification_is_due(now=now, tiers=tiers)
-    audit = verify or watch.audit_is_due(now=now, tiers=tiers)
-    suspects: set[str] = set()
-
-    moved = newest != watch.newest
-    if newest is None or watch.newest is None:
-        audit = True
-    elif moved and not is_later(newest, watch.newest):
-        audit = True  # what was newest is gone
-    elif moved or watch.newest_since is not None:
-        suspects.update(sets_since(prompts, watch.newest, at_most=tiers.few_sets + 1))
+    changed_since = _sets_changed_since(prompts, watch, newest, at_most=tiers.few_sets + 1)
+    suspects = changed_since or set()
     many = len(suspects) > tiers.few_sets
-    verify, audit = verify or many, audit or many
+    verify = many or watch.verification_is_due(now=now, tiers=tiers)
+    audit = verify or changed_since is None or watch.audit_is_due(now=now, tiers=tiers)
 
     if audit:
         prompts = prompts.looked_up_again()
@@ -209,14 +209,21 @@ def observe(
     # A verification that began earlier may have passed sets which changed since: then it has to
     # begin again, and the newest time stays to be seen until it does.
     if not many or begins:
-        lasts = _COMMIT_SECONDS + (lasts_seconds(newest) if newest is not None else 0)
-        settled = watch.newest_since is not None and now >= watch.newest_since + lasts
-        watch = dataclasses.replace(
-            watch,
-            newest=newest,
-            newest_since=now if moved else None if settled else watch.newest_since,
-        )
+        watch = watch.having_seen(newest, now=now)
     return Observation(watch, listed if audit else new_sets, all_sets=audit)
+
+
+def _sets_changed_since(
+    prompts: PromptsTable, watch: Watch, newest: str | None, *, at_most: int
+) -> set[str] | None:
+    """Return the sets with rows since the watch's newest time; None where times do not tell."""
+    if newest is None or watch.newest is None:
+        return None
+    if newest != watch.newest and not is_later(newest, watch.newest):
+        return None  # the row with the newest time is gone
+    if newest == watch.newest and watch.newest_since is None:
+        return set()
+    return set(sets_since(prompts, watch.newest, at_most=at_most))
 
 
 def _verify(
