@@ -35,8 +35,9 @@ def _check_exists(file: Path, url: URL) -> None:
     if not file.exists():
         raise TablesUnavailable(
             f"There is no SQLite file {file.absolute()} (from {shown_url(url)}). "
-            "`imagepipeline-dagster init` makes one with sample prompts; "
-            "IMAGEPIPELINE_TABLES_URL names another."
+            "`imagepipeline-dagster init` makes one with sample prompts, for the same --dataset "
+            "where there are several; IMAGEPIPELINE_TABLES_URL, or the component's `tables_url`, "
+            "names another."
         )
 
 
