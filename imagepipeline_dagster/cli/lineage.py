@@ -60,6 +60,10 @@ def lineage(
     """
     if [image, prompt, embedding].count(None) != 2:
         raise click.UsageError("Give an image, --prompt or --embedding.")
+    if prompt is not None and "/" not in prompt:
+        raise click.BadParameter(
+            f"{prompt!r} is no SET/ID, such as spring/boat", param_hint="--prompt"
+        )
     from imagepipeline_dagster.ledger.lineage import lineage_of
 
     resources = resources_of(dataset)

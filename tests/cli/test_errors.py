@@ -26,6 +26,7 @@ FILE = "prompt_set,prompt_id,prompt\ns,1,p\n"
         (("override", "--from", "empty.csv"), ["empty.csv", "is empty"]),
         (("review", "spring"), ["'spring' was not moderated yet"]),
         (("lineage", "missing.png"), ["missing.png", "no file"]),
+        (("lineage", "--prompt", "spring"), ["'spring' is no SET/ID"]),
         (("export", "p.csv", "--dataset", "no_such_module:x"), ["--dataset", "no_such_module"]),
     ],
 )
@@ -43,6 +44,7 @@ def test_what_is_not_there_is_said(arguments: tuple[str, ...], words: list[str])
     ("arguments", "words"),
     [
         (("export", "p.xls"), ["p.xls", "ends in '.xls'", ".csv, .tsv"]),
+        (("export", "prompts"), ["prompts has no ending", ".csv, .tsv"]),
         (("export", "no/p.csv"), ["no/p.csv", "No such file or directory"]),
         (("export", "p.csv", "--table", "briefs"), ["no prompts table 'briefs'", "'prompts'"]),
         (("export", "p.csv", "--set", "winter"), ["no set 'winter'", "'portraits'"]),

@@ -60,8 +60,9 @@ def writing_file(
     """
     written_as = _FORMATS.get(own_ending(path))
     if written_as is None:
+        ending = f"ends in {path.suffix!r}" if path.suffix else "has no ending"
         raise ExportRefused(
-            f"{path} ends in {path.suffix!r}; files that can be written end in "
+            f"{path} {ending}; files that can be written end in "
             f"{', '.join(_FORMATS)}, and {' or '.join(PACKED_ENDINGS)} may stand behind."
         )
     if written_as in _MARKING and not marks_formulas:
