@@ -79,13 +79,18 @@ def _run_commands(commands: str, project: Path) -> None:
 
 
 def _load(example: Example) -> None:
-    """Load a component, or see that a job takes a run configuration."""
+    """Load a component, or see that a job or a selection of assets takes a run configuration."""
     content = yaml.safe_load(example.parsed)
-    if "ops" in content:
+    if content.keys() <= {"ops", "execution"}:
         definitions = build_definitions(
             ImageDataset(), resources_for(storage_uri="data"), start=False
         )
-        dg.validate_run_config(definitions.resolve_job_def("approve_plan"), content)
+        job = (
+            definitions.resolve_job_def("approve_plan")
+            if "ops" in content
+            else definitions.resolve_implicit_global_asset_job_def()
+        )
+        dg.validate_run_config(job, content)
         return
     with pytest.MonkeyPatch.context() as environment, create_defs_folder_sandbox() as sandbox:
         environment.setenv("IMAGEPIPELINE_API_KEY", "sk-of-the-documents")
