@@ -7,6 +7,7 @@
 - `promises`: what is promised, beside what was measured.
 
 - `releases`: a release, the next one, further formats and a diff, beside a plain copy.
+- `released_sets`: a release of many small prompt sets.
 
 - `catalogue`: prompts tables of any size, made inside their database.
 - `watching`: the sensors' looks at them, and what pandas takes.

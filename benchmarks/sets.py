@@ -24,10 +24,11 @@ from imagepipeline_dagster.purchase.images import images_of_plan
 from imagepipeline_dagster.purchase.purchase import Purchase
 from imagepipeline_dagster.tables.creating import create_tables, tables_metadata
 
-__all__ = ["MadeSets", "Place", "make_sets_alone", "make_sets_in_a_batch"]
+__all__ = ["QUIET", "MadeSets", "Place", "make_sets_alone", "make_sets_in_a_batch"]
 
 _PROMPTS = 10
-_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+"""The run config of a run that logs nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +108,7 @@ def make_sets_in_a_batch(place: Place, sets: int) -> MadeSets:
     with dg.DagsterInstance.from_config(str(place.folder)) as instance:
         began = time.process_time()
         job.execute_in_process(
-            instance=instance, run_config={**run_config_of(dataset, names), **_QUIET}
+            instance=instance, run_config={**run_config_of(dataset, names), **QUIET}
         )
         cpu_seconds = (time.process_time() - began) / sets
     return MadeSets(cpu_seconds=cpu_seconds, event_kb=_event_bytes(url) / sets / 1000)

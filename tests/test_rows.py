@@ -123,6 +123,13 @@ def test_a_long_table_is_decoded_some_rows_at_a_time() -> None:
     assert most < 3_000_000
 
 
+def test_a_text_that_all_rows_have_is_held_once() -> None:
+    """Rows of many small tables share what they have in common, as a model's name."""
+    tables = [arrow_table([Row(name="the very same")] * 3, Row) for _ in range(2)]
+    names = {id(row.name) for table in tables for row in rows_of(table, Row)}
+    assert len(names) == 1
+
+
 def test_unknown_columns_are_left_out() -> None:
     """A frame of a later stage, with more columns and in another order, still gives the rows."""
     row = Row(name="a", number=1)

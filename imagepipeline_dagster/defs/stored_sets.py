@@ -48,7 +48,8 @@ def stored_sets(
     moderated, asked = (
         partial(_table, storage, dataset.key(stage), columns)
         for stage, columns in (
-            ("moderated_images", arrow_schema(ModeratedImage).names),
+            # Where the bytes are follows from their hash.
+            ("moderated_images", [n for n in arrow_schema(ModeratedImage).names if n != "uri"]),
             ("prompt_sets", arrow_schema(AskedFor).names),
         )
     )

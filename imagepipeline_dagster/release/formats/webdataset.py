@@ -27,6 +27,7 @@ from imagepipeline_dagster.storage.contract import image_path
 __all__ = ["WebDatasetTars", "member_extension"]
 
 _TAR_BYTES = 500 * 2**20
+_JSON = json.JSONEncoder(default=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class WebDatasetTars(Writer):
             key = f"{self._tar_of[part.number].first + len(self._index):09d}"
             caption = row["prompt"]
             offset = _add_member(self._open, f"{key}.{self._packed.extension}", data)
-            lineage = json.dumps(row, default=str).encode()
+            lineage = _JSON.encode(row).encode()
             _add_member(self._open, f"{key}.json", pa.py_buffer(lineage))
             _add_member(self._open, f"{key}.txt", pa.py_buffer((caption or "").encode()))
             self._index.append(
