@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import random
+import time
+from types import SimpleNamespace
 
 import pytest
 
-from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation
+from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation, faults
 from imagepipeline_dagster.ledger.records import MAX_JOBS_PER_REQUEST
 from imagepipeline_dagster.planning.prompts import Prompt
+from imagepipeline_dagster.purchase.purchase import PurchaseSettings
 from tests.buying import (
     Bought,
     Buyer,
@@ -190,6 +194,26 @@ def test_a_passing_fault_leaves_every_sample_with_its_outcome(
     assert_each_sample_has_one_outcome(prompts, bought)
     assert_bytes_are_the_vendors(bought, buyer.storage, black_too=name == "black")
     assert_nothing_bought_twice(buyer, bought, emulator.stats)
+
+
+def test_a_page_for_a_minute_costs_no_picture(
+    buyer: Buyer, emulator: EmulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A maintenance of a minute outlasts one run's patience, and the next run has the pictures."""
+    speed, clock, sleep = 12, time.monotonic, asyncio.sleep
+    monkeypatch.setattr(faults, "time", SimpleNamespace(monotonic=lambda: speed * clock()))
+    monkeypatch.setattr(asyncio, "sleep", lambda seconds: sleep(seconds / speed))
+    emulator.set_faults(Fault(kind=FaultKind.HTML_PAGE, operation=DOWNLOAD, seconds=60))
+    patience = PurchaseSettings().link_patience_seconds
+    buyer, prompts = bought_in_pairs(buyer), three_calls_of_two()
+
+    first = buyer.buy(prompts, link_patience_seconds=patience)
+    assert first.outcomes["pending"]
+    buyer.buy(prompts, link_patience_seconds=patience)
+    last = buyer.buy(prompts, link_patience_seconds=patience)
+
+    assert last.outcomes == {"generated": 6}
+    assert_nothing_bought_twice(buyer, last, emulator.stats)
 
 
 @pytest.mark.parametrize("name", LASTING)
