@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -90,6 +90,7 @@ class Tile:
 
 _MOST_TILES = 64
 _QUALITIES = (80, 70, 60, 50, 40, 30)
+_SHEET_METHOD = 2  # a third of the time of WebP's usual 4, and 4 % more bytes
 
 _GAP = 6
 _BAR_HEIGHT = 15
@@ -136,9 +137,11 @@ def contact_sheet(
             more = f"+{pictures - places + 1:,} more"
             shown[-1] = _draw_tile(Tile(thumbnail=None, caption="", mark=more), tile_side)
         sheet = _lay_out(shown, columns)
-        smallest = len(_webp(sheet, quality=_QUALITIES[-1]))
+        smallest = len(_webp(sheet, quality=_QUALITIES[-1], method=_SHEET_METHOD))
         if smallest <= byte_budget:
-            encodings = (_webp(sheet, quality=quality) for quality in _QUALITIES)
+            encodings = (
+                _webp(sheet, quality=quality, method=_SHEET_METHOD) for quality in _QUALITIES
+            )
             return next(encoded for encoded in encodings if len(encoded) <= byte_budget)
         # A tile's bytes tell how many tiles would fit; whole rows of them, if there are rows.
         places = min(places - 1, places * byte_budget // smallest)
@@ -232,7 +235,8 @@ def _cut(text: str, width: float) -> str:
     return f"{text[:end].rstrip()}…"
 
 
-def _wrapped(text: str, width: float, *, lines: int) -> list[str]:
+@lru_cache(maxsize=256)
+def _wrapped(text: str, width: float, *, lines: int) -> tuple[str, ...]:
     """Return the text broken at blanks into at most `lines` lines of `width` pixels."""
     font = _font()
     wrapped = [""]
@@ -242,12 +246,12 @@ def _wrapped(text: str, width: float, *, lines: int) -> list[str]:
             wrapped[-1] = longer
         else:
             wrapped.append(word)
-    return [_cut(line, width) for line in wrapped]
+    return tuple(_cut(line, width) for line in wrapped)
 
 
-def _webp(image: Image.Image, *, quality: int) -> bytes:
+def _webp(image: Image.Image, *, quality: int, method: int = 4) -> bytes:
     encoded = io.BytesIO()
-    image.save(encoded, "WEBP", quality=quality, method=4)
+    image.save(encoded, "WEBP", quality=quality, method=method)
     return encoded.getvalue()
 
 

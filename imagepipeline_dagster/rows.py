@@ -215,6 +215,12 @@ class StoredTable:
         """Return these columns of all rows."""
         return self.between(0, self.num_rows, names)
 
+    def values(self, *columns: str) -> Iterator[tuple[Any, ...]]:
+        """Yield what each row has in these columns."""
+        for start in range(0, self.num_rows, _ROWS_AT_ONCE):
+            some = self.between(start, start + _ROWS_AT_ONCE, columns)
+            yield from zip(*(column.to_pylist() for column in some.itercolumns()), strict=True)
+
     def between(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
         """Return the rows from `start` to before `stop`, with those of the columns that exist."""
         there = [name for name in columns if name in self._file.schema_arrow.names]

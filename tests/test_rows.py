@@ -109,6 +109,7 @@ def test_a_stored_table_gives_any_of_its_rows(store: Callable[[list[Row]], Store
     assert (len(stored), table.num_rows) == (2_300, 2_300)
     assert list(stored) == list(stored) == rows
     assert rows[1_500] in stored
+    assert list(table.values("number", "name"))[1_999] == (1_999, "1999")
     assert store([]).rows(Row) == []
 
 

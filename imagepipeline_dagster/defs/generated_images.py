@@ -351,7 +351,7 @@ def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
     )
     @with_resources_of(dataset)
     def buy_rest(
-        context: dg.OpExecutionContext,
+        context: dg.AssetExecutionContext,
         prompt_sets: StoredTable,
         generation_requests: StoredTable,
         imagepipeline: ImagePipelineResource,
@@ -372,10 +372,10 @@ def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
                 metadata=purchased.plan_figures,
             )
         )
-        return purchased.images.output()
+        return purchased.images.output(context)
 
     def _set_of_step(
-        context: dg.OpExecutionContext,
+        context: dg.OpExecutionContext | dg.AssetExecutionContext,
         prompt_sets: StoredTable,
         generation_requests: StoredTable,
         imagepipeline: ImagePipelineResource,
@@ -391,7 +391,7 @@ def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
             ledger=ledger,
             storage=storage.open(),
             settings=imagepipeline.purchase_settings,
-            run_id=context.run_id,
+            run_id=context.run.run_id,
             log=context.log,
         )
 

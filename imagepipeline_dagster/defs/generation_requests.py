@@ -101,6 +101,6 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
                 prompt_sets,
                 api=imagepipeline,
                 ledger=opened,
-            ).result()
+            ).result(context)
 
     return [generation_requests]

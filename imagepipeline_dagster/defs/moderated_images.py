@@ -96,8 +96,8 @@ def check_moderated_images(dataset: ImageDataset) -> list[StageCheck]:
         moderated_images: StoredTable, prompt_sets: StoredTable
     ) -> dg.AssetCheckResult:
         asked = Counter[str]()
-        for prompt in prompt_sets.columns("prompt_id", "samples").to_pylist():
-            asked[prompt["prompt_id"]] += prompt["samples"]
+        for prompt_id, samples in prompt_sets.values("prompt_id", "samples"):
+            asked[prompt_id] += samples
         problems = accounting_problems(asked, moderated_images.rows(ModeratedImage))
         return dg.AssetCheckResult(
             passed=not problems,
@@ -175,7 +175,7 @@ def build_moderated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
     )
     @with_resources_of(dataset)
     def give_verdicts(
-        context: dg.OpExecutionContext,
+        context: dg.AssetExecutionContext,
         generated_images: StoredTable,
         storage: StorageResource,
         ledger: LedgerResource,
@@ -189,7 +189,7 @@ def build_moderated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
                 overrides=tables.overrides(dataset.overrides),
                 ledger=opened,
                 storage=storage.open(),
-            ).output()
+            ).output(context)
 
     @dg.success_hook(
         name=dataset.named("record_what_was_moderated"),

@@ -83,11 +83,9 @@ def check_prompt_sets(dataset: ImageDataset) -> list[StageCheck]:
 
     def prompts_are_plain_text(prompt_sets: StoredTable) -> dg.AssetCheckResult:
         names = ("prompt_id", "effective_prompt", "effective_negative_prompt")
-        columns = prompt_sets.columns(*names).itercolumns()
-        texts = zip(*(column.to_pylist() for column in columns), strict=True)
         parts = (
             (prompt_id, ", ".join(foreign_syntax(prompt or "") + foreign_syntax(negative or "")))
-            for prompt_id, prompt, negative in texts
+            for prompt_id, prompt, negative in prompt_sets.values(*names)
         )
         rows = [(prompt_id, syntax) for prompt_id, syntax in parts if syntax]
         return dg.AssetCheckResult(
@@ -132,6 +130,7 @@ def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
         context: dg.AssetExecutionContext, tables: TablesResource
     ) -> dg.MaterializeResult[StoredTable]:
         with tables.open(dataset.prompts, dataset.embeddings) as source:
-            return make_prompt_set(dataset, prompt_set_of(context.partition_key), source).result()
+            made = make_prompt_set(dataset, prompt_set_of(context.partition_key), source)
+        return made.result(context)
 
     return [prompt_sets, build_checks(dataset, "prompt_sets", check_prompt_sets(dataset))]

@@ -179,6 +179,14 @@ def test_events_stay_small(sampled: Sampled) -> None:
             assert len(serialize_value(check)) < _MOST_METADATA
 
 
+def test_a_stage_tells_once(sampled: Sampled) -> None:
+    """What a materialization says is not stored a second time with the output of its step."""
+    for run in sampled.runs.values():
+        outputs = [event for event in run.all_events if event.is_successful_output]
+        assert len(outputs) >= len(STAGES)
+        assert max(len(serialize_value(event)) for event in outputs) < 3_000
+
+
 def test_checks_of_the_samples(sampled: Sampled) -> None:
     """A refused row is a warning with a table of what is wrong; all else passes."""
     for key, run in sampled.runs.items():
