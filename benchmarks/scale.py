@@ -27,8 +27,14 @@ from rich.table import Table
 from benchmarks.bucket import bucket
 from benchmarks.databases import postgresql
 from benchmarks.promises import Verdict, table_of_verdicts
-from benchmarks.sets import MadeSets, Place, make_sets_alone, make_sets_in_a_batch
-from benchmarks.shards import MadeLargeSet, make_large_set
+from benchmarks.sets import (
+    PROMPTS_OF_A_SET,
+    MadeSets,
+    Place,
+    make_sets_alone,
+    make_sets_in_a_batch,
+)
+from benchmarks.shards import MadeLargeSet, launch_a_set, make_large_set
 from benchmarks.stage import Api, Stage, buy_a_set
 from benchmarks.vendor import Vendor
 
@@ -105,7 +111,7 @@ class Bench:
         )
 
     def measure_sets(self, sets: int) -> None:
-        """Make many small sets in one run, and by the domain functions alone."""
+        """Make many small sets in one run, by the domain functions alone, and in a run each."""
         made = []
         with postgresql() as new_database:
             for make in (make_sets_alone, make_sets_in_a_batch):
@@ -113,8 +119,11 @@ class Bench:
                 with self._vendor() as vendor, _processes(1) as pool:
                     place = self._place(vendor, new_database())
                     made.append(pool.submit(make, place, sets).result())
+            with self._vendor() as vendor, _processes(1) as pool:
+                place = self._place(vendor, new_database())
+                launched = pool.submit(launch_a_set, place, PROMPTS_OF_A_SET).result()
         alone, batch = made
-        self.sets = {"alone": alone, "batch": batch}
+        self.sets = {"alone": alone, "in one run": batch, "in a run each": launched}
         ratio = batch.cpu_seconds / alone.cpu_seconds
         self._judge("sets of 10: CPU in a run, to the bare domain code", 2.0, ratio, at_most=True)
         self._judge("sets of 10: kB of events a set", 60, batch.event_kb, at_most=True)
@@ -262,7 +271,8 @@ def main(*, jobs: int, sets: int, prompts: int, json_path: Path | None) -> None:
     for way, made in bench.sets.items():
         hours = made.cpu_seconds * 10_000 / 3600
         console.print(
-            f"sets of 10, {way}: {made.cpu_seconds:.3f} s of CPU each; 10,000 take {hours:.1f} h"
+            f"sets of 10, {way}: {made.cpu_seconds:.3f} s of CPU and {made.event_kb:.0f} kB of "
+            f"events each; 10,000 take {hours:.1f} h"
         )
     for large in bench.large_sets:
         console.print(

@@ -24,9 +24,17 @@ from imagepipeline_dagster.purchase.images import images_of_plan
 from imagepipeline_dagster.purchase.purchase import Purchase
 from imagepipeline_dagster.tables.creating import create_tables, tables_metadata
 
-__all__ = ["QUIET", "MadeSets", "Place", "make_sets_alone", "make_sets_in_a_batch"]
+__all__ = [
+    "PROMPTS_OF_A_SET",
+    "QUIET",
+    "MadeSets",
+    "Place",
+    "event_kb",
+    "make_sets_alone",
+    "make_sets_in_a_batch",
+]
 
-_PROMPTS = 10
+PROMPTS_OF_A_SET = 10
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """The run config of a run that logs nothing."""
 
@@ -43,7 +51,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeSets:
-    """What a set took on the average: CPU seconds of this process, and kB of events."""
+    """What a set took on the average: CPU seconds of what made it, and kB of events."""
 
     cpu_seconds: float
     event_kb: float
@@ -111,7 +119,7 @@ def make_sets_in_a_batch(place: Place, sets: int) -> MadeSets:
             instance=instance, run_config={**run_config_of(dataset, names), **QUIET}
         )
         cpu_seconds = (time.process_time() - began) / sets
-    return MadeSets(cpu_seconds=cpu_seconds, event_kb=_event_bytes(url) / sets / 1000)
+    return MadeSets(cpu_seconds=cpu_seconds, event_kb=event_kb(url) / sets)
 
 
 def _prepared(place: Place, sets: int) -> tuple[ImageDataset, Mapping[str, Any], Sequence[str]]:
@@ -126,7 +134,7 @@ def _prepared(place: Place, sets: int) -> tuple[ImageDataset, Mapping[str, Any],
     rows = [
         {"prompt_set": name, "prompt_id": f"p{number}", "prompt": f"boat {number} of {name}"}
         for name in names
-        for number in range(_PROMPTS)
+        for number in range(PROMPTS_OF_A_SET)
     ]
     engine = sa.create_engine(parsed_url(url))
     with engine.begin() as connection:
@@ -135,10 +143,11 @@ def _prepared(place: Place, sets: int) -> tuple[ImageDataset, Mapping[str, Any],
     return dataset, resources, names
 
 
-def _event_bytes(url: str) -> int:
+def event_kb(url: str) -> float:
+    """Return the size of all events of an instance."""
     engine = sa.create_engine(url)
     with engine.connect() as connection:
         query = sa.text("SELECT sum(octet_length(event)) FROM event_logs")
         found = int(connection.execute(query).scalar_one())
     engine.dispose()
-    return found
+    return found / 1000

@@ -7,6 +7,7 @@ one session, and the largest of each one's memory is read from /proc while they 
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 import dagster as dg
 import sqlalchemy as sa
 
-from benchmarks.sets import Place
+from benchmarks.sets import MadeSets, Place, event_kb
 from imagepipeline_dagster.databases import parsed_url
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
@@ -25,7 +26,7 @@ from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.planning.prompts import GenerationDefaults
 from imagepipeline_dagster.tables.creating import create_tables, tables_metadata
 
-__all__ = ["MadeLargeSet", "make_job", "make_large_set", "run"]
+__all__ = ["MadeLargeSet", "launch_a_set", "make_job", "make_large_set", "run"]
 
 _PARTITION = "large"
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -85,6 +86,19 @@ def make_large_set(
         seconds=time.perf_counter() - began,
         peak_mib=peak_kib / 1024,
     )
+
+
+def launch_a_set(place: Place, prompts: int) -> MadeSets:
+    """Make one set in a run and a process of its own, which has everything to import."""
+    before = _children_cpu_seconds()
+    make_large_set(place, prompts=prompts, processes=1)
+    url = place.instance_url.replace("postgresql://", "postgresql+psycopg2://")
+    return MadeSets(cpu_seconds=_children_cpu_seconds() - before, event_kb=event_kb(url))
+
+
+def _children_cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def make_job() -> dg.JobDefinition:
