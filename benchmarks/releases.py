@@ -230,7 +230,7 @@ def _scattered(folder: Path, pictures: int) -> list[Line]:
             what="1 % changed all over, image folder alone, time",
             measured=100 * changed.seconds / first.seconds,
             unit="% of the first",
-            at_most=50,
+            at_most=30,
         ),
     ]
 

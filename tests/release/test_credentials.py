@@ -20,13 +20,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from imagepipeline_dagster.errors import CorrectableError
+from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.release.credentials import CERTIFICATE, KEY
 from imagepipeline_dagster.release.marks import SOURCE_TYPE
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.reading import manifests
 from imagepipeline_dagster.release.verifying import problems_of
+from imagepipeline_dagster.release.withdrawal import withdraw
+from imagepipeline_dagster.storage.contract import image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
-from tests.release.samples import kept_row, picture, publish_rows
+from tests.release.samples import NOON, kept_row, picture, publish_rows
 from tests.release.test_stamping import LEFT_ALONE, pixels, xmp_of
 
 SIGNED = ReleasePolicy(content_credentials=True, max_lost_share=1)
@@ -175,13 +178,31 @@ def test_a_reader_believes_a_picture_until_a_byte_changes(tmp_path: Path, own: O
         assert read_by(bytes(changed), format, root=own.root)["validation_state"] == "Invalid"
 
 
+@pytest.mark.usefixtures("own")
 @pytest.mark.parametrize("kind", KEYS)
-def test_keys_of_each_kind_sign(kind: str, tmp_path: Path, own: Owner) -> None:
+def test_keys_of_each_kind_sign(kind: str, tmp_path: Path) -> None:
     """Nobody has to say which algorithm a key is for."""
     owner(tmp_path, kind)
     storage = LocalFolder(tmp_path / "data")
     assert publish_rows(storage, [kept_row(storage, 1)], policy=SIGNED).marks == {"signed": 1}
-    assert own.key.exists()
+
+
+def test_a_withdrawal_signs_what_it_writes_anew(
+    tmp_path: Path, ledger: Ledger, own: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the key it stops and says so; with it, a further call finishes, and all is signed."""
+    storage = LocalFolder(tmp_path / "data")
+    rows = [kept_row(storage, 1), kept_row(storage, 2)]
+    publish_rows(storage, rows, policy=SIGNED)
+    monkeypatch.delenv(KEY)
+    with pytest.raises(CorrectableError, match=KEY):
+        withdraw(storage, ledger, [str(rows[0].image_sha256)], who="ana", why="asked", at=NOON)
+    monkeypatch.setenv(KEY, str(own.key))
+    withdraw(storage, ledger, [], who="ana", why="asked", at=NOON)
+    [release] = manifests(storage)
+    assert release.marks == {"signed": 1}
+    assert problems_of(storage, release) == []
+    assert not storage.exists(image_path(str(rows[0].image_sha256), "PNG"))
 
 
 def another_key(own: Owner) -> None:
