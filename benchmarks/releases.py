@@ -31,7 +31,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.moderation import Line
-from benchmarks.released_sets import materialize_release, write_sets
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, summarise
 from imagepipeline_dagster.release.card import Release, ReleaseFile
 from imagepipeline_dagster.release.changes import ChangesTable
@@ -298,6 +297,9 @@ def measure_differences(folder: Path, rows: int) -> list[Line]:
 
 def measure_sets(folder: Path, sets: int) -> list[Line]:
     """Materialize the release of so many sets of ten prompts, and again with nothing changed."""
+    # Not above: Dagster's memory would count among that of the releases without it.
+    from benchmarks.released_sets import materialize_release, write_sets
+
     write_sets(folder, sets)
     report = folder / "report.json"
     lines: list[Line] = []
