@@ -309,7 +309,9 @@ def _embedding(
 
 
 def _unknown_embedding(embedding_id: str, embeddings: Mapping[str, EmbeddingRow]) -> str:
-    several = [part for part in re.split(r"[\s,;|]+", embedding_id) if part in embeddings]
+    several = [part for part in re.split(r"[,;|\n]+", embedding_id) if part.strip()]
+    if len(several) == 1:  # a blank may be part of a name
+        several = [part for part in embedding_id.split() if part in embeddings]
     if len(several) > 1:
         return f"{embedding_id!r} names {len(several)} embeddings, and a call takes one"
     written = look_alike(embedding_id).replace(" ", "")

@@ -47,6 +47,8 @@ def test_any_seed_is_derived_and_noted() -> None:
     ("embedding", "problem"),
     [
         ("e1, e2", "names 2 embeddings"),
+        ("e1 e2", "names 2 embeddings"),
+        ("E1;x\ny", "names 3 embeddings"),
         ("E1 ", "differs from 'e1'"),
         ("e 1", "differs from 'e1'"),
         ("x", "is not in the"),
