@@ -27,9 +27,6 @@ from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.resources import ImagePipelineResource, StorageResource
 from imagepipeline_dagster.scaffolding import ImageDatasetScaffolder
 
-__all__ = ["ImageDatasetComponent", "datasets_in_yaml", "project_around"]
-
-
 _REFERENCE = re.compile(r"\s*\{\{\s*env(?:\.(\w+)|\(\s*['\"](\w+)['\"]\s*\))\s*\}\}\s*")
 _TEMPLATE: JsonDict = {"pattern": r"\{\{.*\}\}"}
 

@@ -17,20 +17,6 @@ from sqlalchemy.engine import URL
 
 from imagepipeline_dagster.errors import CorrectableError
 
-__all__ = [
-    "DriverMissing",
-    "batches",
-    "cause_of",
-    "clock_ahead",
-    "copy_sqlite",
-    "engine_that_reads",
-    "engine_that_writes",
-    "make_private_file",
-    "parsed_url",
-    "shown_url",
-    "sqlite_file",
-]
-
 _CONNECT_SECONDS = 10  # a sensor has 60 s for everything
 _BATCH = 500  # far below every limit on bound values
 _BUSY_MILLISECONDS = 30_000

@@ -20,8 +20,6 @@ from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.tables.samples import edit_sample_embedding, edit_sample_prompt
 
-__all__ = ["run_demo"]
-
 # What a stage's metadata is called, and what the table calls it.
 _COLUMNS = {
     "requested": "requested",

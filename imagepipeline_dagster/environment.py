@@ -21,14 +21,6 @@ from imagepipeline_dagster.resources import (
 )
 from imagepipeline_dagster.storage.opening import folder_at, open_storage
 
-__all__ = [
-    "API_KEY",
-    "TABLES_URL",
-    "EnvironmentInvalid",
-    "resources_for",
-    "resources_from_environment",
-]
-
 API_KEY = "IMAGEPIPELINE_API_KEY"
 BASE_URL = "IMAGEPIPELINE_BASE_URL"
 MAX_IN_FLIGHT = "IMAGEPIPELINE_MAX_IN_FLIGHT"

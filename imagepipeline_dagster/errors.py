@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["CorrectableError"]
-
 
 class CorrectableError(Exception):
     """A person can put it right: the message says what is wrong, where, and what to do.

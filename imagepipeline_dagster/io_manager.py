@@ -15,8 +15,6 @@ from imagepipeline_dagster.resources import StorageResource
 from imagepipeline_dagster.rows import StoredTable, parquet_table
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
-__all__ = ["ParquetIOManager", "table_path"]
-
 
 class ParquetIOManager(dg.ConfigurableIOManager):
     """Stores data frames and tables as Parquet, and hands them on as data frames.

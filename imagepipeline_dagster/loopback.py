@@ -12,8 +12,6 @@ from starlette.types import ASGIApp
 from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-__all__ = ["LOOPBACK", "BackgroundServer", "QuietServer", "listen", "url_of"]
-
 LOOPBACK = "127.0.0.1"
 _BACKLOG = 512
 _START_SECONDS = 10.0

@@ -9,8 +9,6 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-__all__ = ["markdown_text", "template", "visible", "yaml_text"]
-
 _MEANINGFUL = re.compile(r"""[!"#$&'()*+./:<>?@[\\\]^`{|}~]|(?<![^\W_])_|_(?![^\W_])""")
 # Every sign that means something inside a line of Markdown; not the underscore inside a word.
 

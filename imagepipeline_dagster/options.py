@@ -7,8 +7,6 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.config import JsonDict
 
-__all__ = ["Options", "bounded"]
-
 
 def bounded(
     default: float | None, description: str, *, low: float, high: float | None = None

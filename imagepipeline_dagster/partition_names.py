@@ -10,8 +10,6 @@ import hashlib
 import re
 from urllib.parse import quote
 
-__all__ = ["partition_key", "path_part", "prompt_set_of"]
-
 # Dagster refuses "..." (its ranges) and \a \b \f \n \r \t \v \0. Every control character is quoted,
 # because none can be seen in the UI; so are lone surrogates, which no database takes. A "%" which
 # looks like quoting is quoted itself: that is what makes it reversible.

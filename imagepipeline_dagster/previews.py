@@ -18,15 +18,6 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from imagepipeline_dagster.markup import markdown_text
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumbnail_path
 
-__all__ = [
-    "Tile",
-    "contact_sheet",
-    "markdown_picture",
-    "stored_thumbnail",
-    "stored_thumbnails",
-    "thumbnail",
-]
-
 _LARGEST_THUMBNAIL = 100_000  # bytes; ours have at most a tenth of it
 _READERS = 8  # a bucket answers each read after tens of milliseconds
 

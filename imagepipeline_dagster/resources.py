@@ -38,17 +38,6 @@ from imagepipeline_dagster.tables.overrides import Override, count_overrides, re
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import TableMapping
 
-__all__ = [
-    "DEFAULT_BASE_URL",
-    "EMULATOR_ORIGIN",
-    "GeneratedPictures",
-    "ImagePipelineResource",
-    "LedgerResource",
-    "LedgerUnavailable",
-    "StorageResource",
-    "TablesResource",
-]
-
 T = TypeVar("T")
 
 DEFAULT_BASE_URL = "https://api.imagepipeline.io"

@@ -25,15 +25,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from _typeshed import DataclassInstance
 
-__all__ = [
-    "StoredTable",
-    "arrow_schema",
-    "arrow_table",
-    "column",
-    "content_hash",
-    "parquet_table",
-    "rows_of",
-]
 
 RowT = TypeVar("RowT", bound="DataclassInstance")
 

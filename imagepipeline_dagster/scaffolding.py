@@ -4,8 +4,6 @@ from dagster.components import Scaffolder, ScaffoldRequest
 from pydantic import BaseModel, Field
 from typing_extensions import override
 
-__all__ = ["ImageDatasetScaffolder", "ScaffoldOptions"]
-
 _EMULATED = """\
   # Without a key an emulator inside this process draws the pictures, and nothing is paid.
   # api_key: "{{ env.IMAGEPIPELINE_API_KEY }}"

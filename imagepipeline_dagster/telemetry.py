@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-__all__ = ["api_answered", "api_refused", "images_bought", "images_ended", "jobs_under_way"]
-
 
 @cache
 def _instrument(kind: str, name: str, unit: str) -> Any:  # noqa: ANN401 - each kind has its own

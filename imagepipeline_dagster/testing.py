@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.emulator import EmulatorServer, EmulatorStats, Fault
     from imagepipeline_dagster.resources import ImagePipelineResource
 
-__all__ = ["DatasetUnderTest", "EmulatedApi", "image_dataset_in", "imagepipeline_emulator"]
 
 # A test waits for nothing that a person would.
 _QUICK = {"poll_min_seconds": 0.02, "poll_max_seconds": 0.2}

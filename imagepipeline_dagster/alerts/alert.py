@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Alert", "Notify", "subject_of"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from imagepipeline_dagster.alerts.alert import Alert, Notify, subject_of
 from imagepipeline_dagster.alerts.telling import Telling, tell
 
-__all__ = ["EndedRun", "tell_of_runs"]
-
 _LONGEST = 500  # characters of an error
 _NAMED = 10
 _REMEMBERED = 30  # a cursor is stored with every tick

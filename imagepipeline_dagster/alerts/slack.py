@@ -11,8 +11,6 @@ import httpx
 from imagepipeline_dagster.alerts.alert import Alert, Notify
 from imagepipeline_dagster.errors import CorrectableError
 
-__all__ = ["AlertUndelivered", "slack_webhook"]
-
 _SECONDS = 10.0
 _MEANINGFUL = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 

@@ -11,8 +11,6 @@ from imagepipeline_dagster.ledger.decisions import UndecidedRequest, unknown_req
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.planning.forecast import SetPlan
 
-__all__ = ["standing_alerts"]
-
 _NAMED = 10
 
 

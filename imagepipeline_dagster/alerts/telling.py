@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from imagepipeline_dagster.alerts.alert import Alert, Notify
 
-__all__ = ["Telling", "tell"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Telling:

@@ -9,8 +9,6 @@ import httpx
 from imagepipeline_dagster.api.links import is_loopback
 from imagepipeline_dagster.errors import CorrectableError
 
-__all__ = ["AddressInvalid", "check_key_is_safe", "origin_of"]
-
 # httpx quotes what cannot stand in a host, and would look the quoted name up.
 _HOST = re.compile(r"[^%\\]+")
 

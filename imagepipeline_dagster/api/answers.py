@@ -23,8 +23,6 @@ from imagepipeline_dagster.api.retrying import longest_pause, retry_after
 from imagepipeline_dagster.api.rulings import Answer
 from imagepipeline_dagster.api.words import asked_pause, without_echo
 
-__all__ = ["AnswerReader"]
-
 _log = logging.getLogger(__name__)
 
 # Characters of a server's message that go into an error; its words are looked at whole.

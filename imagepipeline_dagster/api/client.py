@@ -43,8 +43,6 @@ from imagepipeline_dagster.api.retrying import repeating, retrying
 from imagepipeline_dagster.api.rulings import Answer, Ruling, error_of, refusal_of, ruling_on_post
 from imagepipeline_dagster.api.words import without_echo
 
-__all__ = ["ImagePipelineClient", "RequestPace", "SubmitPace", "poll_delays"]
-
 # These rulings on a status answer are no news of the job.
 _ACCOUNT_TROUBLE = (Ruling.UNPAID, Ruling.BUSY, Ruling.NO_ACCESS)
 # A POST is sent again where it provably created no job.

@@ -19,8 +19,6 @@ import httpx
 from imagepipeline_dagster import telemetry
 from imagepipeline_dagster.api.errors import ConnectionUnusable
 
-__all__ = ["POST_KEEPALIVE_SECONDS", "answer_deadline", "bounded_answer", "open_http"]
-
 # httpx serves more small requests a second over few connections than over many: 1,200 a core over
 # 8, 240-550 over 32-64 (measured on loopback).
 _CONNECTIONS = 8

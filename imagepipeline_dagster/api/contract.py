@@ -17,23 +17,6 @@ from pydantic_core import ErrorDetails
 
 from imagepipeline_dagster.errors import CorrectableError
 
-__all__ = [
-    "RANGES",
-    "TASKS",
-    "GenerationRequest",
-    "Image2ImageRequest",
-    "InpaintingRequest",
-    "Range",
-    "RequestInvalid",
-    "Task",
-    "Text2ImageRequest",
-    "canonical_json",
-    "request_for",
-    "status_path",
-    "storable",
-    "submit_path",
-]
-
 
 class Task(StrEnum):
     """What the API makes a picture from."""

@@ -20,8 +20,6 @@ from imagepipeline_dagster.api.links import CheckedLink, check_link, is_private_
 from imagepipeline_dagster.api.redaction import KeyRedaction
 from imagepipeline_dagster.api.retrying import retry_after
 
-__all__ = ["Downloads"]
-
 _MAX_REDIRECTS = 5
 # A picture is larger than an answer, so its body may take so many times `request_timeout`.
 _PATIENCE = 10

@@ -32,31 +32,6 @@ from __future__ import annotations
 from imagepipeline_dagster.api.jobs import Job
 from imagepipeline_dagster.errors import CorrectableError
 
-__all__ = [
-    "AccessRefused",
-    "AnswerLost",
-    "ConnectionUnusable",
-    "CreditsExhausted",
-    "DownloadError",
-    "DownloadFailed",
-    "ImagePipelineError",
-    "ImageTooLarge",
-    "JobError",
-    "JobFailed",
-    "JobNotFound",
-    "JobTimedOut",
-    "LinkExpired",
-    "LinkRefused",
-    "OtherJobAnswered",
-    "RequestRefused",
-    "RunStopper",
-    "StatusUnavailable",
-    "SubmitError",
-    "Throttled",
-    "Unreachable",
-    "WrongAddress",
-]
-
 
 class ImagePipelineError(CorrectableError):
     """Anything that goes wrong at the API."""

@@ -15,16 +15,6 @@ from pydantic import BaseModel, ConfigDict
 
 from imagepipeline_dagster.api.contract import Task, storable
 
-__all__ = [
-    "NO_MESSAGE",
-    "Job",
-    "JobStatus",
-    "OtherJob",
-    "UnreadableAnswer",
-    "error_text",
-    "read_job",
-]
-
 
 class JobStatus(StrEnum):
     """Where a job stands."""

@@ -12,8 +12,6 @@ import httpx
 
 from imagepipeline_dagster.api.errors import DownloadFailed, LinkRefused
 
-__all__ = ["CheckedLink", "check_link", "is_loopback", "is_private_host", "read_link"]
-
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _MAX_ADDRESSES = 4

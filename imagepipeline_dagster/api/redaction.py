@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 
-__all__ = ["KeyRedaction"]
-
 # An id has to be asked for as it is; links have a rule of their own.
 _KEPT = re.compile(r"(job_?)?id|.*(url|link|image|output|href)s?", re.IGNORECASE)
 _SCHEME_AND_HOST = re.compile(r"https?://[^/?#@]*(?=[/?#]|$)", re.IGNORECASE)

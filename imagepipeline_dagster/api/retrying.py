@@ -12,8 +12,6 @@ from email.utils import parsedate_to_datetime
 import httpx
 import stamina
 
-__all__ = ["longest_pause", "repeating", "retry_after", "retrying"]
-
 _MAX_RETRY_AFTER_SECONDS = 120.0
 _LONGEST_PAUSE_SECONDS = 20.0
 

@@ -35,8 +35,6 @@ from imagepipeline_dagster.api.words import (
     speaks_of_safety,
 )
 
-__all__ = ["Answer", "Ruling", "error_of", "refusal_of", "ruling_on_post"]
-
 
 class Ruling(StrEnum):
     """What an answer means."""

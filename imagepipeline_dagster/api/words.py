@@ -10,15 +10,6 @@ import re
 
 from imagepipeline_dagster.api.contract import GenerationRequest
 
-__all__ = [
-    "asked_pause",
-    "speaks_of_credits",
-    "speaks_of_key",
-    "speaks_of_rate",
-    "speaks_of_safety",
-    "without_echo",
-]
-
 _RATE = re.compile(
     r"\brate.?limit|\btoo many (\w+ )?(requests|jobs)|\bthrottl(ed|ing)\b"
     r"|\b(requests|quota|limit)\b.{0,60}\bper (second|minute|hour)"

@@ -28,8 +28,6 @@ from imagepipeline_dagster.tables.spelling import quoted
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
 
-__all__ = ["approve"]
-
 
 @click.command(short_help="Let the plans of prompt sets be bought.")
 @click.argument("prompt_sets", nargs=-1, metavar="[SET]...")

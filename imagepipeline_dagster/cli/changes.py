@@ -22,14 +22,6 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.tables.transfer.merge import Merge
     from imagepipeline_dagster.tables.transfer.progress import OnProgress
 
-__all__ = [
-    "dry_run_facts",
-    "forecast_after",
-    "show_changes",
-    "show_cost",
-    "show_first_rows",
-    "show_reading",
-]
 
 _KINDS = ("inserted", "updated", "unchanged", "deleted")
 _NAMES = ("prompt_set", "prompt_id", "embedding_id")

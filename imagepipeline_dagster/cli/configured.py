@@ -23,20 +23,6 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.ledger.requests import Ledger
     from imagepipeline_dagster.tables.reading import SourceTables
 
-__all__ = [
-    "changed_dataset",
-    "chosen_name",
-    "configured_ledger",
-    "configured_tables",
-    "decider",
-    "on_dataset",
-    "present_ledger",
-    "resources_of",
-    "system_user",
-    "tables_url",
-    "who_option",
-]
-
 
 _CHOSEN_NAME = f"{__name__}.dataset"
 

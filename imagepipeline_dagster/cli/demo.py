@@ -9,8 +9,6 @@ import click
 
 from imagepipeline_dagster.cli.terminal import plain_errors
 
-__all__ = ["demo"]
-
 
 @click.command(short_help="Make a dataset from the sample tables.")
 def demo() -> None:

@@ -14,8 +14,6 @@ from imagepipeline_dagster.cli.terminal import echo_json, printable
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
 
-__all__ = ["doctor"]
-
 
 @click.command(short_help="Say what is wrong with this installation.")
 @on_dataset

@@ -6,8 +6,6 @@ import click
 
 from imagepipeline_dagster.cli.terminal import plain_errors
 
-__all__ = ["emulator"]
-
 
 @click.command(short_help="Serve the API's contract on this computer.")
 @click.option(

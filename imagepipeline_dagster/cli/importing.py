@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.tables.transfer.merge import ImportReport, Merge
     from imagepipeline_dagster.tables.transfer.refusals import RefusedRows
 
-__all__ = ["import_embeddings", "import_prompts"]
 
 _NAMED_SETS = 5  # more are only counted
 _JUDGED_ROWS = 5_000  # more would take longer than their import

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.ledger.requests import Ledger
     from imagepipeline_dagster.ledger.uses import PromptCall
 
-__all__ = ["call_text", "ledger_group"]
 
 _KEY_DIGITS = 12
 

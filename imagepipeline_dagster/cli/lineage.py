@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.purchase.replay import ReplayReport
     from imagepipeline_dagster.storage.contract import Storage
 
-__all__ = ["lineage", "replay", "uses_named"]
-
 
 @click.command(short_help="Show what made an image, or what a row or embedding made.")
 @click.argument("image", required=False)

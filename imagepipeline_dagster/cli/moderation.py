@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.moderation.verdicts import ModeratedImage
     from imagepipeline_dagster.storage.contract import Storage
 
-__all__ = ["override", "review"]
 
 _ROWS_OF_A_SHEET = 2_000
 _PICTURES_OF_A_PAGE = 5_000

@@ -13,8 +13,6 @@ import click
 
 from imagepipeline_dagster.cli.terminal import echo_json, json_option, plain_errors, printable
 
-__all__ = ["new"]
-
 # Those of this repository itself, which a wheel brings along.
 _SHARED = ("definitions.py", "dagster.yaml")
 

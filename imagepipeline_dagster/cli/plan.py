@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.ledger.budget import Allowance
     from imagepipeline_dagster.planning.forecast import Forecast, SetPlan
 
-__all__ = ["plan", "price_option", "to_buy_text"]
-
 
 price_option = click.option(
     "--price-per-image",

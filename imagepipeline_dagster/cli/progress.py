@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
     from imagepipeline_dagster.tables.transfer.progress import RowProgress
 
-__all__ = ["ShownProgress"]
 
 _ROWS_OF_A_LINE = 100_000
 

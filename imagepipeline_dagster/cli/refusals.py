@@ -13,7 +13,6 @@ from imagepipeline_dagster.tables.spelling import quoted
 if TYPE_CHECKING:
     from imagepipeline_dagster.planning.forecast import Refusal
 
-__all__ = ["show_refusals"]
 
 _SHOWN = 20
 

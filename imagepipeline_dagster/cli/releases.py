@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.release.changes import Change
     from imagepipeline_dagster.release.dataset_release import DatasetRelease
 
-__all__ = ["releases_group"]
 
 _SHOWN = 50  # samples of a difference
 

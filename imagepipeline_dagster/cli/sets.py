@@ -22,8 +22,6 @@ from imagepipeline_dagster.tables.spelling import quoted
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
 
-__all__ = ["sets_group"]
-
 
 @click.group("sets", short_help="Register prompt sets as partitions.")
 def sets_group() -> None:

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.defs.status import DatasetStatus
     from imagepipeline_dagster.ledger.costs import Bought
 
-__all__ = ["costs", "retry", "status"]
-
 
 @click.command(short_help="Show how the dataset stands, and what comes next.")
 @on_dataset

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.tables.reading import SourceTables
 
-__all__ = ["chosen_sets", "export", "init"]
-
 
 @click.command(short_help="Create the two tables, with sample rows.")
 @click.option("--empty", is_flag=True, help="Create the tables without sample rows.")

@@ -20,23 +20,6 @@ from imagepipeline_dagster.tables.spelling import quoted, visible_name
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = [
-    "AliasedOption",
-    "agree",
-    "count_of",
-    "counts_table",
-    "echo_fields",
-    "echo_json",
-    "json_lines",
-    "json_option",
-    "moment",
-    "plain_errors",
-    "printable",
-    "shown_id",
-    "shown_number",
-    "why_option",
-    "yes_option",
-]
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.ledger.verification import DamagedImage
 
-__all__ = ["verify"]
-
 
 @click.command(short_help="Compare every stored image with the ledger.")
 @click.option("--repair", is_flag=True, help="Say how each image can be had again.")

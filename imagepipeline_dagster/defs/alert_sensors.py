@@ -22,8 +22,6 @@ from imagepipeline_dagster.resources import ImagePipelineResource, LedgerResourc
 from imagepipeline_dagster.tables.summaries import summarise_sets
 from imagepipeline_dagster.watching.states import PromptSetStates
 
-__all__ = ["build_alerts"]
-
 _JOBS = (
     *("materialize_prompt_set", "materialize_batch", "moderate_prompt_set"),
     *("release_image_dataset", "register_prompt_sets", "plan_prompt_sets", "approve_plan"),

@@ -45,14 +45,6 @@ from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.overrides import Override
 from imagepipeline_dagster.tables.reading import SourceTables
 
-__all__ = [
-    "PromptSets",
-    "RunEnded",
-    "build_batch_job",
-    "run_config_of",
-    "sets_of_run",
-]
-
 # A set waits for the API for most of its time; each buys with its part of the run's places.
 _SETS_AT_ONCE = 4
 _FAILURES_SHOWN = 50

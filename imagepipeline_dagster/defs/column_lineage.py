@@ -18,7 +18,6 @@ from imagepipeline_dagster.tables.schema import PromptRow, columns_of
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["ROW_TYPES", "column_lineage"]
 
 _Column = tuple[str, str]
 """An asset, and a column of its table."""

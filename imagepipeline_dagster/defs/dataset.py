@@ -21,9 +21,6 @@ from imagepipeline_dagster.tables.overrides import OVERRIDES
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping, columns_of
 from imagepipeline_dagster.watching.options import Watching
 
-__all__ = ["ImageDataset"]
-
-
 _PREFIX = re.compile(r"[A-Za-z0-9]+(_[A-Za-z0-9]+)*")
 
 

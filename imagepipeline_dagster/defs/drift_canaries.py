@@ -12,8 +12,6 @@ from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.purchase.canaries import buy_canaries, drift_of, look_at_canaries
 from imagepipeline_dagster.resources import ImagePipelineResource, LedgerResource, StorageResource
 
-__all__ = ["build_drift_canaries"]
-
 
 def build_drift_canaries(dataset: ImageDataset) -> list[Any]:
     """Return the asset that buys the canaries, and its check; nothing where none is pinned."""

@@ -49,14 +49,6 @@ from imagepipeline_dagster.resources import (
 from imagepipeline_dagster.rows import StoredTable, content_hash
 from imagepipeline_dagster.storage.contract import Storage
 
-__all__ = [
-    "PurchasedSet",
-    "SetToBuy",
-    "build_generated_images",
-    "buy_set",
-    "check_generated_images",
-]
-
 _ROWS_SHOWN = 50
 
 

@@ -25,8 +25,6 @@ from imagepipeline_dagster.planning.shards import shards_of
 from imagepipeline_dagster.resources import ImagePipelineResource, LedgerResource
 from imagepipeline_dagster.rows import StoredTable
 
-__all__ = ["build_generation_requests", "plan_set"]
-
 
 def plan_set(
     dataset: ImageDataset,

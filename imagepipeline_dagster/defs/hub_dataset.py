@@ -8,8 +8,6 @@ from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.release.dataset_release import DatasetRelease
 from imagepipeline_dagster.release.hub import HubRefused, publish_to_hub
 
-__all__ = ["build_hub_dataset"]
-
 
 def build_hub_dataset(dataset: ImageDataset) -> list[Any]:
     """Return the asset, where the dataset is published."""

@@ -39,8 +39,6 @@ from imagepipeline_dagster.release.splits import SplitsLeak, leaks, place_of
 from imagepipeline_dagster.resources import LedgerResource, StorageResource, TablesResource
 from imagepipeline_dagster.storage.contract import Storage
 
-__all__ = ["RELEASE_IO_MANAGER", "build_image_dataset", "release_io_manager"]
-
 RELEASE_IO_MANAGER = "release_io_manager"
 """The resource that hands a release on, before its dataset's prefix."""
 

@@ -35,8 +35,6 @@ from imagepipeline_dagster.resources import (
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.reading import SourceTables
 
-__all__ = ["Finding", "Grade", "findings_of"]
-
 _DISTRIBUTION = "imagepipeline-dagster"
 _REMEDIES = {
     "storage": "let this user write there, or name another place by IMAGEPIPELINE_STORAGE",

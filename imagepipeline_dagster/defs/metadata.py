@@ -21,14 +21,6 @@ from imagepipeline_dagster.storage.contract import Storage
 if TYPE_CHECKING:
     from imagepipeline_dagster.purchase.images import GeneratedImage
 
-__all__ = [
-    "column_metadata",
-    "contact_sheet_of",
-    "found_table",
-    "markdown_table",
-    "seconds_since",
-    "table_metadata",
-]
 
 _TILES = 64
 _TILES_OF_A_SMALL_SHEET = 6

@@ -28,8 +28,6 @@ from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.overrides import Override
 from imagepipeline_dagster.watching.states import PromptSetStates
 
-__all__ = ["build_moderated_images", "check_moderated_images", "moderate", "record_built"]
-
 _PROBLEMS_SHOWN = 20
 # The basis is in the data version as the rules alone: overrides show in the rows they are about.
 _NO_CONTENT = CIRCUMSTANCES | {"moderation_basis"}

@@ -21,8 +21,6 @@ from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
 from imagepipeline_dagster.resources import StorageResource
 from imagepipeline_dagster.rows import StoredTable
 
-__all__ = ["verdict_checks"]
-
 _ROWS_SHOWN = 20
 
 

@@ -11,8 +11,6 @@ from imagepipeline_dagster.moderation.policy import Rules
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict, summarise
 from imagepipeline_dagster.storage.contract import Storage
 
-__all__ = ["moderation_metadata"]
-
 # Bytes of pictures; as base64, with the columns, an event stays under 48 kB.
 _SHEET_BYTES = {Verdict.KEPT: 9_000, Verdict.QUARANTINED: 6_000, Verdict.REJECTED: 4_500}
 _SHEET_NAMES = {

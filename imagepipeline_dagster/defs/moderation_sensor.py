@@ -12,8 +12,6 @@ from imagepipeline_dagster.moderation.ticks import ModeratedDataset, watch_verdi
 from imagepipeline_dagster.partition_names import partition_key
 from imagepipeline_dagster.resources import LedgerResource, TablesResource
 
-__all__ = ["build_moderation_overrides"]
-
 
 def build_moderation_overrides(dataset: ImageDataset, *, start: bool) -> list[Any]:
     """Return the job that moderates a set anew, and the sensor that asks for its runs."""

@@ -14,8 +14,6 @@ from imagepipeline_dagster.ledger.records import PlanState
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest, PlanSummary
 
-__all__ = ["plan_figures", "refused_rows", "requests_to_buy"]
-
 _REQUESTS_SHOWN = 100
 _ROWS_SHOWN = 50
 # An event's metadata stays under 48 kB, with three such tables and the columns' descriptions.

@@ -23,8 +23,6 @@ from imagepipeline_dagster.resources import ImagePipelineResource, LedgerResourc
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow
 
-__all__ = ["build_plan_jobs", "build_purchase_of_approved", "forecast", "forecast_of_sets"]
-
 
 def forecast(
     prompt_sets: Iterable[tuple[str, Sequence[PromptRow]]],

@@ -18,8 +18,6 @@ from imagepipeline_dagster.rows import StoredTable, content_hash
 from imagepipeline_dagster.tables.prompt_syntax import foreign_syntax
 from imagepipeline_dagster.tables.reading import SourceTables
 
-__all__ = ["build_prompt_sets", "check_prompt_sets", "make_prompt_set"]
-
 _PROBLEMS_SHOWN = 50
 # The source rows tell when they were last touched, which is no content.
 _AS_THEY_STAND = frozenset({"prompt_row", "embedding_row", "notes"})

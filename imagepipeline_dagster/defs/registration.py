@@ -14,8 +14,6 @@ from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.watching.partitions import PartitionChanges, TooManyGone
 from imagepipeline_dagster.watching.ticks import follow_sets
 
-__all__ = ["build_registration", "register_sets"]
-
 
 def register_sets(
     dataset: ImageDataset,

@@ -19,8 +19,6 @@ from imagepipeline_dagster.defs.moderated_images import check_moderated_images
 from imagepipeline_dagster.defs.under_way import partitions_in_use
 from imagepipeline_dagster.release.on_change import ChangedSet, ReleasedDataset, watch_changes
 
-__all__ = ["build_release_sensor"]
-
 
 def build_release_sensor(
     dataset: ImageDataset, *, status: dg.DefaultSensorStatus

@@ -15,8 +15,6 @@ import dagster as dg
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.resources import ImagePipelineResource
 
-__all__ = ["bound_resources", "with_io_manager_of", "with_resources_of"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 DefinitionT = TypeVar("DefinitionT", bound=dg.AssetsDefinition)

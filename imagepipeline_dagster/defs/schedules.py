@@ -13,8 +13,6 @@ from imagepipeline_dagster.defs.sensors import run_request, watched_dataset
 from imagepipeline_dagster.resources import LedgerResource, TablesResource
 from imagepipeline_dagster.watching.ticks import ask_again
 
-__all__ = ["build_schedules", "next_ticks"]
-
 _RECONCILE_CRON = "0 * * * *"
 
 

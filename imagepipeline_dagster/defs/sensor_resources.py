@@ -14,8 +14,6 @@ import dagster as dg
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.resources import LedgerResource, TablesResource
 
-__all__ = ["ledger_of", "tables_of"]
-
 
 def tables_of(context: dg.SensorEvaluationContext, dataset: ImageDataset) -> TablesResource:
     """Return the dataset's resource `tables`."""

@@ -20,8 +20,6 @@ from imagepipeline_dagster.watching.partitions import PartitionRules, TooManyGon
 from imagepipeline_dagster.watching.states import AskedRun
 from imagepipeline_dagster.watching.ticks import WatchedDataset, watch_embeddings, watch_prompts
 
-__all__ = ["build_sensors", "run_request", "watched_dataset"]
-
 
 def build_sensors(
     dataset: ImageDataset,

@@ -6,8 +6,6 @@ from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping, columns_of
 from imagepipeline_dagster.tables.values import Kind
 
-__all__ = ["build_source_tables"]
-
 # What a database would call them, which the UI has a sign for.
 _TYPES = {
     Kind.TEXT: "text",

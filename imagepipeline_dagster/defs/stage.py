@@ -19,7 +19,6 @@ from imagepipeline_dagster.rows import StoredTable
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["SHARD_RETRIES", "STAGES", "Made", "StageCheck", "build_checks"]
 
 RowT = TypeVar("RowT", bound="DataclassInstance")
 

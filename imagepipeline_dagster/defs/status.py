@@ -22,8 +22,6 @@ from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.watching.retries import PromptSetState, retry_at
 from imagepipeline_dagster.watching.states import PromptSetStates
 
-__all__ = ["DatasetStatus", "LastRelease", "SetStatus", "status_of"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetStatus:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     # Dagster exports no names for what was recorded of a check.
     from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
 
-__all__ = ["stopped_sets"]
 
 _PAGE = 1_000  # executions of a check in memory at a time
 _LONGEST_REASON = 300  # characters: it stands in a release's card

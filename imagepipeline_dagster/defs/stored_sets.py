@@ -16,8 +16,6 @@ from imagepipeline_dagster.release.readiness import AskedFor, StoredSet
 from imagepipeline_dagster.rows import StoredTable, arrow_schema, rows_of
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
-__all__ = ["data_versions", "stored_sets"]
-
 _STAGES = ("prompt_sets", "moderated_images")
 _DATA_VERSION = "dagster/data_version"
 _READERS = 8  # a bucket answers each read after tens of milliseconds

@@ -19,8 +19,6 @@ from imagepipeline_dagster.defs.batches import sets_of_run
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.partition_names import partition_key
 
-__all__ = ["InstanceMissing", "configured_instance", "partitions_in_use"]
-
 _UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,

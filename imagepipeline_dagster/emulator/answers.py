@@ -13,16 +13,6 @@ from imagepipeline_dagster.api.contract import RequestInvalid
 from imagepipeline_dagster.api.jobs import JobStatus
 from imagepipeline_dagster.emulator.faults import Fault, FaultKind
 
-__all__ = [
-    "DROP_EXTENSION",
-    "DroppedAnswer",
-    "damaged",
-    "failure",
-    "fault_answer",
-    "invalid",
-    "retold",
-]
-
 DROP_EXTENSION = "imagepipeline.drop"
 """The ASGI extension by which our server lets an answer close its connection unanswered."""
 

@@ -41,8 +41,6 @@ from imagepipeline_dagster.emulator.settings import EmulatorSettings
 from imagepipeline_dagster.emulator.sources import SourceProblem, Sources
 from imagepipeline_dagster.emulator.stats import EmulatorStats, Tally
 
-__all__ = ["Emulator"]
-
 _GLANCE_SECONDS = 0.05
 """How long an answer that waits for its job goes without a look at whether the server stops."""
 

@@ -16,8 +16,6 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 
 from imagepipeline_dagster.api.contract import GenerationRequest, Task, canonical_json
 
-__all__ = ["badge_box", "black_png", "draw_mask", "draw_png", "draw_scene"]
-
 Colour = tuple[int, ...]
 Size = tuple[int, int]
 ValueT = TypeVar("ValueT")

@@ -15,8 +15,6 @@ from typing import Annotated, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-__all__ = ["Fault", "FaultKind", "FaultPlan", "FaultRules", "Operation"]
-
 
 class Operation(StrEnum):
     """What a client does."""

@@ -17,8 +17,6 @@ from imagepipeline_dagster.emulator.faults import Fault, FaultKind
 from imagepipeline_dagster.emulator.jobs import JobOutcome
 from imagepipeline_dagster.emulator.settings import FilterSignal
 
-__all__ = ["FILTERED_WORDS", "MAX_SIDE", "NotJson", "outcome_of", "read_request"]
-
 MAX_SIDE = 2048
 """The emulator's own limit on width and height, in pixels; the API's page names none."""
 

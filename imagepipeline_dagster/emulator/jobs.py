@@ -21,8 +21,6 @@ from urllib.parse import urlencode
 from imagepipeline_dagster.api.contract import GenerationRequest, Task, canonical_json, request_for
 from imagepipeline_dagster.emulator.settings import EmulatorSettings
 
-__all__ = ["ImageLink", "JobOutcome", "JobTicket", "Queue", "UnknownJob"]
-
 _VERSION = 1
 _CHECKSUM_BYTES = 6
 

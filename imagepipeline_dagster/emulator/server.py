@@ -18,8 +18,6 @@ from imagepipeline_dagster.emulator.settings import EmulatorSettings
 from imagepipeline_dagster.emulator.stats import EmulatorStats
 from imagepipeline_dagster.loopback import BackgroundServer, QuietServer, listen, url_of
 
-__all__ = ["EmulatorServer", "serve"]
-
 
 class EmulatorServer:
     """An emulator in a daemon thread, for as long as the `with` block lasts.

@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from imagepipeline_dagster.emulator.faults import Fault
 
-__all__ = ["EmulatorSettings", "FilterSignal"]
-
 
 class FilterSignal(StrEnum):
     """How an answer shows that the safety checker held a picture back.

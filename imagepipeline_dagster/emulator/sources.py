@@ -16,8 +16,6 @@ from starlette.concurrency import run_in_threadpool
 
 from imagepipeline_dagster.emulator.drawing import draw_mask, draw_scene
 
-__all__ = ["SourceProblem", "Sources"]
-
 _MAX_BYTES = 16 * 2**20
 _MAX_PIXELS = 64_000_000
 _MAX_SIDE = 2048

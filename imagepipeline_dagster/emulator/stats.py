@@ -11,8 +11,6 @@ from pydantic import BaseModel, ConfigDict
 from imagepipeline_dagster.api.contract import GenerationRequest, canonical_json
 from imagepipeline_dagster.emulator.faults import Fault
 
-__all__ = ["EmulatorStats", "Tally", "request_hash"]
-
 
 class EmulatorStats(BaseModel):
     """Counts since the emulator started; the body of `GET /_emulator/stats`."""

@@ -16,8 +16,6 @@ from sqlalchemy import insert, select
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import approvals
 
-__all__ = ["ApprovedPlan", "WantedPurchase", "approval_of", "approvals_since", "record_approvals"]
-
 
 class WantedPurchase(NamedTuple):
     """What a plan would buy now; `cost` is None where no price is known."""

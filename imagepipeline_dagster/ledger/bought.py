@@ -9,8 +9,6 @@ from imagepipeline_dagster.ledger.records import State
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import requests
 
-__all__ = ["EmulatorRefused", "refuse_emulator"]
-
 
 class EmulatorRefused(CorrectableError):
     """The emulator would draw in place of pictures that were paid for; says what to set."""

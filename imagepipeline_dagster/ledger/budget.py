@@ -21,8 +21,6 @@ from imagepipeline_dagster.ledger.schema import spending
 from imagepipeline_dagster.ledger.upserts import upsert
 from imagepipeline_dagster.options import Options, bounded
 
-__all__ = ["SMALLEST_PRICE", "Allowance", "Budget", "BudgetReached", "Period", "Spent"]
-
 SMALLEST_PRICE = 0.000_001
 """The ledger counts money in millionths: less for an image would be nothing."""
 

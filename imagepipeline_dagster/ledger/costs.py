@@ -12,8 +12,6 @@ from imagepipeline_dagster.ledger.budget import Spent
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import requests, spending, uses
 
-__all__ = ["Bought", "Costs", "costs_of"]
-
 
 @dataclass(slots=True)
 class Bought:

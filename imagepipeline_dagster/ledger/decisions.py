@@ -35,23 +35,6 @@ from imagepipeline_dagster.ledger.schema import (
 from imagepipeline_dagster.ledger.upserts import upsert
 from imagepipeline_dagster.ledger.uses import PromptCall, calls_of
 
-__all__ = [
-    "GIVEN_UP",
-    "MIN_PREFIX",
-    "STUCK_AFTER",
-    "DecisionRefused",
-    "LedgerDecision",
-    "TakenDecision",
-    "UndecidedRequest",
-    "concerned",
-    "decide",
-    "decisions_about",
-    "entries_named",
-    "restore_decision",
-    "unknown_requests",
-    "withdraw_images",
-]
-
 MIN_PREFIX = 8
 """Least hex digits that stand for a request key, or for an image."""
 

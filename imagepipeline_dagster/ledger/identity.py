@@ -17,16 +17,6 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import identity, requests
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
-__all__ = [
-    "LedgerIdentity",
-    "LedgerMismatch",
-    "adopt",
-    "check_ledger",
-    "is_known_to_ledgers",
-    "mark_storage",
-    "record_purchase",
-]
-
 _MARKS = "ledgers"
 
 

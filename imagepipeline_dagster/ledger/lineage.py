@@ -29,17 +29,6 @@ from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by
 from imagepipeline_dagster.ledger.schema import samples, uses
 from imagepipeline_dagster.ledger.uses import PromptUse, use_of, uses_of
 
-__all__ = [
-    "ImageLineage",
-    "ImageUnknown",
-    "RequestUse",
-    "SampleLineage",
-    "images_beginning_with",
-    "lineage_of",
-    "uses_of_embedding",
-    "uses_of_prompt",
-]
-
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}", re.IGNORECASE)
 

@@ -31,15 +31,6 @@ from imagepipeline_dagster.databases import (
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.schema import SCHEMA_VERSION, identity, metadata
 
-__all__ = [
-    "LedgerTooNew",
-    "LedgerTooOld",
-    "open_ledger_for_reading",
-    "open_ledger_for_writing",
-    "upgrade",
-]
-
-
 _VERSION = table("ledger_version", column("version_num"))
 
 

@@ -14,26 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = [
-    "MAX_JOBS_PER_REQUEST",
-    "MAX_UNPAID_JOBS",
-    "Attempt",
-    "Claim",
-    "Entry",
-    "Failure",
-    "Hold",
-    "JobRecord",
-    "Lease",
-    "Outcome",
-    "Owner",
-    "PlanState",
-    "State",
-    "StoredSample",
-    "Use",
-    "plan_state",
-]
-
-
 # Ten times a process's own: a living one renews its lease long before.
 _LONGEST_LEASE = dt.timedelta(minutes=10)
 

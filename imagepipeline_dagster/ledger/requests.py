@@ -40,11 +40,6 @@ from imagepipeline_dagster.ledger.records import (
 )
 from imagepipeline_dagster.ledger.schema import attempts, requests, samples, uses
 
-__all__ = [
-    "Ledger",
-    "entries_seen_by",
-]
-
 
 class Ledger:
     """The ledger behind a SQLAlchemy URL; its tables are created at the first use.

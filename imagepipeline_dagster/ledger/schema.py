@@ -26,23 +26,6 @@ from sqlalchemy import (
     TypeDecorator,
 )
 
-__all__ = [
-    "SCHEMA_VERSION",
-    "approvals",
-    "attempts",
-    "decisions",
-    "evidence",
-    "identity",
-    "metadata",
-    "prompt_sets",
-    "requests",
-    "samples",
-    "set_contents",
-    "shares",
-    "spending",
-    "uses",
-]
-
 SCHEMA_VERSION = 2
 """The last of the `migrations`: a column that is added here has a revision there."""
 

@@ -18,8 +18,6 @@ from imagepipeline_dagster.ledger.records import Lease
 from imagepipeline_dagster.ledger.schema import shares
 from imagepipeline_dagster.ledger.upserts import upsert
 
-__all__ = ["AccountLimits", "Demand", "Share", "record_share"]
-
 _LOCK = 7190113215
 
 

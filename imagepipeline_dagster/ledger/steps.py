@@ -49,22 +49,6 @@ from imagepipeline_dagster.ledger.records import (
 from imagepipeline_dagster.ledger.schema import attempts, requests, samples, shares, uses
 from imagepipeline_dagster.ledger.upserts import insert, insert_for, upsert
 
-__all__ = [
-    "record_claim",
-    "record_confirmation",
-    "record_failed",
-    "record_refetched",
-    "record_release",
-    "record_renewal",
-    "record_resumed",
-    "record_stored",
-    "record_submitted",
-    "record_succeeded",
-    "record_trouble",
-    "record_unknown",
-    "record_uses",
-]
-
 _LONG_AGO = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 
 

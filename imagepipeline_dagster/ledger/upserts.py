@@ -9,8 +9,6 @@ from typing import Any
 from sqlalchemy import Connection, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
-__all__ = ["insert", "insert_for", "upsert"]
-
 
 def upsert(
     connection: Connection, table: Table, values: dict[str, Any], *, replace: Sequence[str]

@@ -9,8 +9,6 @@ from sqlalchemy import Connection, RowMapping, select
 
 from imagepipeline_dagster.ledger.schema import uses
 
-__all__ = ["PromptCall", "PromptUse", "calls_of", "use_of", "uses_of"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptCall:

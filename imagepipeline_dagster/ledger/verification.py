@@ -17,8 +17,6 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import samples
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
 
-__all__ = ["Damage", "DamagedImage", "count_images", "count_strangers", "damaged_images"]
-
 _IMAGES_AT_ONCE = 500
 _READERS = 4  # each holds one image
 

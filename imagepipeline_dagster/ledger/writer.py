@@ -14,8 +14,6 @@ import stamina
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
-__all__ = ["LedgerWriter"]
-
 T = TypeVar("T")
 P = ParamSpec("P")
 _GROUP = 200

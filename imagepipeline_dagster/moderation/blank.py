@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["BLANK_VALUE_RANGE", "is_blank"]
-
 BLANK_VALUE_RANGE = 12
 """The largest difference within a channel, of 255, that still counts as one flat colour.
 

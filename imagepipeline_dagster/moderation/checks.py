@@ -16,17 +16,6 @@ from imagepipeline_dagster.moderation.verdicts import (
 )
 from imagepipeline_dagster.purchase.images import GeneratedImage
 
-__all__ = [
-    "FEW",
-    "accounting_problems",
-    "disagreements",
-    "judged_pictures",
-    "objections",
-    "repetitions",
-    "too_many_are_rejected",
-    "wrong_sizes",
-]
-
 FEW = 20
 """Among fewer judged samples some flags are a large share, and no sign of anything."""
 

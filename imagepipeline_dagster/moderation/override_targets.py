@@ -13,8 +13,6 @@ from imagepipeline_dagster.ledger.schema import uses
 from imagepipeline_dagster.tables.overrides import OverrideInvalid
 from imagepipeline_dagster.tables.spelling import did_you_mean
 
-__all__ = ["KnownTargets", "TargetUnknown"]
-
 _DIGITS = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}")
 
 

@@ -15,8 +15,6 @@ from pydantic import Field, ValidationError, model_validator
 
 from imagepipeline_dagster.options import Options, bounded
 
-__all__ = ["ModerationPolicy", "Rules"]
-
 
 class Rules(Options):
     """The policy as it holds for one prompt set."""

@@ -22,16 +22,6 @@ from imagepipeline_dagster.ledger.upserts import upsert
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.tables.overrides import EVERY_SET, Override
 
-__all__ = [
-    "AskedVerdicts",
-    "VerdictState",
-    "VerdictStates",
-    "basis_of",
-    "is_built",
-    "overrides_by_set",
-    "retry_due",
-]
-
 _PATIENCE = dt.timedelta(minutes=30)
 """After so long a set that was asked for, and is not moderated yet, is asked for again."""
 

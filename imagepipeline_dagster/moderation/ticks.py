@@ -26,8 +26,6 @@ from imagepipeline_dagster.moderation.states import (
 from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.tables.overrides import Override
 
-__all__ = ["ModeratedDataset", "VerdictsTick", "watch_verdicts"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModeratedDataset:

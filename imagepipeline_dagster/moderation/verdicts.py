@@ -30,22 +30,6 @@ from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.rows import column
 from imagepipeline_dagster.tables.overrides import EVERY_SET, Override, OverrideDecision
 
-__all__ = [
-    "OVERRIDDEN",
-    "VERDICT_OF",
-    "Counts",
-    "Decisions",
-    "Evidence",
-    "ModeratedImage",
-    "ModerationReason",
-    "Verdict",
-    "decision_about",
-    "is_classified",
-    "latest_decisions",
-    "summarise",
-    "verdicts_on",
-]
-
 OVERRIDDEN = "override:"
 """What the reason of a person's decision begins with; the reason that it overrules follows."""
 

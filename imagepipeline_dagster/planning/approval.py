@@ -23,16 +23,6 @@ from imagepipeline_dagster.options import Options, bounded
 from imagepipeline_dagster.planning.forecast import Forecast
 from imagepipeline_dagster.planning.requests import PlannedRequest, plan_fingerprint
 
-__all__ = [
-    "NOT_APPROVED",
-    "Approval",
-    "ApprovalRefused",
-    "NotApproved",
-    "approve_plans",
-    "waits_for_person",
-    "why_withheld",
-]
-
 NOT_APPROVED = "not approved"
 """Begins what is said of each sample that waits for a person."""
 

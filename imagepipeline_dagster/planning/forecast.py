@@ -21,8 +21,6 @@ from imagepipeline_dagster.planning.requests import (
 )
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow
 
-__all__ = ["Forecast", "Refusal", "SetPlan", "forecast_of"]
-
 _REFUSALS = 20  # rows of a set that are named
 
 

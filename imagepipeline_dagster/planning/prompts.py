@@ -32,15 +32,6 @@ from imagepipeline_dagster.tables.schema import (
 )
 from imagepipeline_dagster.tables.spelling import is_blank, look_alike
 
-__all__ = [
-    "MAX_SAMPLES",
-    "GenerationDefaults",
-    "Prompt",
-    "iter_validated_prompts",
-    "token_problems",
-    "validated_prompts",
-]
-
 MAX_SAMPLES = 10_000
 """The most images that one row may ask for; more is taken for a slip of the hand."""
 

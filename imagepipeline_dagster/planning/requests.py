@@ -22,20 +22,6 @@ from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.seeds import seed_for
 from imagepipeline_dagster.rows import column, content_hash
 
-__all__ = [
-    "PlanCount",
-    "PlanSummary",
-    "PlannedRequest",
-    "Reason",
-    "plan_fingerprint",
-    "plan_prompt_set",
-    "plan_requests",
-    "plan_states_now",
-    "request_key",
-    "summarise_plan",
-    "unplanned_requests",
-]
-
 
 class Reason(StrEnum):
     """Why a request is what it is, compared with what its call last used."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 
-__all__ = ["SEED_LIMIT", "seed_for"]
-
 SEED_LIMIT = 2**31
 """One more than the largest derived seed: what every sampler's 32-bit signed seed can hold."""
 

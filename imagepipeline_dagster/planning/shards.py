@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from _typeshed import DataclassInstance
 
-__all__ = ["Shard", "shards_of"]
 
 RowT = TypeVar("RowT", bound="DataclassInstance")
 

@@ -12,8 +12,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["carries_more", "without_texts"]
-
 _MARKUP = (b"<!doctype", b"<html", b"<script", b"<svg", b"<body", b"<iframe")
 _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c", b"%PDF-")
 _PADDING = b"\0\r\n\t "

@@ -26,8 +26,6 @@ from imagepipeline_dagster.purchase.purchase import PurchaseSettings
 from imagepipeline_dagster.purchase.replay import Replay, compared, least_like, replays_of
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
-__all__ = ["Canaries", "CanaryLook", "Drift", "buy_canaries", "drift_of", "look_at_canaries"]
-
 _DIGITS = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}")
 
 

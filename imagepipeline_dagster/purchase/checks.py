@@ -9,8 +9,6 @@ from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.planning.approval import NOT_APPROVED
 from imagepipeline_dagster.purchase.images import GeneratedImage
 
-__all__ = ["EXPECTATIONS", "Expectation", "waiting_for_approval"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:

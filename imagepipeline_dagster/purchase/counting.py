@@ -16,8 +16,6 @@ from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.purchase.state import RunState
 from imagepipeline_dagster.storage.contract import Storage
 
-__all__ = ["PurchaseCount"]
-
 
 @dataclass(slots=True, kw_only=True)
 class PurchaseCount:

@@ -30,8 +30,6 @@ from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.purchase.landing import HoldLost, lost_sample
 from imagepipeline_dagster.purchase.state import RunState
 
-__all__ = ["Ending", "Endings", "SendingStopped", "ending_of"]
-
 
 class SendingStopped(Exception):
     """The run stopped while a call was on its way to be sent."""

@@ -10,8 +10,6 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["Fence", "Moment"]
-
 # The clock that goes on while the machine sleeps; elsewhere the wall clock alone sees that.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 

@@ -24,9 +24,6 @@ from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.rows import column
 
-__all__ = ["CIRCUMSTANCES", "GeneratedImage", "images_of_plan", "noting_why_withheld"]
-
-
 CIRCUMSTANCES = frozenset(
     {
         *("uri", "job_id", "submitted_at", "completed_at", "run_id", "endpoint", "error"),

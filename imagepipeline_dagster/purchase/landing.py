@@ -32,15 +32,6 @@ from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.purchase.pictures import Picture, Undecodable, read_picture
 from imagepipeline_dagster.storage.contract import Storage, image_path, thumbnail_path
 
-__all__ = [
-    "HoldLost",
-    "Landing",
-    "LandingThreads",
-    "PicturesLate",
-    "landing_threads",
-    "lost_sample",
-]
-
 T = TypeVar("T")
 _DOWNLOADS_AT_ONCE = 8
 # A bucket answers after a tenth of a second. Each picture is two objects, and held in memory.

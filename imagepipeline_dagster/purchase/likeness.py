@@ -11,8 +11,6 @@ from PIL import Image, ImageChops, ImageStat
 
 from imagepipeline_dagster.purchase.pictures import eight_bits
 
-__all__ = ["Comparison", "Likeness", "compare_pictures", "difference_hash"]
-
 _HASH_COLUMNS, _HASH_ROWS = 8, 8
 # A picture that was only encoded anew differs by less: JPEG of quality 80 by 2 to 4 levels of 255,
 # and by 0 to 3 bits. Flat pictures have no stable bits, so a tiny difference alone is enough.

@@ -10,8 +10,6 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-__all__ = ["Brake", "PollClock", "PollTimer", "RequestPace"]
-
 _SLOWEST_SECONDS = 20.0
 # How soon a pace that was changed is looked at again.
 _GLANCE_SECONDS = 0.2

@@ -14,15 +14,6 @@ from PIL import ExifTags, Image, ImageOps, features
 from imagepipeline_dagster.previews import thumbnail
 from imagepipeline_dagster.purchase.beside import carries_more, without_texts
 
-__all__ = [
-    "FORMATS",
-    "Picture",
-    "Undecodable",
-    "as_shown",
-    "eight_bits",
-    "read_picture",
-]
-
 FORMATS = ("PNG", "JPEG", "WEBP", *(("AVIF",) if features.check("avif") else ()))
 """The formats that are accepted, as Pillow names them; AVIF where it was built with it."""
 

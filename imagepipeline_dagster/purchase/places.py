@@ -14,8 +14,6 @@ from imagepipeline_dagster.ledger.shares import AccountLimits, Demand, Share, re
 from imagepipeline_dagster.purchase.pacing import RequestPace
 from imagepipeline_dagster.purchase.state import RunState
 
-__all__ = ["AccountShare", "Places"]
-
 _RENEWAL_SECONDS = 1.0
 
 

@@ -39,8 +39,6 @@ from imagepipeline_dagster.purchase.uses import PromptSetUses
 from imagepipeline_dagster.rows import parquet_table, rows_of
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
-__all__ = ["Rebuilding", "Restored", "StoredTables"]
-
 RowT = TypeVar("RowT", Prompt, PlannedRequest, GeneratedImage)
 
 _ENDED = (

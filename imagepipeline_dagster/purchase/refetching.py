@@ -26,8 +26,6 @@ from imagepipeline_dagster.purchase.landing import Landing, landing_threads
 from imagepipeline_dagster.purchase.pictures import Undecodable
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
 
-__all__ = ["Refetched", "refetch"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refetched:

@@ -31,17 +31,6 @@ from imagepipeline_dagster.purchase.likeness import Comparison, Likeness, compar
 from imagepipeline_dagster.purchase.purchase import Purchase, PurchaseSettings
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
 
-__all__ = [
-    "REPLAYS",
-    "OtherOrigin",
-    "Replay",
-    "ReplayFailed",
-    "ReplayReport",
-    "compared",
-    "least_like",
-    "replays_of",
-]
-
 REPLAYS = "replay"
 """The dataset's name under which the ledger knows replays."""
 

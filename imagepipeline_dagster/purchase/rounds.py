@@ -37,8 +37,6 @@ from imagepipeline_dagster.purchase.state import RunState
 from imagepipeline_dagster.purchase.submission import Submission
 from imagepipeline_dagster.purchase.uses import PromptSetUses
 
-__all__ = ["PurchaseSettings", "Rounds"]
-
 _WAIT_FOR_OTHERS_SECONDS = 0.5
 
 

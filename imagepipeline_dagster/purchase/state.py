@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.budget import BudgetReached
 
-__all__ = ["PurchaseProgress", "RunState", "TooManyFailures"]
-
 # Samples that have to come to an end before their failures say anything about the rest.
 _SAMPLES_JUDGED = 20
 

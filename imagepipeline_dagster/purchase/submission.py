@@ -33,9 +33,6 @@ from imagepipeline_dagster.purchase.fence import Fence, Moment
 from imagepipeline_dagster.purchase.landing import HoldLost
 from imagepipeline_dagster.purchase.state import RunState
 
-__all__ = ["Submission"]
-
-
 _log = logging.getLogger(__name__)
 
 

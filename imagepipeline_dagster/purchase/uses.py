@@ -12,8 +12,6 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.steps import record_uses
 from imagepipeline_dagster.planning.requests import PlannedRequest
 
-__all__ = ["PromptSetUses", "SourceRow"]
-
 
 class SourceRow(Protocol):
     """Where a call comes from: a `Prompt`, or what the ledger kept of one."""

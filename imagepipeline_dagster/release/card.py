@@ -22,17 +22,6 @@ from imagepipeline_dagster.release.columns import FORMAT_VERSION, shard_schema
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.storage.contract import Storage
 
-__all__ = [
-    "CONTACT_SHEET",
-    "ROWS",
-    "Release",
-    "ReleaseFile",
-    "card",
-    "examples_sheet",
-    "features",
-    "pick_examples",
-]
-
 ROWS = "rows"
 """Folder of the rows, where no Parquet files hold the pictures with them."""
 

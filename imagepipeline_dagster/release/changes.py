@@ -23,18 +23,6 @@ from imagepipeline_dagster.markup import template
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.rows import arrow_schema, arrow_table, column
 
-__all__ = [
-    "COMPARED",
-    "PLACE",
-    "Cause",
-    "Change",
-    "ChangesTable",
-    "Known",
-    "changes_between",
-    "changes_page",
-    "next_semantic_version",
-]
-
 PLACE = ("prompt_set", "prompt_id", "call_index", "sample_index")
 """The columns that tell a sample from every other."""
 

@@ -14,8 +14,6 @@ from imagepipeline_dagster.release.changes import Change
 from imagepipeline_dagster.rows import rows_of
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
-__all__ = ["changes_sheet", "first_changes"]
-
 _SHOWN = 32  # changes, two tiles each
 _READ = 1_000  # of a release's changes: many differ in their texts alone
 _SHEET_BYTES = 200_000

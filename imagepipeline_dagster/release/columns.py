@@ -18,14 +18,6 @@ import pyarrow as pa
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.rows import arrow_schema
 
-__all__ = [
-    "FORMAT_VERSION",
-    "fingerprint",
-    "lineage_table",
-    "released_row",
-    "shard_schema",
-]
-
 FORMAT_VERSION = 5
 """Version of the shards' columns and layout; another one makes a new release."""
 

@@ -34,8 +34,6 @@ from imagepipeline_dagster.release.changes import (
 from imagepipeline_dagster.release.reading import shard_source
 from imagepipeline_dagster.storage.contract import Storage
 
-__all__ = ["changes_of"]
-
 _BAND = 10_000  # rows of both releases that are held at once
 _BATCH = 10_000  # rows that are hashed at once
 

@@ -13,8 +13,6 @@ from PIL import Image, ImageOps
 
 from imagepipeline_dagster.purchase.beside import without_texts
 
-__all__ = ["readable", "without_exif"]
-
 _EXIF_IN_JPEG = b"Exif\0\0"
 _EXIF_IN_PNG_TEXT = (b"Raw profile type exif\0", b"Raw profile type APP1\0")
 _PACKED_TEXTS = (b"zTXt", b"iTXt", b"iCCP")

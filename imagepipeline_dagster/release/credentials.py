@@ -32,7 +32,6 @@ from imagepipeline_dagster.release.stamping import Mark, Stamped, stamp
 if TYPE_CHECKING:
     import c2pa
 
-__all__ = ["CERTIFICATE", "KEY", "Credentials", "CredentialsUnusable", "stamp_of"]
 
 CERTIFICATE = "IMAGEPIPELINE_C2PA_CERTIFICATE"
 KEY = "IMAGEPIPELINE_C2PA_KEY"

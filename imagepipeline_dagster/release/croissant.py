@@ -16,8 +16,6 @@ from imagepipeline_dagster.release.card import ROWS, Release
 from imagepipeline_dagster.release.columns import shard_schema
 from imagepipeline_dagster.release.policy import ReleasePolicy
 
-__all__ = ["CROISSANT", "croissant"]
-
 CROISSANT = "croissant.json"
 """Its name, beside the card."""
 

@@ -21,8 +21,6 @@ from imagepipeline_dagster.storage.opening import open_storage
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["DatasetRelease", "PicturesElsewhere", "ReleaseMissing", "latest_release", "releases_in"]
-
 
 class ReleaseMissing(CorrectableError, LookupError):
     """There is no release; the message says where it was looked for."""

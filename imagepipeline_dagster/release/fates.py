@@ -9,8 +9,6 @@ from imagepipeline_dagster.release.dataset_release import releases_in
 from imagepipeline_dagster.rows import parquet_table
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
-__all__ = ["SampleVerdict", "releases_with", "verdicts_in"]
-
 _COLUMNS = ["prompt_set", "prompt_id", "image_sha256", "verdict", "moderation_reason"]
 
 

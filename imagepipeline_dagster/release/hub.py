@@ -26,7 +26,6 @@ from imagepipeline_dagster.storage.contract import Storage
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-__all__ = ["HubRefused", "PublishedRelease", "publish_to_hub"]
 
 _TOKEN = "HF_TOKEN"  # noqa: S105 - the name of a variable
 _MANIFEST = "manifest.json"

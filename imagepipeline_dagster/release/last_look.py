@@ -18,8 +18,6 @@ from imagepipeline_dagster.release.columns import FORMAT_VERSION
 from imagepipeline_dagster.release.reading import latest_manifest
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
-__all__ = ["basis_of_release", "record_look", "unchanged_release"]
-
 
 class _Look(BaseModel):
     model_config = ConfigDict(frozen=True)

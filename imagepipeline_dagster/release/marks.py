@@ -19,8 +19,6 @@ from xml.sax.saxutils import escape
 from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 
-__all__ = ["LINEAGE_NAMESPACE", "SOURCE_TYPE", "Marks", "plain"]
-
 LINEAGE_NAMESPACE = "urn:imagepipeline-dagster:lineage:1.0/"
 """Of the XMP properties that say which row a picture is of."""
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-__all__ = ["ChangedSet", "ReleaseTick", "ReleasedDataset", "watch_changes"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangedSet:

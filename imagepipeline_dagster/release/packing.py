@@ -36,8 +36,6 @@ from imagepipeline_dagster.release.pictures import LostImage, read_batches
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.storage.contract import Storage
 
-__all__ = ["format_cards", "pack"]
-
 _WRITERS: Mapping[str, Callable[[str, Sequence[Part], PackedFiles], Writer]] = {
     "parquet": ParquetFiles,
     "webdataset": WebDatasetTars,

@@ -15,8 +15,6 @@ from itertools import chain, groupby
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.columns import fingerprint
 
-__all__ = ["SHARD_BYTES", "Part", "parts_of", "shuffled_place", "split_into_shards"]
-
 SHARD_BYTES = 256 * 2**20
 """Images of a shard, in bytes: few files, yet each is quick to fetch and to hold."""
 

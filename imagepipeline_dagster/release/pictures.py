@@ -19,8 +19,6 @@ from imagepipeline_dagster.release.parts import Part, split_into_shards
 from imagepipeline_dagster.release.stamping import Stamped
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
 
-__all__ = ["Batch", "LostImage", "Stamp", "read_batches"]
-
 # A reader of a release holds a row group at a time, and so does its writer.
 _ROW_GROUP = 100  # rows
 _ROW_GROUP_BYTES = 16 * 2**20

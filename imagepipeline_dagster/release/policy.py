@@ -11,9 +11,6 @@ from pydantic import Field, model_validator
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.options import Options, bounded
 
-__all__ = ["ReleasePolicy"]
-
-
 _SHAPING = ("order", "stamp", "content_producer", "content_credentials")
 
 

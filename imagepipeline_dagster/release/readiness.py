@@ -27,8 +27,6 @@ from imagepipeline_dagster.rows import column
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.overrides import Override
 
-__all__ = ["AskedFor", "ReadySets", "StoredSet", "alike_pictures", "ready_sets"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskedFor:

@@ -17,16 +17,6 @@ from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = [
-    "VERSION",
-    "delete_release",
-    "latest_manifest",
-    "manifests",
-    "read_lineage",
-    "read_rows",
-    "shard_source",
-]
-
 
 VERSION = re.compile(r"v\d+")
 """A release's folder; the number says which of two is newer."""

@@ -13,8 +13,6 @@ from pathlib import Path
 
 from imagepipeline_dagster.storage.contract import TEMPORARY_PREFIX
 
-__all__ = ["is_left_behind", "scratch_folder"]
-
 _PREFIX = f"{TEMPORARY_PREFIX}imagepipeline-release-"
 _LOCK = "lock"
 _JUST_MADE = 60  # seconds: a folder this young may be about to get its lock

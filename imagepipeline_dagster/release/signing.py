@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         Ed25519PublicKey,
     )
 
-__all__ = ["SIGNATURE", "KeyUnusable", "private_bytes", "sign", "signature_problem"]
 
 SIGNATURE = "manifest.json.sig"
 """Name of the signature, beside the manifest."""

@@ -15,8 +15,6 @@ from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.policy import ReleasePolicy
 
-__all__ = ["Place", "SplitsLeak", "leaks", "place_of", "splits_of"]
-
 Place = tuple[str, str, int | None, int | None, str | None]
 """Prompt set, prompt id, call, sample and SHA-256: what tells a sample from every other."""
 

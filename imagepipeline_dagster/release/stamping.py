@@ -16,8 +16,6 @@ from enum import StrEnum
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.marks import LINEAGE_NAMESPACE, Marks
 
-__all__ = ["Mark", "Stamped", "stamp"]
-
 _PNG = b"\x89PNG\r\n\x1a\n"
 _XMP_IN_PNG = b"XML:com.adobe.xmp\0"
 _PARAMETERS = b"parameters\0"

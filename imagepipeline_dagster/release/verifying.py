@@ -20,8 +20,6 @@ from imagepipeline_dagster.release.reading import shard_source
 from imagepipeline_dagster.release.signing import SIGNATURE
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
-__all__ = ["FileChanged", "export_release", "problems_of"]
-
 _MANIFEST = "manifest.json"
 _CHUNK = 2**20
 

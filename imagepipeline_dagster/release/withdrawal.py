@@ -44,8 +44,6 @@ from imagepipeline_dagster.release.verifying import problems_of
 from imagepipeline_dagster.rows import parquet_table, rows_of
 from imagepipeline_dagster.storage.contract import Storage, thumbnail_path, tombstone_path
 
-__all__ = ["NotRewritten", "Withdrawal", "withdraw"]
-
 
 class NotRewritten(CorrectableError):
     """A release could not be written without a picture; it is as it was."""

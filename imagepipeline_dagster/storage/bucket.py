@@ -23,7 +23,6 @@ from imagepipeline_dagster.storage.contract import (
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
-__all__ = ["WRITE_OPTIONS", "DefaultS3", "S3Bucket", "S3Opener"]
 
 _CONTENT_TYPES = {
     ".csv": "text/csv; charset=utf-8",

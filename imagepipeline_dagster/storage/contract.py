@@ -17,15 +17,6 @@ from pathlib import Path
 
 from imagepipeline_dagster.errors import CorrectableError
 
-__all__ = [
-    "ObjectMissing",
-    "Storage",
-    "StorageUnavailable",
-    "image_path",
-    "thumbnail_path",
-    "tombstone_path",
-]
-
 
 class ObjectMissing(FileNotFoundError):
     """There is no object at this path."""

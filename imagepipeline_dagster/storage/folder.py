@@ -20,8 +20,6 @@ from imagepipeline_dagster.storage.contract import (
     checked_path,
 )
 
-__all__ = ["LocalFolder"]
-
 _CHUNK = 2**20
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 

@@ -11,8 +11,6 @@ from imagepipeline_dagster.storage.bucket import DefaultS3, S3Bucket, S3Opener
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.storage.folder import LocalFolder
 
-__all__ = ["folder_at", "open_storage"]
-
 
 def folder_at(uri: str) -> Path | None:
     """Return the folder that a storage's name stands for, its `~` expanded; None for all others."""

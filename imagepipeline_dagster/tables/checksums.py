@@ -19,8 +19,6 @@ from imagepipeline_dagster.tables.reading import PromptsTable
 from imagepipeline_dagster.tables.summaries import SetSummary
 from imagepipeline_dagster.tables.values import read_text
 
-__all__ = ["checksums_among", "checksums_between"]
-
 _BYTES = 16
 _CHUNK = 2_000  # rows held at a time
 # Of marshal's formats the last in which equal rows have equal bytes.

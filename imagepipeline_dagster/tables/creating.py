@@ -17,8 +17,6 @@ from imagepipeline_dagster.tables.schema import (
 )
 from imagepipeline_dagster.tables.values import Kind
 
-__all__ = ["create_tables", "tables_metadata"]
-
 _TYPES: dict[Kind, sa.types.TypeEngine[Any]] = {
     Kind.TEXT: sa.Text(),
     Kind.WHOLE: sa.BigInteger(),

@@ -21,8 +21,6 @@ from imagepipeline_dagster.databases import (
 )
 from imagepipeline_dagster.tables.errors import RowRefused, TablesUnavailable
 
-__all__ = ["reporting_database_errors", "source_engine", "writing"]
-
 
 def _parsed(url: str) -> URL:
     try:

@@ -4,15 +4,6 @@ from __future__ import annotations
 
 from imagepipeline_dagster.errors import CorrectableError
 
-__all__ = [
-    "ColumnMissing",
-    "RowRefused",
-    "SetsMerged",
-    "TableMissing",
-    "TablesError",
-    "TablesUnavailable",
-]
-
 
 class TablesError(CorrectableError):
     """Something about the two tables that a person has to put right.

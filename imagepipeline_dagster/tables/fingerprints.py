@@ -17,14 +17,6 @@ from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, content
 if TYPE_CHECKING:
     from imagepipeline_dagster.tables.reading import SourceTables
 
-__all__ = [
-    "SetFingerprint",
-    "content_version",
-    "fingerprint_embeddings",
-    "fingerprint_set",
-    "fingerprint_sets",
-    "fingerprint_used",
-]
 
 _ROW_BYTES = 32
 _MODULUS = 2 ** (8 * _ROW_BYTES)

@@ -21,8 +21,6 @@ from imagepipeline_dagster.tables.schema import (
 )
 from imagepipeline_dagster.tables.spelling import did_you_mean, listed
 
-__all__ = ["MappedTable", "check_mapping", "find_table", "rows_in"]
-
 _CHUNK = 2_000  # rows held at a time while streaming
 
 

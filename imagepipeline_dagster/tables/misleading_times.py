@@ -15,8 +15,6 @@ from imagepipeline_dagster.tables.reading import PromptsTable
 from imagepipeline_dagster.tables.spelling import quoted
 from imagepipeline_dagster.tables.values import read_time
 
-__all__ = ["misleading_time"]
-
 _SOON = dt.timedelta(days=1)  # clocks and time zones differ
 _CHUNK = 2_000  # rows in memory at a time
 _TO_THE_SECOND = len("2026-05-01 12:00:00")

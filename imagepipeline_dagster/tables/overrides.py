@@ -23,18 +23,6 @@ from imagepipeline_dagster.tables.database import reporting_database_errors, sou
 from imagepipeline_dagster.tables.errors import TablesError
 from imagepipeline_dagster.tables.values import read_time
 
-__all__ = [
-    "EVERY_SET",
-    "OVERRIDES",
-    "Override",
-    "OverrideDecision",
-    "OverrideInvalid",
-    "count_overrides",
-    "overrides_table",
-    "read_overrides",
-    "record_overrides",
-]
-
 OVERRIDES = "moderation_overrides"
 """The table's name, unless a dataset gives it another."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["foreign_syntax"]
-
 _FOREIGN = re.compile(
     r"""
     \([^()]*[^()\d\s]\s*:\s*[0-9.]+\)  # a weight: (word:1.3)

@@ -24,8 +24,6 @@ from imagepipeline_dagster.tables.schema import (
 )
 from imagepipeline_dagster.tables.values import read_text
 
-__all__ = ["PromptsTable", "SourceTables"]
-
 _CHUNK = 2_000  # rows held at a time while streaming
 _QUERY_SECONDS = 40  # a sensor has 60 for everything
 _LONG_AGO = dt.datetime.min.replace(tzinfo=dt.UTC)

@@ -17,13 +17,6 @@ from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, RowType
 from imagepipeline_dagster.tables.transfer.incoming import ImportOptions, IncomingRows
 from imagepipeline_dagster.tables.transfer.target import TargetTable
 
-__all__ = [
-    "SampleMissing",
-    "create_sample_tables",
-    "edit_sample_embedding",
-    "edit_sample_prompt",
-]
-
 _MAPPINGS = {PromptRow: TableMapping("prompts"), EmbeddingRow: TableMapping("embeddings")}
 _FILES = {PromptRow: "sample_prompts.csv", EmbeddingRow: "sample_embeddings.csv"}
 """The sample rows: three prompt sets in which each outcome comes up, 40 images in all.

@@ -17,21 +17,6 @@ from imagepipeline_dagster.api.contract import TASKS, Task, canonical_json
 from imagepipeline_dagster.options import Options
 from imagepipeline_dagster.tables.values import Kind, reader_of
 
-__all__ = [
-    "PLACEMENTS",
-    "Column",
-    "EmbeddingRow",
-    "PromptRow",
-    "RowT",
-    "RowType",
-    "TableMapping",
-    "columns_of",
-    "content_json",
-    "key_columns",
-    "row_reader",
-    "source_json",
-]
-
 PLACEMENTS: tuple[str, ...] = ("positive", "negative", "either")
 """Which prompt an embedding's trigger words belong in."""
 

@@ -7,8 +7,6 @@ import unicodedata
 from collections.abc import Iterable
 from itertools import islice
 
-__all__ = ["did_you_mean", "is_blank", "listed", "look_alike", "quoted", "visible_name"]
-
 _COMPARED = 10_000  # names: comparing them takes about half a second
 _SHOWN = 3
 

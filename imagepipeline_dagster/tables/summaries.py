@@ -18,18 +18,6 @@ from imagepipeline_dagster.tables.errors import SetsMerged
 from imagepipeline_dagster.tables.reading import PromptsTable
 from imagepipeline_dagster.tables.values import read_text
 
-__all__ = [
-    "SetSummary",
-    "count_unassigned",
-    "is_later",
-    "lasts_seconds",
-    "newest_time",
-    "refuse_merged_sets",
-    "sets_since",
-    "stored_time",
-    "summarise_sets",
-]
-
 _LONGEST_TEXT = 64  # it is kept with every tick
 _TO_THE_SECOND = len("2026-05-01 12:00:00")
 

@@ -14,21 +14,6 @@ from collections.abc import Callable
 from decimal import Decimal
 from enum import StrEnum
 
-__all__ = [
-    "Kind",
-    "is_no_value",
-    "is_unread_list",
-    "read_flag",
-    "read_number",
-    "read_text",
-    "read_time",
-    "read_whole",
-    "read_words",
-    "reader_of",
-    "shown",
-    "words_text",
-]
-
 
 class Kind(StrEnum):
     """What a column holds."""

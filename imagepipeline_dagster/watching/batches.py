@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["batch_sizes"]
-
 # Sets that one tick asks for at most: each takes some hundredths of its sixty seconds.
 _MOST_SETS = 1000
 # A larger set is a run's work by itself: it would keep the others back.

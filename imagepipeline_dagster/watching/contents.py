@@ -34,8 +34,6 @@ from imagepipeline_dagster.tables.summaries import (
     summarise_sets,
 )
 
-__all__ = ["SetContents"]
-
 T = TypeVar("T")
 
 

@@ -32,8 +32,6 @@ from imagepipeline_dagster.tables.summaries import (
 )
 from imagepipeline_dagster.watching.contents import SetContents
 
-__all__ = ["FIRST_TICK", "EmbeddingsWatch", "Observation", "Tiers", "Watch", "new_tick", "observe"]
-
 FIRST_TICK = "first"
 """The name of a sensor's tick that has no watch to go by, so that it too can be repeated."""
 

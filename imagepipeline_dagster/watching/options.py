@@ -9,8 +9,6 @@ from pydantic import Field
 from imagepipeline_dagster.options import Options, bounded
 from imagepipeline_dagster.watching.looking import Tiers
 
-__all__ = ["Watching"]
-
 
 class Watching(Options):
     """How the sensors of a dataset watch its tables."""

@@ -9,8 +9,6 @@ from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.partition_names import partition_key
 from imagepipeline_dagster.watching.looking import Observation
 
-__all__ = ["PartitionChanges", "PartitionRules", "TooManyGone", "partition_changes"]
-
 # Removing so few partitions is never taken for a table truncated by accident.
 _FEW_SETS = 2
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from imagepipeline_dagster.tables.fingerprints import SetFingerprint
 
-__all__ = ["PromptSetState", "is_built", "pause_is_over", "retry_at", "retry_due"]
-
 _FIRST_RETRY = dt.timedelta(minutes=30)
 _LONGEST_PAUSE = dt.timedelta(hours=24)
 

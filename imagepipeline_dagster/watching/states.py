@@ -39,11 +39,6 @@ from imagepipeline_dagster.ledger.upserts import upsert
 from imagepipeline_dagster.tables.fingerprints import SetFingerprint
 from imagepipeline_dagster.watching.retries import PromptSetState, pause_is_over, retry_due
 
-__all__ = [
-    "AskedRun",
-    "PromptSetStates",
-]
-
 _LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 

@@ -37,17 +37,6 @@ from imagepipeline_dagster.watching.partitions import (
 )
 from imagepipeline_dagster.watching.states import AskedRun, PromptSetStates
 
-__all__ = [
-    "EmbeddingsTick",
-    "PromptsTick",
-    "WatchedDataset",
-    "ask_again",
-    "follow_sets",
-    "watch_embeddings",
-    "watch_prompts",
-]
-
-
 # A backlog of more ticks than these is worked off many sets a run.
 _MANY = 4
 

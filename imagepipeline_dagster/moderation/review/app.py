@@ -33,8 +33,6 @@ from imagepipeline_dagster.moderation.verdicts import Verdict
 from imagepipeline_dagster.storage.contract import ObjectMissing
 from imagepipeline_dagster.tables.overrides import OverrideDecision
 
-__all__ = ["review_app"]
-
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "

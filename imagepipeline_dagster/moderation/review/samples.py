@@ -14,8 +14,6 @@ from imagepipeline_dagster.rows import parquet_table, rows_of
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.overrides import OverrideDecision
 
-__all__ = ["facts_of", "moderated_set", "most_urgent_first", "sets_that_wait"]
-
 _URGENCY = {Verdict.QUARANTINED: 0, Verdict.REJECTED: 1, Verdict.KEPT: 2}
 
 

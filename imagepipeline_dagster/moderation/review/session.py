@@ -27,8 +27,6 @@ from imagepipeline_dagster.tables.overrides import (
     record_overrides,
 )
 
-__all__ = ["Decided", "NothingToUndo", "PictureUnknown", "ReviewSession", "ShownSample"]
-
 _NO_REASON = "looked at it"  # stands where a reviewer gives none
 _Place = tuple[str, str]
 """Prompt set and SHA-256: what a decision of this page is about."""

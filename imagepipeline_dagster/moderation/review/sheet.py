@@ -26,8 +26,6 @@ from imagepipeline_dagster.moderation.verdicts import VERDICT_OF, ModeratedImage
 from imagepipeline_dagster.previews import stored_thumbnails
 from imagepipeline_dagster.storage.contract import Storage
 
-__all__ = ["review_sheet"]
-
 
 @dataclass(frozen=True, slots=True)
 class _Decision:

@@ -10,8 +10,6 @@ from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import Batch
 
-__all__ = ["Writer", "marks_of"]
-
 
 class Writer(ABC):
     """Writes the parts of one split in a format of its own."""

@@ -18,8 +18,6 @@ from typing_extensions import Buffer, override
 from imagepipeline_dagster.release.card import Release, ReleaseFile
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
-__all__ = ["NewFile", "PackedFiles"]
-
 _FINISHERS = 4  # threads
 _UNFINISHED = 8  # files that wait for the disk or the network
 _BUFFER = 2**16  # bytes: a page of pictures is larger, and passes by

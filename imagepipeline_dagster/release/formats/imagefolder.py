@@ -28,8 +28,6 @@ from imagepipeline_dagster.release.formats.files import PackedFiles
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import Batch
 
-__all__ = ["ImageFolder"]
-
 
 class ImageFolder(Writer):
     """Files named by their content, and a table of what they are.

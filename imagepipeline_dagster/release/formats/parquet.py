@@ -19,8 +19,6 @@ from imagepipeline_dagster.release.formats.files import NewFile, PackedFiles
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import Batch
 
-__all__ = ["ParquetFiles"]
-
 
 class ParquetFiles(Writer):
     """A file for each part, which is taken over where the former release has it."""

@@ -24,8 +24,6 @@ from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import Batch
 from imagepipeline_dagster.storage.contract import image_path
 
-__all__ = ["WebDatasetTars", "member_extension"]
-
 _TAR_BYTES = 500 * 2**20
 _JSON = json.JSONEncoder(default=str)
 

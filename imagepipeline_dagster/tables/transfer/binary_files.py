@@ -23,8 +23,6 @@ from imagepipeline_dagster.tables.transfer.file_rows import (
 from imagepipeline_dagster.tables.transfer.header_names import known_names, plain_name
 from imagepipeline_dagster.tables.transfer.unpacking import UNPACKING_ERRORS, seekable
 
-__all__ = ["ExcelFile", "ParquetFile"]
-
 _BATCH = 2_000  # rows
 _BROKEN = (BadZipFile, LookupError, ValueError, TypeError, ParseError, *UNPACKING_ERRORS)
 """What reading a damaged workbook raises."""

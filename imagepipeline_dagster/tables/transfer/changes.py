@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["ChangeKind", "Changes", "RowChange", "RowCounts"]
-
 
 class ChangeKind(StrEnum):
     """What becomes of a row."""

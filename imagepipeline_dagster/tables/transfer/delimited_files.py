@@ -17,8 +17,6 @@ from imagepipeline_dagster.tables.transfer.file_rows import (
 from imagepipeline_dagster.tables.transfer.header_names import known_names, plain_name
 from imagepipeline_dagster.tables.transfer.text_lines import LineUnreadable, text_lines
 
-__all__ = ["DelimitedFile", "PromptLinesFile", "begins_with_headers"]
-
 _DELIMITERS = ",;\t|"
 _LONGEST_FIELD = 2**31 - 1  # a C long; one prompt may be longer than csv's 128 KiB
 _NO_RETURN = "\udc0d"

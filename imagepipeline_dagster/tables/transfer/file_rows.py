@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["FileOptions", "FileRow", "FileUnreadable", "RowUnreadable", "RowsFile"]
-
 
 class FileUnreadable(ValueError):
     """The file as a whole cannot be read; says why and what is expected."""

@@ -12,8 +12,6 @@ from functools import cache
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, RowType, columns_of
 from imagepipeline_dagster.tables.spelling import listed, visible_name
 
-__all__ = ["HeadersRefused", "Resolution", "known_names", "plain_name", "resolved_headers"]
-
 _SYNONYMS: Mapping[RowType, Mapping[str, str]] = {
     PromptRow: {
         "prompt_set": "category set collection batch group campaign",

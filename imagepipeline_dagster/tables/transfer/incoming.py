@@ -40,14 +40,6 @@ from imagepipeline_dagster.tables.transfer.staging import SeenRows, StagedRows
 from imagepipeline_dagster.tables.transfer.tidying import Tidy, tidy_of
 from imagepipeline_dagster.tables.values import Kind, is_no_value, is_unread_list, shown
 
-__all__ = [
-    "ImportOptions",
-    "ImportRefused",
-    "IncomingRows",
-    "OnRefused",
-    "problem_of",
-]
-
 _SHOWN_PROBLEMS = 20
 _SHOWN_SYNTAX = 20
 _PROMPTS = frozenset({"prompt", "negative_prompt"})

@@ -17,8 +17,6 @@ from imagepipeline_dagster.tables.transfer.file_rows import (
 )
 from imagepipeline_dagster.tables.transfer.text_lines import LineUnreadable, text_lines
 
-__all__ = ["JsonArrayFile", "JsonLinesFile"]
-
 _LIKE_THIS = '{"prompt": "…"}'
 _READ_AT_ONCE = 1 << 16  # characters
 # Decimals keep the digits of a number as they are written.

@@ -39,8 +39,6 @@ from imagepipeline_dagster.tables.transfer.progress import OnProgress, RowProgre
 from imagepipeline_dagster.tables.transfer.staging import StagedRows, Values
 from imagepipeline_dagster.tables.transfer.target import TargetTable, ValueUnfit
 
-__all__ = ["ImportReport", "Merge"]
-
 _CHUNK = 2_000  # rows compared and written at a time
 _SETS = 500  # prompt sets asked for at a time
 _SETS_COMPARED = 20_000  # names that are looked at for those that look alike

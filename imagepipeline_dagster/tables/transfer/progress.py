@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from typing import TypeVar
 
-__all__ = ["OnProgress", "RowProgress", "counted"]
-
 RowsT = TypeVar("RowsT", bound=Sized)
 
 

@@ -16,8 +16,6 @@ from imagepipeline_dagster.tables.transfer.file_rows import FileOptions, FileUnr
 from imagepipeline_dagster.tables.transfer.json_files import JsonArrayFile, JsonLinesFile
 from imagepipeline_dagster.tables.transfer.unpacking import UNPACKING_ERRORS, first_bytes
 
-__all__ = ["FILE_ENDINGS", "PACKED_ENDINGS", "open_file", "own_ending"]
-
 _BY_ENDING: Mapping[str, type[RowsFile]] = {
     ".csv": DelimitedFile,
     ".tsv": DelimitedFile,

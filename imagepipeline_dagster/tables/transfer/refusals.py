@@ -10,8 +10,6 @@ from typing import IO, Any, Self
 from imagepipeline_dagster.tables.transfer.file_rows import FileRow, RowUnreadable
 from imagepipeline_dagster.tables.values import read_text
 
-__all__ = ["RefusedRows"]
-
 _PLACE, _REASON = "refused_at", "refused_because"
 
 

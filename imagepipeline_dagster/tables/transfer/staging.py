@@ -15,8 +15,6 @@ from imagepipeline_dagster.tables.schema import (
     key_columns,
 )
 
-__all__ = ["SeenRows", "StagedRows", "Values"]
-
 Values = Mapping[str, Any]
 """A row by our names."""
 

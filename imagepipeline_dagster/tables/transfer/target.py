@@ -31,8 +31,6 @@ from imagepipeline_dagster.tables.values import (
     words_text,
 )
 
-__all__ = ["TargetTable", "ValueUnfit"]
-
 _CHUNK = 2_000  # rows held at a time while streaming
 _AS_TEXT = (sa.String, sa.Integer, sa.LargeBinary, sa.types.NullType)
 """Types that SQLAlchemy and SQLite agree about."""

@@ -15,8 +15,6 @@ from imagepipeline_dagster.tables.transfer.unpacking import (
     unpacked,
 )
 
-__all__ = ["SAMPLE_BYTES", "LineUnreadable", "text_lines"]
-
 SAMPLE_BYTES = 1 << 16
 """How much of a file is looked at to find out how it is written."""
 

@@ -18,8 +18,6 @@ from imagepipeline_dagster.tables.schema import Column
 from imagepipeline_dagster.tables.spelling import quoted, visible_name
 from imagepipeline_dagster.tables.values import Kind, read_time, read_whole
 
-__all__ = ["Tidied", "Tidy", "tidy_of"]
-
 _SEED_LIMIT = 2**64  # of ComfyUI
 _WHOLE_AS_NUMBER = re.compile(r"([+-]?[0-9]+)\.0+")
 _IDS = frozenset({"prompt_id", "embedding_id", "embeddings"})

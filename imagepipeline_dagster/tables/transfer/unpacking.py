@@ -13,8 +13,6 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 
-__all__ = ["UNPACKING_ERRORS", "first_bytes", "is_packed", "seekable", "unpacked"]
-
 UNPACKING_ERRORS = (EOFError, zlib.error, OSError, pa.ArrowException)
 """What reading a damaged file raises."""
 

@@ -36,8 +36,6 @@ from imagepipeline_dagster.tables.schema import (
 from imagepipeline_dagster.tables.transfer.reading_files import PACKED_ENDINGS, own_ending
 from imagepipeline_dagster.tables.values import Kind, read_text, shown, words_text
 
-__all__ = ["ExportRefused", "writing_file"]
-
 Write = Callable[[Sequence[Any]], None]
 """Adds rows to the file."""
 
