@@ -27,13 +27,7 @@ from rich.table import Table
 from benchmarks.bucket import bucket
 from benchmarks.databases import postgresql
 from benchmarks.promises import Verdict, table_of_verdicts
-from benchmarks.sets import (
-    PROMPTS_OF_A_SET,
-    MadeSets,
-    Place,
-    make_sets_alone,
-    make_sets_in_a_batch,
-)
+from benchmarks.sets import PROMPTS_OF_A_SET, MadeSets, Place, make_sets_alone, make_sets_in_a_batch
 from benchmarks.shards import MadeLargeSet, launch_a_set, make_large_set
 from benchmarks.stage import Api, Stage, buy_a_set
 from benchmarks.vendor import Vendor

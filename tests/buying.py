@@ -21,11 +21,7 @@ from imagepipeline_dagster.ledger.budget import Allowance
 from imagepipeline_dagster.ledger.records import MAX_JOBS_PER_REQUEST, Entry, Failure, Outcome
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import attempts
-from imagepipeline_dagster.planning.prompts import (
-    GenerationDefaults,
-    Prompt,
-    validated_prompts,
-)
+from imagepipeline_dagster.planning.prompts import GenerationDefaults, Prompt, validated_prompts
 from imagepipeline_dagster.planning.requests import PlannedRequest, plan_prompt_set
 from imagepipeline_dagster.purchase.images import GeneratedImage, images_of_plan
 from imagepipeline_dagster.purchase.pacing import Brake

@@ -18,11 +18,7 @@ from aiolimiter import AsyncLimiter
 from imagepipeline_dagster import telemetry
 from imagepipeline_dagster.api.address import check_key_is_safe, origin_of
 from imagepipeline_dagster.api.answers import AnswerReader
-from imagepipeline_dagster.api.connections import (
-    POST_KEEPALIVE_SECONDS,
-    bounded_answer,
-    open_http,
-)
+from imagepipeline_dagster.api.connections import POST_KEEPALIVE_SECONDS, bounded_answer, open_http
 from imagepipeline_dagster.api.contract import GenerationRequest, Task, status_path, submit_path
 from imagepipeline_dagster.api.downloads import Downloads
 from imagepipeline_dagster.api.errors import (

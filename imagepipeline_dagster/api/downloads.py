@@ -10,12 +10,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 import httpx
 
 from imagepipeline_dagster.api.connections import answer_deadline, open_http
-from imagepipeline_dagster.api.errors import (
-    DownloadFailed,
-    ImageTooLarge,
-    LinkExpired,
-    LinkRefused,
-)
+from imagepipeline_dagster.api.errors import DownloadFailed, ImageTooLarge, LinkExpired, LinkRefused
 from imagepipeline_dagster.api.links import CheckedLink, check_link, is_private_host, read_link
 from imagepipeline_dagster.api.redaction import KeyRedaction
 from imagepipeline_dagster.api.retrying import retry_after

@@ -17,12 +17,7 @@ from imagepipeline_dagster.cli.configured import (
     who_option,
 )
 from imagepipeline_dagster.cli.tables import chosen_sets
-from imagepipeline_dagster.cli.terminal import (
-    count_of,
-    echo_json,
-    moment,
-    why_option,
-)
+from imagepipeline_dagster.cli.terminal import count_of, echo_json, moment, why_option
 from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:

@@ -20,20 +20,11 @@ from imagepipeline_dagster.cli.changes import (
     show_first_rows,
     show_reading,
 )
-from imagepipeline_dagster.cli.configured import (
-    changed_dataset,
-    on_dataset,
-    resources_of,
-)
+from imagepipeline_dagster.cli.configured import changed_dataset, on_dataset, resources_of
 from imagepipeline_dagster.cli.plan import price_option
 from imagepipeline_dagster.cli.progress import ShownProgress
 from imagepipeline_dagster.cli.refusals import show_refusals
-from imagepipeline_dagster.cli.terminal import (
-    agree,
-    count_of,
-    echo_json,
-    yes_option,
-)
+from imagepipeline_dagster.cli.terminal import agree, count_of, echo_json, yes_option
 from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:

@@ -10,11 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imagepipeline_dagster.cli.configured import (
-    configured_ledger,
-    on_dataset,
-    resources_of,
-)
+from imagepipeline_dagster.cli.configured import configured_ledger, on_dataset, resources_of
 from imagepipeline_dagster.cli.ledger import call_text
 from imagepipeline_dagster.cli.terminal import (
     agree,

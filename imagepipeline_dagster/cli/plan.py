@@ -18,12 +18,7 @@ from imagepipeline_dagster.cli.configured import (
 )
 from imagepipeline_dagster.cli.refusals import show_refusals
 from imagepipeline_dagster.cli.tables import chosen_sets
-from imagepipeline_dagster.cli.terminal import (
-    count_of,
-    counts_table,
-    echo_json,
-    shown_number,
-)
+from imagepipeline_dagster.cli.terminal import count_of, counts_table, echo_json, shown_number
 
 if TYPE_CHECKING:
     from rich.table import Table

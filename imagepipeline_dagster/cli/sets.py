@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imagepipeline_dagster.cli.configured import (
-    configured_ledger,
-    configured_tables,
-    on_dataset,
-)
-from imagepipeline_dagster.cli.terminal import (
-    count_of,
-    echo_json,
-)
+from imagepipeline_dagster.cli.configured import configured_ledger, configured_tables, on_dataset
+from imagepipeline_dagster.cli.terminal import count_of, echo_json
 from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:

@@ -12,11 +12,7 @@ import click
 
 from imagepipeline_dagster.cli.configured import changed_dataset, on_dataset, tables_url
 from imagepipeline_dagster.cli.progress import ShownProgress
-from imagepipeline_dagster.cli.terminal import (
-    count_of,
-    echo_json,
-    printable,
-)
+from imagepipeline_dagster.cli.terminal import count_of, echo_json, printable
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset

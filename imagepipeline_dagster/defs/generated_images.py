@@ -41,11 +41,7 @@ from imagepipeline_dagster.purchase.images import (
     noting_why_withheld,
 )
 from imagepipeline_dagster.purchase.purchase import Purchase, PurchaseReport, PurchaseSettings
-from imagepipeline_dagster.resources import (
-    ImagePipelineResource,
-    LedgerResource,
-    StorageResource,
-)
+from imagepipeline_dagster.resources import ImagePipelineResource, LedgerResource, StorageResource
 from imagepipeline_dagster.rows import StoredTable, content_hash
 from imagepipeline_dagster.storage.contract import Storage
 

@@ -27,11 +27,7 @@ from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.changes_sheet import changes_sheet, first_changes
 from imagepipeline_dagster.release.columns import shard_schema
 from imagepipeline_dagster.release.dataset_release import DatasetRelease, latest_release
-from imagepipeline_dagster.release.last_look import (
-    basis_of_release,
-    record_look,
-    unchanged_release,
-)
+from imagepipeline_dagster.release.last_look import basis_of_release, record_look, unchanged_release
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import NothingToRelease, TooMuchLost, publish
 from imagepipeline_dagster.release.readiness import alike_pictures, ready_sets

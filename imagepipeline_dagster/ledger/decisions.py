@@ -25,13 +25,7 @@ from imagepipeline_dagster.ledger.records import (
     plan_state,
 )
 from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by
-from imagepipeline_dagster.ledger.schema import (
-    attempts,
-    decisions,
-    prompt_sets,
-    requests,
-    samples,
-)
+from imagepipeline_dagster.ledger.schema import attempts, decisions, prompt_sets, requests, samples
 from imagepipeline_dagster.ledger.upserts import upsert
 from imagepipeline_dagster.ledger.uses import PromptCall, calls_of
 

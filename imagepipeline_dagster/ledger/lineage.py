@@ -19,11 +19,7 @@ from urllib.request import url2pathname
 from sqlalchemy import ColumnElement, Connection, and_, select
 
 from imagepipeline_dagster.errors import CorrectableError
-from imagepipeline_dagster.ledger.decisions import (
-    MIN_PREFIX,
-    TakenDecision,
-    decisions_about,
-)
+from imagepipeline_dagster.ledger.decisions import MIN_PREFIX, TakenDecision, decisions_about
 from imagepipeline_dagster.ledger.records import Attempt, Entry, StoredSample
 from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by
 from imagepipeline_dagster.ledger.schema import samples, uses

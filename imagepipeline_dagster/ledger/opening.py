@@ -8,16 +8,7 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 
-from sqlalchemy import (
-    Connection,
-    Engine,
-    column,
-    create_engine,
-    insert,
-    inspect,
-    select,
-    table,
-)
+from sqlalchemy import Connection, Engine, column, create_engine, insert, inspect, select, table
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import StaticPool
 

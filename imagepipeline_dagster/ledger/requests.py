@@ -9,26 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Engine,
-    Executable,
-    Table,
-    select,
-)
+from sqlalchemy import ColumnElement, Connection, Engine, Executable, Table, select
 
-from imagepipeline_dagster.databases import (
-    batches,
-    clock_ahead,
-    parsed_url,
-    shown_url,
-    sqlite_file,
-)
-from imagepipeline_dagster.ledger.opening import (
-    open_ledger_for_reading,
-    open_ledger_for_writing,
-)
+from imagepipeline_dagster.databases import batches, clock_ahead, parsed_url, shown_url, sqlite_file
+from imagepipeline_dagster.ledger.opening import open_ledger_for_reading, open_ledger_for_writing
 from imagepipeline_dagster.ledger.records import (
     Attempt,
     Entry,

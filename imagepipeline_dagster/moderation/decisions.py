@@ -8,11 +8,7 @@ from pathlib import Path
 
 from imagepipeline_dagster.moderation.override_targets import KnownTargets, TargetUnknown
 from imagepipeline_dagster.tables.overrides import Override, OverrideDecision, OverrideInvalid
-from imagepipeline_dagster.tables.transfer.file_rows import (
-    FileRow,
-    FileUnreadable,
-    RowUnreadable,
-)
+from imagepipeline_dagster.tables.transfer.file_rows import FileRow, FileUnreadable, RowUnreadable
 from imagepipeline_dagster.tables.transfer.incoming import ImportRefused
 from imagepipeline_dagster.tables.transfer.reading_files import open_file
 from imagepipeline_dagster.tables.values import read_text

@@ -15,11 +15,7 @@ from pydantic import Field, model_validator
 
 from imagepipeline_dagster.api.contract import RANGES, TASKS, RequestInvalid, Task, request_for
 from imagepipeline_dagster.options import Options, bounded
-from imagepipeline_dagster.planning.tokens import (
-    MAX_TOKENS,
-    TOKENS_ARE_ESTIMATED,
-    count_tokens,
-)
+from imagepipeline_dagster.planning.tokens import MAX_TOKENS, TOKENS_ARE_ESTIMATED, count_tokens
 from imagepipeline_dagster.rows import column
 from imagepipeline_dagster.tables.fingerprints import fingerprint_set
 from imagepipeline_dagster.tables.prompt_syntax import foreign_syntax

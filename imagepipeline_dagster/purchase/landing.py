@@ -20,11 +20,7 @@ from typing import NamedTuple, TypeVar
 from sqlalchemy import Connection
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
-from imagepipeline_dagster.api.errors import (
-    DownloadError,
-    LinkExpired,
-    LinkRefused,
-)
+from imagepipeline_dagster.api.errors import DownloadError, LinkExpired, LinkRefused
 from imagepipeline_dagster.api.jobs import Job, JobStatus
 from imagepipeline_dagster.ledger.records import Hold, Outcome, StoredSample
 from imagepipeline_dagster.ledger.steps import record_stored, record_succeeded

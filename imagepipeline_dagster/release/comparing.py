@@ -24,13 +24,7 @@ import pyarrow.parquet as pq
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
 from imagepipeline_dagster.release.card import Release, ReleaseFile
-from imagepipeline_dagster.release.changes import (
-    COMPARED,
-    PLACE,
-    Change,
-    Known,
-    changes_between,
-)
+from imagepipeline_dagster.release.changes import COMPARED, PLACE, Change, Known, changes_between
 from imagepipeline_dagster.release.reading import shard_source
 from imagepipeline_dagster.storage.contract import Storage
 

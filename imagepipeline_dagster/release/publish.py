@@ -43,11 +43,7 @@ from imagepipeline_dagster.release.card import (
     examples_sheet,
     pick_examples,
 )
-from imagepipeline_dagster.release.changes import (
-    ChangesTable,
-    changes_page,
-    next_semantic_version,
-)
+from imagepipeline_dagster.release.changes import ChangesTable, changes_page, next_semantic_version
 from imagepipeline_dagster.release.columns import fingerprint
 from imagepipeline_dagster.release.comparing import changes_of
 from imagepipeline_dagster.release.croissant import CROISSANT, croissant

@@ -28,11 +28,7 @@ from imagepipeline_dagster.tables.fingerprints import (
 )
 from imagepipeline_dagster.tables.reading import PromptsTable
 from imagepipeline_dagster.tables.schema import EmbeddingRow
-from imagepipeline_dagster.tables.summaries import (
-    SetSummary,
-    refuse_merged_sets,
-    summarise_sets,
-)
+from imagepipeline_dagster.tables.summaries import SetSummary, refuse_merged_sets, summarise_sets
 
 T = TypeVar("T")
 

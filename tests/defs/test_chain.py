@@ -16,13 +16,7 @@ from dagster._serdes import serialize_value
 from PIL import Image
 
 from tests.defs.conftest import Sampled
-from tests.pipeline import (
-    STAGES,
-    checks_of,
-    data_versions,
-    figures,
-    metadata_of,
-)
+from tests.pipeline import STAGES, checks_of, data_versions, figures, metadata_of
 
 _MOST_METADATA = 48_000
 SETS = ("harbour_at_night", "portraits", "spring_catalogue")

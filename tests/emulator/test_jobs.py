@@ -8,13 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagepipeline_dagster.api.contract import request_for
-from imagepipeline_dagster.emulator.jobs import (
-    ImageLink,
-    JobOutcome,
-    JobTicket,
-    Queue,
-    UnknownJob,
-)
+from imagepipeline_dagster.emulator.jobs import ImageLink, JobOutcome, JobTicket, Queue, UnknownJob
 from imagepipeline_dagster.emulator.settings import EmulatorSettings
 
 OUTCOMES = st.one_of(

@@ -16,20 +16,8 @@ from imagepipeline_dagster.ledger.decisions import unknown_requests
 from imagepipeline_dagster.ledger.lineage import lineage_of
 from imagepipeline_dagster.ledger.schema import requests
 from imagepipeline_dagster.purchase.likeness import Likeness, compare_pictures, difference_hash
-from imagepipeline_dagster.purchase.replay import (
-    OtherOrigin,
-    Replay,
-    ReplayFailed,
-    ReplayReport,
-)
-from tests.buying import (
-    Bought,
-    Buyer,
-    ForgetfulBuyer,
-    numbered_rows,
-    prompts_of,
-    request_of,
-)
+from imagepipeline_dagster.purchase.replay import OtherOrigin, Replay, ReplayFailed, ReplayReport
+from tests.buying import Bought, Buyer, ForgetfulBuyer, numbered_rows, prompts_of, request_of
 from tests.conftest import StartEmulator
 
 ALLOWANCE = Allowance(scope="images@emulator")

@@ -27,11 +27,7 @@ from imagepipeline_dagster.release import parts
 from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.formats import webdataset
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.publish import (
-    NothingToRelease,
-    UnmoderatedImage,
-    release_counts,
-)
+from imagepipeline_dagster.release.publish import NothingToRelease, UnmoderatedImage, release_counts
 from imagepipeline_dagster.release.reading import latest_manifest
 from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.release.verifying import problems_of

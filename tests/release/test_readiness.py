@@ -13,12 +13,7 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.moderation.states import basis_of
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
-from imagepipeline_dagster.release.readiness import (
-    ReadySets,
-    StoredSet,
-    alike_pictures,
-    ready_sets,
-)
+from imagepipeline_dagster.release.readiness import ReadySets, StoredSet, alike_pictures, ready_sets
 from imagepipeline_dagster.storage.contract import thumbnail_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.tables.overrides import Override, OverrideDecision

@@ -12,11 +12,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from imagepipeline_dagster.tables.database import (
-    reporting_database_errors,
-    source_engine,
-    writing,
-)
+from imagepipeline_dagster.tables.database import reporting_database_errors, source_engine, writing
 from imagepipeline_dagster.tables.errors import TableMissing, TablesError
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import (

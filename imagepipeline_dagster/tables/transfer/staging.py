@@ -9,11 +9,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from imagepipeline_dagster.tables.schema import (
-    RowType,
-    columns_of,
-    key_columns,
-)
+from imagepipeline_dagster.tables.schema import RowType, columns_of, key_columns
 
 Values = Mapping[str, Any]
 """A row by our names."""

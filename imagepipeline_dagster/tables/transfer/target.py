@@ -13,12 +13,7 @@ import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.errors import ColumnMissing
 from imagepipeline_dagster.tables.mapped import MappedTable, find_table
-from imagepipeline_dagster.tables.schema import (
-    RowType,
-    TableMapping,
-    columns_of,
-    key_columns,
-)
+from imagepipeline_dagster.tables.schema import RowType, TableMapping, columns_of, key_columns
 from imagepipeline_dagster.tables.spelling import listed
 from imagepipeline_dagster.tables.transfer.changes import ChangeKind, RowChange
 from imagepipeline_dagster.tables.transfer.staging import Values

@@ -9,11 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from imagepipeline_dagster.tables.transfer.unpacking import (
-    UNPACKING_ERRORS,
-    first_bytes,
-    unpacked,
-)
+from imagepipeline_dagster.tables.transfer.unpacking import UNPACKING_ERRORS, first_bytes, unpacked
 
 SAMPLE_BYTES = 1 << 16
 """How much of a file is looked at to find out how it is written."""

@@ -26,13 +26,7 @@ import pyarrow.parquet as pq
 from typing_extensions import override
 
 from imagepipeline_dagster.tables.errors import TablesError
-from imagepipeline_dagster.tables.schema import (
-    PromptRow,
-    RowT,
-    RowType,
-    columns_of,
-    key_columns,
-)
+from imagepipeline_dagster.tables.schema import PromptRow, RowT, RowType, columns_of, key_columns
 from imagepipeline_dagster.tables.transfer.reading_files import PACKED_ENDINGS, own_ending
 from imagepipeline_dagster.tables.values import Kind, read_text, shown, words_text
 

@@ -6,11 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from imagepipeline_dagster.tables.transfer.file_rows import (
-    FileRow,
-    FileUnreadable,
-    RowUnreadable,
-)
+from imagepipeline_dagster.tables.transfer.file_rows import FileRow, FileUnreadable, RowUnreadable
 from imagepipeline_dagster.tables.transfer.reading_files import open_file
 
 
