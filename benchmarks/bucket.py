@@ -13,8 +13,6 @@ from multiprocessing.connection import Connection
 from typing import Any
 from unittest.mock import patch
 
-__all__ = ["bucket"]
-
 _START_SECONDS = 60.0
 
 

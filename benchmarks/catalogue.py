@@ -11,8 +11,6 @@ import sqlalchemy as sa
 from imagepipeline_dagster.databases import parsed_url
 from imagepipeline_dagster.tables.creating import create_tables
 
-__all__ = ["fill_catalogue"]
-
 _EMBEDDINGS = 50
 
 _NUMBERS = {

@@ -20,8 +20,6 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.scheduler.instigation import InstigatorTick, TickStatus
 
-__all__ = ["QuietTicks", "measure_quiet_ticks"]
-
 _DEFINITIONS = Path(__file__).with_name("watched_definitions.py")
 _SENSORS = ("empty_sensor", "prompts_sensor", "embeddings_sensor")
 _LONGEST_WAIT = 300.0  # seconds

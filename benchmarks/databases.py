@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["postgresql"]
-
 
 @contextmanager
 def postgresql() -> Iterator[Callable[[], str]]:

@@ -45,8 +45,6 @@ from imagepipeline_dagster.purchase.pictures import read_picture
 from imagepipeline_dagster.storage.contract import image_path, thumbnail_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 
-__all__ = ["main"]
-
 _SIZE = {"width": 768, "height": 768}
 _DRAWN = 64  # to draw one takes longer than to look at it
 _ROUNDS = 3  # in turns; the best counts, as others may use the cores too

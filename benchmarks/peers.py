@@ -16,8 +16,6 @@ from pathlib import Path
 
 import requests
 
-__all__ = ["Peer", "buy_in_a_pool", "buy_one_by_one"]
-
 _THREADS = 32
 
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-__all__ = ["Verdict", "table_of_verdicts"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:

@@ -30,8 +30,6 @@ from benchmarks.promises import Verdict, table_of_verdicts
 from benchmarks.stage import Api, Decoding, Stage, buy_a_set, measure_decoding, store_a_set
 from benchmarks.vendor import PICTURE_BYTES, Vendor
 
-__all__ = ["main"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 _WIDTH = 140

@@ -29,8 +29,6 @@ from imagepipeline_dagster.rows import StoredTable
 from imagepipeline_dagster.storage.contract import image_path
 from imagepipeline_dagster.tables.creating import create_tables, tables_metadata
 
-__all__ = ["materialize_release", "write_sets"]
-
 _PROMPTS = 10
 _BYTES = 1000
 _NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

@@ -41,8 +41,6 @@ from imagepipeline_dagster.release.publish import publish
 from imagepipeline_dagster.storage.contract import image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 
-__all__ = ["main"]
-
 P = ParamSpec("P")
 
 _NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

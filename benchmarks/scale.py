@@ -32,8 +32,6 @@ from benchmarks.shards import MadeLargeSet, launch_a_set, make_large_set
 from benchmarks.stage import Api, Stage, buy_a_set
 from benchmarks.vendor import Vendor
 
-__all__ = ["main"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 _DISTANT_SECONDS = 0.1

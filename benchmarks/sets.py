@@ -24,16 +24,6 @@ from imagepipeline_dagster.purchase.images import images_of_plan
 from imagepipeline_dagster.purchase.purchase import Purchase
 from imagepipeline_dagster.tables.creating import create_tables, tables_metadata
 
-__all__ = [
-    "PROMPTS_OF_A_SET",
-    "QUIET",
-    "MadeSets",
-    "Place",
-    "event_kb",
-    "make_sets_alone",
-    "make_sets_in_a_batch",
-]
-
 PROMPTS_OF_A_SET = 10
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """The run config of a run that logs nothing."""

@@ -26,8 +26,6 @@ from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.planning.prompts import GenerationDefaults
 from imagepipeline_dagster.tables.creating import create_tables, tables_metadata
 
-__all__ = ["MadeLargeSet", "launch_a_set", "make_job", "make_large_set", "run"]
-
 _PARTITION = "large"
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _LOOK_SECONDS = 0.2

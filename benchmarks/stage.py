@@ -39,8 +39,6 @@ from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.storage.opening import open_storage
 from imagepipeline_dagster.tables.schema import PromptRow
 
-__all__ = ["Api", "Decoding", "Stage", "buy_a_set", "measure_decoding", "store_a_set"]
-
 _DATASET = "bench"
 _DECODINGS = 20
 

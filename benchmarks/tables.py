@@ -31,8 +31,6 @@ from benchmarks.databases import postgresql
 from benchmarks.watching import Place, Spent
 from imagepipeline_dagster.watching.options import Watching
 
-__all__ = ["main"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -14,8 +14,6 @@ from imagepipeline_dagster.emulator.server import serve
 from imagepipeline_dagster.emulator.settings import EmulatorSettings
 from imagepipeline_dagster.emulator.stats import EmulatorStats
 
-__all__ = ["PICTURE_BYTES", "Vendor"]
-
 PICTURE_BYTES = 1_000_000
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0

@@ -27,8 +27,6 @@ from imagepipeline_dagster.watching.looking import Tiers, Watch, observe
 from imagepipeline_dagster.watching.options import Watching
 from imagepipeline_dagster.watching.states import PromptSetStates
 
-__all__ = ["Place", "Spent", "audit", "first_look", "pandas_reads", "settle", "ticks", "verify"]
-
 _DATASET = ImageDataset(watching=Watching(sensor_seconds=1))
 _TIERS = _DATASET.watching.tiers
 # Made as built from just what the tables say, and as reported; the first look asked for some.

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import json
 from urllib.parse import unquote
 
@@ -195,31 +194,3 @@ def test_request_is_frozen() -> None:
     """A request cannot change after it was checked."""
     with pytest.raises(ValueError, match="frozen"):
         a_request().prompt = "other"  # type: ignore[misc] # that is the test
-
-
-@pytest.mark.parametrize("name", ["client", "contract", "errors", "jobs", "links"])
-def test_public_names(name: str) -> None:
-    """`__all__` is complete and in ruff's order: constants, classes, functions."""
-    module = importlib.import_module(f"imagepipeline_dagster.api.{name}")
-    public = {
-        attribute
-        for attribute, value in vars(module).items()
-        if not attribute.startswith("_")
-        and (
-            getattr(value, "__module__", None) == module.__name__
-            or (attribute.isupper() and f"\n{attribute}" in (_source(module.__file__)))
-        )
-    }
-
-    assert set(module.__all__) == public
-    assert module.__all__ == sorted(module.__all__, key=_rank)
-
-
-def _source(path: str | None) -> str:
-    from pathlib import Path
-
-    return Path(str(path)).read_text(encoding="utf-8")
-
-
-def _rank(name: str) -> tuple[int, str]:
-    return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
