@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.moderation.states import basis_of
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.previews import thumbnail
 from imagepipeline_dagster.release.readiness import ReadySets, StoredSet, alike_pictures, ready_sets
 from imagepipeline_dagster.storage.contract import thumbnail_path
 from imagepipeline_dagster.storage.folder import LocalFolder
@@ -183,8 +186,8 @@ def test_near_duplicates_are_found_across_sets(storage: LocalFolder, ledger: Led
         kept_row(storage, 1, prompt_set="autumn", format="WEBP", verdict="rejected"),
     ]
     for row in rows:
-        shown = picture(1, format=str(row.format), side=96)
-        storage.write(thumbnail_path(str(row.image_sha256)), shown)
+        with Image.open(io.BytesIO(picture(1, format=str(row.format), side=96))) as shown:
+            storage.write(thumbnail_path(str(row.image_sha256)), thumbnail(shown))
     near = ModerationPolicy(near_duplicate_distance=8)
     pairs = alike_pictures(rows, policy=near, ledger=ledger, storage=storage)
     assert [set(pair) for pair in pairs] == [{row.image_sha256 for row in rows[:2]}]

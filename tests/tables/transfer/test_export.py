@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
-from imagepipeline_dagster.tables.spelling import visible_name
+from imagepipeline_dagster.tables.spelling import is_blank, visible_name
 from imagepipeline_dagster.tables.transfer.export import ExportRefused, ExportReport, export_table
 from imagepipeline_dagster.tables.transfer.merge import ImportReport
 from imagepipeline_dagster.tables.transfer.progress import RowProgress
@@ -138,7 +138,7 @@ TEXTS = st.text(
     | st.sampled_from("\r\n\t\"',;=\\[]{}"),
     min_size=1,
     max_size=12,
-).filter(lambda text: bool(text.strip()) and not is_no_value(text))
+).filter(lambda text: not is_blank(text) and not is_no_value(text))
 SETS = TEXTS.filter(lambda text: visible_name(text) == text)
 ROWS = st.lists(
     st.fixed_dictionaries(
