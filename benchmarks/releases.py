@@ -227,7 +227,7 @@ def _scattered(folder: Path, pictures: int) -> list[Line]:
             what="1 % changed all over, image folder alone, time",
             measured=100 * changed.seconds / first.seconds,
             unit="% of the first",
-            at_most=30,
+            at_most=5,
         ),
     ]
 
