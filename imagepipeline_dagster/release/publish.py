@@ -1,6 +1,5 @@
 """A dataset's next version: written whole or not at all, and only where the content changed.
 
-    releases/claims/v0002/….json         who took the number
     releases/v0002/parquet/…             the pictures, and other formats beside
     releases/v0002/README.md             the card
     releases/v0002/croissant.json        what is in it, for tools
@@ -8,28 +7,18 @@
     releases/v0002/manifest.json         written last: with it the version exists
     releases/latest                      the newest version's name, for plain tools
 
-A publisher takes a number by a claim of its own under it, where no other claim is. Of several at
-most one finds itself alone, and no number is ever taken again. So a folder has one writer in all
-its life, and no release can be a mixture, whoever else publishes at the same time and wherever one
-of them dies. The price: a publisher that fails halfway, or meets another, leaves a number out.
-Numbers say what is newer, not how many versions there are.
+The number of a version is claimed first (`claims`): its folder has one writer in all its life.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-import secrets
-import socket
-import time
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.moderation.checks import objections
@@ -44,6 +33,7 @@ from imagepipeline_dagster.release.card import (
     pick_examples,
 )
 from imagepipeline_dagster.release.changes import ChangesTable, changes_page, next_semantic_version
+from imagepipeline_dagster.release.claims import claimed_version, clear_leftovers
 from imagepipeline_dagster.release.columns import fingerprint
 from imagepipeline_dagster.release.comparing import changes_of
 from imagepipeline_dagster.release.croissant import CROISSANT, croissant
@@ -51,31 +41,10 @@ from imagepipeline_dagster.release.packing import format_cards, pack
 from imagepipeline_dagster.release.parts import SHARD_BYTES, Part, parts_of, shuffled_place
 from imagepipeline_dagster.release.pictures import LostImage
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.reading import (
-    VERSION,
-    delete_release,
-    latest_manifest,
-    read_rows,
-)
-from imagepipeline_dagster.release.scratch import is_left_behind, scratch_folder
+from imagepipeline_dagster.release.reading import delete_release, latest_manifest, read_rows
+from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.release.splits import Place, SplitsLeak, leaks, splits_of
 from imagepipeline_dagster.storage.contract import Storage
-
-__all__ = [
-    "NothingToRelease",
-    "Release",
-    "TooMuchLost",
-    "UnmoderatedImage",
-    "point_to_latest",
-    "publish",
-    "release_counts",
-    "write_beside",
-]
-
-
-_ABANDONED = timedelta(days=1)  # after which a publisher of another machine is taken for dead
-_LONGEST_PAUSE_MS = 200  # between two tries of publishers that met
-
 
 _DEFAULT_POLICY = ReleasePolicy()
 
@@ -176,8 +145,8 @@ def publish(
         return _unchanged(storage, folder, latest, left_out)
 
     with scratch_folder(storage.scratch) as scratch:
-        _clear_leftovers(storage, folder, scratch)
-        version = _claim(storage, folder, scratch, run_id=run_id, created_at=created_at)
+        clear_leftovers(storage, folder, scratch)
+        version = claimed_version(storage, folder, scratch, run_id=run_id, created_at=created_at)
         path = f"{folder}/{version}"
         try:
             parts = _parts(kept, splits, policy, bytes_per_shard=bytes_per_shard)
@@ -442,59 +411,3 @@ def _place_in_release(
     call, sample = (-1 if i is None else i for i in (row.call_index, row.sample_index))
     first = shuffled_place(row) if shuffled else ""
     return first, row.prompt_set, row.prompt_id, call, sample, row.image_sha256 or ""
-
-
-def _claim(
-    storage: Storage, folder: str, scratch: Path, *, run_id: str, created_at: datetime
-) -> str:
-    """Take the next number and return its version."""
-    taken = [*storage.folders(folder), *storage.folders(f"{folder}/claims")]
-    number = max((int(name[1:]) for name in taken if VERSION.fullmatch(name)), default=0) + 1
-    claim = canonical_json(
-        {
-            "run_id": run_id,
-            "claimed_at": created_at.isoformat(),
-            "scratch": scratch.name,
-            "home": _home(storage, scratch),
-        }
-    ).encode()
-    while True:
-        version = f"v{number:04d}"
-        mine = f"{folder}/claims/{version}/{uuid.uuid4().hex}.json"
-        storage.write(mine, claim)
-        # The first writer is alone if it looks before the second writes; the second then sees two.
-        # Where both wrote before either looked, neither is alone, and both go on to another number.
-        if list(storage.list(f"{folder}/claims/{version}")) == [mine]:
-            return version
-        time.sleep(secrets.randbelow(_LONGEST_PAUSE_MS) / 1000)
-        number += 1
-
-
-def _clear_leftovers(storage: Storage, folder: str, scratch: Path) -> None:
-    """Remove the files of publishers that died before their manifest was written."""
-    for version in filter(VERSION.fullmatch, storage.folders(folder)):
-        path = f"{folder}/{version}"
-        if storage.exists(f"{path}/manifest.json"):
-            continue
-        claims = [json.loads(storage.read(p)) for p in storage.list(f"{folder}/claims/{version}")]
-        if claims and all(_is_abandoned(storage, claim, scratch) for claim in claims):
-            storage.delete_folder(path)
-
-
-def _is_abandoned(storage: Storage, claim: Mapping[str, str], scratch: Path) -> bool:
-    """Tell whether the publisher with this claim is dead.
-
-    Its scratch folder tells, where that can be looked at. Elsewhere a day is waited.
-    """
-    if claim.get("home") == _home(storage, scratch):
-        return is_left_behind(scratch.with_name(claim["scratch"]))
-    return datetime.now(UTC) - datetime.fromisoformat(claim["claimed_at"]) > _ABANDONED
-
-
-def _home(storage: Storage, scratch: Path) -> str:
-    """Return what stands for the place of scratch folders, the same for all who share it."""
-    if storage.scratch is not None:
-        return "storage"
-    place = scratch.parent.stat()
-    parts = f"{socket.gethostname()} {place.st_dev} {place.st_ino}"
-    return hashlib.sha256(parts.encode()).hexdigest()[:16]
