@@ -25,7 +25,8 @@ from imagepipeline_dagster.planning.prompts import GenerationDefaults, Prompt, v
 from imagepipeline_dagster.planning.requests import PlannedRequest, plan_prompt_set
 from imagepipeline_dagster.purchase.images import GeneratedImage, images_of_plan
 from imagepipeline_dagster.purchase.pacing import Brake
-from imagepipeline_dagster.purchase.purchase import Purchase, PurchaseReport, PurchaseSettings
+from imagepipeline_dagster.purchase.purchase import Purchase, PurchaseReport
+from imagepipeline_dagster.purchase.rounds import PurchaseSettings
 from imagepipeline_dagster.purchase.state import PurchaseProgress
 from imagepipeline_dagster.storage.contract import Storage, image_path
 from imagepipeline_dagster.storage.folder import LocalFolder

@@ -40,7 +40,8 @@ from imagepipeline_dagster.purchase.images import (
     images_of_plan,
     noting_why_withheld,
 )
-from imagepipeline_dagster.purchase.purchase import Purchase, PurchaseReport, PurchaseSettings
+from imagepipeline_dagster.purchase.purchase import Purchase, PurchaseReport
+from imagepipeline_dagster.purchase.rounds import PurchaseSettings
 from imagepipeline_dagster.resources import ImagePipelineResource, LedgerResource, StorageResource
 from imagepipeline_dagster.rows import StoredTable, content_hash
 from imagepipeline_dagster.storage.contract import Storage

@@ -22,8 +22,8 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.options import Options
 from imagepipeline_dagster.planning.approval import NOT_APPROVED, Approval, NotApproved
 from imagepipeline_dagster.purchase.likeness import Likeness
-from imagepipeline_dagster.purchase.purchase import PurchaseSettings
 from imagepipeline_dagster.purchase.replay import Replay, compared, least_like, replays_of
+from imagepipeline_dagster.purchase.rounds import PurchaseSettings
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 _DIGITS = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}")

@@ -37,8 +37,6 @@ from imagepipeline_dagster.purchase.submission import Submission
 from imagepipeline_dagster.purchase.uses import PromptSetUses, SourceRow
 from imagepipeline_dagster.storage.contract import Storage
 
-__all__ = ["Purchase", "PurchaseReport", "PurchaseSettings"]
-
 # A run that is told to end has ten seconds.
 _GRACE_SECONDS = 7.0
 _CLEANUP_SECONDS = 2.0

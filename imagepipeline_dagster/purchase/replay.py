@@ -28,7 +28,8 @@ from imagepipeline_dagster.ledger.records import (
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.planning.requests import PlannedRequest, Reason
 from imagepipeline_dagster.purchase.likeness import Comparison, Likeness, compare_pictures
-from imagepipeline_dagster.purchase.purchase import Purchase, PurchaseSettings
+from imagepipeline_dagster.purchase.purchase import Purchase
+from imagepipeline_dagster.purchase.rounds import PurchaseSettings
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
 
 REPLAYS = "replay"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -455,6 +456,21 @@ def test_a_picture_withdrawn_meanwhile_is_not_released(storage: LocalFolder) -> 
     assert (release.version, release.counts.kept) == ("v0002", 1)
     assert list(storage.list("releases/v0001")) == []
     assert storage.read("releases/latest") == b"v0002\n"
+
+
+def test_what_is_alike_stays_in_one_split_when_a_release_begins_again(storage: LocalFolder) -> None:
+    """A publisher that begins again after a withdrawal still knows the near-duplicates."""
+    rows = [kept_row(storage, number) for number in range(8)]
+    images = [str(row.image_sha256) for row in rows]
+    shared = Interrupting(
+        folder_of(storage, "x").parent,
+        before="manifest",
+        happening=lambda: storage.write(tombstone_path(images[0]), b"{}"),
+    )
+    halves = ReleasePolicy(splits={"train": 0.5, "test": 0.5})
+    release = publish_rows(shared, rows, policy=halves, alike=list(pairwise(images)))
+    assert release.version == "v0002"
+    assert list(release.splits.values()) == [7]
 
 
 def test_many_publishers_at_once_each_make_a_whole_version(either_home: Storage) -> None:

@@ -13,9 +13,7 @@ from imagepipeline_dagster.tables.database import reporting_database_errors, sou
 from imagepipeline_dagster.tables.mapped import MappedTable, find_table, rows_in
 from imagepipeline_dagster.tables.schema import RowT, TableMapping, key_columns
 from imagepipeline_dagster.tables.transfer.progress import OnProgress, RowProgress
-from imagepipeline_dagster.tables.transfer.writing_files import ExportRefused, writing_file
-
-__all__ = ["ExportRefused", "ExportReport", "export_table"]
+from imagepipeline_dagster.tables.transfer.writing_files import writing_file
 
 _CHUNK = 10_000  # rows written at a time; a row group in Parquet
 

@@ -15,9 +15,10 @@ from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
 from imagepipeline_dagster.tables.spelling import is_blank, visible_name
-from imagepipeline_dagster.tables.transfer.export import ExportRefused, ExportReport, export_table
+from imagepipeline_dagster.tables.transfer.export import ExportReport, export_table
 from imagepipeline_dagster.tables.transfer.merge import ImportReport
 from imagepipeline_dagster.tables.transfer.progress import RowProgress
+from imagepipeline_dagster.tables.transfer.writing_files import ExportRefused
 from imagepipeline_dagster.tables.values import is_no_value
 from tests.tables.conftest import Execute
 from tests.tables.filling import import_embeddings, import_prompts
