@@ -216,7 +216,8 @@ def _look_at_shard(
     with closing(Ledger(ledger_url)) as ledger:
         measured = measure(
             images,
-            _POLICY.rules_for("bench"),
+            _POLICY,
+            prompt_set="bench",
             classifier=lambda: OpenNsfw(threads),
             ledger=ledger,
             storage=LocalFolder(storage),

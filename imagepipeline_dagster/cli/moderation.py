@@ -264,7 +264,7 @@ def override(
     what was decided: the evidence counts again. The moderation_overrides_sensor makes the verdicts
     of the sets concerned anew.
     """
-    from imagepipeline_dagster.moderation.decisions import DecisionReader
+    from imagepipeline_dagster.moderation.decisions import decision_of, decisions_of_file
     from imagepipeline_dagster.tables.overrides import record_overrides
 
     if (file is None) is (decision is None):
@@ -272,9 +272,9 @@ def override(
             "give a decision (keep, reject, quarantine, clear), or a file by --from"
         )
     with contextlib.ExitStack() as stack:
-        reader = DecisionReader(_known_targets(dataset, stack), force=force)
+        known = _known_targets(dataset, stack, force=force)
         if file is not None:
-            decided = reader.of_file(file)
+            decided = decisions_of_file(file, known)
         else:
             row = {
                 "image_sha256": image,
@@ -284,7 +284,7 @@ def override(
                 "reviewer": who or system_user(),
                 "reason": why,
             }
-            decided = [reader.of_row(row)]
+            decided = [decision_of(row, known)]
         recorded = record_overrides(tables_url(dataset), decided, table=table or dataset.overrides)
     if as_json:
         echo_json({"decisions": recorded})
@@ -292,7 +292,9 @@ def override(
     click.echo(f"{count_of(recorded, 'decision')} recorded.")
 
 
-def _known_targets(dataset: ImageDataset, stack: contextlib.ExitStack) -> KnownTargets | None:
+def _known_targets(
+    dataset: ImageDataset, stack: contextlib.ExitStack, *, force: bool
+) -> KnownTargets | None:
     """Return what the ledger knows, until the stack ends; None where it cannot be read."""
     from imagepipeline_dagster.databases import shown_url
     from imagepipeline_dagster.moderation.override_targets import KnownTargets
@@ -304,7 +306,7 @@ def _known_targets(dataset: ImageDataset, stack: contextlib.ExitStack) -> KnownT
         # People decide last: that nobody can look whether a picture is there must not stop them.
         click.echo(f"Not checked whether the pictures are there. {error.message}", err=True)
         return None
-    return KnownTargets(connection, where=f"The ledger at {shown_url(url)}")
+    return KnownTargets(connection, where=f"The ledger at {shown_url(url)}", force=force)
 
 
 @contextlib.contextmanager

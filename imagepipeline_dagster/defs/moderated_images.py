@@ -15,7 +15,6 @@ from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.stage import SHARD_RETRIES, Made, StageCheck, build_checks
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.checks import accounting_problems
-from imagepipeline_dagster.moderation.classifier import load_classifier
 from imagepipeline_dagster.moderation.moderating import measure, moderate_set
 from imagepipeline_dagster.moderation.states import VerdictStates
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
@@ -158,8 +157,8 @@ def build_moderated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
         with ledger.open() as opened:
             measured = measure(
                 shard.rows(generated_images, GeneratedImage),
-                dataset.moderation.rules_for(prompt_set_of(context.partition_key)),
-                classifier=lambda: load_classifier(dataset.moderation.classifier),
+                dataset.moderation,
+                prompt_set=prompt_set_of(context.partition_key),
                 ledger=opened,
                 storage=storage.open(),
             )

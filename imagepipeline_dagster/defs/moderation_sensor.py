@@ -7,7 +7,6 @@ import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
-from imagepipeline_dagster.moderation.states import AskedVerdicts
 from imagepipeline_dagster.moderation.ticks import ModeratedDataset, watch_verdicts
 from imagepipeline_dagster.partition_names import partition_key
 from imagepipeline_dagster.resources import LedgerResource, TablesResource
@@ -51,18 +50,17 @@ def build_moderation_overrides(dataset: ImageDataset, *, start: bool) -> list[An
         )
         if tick is None:
             return dg.SkipReason("no override and no rule changed")
+        asked_at = tick.asked_at.isoformat(timespec="milliseconds")
         return dg.SensorResult(
             skip_reason=None if tick.runs else "no verdict is to be made anew",
-            run_requests=[_run_request(dataset, run) for run in tick.runs],
+            run_requests=[
+                dg.RunRequest(
+                    run_key=f"{dataset.name}/moderation/{key}/{basis}/{asked_at}", partition_key=key
+                )
+                for name, basis in tick.runs.items()
+                for key in [partition_key(name)]
+            ],
             cursor=tick.cursor,
         )
 
     return [job, moderation_overrides_sensor]
-
-
-def _run_request(dataset: ImageDataset, run: AskedVerdicts) -> dg.RunRequest:
-    key = partition_key(run.prompt_set)
-    asked_at = run.asked_at.isoformat(timespec="milliseconds")
-    return dg.RunRequest(
-        run_key=f"{dataset.name}/moderation/{key}/{run.basis}/{asked_at}", partition_key=key
-    )

@@ -1,7 +1,6 @@
 """Verdicts with their evidence: which samples are kept, and why the others are not.
 
 - `policy`: what a dataset keeps, rejects and sets aside, and the sets that differ.
-- `blank`: whether a decoded picture is one flat colour.
 - `classifier`, `opennsfw`: the independent classifier, and the one of the extra [moderation].
 - `duplicates`: pictures that repeat another of their set.
 - `evidence`: scores and hashes, computed once and kept.

@@ -20,13 +20,9 @@ FEW = 20
 """Among fewer judged samples some flags are a large share, and no sign of anything."""
 
 
-_ABOUT_CONTENT = frozenset(
-    {
-        Outcome.VENDOR_FILTERED,
-        ModerationReason.BLANK,
-        ModerationReason.NSFW,
-        Outcome.UNDECODABLE,
-    }
+_ABOUT_CONTENT = (
+    *(Outcome.VENDOR_FILTERED, Outcome.UNDECODABLE),
+    *(ModerationReason.BLANK, ModerationReason.NSFW),
 )
 
 
@@ -82,11 +78,11 @@ def repetitions(images: Iterable[ModeratedImage]) -> tuple[int, list[ModeratedIm
 
 def wrong_sizes(images: Iterable[ModeratedImage]) -> list[ModeratedImage]:
     """Return the pictures that have another size than their request asked for."""
-    return [image for image in images if _size_asked(image) not in (None, _size(image))]
-
-
-def _size(image: ModeratedImage) -> tuple[int | None, int | None]:
-    return image.pixel_width, image.pixel_height
+    return [
+        image
+        for image in images
+        if _size_asked(image) not in (None, (image.pixel_width, image.pixel_height))
+    ]
 
 
 def _size_asked(image: ModeratedImage) -> tuple[int, int] | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
+from pkgutil import resolve_name
 from typing import Protocol, runtime_checkable
 
 from imagepipeline_dagster.errors import CorrectableError
@@ -72,13 +72,13 @@ def load_classifier(path: str | None) -> Classifier:
 
 
 def _named(path: str) -> Callable[[], object]:
-    module, colon, name = path.partition(":")
-    if not (module and colon and name):
-        raise ClassifierMissing(f"classifier: {path!r} is not of the form package.module:Name.")
     try:
-        factory: Callable[[], object] = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ClassifierMissing(f"classifier: {path!r} cannot be imported: {error}") from error
+        factory: Callable[[], object] = resolve_name(path)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise ClassifierMissing(
+            f"classifier: {path!r} cannot be imported: {error}. It is of the form "
+            "package.module:Name."
+        ) from error
     if not callable(factory):
         raise ClassifierMissing(f"classifier: {path!r} makes nothing: it cannot be called.")
     return factory

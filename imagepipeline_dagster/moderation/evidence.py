@@ -7,9 +7,8 @@ another policy is tried out without reading a single picture.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, pairwise
 from numbers import Real
@@ -24,6 +23,7 @@ from imagepipeline_dagster.ledger.schema import evidence
 from imagepipeline_dagster.ledger.upserts import insert
 from imagepipeline_dagster.moderation.classifier import Classifier
 from imagepipeline_dagster.moderation.duplicates import HASH_METHOD, perceptual_hash
+from imagepipeline_dagster.moderation.verdicts import Evidence
 from imagepipeline_dagster.previews import stored_thumbnails
 from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
@@ -37,22 +37,13 @@ class ScoreInvalid(CorrectableError, ValueError):
     """A classifier failed, or answered what is no score; names it. Nothing is judged by it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Scores by SHA-256, and how many of them had to be computed now."""
-
-    scores: Mapping[str, float]
-    computed: int
-
-
 def scores_of(
     images: Iterable[GeneratedImage],
     classifier: Classifier,
     *,
     ledger: Ledger,
     storage: Storage,
-    on_progress: Callable[[int, int], object] = lambda done, of: None,  # noqa: ARG005
-) -> Measured:
+) -> Evidence:
     """Return the classifier's score of each picture, computing those that are not known yet.
 
     A batch's scores are stored before the next is looked at: a crash loses one batch. A picture
@@ -77,16 +68,13 @@ def scores_of(
         # The next batch is being read while the model looks at this one.
         for (batch, read), _ in pairwise(chain(reads, [((), ())])):
             there = {
-                picture.sha256: data
-                for picture, data in zip(batch, read, strict=True)
-                if data is not None
+                p.sha256: data for p, data in zip(batch, read, strict=True) if data is not None
             }
             rounded = _scored(classifier, there)
             _store(ledger, evidence.c.score, rounded, by=model)
             known |= rounded
             computed += len(rounded)
-            on_progress(computed, len(unknown))
-    return Measured(known, computed)
+    return Evidence(scores=known, computed=computed, model=model)
 
 
 def _scored(classifier: Classifier, pictures: Mapping[str, bytes]) -> dict[str, float]:
@@ -166,14 +154,11 @@ def _batches(pictures: Sequence[_Picture]) -> Iterator[list[_Picture]]:
 
 def _known(ledger: Ledger, value: Column[Any], *, by: str, keys: Iterable[str]) -> dict[str, Any]:
     """Return what a method measured of these pictures so far, by SHA-256."""
-    wanted = sorted(keys)
+    of_method = select(evidence.c.image_sha256, value).where(evidence.c.method == by)
     known: dict[str, Any] = {}
     with ledger.reading() as connection:
-        for some in batches(wanted):
-            query = select(evidence.c.image_sha256, value).where(
-                evidence.c.method == by,
-                evidence.c.image_sha256.in_(some),
-            )
+        for some in batches(sorted(keys)):
+            query = of_method.where(evidence.c.image_sha256.in_(some))
             known |= {row[0]: row[1] for row in connection.execute(query)}
     return known
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from imagepipeline_dagster.ledger.requests import Ledger
@@ -62,7 +63,6 @@ def moderate_set(
     ledger: Ledger,
     storage: Storage,
     classifier: Callable[[], Classifier] | None = None,
-    on_progress: Callable[[int, int], object] = lambda done, of: None,  # noqa: ARG005
 ) -> Moderation:
     """Return the verdicts on a set's samples under a policy; nothing is ever bought here.
 
@@ -70,57 +70,38 @@ def moderate_set(
     samples are gone through several times. `classifier` makes the one to ask; the policy's own
     unless given.
     """
-    rules = policy.rules_for(prompt_set)
     about = overrides_by_set(ledger, overrides, dataset=dataset).get(prompt_set, [])
+    rules = policy.rules_for(prompt_set)
     measured = measure(
         generated,
-        rules,
-        classifier=classifier or (lambda: load_classifier(policy.classifier)),
+        policy,
+        prompt_set=prompt_set,
         ledger=ledger,
         storage=storage,
-        on_progress=on_progress,
+        classifier=classifier,
     )
-    evidence = Evidence(
-        scores=measured.scores,
-        model=measured.model,
-        hashes=measured.hashes,
-        overrides=about,
-        basis=basis_of(policy, prompt_set, about),
-    )
+    basis = basis_of(policy, prompt_set, about)
+    evidence = dataclasses.replace(measured, overrides=about, basis=basis)
     return Moderation(
-        images=verdicts_on(generated, rules, evidence),
-        rules=rules,
-        classified=measured.computed,
+        images=verdicts_on(generated, rules, evidence), rules=rules, classified=measured.computed
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuredPictures:
-    """What the rules want to know of pictures, by SHA-256; `computed` scores are new."""
-
-    scores: Mapping[str, float]
-    model: str | None
-    hashes: Mapping[str, int]
-    computed: int
 
 
 def measure(
     images: Iterable[GeneratedImage],
-    rules: Rules,
+    policy: ModerationPolicy,
     *,
-    classifier: Callable[[], Classifier],
+    prompt_set: str,
     ledger: Ledger,
     storage: Storage,
-    on_progress: Callable[[int, int], object] = lambda done, of: None,  # noqa: ARG005
-) -> MeasuredPictures:
-    """Measure what the rules want to know of these pictures and the ledger does not."""
-    scores: Mapping[str, float] = {}
-    model, computed = None, 0
+    classifier: Callable[[], Classifier] | None = None,
+) -> Evidence:
+    """Measure what the policy wants to know of a set's pictures and the ledger does not."""
+    rules, measured = policy.rules_for(prompt_set), Evidence()
     if rules.classifies and any(is_classified(image, rules) for image in images):
-        chosen = classifier()
         asked = (image for image in images if is_classified(image, rules))
-        measured = scores_of(asked, chosen, ledger=ledger, storage=storage, on_progress=on_progress)
-        scores, model, computed = measured.scores, chosen.model_sha256, measured.computed
-    near = rules.near_duplicate_distance is not None
-    hashes = hashes_of(images, ledger=ledger, storage=storage) if near else {}
-    return MeasuredPictures(scores=scores, model=model, hashes=hashes, computed=computed)
+        chosen = classifier() if classifier else load_classifier(policy.classifier)
+        measured = scores_of(asked, chosen, ledger=ledger, storage=storage)
+    if rules.near_duplicate_distance is None:
+        return measured
+    return dataclasses.replace(measured, hashes=hashes_of(images, ledger=ledger, storage=storage))

@@ -16,21 +16,19 @@ from imagepipeline_dagster.tables.spelling import did_you_mean
 _DIGITS = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}")
 
 
-class TargetUnknown(OverrideInvalid):
-    """A decision about what is not there; says what was looked for, and where."""
-
-
 class KnownTargets:
     """The pictures that the ledger knows, and the prompts that it knows pictures of.
 
     Args:
         connection: to the ledger.
         where: what messages call it.
+        force: whether a decision may be about what is not there yet.
     """
 
-    def __init__(self, connection: Connection, *, where: str) -> None:
+    def __init__(self, connection: Connection, *, where: str, force: bool = False) -> None:
         self._connection = connection
         self._where = where
+        self._force = force
         self._ids: dict[str, frozenset[str]] = {}
 
     @cached_property
@@ -42,8 +40,8 @@ class KnownTargets:
         """Return the SHA-256 of the picture that it, or its first eight or more digits, names.
 
         Raises:
-            OverrideInvalid: it is no such digits, or several pictures begin so.
-            TargetUnknown: there is no such picture; asks whether one that is alike was meant.
+            OverrideInvalid: it is no such digits, several pictures begin so, or none; then it asks
+                whether one that is alike was meant.
         """
         digits = written.strip().lower()
         if not _DIGITS.fullmatch(digits):
@@ -60,15 +58,14 @@ class KnownTargets:
             )
         alike = images_beginning_with(self._connection, digits[:MIN_PREFIX], at_most=1)
         asked = f" Did you mean {alike[0]}?" if alike else ""
-        raise TargetUnknown(
-            f"{self._where} knows no picture {digits}.{asked}", column="image_sha256"
-        )
+        self._refuse(f"picture {digits}.{asked}", column="image_sha256")
+        return digits
 
     def check_prompt(self, prompt_set: str, prompt_id: str) -> None:
         """Refuse a prompt of which there was never a picture.
 
         Raises:
-            TargetUnknown: asks whether one that is spelled alike was meant.
+            OverrideInvalid: asks whether one that is spelled alike was meant.
         """
         if prompt_set not in self._ids:
             is_of_set = and_(uses.c.dataset.in_(self._datasets), uses.c.prompt_set == prompt_set)
@@ -77,14 +74,16 @@ class KnownTargets:
         ids = self._ids[prompt_set]
         if not ids:
             sets = self._connection.scalars(select(uses.c.prompt_set).distinct())
-            raise TargetUnknown(
-                f"{self._where} knows no pictures of a prompt set {prompt_set!r}."
-                f"{did_you_mean(prompt_set, sets)}",
-                column="prompt_set",
-            )
-        if prompt_id not in ids:
-            raise TargetUnknown(
-                f"{self._where} knows no pictures of a prompt {prompt_id!r} in set {prompt_set!r}."
-                f"{did_you_mean(prompt_id, sorted(ids))}",
+            asked = did_you_mean(prompt_set, sets)
+            self._refuse(f"pictures of a prompt set {prompt_set!r}.{asked}", column="prompt_set")
+        elif prompt_id not in ids:
+            asked = did_you_mean(prompt_id, sorted(ids))
+            self._refuse(
+                f"pictures of a prompt {prompt_id!r} in set {prompt_set!r}.{asked}",
                 column="prompt_id",
             )
+
+    def _refuse(self, what: str, *, column: str) -> None:
+        if not self._force:
+            hint = "--force decides about what is not there yet."
+            raise OverrideInvalid(f"{self._where} knows no {what} {hint}", column=column)

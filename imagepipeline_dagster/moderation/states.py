@@ -100,25 +100,11 @@ class VerdictState:
     built_basis: str
 
 
-def is_built(desired: str, state: VerdictState) -> bool:
-    """Tell whether a set's verdicts were last made from just this basis."""
-    return state.built_basis == desired
-
-
 def retry_due(desired: str, state: VerdictState, *, now: dt.datetime) -> bool:
     """Tell whether verdicts that differ are to be asked for: not yet, or half an hour ago."""
     asked_at = state.basis_requested_at
     waits = asked_at is not None and now < asked_at + _PATIENCE
-    return not is_built(desired, state) and not (waits and state.requested_basis == desired)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AskedVerdicts:
-    """New verdicts that were asked for: on which set, on which basis, and when."""
-
-    prompt_set: str
-    basis: str
-    asked_at: dt.datetime
+    return state.built_basis != desired and not (waits and state.requested_basis == desired)
 
 
 class VerdictStates:
@@ -138,14 +124,10 @@ class VerdictStates:
             states = [VerdictState(**row) for row in connection.execute(query).mappings()]
         return {state.prompt_set: state for state in states}
 
-    def ask(self, desired: Mapping[str, str], *, now: dt.datetime) -> list[AskedVerdicts]:
-        """Note that these sets are to be moderated anew, each on its basis; return the runs."""
-        asked = [
-            AskedVerdicts(prompt_set=name, basis=basis, asked_at=now)
-            for name, basis in sorted(desired.items())
-        ]
-        if not asked:
-            return []
+    def ask(self, desired: Mapping[str, str], *, now: dt.datetime) -> None:
+        """Note that these sets are to be moderated anew, each on its basis."""
+        if not desired:
+            return
         mine = and_(
             prompt_sets.c.dataset == self._dataset, prompt_sets.c.prompt_set == bindparam("name")
         )
@@ -153,9 +135,8 @@ class VerdictStates:
         with self._ledger.engine.begin() as connection:
             connection.execute(
                 update(prompt_sets).where(mine).values(values),
-                [{"name": run.prompt_set, "basis": run.basis} for run in asked],
+                [{"name": name, "basis": basis} for name, basis in desired.items()],
             )
-        return asked
 
     def record_built(self, prompt_set: str, basis: str) -> None:
         """Record what a set's stored verdicts were made from."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
@@ -16,10 +16,8 @@ from itertools import islice
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.moderation.states import (
-    AskedVerdicts,
     VerdictStates,
     basis_of,
-    is_built,
     overrides_by_set,
     retry_due,
 )
@@ -54,9 +52,10 @@ class ModeratedDataset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictsTick:
-    """The runs that a tick asks for, and the cursor for the next one."""
+    """The sets that a tick asks for, each with the basis of its verdicts, and the next cursor."""
 
-    runs: list[AskedVerdicts]
+    runs: Mapping[str, str]
+    asked_at: dt.datetime
     cursor: str
 
 
@@ -82,11 +81,11 @@ def watch_verdicts(moderated: ModeratedDataset, cursor: str | None) -> VerdictsT
             for name in sorted(present & known.keys())
         }
         due = (name for name in desired if retry_due(desired[name], known[name], now=now))
-        chosen = {name: desired[name] for name in islice(due, moderated.max_runs)}
-        runs = states.ask(chosen, now=now)
+        runs = {name: desired[name] for name in islice(due, moderated.max_runs)}
+        states.ask(runs, now=now)
     # Until every set is as it should be, each tick looks again.
-    settled = all(is_built(desired[name], known[name]) for name in desired)
-    return VerdictsTick(runs=runs, cursor=looked_at if settled else "")
+    settled = all(known[name].built_basis == basis for name, basis in desired.items())
+    return VerdictsTick(runs=runs, asked_at=now, cursor=looked_at if settled else "")
 
 
 def _digest(policy: ModerationPolicy) -> str:

@@ -23,12 +23,20 @@ from enum import StrEnum
 from typing import Literal
 
 from imagepipeline_dagster.ledger.records import Outcome
-from imagepipeline_dagster.moderation.blank import is_blank
 from imagepipeline_dagster.moderation.duplicates import repeated
 from imagepipeline_dagster.moderation.policy import Rules
 from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.rows import column
 from imagepipeline_dagster.tables.overrides import EVERY_SET, Override, OverrideDecision
+
+BLANK_VALUE_RANGE = 12
+"""The largest difference within a channel, of 255, that still counts as one flat colour.
+
+Filters put one flat colour in place of what they took out, and lossy formats bend it: one of any
+colour spans up to 12 after WebP at quality 75 (black, grey and white at most 1), and up to 9 after
+JPEG at 95 when each value had noise of 2. A picture of anything spans more, however dark: one star
+in a night sky is enough, because the range is that of the extremes and not an average.
+"""
 
 OVERRIDDEN = "override:"
 """What the reason of a person's decision begins with; the reason that it overrules follows."""
@@ -82,10 +90,10 @@ class ModeratedImage(GeneratedImage):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What is known of a set's pictures beyond their rows, by SHA-256 where it is about a picture.
+    """What is known of pictures beyond their rows, by SHA-256 where it is about a picture.
 
     Attributes:
-        scores: the classifier's, 0 (safe) to 1.
+        scores: the classifier's, 0 (safe) to 1; `computed` of them are new.
         model: SHA-256 of the classifier's model.
         hashes: perceptual hashes of 64 bits.
         overrides: what people decided, in any order.
@@ -93,6 +101,7 @@ class Evidence:
     """
 
     scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    computed: int = 0
     model: str | None = None
     hashes: Mapping[str, int] = dataclasses.field(default_factory=dict)
     overrides: Sequence[Override] = ()
@@ -230,7 +239,7 @@ def is_classified(image: GeneratedImage, rules: Rules) -> bool:
 
 
 def _is_refused_as_blank(image: GeneratedImage, rules: Rules) -> bool:
-    is_flat = image.value_range is not None and is_blank(image.value_range)
+    is_flat = image.value_range is not None and image.value_range <= BLANK_VALUE_RANGE
     return is_flat and rules.blank != "keep"
 
 

@@ -59,19 +59,18 @@ def test_a_decision_asks_for_its_set_until_the_set_is_moderated(ledger: Ledger) 
 
     first = watch_verdicts(at_noon, None)
     assert first is not None
-    assert [run.prompt_set for run in first.runs] == ["spring"]
-    assert first.runs[0].basis == basis_of(POLICY, "spring", [decision])
+    assert first.runs == {"spring": basis_of(POLICY, "spring", [decision])}
     again = watch_verdicts(at_noon, first.cursor)
     assert again is not None
-    assert again.runs == []
+    assert again.runs == {}
     overdue = watch_verdicts(later, again.cursor)
     assert overdue is not None
-    assert [run.prompt_set for run in overdue.runs] == ["spring"]
+    assert list(overdue.runs) == ["spring"]
 
     build(ledger, "spring", decision)
     settled = watch_verdicts(later, overdue.cursor)
     assert settled is not None
-    assert settled.runs == []
+    assert settled.runs == {}
     assert watch_verdicts(later, settled.cursor) is None
 
 
@@ -80,7 +79,7 @@ def test_a_tick_asks_for_as_many_sets_as_it_may(ledger: Ledger) -> None:
     dataset = replace(a_dataset(ledger, [on_prompt("spring"), on_prompt("autumn")]), max_runs=1)
     unmoderated = watch_verdicts(dataset, None)
     assert unmoderated is not None
-    assert unmoderated.runs == []
+    assert unmoderated.runs == {}
     build(ledger, "spring")
     build(ledger, "autumn")
 
@@ -89,4 +88,4 @@ def test_a_tick_asks_for_as_many_sets_as_it_may(ledger: Ledger) -> None:
     second = watch_verdicts(dataset, first.cursor)
     assert second is not None
 
-    assert [run.prompt_set for run in first.runs + second.runs] == ["autumn", "spring"]
+    assert [*first.runs, *second.runs] == ["autumn", "spring"]
