@@ -17,7 +17,7 @@ from imagepipeline_dagster.cli.configured import (
     who_option,
 )
 from imagepipeline_dagster.cli.tables import chosen_sets
-from imagepipeline_dagster.cli.terminal import count_of, echo_json, moment, why_option
+from imagepipeline_dagster.cli.terminal import Answer, count_of, moment, why_option
 from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:
@@ -43,9 +43,8 @@ def approve(
     up_to: float | None,
     who: str | None,
     why: str,
-    as_json: bool,
     dataset: ImageDataset,
-) -> None:
+) -> Answer:
     """Let the plans of these prompt sets be bought, for what they cost now.
 
     An approval is for the plan as it stands: an edited plan needs another. A sensor then asks for
@@ -58,10 +57,7 @@ def approve(
         raise click.UsageError("Name prompt sets, or give --all.")
     origin = resources_of(dataset)["imagepipeline"].origin
     allowance = dataset.allowance(origin)
-    with (
-        configured_tables(dataset) as tables,
-        configured_ledger(dataset, create=True) as ledger,
-    ):
+    with configured_tables(dataset) as tables, configured_ledger(dataset, create=True) as ledger:
         names = chosen_sets(tables, prompt_sets)
         planned = forecast_of_sets(names, tables, dataset, ledger, origin=origin)
         approved = approve_plans(
@@ -75,20 +71,19 @@ def approve(
             valid_hours=dataset.approval.valid_hours,
             now=dt.datetime.now(dt.UTC),
         )
-    if as_json:
-        rows = [dataclasses.asdict(approval) for approval in approved]
-        for row in rows:
-            del row["number"]  # the database gives it
-        echo_json({"approved": rows, "currency": allowance.currency})
-        return
+    rows = [dataclasses.asdict(approval) for approval in approved]
+    for row in rows:
+        del row["number"]  # the database gives it
+    lines = []
     for approval in approved:
         images = approval.max_images or 0
         price = allowance.price_text(images)
-        click.echo(
+        lines.append(
             f"{quoted(approval.prompt_set)}: {count_of(images, 'image')}"
             f"{f' for {price}' if price else ''}, until {moment(approval.expires_at)}"
         )
     if not approved:
-        click.echo("There is nothing to buy, and so nothing to approve.")
+        lines.append("There is nothing to buy, and so nothing to approve.")
     elif dataset.approval.required == "never":
-        click.echo("No purchase of this dataset waits for a person: its `approval` is `never`.")
+        lines.append("No purchase of this dataset waits for a person: its `approval` is `never`.")
+    return Answer({"approved": rows, "currency": allowance.currency}, lines)

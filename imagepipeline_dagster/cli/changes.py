@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from imagepipeline_dagster.cli.configured import configured_ledger, resources_of
 from imagepipeline_dagster.cli.plan import to_buy_text
-from imagepipeline_dagster.cli.refusals import show_refusals
+from imagepipeline_dagster.cli.refusals import refusal_lines
 from imagepipeline_dagster.cli.terminal import counts_table, printable, shown_number
 from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.planning.forecast import Forecast
     from imagepipeline_dagster.tables.reading import SourceTables
@@ -30,17 +31,15 @@ _VALUE = 40  # characters
 _FIRST_ROWS = 3
 
 
-def show_changes(changes: Changes) -> None:
-    """Print how many rows would change, by prompt set if they have one, and some of them."""
-    import rich
-
+def change_lines(changes: Changes) -> Iterator[str | Table]:
+    """Yield how many rows would change, by prompt set if they have one, and some of them."""
     rows = [(name, _numbers(counts)) for name, counts in islice(changes.by_set.items(), _SETS)]
     if len(changes.by_set) > _SETS:
         rows.append((f"… {len(changes.by_set) - _SETS:,} more", []))
     rows.append(("total", _numbers(changes.total)))
-    rich.print(counts_table("Rows", _KINDS, rows))
+    yield counts_table("Rows", _KINDS, rows)
     for change in changes.sample:
-        click.echo(f"  {_row_text(change)}")
+        yield f"  {_row_text(change)}"
 
 
 def _numbers(counts: RowCounts) -> list[str]:
@@ -113,37 +112,37 @@ def dry_run_facts(
     }
 
 
-def show_cost(dataset: ImageDataset, planned: Forecast) -> None:
-    """Print what a purchase of the prompt sets concerned would buy after an import, and why."""
+def cost_lines(dataset: ImageDataset, planned: Forecast) -> Iterator[str]:
+    """Yield what a purchase of the prompt sets concerned would buy after an import, and why."""
     api = resources_of(dataset)["imagepipeline"]
     total = planned.total
     cost = dataset.allowance(api.origin).cost(total.to_buy)
     to_buy = to_buy_text(total.to_buy, cost, emulated=api.emulated)
-    click.echo(f"\nThe prompt sets concerned ({len(planned.sets):,}) would then have {to_buy}")
+    yield f"\nThe prompt sets concerned ({len(planned.sets):,}) would then have {to_buy}"
     for reason, images in total.summary.to_buy_by_reason.items():
-        click.echo(f"  {images:,} {reason.replace('_', ' ')}")
-    show_refusals(total.refusals, total.refused)
-    click.echo("Nothing was changed.")
+        yield f"  {images:,} {reason.replace('_', ' ')}"
+    yield from refusal_lines(total.refusals, total.refused)
+    yield "Nothing was changed."
 
 
-def show_first_rows(merge: Merge) -> None:
-    """Print the first rows of a file as they would be."""
-    click.echo("First rows:")
+def first_row_lines(merge: Merge) -> Iterator[str]:
+    """Yield the first rows of a file as they would be."""
+    yield "First rows:"
     for row in merge.first_rows(_FIRST_ROWS):
         fields = (
             f"{name}={_short_name(value) if name in _NAMES else _short(value)}"
             for name, value in row.items()
             if value is not None
         )
-        click.echo(f"  {', '.join(fields)}")
+        yield f"  {', '.join(fields)}"
 
 
-def show_reading(merge: Merge) -> None:
-    """Print how a file was read: what was guessed, ignored, and read otherwise than it stands."""
+def reading_lines(merge: Merge) -> Iterator[str]:
+    """Yield how a file was read: what was guessed, ignored, and read otherwise than it stands."""
     incoming = merge.incoming
     for name, header in incoming.guessed.items():
-        click.echo(f"Guessed: {name} from the header {printable(repr(header))}")
+        yield f"Guessed: {name} from the header {header!r}"
     if incoming.ignored_columns:
-        click.echo(f"Ignored columns: {printable(', '.join(incoming.ignored_columns))}")
+        yield f"Ignored columns: {', '.join(incoming.ignored_columns)}"
     for note in merge.notes():
-        click.echo(f"Note: {printable(note)}")
+        yield f"Note: {note}"

@@ -9,13 +9,19 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from imagepipeline_dagster.cli.terminal import AliasedOption, json_option, plain_errors, printable
+from imagepipeline_dagster.cli.terminal import (
+    AliasedOption,
+    Answer,
+    answering,
+    json_option,
+    plain_errors,
+    printable,
+)
 from imagepipeline_dagster.errors import CorrectableError
 
 if TYPE_CHECKING:
@@ -47,15 +53,9 @@ _dataset_option = click.option(
 )
 
 
-def on_dataset(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command its dataset and `--json`, and let it show errors without a traceback."""
-
-    @wraps(command)
-    def shown(**options: Any) -> None:  # noqa: ANN401 - the command's own
-        with plain_errors():
-            command(**options)
-
-    return json_option(_dataset_option(shown))
+def on_dataset(command: Callable[..., Answer | None]) -> Callable[..., None]:
+    """Give a command its dataset, and print its answer."""
+    return json_option(_dataset_option(answering(command)))
 
 
 who_option = click.option(

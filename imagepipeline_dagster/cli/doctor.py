@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 from imagepipeline_dagster.cli.configured import on_dataset, resources_of
-from imagepipeline_dagster.cli.terminal import echo_json, printable
+from imagepipeline_dagster.cli.terminal import Answer
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.defs.installation import Finding
 
 
 @click.command(short_help="Say what is wrong with this installation.")
 @on_dataset
-def doctor(*, as_json: bool, dataset: ImageDataset) -> None:
+def doctor(*, dataset: ImageDataset) -> Answer:
     """Look at versions, key, tables, storage, ledger, clock, pools and daemon.
 
     Nothing is bought. The storage gets a small object, which is removed again. The exit code is 1
@@ -26,12 +28,15 @@ def doctor(*, as_json: bool, dataset: ImageDataset) -> None:
     from imagepipeline_dagster.defs.installation import Grade, findings_of
 
     findings = list(findings_of(dataset, lambda: resources_of(dataset), os.environ))
-    if as_json:
-        echo_json([asdict(finding) for finding in findings])
-    else:
-        for finding in findings:
-            click.echo(f"{finding.grade:<5}  {finding.part:<8}  {printable(finding.text)}")
-            if finding.remedy:
-                click.echo(f"{'':17}→ {printable(finding.remedy)}")
-    if any(finding.grade is Grade.WRONG for finding in findings):
-        raise click.exceptions.Exit(1)
+    return Answer(
+        [asdict(finding) for finding in findings],
+        _lines(findings),
+        failed=any(finding.grade is Grade.WRONG for finding in findings),
+    )
+
+
+def _lines(findings: Iterable[Finding]) -> Iterator[str]:
+    for finding in findings:
+        yield f"{finding.grade:<5}  {finding.part:<8}  {finding.text}"
+        if finding.remedy:
+            yield f"{'':17}→ {finding.remedy}"

@@ -13,18 +13,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imagepipeline_dagster.cli.changes import (
+    change_lines,
+    cost_lines,
     dry_run_facts,
+    first_row_lines,
     forecast_after,
-    show_changes,
-    show_cost,
-    show_first_rows,
-    show_reading,
+    reading_lines,
 )
 from imagepipeline_dagster.cli.configured import changed_dataset, on_dataset, resources_of
 from imagepipeline_dagster.cli.plan import price_option
 from imagepipeline_dagster.cli.progress import ShownProgress
-from imagepipeline_dagster.cli.refusals import show_refusals
-from imagepipeline_dagster.cli.terminal import agree, count_of, echo_json, yes_option
+from imagepipeline_dagster.cli.refusals import refusal_lines
+from imagepipeline_dagster.cli.terminal import (
+    Answer,
+    agree,
+    count_of,
+    echo_lines,
+    wants_json,
+    yes_option,
+)
 from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:
@@ -41,9 +48,9 @@ _NAMED_SETS = 5  # more are only counted
 _JUDGED_ROWS = 5_000  # more would take longer than their import
 
 
-def _import_options(command: Callable[..., None]) -> Callable[..., None]:
+def _import_options(command: Callable[..., Answer]) -> Callable[..., None]:
+    optional = on_dataset(command)
     for option in (
-        on_dataset,
         price_option,
         click.option(
             "--dry-run",
@@ -90,8 +97,8 @@ def _import_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path)),
     ):
-        command = option(command)
-    return command
+        optional = option(optional)
+    return optional
 
 
 @click.command("import-prompts", short_help="Bring a file's rows into the prompts table.")
@@ -126,7 +133,7 @@ def import_prompts(
     price_per_image: float | None,
     dataset: ImageDataset,
     **written: Any,  # noqa: ANN401 - the options that both commands have
-) -> None:
+) -> Answer:
     """Bring a file's rows into the prompts table, by prompt set and prompt id.
 
     FILE is CSV, TSV, JSON, JSON Lines, Parquet, Excel, or text with a prompt a line; .gz or .zst
@@ -138,7 +145,7 @@ def import_prompts(
         raise click.UsageError("--set names the set, and so does --set-from: leave one.")
     name = file.name.split(".")[0] if set_from else prompt_set
     chosen = changed_dataset(dataset, price_per_image=price_per_image, prompts=table)
-    _import(
+    return _import(
         PromptRow,
         file,
         chosen,
@@ -158,7 +165,7 @@ def import_embeddings(
     price_per_image: float | None,
     dataset: ImageDataset,
     **written: Any,  # noqa: ANN401 - the options that both commands have
-) -> None:
+) -> Answer:
     """Bring a file's rows into the embeddings table, by embedding id.
 
     FILE is as for import-prompts. A file with anything wrong in it changes nothing.
@@ -166,7 +173,7 @@ def import_embeddings(
     from imagepipeline_dagster.tables.schema import EmbeddingRow
 
     chosen = changed_dataset(dataset, price_per_image=price_per_image, embeddings=table)
-    _import(EmbeddingRow, file, chosen, chosen.embeddings, **written)
+    return _import(EmbeddingRow, file, chosen, chosen.embeddings, **written)
 
 
 def _import(
@@ -176,12 +183,11 @@ def _import(
     mapping: TableMapping,
     *,
     dry_run: bool,
-    as_json: bool,
     report: Path | None,
     replace_set: bool = False,
     yes: bool = False,
     **written: Any,  # noqa: ANN401 - see _options
-) -> None:
+) -> Answer:
     from imagepipeline_dagster.tables.reading import SourceTables
     from imagepipeline_dagster.tables.transfer.merge import Merge
     from imagepipeline_dagster.tables.transfer.refusals import RefusedRows
@@ -214,33 +220,29 @@ def _import(
                 url, prompts=dataset.prompts, embeddings=dataset.embeddings
             ) as tables:
                 if dry_run:
-                    _dry_run(dataset, merge, tables, on_progress=on_progress, as_json=as_json)
+                    answer = _dry_run(dataset, merge, tables, on_progress=on_progress)
                     _refusals(dataset, merge, tables, refused)
-                    return
+                    return answer
                 asks = replace_set and not yes
-                done = _agreed_on(merge, quiet=as_json) if asks else merge.carry_out()
+                done = _agreed_on(merge) if asks else merge.carry_out()
                 refusals = _refusals(dataset, merge, tables, refused)
-                _echo_report(done, merge, refusals, as_json=as_json)
+                return _report(done, merge, refusals)
 
 
 def _dry_run(
-    dataset: ImageDataset,
-    merge: Merge,
-    tables: SourceTables,
-    *,
-    on_progress: ShownProgress,
-    as_json: bool,
-) -> None:
+    dataset: ImageDataset, merge: Merge, tables: SourceTables, *, on_progress: ShownProgress
+) -> Answer:
     changes = merge.changes()
-    if not as_json:
-        show_first_rows(merge)
-        show_reading(merge)
-        show_changes(changes)
     planned = forecast_after(dataset, merge, changes, tables, on_progress=on_progress)
-    if as_json:
-        echo_json(dry_run_facts(dataset, merge, changes, planned))
-    else:
-        show_cost(dataset, planned)
+    return Answer(
+        dry_run_facts(dataset, merge, changes, planned),
+        [
+            *first_row_lines(merge),
+            *reading_lines(merge),
+            *change_lines(changes),
+            *cost_lines(dataset, planned),
+        ],
+    )
 
 
 def _options(
@@ -313,13 +315,13 @@ def _refusals(
     return refusals
 
 
-def _agreed_on(merge: Merge, *, quiet: bool) -> ImportReport:
+def _agreed_on(merge: Merge) -> ImportReport:
     """Carry out an import that deletes rows, once they were shown and somebody agreed."""
     changes = merge.changes()
     deleted = changes.total.deleted
     if deleted:
-        if not quiet:
-            show_changes(changes)
+        if not wants_json():
+            echo_lines(change_lines(changes))
         agree(f"Delete {count_of(deleted, 'row')}, and write the others?", yes=False)
     return merge.carry_out(at_most_deleted=deleted)
 
@@ -366,35 +368,27 @@ def _pairs(mapped: tuple[str, ...]) -> dict[str, str]:
     return pairs
 
 
-def _echo_report(
-    report: ImportReport, merge: Merge, refusals: Sequence[Refusal] | None, *, as_json: bool
-) -> None:
-    """Print what was imported; the refusals are None where nobody looked."""
+def _report(report: ImportReport, merge: Merge, refusals: Sequence[Refusal] | None) -> Answer:
+    """Return what was imported; the refusals are None where nobody looked."""
     table = "prompts" if merge.is_of_prompts else "embeddings"
-    if as_json:
-        facts = {
-            "table": table,
-            **dataclasses.asdict(report),
-            "guessed": dict(merge.incoming.guessed),
-        }
-        if merge.is_of_prompts:
-            count, _ = merge.prompt_sets(at_most=0)
-            named = None if refusals is None else [dataclasses.asdict(one) for one in refusals]
-            facts |= {"prompt_sets": count, "refusals": named}
-        echo_json(facts)
-        return
-    click.echo(
+    facts = {"table": table, **dataclasses.asdict(report), "guessed": dict(merge.incoming.guessed)}
+    lines = [
         f"{table}: {report.inserted:,} inserted, {report.updated:,} updated, "
         f"{report.unchanged:,} unchanged"
         + (f", {report.deleted:,} deleted" if report.deleted else "")
         + (f", {report.duplicates:,} repeated in the file" if report.duplicates else "")
-        + (_sets_text(merge) if merge.is_of_prompts else "")
-    )
-    show_reading(merge)
+        + (_sets_text(merge) if merge.is_of_prompts else ""),
+        *reading_lines(merge),
+    ]
+    if merge.is_of_prompts:
+        count, _ = merge.prompt_sets(at_most=0)
+        named = None if refusals is None else [dataclasses.asdict(one) for one in refusals]
+        facts |= {"prompt_sets": count, "refusals": named}
     if refusals is not None:
-        show_refusals(refusals, len(refusals))
+        lines += refusal_lines(refusals, len(refusals))
     elif merge.is_of_prompts:
-        click.echo("Rows that would be refused before paying: `imagepipeline-dagster plan` says.")
+        lines.append("Rows that would be refused before paying: `imagepipeline-dagster plan` says.")
+    return Answer(facts, lines)
 
 
 def _sets_text(merge: Merge) -> str:

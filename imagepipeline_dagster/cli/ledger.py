@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,11 @@ from imagepipeline_dagster.cli.configured import (
     who_option,
 )
 from imagepipeline_dagster.cli.terminal import (
+    Answer,
     agree,
     count_of,
-    echo_fields,
-    echo_json,
+    field_lines,
     moment,
-    printable,
     why_option,
     yes_option,
 )
@@ -31,13 +30,15 @@ from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.ledger.decisions import LedgerDecision
+    from imagepipeline_dagster.ledger.decisions import LedgerDecision, UndecidedRequest
     from imagepipeline_dagster.ledger.records import Entry
     from imagepipeline_dagster.ledger.requests import Ledger
     from imagepipeline_dagster.ledger.uses import PromptCall
+    from imagepipeline_dagster.purchase.rebuild import Restored
 
 
 _KEY_DIGITS = 12
+_NONE_UNKNOWN = "No request is unknown."
 
 
 @click.group("ledger", short_help="Decide about lost answers; copy the ledger.")
@@ -47,22 +48,23 @@ def ledger_group() -> None:
 
 @ledger_group.command("unknown", short_help="List requests that nobody knows the end of.")
 @on_dataset
-def ledger_unknown(*, as_json: bool, dataset: ImageDataset) -> None:
+def ledger_unknown(*, dataset: ImageDataset) -> Answer:
     """List the requests of which nobody knows whether they were bought."""
     from imagepipeline_dagster.ledger.decisions import unknown_requests
 
     with present_ledger(dataset) as ledger:
         lost = unknown_requests(ledger)
-    if as_json:
-        echo_json({"unknown": [asdict(request) for request in lost]})
-        return
+    return Answer({"unknown": [asdict(request) for request in lost]}, _unknown_lines(lost))
+
+
+def _unknown_lines(lost: Sequence[UndecidedRequest]) -> Iterator[str]:
     if not lost:
-        click.echo("No request is unknown.")
+        yield _NONE_UNKNOWN
         return
     for request in lost:
         emulated = " (emulator)" if request.emulated else ""
-        click.echo(f"{request.request_key[:_KEY_DIGITS]}  {count_of(request.samples, 'image')}")
-        echo_fields(
+        yield f"{request.request_key[:_KEY_DIGITS]}  {count_of(request.samples, 'image')}"
+        yield from field_lines(
             {
                 "prompt": [call_text(call) for call in request.calls],
                 "claimed": moment(request.claimed_at),
@@ -73,7 +75,7 @@ def ledger_unknown(*, as_json: bool, dataset: ImageDataset) -> None:
             }
         )
     images = sum(request.samples for request in lost)
-    click.echo(
+    yield (
         f"\n{count_of(len(lost), 'request')}, {count_of(images, 'image')}. Look for them in the "
         "vendor's list of jobs, then decide:\n"
         "  imagepipeline-dagster ledger resubmit KEY… --why …   buys them once more\n"
@@ -81,23 +83,23 @@ def ledger_unknown(*, as_json: bool, dataset: ImageDataset) -> None:
     )
 
 
-def _decision_options(command: Callable[..., None]) -> Callable[..., None]:
+def _decision_options(command: Callable[..., Answer]) -> Callable[..., None]:
+    optional = on_dataset(command)
     for option in (
-        on_dataset,
         yes_option,
         who_option,
         why_option(required=True, help="Kept with the decision."),
         click.option("--all-unknown", is_flag=True, help="All that `ledger unknown` lists."),
         click.argument("keys", nargs=-1, metavar="[KEY]..."),
     ):
-        command = option(command)
-    return command
+        optional = option(optional)
+    return optional
 
 
 @ledger_group.command(short_help="Copy a SQLite ledger that is in use.")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @on_dataset
-def backup(*, file: Path, as_json: bool, dataset: ImageDataset) -> None:
+def backup(*, file: Path, dataset: ImageDataset) -> Answer:
     """Copy a SQLite ledger to FILE, whole also while runs write to it.
 
     A plain copy of the file lacks what stands in its -wal file. With PostgreSQL use pg_dump.
@@ -113,16 +115,14 @@ def backup(*, file: Path, as_json: bool, dataset: ImageDataset) -> None:
                 "own means, such as pg_dump."
             )
         copy_sqlite(ledger.file, file)
-    if as_json:
-        echo_json({"file": file, "ledger": ledger.shown_url})
-        return
-    click.echo(f"{file} is a copy of {ledger.file}.")
+    facts = {"file": file, "ledger": ledger.shown_url}
+    return Answer(facts, f"{file} is a copy of {ledger.file}.")
 
 
 @ledger_group.command(short_help="Take the ledger as it is for the storage's own.")
 @yes_option
 @on_dataset
-def adopt(*, yes: bool, as_json: bool, dataset: ImageDataset) -> None:
+def adopt(*, yes: bool, dataset: ImageDataset) -> Answer:
     """Take the ledger as it is for the storage's own.
 
     A ledger that knows less than was bought into the storage buys nothing: it may be new, another
@@ -139,10 +139,10 @@ def adopt(*, yes: bool, as_json: bool, dataset: ImageDataset) -> None:
             yes=yes,
         )
         identity.adopt(ledger, storage)
-    if as_json:
-        echo_json({"ledger": ledger.shown_url, "storage": storage.uri})
-    else:
-        click.echo(f"{ledger.shown_url} is the ledger of {storage.uri}: runs buy again.")
+    return Answer(
+        {"ledger": ledger.shown_url, "storage": storage.uri},
+        f"{ledger.shown_url} is the ledger of {storage.uri}: runs buy again.",
+    )
 
 
 @ledger_group.command(short_help="Restore a lost ledger from what the storage keeps.")
@@ -153,7 +153,7 @@ def adopt(*, yes: bool, as_json: bool, dataset: ImageDataset) -> None:
 )
 @yes_option
 @on_dataset
-def rebuild(*, unbought: bool, yes: bool, as_json: bool, dataset: ImageDataset) -> None:
+def rebuild(*, unbought: bool, yes: bool, dataset: ImageDataset) -> Answer:
     """Restore what the ledger lacks from the tables on the storage; what it has stays.
 
     A request that the tables do not show as bought may have been bought by a run that never came to
@@ -184,21 +184,23 @@ def rebuild(*, unbought: bool, yes: bool, as_json: bool, dataset: ImageDataset) 
         )
         restored = [part for part in rebuilding.restore(ledger) if part.requests]
         strangers = rebuilding.adopt(ledger)
-    if as_json:
-        echo_json({"restored": [asdict(part) for part in restored], "strangers": strangers})
-        return
+    facts = {"restored": [asdict(part) for part in restored], "strangers": strangers}
+    return Answer(facts, _restored_lines(restored, strangers))
+
+
+def _restored_lines(restored: Sequence[Restored], strangers: int) -> Iterator[str]:
     for part in restored:
         unknown = f", {part.unknown:,} of them unknown" if part.unknown else ""
-        click.echo(
+        yield (
             f"{quoted(part.prompt_set)}: {count_of(part.requests, 'request')}{unknown}, "
             f"{count_of(part.images, 'image')}"
         )
     if not restored:
-        click.echo("The ledger lacks nothing that the storage tells of.")
+        yield "The ledger lacks nothing that the storage tells of."
     if any(part.unknown for part in restored):
-        click.echo("`imagepipeline-dagster ledger unknown` lists what you have to decide about.")
+        yield "`imagepipeline-dagster ledger unknown` lists what you have to decide about."
     if strangers:
-        click.echo(
+        yield (
             f"{count_of(strangers, 'image')} on the storage belong to no entry: to another dataset "
             "(--dataset), to rows that have changed since, or to a run that died. Runs buy again "
             "after `imagepipeline-dagster ledger adopt`."
@@ -207,31 +209,31 @@ def rebuild(*, unbought: bool, yes: bool, as_json: bool, dataset: ImageDataset) 
 
 @ledger_group.command(short_help="Allow one more job for requests.")
 @_decision_options
-def resubmit(**options: Any) -> None:  # noqa: ANN401 - those of both decisions
+def resubmit(**options: Any) -> Answer:  # noqa: ANN401 - those of both decisions
     """Allow one more job for requests; the next run of their prompt sets buys it.
 
     KEY is a request's key, or the first eight or more of its digits. Besides unknown requests it
     takes those that failed for good or were given up, those whose pictures expired, were filtered
     or cannot be decoded, and those whose job has no end an hour after it was submitted.
     """
-    _decide("resubmit", **options)
+    return _decide("resubmit", **options)
 
 
 @ledger_group.command(short_help="Give requests up: no run buys them.")
 @_decision_options
-def forget(**options: Any) -> None:  # noqa: ANN401 - those of both decisions
+def forget(**options: Any) -> Answer:  # noqa: ANN401 - those of both decisions
     """Give requests up: their open samples are `failed`, and no run buys them.
 
     KEY is a request's key, or the first eight or more of its digits. A job that has no end can be
     given up an hour after it was submitted.
     """
-    _decide("forget", **options)
+    return _decide("forget", **options)
 
 
 @ledger_group.command(short_help="Ask jobs for pictures again; it costs nothing.")
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
 @on_dataset
-def refetch(*, keys: tuple[str, ...], as_json: bool, dataset: ImageDataset) -> None:
+def refetch(*, keys: tuple[str, ...], dataset: ImageDataset) -> Answer:
     """Ask the jobs of requests for their pictures again; nothing is bought.
 
     KEY is a request's key, or the first eight or more of its digits. It takes each sample that
@@ -254,17 +256,15 @@ def refetch(*, keys: tuple[str, ...], as_json: bool, dataset: ImageDataset) -> N
             emulated=api.emulated,
         )
         sets = _sets_of(ledger, entries)
-    if as_json:
-        echo_json({"requests": [asdict(answer) for answer in answers], "prompt_sets": sets})
-        return
+    lines = []
     for answer in answers:
         missing = f", {answer.missing} still missing" if answer.missing else ""
-        trouble = f": {printable(answer.trouble)}" if answer.trouble else ""
+        trouble = f": {answer.trouble}" if answer.trouble else ""
         came = count_of(answer.came, "picture")
-        click.echo(f"{answer.request_key[:_KEY_DIGITS]}  {came} came{missing}{trouble}")
+        lines.append(f"{answer.request_key[:_KEY_DIGITS]}  {came} came{missing}{trouble}")
     if any(answer.came for answer in answers):
-        for name in sets:
-            click.echo(f"  materialize {_set_text(name)}")
+        lines += [f"  materialize {_set_text(name)}" for name in sets]
+    return Answer({"requests": [asdict(answer) for answer in answers], "prompt_sets": sets}, lines)
 
 
 def _decide(
@@ -275,13 +275,11 @@ def _decide(
     why: str,
     who: str | None,
     yes: bool,
-    as_json: bool,
     dataset: ImageDataset,
-) -> None:
+) -> Answer:
     from imagepipeline_dagster.ledger import decisions
 
     decision = decisions.LedgerDecision(name)
-
     if bool(keys) == all_unknown:
         raise click.UsageError("Give either request keys or --all-unknown.")
     who = decider(who, why)
@@ -290,8 +288,7 @@ def _decide(
         if all_unknown:
             keys = tuple(request.request_key for request in decisions.unknown_requests(ledger))
         if not keys:
-            _echo_decided(decision, [], [], as_json=as_json)
-            return
+            return _decided(decision, [], [])
         entries = decisions.concerned(ledger, keys, decision)
     buys = decision is decisions.LedgerDecision.RESUBMIT
     about = _requests_text(entries)
@@ -301,7 +298,7 @@ def _decide(
         shown = [entry.request_key for entry in entries]
         decided = decisions.decide(ledger, shown, decision, who=who, why=why)
         sets = _sets_of(ledger, decided)
-    _echo_decided(decision, decided, sets, as_json=as_json)
+    return _decided(decision, decided, sets)
 
 
 def _requests_text(entries: Sequence[Entry]) -> str:
@@ -309,28 +306,21 @@ def _requests_text(entries: Sequence[Entry]) -> str:
     return f"{count_of(len(entries), 'request')} of {count_of(images, 'image')}"
 
 
-def _echo_decided(
-    decision: LedgerDecision,
-    entries: Sequence[Entry],
-    sets: Sequence[Mapping[str, str]],
-    *,
-    as_json: bool,
-) -> None:
-    if as_json:
-        requests = [{"request_key": of.request_key, "samples": of.samples} for of in entries]
-        echo_json({"decision": decision, "requests": requests, "prompt_sets": sets})
-        return
+def _decided(
+    decision: LedgerDecision, entries: Sequence[Entry], sets: Sequence[Mapping[str, str]]
+) -> Answer:
+    requests = [{"request_key": of.request_key, "samples": of.samples} for of in entries]
+    facts = {"decision": decision, "requests": requests, "prompt_sets": sets}
     if not entries:
-        click.echo("No request is unknown.")
-        return
+        return Answer(facts, _NONE_UNKNOWN)
     buys = decision == "resubmit"
-    click.echo(f"{'The next run buys' if buys else 'No run buys'} {_requests_text(entries)}.")
-    for name in sets:
-        click.echo(f"  {'materialize' if buys else 'in'} {_set_text(name)}")
+    lines = [f"{'The next run buys' if buys else 'No run buys'} {_requests_text(entries)}."]
+    lines += [f"  {'materialize' if buys else 'in'} {_set_text(name)}" for name in sets]
+    return Answer(facts, lines)
 
 
 def _set_text(of: Mapping[str, str]) -> str:
-    return f"{quoted(of['prompt_set'])} ({printable(of['dataset'])})"
+    return f"{quoted(of['prompt_set'])} ({of['dataset']})"
 
 
 def _sets_of(ledger: Ledger, entries: Iterable[Entry]) -> list[dict[str, str]]:

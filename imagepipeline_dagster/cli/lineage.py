@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,13 +13,12 @@ import click
 from imagepipeline_dagster.cli.configured import configured_ledger, on_dataset, resources_of
 from imagepipeline_dagster.cli.ledger import call_text
 from imagepipeline_dagster.cli.terminal import (
+    Answer,
     agree,
     count_of,
-    echo_fields,
-    echo_json,
+    field_lines,
     json_lines,
     moment,
-    printable,
     shown_id,
     yes_option,
 )
@@ -44,9 +43,8 @@ def lineage(
     image: str | None,
     prompt: str | None,
     embedding: str | None,
-    as_json: bool,
     dataset: ImageDataset,
-) -> None:
+) -> Answer:
     """Show where an image comes from and where it went: prompt, request, job, verdict, releases.
 
     IMAGE is a SHA-256 or the first eight or more of its digits, a file, or a file:// or s3:// URI.
@@ -73,11 +71,9 @@ def lineage(
             sets = {use.call.prompt_set for of in traced.samples for use in of.uses}
     fates = _fates(dataset, storage, sets, images)
     if image is None:
-        _echo_uses(uses, fates, as_json=as_json)
-    elif as_json:
-        echo_json(_as_json(traced) | fates[traced.image_sha256])
-    else:
-        _echo_lineage(traced, fates[traced.image_sha256])
+        return Answer([_use_as_json(use, fates) for use in uses], _uses_lines(uses, fates))
+    fate = fates[traced.image_sha256]
+    return Answer(_as_json(traced) | fate, _lineage_lines(traced, fate))
 
 
 def uses_named(ledger: Ledger, prompt: str | None, embedding: str | None) -> list[RequestUse]:
@@ -115,18 +111,15 @@ def _fates(
     }
 
 
-def _echo_uses(
-    uses: Sequence[RequestUse], fates: Mapping[str, dict[str, list[str]]], *, as_json: bool
-) -> None:
-    if as_json:
-        echo_json([_use_as_json(use, fates) for use in uses])
-        return
+def _uses_lines(
+    uses: Sequence[RequestUse], fates: Mapping[str, dict[str, list[str]]]
+) -> Iterator[str]:
     if not uses:
-        click.echo("The ledger knows no request of it: nothing was asked for yet.")
+        yield "The ledger knows no request of it: nothing was asked for yet."
     for use in uses:
         emulated = " (emulator)" if use.emulated else ""
-        click.echo(f"request {use.request_key}: {use.state}{emulated}")
-        echo_fields(
+        yield f"request {use.request_key}: {use.state}{emulated}"
+        yield from field_lines(
             {
                 "prompt": call_text(use.use.call),
                 "used": moment(use.use.used_at),
@@ -165,7 +158,7 @@ def _use_as_json(use: RequestUse, fates: Mapping[str, dict[str, list[str]]]) -> 
 @yes_option
 @click.option("--elsewhere", is_flag=True, help="Ask another API than the one that made the image.")
 @on_dataset
-def replay(*, image: str, yes: bool, elsewhere: bool, as_json: bool, dataset: ImageDataset) -> None:
+def replay(*, image: str, yes: bool, elsewhere: bool, dataset: ImageDataset) -> Answer:
     """Buy an image's request again, and tell whether the same picture comes.
 
     IMAGE is a SHA-256 or the first eight or more of its digits, a file, or a file:// or s3:// URI.
@@ -195,16 +188,14 @@ def replay(*, image: str, yes: bool, elsewhere: bool, as_json: bool, dataset: Im
             allowance=dataset.allowance(origin),
             run_id=f"replay-{uuid.uuid4()}",
         )
-    if as_json:
-        echo_json({**dataclasses.asdict(report), "likeness": report.likeness})
-    else:
-        _echo_replay(report)
+    facts = {**dataclasses.asdict(report), "likeness": report.likeness}
+    return Answer(facts, _replay_lines(report))
 
 
-def _echo_lineage(image: ImageLineage, fate: Mapping[str, list[str]]) -> None:
+def _lineage_lines(image: ImageLineage, fate: Mapping[str, list[str]]) -> Iterator[str]:
     first = image.samples[0]
-    click.echo(f"image {image.image_sha256}")
-    echo_fields(
+    yield f"image {image.image_sha256}"
+    yield from field_lines(
         {
             "picture": f"{first.format}, {first.pixel_width} x {first.pixel_height} pixels, "
             f"{first.bytes or 0:,} bytes",
@@ -215,8 +206,8 @@ def _echo_lineage(image: ImageLineage, fate: Mapping[str, list[str]]) -> None:
     )
     for number, sample in enumerate(image.samples, start=1):
         of = f" {number} of {len(image.samples)} with these bytes" if len(image.samples) > 1 else ""
-        click.echo(f"\nsample{of}")
-        echo_fields(_sample_fields(sample))
+        yield f"\nsample{of}"
+        yield from field_lines(_sample_fields(sample))
 
 
 def _sample_fields(sample: SampleLineage) -> dict[str, str | list[str] | None]:
@@ -277,17 +268,16 @@ _LIKENESS = {
 }
 
 
-def _echo_replay(report: ReplayReport) -> None:
+def _replay_lines(report: ReplayReport) -> Iterator[str]:
     for comparison in report.comparisons:
-        click.echo(f"sample {comparison.slot}: {_LIKENESS[comparison.likeness]}")
-        echo_fields(_comparison_fields(comparison))
-    click.echo(f"\njob {printable(report.job_id or 'without an id')}")
-    verdict = {
+        yield f"sample {comparison.slot}: {_LIKENESS[comparison.likeness]}"
+        yield from field_lines(_comparison_fields(comparison))
+    yield f"\njob {report.job_id or 'without an id'}"
+    yield {
         "drifted": "The model drifted: the same request gives another picture now.",
         "not_comparable": "Nothing can be said about drift: there is no picture to compare.",
         "visually_same": "No drift to the eye, but the pixels are not the same any more.",
     }.get(report.likeness, "No drift: the same request still gives the same picture.")
-    click.echo(verdict)
 
 
 def _comparison_fields(comparison: Comparison) -> dict[str, str | list[str] | None]:

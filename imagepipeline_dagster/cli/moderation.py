@@ -22,9 +22,10 @@ from imagepipeline_dagster.cli.configured import (
 )
 from imagepipeline_dagster.cli.terminal import (
     AliasedOption,
+    Answer,
     count_of,
-    echo_json,
-    printable,
+    echo_answer,
+    wants_json,
     why_option,
 )
 
@@ -65,9 +66,8 @@ def review(
     who: str | None,
     table: str | None,
     only: str | None,
-    as_json: bool,
     dataset: ImageDataset,
-) -> None:
+) -> Answer | None:
     """Review the pictures of SET, and decide about them.
 
     With --serve a page on this computer shows them, and each key (k, r, q, u to undo) records a
@@ -88,8 +88,8 @@ def review(
     chosen = [image for image in images if only in (None, image.verdict)]
     if prompt_set is None or serve:
         session = _session(dataset, storage, chosen, who=who, table=table)
-        _serve(session, prompt_set or "all that waits", port=port, as_json=as_json)
-        return
+        _serve(session, prompt_set or "all that waits", port=port)
+        return None
     _say_if_cut(len(chosen), _ROWS_OF_A_SHEET)
     file = output or Path(f"review-{path_part(partition_key(prompt_set))}.html")
     sheet = review_sheet(
@@ -103,11 +103,13 @@ def review(
     file.write_text(sheet, encoding="utf-8")
     pictures = [image for image in images if image.image_sha256]
     waiting = sum(image.verdict == Verdict.QUARANTINED for image in pictures)
-    if as_json:
-        echo_json({"file": file.absolute(), "pictures": len(pictures), "waiting": waiting})
-        return
-    click.echo(f"Waiting for a decision: {waiting:,} of {count_of(len(pictures), 'picture')}.")
-    click.echo(f"Open {printable(str(file.absolute()))} in a browser.")
+    return Answer(
+        {"file": file.absolute(), "pictures": len(pictures), "waiting": waiting},
+        [
+            f"Waiting for a decision: {waiting:,} of {count_of(len(pictures), 'picture')}.",
+            f"Open {file.absolute()} in a browser.",
+        ],
+    )
 
 
 def _images_to_review(
@@ -164,7 +166,7 @@ def _session(
     )
 
 
-def _serve(session: ReviewSession, what: str, *, port: int, as_json: bool) -> None:
+def _serve(session: ReviewSession, what: str, *, port: int) -> None:
     """Serve the page until Ctrl-C, and say how many decisions it recorded."""
     from secrets import token_urlsafe
 
@@ -175,14 +177,15 @@ def _serve(session: ReviewSession, what: str, *, port: int, as_json: bool) -> No
     listening = listen(port)
     address = f"{url_of(listening)}/{token}/"
 
-    def say_where() -> None:
-        if as_json:
-            echo_json({"url": address, "who": session.reviewer})
-        else:
-            click.echo(f"Review as {printable(session.reviewer)} at {address} (Ctrl-C ends)")
-
+    as_json = wants_json()
+    where = Answer(
+        {"url": address, "who": session.reviewer},
+        f"Review as {session.reviewer} at {address} (Ctrl-C ends)",
+    )
     app = review_app(session, title=f"Review of {what}", token=token)
-    QuietServer(app, listening, on_ready=say_where).serve_until_stopped()
+    QuietServer(
+        app, listening, on_ready=lambda: echo_answer(where, as_json=as_json)
+    ).serve_until_stopped()
     click.echo(f"{count_of(session.recorded, 'decision')} recorded.", err=as_json)
 
 
@@ -255,9 +258,8 @@ def override(
     file: Path | None,
     table: str | None,
     force: bool,
-    as_json: bool,
     dataset: ImageDataset,
-) -> None:
+) -> Answer:
     """Record what a person decides about a picture, or about all pictures of a prompt.
 
     A picture is named by its SHA-256 or the first eight or more of its digits. "clear" takes back
@@ -286,10 +288,7 @@ def override(
             }
             decided = [decision_of(row, known)]
         recorded = record_overrides(tables_url(dataset), decided, table=table or dataset.overrides)
-    if as_json:
-        echo_json({"decisions": recorded})
-        return
-    click.echo(f"{count_of(recorded, 'decision')} recorded.")
+    return Answer({"decisions": recorded}, f"{count_of(recorded, 'decision')} recorded.")
 
 
 def _known_targets(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from imagepipeline_dagster.cli.terminal import echo_json, json_option, plain_errors, printable
+from imagepipeline_dagster.cli.terminal import Answer, answering, json_option
 
 # Those of this repository itself, which a wheel brings along.
 _SHARED = ("definitions.py", "dagster.yaml")
@@ -20,7 +20,8 @@ _SHARED = ("definitions.py", "dagster.yaml")
 @click.command(short_help="Make a project to start from.")
 @click.argument("folder", metavar="PROJECT", type=click.Path(path_type=Path))
 @json_option
-def new(*, folder: Path, as_json: bool) -> None:
+@answering
+def new(*, folder: Path) -> Answer:
     """Make a project in the folder PROJECT: definitions, sample tables, an instance and a test.
 
     It runs at once, on the emulator. A folder that holds anything is left alone.
@@ -29,31 +30,29 @@ def new(*, folder: Path, as_json: bool) -> None:
 
     from imagepipeline_dagster.tables.samples import create_sample_tables
 
-    with plain_errors():
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise click.ClickException(f"{folder} is not empty: name a new folder.")
-        name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "images"
-        written = []
-        for source in _sources():
-            file = folder / source.name.replace("gitignore", ".gitignore")
-            file.write_text(source.read_text("utf-8").replace("PROJECT", name), encoding="utf-8")
-            written.append(file.name)
-        (folder / "data").mkdir()
-        tables = folder / "data" / "tables.db"
-        create_sample_tables(URL.create("sqlite", database=str(tables)).render_as_string())
-    if as_json:
-        echo_json({"folder": folder, "files": [*written, "data/tables.db"]})
-        return
-    click.echo(f"{printable(str(folder))} has {', '.join(written)} and data/tables.db. Next:")
-    for step in (
-        f"cd {shlex.quote(str(folder))}",
-        'export DAGSTER_HOME="$PWD"',
-        "pytest                       # with pytest installed: the dataset on an emulator",
-        "imagepipeline-dagster plan   # what a purchase would buy",
-        "dagster dev                  # the UI; without a key an emulator draws the pictures",
-    ):
-        click.echo(f"  {step}")
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise click.ClickException(f"{folder} is not empty: name a new folder.")
+    name = re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "images"
+    written = []
+    for source in _sources():
+        file = folder / source.name.replace("gitignore", ".gitignore")
+        file.write_text(source.read_text("utf-8").replace("PROJECT", name), encoding="utf-8")
+        written.append(file.name)
+    (folder / "data").mkdir()
+    tables = folder / "data" / "tables.db"
+    create_sample_tables(URL.create("sqlite", database=str(tables)).render_as_string())
+    return Answer(
+        {"folder": folder, "files": [*written, "data/tables.db"]},
+        [
+            f"{folder} has {', '.join(written)} and data/tables.db. Next:",
+            f"  cd {shlex.quote(str(folder))}",
+            '  export DAGSTER_HOME="$PWD"',
+            "  pytest                       # with pytest installed: the dataset on an emulator",
+            "  imagepipeline-dagster plan   # what a purchase would buy",
+            "  dagster dev                  # the UI; without a key an emulator draws the pictures",
+        ],
+    )
 
 
 def _sources() -> Iterator[Traversable]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,9 +16,9 @@ from imagepipeline_dagster.cli.configured import (
     on_dataset,
     resources_of,
 )
-from imagepipeline_dagster.cli.refusals import show_refusals
+from imagepipeline_dagster.cli.refusals import refusal_lines
 from imagepipeline_dagster.cli.tables import chosen_sets
-from imagepipeline_dagster.cli.terminal import count_of, counts_table, echo_json, shown_number
+from imagepipeline_dagster.cli.terminal import Answer, count_of, counts_table, shown_number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,9 +44,8 @@ def plan(
     *,
     prompt_sets: tuple[str, ...],
     price_per_image: float | None,
-    as_json: bool,
     dataset: ImageDataset,
-) -> None:
+) -> Answer:
     """Show what a purchase would buy now, and why: of these prompt sets, or of all.
 
     It reads the tables and the ledger, and changes nothing.
@@ -56,10 +55,7 @@ def plan(
 
     dataset = changed_dataset(dataset, price_per_image=price_per_image)
     api = resources_of(dataset)["imagepipeline"]
-    with (
-        configured_tables(dataset) as tables,
-        configured_ledger(dataset, create=False) as ledger,
-    ):
+    with configured_tables(dataset) as tables, configured_ledger(dataset, create=False) as ledger:
         origin = api.origin
         names = chosen_sets(tables, prompt_sets)
         planned = forecast_of_sets(names, tables, dataset, ledger, origin=origin)
@@ -68,48 +64,41 @@ def plan(
         warning = None if api.emulated else ledger.warning
     canaries = dataset.canaries_price(allowance)
     total = planned.total
-    if as_json:
-        echo_json(
-            {
-                "sets": [_plan_as_json(of, allowance) for of in planned.sets],
-                "total": _plan_as_json(total, allowance),
-                "currency": allowance.currency,
-                "budget_left": allowance.rest_text(spent),
-                "spent": {period: dataclasses.asdict(of) for period, of in spent.items()},
-                "emulated": api.emulated,
-                "canaries": canaries,
-                "warning": warning,
-            }
-        )
-        return
-    _echo_plan(planned, allowance, emulated=api.emulated, warning=warning)
+    facts = {
+        "sets": [_plan_as_json(of, allowance) for of in planned.sets],
+        "total": _plan_as_json(total, allowance),
+        "currency": allowance.currency,
+        "budget_left": allowance.rest_text(spent),
+        "spent": {period: dataclasses.asdict(of) for period, of in spent.items()},
+        "emulated": api.emulated,
+        "canaries": canaries,
+        "warning": warning,
+    }
+    lines = list(_plan_lines(planned, allowance, emulated=api.emulated, warning=warning))
     if spent["total"].images:
         periods = {"day": "today", "month": "this month", "total": "in all"}
         counts = (f"{spent[name].images:,} {when}" for name, when in periods.items())
-        click.echo(f"Images bought so far: {', '.join(counts)}.")
+        lines.append(f"Images bought so far: {', '.join(counts)}.")
     if canaries is not None:
-        click.echo(f"Besides, the canaries buy {canaries}.")
+        lines.append(f"Besides, the canaries buy {canaries}.")
     if total.summary.images[PlanState.UNKNOWN]:
-        click.echo("Unknown: `imagepipeline-dagster ledger unknown` shows what was lost.")
-    if total.refused:
-        show_refusals(total.refusals, total.refused)
+        lines.append("Unknown: `imagepipeline-dagster ledger unknown` shows what was lost.")
+    return Answer(facts, [*lines, *refusal_lines(total.refusals, total.refused)])
 
 
-def _echo_plan(
+def _plan_lines(
     planned: Forecast, allowance: Allowance, *, emulated: bool, warning: str | None
-) -> None:
-    import rich
-
+) -> Iterator[str | Table]:
     total = planned.total
     shown = planned.sets if len(planned.sets) == 1 else (*planned.sets, total)
-    rich.print(_states_table(shown, allowance.cost))
+    yield _states_table(shown, allowance.cost)
     if total.to_buy:
-        rich.print(_reasons_table(shown))
+        yield _reasons_table(shown)
     if not emulated and allowance.budget is None:
-        click.echo("No budget limits what is spent.")
+        yield "No budget limits what is spent."
     if warning is not None:
-        click.echo(warning)
-    click.echo(to_buy_text(total.to_buy, allowance.cost(total.to_buy), emulated=emulated))
+        yield warning
+    yield to_buy_text(total.to_buy, allowance.cost(total.to_buy), emulated=emulated)
 
 
 def to_buy_text(images: int, cost: float | None, *, emulated: bool) -> str:

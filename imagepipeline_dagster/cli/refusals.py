@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import click
-
-from imagepipeline_dagster.cli.terminal import count_of, printable
+from imagepipeline_dagster.cli.terminal import count_of
 from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:
@@ -17,13 +15,13 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
-def show_refusals(refusals: Sequence[Refusal], count: int) -> None:
-    """Print which rows are refused before anything is paid, and why; `count` is how many."""
+def refusal_lines(refusals: Sequence[Refusal], count: int) -> Iterator[str]:
+    """Yield which rows are refused before anything is paid, and why; `count` is how many."""
     if not count:
         return
-    click.echo(f"Refused before paying: {count_of(count, 'row')}.")
-    for refusal in refusals[:_SHOWN]:
-        row = quoted(refusal.prompt_set, refusal.prompt_id)
-        click.echo(f"  {row}: {printable(refusal.problems)}")
-    if count > len(refusals[:_SHOWN]):
-        click.echo(f"  … and {count - len(refusals[:_SHOWN]):,} more")
+    shown = refusals[:_SHOWN]
+    yield f"Refused before paying: {count_of(count, 'row')}."
+    for refusal in shown:
+        yield f"  {quoted(refusal.prompt_set, refusal.prompt_id)}: {refusal.problems}"
+    if count > len(shown):
+        yield f"  … and {count - len(shown):,} more"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,12 @@ from imagepipeline_dagster.cli.configured import (
     who_option,
 )
 from imagepipeline_dagster.cli.terminal import (
+    Answer,
     agree,
     count_of,
-    echo_fields,
-    echo_json,
+    field_lines,
     printable,
+    wants_json,
     why_option,
     yes_option,
 )
@@ -62,54 +64,50 @@ def _release(dataset: ImageDataset, version: str) -> DatasetRelease:
 
 @releases_group.command("list")
 @on_dataset
-def list_releases(*, as_json: bool, dataset: ImageDataset) -> None:
+def list_releases(*, dataset: ImageDataset) -> Answer:
     """List the releases, oldest first."""
     releases = _all(dataset)
-    if as_json:
-        facts = [
-            {
-                "version": r.version,
-                "semantic_version": r.manifest.semantic_version,
-                "created_at": r.manifest.created_at,
-                "images": r.counts.kept,
-                "emulated": r.manifest.emulated,
-                "uri": r.uri,
-            }
-            for r in releases
-        ]
-        echo_json(facts)
-        return
-    for release in releases:
-        created_at = f"{release.manifest.created_at:%Y-%m-%d %H:%M} UTC"
-        images = count_of(release.counts.kept, "image")
-        semantic_version = release.manifest.semantic_version
-        click.echo(f"{release.version}  {semantic_version}  {created_at}  {images}")
-    if not releases:
-        click.echo("There is no release yet.")
+    facts = [
+        {
+            "version": r.version,
+            "semantic_version": r.manifest.semantic_version,
+            "created_at": r.manifest.created_at,
+            "images": r.counts.kept,
+            "emulated": r.manifest.emulated,
+            "uri": r.uri,
+        }
+        for r in releases
+    ]
+    lines = [
+        f"{r.version}  {r.manifest.semantic_version}  {r.manifest.created_at:%Y-%m-%d %H:%M} UTC  "
+        f"{count_of(r.counts.kept, 'image')}"
+        for r in releases
+    ]
+    return Answer(facts, lines or "There is no release yet.")
 
 
 @releases_group.command("show")
 @click.argument("version", default="latest")
 @on_dataset
-def show(*, version: str, as_json: bool, dataset: ImageDataset) -> None:
+def show(*, version: str, dataset: ImageDataset) -> Answer:
     """Show what the manifest of VERSION (the latest, unless named) says."""
     release = _release(dataset, version)
     manifest = release.manifest
-    if as_json:
-        echo_json(manifest.model_dump(mode="json"))
-        return
-    echo_fields(
-        {
-            "version": f"{manifest.version} ({manifest.semantic_version})",
-            "of": manifest.name,
-            "made": f"{manifest.created_at:%Y-%m-%d %H:%M:%S} UTC in run {manifest.run_id}",
-            "where": release.uri,
-            "images": f"{manifest.counts.kept:,} of {manifest.counts.requested:,} asked for",
-            "emulated": f"{manifest.emulated:,}",
-            "former": manifest.previous,
-            "changes": [f"{name}: {number:,}" for name, number in manifest.changes.items()],
-            "left out": list(manifest.left_out[:_SHOWN]),
-        }
+    return Answer(
+        manifest.model_dump(mode="json"),
+        field_lines(
+            {
+                "version": f"{manifest.version} ({manifest.semantic_version})",
+                "of": manifest.name,
+                "made": f"{manifest.created_at:%Y-%m-%d %H:%M:%S} UTC in run {manifest.run_id}",
+                "where": release.uri,
+                "images": f"{manifest.counts.kept:,} of {manifest.counts.requested:,} asked for",
+                "emulated": f"{manifest.emulated:,}",
+                "former": manifest.previous,
+                "changes": [f"{name}: {number:,}" for name, number in manifest.changes.items()],
+                "left out": list(manifest.left_out[:_SHOWN]),
+            }
+        ),
     )
 
 
@@ -122,29 +120,27 @@ def show(*, version: str, as_json: bool, dataset: ImageDataset) -> None:
     help="A WebP file to write: the first changed pictures, before and after.",
 )
 @on_dataset
-def diff(
-    *, former: str, version: str, sheet: Path | None, as_json: bool, dataset: ImageDataset
-) -> None:
+def diff(*, former: str, version: str, sheet: Path | None, dataset: ImageDataset) -> Answer:
     """Show which samples differ between two releases, and why."""
     release = _release(dataset, version)
     changes = release.changes_since(_release(dataset, former))
     if sheet is not None:
         _write_sheet(sheet, changes, release)
-    if as_json:
-        echo_json([dataclasses.asdict(change) for change in changes])
-        return
+    return Answer([dataclasses.asdict(change) for change in changes], _change_lines(changes))
+
+
+def _change_lines(changes: Sequence[Change]) -> Iterator[str]:
     counts = Counter((change.change, change.cause) for change in changes)
     for (change_kind, cause), number in sorted(counts.items()):
-        click.echo(f"{change_kind}, {cause}: {number:,}")
+        yield f"{change_kind}, {cause}: {number:,}"
     for change in changes[:_SHOWN]:
-        texts = [change.before, change.after]
-        before_and_after = " -> ".join(printable(text) for text in texts if text)
+        before_and_after = " -> ".join(filter(None, (change.before, change.after)))
         place = quoted(change.prompt_set, change.prompt_id)
-        click.echo(f"  {change.change} {place} ({change.cause}) {before_and_after}".rstrip())
+        yield f"  {change.change} {place} ({change.cause}) {before_and_after}".rstrip()
     if len(changes) > _SHOWN:
-        click.echo(f"  and {len(changes) - _SHOWN:,} more: --json has them all")
+        yield f"  and {len(changes) - _SHOWN:,} more: --json has them all"
     if not changes:
-        click.echo("No sample differs.")
+        yield "No sample differs."
 
 
 def _write_sheet(file: Path, changes: list[Change], release: DatasetRelease) -> None:
@@ -166,7 +162,7 @@ def _write_sheet(file: Path, changes: list[Change], release: DatasetRelease) -> 
     help="Demand the signature of this Ed25519 key, a PEM file.",
 )
 @on_dataset
-def verify(*, version: str, public_key: Path | None, as_json: bool, dataset: ImageDataset) -> None:
+def verify(*, version: str, public_key: Path | None, dataset: ImageDataset) -> Answer:
     """Read every byte of VERSION again, and compare it with the manifest."""
     from imagepipeline_dagster.release.signing import signature_problem
     from imagepipeline_dagster.release.verifying import problems_of
@@ -177,18 +173,16 @@ def verify(*, version: str, public_key: Path | None, as_json: bool, dataset: Ima
         unsigned := signature_problem(release.storage, release.manifest, public_key)
     ):
         problems.append(f"{unsigned}.")
-    if as_json:
-        number = len(release.manifest.files)
-        echo_json({"version": release.version, "files": number, "problems": problems})
-        if problems:
-            raise click.exceptions.Exit(1)
-        return
-    for problem in problems:
-        click.echo(printable(problem), err=True)
-    if problems:
+    number = len(release.manifest.files)
+    if problems and not wants_json():
+        for problem in problems:
+            click.echo(printable(problem), err=True)
         raise click.ClickException(f"{release.version} is not whole: {len(problems)} problems.")
-    files = count_of(len(release.manifest.files), "file")
-    click.echo(f"{release.version} is whole: {files}, each with its SHA-256.")
+    return Answer(
+        {"version": release.version, "files": number, "problems": problems},
+        f"{release.version} is whole: {count_of(number, 'file')}, each with its SHA-256.",
+        failed=bool(problems),
+    )
 
 
 @releases_group.command("sign")
@@ -200,23 +194,21 @@ def verify(*, version: str, public_key: Path | None, as_json: bool, dataset: Ima
     help="Your Ed25519 private key, a PEM file that nobody else can read.",
 )
 @on_dataset
-def sign(*, version: str, key: Path, as_json: bool, dataset: ImageDataset) -> None:
+def sign(*, version: str, key: Path, dataset: ImageDataset) -> Answer:
     """Sign the manifest of VERSION, which names every file with its SHA-256."""
     from imagepipeline_dagster.release import signing
 
     release = _release(dataset, version)
     signing.sign(release.storage, release.manifest, key)
-    if as_json:
-        echo_json({"version": release.version, "signed": True})
-    else:
-        click.echo(f"{release.version} is signed.")
+    facts = {"version": release.version, "signed": True}
+    return Answer(facts, f"{release.version} is signed.")
 
 
 @releases_group.command("prune")
 @click.option("--keep", type=click.IntRange(min=1), required=True, help="Newest releases to keep.")
 @yes_option
 @on_dataset
-def prune(*, keep: int, yes: bool, as_json: bool, dataset: ImageDataset) -> None:
+def prune(*, keep: int, yes: bool, dataset: ImageDataset) -> Answer:
     """Delete all but the newest releases; their numbers are not used again."""
     from imagepipeline_dagster.release.reading import delete_release
 
@@ -226,12 +218,9 @@ def prune(*, keep: int, yes: bool, as_json: bool, dataset: ImageDataset) -> None
         agree(f"Delete {', '.join(versions)}, for good?", yes=yes)
     for release in old:
         delete_release(release.storage, release.manifest)
-    if as_json:
-        echo_json({"deleted": versions})
-    elif old:
-        click.echo(f"Deleted: {', '.join(versions)}.")
-    else:
-        click.echo(f"There are no more than {count_of(keep, 'release')}.")
+    deleted = f"Deleted: {', '.join(versions)}."
+    said = deleted if old else f"There are no more than {count_of(keep, 'release')}."
+    return Answer({"deleted": versions}, said)
 
 
 @releases_group.command("withdraw")
@@ -250,9 +239,8 @@ def withdraw(
     why: str,
     who: str | None,
     yes: bool,
-    as_json: bool,
     dataset: ImageDataset,
-) -> None:
+) -> Answer:
     """Take pictures back: out of the store, and out of every release that holds them.
 
     Releases are rewritten without them and verified. The ledger keeps that they were bought, and no
@@ -280,19 +268,17 @@ def withdraw(
     now = dt.datetime.now(dt.UTC)
     with configured_ledger(dataset, create=True) as ledger:
         rewritten = withdrawal.withdraw(storage, ledger, images, who=who, why=why, at=now)
-    if as_json:
-        echo_json({"images": sorted(images), "rewritten": rewritten})
-        return
-    click.echo(f"{pictures} withdrawn.")
+    lines = [f"{pictures} withdrawn."]
     for folder, versions in rewritten.items():
-        click.echo(f"Rewritten in {printable(folder)}: {', '.join(versions)}.")
+        lines.append(f"Rewritten in {folder}: {', '.join(versions)}.")
+    return Answer({"images": sorted(images), "rewritten": rewritten}, lines)
 
 
 @releases_group.command("export")
 @click.argument("version")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @on_dataset
-def export(*, version: str, folder: Path, as_json: bool, dataset: ImageDataset) -> None:
+def export(*, version: str, folder: Path, dataset: ImageDataset) -> Answer:
     """Copy VERSION to a local FOLDER, comparing each file with the manifest."""
     from imagepipeline_dagster.release.verifying import export_release
 
@@ -300,10 +286,10 @@ def export(*, version: str, folder: Path, as_json: bool, dataset: ImageDataset) 
     if folder.exists() and any(folder.iterdir()):
         raise click.ClickException(f"{folder} is not empty.")
     copied = export_release(release.storage, release.manifest, folder)
-    if as_json:
-        echo_json({"version": release.version, "folder": folder, "files": copied})
-        return
-    click.echo(f"{count_of(copied, 'file')} copied to {printable(str(folder))}.")
+    return Answer(
+        {"version": release.version, "folder": folder, "files": copied},
+        f"{count_of(copied, 'file')} copied to {folder}.",
+    )
 
 
 @releases_group.command("publish")
@@ -311,7 +297,7 @@ def export(*, version: str, folder: Path, as_json: bool, dataset: ImageDataset) 
 @click.option("--repo", metavar="ORG/NAME", required=True, help="A dataset of the Hub.")
 @yes_option
 @on_dataset
-def publish(*, version: str, repo: str, yes: bool, as_json: bool, dataset: ImageDataset) -> None:
+def publish(*, version: str, repo: str, yes: bool, dataset: ImageDataset) -> Answer:
     """Publish VERSION to the Hugging Face Hub: all files in one commit, then a tag.
 
     The token is HF_TOKEN of the environment. A repository that is not there is made, private. If
@@ -322,8 +308,6 @@ def publish(*, version: str, repo: str, yes: bool, as_json: bool, dataset: Image
     release = _release(dataset, version)
     agree(f"Publish {release.version} to {printable(repo)}?", yes=yes)
     published = publish_to_hub(release.storage, release.manifest, repo)
-    if as_json:
-        echo_json(dataclasses.asdict(published))
-        return
     state = "is published" if published.created else "was there already"
-    click.echo(f"{published.version} {state}: {published.url}")
+    told = f"{published.version} {state}: {published.url}"
+    return Answer(dataclasses.asdict(published), told)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imagepipeline_dagster.cli.configured import configured_ledger, configured_tables, on_dataset
-from imagepipeline_dagster.cli.terminal import count_of, echo_json
+from imagepipeline_dagster.cli.terminal import Answer, count_of
 from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def sets_group() -> None:
 
 @sets_group.command("sync", short_help="Bring the partitions in step with the prompts table.")
 @on_dataset
-def sync(*, as_json: bool, dataset: ImageDataset) -> None:
+def sync(*, dataset: ImageDataset) -> Answer:
     """Add a partition for each prompt set of the table, and remove those of sets that left it.
 
     Buys nothing. The partitions are those of the Dagster instance in DAGSTER_HOME.
@@ -31,24 +31,19 @@ def sync(*, as_json: bool, dataset: ImageDataset) -> None:
     from imagepipeline_dagster.defs.registration import register_sets
     from imagepipeline_dagster.defs.under_way import configured_instance
 
-    with (
-        configured_instance(os.environ) as instance,
-        configured_tables(dataset) as tables,
-    ):
+    with configured_instance(os.environ) as instance, configured_tables(dataset) as tables:
         changes = register_sets(
             dataset,
             tables=tables,
             open_ledger=lambda: configured_ledger(dataset, create=True),
             instance=instance,
         )
-    if as_json:
-        echo_json(asdict(changes))
-        return
-    for sign, keys in (("+", changes.added), ("-", changes.removed)):
-        for key in keys:
-            click.echo(f"{sign} {quoted(key)}")
+    lines = [
+        f"{sign} {quoted(key)}"
+        for sign, keys in (("+", changes.added), ("-", changes.removed))
+        for key in keys
+    ]
     if changes.in_use:
         waiting = count_of(len(changes.in_use), "partition")
-        click.echo(f"{waiting} more will go once no run and no backfill names them.")
-    if not (changes.added or changes.removed or changes.in_use):
-        click.echo("The partitions are in step with the prompts table.")
+        lines.append(f"{waiting} more will go once no run and no backfill names them.")
+    return Answer(asdict(changes), lines or "The partitions are in step with the prompts table.")

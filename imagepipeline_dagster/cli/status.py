@@ -18,17 +18,19 @@ from imagepipeline_dagster.cli.configured import (
 from imagepipeline_dagster.cli.plan import price_option
 from imagepipeline_dagster.cli.tables import chosen_sets
 from imagepipeline_dagster.cli.terminal import (
+    Answer,
     count_of,
     counts_table,
-    echo_fields,
-    echo_json,
+    field_lines,
     moment,
     shown_number,
 )
 from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+    from rich.table import Table
 
     from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.defs.status import DatasetStatus
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Show how the dataset stands, and what comes next.")
 @on_dataset
-def status(*, as_json: bool, dataset: ImageDataset) -> None:
+def status(*, dataset: ImageDataset) -> Answer:
     """Show sets, what waits, what is unknown, what was spent, the last release and the next runs.
 
     It reads tables, ledger and storage, and changes nothing.
@@ -45,10 +47,7 @@ def status(*, as_json: bool, dataset: ImageDataset) -> None:
     from imagepipeline_dagster.defs.status import status_of
 
     resources = resources_of(dataset)
-    with (
-        configured_tables(dataset) as tables,
-        configured_ledger(dataset, create=False) as ledger,
-    ):
+    with configured_tables(dataset) as tables, configured_ledger(dataset, create=False) as ledger:
         standing = status_of(
             dataset,
             tables=tables,
@@ -57,15 +56,10 @@ def status(*, as_json: bool, dataset: ImageDataset) -> None:
             api=resources["imagepipeline"],
             now=dt.datetime.now(dt.UTC),
         )
-    if as_json:
-        echo_json(dataclasses.asdict(standing))
-    else:
-        _echo_status(standing)
+    return Answer(dataclasses.asdict(standing), _status_lines(standing))
 
 
-def _echo_status(standing: DatasetStatus) -> None:
-    import rich
-
+def _status_lines(standing: DatasetStatus) -> Iterator[str | Table]:
     rows = [
         (
             of.prompt_set,
@@ -80,11 +74,11 @@ def _echo_status(standing: DatasetStatus) -> None:
     ]
     headings = ["state", "images\nto buy", "images\nunknown", "refused\nrows"]
     total = ["", shown_number(standing.images_to_buy), "", ""]
-    rich.print(counts_table("Prompt sets", headings, [*rows, ("total", total)]))
+    yield counts_table("Prompt sets", headings, [*rows, ("total", total)])
     release = standing.last_release
     spent = standing.spent
     price = f", for {standing.price}" if standing.price else ""
-    echo_fields(
+    yield from field_lines(
         {
             "API": standing.api,
             "to buy": f"{count_of(standing.images_to_buy, 'image')}{price}",
@@ -106,10 +100,8 @@ def _echo_status(standing: DatasetStatus) -> None:
 @click.command(short_help="Show what was bought and reused, by day, set and model.")
 @price_option
 @on_dataset
-def costs(*, price_per_image: float | None, as_json: bool, dataset: ImageDataset) -> None:
+def costs(*, price_per_image: float | None, dataset: ImageDataset) -> Answer:
     """Show what was bought, what was reused instead, and so saved: by day, set and model."""
-    import rich
-
     from imagepipeline_dagster.ledger.budget import Spent
     from imagepipeline_dagster.ledger.costs import costs_of
 
@@ -119,10 +111,6 @@ def costs(*, price_per_image: float | None, as_json: bool, dataset: ImageDataset
     allowance = dataset.allowance(api.origin)
     with configured_ledger(dataset, create=False) as ledger:
         spent = costs_of(ledger, dataset=dataset.name, scope=allowance.scope, emulated=api.emulated)
-    if as_json:
-        saved = allowance.cost(spent.total.reused)
-        echo_json({**dataclasses.asdict(spent), "saved": saved, "currency": allowance.currency})
-        return
     priced = allowance.price_text
     everything = Spent(
         images=sum(of.images for of in spent.by_day.values()),
@@ -132,13 +120,20 @@ def costs(*, price_per_image: float | None, as_json: bool, dataset: ImageDataset
         (day, [shown_number(of.images), f"{of.money:,.2f}" if of.money else ""])
         for day, of in (*spent.by_day.items(), ("total", everything))
     ]
-    rich.print(counts_table("Bought by day", ["images", "money"], days, of="day"))
-    for what, counts in (("prompt set", spent.by_set), ("model", spent.by_model)):
-        rich.print(_bought_table(what, counts, spent.total, priced))
-    saved_text = priced(spent.total.reused)
-    click.echo(
-        f"{count_of(spent.total.reused, 'image')} reused instead of bought"
-        f"{f': {saved_text} saved' if saved_text else ''}."
+    reused, saved_text = count_of(spent.total.reused, "image"), priced(spent.total.reused)
+    saved = f": {saved_text} saved" if saved_text else ""
+    return Answer(
+        {
+            **dataclasses.asdict(spent),
+            "saved": allowance.cost(spent.total.reused),
+            "currency": allowance.currency,
+        },
+        [
+            counts_table("Bought by day", ["images", "money"], days, of="day"),
+            _bought_table("prompt set", spent.by_set, spent.total, priced),
+            _bought_table("model", spent.by_model, spent.total, priced),
+            f"{reused} reused instead of bought{saved}.",
+        ],
     )
 
 
@@ -147,7 +142,7 @@ def _bought_table(
     counts: Mapping[str, Bought],
     total: Bought,
     priced: Callable[[int], str | None],
-) -> object:
+) -> Table:
     rows = [
         (name, [shown_number(of.bought), priced(of.bought) or "", shown_number(of.reused)])
         for name, of in sorted((*counts.items(), ("total", total)), key=lambda row: row[1] is total)
@@ -159,9 +154,7 @@ def _bought_table(
 @click.argument("prompt_sets", nargs=-1, metavar="[SET]...")
 @click.option("--all", "all_sets", is_flag=True, help="All sets that are not built whole.")
 @on_dataset
-def retry(
-    *, prompt_sets: tuple[str, ...], all_sets: bool, as_json: bool, dataset: ImageDataset
-) -> None:
+def retry(*, prompt_sets: tuple[str, ...], all_sets: bool, dataset: ImageDataset) -> Answer:
     """Have sets that are not built whole asked for at the next look of sensor or schedule.
 
     Their growing pauses end. Requests that failed for good, or are unknown, stay as they are: see
@@ -171,21 +164,14 @@ def retry(
 
     if bool(prompt_sets) == all_sets:
         raise click.UsageError("Name prompt sets, or give --all.")
-    with (
-        configured_tables(dataset) as tables,
-        configured_ledger(dataset, create=True) as ledger,
-    ):
+    with configured_tables(dataset) as tables, configured_ledger(dataset, create=True) as ledger:
         names = set(chosen_sets(tables, prompt_sets))
         states = PromptSetStates(ledger, dataset=dataset.name)
         open_sets = sorted(names.intersection(states.not_whole()))
         states.end_pauses(open_sets)
-    if as_json:
-        echo_json({"prompt_sets": open_sets})
-        return
-    for name in open_sets:
-        click.echo(quoted(name))
-    click.echo(
+    told = (
         f"{count_of(len(open_sets), 'set')} will be asked for at the next look."
         if open_sets
         else "Nothing is open: every set that was asked for is built whole."
     )
+    return Answer({"prompt_sets": open_sets}, [*map(quoted, open_sets), told])

@@ -12,7 +12,7 @@ import click
 
 from imagepipeline_dagster.cli.configured import changed_dataset, on_dataset, tables_url
 from imagepipeline_dagster.cli.progress import ShownProgress
-from imagepipeline_dagster.cli.terminal import count_of, echo_json, printable
+from imagepipeline_dagster.cli.terminal import Answer, count_of, printable
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Create the two tables, with sample rows.")
 @click.option("--empty", is_flag=True, help="Create the tables without sample rows.")
 @on_dataset
-def init(*, empty: bool, as_json: bool, dataset: ImageDataset) -> None:
+def init(*, empty: bool, dataset: ImageDataset) -> Answer:
     """Create the prompts and embeddings tables, with samples to start from."""
     from imagepipeline_dagster.databases import shown_url
     from imagepipeline_dagster.tables.creating import create_tables
@@ -33,14 +33,13 @@ def init(*, empty: bool, as_json: bool, dataset: ImageDataset) -> None:
         create_tables(url)
     with_samples = not empty and create_sample_tables(url)
     where = shown_url(url)
-    if as_json:
-        echo_json({"url": where, "samples_created": with_samples})
-    elif empty:
-        click.echo(f"The tables prompts and embeddings are at {where}.")
+    if empty:
+        said = f"The tables prompts and embeddings are at {where}."
     elif with_samples:
-        click.echo(f"Created prompts and embeddings with samples at {where}.")
+        said = f"Created prompts and embeddings with samples at {where}."
     else:
-        click.echo(f"There are tables at {where} already: nothing was changed.")
+        said = f"There are tables at {where} already: nothing was changed."
+    return Answer({"url": where, "samples_created": with_samples}, said)
 
 
 @click.command(short_help="Write a table to a file that imports again.")
@@ -67,9 +66,8 @@ def export(
     embeddings: bool,
     raw: bool,
     table: str | None,
-    as_json: bool,
     dataset: ImageDataset,
-) -> None:
+) -> Answer:
     """Write the prompts table, or the embeddings table, to a file that can be imported again.
 
     FILE is CSV, TSV, JSON, JSON Lines, Parquet or Excel, by its ending: .csv, .tsv, .json, .jsonl,
@@ -99,12 +97,10 @@ def export(
             on_progress=on_progress,
         )
     what = "embeddings" if embeddings else "prompts"
-    if as_json:
-        echo_json({"table": what, "file": file, **asdict(report)})
-        return
-    click.echo(f"{what}: {count_of(report.rows, 'row')} exported to {file}")
+    lines = [f"{what}: {count_of(report.rows, 'row')} exported to {file}"]
     if report.left_out:
-        click.echo(f"Left out: {count_of(report.left_out, 'row')} without a prompt set or an id.")
+        lines.append(f"Left out: {count_of(report.left_out, 'row')} without a prompt set or an id.")
+    return Answer({"table": what, "file": file, **asdict(report)}, lines)
 
 
 def chosen_sets(tables: SourceTables, wanted: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What commands say: errors without a traceback, texts that cannot steer a terminal, numbers."""
+"""What commands say: an answer, errors without a traceback, texts that cannot steer a terminal."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -81,15 +83,67 @@ def plain_errors() -> Iterator[None]:
         raise click.ClickException("\n".join(lines)) from error
 
 
-def echo_fields(fields: Mapping[str, str | list[str] | None]) -> None:
-    """Print what there is of the fields, a line a value; on a terminal long ones are folded."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command found or did: facts for programs, and lines for people.
+
+    `failed` says that the command ends with exit code 1.
+    """
+
+    facts: object
+    lines: str | Iterable[str | Table]
+    failed: bool = False
+
+
+def answering(command: Callable[..., Answer | None]) -> Callable[..., None]:
+    """Let a command print what it answers, and errors without a traceback."""
+
+    @wraps(command)
+    def answered(*, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - the command's own
+        with plain_errors():
+            answer = command(**options)
+            if answer is not None:
+                echo_answer(answer, as_json=as_json)
+        if answer is not None and answer.failed:
+            raise click.exceptions.Exit(1)
+
+    return answered
+
+
+def wants_json() -> bool:
+    """Tell whether the command is to print one JSON document, and nothing else."""
+    return bool(click.get_current_context().params["as_json"])
+
+
+def echo_answer(answer: Answer, *, as_json: bool) -> None:
+    """Print an answer: its facts as JSON, or its lines."""
+    if as_json:
+        click.echo(json.dumps(answer.facts, indent=2, default=_json_value))
+    else:
+        echo_lines([answer.lines] if isinstance(answer.lines, str) else answer.lines)
+
+
+def echo_lines(lines: Iterable[str | Table]) -> None:
+    """Print texts, in which nothing can steer the terminal, and tables."""
+    import rich
+
+    for line in lines:
+        if not isinstance(line, str):
+            rich.print(line)
+            continue
+        for part in line.split("\n"):
+            click.echo(printable(part))
+
+
+def field_lines(fields: Mapping[str, str | list[str] | None]) -> Iterator[str]:
+    """Yield a line for each value of the fields; on a terminal long ones are folded."""
     width = max(map(len, fields))
     columns = _columns()
     for name, value in fields.items():
         values = [value] if isinstance(value, str) else value or []
         lines = [line for text in values for line in _folded(printable(text), columns, width + 4)]
         for label, line in zip([name] + [""] * len(lines), lines, strict=False):
-            click.echo(f"  {label:<{width}}  {line}".rstrip())
+            yield f"  {label:<{width}}  {line}".rstrip()
 
 
 def _columns() -> int | None:
@@ -111,11 +165,6 @@ def _folded(text: str, columns: int | None, indent: int) -> list[str]:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
-
-
-def echo_json(fields: object) -> None:
-    """Print facts as one JSON document; times are ISO 8601."""
-    click.echo(json.dumps(fields, indent=2, default=_json_value))
 
 
 def _json_value(value: object) -> str:
