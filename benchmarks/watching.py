@@ -5,12 +5,12 @@ Every function takes and returns what a process can be given, and measures itsel
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import dagster as dg
 import sqlalchemy as sa
@@ -23,12 +23,11 @@ from imagepipeline_dagster.partition_names import partition_key
 from imagepipeline_dagster.tables.reading import PromptsTable, SourceTables
 from imagepipeline_dagster.tables.summaries import newest_time
 from imagepipeline_dagster.watching.contents import SetContents
-from imagepipeline_dagster.watching.looking import Tiers, Watch, observe
+from imagepipeline_dagster.watching.looking import Watch, observe
 from imagepipeline_dagster.watching.options import Watching
 from imagepipeline_dagster.watching.states import PromptSetStates
 
 _DATASET = ImageDataset(watching=Watching(sensor_seconds=1))
-_TIERS = _DATASET.watching.tiers
 # Made as built from just what the tables say, and as reported; the first look asked for some.
 _SETTLE = (
     "DELETE FROM ledger_prompt_sets",
@@ -96,6 +95,10 @@ def pandas_reads(place: Place) -> Spent:
         return _spent(work)
 
 
+class _Patient(Watching):
+    tick_seconds: ClassVar[float] = 1000
+
+
 @contextmanager
 def _opened(place: Place) -> Iterator[tuple[PromptsTable, SetContents, PromptSetStates]]:
     ledger = Ledger(place.ledger_url)
@@ -115,14 +118,17 @@ def first_look(place: Place) -> Spent:
     With what the sensor then asks of the ledger.
     """
     lasted: list[float] = []
+    options = _DATASET.watching
 
     def work() -> None:
         watch = Watch()
         while not watch.verified_at:
             started = time.perf_counter()
             newest, now = newest_time(prompts), time.time()
-            seen = observe(prompts, contents, watch, newest=newest, now=now, tiers=_TIERS)
-            number, at_most = len(lasted), _DATASET.watching.max_runs_per_tick
+            seen = observe(
+                prompts, contents, watch, newest=newest, now=now, options=_DATASET.watching
+            )
+            number, at_most = len(lasted), options.max_runs_per_tick
             tick = f"first look {number}"
             states.forget(seen.sets if number == 0 else ())
             states.keep_only(seen.sets)
@@ -155,7 +161,7 @@ def audit(place: Place) -> Spent:
     with _opened(place) as (prompts, contents, _):
         newest, now = newest_time(prompts), time.time()
         watch = Watch(newest=newest, rows=10**9, verified_at=now)
-        return _spent(lambda: _look(prompts, contents, watch, newest=newest, now=now, tiers=_TIERS))
+        return _spent(lambda: _look(prompts, contents, watch, newest, now, _DATASET.watching))
 
 
 def verify(place: Place) -> Spent:
@@ -163,20 +169,18 @@ def verify(place: Place) -> Spent:
     with _opened(place) as (prompts, contents, _):
         newest, now = newest_time(prompts), time.time()
         watch = Watch(newest=newest, rows=10**9, audited_at=now)
-        tiers = dataclasses.replace(_TIERS, tick_seconds=1000)
-        return _spent(lambda: _look(prompts, contents, watch, newest=newest, now=now, tiers=tiers))
+        return _spent(lambda: _look(prompts, contents, watch, newest, now, _Patient()))
 
 
 def _look(
     prompts: PromptsTable,
     contents: SetContents,
     watch: Watch,
-    *,
     newest: str | None,
     now: float,
-    tiers: Tiers,
+    options: Watching,
 ) -> None:
-    seen = observe(prompts, contents, watch, newest=newest, now=now, tiers=tiers)
+    seen = observe(prompts, contents, watch, newest=newest, now=now, options=options)
     if not seen.all_sets or seen.watch.verifying_since:
         raise AssertionError("not all was looked at")
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.watching.retries import PromptSetState
-from imagepipeline_dagster.watching.states import PromptSetStates
+from imagepipeline_dagster.watching.states import PromptSetState, PromptSetStates
 
 
 def states_in(ledger: Ledger, *, dataset: str) -> dict[str, PromptSetState]:

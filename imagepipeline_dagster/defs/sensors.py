@@ -16,7 +16,7 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.partition_names import partition_key
 from imagepipeline_dagster.tables.fingerprints import SetFingerprint
 from imagepipeline_dagster.tables.reading import SourceTables
-from imagepipeline_dagster.watching.partitions import PartitionRules, TooManyGone
+from imagepipeline_dagster.watching.partitions import TooManyGone
 from imagepipeline_dagster.watching.states import AskedRun
 from imagepipeline_dagster.watching.ticks import WatchedDataset, watch_embeddings, watch_prompts
 
@@ -118,14 +118,7 @@ def watched_dataset(
         open_ledger=open_ledger,
         partitions=partitions,
         partitions_in_use=lambda: partitions_in_use(instance(), partitions()),
-        tiers=dataset.watching.tiers,
-        rules=PartitionRules(
-            table=dataset.prompts.table,
-            keep=dataset.watching.on_removed == "keep",
-            max_removed_share=dataset.watching.max_removed_share,
-        ),
-        max_runs=dataset.watching.max_runs_per_tick,
-        sets_per_run=dataset.watching.sets_per_run,
+        options=dataset.watching,
         clock=time.time,
     )
 

@@ -19,8 +19,7 @@ from imagepipeline_dagster.release.reading import latest_manifest
 from imagepipeline_dagster.resources import ImagePipelineResource
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.reading import SourceTables
-from imagepipeline_dagster.watching.retries import PromptSetState, retry_at
-from imagepipeline_dagster.watching.states import PromptSetStates
+from imagepipeline_dagster.watching.states import PromptSetState, PromptSetStates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +137,7 @@ def _set_status(
         waits_for_approval=waits_for_person(
             dataset.approval, ledger, plan.wanted(dataset.name, dataset.allowance(origin)), now=now
         ),
-        retry_at=retry_at(state) if state and word != "built" else None,
+        retry_at=state.retry_at if state and word != "built" else None,
     )
 
 

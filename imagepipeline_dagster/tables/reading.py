@@ -49,7 +49,7 @@ class SourceTables:
     ) -> None:
         self._url = url
         self._engine = source_engine(url)
-        self._prompts_mapping = prompts
+        self.prompts_mapping = prompts
         self._embeddings_mapping = embeddings
         self._tables: dict[type, MappedTable] = {}
 
@@ -149,7 +149,7 @@ class SourceTables:
     def _table(self, connection: sa.Connection, row_type: RowType) -> MappedTable:
         table = self._tables.get(row_type)
         if table is None:
-            mapping = self._prompts_mapping if row_type is PromptRow else self._embeddings_mapping
+            mapping = self.prompts_mapping if row_type is PromptRow else self._embeddings_mapping
             # Another thread may forget it at any moment.
             self._tables[row_type] = table = find_table(connection, mapping, row_type)
         return table

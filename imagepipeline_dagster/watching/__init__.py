@@ -3,9 +3,7 @@
 - `options`: how a dataset has its tables watched.
 - `looking`: how closely a tick looks at the tables.
 - `contents`: what each set's rows say, as far as the ticks have looked.
-- `states`: what each set was last requested and built from, and which want a run. `retries`: when
-  one that is not built whole is asked for again.
+- `states`: what each set was last requested and built from, and which want a run.
 - `partitions`: which sets come and go.
-- `batches`: how sets that wait are put together into runs.
 - `ticks`: what one tick does with all of these.
 """

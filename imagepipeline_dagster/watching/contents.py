@@ -7,17 +7,18 @@ the one that is kept; until then what they say is known without reading them.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from operator import attrgetter
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
+from itertools import chain
+from operator import itemgetter
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Update, bindparam, delete, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, or_, select, update
 
 from imagepipeline_dagster.databases import batches
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import set_contents
-from imagepipeline_dagster.ledger.upserts import upsert
+from imagepipeline_dagster.ledger.upserts import insert_for
 from imagepipeline_dagster.tables.checksums import checksums_among, checksums_between
 from imagepipeline_dagster.tables.fingerprints import (
     SetFingerprint,
@@ -30,20 +31,10 @@ from imagepipeline_dagster.tables.reading import PromptsTable
 from imagepipeline_dagster.tables.schema import EmbeddingRow
 from imagepipeline_dagster.tables.summaries import SetSummary, refuse_merged_sets, summarise_sets
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Content:
-    prompt_set: str
-    rows: int
-    newest: str | None
-    checksum: str
-    prompts: str
-    embeddings: str
-    content: str
-    embedding_ids: list[str]
-    changed_at: dt.datetime
+_READ_ANEW = (
+    *("rows", "newest", "checksum", "prompts", "embeddings", "content"),
+    *("embedding_ids", "changed_at"),
+)
 
 
 class SetContents:
@@ -52,10 +43,11 @@ class SetContents:
     def __init__(self, ledger: Ledger, *, dataset: str) -> None:
         self._ledger = ledger
         self._dataset = dataset
+        self._is_ours = set_contents.c.dataset == dataset
 
     def differing(self, summaries: Iterable[SetSummary]) -> list[SetSummary]:
         """Return those of all sets whose number of rows or newest time is not the one kept."""
-        known = self._summaries()
+        known = self._kept("rows", "newest")
         return [
             summary
             for summary in summaries
@@ -64,12 +56,12 @@ class SetContents:
 
     def unknown(self, prompt_sets: Sequence[str]) -> list[str]:
         """Return those of the sets that nothing is kept of."""
-        known = self._kept(prompt_sets)
+        known = self._kept("rows", of=prompt_sets)
         return [name for name in prompt_sets if name not in known]
 
     def keep_only(self, prompt_sets: Collection[str]) -> None:
         """Drop what is kept of sets that left the tables, given all that are there."""
-        self._drop(set(self._summaries()).difference(prompt_sets))
+        self._drop(self._kept("rows").keys() - set(prompt_sets))
 
     def look_at(self, prompts: PromptsTable, prompt_sets: Collection[str]) -> None:
         """See what these sets say now, in the same way as `examine`; drop those without rows."""
@@ -97,7 +89,7 @@ class SetContents:
             refuse_merged_sets(prompts, checksums.keys() - set(names))
         else:
             checksums = checksums_among(prompts, names)
-        kept = self._kept(names)
+        kept = self._kept("rows", "newest", "checksum", of=names)
         changed, seen = [], []
         for summary in sets:
             checksum = checksums.get(summary.prompt_set)
@@ -106,50 +98,33 @@ class SetContents:
                 changed.append(summary)
             elif known is not None and (rows, newest) != (summary.rows, summary.newest):
                 seen.append(summary)
-        self._save_summaries(seen)
+        self._update(
+            {"set_name": summary.prompt_set, "rows": summary.rows, "newest": summary.newest}
+            for summary in seen
+        )
         if changed:
             self._read(prompts, changed, checksums)
 
     def use_embeddings(self, embeddings: Mapping[str, EmbeddingRow]) -> None:
         """Note what the embeddings say now, for all sets whose rows name them."""
         c = set_contents.c
-        of_dataset = c.dataset == self._dataset
-        query = select(c.prompt_set, c.prompts, c.embeddings, c.embedding_ids).where(of_dataset)
-        versions: dict[tuple[str, ...], str] = {}
-        changed = []
+        query = select(c.prompt_set, c.prompts, c.embeddings, c.embedding_ids)
+        used = cache(lambda ids: fingerprint_used(ids, embeddings))
+        now = dt.datetime.now(dt.UTC)
         with self._ledger.reading() as connection:
-            for name, prompts, before, embedding_ids in connection.execute(query):
-                ids = tuple(embedding_ids)
-                if ids not in versions:
-                    versions[ids] = fingerprint_used(ids, embeddings)
-                if versions[ids] != before:
-                    changed.append((name, prompts, versions[ids]))
-        statement = (
-            update(set_contents)
-            # Rows that were read anew meanwhile were read with their embeddings.
-            .where(
-                of_dataset,
-                c.prompt_set == bindparam("set_name"),
-                c.prompts == bindparam("read_prompts"),
-            )
-            .values(
-                embeddings=bindparam("new_embeddings"),
-                content=bindparam("new_content"),
-                changed_at=dt.datetime.now(dt.UTC),
-            )
-        )
-        self._ledger.execute_many(
-            statement,
-            [
+            changed = [
                 {
                     "set_name": name,
                     "read_prompts": prompts,
-                    "new_embeddings": version,
-                    "new_content": content_version(prompts, version),
+                    "embeddings": version,
+                    "content": content_version(prompts, version),
+                    "changed_at": now,
                 }
-                for name, prompts, version in sorted(changed)
-            ],
-        )
+                for name, prompts, before, ids in connection.execute(query.where(self._is_ours))
+                if (version := used(tuple(ids))) != before
+            ]
+        # Rows that were read anew meanwhile were read with their embeddings.
+        self._update(changed, c.prompts == bindparam("read_prompts"))
 
     def _read(
         self, prompts: PromptsTable, sets: Sequence[SetSummary], checksums: Mapping[str, str]
@@ -158,26 +133,30 @@ class SetContents:
         for batch in batches(sets):
             names = [summary.prompt_set for summary in batch]
             fingerprints = fingerprint_sets(prompts.source, names, embeddings=embeddings)
-            earlier = self._contents(names)
+            earlier = self._kept("content", "changed_at", of=names)
             now = dt.datetime.now(dt.UTC)
-            # A set without rows now is gone meanwhile, which the next look sees.
-            contents = [
-                _Content(
-                    prompt_set=summary.prompt_set,
-                    rows=summary.rows,
-                    newest=summary.newest,
-                    checksum=checksums[summary.prompt_set],
-                    prompts=says.prompts,
-                    embeddings=says.embeddings,
-                    content=says.content,
-                    embedding_ids=sorted(says.embedding_ids),
-                    changed_at=earlier.get((summary.prompt_set, says.content), now),
+            rows = []
+            for summary in batch:
+                says = fingerprints.get(summary.prompt_set)
+                if says is None:
+                    continue  # it is gone meanwhile, which the next look sees
+                content, changed_at = earlier.get(summary.prompt_set, (None, now))
+                rows.append(
+                    {
+                        "dataset": self._dataset,
+                        "prompt_set": summary.prompt_set,
+                        "rows": summary.rows,
+                        "newest": summary.newest,
+                        "checksum": checksums[summary.prompt_set],
+                        "prompts": says.prompts,
+                        "embeddings": says.embeddings,
+                        "content": says.content,
+                        "embedding_ids": sorted(says.embedding_ids),
+                        "changed_at": changed_at if content == says.content else now,
+                    }
                 )
-                for summary in batch
-                if (says := fingerprints.get(summary.prompt_set)) is not None
-            ]
-            with self._ledger.engine.begin() as connection:
-                _save(connection, self._dataset, contents)
+            save = insert_for(self._ledger.engine.dialect.name, set_contents, _READ_ANEW)
+            self._ledger.execute_many(save, sorted(rows, key=itemgetter("prompt_set")))
         now_there = prompts.source.embeddings()
         if fingerprint_embeddings(now_there) != fingerprint_embeddings(embeddings):
             # Changed meanwhile: whoever looks after them may have been here before us.
@@ -189,7 +168,7 @@ class SetContents:
         is_news = or_(c.reported.is_distinct_from(c.prompts), c.reported_in == tick)
         query = (
             select(c.prompt_set, c.rows, c.prompts, c.embeddings)
-            .where(c.dataset == self._dataset, is_news)
+            .where(self._is_ours, is_news)
             .order_by(c.changed_at, c.prompt_set)
         )
         with self._ledger.reading() as connection:
@@ -197,99 +176,32 @@ class SetContents:
 
     def record_reported(self, reported: Collection[SetFingerprint], *, tick: str) -> None:
         """Record that a tick tells Dagster what these sets' rows say."""
-        values = {"reported": bindparam("new_reported"), "reported_in": tick}
-        self._ledger.execute_many(
-            self._update().values(values),
-            [
-                {"set_name": content.prompt_set, "new_reported": content.prompts}
-                for content in _by_name(reported)
-            ],
+        self._update(
+            {"set_name": says.prompt_set, "reported": says.prompts, "reported_in": tick}
+            for says in reported
         )
 
-    def _summaries(self) -> dict[str, tuple[int, str | None]]:
+    def _kept(self, *columns: str, of: Sequence[str] | None = None) -> dict[str, tuple[Any, ...]]:
+        """Return what these columns hold of these sets, or of all."""
         c = set_contents.c
-        query = select(c.prompt_set, c.rows, c.newest).where(c.dataset == self._dataset)
+        query = select(c.prompt_set, *(c[name] for name in columns)).where(self._is_ours)
+        queries = [query] if of is None else [query.where(c.prompt_set.in_(s)) for s in batches(of)]
         with self._ledger.reading() as connection:
-            return {name: (rows, newest) for name, rows, newest in connection.execute(query).all()}
+            rows = chain.from_iterable(map(connection.execute, queries))
+            return {name: tuple(values) for name, *values in rows}
 
-    def _kept(self, prompt_sets: Sequence[str]) -> dict[str, tuple[int, str | None, str]]:
-        c = set_contents.c
-        return {
-            name: (rows, newest, checksum)
-            for name, rows, newest, checksum in self._select(
-                [c.prompt_set, c.rows, c.newest, c.checksum], prompt_sets
-            )
-        }
-
-    def _contents(self, prompt_sets: Sequence[str]) -> dict[tuple[str, str], dt.datetime]:
-        c = set_contents.c
-        return {
-            (name, content): changed_at
-            for name, content, changed_at in self._select(
-                [c.prompt_set, c.content, c.changed_at], prompt_sets
-            )
-        }
-
-    def _select(
-        self, columns: Sequence[ColumnElement[Any]], prompt_sets: Sequence[str]
-    ) -> Iterator[Any]:
-        with self._ledger.reading() as connection:
-            for names in batches(prompt_sets):
-                query = select(*columns).where(
-                    set_contents.c.dataset == self._dataset, set_contents.c.prompt_set.in_(names)
-                )
-                yield from connection.execute(query)
-
-    def _save_summaries(self, sets: Sequence[SetSummary]) -> None:
-        statement = self._update().values(
-            rows=bindparam("new_rows"), newest=bindparam("new_newest")
-        )
+    def _update(self, rows: Iterable[Mapping[str, Any]], *conditions: ColumnElement[bool]) -> None:
+        """Give sets other values by the names of their columns; `set_name` is the set's."""
+        is_set = set_contents.c.prompt_set == bindparam("set_name")
         self._ledger.execute_many(
-            statement,
-            [
-                {"set_name": one.prompt_set, "new_rows": one.rows, "new_newest": one.newest}
-                for one in _by_name(sets)
-            ],
-        )
-
-    def _update(self) -> Update:
-        return update(set_contents).where(
-            set_contents.c.dataset == self._dataset,
-            set_contents.c.prompt_set == bindparam("set_name"),
+            update(set_contents).where(self._is_ours, is_set, *conditions),
+            # Sorted, so that two who save the same sets at once wait for each other and never both.
+            sorted(rows, key=itemgetter("set_name")),
         )
 
     def _drop(self, prompt_sets: Collection[str]) -> None:
-        if not prompt_sets:
-            return
-        with self._ledger.engine.begin() as connection:
-            for names in batches(sorted(prompt_sets)):
-                connection.execute(
-                    delete(set_contents).where(
-                        set_contents.c.dataset == self._dataset,
-                        set_contents.c.prompt_set.in_(names),
-                    )
-                )
-
-
-def _save(connection: Connection, dataset: str, contents: Sequence[_Content]) -> None:
-    if not contents:
-        return
-    names = _Content.__slots__
-    places: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
-    connection.execute(
-        upsert(
-            connection,
-            set_contents,
-            {"dataset": dataset, **places},
-            replace=[name for name in names if name != "prompt_set"],
-        ),
-        [
-            {f"new_{name}": getattr(content, name) for name in names}
-            for content in _by_name(contents)
-        ],
-    )
-
-
-def _by_name(items: Iterable[T]) -> list[T]:
-    # Sorted, so that two who save the same sets at once wait for each other and never both.
-    return sorted(items, key=attrgetter("prompt_set"))
+        is_set = set_contents.c.prompt_set == bindparam("set_name")
+        self._ledger.execute_many(
+            delete(set_contents).where(self._is_ours, is_set),
+            [{"set_name": name} for name in sorted(prompt_sets)],
+        )

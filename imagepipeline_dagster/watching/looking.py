@@ -31,6 +31,7 @@ from imagepipeline_dagster.tables.summaries import (
     summarise_sets,
 )
 from imagepipeline_dagster.watching.contents import SetContents
+from imagepipeline_dagster.watching.options import Watching
 
 FIRST_TICK = "first"
 """The name of a sensor's tick that has no watch to go by, so that it too can be repeated."""
@@ -43,22 +44,6 @@ _COMMIT_SECONDS = 1.0
 def new_tick() -> str:
     """Return a name for a tick that no other has."""
     return secrets.token_hex(8)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tiers:
-    """How often to look how closely; seconds.
-
-    A table of at most `small_table_rows` is verified at each tick. A tick that suspects more than
-    `few_sets` verifies all; it begins no further slice of `slice_rows` after `tick_seconds`.
-    """
-
-    audit_seconds: float
-    verify_seconds: float
-    small_table_rows: int
-    few_sets: int = 500
-    slice_rows: int = 50_000
-    tick_seconds: float = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,28 +86,28 @@ class Watch(_Watch):
     verifying_since: float | None = None
     position: str | None = None
 
-    def is_quiet(self, newest: str | None, *, now: float, tiers: Tiers) -> bool:
+    def is_quiet(self, newest: str | None, *, now: float, options: Watching) -> bool:
         """Tell whether a tick that sees this newest time has nothing more to look at."""
         return (
             newest is not None
             and newest == self.newest
             and not self.waiting
             and self.newest_since is None
-            and not self.audit_is_due(now=now, tiers=tiers)
-            and not self.verification_is_due(now=now, tiers=tiers)
+            and not self.audit_is_due(now=now, options=options)
+            and not self.verification_is_due(now=now, options=options)
         )
 
-    def audit_is_due(self, *, now: float, tiers: Tiers) -> bool:
+    def audit_is_due(self, *, now: float, options: Watching) -> bool:
         """Tell whether it is time to count."""
-        return now >= self.audited_at + tiers.audit_seconds
+        return now >= self.audited_at + options.audit_seconds
 
-    def verification_is_due(self, *, now: float, tiers: Tiers) -> bool:
+    def verification_is_due(self, *, now: float, options: Watching) -> bool:
         """Tell whether it is time to compare every row, or to go on with that."""
         return (
             self.newest is None
-            or self.rows <= tiers.small_table_rows
+            or self.rows <= options.small_table_rows
             or self.verifying_since is not None
-            or now >= self.verified_at + tiers.verify_seconds
+            or now >= self.verified_at + options.verify_seconds
         )
 
     def having_seen(self, newest: str | None, *, now: float) -> Watch:
@@ -141,9 +126,9 @@ class EmbeddingsWatch(_Watch):
     version: str | None = None
     looked_at: float = 0
 
-    def is_quiet(self, version: str, *, now: float, tiers: Tiers) -> bool:
+    def is_quiet(self, version: str, *, now: float, options: Watching) -> bool:
         """Tell whether a tick that sees this version has nothing more to look at."""
-        audited = now < self.looked_at + tiers.audit_seconds
+        audited = now < self.looked_at + options.audit_seconds
         return version == self.version and not self.waiting and audited
 
 
@@ -163,25 +148,25 @@ def observe(
     *,
     newest: str | None,
     now: float,
-    tiers: Tiers,
+    options: Watching,
     clock: Callable[[], float] = time.monotonic,
 ) -> Observation:
     """Look at the prompts table as closely as is due, and bring what is kept of it up to date.
 
     `newest` is its newest time, asked for before. Errors as of `SourceTables`.
     """
-    deadline = clock() + tiers.tick_seconds
-    changed_since = _sets_changed_since(prompts, watch, newest, at_most=tiers.few_sets + 1)
+    deadline = clock() + options.tick_seconds
+    changed_since = _sets_changed_since(prompts, watch, newest, at_most=options.few_sets + 1)
     suspects = changed_since or set()
-    many = len(suspects) > tiers.few_sets
-    verify = many or watch.verification_is_due(now=now, tiers=tiers)
-    audit = verify or changed_since is None or watch.audit_is_due(now=now, tiers=tiers)
+    many = len(suspects) > options.few_sets
+    verify = many or watch.verification_is_due(now=now, options=options)
+    audit = verify or changed_since is None or watch.audit_is_due(now=now, options=options)
 
     if audit:
         prompts = prompts.looked_up_again()
         summaries = summarise_sets(prompts)
         differing = contents.differing(summaries)
-        few_differ = len(differing) <= tiers.few_sets
+        few_differ = len(differing) <= options.few_sets
         verify = verify or not few_differ
         suspects.update(summary.prompt_set for summary in differing)
         watch = dataclasses.replace(
@@ -197,12 +182,12 @@ def observe(
 
     listed = tuple(summary.prompt_set for summary in summaries)
     new_sets = () if audit else tuple(contents.unknown(listed))
-    if len(suspects) <= tiers.few_sets and not (begins and watch.rows <= tiers.slice_rows):
+    if len(suspects) <= options.few_sets and not (begins and watch.rows <= options.slice_rows):
         contents.examine(
             prompts, [summary for summary in summaries if summary.prompt_set in suspects]
         )
     if verify:
-        watch = _verify(prompts, contents, watch, summaries, tiers, lambda: clock() >= deadline)
+        watch = _verify(prompts, contents, watch, summaries, options, lambda: clock() >= deadline)
 
     # A verification that began earlier may have passed sets which changed since: then it has to
     # begin again, and the newest time stays to be seen until it does.
@@ -229,13 +214,13 @@ def _verify(
     contents: SetContents,
     watch: Watch,
     sets: Sequence[SetSummary],
-    tiers: Tiers,
+    options: Watching,
     is_late: Callable[[], bool],
 ) -> Watch:
     """Compare slice after slice of the sets, from where the watch has come to."""
     digests = [_digest(summary.prompt_set) for summary in sets]
     start = digests.index(watch.position) + 1 if watch.position in digests else 0
-    for end in _slice_ends(sets, start, tiers.slice_rows):
+    for end in _slice_ends(sets, start, options.slice_rows):
         contents.examine(prompts, sets[start:end], neighbours=True)
         start = end
         if is_late() and end < len(sets):

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from imagepipeline_dagster.options import Options, bounded
-from imagepipeline_dagster.watching.looking import Tiers
 
 
 class Watching(Options):
     """How the sensors of a dataset watch its tables."""
+
+    few_sets: ClassVar[int] = 500
+    """A tick that suspects more sets than these compares every row."""
+
+    slice_rows: ClassVar[int] = 50_000
+    """Rows that are compared at a time."""
+
+    tick_seconds: ClassVar[float] = 20
+    """After so long a tick begins no further slice."""
 
     sensor_seconds: int = bounded(30, "Least time between two ticks of a sensor, seconds.", low=1)
     audit_seconds: float = bounded(
@@ -42,12 +50,3 @@ class Watching(Options):
     max_removed_share: float = bounded(
         0.5, "A tick that would remove more of the partitions than this refuses.", low=0, high=1
     )
-
-    @property
-    def tiers(self) -> Tiers:
-        """How often the tables are looked at how closely."""
-        return Tiers(
-            audit_seconds=self.audit_seconds,
-            verify_seconds=self.verify_seconds,
-            small_table_rows=self.small_table_rows,
-        )

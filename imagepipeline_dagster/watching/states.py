@@ -11,7 +11,7 @@ the same name, finds what it asked for, and gives the same answer: `asked_in` an
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
@@ -37,9 +37,40 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import prompt_sets, set_contents
 from imagepipeline_dagster.ledger.upserts import upsert
 from imagepipeline_dagster.tables.fingerprints import SetFingerprint
-from imagepipeline_dagster.watching.retries import PromptSetState, pause_is_over, retry_due
 
 _LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_FIRST_RETRY = dt.timedelta(minutes=30)
+_LONGEST_PAUSE = dt.timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSetState:
+    """What is known of a prompt set; a fingerprint is None where it never came to that.
+
+    `retries` are the runs asked for again since the content last changed or was built whole;
+    `pending` are the samples that were still open when it was last built.
+    """
+
+    prompt_set: str
+    requested_prompts: str | None
+    requested_embeddings: str | None
+    requested_at: dt.datetime | None
+    retries: int
+    built_content: str | None
+    built_at: dt.datetime | None
+    pending: int
+
+    @property
+    def retry_at(self) -> dt.datetime | None:
+        """When it may be asked for again if it is not built whole; None if it never was.
+
+        The pauses double from half an hour to a day.
+        """
+        last = self.requested_at or self.built_at
+        if last is None:
+            return None
+        doublings: int = 2 ** min(self.retries, 10)
+        return last + min(_FIRST_RETRY * doublings, _LONGEST_PAUSE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,12 +161,13 @@ class PromptSetStates:
             _named(sets),
         )
 
-    def overdue(self, *, now: dt.datetime) -> list[PromptSetState]:
-        """Return the sets that were not built whole from what is known, and waited long enough.
+    def overdue(self, *, now: dt.datetime) -> list[str]:
+        """Return the sets that are not whole, as far as is known, and waited long enough.
 
-        Longest wait first. A set's rows may have changed since: `retry_due` has the last word.
+        Longest wait first.
         """
-        return [state for state in self._not_whole() if pause_is_over(state, now=now)]
+        states = self._not_whole()
+        return [s.prompt_set for s in states if s.retry_at is not None and now >= s.retry_at]
 
     def _not_whole(self) -> list[PromptSetState]:
         last = func.coalesce(_STATE.requested_at, _STATE.built_at)
@@ -209,16 +241,11 @@ class PromptSetStates:
         return self.asked_in(tick)
 
     def ask_again(
-        self, overdue: Sequence[PromptSetState], *, now: dt.datetime, tick: str, at_most: int
+        self, prompt_sets: Collection[str], *, now: dt.datetime, tick: str, at_most: int
     ) -> list[AskedRun]:
-        """Ask for those of these sets that are due by what they say now; return the runs."""
-        known = self._known({state.prompt_set for state in overdue})
-        due = (
-            desired
-            for state in overdue
-            if (desired := known.get(state.prompt_set)) is not None
-            and retry_due(desired, state, now=now)
-        )
+        """Ask for those of these sets that are still overdue, and return the runs."""
+        known = self._known(prompt_sets)
+        due = (known[name] for name in self.overdue(now=now) if name in known)
         for desired in islice(due, at_most):
             self.ask(desired, tick=tick, again=True)
         return self.asked_in(tick)
@@ -230,7 +257,7 @@ class PromptSetStates:
                 _STATE.prompt_set,
                 _DESIRED.content,
                 _STATE.attempt,
-                _STATE.requested_at,
+                _STATE.requested_at.label("asked_at"),
                 _DESIRED.rows,
             )
             .select_from(_WITH_STATE)
@@ -243,12 +270,7 @@ class PromptSetStates:
             .order_by(_DESIRED.changed_at, _DESIRED.prompt_set)
         )
         with self._ledger.reading() as connection:
-            return [
-                AskedRun(
-                    prompt_set=name, content=content, attempt=attempt, asked_at=asked_at, rows=rows
-                )
-                for name, content, attempt, asked_at, rows in connection.execute(query)
-            ]
+            return [AskedRun(**row) for row in connection.execute(query).mappings()]
 
     def close_tick(self, tick: str) -> None:
         """Forget what a tick asked for and reported: it is over, and its name may come again."""

@@ -19,26 +19,26 @@ from imagepipeline_dagster.tables.fingerprints import SetFingerprint, fingerprin
 from imagepipeline_dagster.tables.misleading_times import misleading_time
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.summaries import count_unassigned, newest_time
-from imagepipeline_dagster.watching.batches import batch_sizes
 from imagepipeline_dagster.watching.contents import SetContents
 from imagepipeline_dagster.watching.looking import (
     FIRST_TICK,
     EmbeddingsWatch,
     Observation,
-    Tiers,
     Watch,
     new_tick,
     observe,
 )
-from imagepipeline_dagster.watching.partitions import (
-    PartitionChanges,
-    PartitionRules,
-    partition_changes,
-)
+from imagepipeline_dagster.watching.options import Watching
+from imagepipeline_dagster.watching.partitions import PartitionChanges, partition_changes
 from imagepipeline_dagster.watching.states import AskedRun, PromptSetStates
 
-# A backlog of more ticks than these is worked off many sets a run.
+# A backlog of more ticks than these is worked off many sets a run: a run each would cost more than
+# the sets do.
 _MANY = 4
+# Sets that one tick asks for at most: each takes some hundredths of its sixty seconds.
+_MOST_SETS = 1000
+# A larger set is a run's work by itself: it would keep the others back.
+_ROWS_PER_RUN = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +51,7 @@ class WatchedDataset:
         open_ledger: opens the ledger.
         partitions: returns the partition keys that are there.
         partitions_in_use: returns those that a queued or running run or backfill names.
-        tiers: how often to look how closely.
-        rules: when partitions are removed.
-        max_runs: the most runs that one tick asks for.
-        sets_per_run: the most sets of one run, where many wait.
+        options: how the tables are watched.
         clock: returns the seconds since 1970.
     """
 
@@ -63,27 +60,31 @@ class WatchedDataset:
     open_ledger: Callable[[], AbstractContextManager[Ledger]]
     partitions: Callable[[], Set[str]]
     partitions_in_use: Callable[[], Set[str]]
-    tiers: Tiers
-    rules: PartitionRules
-    max_runs: int
-    sets_per_run: int
+    options: Watching
     clock: Callable[[], float]
 
     def room_for(self, waiting: Sequence[SetFingerprint]) -> int:
         """Return how many of the sets that wait one tick can ask for."""
-        if len(waiting) <= _MANY * self.max_runs:
-            return self.max_runs
-        return sum(self._sizes([desired.rows for desired in waiting]))
+        if len(waiting) <= _MANY * self.options.max_runs_per_tick:
+            return self.options.max_runs_per_tick
+        return sum(batch_sizes([desired.rows for desired in waiting], self.options))
 
     def batches(self, runs: Sequence[AskedRun]) -> list[list[AskedRun]]:
         """Return the sets that were asked for, those of each run together."""
-        if len(runs) <= self.max_runs:
+        if len(runs) <= self.options.max_runs_per_tick:
             return [[run] for run in runs]
-        rest = iter(runs)
-        return [list(islice(rest, size)) for size in self._sizes([run.rows for run in runs])]
+        rest, sizes = iter(runs), batch_sizes([run.rows for run in runs], self.options)
+        return [list(islice(rest, size)) for size in sizes]
 
-    def _sizes(self, rows: Sequence[int]) -> list[int]:
-        return batch_sizes(rows, max_runs=self.max_runs, sets_per_run=self.sets_per_run)
+    def following(self, seen: Observation, present: Set[str]) -> PartitionChanges:
+        """Return how the partitions, of which these are there, follow the sets that were seen."""
+        return partition_changes(
+            seen,
+            present,
+            options=self.options,
+            table=self.tables.prompts_mapping.table,
+            in_use=self.partitions_in_use,
+        )
 
     def states(self, ledger: Ledger) -> PromptSetStates:
         """Return the states of its prompt sets."""
@@ -92,6 +93,24 @@ class WatchedDataset:
     def contents(self, ledger: Ledger) -> SetContents:
         """Return the contents of its prompt sets."""
         return SetContents(ledger, dataset=self.name)
+
+
+def batch_sizes(rows: Sequence[int], options: Watching) -> list[int]:
+    """Return how many of these sets, in their order, each run of a tick makes; the rest waits.
+
+    `rows` are the prompts of each set.
+    """
+    sizes: list[int] = []
+    filled = 0
+    for prompts in rows[:_MOST_SETS]:
+        if not sizes or sizes[-1] == options.sets_per_run or filled + prompts > _ROWS_PER_RUN:
+            if len(sizes) == options.max_runs_per_tick:
+                break
+            sizes.append(0)
+            filled = 0
+        sizes[-1] += 1
+        filled += prompts
+    return sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,15 +165,15 @@ def watch_prompts(watched: WatchedDataset, cursor: str | None) -> PromptsTick | 
     with watched.tables.open_prompts() as prompts:
         watch, now = Watch.read(cursor), watched.clock()
         newest = newest_time(prompts)
-        if watch.is_quiet(newest, now=now, tiers=watched.tiers):
+        if watch.is_quiet(newest, now=now, options=watched.options):
             return None
         present = watched.partitions()
         with watched.open_ledger() as ledger:
             contents = watched.contents(ledger)
-            seen = observe(prompts, contents, watch, newest=newest, now=now, tiers=watched.tiers)
-            changes = partition_changes(
-                seen, present, rules=watched.rules, in_use=watched.partitions_in_use
+            seen = observe(
+                prompts, contents, watch, newest=newest, now=now, options=watched.options
             )
+            changes = watched.following(seen, present)
             if seen.all_sets:
                 contents.keep_only(seen.sets)
             return _prompts_tick(
@@ -167,7 +186,7 @@ def watch_prompts(watched: WatchedDataset, cursor: str | None) -> PromptsTick | 
                 there=(present | set(changes.added)) - set(changes.removed),
                 unassigned=count_unassigned(prompts) if seen.all_sets else 0,
                 misleading=misleading_time(prompts, now=dt.datetime.fromtimestamp(now, dt.UTC))
-                if seen.all_sets and seen.watch.rows > watched.tiers.small_table_rows
+                if seen.all_sets and seen.watch.rows > watched.options.small_table_rows
                 else None,
             )
 
@@ -198,7 +217,7 @@ def _prompts_tick(
     at_most = max(watched.room_for(waiting), len(repeated))
     runs = states.ask_for(waiting, tick=name, at_most=at_most)
     unreported = _in_partitions(contents.unreported(name), there)
-    reported = unreported[: max(watched.max_runs, at_most)]
+    reported = unreported[: max(watched.options.max_runs_per_tick, at_most)]
     contents.record_reported(reported, tick=name)
     is_left = len(waiting) + len(repeated) > len(runs) or len(unreported) > len(reported)
     return PromptsTick(
@@ -223,7 +242,7 @@ def watch_embeddings(watched: WatchedDataset, cursor: str | None) -> EmbeddingsT
     watch, now = EmbeddingsWatch.read(cursor), watched.clock()
     embeddings = watched.tables.embeddings()
     version = fingerprint_embeddings(embeddings)
-    if watch.is_quiet(version, now=now, tiers=watched.tiers):
+    if watch.is_quiet(version, now=now, options=watched.options):
         return None
     there = watched.partitions()
     with watched.open_ledger() as ledger:
@@ -259,9 +278,7 @@ def follow_sets(watched: WatchedDataset) -> PartitionChanges:
         TablesError: the table cannot be read.
     """
     seen = Observation(Watch(), tuple(watched.tables.prompt_sets()), all_sets=True)
-    changes = partition_changes(
-        seen, watched.partitions(), rules=watched.rules, in_use=watched.partitions_in_use
-    )
+    changes = watched.following(seen, watched.partitions())
     with watched.open_ledger() as ledger:
         # As in a tick: what is new to this instance was never made on it.
         watched.states(ledger).forget(_prompt_sets((*changes.added, *changes.removed)))
@@ -278,13 +295,13 @@ def ask_again(watched: WatchedDataset, *, tick: str) -> list[AskedRun]:
     with watched.open_ledger() as ledger:
         states = watched.states(ledger)
         free = watched.partitions() - watched.partitions_in_use()
-        overdue = [
-            state for state in states.overdue(now=now) if partition_key(state.prompt_set) in free
-        ]
+        overdue = [name for name in states.overdue(now=now) if partition_key(name) in free]
         # Their rows may have changed since the sensors looked.
         with watched.tables.open_prompts() as prompts:
-            watched.contents(ledger).look_at(prompts, [state.prompt_set for state in overdue])
-        return states.ask_again(overdue, now=now, tick=tick, at_most=watched.max_runs)
+            watched.contents(ledger).look_at(prompts, overdue)
+        return states.ask_again(
+            overdue, now=now, tick=tick, at_most=watched.options.max_runs_per_tick
+        )
 
 
 def _close_first_tick(states: PromptSetStates, sensor: str, tick: str) -> None:

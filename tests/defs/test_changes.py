@@ -159,7 +159,7 @@ def test_a_table_that_could_not_be_stored_is_made_again(
     import datetime as dt
 
     from imagepipeline_dagster.storage.folder import LocalFolder
-    from imagepipeline_dagster.watching import retries
+    from imagepipeline_dagster.watching import states
 
     pipeline.add("boats", "one")
     (request,) = pipeline.tick()
@@ -173,7 +173,7 @@ def test_a_table_that_could_not_be_stored_is_made_again(
     with monkeypatch.context() as patched:
         patched.setattr(LocalFolder, "write", full_disk)
         pipeline.run(str(request.partition_key), ok=False)
-    monkeypatch.setattr(retries, "_FIRST_RETRY", dt.timedelta(0))
+    monkeypatch.setattr(states, "_FIRST_RETRY", dt.timedelta(0))
 
     assert partition_keys(pipeline.reconcile()) == ["boats"]
     told = figures(pipeline.run("boats"))

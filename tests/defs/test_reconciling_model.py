@@ -10,7 +10,7 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import dagster as dg
@@ -24,7 +24,6 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.tables.fingerprints import SetFingerprint, fingerprint_sets
 from imagepipeline_dagster.tables.reading import SourceTables
-from imagepipeline_dagster.watching.looking import Tiers
 from imagepipeline_dagster.watching.options import Watching
 from imagepipeline_dagster.watching.states import PromptSetStates
 from tests.pipeline import SENSORS, Pipeline, open_pipeline
@@ -37,19 +36,11 @@ LOOKS = st.sampled_from([None, "look", "unknown"])
 
 
 class Hasty(Watching):
-    """Asks little at a time, verifies a slice a tick, and takes no table for small."""
+    """Verifies a slice a tick, and takes two sets for many."""
 
-    @property
-    def tiers(self) -> Tiers:
-        """Intervals of a clock that the test moves."""
-        return Tiers(
-            audit_seconds=100,
-            verify_seconds=1000,
-            small_table_rows=0,
-            few_sets=1,
-            slice_rows=1,
-            tick_seconds=0,
-        )
+    few_sets: ClassVar[int] = 1
+    slice_rows: ClassVar[int] = 1
+    tick_seconds: ClassVar[float] = 0
 
 
 class Catalogue(RuleBasedStateMachine):
@@ -60,7 +51,15 @@ class Catalogue(RuleBasedStateMachine):
         self.closing = ExitStack()
         folder = Path(tempfile.mkdtemp(prefix="imagepipeline-model-"))
         self.closing.callback(shutil.rmtree, folder)
-        dataset = ImageDataset(watching=Hasty(max_runs_per_tick=2, max_removed_share=1.0))
+        # Intervals of a clock that the test moves.
+        watching = Hasty(
+            audit_seconds=100,
+            verify_seconds=1000,
+            small_table_rows=0,
+            max_runs_per_tick=2,
+            max_removed_share=1.0,
+        )
+        dataset = ImageDataset(watching=watching)
         self.pipeline: Pipeline = self.closing.enter_context(open_pipeline(folder, dataset=dataset))
         self.now = 1_800_000_000.0
         clock = SimpleNamespace(time=lambda: self.now)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import sqlalchemy as sa
@@ -22,18 +21,32 @@ from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.summaries import newest_time
 from imagepipeline_dagster.watching import contents
 from imagepipeline_dagster.watching.contents import SetContents
-from imagepipeline_dagster.watching.looking import (
-    EmbeddingsWatch,
-    Observation,
-    Tiers,
-    Watch,
-    observe,
-)
+from imagepipeline_dagster.watching.looking import EmbeddingsWatch, Observation, Watch, observe
+from imagepipeline_dagster.watching.options import Watching
 from imagepipeline_dagster.watching.states import PromptSetStates
 from tests.tables.asking import asked
 
 NOON = 1_800_000_000.0
-TIERS = Tiers(audit_seconds=100, verify_seconds=1000, small_table_rows=0)
+INTERVALS = {"audit_seconds": 100, "verify_seconds": 1000, "small_table_rows": 0}
+OPTIONS = Watching(**INTERVALS)
+
+
+class OneByOne(Watching):
+    """Compares a set at a time."""
+
+    slice_rows: ClassVar[int] = 1
+
+
+class Hasty(OneByOne):
+    """Has time for one set a tick."""
+
+    tick_seconds: ClassVar[float] = 0
+
+
+class Suspicious(Hasty):
+    """Takes two sets for many."""
+
+    few_sets: ClassVar[int] = 1
 
 
 class Looker:
@@ -65,11 +78,11 @@ class Looker:
             at=f"2026-05-01 {at}",
         )
 
-    def look(self, after: float = 0, tiers: Tiers = TIERS) -> Observation | None:
+    def look(self, after: float = 0, options: Watching = OPTIONS) -> Observation | None:
         """Look as closely as is due after some seconds; None where that is not at all."""
         self.now += after
         newest = asked(newest_time, self.tables)
-        if self.watch.is_quiet(newest, now=self.now, tiers=tiers):
+        if self.watch.is_quiet(newest, now=self.now, options=options):
             return None
         seen = asked(
             observe,
@@ -78,7 +91,7 @@ class Looker:
             self.watch,
             newest=newest,
             now=self.now,
-            tiers=tiers,
+            options=options,
         )
         self.watch = Watch.read(seen.watch.text())
         return seen
@@ -137,18 +150,18 @@ def test_a_second_change_within_the_clock_s_second_is_seen(looker: Looker) -> No
 
 def test_a_second_change_on_the_newest_day_is_seen(looker: Looker) -> None:
     """Where times are dates, sets of the newest one are looked at until that day is over."""
-    rare = dataclasses.replace(TIERS, audit_seconds=10**6, verify_seconds=10**6)
+    rare = OPTIONS.changed(audit_seconds=10**6, verify_seconds=10**6)
     edit = "UPDATE prompts SET prompt = :text, updated_at = '2026-05-02' WHERE prompt_set = 'b'"
     looker.sql(edit, text="x")
-    looker.look(after=1, tiers=rare)
+    looker.look(after=1, options=rare)
     assert looker.changed() == ["b"]
     for text, hours in (("y", 9), ("z", 14)):
-        looker.look(after=60, tiers=rare)
+        looker.look(after=60, options=rare)
         looker.sql(edit, text=text)
-        looker.look(after=hours * 3600, tiers=rare)
+        looker.look(after=hours * 3600, options=rare)
         assert looker.changed() == ["b"]
-    looker.look(after=3600, tiers=rare)
-    assert looker.look(after=60, tiers=rare) is None
+    looker.look(after=3600, options=rare)
+    assert looker.look(after=60, options=rare) is None
 
 
 def test_what_is_committed_late_is_seen_by_the_audit(looker: Looker) -> None:
@@ -206,9 +219,8 @@ def test_names_that_a_collation_takes_for_one_are_two_sets(looker: Looker) -> No
         looker.add(name, prompt=name)
     looker.tables.look_up_again()
     looker.watch = Watch()
-    one_by_one = dataclasses.replace(TIERS, slice_rows=1)
 
-    seen = looker.look(after=1, tiers=one_by_one)
+    seen = looker.look(after=1, options=OneByOne(**INTERVALS))
 
     assert seen is not None
     assert sorted(seen.sets) == ["SPRING", "Spring", "spring"]
@@ -237,7 +249,7 @@ def test_sets_that_the_database_lists_as_one_are_refused(looker: Looker, tmp_pat
         SourceTables(url) as tables,
         pytest.raises(TablesError, match="collation of the column prompt_set"),
     ):
-        asked(observe, tables, looker.contents, Watch(), newest=None, now=NOON, tiers=TIERS)
+        asked(observe, tables, looker.contents, Watch(), newest=None, now=NOON, options=OPTIONS)
 
 
 def test_touching_reads_no_row(looker: Looker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,29 +271,29 @@ def test_a_table_without_times_is_verified_at_each_tick(looker: Looker) -> None:
     looker.sql("UPDATE prompts SET updated_at = '2026-05-01 12:01:00'")
     looker.look(after=1)
     looker.sql("UPDATE prompts SET prompt = 'x' WHERE prompt_set = 'b'")
-    looker.look(after=1, tiers=dataclasses.replace(TIERS, small_table_rows=3))
+    looker.look(after=1, options=OPTIONS.changed(small_table_rows=3))
     assert looker.changed() == ["b"]
 
 
 def test_a_verification_goes_on_where_it_stopped(looker: Looker) -> None:
     """A tick without time compares one slice; sets that changed behind it are seen all the same."""
-    hasty = dataclasses.replace(TIERS, slice_rows=1, tick_seconds=0)
+    hasty = Hasty(**INTERVALS)
     looker.sql("UPDATE prompts SET prompt = 'x' WHERE prompt_set IN ('b', 'c')")
     compared: list[list[str]] = []
     for _ in range(3):
-        looker.look(after=1000 if not compared else 1, tiers=hasty)
+        looker.look(after=1000 if not compared else 1, options=hasty)
         compared.append(looker.changed())
         assert (looker.watch.position is None) is (len(compared) == 3)
     assert compared == [[], ["b"], ["c"]]
-    assert looker.look(after=1, tiers=hasty) is None
+    assert looker.look(after=1, options=hasty) is None
 
 
 def test_many_suspects_are_compared_in_slices(looker: Looker) -> None:
     """A load of more sets than a tick looks at one by one is worked off, tick after tick."""
-    hasty = dataclasses.replace(TIERS, few_sets=1, slice_rows=1, tick_seconds=0)
+    suspicious = Suspicious(**INTERVALS)
     looker.sql("UPDATE prompts SET prompt = 'x', updated_at = '2026-05-01 12:01:00'")
     compared: list[str] = []
-    while looker.look(after=1, tiers=hasty) is not None:
+    while looker.look(after=1, options=suspicious) is not None:
         compared += looker.changed()
         assert len(looker.watch.text()) < 1000
     assert compared == ["a", "b", "c"]

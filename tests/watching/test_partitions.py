@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from imagepipeline_dagster.watching.looking import Observation, Watch
-from imagepipeline_dagster.watching.partitions import PartitionRules, TooManyGone, partition_changes
+from imagepipeline_dagster.watching.options import Watching
+from imagepipeline_dagster.watching.partitions import TooManyGone, partition_changes
 
 
 def changes(
@@ -13,8 +14,8 @@ def changes(
 ) -> tuple[list[str], list[str]]:
     """Return the changes where half of the sets may go."""
     seen = Observation(Watch(), sets, all_sets)
-    rules = PartitionRules(table="prompts", keep=keep, max_removed_share=0.5)
-    found = partition_changes(seen, set(present), rules=rules)
+    options = Watching(on_removed="keep" if keep else "remove")
+    found = partition_changes(seen, set(present), options=options, table="prompts")
     return found.added, found.removed
 
 
@@ -39,9 +40,10 @@ def test_too_many_at_once_are_refused() -> None:
 
 def test_what_is_in_use_goes_later() -> None:
     """A partition that a run or a backfill names stays, and is named, until that is over."""
-    rules = PartitionRules(table="prompts", keep=False, max_removed_share=0.5)
     seen = Observation(Watch(), ("a", "b"), all_sets=True)
 
-    found = partition_changes(seen, set("abcd"), rules=rules, in_use=lambda: {"a", "c"})
+    found = partition_changes(
+        seen, set("abcd"), options=Watching(), table="prompts", in_use=lambda: {"a", "c"}
+    )
 
     assert (found.removed, found.in_use) == (["d"], ["c"])

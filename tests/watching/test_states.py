@@ -12,8 +12,7 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import set_contents
 from imagepipeline_dagster.tables.fingerprints import SetFingerprint, fingerprint_used
 from imagepipeline_dagster.watching.contents import SetContents
-from imagepipeline_dagster.watching.retries import PromptSetState, is_built, retry_due
-from imagepipeline_dagster.watching.states import PromptSetStates
+from imagepipeline_dagster.watching.states import PromptSetState, PromptSetStates
 from tests.states import states_in
 
 FIRST = SetFingerprint("spring", 3, "rows-1", "embeddings-1")
@@ -120,8 +119,8 @@ def test_one_of_many_processes_asks(states: PromptSetStates) -> None:
 def test_what_is_built_wants_nothing(states: PromptSetStates, ledger: Ledger) -> None:
     """A set that was built by hand, without any sensor, is not built again."""
     states.record_built("spring", content=FIRST.content, pending=0)
-    assert is_built(FIRST, state_of(ledger))
     now_saying(ledger, FIRST)
+    assert states.not_whole() == []
     assert wanting(states) == ([], [])
     now_saying(ledger, EDITED)
     assert wanting(states)[0] == ["spring"]
@@ -166,12 +165,8 @@ def test_an_incomplete_set_is_asked_for_again_with_growing_pauses(
     for _ in range(9):
         state = state_of(ledger)
         assert state.requested_at is not None
-        hours = [
-            step / 2
-            for step in range(1, 60)
-            if retry_due(FIRST, state, now=state.requested_at + dt.timedelta(hours=step / 2))
-        ]
-        pauses.append(hours[0])
+        assert state.retry_at is not None
+        pauses.append((state.retry_at - state.requested_at) / dt.timedelta(hours=1))
         states.ask(FIRST, again=True)
     assert pauses == [0.5, 1, 2, 4, 8, 16, 24, 24, 24]
 
@@ -183,13 +178,15 @@ def test_a_set_with_open_samples_is_due_and_a_whole_one_is_not(
     states: PromptSetStates, ledger: Ledger
 ) -> None:
     """Built from the right content is not enough while samples are pending."""
+    now_saying(ledger, FIRST)
     states.ask(FIRST)
     later = dt.datetime.now(dt.UTC) + dt.timedelta(days=2)
     states.record_built("spring", content=FIRST.content, pending=2)
-    assert retry_due(FIRST, state_of(ledger), now=later)
+    assert states.overdue(now=later) == ["spring"]
     states.record_built("spring", content=FIRST.content, pending=0)
-    assert not retry_due(FIRST, state_of(ledger), now=later)
-    assert retry_due(EDITED, state_of(ledger), now=later)
+    assert states.overdue(now=later) == []
+    now_saying(ledger, EDITED)
+    assert states.overdue(now=later) == ["spring"]
 
 
 def test_pauses_start_anew_once_a_set_was_whole(states: PromptSetStates, ledger: Ledger) -> None:
@@ -244,7 +241,7 @@ def test_what_is_overdue_waited_long_enough(states: PromptSetStates, ledger: Led
     later = now + dt.timedelta(hours=1)
     assert states.overdue(now=now) == []
     overdue = states.overdue(now=later)
-    assert [state.prompt_set for state in overdue] == ["spring"]
+    assert overdue == ["spring"]
 
     (run,) = states.ask_again(overdue, now=later, tick="hour", at_most=5)
 

@@ -13,18 +13,25 @@ import sqlalchemy as sa
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.reading import SourceTables
-from imagepipeline_dagster.watching.batches import batch_sizes
-from imagepipeline_dagster.watching.looking import Tiers
-from imagepipeline_dagster.watching.partitions import PartitionRules, TooManyGone
+from imagepipeline_dagster.watching.options import Watching
+from imagepipeline_dagster.watching.partitions import TooManyGone
 from imagepipeline_dagster.watching.ticks import (
     PromptsTick,
     WatchedDataset,
     ask_again,
+    batch_sizes,
     watch_embeddings,
     watch_prompts,
 )
 
 NOON = 1_800_000_000.0
+OPTIONS = Watching(
+    audit_seconds=100,
+    verify_seconds=1000,
+    small_table_rows=0,
+    max_runs_per_tick=2,
+    sets_per_run=3,
+)
 
 
 class Daemon:
@@ -47,10 +54,7 @@ class Daemon:
             open_ledger=self._open_ledger,
             partitions=lambda: self.partitions,
             partitions_in_use=lambda: self.in_use,
-            tiers=Tiers(audit_seconds=100, verify_seconds=1000, small_table_rows=0),
-            rules=PartitionRules(table="prompts", keep=False, max_removed_share=0.5),
-            max_runs=2,
-            sets_per_run=3,
+            options=OPTIONS,
             clock=lambda: self.now,
         )
 
@@ -242,7 +246,7 @@ def test_a_large_backlog_is_put_together_into_runs(daemon: Daemon) -> None:
 )
 def test_batches_are_planned_by_size(rows: list[int], sizes: list[int]) -> None:
     """A run has few large sets or many small ones, and a tick so many runs at most."""
-    assert batch_sizes(rows, max_runs=2, sets_per_run=3) == sizes
+    assert batch_sizes(rows, OPTIONS) == sizes
 
 
 def test_a_time_that_hides_others_is_told_at_each_audit(daemon: Daemon) -> None:
