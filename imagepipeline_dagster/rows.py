@@ -133,9 +133,10 @@ def rows_of(table: pd.DataFrame | pa.Table, row_type: type[RowT]) -> list[RowT]:
         there = [f for f in schema if f.name in table.columns or not f.nullable]
         names = [field.name for field in there]
         table = pa.Table.from_pandas(table[names], schema=pa.schema(there), preserve_index=False)
+    stored = set(table.column_names)  # asked for each field, they would take most of the time
     columns = [
         _shared(table.column(field.name).to_pylist())
-        if field.name in table.column_names or not field.nullable
+        if field.name in stored or not field.nullable
         else [None] * table.num_rows
         for field in schema
     ]
@@ -214,7 +215,8 @@ class StoredTable:
 
     def between(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
         """Return the rows from `start` to before `stop`, with those of the columns that exist."""
-        there = [name for name in columns if name in self._file.schema_arrow.names]
+        stored = set(self._file.schema_arrow.names)
+        there = [name for name in columns if name in stored]
         metadata = self._file.metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         ends = list(accumulate(sizes, initial=0))

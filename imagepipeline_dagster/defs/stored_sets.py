@@ -5,20 +5,19 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import dagster as dg
-import pyarrow as pa
 
-from imagepipeline_dagster.databases import batches
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.io_manager import table_path
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.release.readiness import AskedFor, StoredSet
-from imagepipeline_dagster.rows import StoredTable, arrow_schema, rows_of
+from imagepipeline_dagster.rows import RowT, StoredTable, arrow_schema, rows_of
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 _STAGES = ("prompt_sets", "moderated_images")
 _DATA_VERSION = "dagster/data_version"
 _READERS = 8  # a bucket answers each read after tens of milliseconds
+_READ_AHEAD = 64  # sets
 
 
 def data_versions(
@@ -43,32 +42,28 @@ def stored_sets(
     partitions = sorted(
         instance.get_dynamic_partitions(dataset.partitions.name or ""), key=prompt_set_of
     )
-    moderated, asked = (
-        partial(_table, storage, dataset.key(stage), columns)
-        for stage, columns in (
-            # Where the bytes are follows from their hash.
-            ("moderated_images", [n for n in arrow_schema(ModeratedImage).names if n != "uri"]),
-            ("prompt_sets", arrow_schema(AskedFor).names),
-        )
-    )
+    read = partial(_stored_set, dataset, storage)
     with ThreadPoolExecutor(_READERS) as readers:
-        for some in batches(partitions):
-            tables = zip(readers.map(moderated, some), readers.map(asked, some), strict=True)
-            for samples, prompts in tables:
-                if samples is None or not samples.num_rows:
-                    continue
-                rows = rows_of(samples, ModeratedImage)
-                yield StoredSet(
-                    name=rows[0].prompt_set,
-                    samples=rows,
-                    prompts=[] if prompts is None else rows_of(prompts, AskedFor),
-                )
+        for start in range(0, len(partitions), _READ_AHEAD):
+            yield from filter(None, readers.map(read, partitions[start : start + _READ_AHEAD]))
 
 
-def _table(
-    storage: Storage, key: dg.AssetKey, columns: list[str], partition: str
-) -> pa.Table | None:
+def _stored_set(dataset: ImageDataset, storage: Storage, partition: str) -> StoredSet | None:
+    asked_path, moderated_path = (table_path(dataset.key(stage), partition) for stage in _STAGES)
+    moderated = _rows(storage, moderated_path, ModeratedImage)
+    if not moderated:
+        return None
+    return StoredSet(
+        name=moderated[0].prompt_set,
+        samples=moderated,
+        prompts=_rows(storage, asked_path, AskedFor),
+    )
+
+
+def _rows(storage: Storage, path: str, row_type: type[RowT]) -> list[RowT]:
+    # Where the bytes are follows from their hash.
+    columns = [name for name in arrow_schema(row_type).names if name != "uri"]
     try:
-        return StoredTable(storage.read(table_path(key, partition))).columns(*columns)
+        return rows_of(StoredTable(storage.read(path)).columns(*columns), row_type)
     except ObjectMissing:
-        return None  # it was not made yet
+        return []  # it was not made yet
