@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -20,34 +20,23 @@ _STOP_SECONDS = 5.0
 _KEEP_ALIVE_SECONDS = 75
 
 
-def listen(port: int = 0) -> socket.socket:
-    """Return a listening socket; port 0 takes a free one.
+class QuietServer(uvicorn.Server):
+    """uvicorn on one port of this computer, silent but for warnings, that says when it answers.
+
+    `port` 0 takes a free one; the socket listens from the beginning, and `url` is where, without a
+    trailing slash. `on_ready` is told it when the server answers, `on_stop` is called before it
+    waits for the answers under way. `protocol` is how it speaks HTTP/1.1.
 
     Raises:
-        OSError: when the port is taken.
-    """
-    return socket.create_server((LOOPBACK, port), backlog=_BACKLOG)
-
-
-def url_of(listening: socket.socket) -> str:
-    """Return the URL that the socket is reached at, without a trailing slash."""
-    host, port = listening.getsockname()
-    return f"http://{host}:{port}"
-
-
-class QuietServer(uvicorn.Server):
-    """uvicorn on one socket, silent but for warnings, that says when it answers.
-
-    `on_ready` is called when it answers, `on_stop` before it waits for the answers under way.
-    `protocol` is how it speaks HTTP/1.1.
+        OSError: the port is taken.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        listening: socket.socket,
         *,
-        on_ready: Callable[[], object] = lambda: None,
+        port: int = 0,
+        on_ready: Callable[[str], object] = lambda _url: None,
         on_stop: Callable[[], object] = lambda: None,
         protocol: type[H11Protocol] = H11Protocol,
     ) -> None:
@@ -64,9 +53,11 @@ class QuietServer(uvicorn.Server):
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             )
         )
-        self._listening = listening
+        self._listening = socket.create_server((LOOPBACK, port), backlog=_BACKLOG)
+        self.url = f"http://{LOOPBACK}:{self._listening.getsockname()[1]}"
         self._on_ready = on_ready
         self._on_stop = on_stop
+        self._answers = threading.Event()
 
     def serve_until_stopped(self) -> None:
         """Serve in this thread, until Ctrl-C or until `should_exit` is set; close the socket."""
@@ -74,44 +65,32 @@ class QuietServer(uvicorn.Server):
         with contextlib.suppress(KeyboardInterrupt), self._listening:
             self.run(sockets=[self._listening])
 
+    @contextlib.contextmanager
+    def in_a_thread(self) -> Iterator[str]:
+        """Serve in a daemon thread for as long as the block lasts, and give the URL.
+
+        Raises:
+            TimeoutError: the server did not start.
+        """
+        thread = threading.Thread(
+            target=self.serve_until_stopped, name="loopback-server", daemon=True
+        )
+        thread.start()
+        if not self._answers.wait(_START_SECONDS):
+            raise TimeoutError("the server did not start")
+        try:
+            yield self.url
+        finally:
+            self.should_exit = True
+            thread.join(_STOP_SECONDS)
+
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
-        self._on_ready()
+        self._answers.set()
+        self._on_ready(self.url)
 
     @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._on_stop()
         await super().shutdown(sockets=sockets)
-
-
-class BackgroundServer:
-    """A `QuietServer` in a daemon thread; it answers once this is made.
-
-    Raises:
-        TimeoutError: it did not start.
-    """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        listening: socket.socket,
-        *,
-        on_stop: Callable[[], object] = lambda: None,
-        protocol: type[H11Protocol] = H11Protocol,
-    ) -> None:
-        ready = threading.Event()
-        self._server = QuietServer(
-            app, listening, on_ready=ready.set, on_stop=on_stop, protocol=protocol
-        )
-        self._thread = threading.Thread(
-            target=self._server.serve_until_stopped, name="loopback-server", daemon=True
-        )
-        self._thread.start()
-        if not ready.wait(_START_SECONDS):
-            raise TimeoutError("the server did not start")
-
-    def stop(self) -> None:
-        """End the server, and wait a little for it."""
-        self._server.should_exit = True
-        self._thread.join(_STOP_SECONDS)

@@ -130,7 +130,7 @@ class InpaintingRequest(Image2ImageRequest):
     mask_image: _Link
 
 
-_REQUEST_TYPES: dict[Task, type[GenerationRequest]] = {
+REQUEST_TYPES: dict[Task, type[GenerationRequest]] = {
     request_type.task: request_type
     for request_type in (Text2ImageRequest, Image2ImageRequest, InpaintingRequest)
 }
@@ -148,7 +148,7 @@ def request_for(task: str, parameters: Mapping[str, object]) -> GenerationReques
     # pydantic gives up on a name that is no proper text without saying which field it was.
     present = {storable(name): value for name, value in parameters.items() if value is not None}
     try:
-        return _REQUEST_TYPES[Task(task)].model_validate(present)
+        return REQUEST_TYPES[Task(task)].model_validate(present)
     except ValidationError as error:
         problems = tuple(_problem(details, task) for details in error.errors())
         raise RequestInvalid(problems) from None

@@ -170,22 +170,20 @@ def _serve(session: ReviewSession, what: str, *, port: int) -> None:
     """Serve the page until Ctrl-C, and say how many decisions it recorded."""
     from secrets import token_urlsafe
 
-    from imagepipeline_dagster.loopback import QuietServer, listen, url_of
+    from imagepipeline_dagster.loopback import QuietServer
     from imagepipeline_dagster.moderation.review.app import review_app
 
     token = token_urlsafe(24)
-    listening = listen(port)
-    address = f"{url_of(listening)}/{token}/"
-
     as_json = wants_json()
-    where = Answer(
-        {"url": address, "who": session.reviewer},
-        f"Review as {session.reviewer} at {address} (Ctrl-C ends)",
-    )
+
+    def say_where(url: str) -> None:
+        address = f"{url}/{token}/"
+        text = f"Review as {session.reviewer} at {address} (Ctrl-C ends)"
+        where = Answer({"url": address, "who": session.reviewer}, text)
+        echo_answer(where, as_json=as_json)
+
     app = review_app(session, title=f"Review of {what}", token=token)
-    QuietServer(
-        app, listening, on_ready=lambda: echo_answer(where, as_json=as_json)
-    ).serve_until_stopped()
+    QuietServer(app, port=port, on_ready=say_where).serve_until_stopped()
     click.echo(f"{count_of(session.recorded, 'decision')} recorded.", err=as_json)
 
 

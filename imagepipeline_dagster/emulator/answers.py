@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from hashlib import shake_256
 from typing import Any
 
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -28,7 +29,7 @@ def failure(message: str, *, status: int, headers: Mapping[str, str] | None = No
     return JSONResponse(body, status_code=status, headers=headers)
 
 
-def invalid(error: RequestInvalid) -> Response:
+def invalid(_http: Request, error: RequestInvalid) -> Response:
     """Return the answer to a request outside the documented ranges: 422 with every field."""
     fields = [problem.partition(": ") for problem in error.problems]
     detail = [{"loc": ["body", name], "msg": message} for name, _, message in fields]

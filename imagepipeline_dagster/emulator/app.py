@@ -6,8 +6,10 @@ import asyncio
 import hmac
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from ipaddress import ip_address
 from random import Random
+from typing import Any
 
 from pydantic import ValidationError
 from starlette.applications import Starlette
@@ -22,6 +24,7 @@ from imagepipeline_dagster.api.contract import (
     Image2ImageRequest,
     InpaintingRequest,
     RequestInvalid,
+    Task,
     status_path,
 )
 from imagepipeline_dagster.api.jobs import JobStatus
@@ -35,8 +38,8 @@ from imagepipeline_dagster.emulator.answers import (
 )
 from imagepipeline_dagster.emulator.drawing import black_png, draw_png
 from imagepipeline_dagster.emulator.faults import Fault, FaultPlan, FaultRules, Operation
-from imagepipeline_dagster.emulator.intake import NotJson, outcome_of, read_request
-from imagepipeline_dagster.emulator.jobs import ImageLink, JobTicket, Queue, UnknownJob
+from imagepipeline_dagster.emulator.intake import outcome_of, read_request
+from imagepipeline_dagster.emulator.jobs import JobTicket, Queue, UnknownJob, signature
 from imagepipeline_dagster.emulator.settings import EmulatorSettings
 from imagepipeline_dagster.emulator.sources import SourceProblem, Sources
 from imagepipeline_dagster.emulator.stats import EmulatorStats, Tally
@@ -60,6 +63,8 @@ class Emulator:
 
     def app(self) -> Starlette:
         """Return the ASGI application."""
+        # Each takes its own error; Starlette's types know of such that take any.
+        handlers: Any = {HTTPException: _http_error, RequestInvalid: invalid}
         return Starlette(
             routes=[
                 Route("/sdxl/{task}/v1", self._submit, methods=["POST"]),
@@ -68,7 +73,7 @@ class Emulator:
                 Route("/_emulator/faults", self._admin_faults, methods=["GET", "PUT"]),
                 Route("/_emulator/stats", self._admin_stats, methods=["GET"]),
             ],
-            exception_handlers={HTTPException: _http_error},
+            exception_handlers=handlers,
         )
 
     @property
@@ -92,37 +97,28 @@ class Emulator:
 
     async def _submit(self, http: Request) -> Response:
         self._tally.posts_received += 1
-        accepted, answer = await self._answer_to_post(http)
-        if not accepted:
-            self._tally.posts_refused += 1
-        return answer
-
-    async def _answer_to_post(self, http: Request) -> tuple[bool, Response]:
-        """Return whether a job was created, and the answer, which need not say so."""
         try:
             self._check_key(http)
             request = read_request(_task(http), await http.body())
-        except HTTPException as error:
-            return False, _http_error(http, error)
-        except NotJson as error:
-            return False, failure(str(error), status=400)
-        except RequestInvalid as error:
-            return False, invalid(error)
+        except (HTTPException, RequestInvalid):
+            self._tally.posts_refused += 1
+            raise
         fault = self._meet(Operation.SUBMIT, request)
         if fault is not None and not fault.accepts_job:
-            return False, fault_answer(fault) or failure("the server is not well", status=500)
+            self._tally.posts_refused += 1
+            return fault_answer(fault) or failure("the server is not well", status=500)
         job = await self._accept(request, fault)
         if fault is not None:
             path = status_path(request.task, job.id())
             if (spoiled := fault_answer(fault, job_path=path)) is not None:
-                return True, spoiled
+                return spoiled
         if not self.settings.answer_at_once:
-            return True, retold(_pending(job), fault)
+            return retold(_pending(job), fault)
         while (left := job.ready_at - time.time()) > 0:
             if self._ending:
-                return True, DroppedAnswer()
+                return DroppedAnswer()
             await asyncio.sleep(min(left, _GLANCE_SECONDS))
-        return True, retold(self._ended(job, http), fault)
+        return retold(self._ended(job, http), fault)
 
     async def _accept(self, request: GenerationRequest, fault: Fault | None) -> JobTicket:
         now = time.time()
@@ -159,11 +155,11 @@ class Emulator:
         """Return what the API's page says of a job that is done: links, or an error alone."""
         if job.outcome.error is not None:
             return {"status": JobStatus.FAILURE, "error": job.outcome.error}
-        job_id = job.id()
-        expires_at = round((time.time() + self.settings.link_lifetime_seconds) * 1000)
-        origin = str(http.base_url).rstrip("/")
+        job_id, origin = job.id(), str(http.base_url).rstrip("/")
+        expires = round((time.time() + self.settings.link_lifetime_seconds) * 1000)
         links = [
-            origin + ImageLink(job_id=job_id, sample_index=k, expires_at=expires_at).path()
+            f"{origin}/images/{job_id}/{k}.png?expires={expires}"
+            f"&signature={signature(job_id, k, expires)}"
             for k in job.outcome.delivered
         ]
         return {"status": JobStatus.SUCCESS, "download_urls": links}
@@ -195,24 +191,22 @@ class Emulator:
             # It could be had when the job was accepted, but this process has to fetch it anew.
             raise HTTPException(502, str(problem)) from problem
 
-        def draw() -> bytes:
-            return draw_png(
-                request,
-                seed=job.seed,
-                sample_index=sample,
-                init=init,
-                mask=mask,
-                image_bytes=self.settings.image_bytes,
-            )
-
-        if not self.settings.draw_in_thread:
-            return draw()
+        draw = partial(
+            draw_png,
+            request,
+            seed=job.seed,
+            sample_index=sample,
+            init=init,
+            mask=mask,
+            image_bytes=self.settings.image_bytes,
+        )
+        # Beside the event loop, so that other answers go on.
         return await asyncio.get_running_loop().run_in_executor(self._artists, draw)
 
     def _meet(self, operation: Operation, request: GenerationRequest) -> Fault | None:
         fault = self._faults.meet(operation, request.prompt)
         if fault is not None:
-            self._tally.injected(fault)
+            self._tally.faults[fault.kind] += 1
         return fault
 
     def _check_key(self, http: Request) -> None:
@@ -245,11 +239,11 @@ def _chance(purpose: str) -> Random:
     return Random(purpose)  # noqa: S311 - it has to be repeatable, not secret
 
 
-def _task(http: Request) -> str:
+def _task(http: Request) -> Task:
     task: str = http.path_params["task"]
     if task not in TASKS:
         raise HTTPException(404, f"no such task: {task}")
-    return task
+    return Task(task)
 
 
 def _read_job(http: Request, *, task: str | None = None) -> JobTicket:
@@ -263,8 +257,7 @@ def _check_link(http: Request, sample: int) -> None:
     query = http.query_params
     expires = query.get("expires", "")
     expires_at = int(expires) if expires.isdecimal() else 0
-    link = ImageLink(job_id=http.path_params["job_id"], sample_index=sample, expires_at=expires_at)
-    if query.get("signature") != link.signature():
+    if query.get("signature") != signature(http.path_params["job_id"], sample, expires_at):
         raise HTTPException(403, "the link's signature is wrong")
     if time.time() * 1000 >= expires_at:
         raise HTTPException(403, "the link has expired")
@@ -280,13 +273,8 @@ def _check_local(http: Request) -> None:
         raise HTTPException(403, "the admin endpoints answer on loopback only")
 
 
-def _http_error(_http: Request, error: Exception) -> Response:
-    status, message = (
-        (error.status_code, error.detail)
-        if isinstance(error, HTTPException)
-        else (500, "internal error")
-    )
-    return failure(message, status=status)
+def _http_error(_http: Request, error: HTTPException) -> Response:
+    return failure(error.detail, status=error.status_code)
 
 
 def _json(model: FaultRules | EmulatorStats) -> Response:

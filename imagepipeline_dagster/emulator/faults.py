@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from random import Random
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -24,87 +24,78 @@ class Operation(StrEnum):
     DOWNLOAD = "download"
 
 
-class FaultKind(StrEnum):
-    """What goes wrong."""
+_ANYWHERE = tuple(Operation)
+_SUBMIT, _STATUS, _DOWNLOAD = ((operation,) for operation in _ANYWHERE)
 
-    RATE_LIMITED = "rate_limited"
+
+class _OnPost(Enum):
+    """What becomes of a POST."""
+
+    NO_JOB = auto()
+    ACCEPTED = auto()
+    ACCEPTED_IF_ASKED = auto()
+
+
+class FaultKind(StrEnum):
+    """What goes wrong: where it can happen, at first unless told otherwise, and to which POSTs."""
+
+    _value_: str
+    places: tuple[Operation, ...]
+    on_post: _OnPost
+
+    def __new__(
+        cls, word: str, places: tuple[Operation, ...], on_post: _OnPost = _OnPost.NO_JOB
+    ) -> Self:
+        """Return the kind of this name, with what is known of it."""
+        kind = str.__new__(cls, word)
+        kind._value_, kind.places, kind.on_post = word, places, on_post
+        return kind
+
+    RATE_LIMITED = "rate_limited", _ANYWHERE
     """429 with `Retry-After`."""
-    OUT_OF_QUOTA = "out_of_quota"
+    OUT_OF_QUOTA = "out_of_quota", _SUBMIT
     """429 that means that the account cannot pay, as its words say."""
-    REFUSED = "refused"
+    REFUSED = "refused", _ANYWHERE
     """A 4xx answer with `message`."""
-    SERVER_ERROR = "server_error"
+    SERVER_ERROR = "server_error", _ANYWHERE, _OnPost.ACCEPTED_IF_ASKED
     """A 5xx answer; 503 says when to come again, unless the job is accepted all the same."""
-    DROPPED_ANSWER = "dropped_answer"
+    DROPPED_ANSWER = "dropped_answer", _ANYWHERE, _OnPost.ACCEPTED
     """The connection closes without an answer; a POST is accepted all the same."""
-    HTML_PAGE = "html_page"
+    HTML_PAGE = "html_page", _ANYWHERE, _OnPost.ACCEPTED_IF_ASKED
     """A page for people, with status 200."""
-    REDIRECT_TO_JOB = "redirect_to_job"
+    REDIRECT_TO_JOB = "redirect_to_job", _SUBMIT, _OnPost.ACCEPTED
     """303 to the accepted job's status."""
-    ENVELOPE = "envelope"
+    ENVELOPE = "envelope", _SUBMIT + _STATUS, _OnPost.ACCEPTED
     """The answer lies in `data`, beside `success`."""
-    JOB_FAILURE = "job_failure"
+    JOB_FAILURE = "job_failure", _SUBMIT, _OnPost.ACCEPTED
     """The job is accepted and ends in FAILURE."""
-    FEWER_LINKS = "fewer_links"
+    FEWER_LINKS = "fewer_links", _SUBMIT, _OnPost.ACCEPTED
     """The job succeeds with fewer links than samples."""
-    BLACK_IMAGE = "black_image"
+    BLACK_IMAGE = "black_image", _SUBMIT, _OnPost.ACCEPTED
     """The job succeeds with pictures that are black all over."""
-    UNKNOWN_STATUS = "unknown_status"
+    UNKNOWN_STATUS = "unknown_status", _STATUS
     """A status word that the API's page does not know."""
-    STUCK = "stuck"
+    STUCK = "stuck", _STATUS
     """The job is PENDING, also when it is done."""
-    MISSING_LINKS = "missing_links"
+    MISSING_LINKS = "missing_links", _STATUS
     """SUCCESS with `download_urls: null`."""
-    EMPTY_LINKS = "empty_links"
+    EMPTY_LINKS = "empty_links", _STATUS
     """SUCCESS with an empty list of links, as where a store is slower than the status."""
-    USELESS_LINKS = "useless_links"
+    USELESS_LINKS = "useless_links", _STATUS
     """SUCCESS with links that lead to no picture: each is `link`."""
-    OTHER_JOB = "other_job"
+    OTHER_JOB = "other_job", _STATUS
     """The answer carries another job's id."""
-    EXPIRED_LINK = "expired_link"
+    EXPIRED_LINK = "expired_link", _DOWNLOAD
     """403, as for a link that is past its time."""
-    LATE_LINK = "late_link"
+    LATE_LINK = "late_link", _DOWNLOAD
     """404, as where a store has not heard of the picture yet."""
-    TRUNCATED_BYTES = "truncated_bytes"
+    TRUNCATED_BYTES = "truncated_bytes", _DOWNLOAD
     """The first half of an image, declared as if it were the whole."""
-    CORRUPT_BYTES = "corrupt_bytes"
+    CORRUPT_BYTES = "corrupt_bytes", _DOWNLOAD
     """An image of the right length whose second half is noise."""
 
 
-class _Traits(NamedTuple):
-    """Where a kind can happen, the first unless told otherwise; and what becomes of a POST."""
-
-    places: tuple[Operation, ...]
-    accepts_job: bool = False
-    may_hide_acceptance: bool = False
-
-
-_ANYWHERE = tuple(Operation)
-_SUBMIT, _STATUS, _DOWNLOAD = ((operation,) for operation in _ANYWHERE)
-_TRAITS = {
-    FaultKind.RATE_LIMITED: _Traits(_ANYWHERE),
-    FaultKind.OUT_OF_QUOTA: _Traits(_SUBMIT),
-    FaultKind.REFUSED: _Traits(_ANYWHERE),
-    FaultKind.SERVER_ERROR: _Traits(_ANYWHERE, may_hide_acceptance=True),
-    FaultKind.DROPPED_ANSWER: _Traits(_ANYWHERE, accepts_job=True),
-    FaultKind.HTML_PAGE: _Traits(_ANYWHERE, may_hide_acceptance=True),
-    FaultKind.REDIRECT_TO_JOB: _Traits(_SUBMIT, accepts_job=True),
-    FaultKind.ENVELOPE: _Traits(_SUBMIT + _STATUS, accepts_job=True),
-    FaultKind.JOB_FAILURE: _Traits(_SUBMIT, accepts_job=True),
-    FaultKind.FEWER_LINKS: _Traits(_SUBMIT, accepts_job=True),
-    FaultKind.BLACK_IMAGE: _Traits(_SUBMIT, accepts_job=True),
-    FaultKind.UNKNOWN_STATUS: _Traits(_STATUS),
-    FaultKind.STUCK: _Traits(_STATUS),
-    FaultKind.MISSING_LINKS: _Traits(_STATUS),
-    FaultKind.EMPTY_LINKS: _Traits(_STATUS),
-    FaultKind.USELESS_LINKS: _Traits(_STATUS),
-    FaultKind.OTHER_JOB: _Traits(_STATUS),
-    FaultKind.EXPIRED_LINK: _Traits(_DOWNLOAD),
-    FaultKind.LATE_LINK: _Traits(_DOWNLOAD),
-    FaultKind.TRUNCATED_BYTES: _Traits(_DOWNLOAD),
-    FaultKind.CORRUPT_BYTES: _Traits(_DOWNLOAD),
-}
-_HIDES_ACCEPTANCE = tuple(kind for kind, traits in _TRAITS.items() if traits.may_hide_acceptance)
+_HIDES_ACCEPTANCE = tuple(k for k in FaultKind if k.on_post is _OnPost.ACCEPTED_IF_ASKED)
 _STATUSES = {FaultKind.SERVER_ERROR: range(500, 600), FaultKind.REFUSED: range(400, 500)}
 
 
@@ -150,9 +141,8 @@ class Fault(BaseModel):
 
     @model_validator(mode="after")
     def _can_happen(self) -> Self:
-        possible = _TRAITS[self.kind].places
-        if self.operation is not None and self.operation not in possible:
-            raise ValueError(f"{self.kind} happens on {' or '.join(possible)} only")
+        if self.place not in self.kind.places:
+            raise ValueError(f"{self.kind} happens on {' or '.join(self.kind.places)} only")
         if self.after_accepting and self.kind not in _HIDES_ACCEPTANCE:
             raise ValueError(f"after_accepting is for {' and '.join(_HIDES_ACCEPTANCE)} only")
         if self.status not in (statuses := _STATUSES.get(self.kind, range(1000))):
@@ -181,12 +171,12 @@ class Fault(BaseModel):
     @property
     def place(self) -> Operation:
         """The operation that this fault happens on."""
-        return self.operation or _TRAITS[self.kind].places[0]
+        return self.operation or self.kind.places[0]
 
     @property
     def accepts_job(self) -> bool:
         """Whether a POST that meets this fault is accepted, whatever its answer says."""
-        return self.after_accepting or _TRAITS[self.kind].accepts_job
+        return self.after_accepting or self.kind.on_post is _OnPost.ACCEPTED
 
     def matches(self, operation: Operation, prompt: str) -> bool:
         """Tell whether this rule is about such a request."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 
+from starlette.exceptions import HTTPException
+
 from imagepipeline_dagster.api.contract import (
+    REQUEST_TYPES,
     GenerationRequest,
-    Image2ImageRequest,
-    InpaintingRequest,
     RequestInvalid,
-    Text2ImageRequest,
+    Task,
     request_for,
 )
 from imagepipeline_dagster.emulator.faults import Fault, FaultKind
@@ -26,32 +27,23 @@ _MAX_LETTERS = 8000
 FILTERED_WORDS = frozenset({"nsfw", "nude", "explicit", "gore"})
 """Words that make the emulated safety checker hold back every picture of a prompt."""
 
-_FIELDS = {
-    kind.task: frozenset(kind.model_fields)
-    for kind in (Text2ImageRequest, Image2ImageRequest, InpaintingRequest)
-}
 
-
-class NotJson(ValueError):
-    """A body that is not a JSON object."""
-
-
-def read_request(task: str, body: bytes) -> GenerationRequest:
+def read_request(task: Task, body: bytes) -> GenerationRequest:
     """Return the request that a body of `task` holds, whatever its declared content type.
 
     Fields that the task does not know are passed over, as vendors do.
 
     Raises:
-        NotJson: when the body is no JSON object.
+        HTTPException: 400, when the body is no JSON object.
         RequestInvalid: with every broken field, the emulator's own limits included.
     """
     try:
         fields = json.loads(body)
     except ValueError as error:
-        raise NotJson(f"the body is not JSON: {error}") from None
+        raise HTTPException(400, f"the body is not JSON: {error}") from None
     if not isinstance(fields, dict):
-        raise NotJson("the body is not a JSON object")
-    known = _FIELDS.get(task, frozenset())  # type: ignore[call-overload]
+        raise HTTPException(400, "the body is not a JSON object")
+    known = REQUEST_TYPES[task].model_fields
     request = request_for(task, {name: value for name, value in fields.items() if name in known})
     if problems := _own_limits(request):
         raise RequestInvalid(problems)

@@ -16,14 +16,14 @@ from imagepipeline_dagster.emulator.app import Emulator
 from imagepipeline_dagster.emulator.faults import Fault
 from imagepipeline_dagster.emulator.settings import EmulatorSettings
 from imagepipeline_dagster.emulator.stats import EmulatorStats
-from imagepipeline_dagster.loopback import BackgroundServer, QuietServer, listen, url_of
+from imagepipeline_dagster.loopback import QuietServer
 
 
 class EmulatorServer:
     """An emulator in a daemon thread, for as long as the `with` block lasts.
 
-    The port is known and answers from the block's first line; port 0 takes a free one. A server is
-    entered once; its counts can be read after the block, too.
+    `url` is the API's base URL, without a trailing slash; it answers from the block's first line.
+    Port 0 takes a free one. A server is entered once; its counts can be read after the block, too.
 
     Raises:
         OSError: on entering, when the port is taken.
@@ -31,29 +31,19 @@ class EmulatorServer:
 
     def __init__(self, settings: EmulatorSettings | None = None, *, port: int = 0) -> None:
         self.settings = settings or EmulatorSettings()
+        self.url = ""
         self._emulator = Emulator(self.settings)
         self._port = port
-        self._url = ""
-        self._running: BackgroundServer | None = None
+        self._running = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        listening = listen(self._port)
-        self._url = url_of(listening)
-        self._running = BackgroundServer(
-            self._emulator.app(), listening, on_stop=self._emulator.end_waits, protocol=_Protocol
-        )
+        self._running.callback(self._emulator.close)
+        server = _server(self._emulator, port=self._port)
+        self.url = self._running.enter_context(server.in_a_thread())
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._running is not None:
-            self._running.stop()
-            self._running = None
-        self._emulator.close()
-
-    @property
-    def url(self) -> str:
-        """The API's base URL, without a trailing slash; empty before the block."""
-        return self._url
+        self._running.close()
 
     @property
     def stats(self) -> EmulatorStats:
@@ -65,29 +55,26 @@ class EmulatorServer:
         self._emulator.set_faults(*faults)
 
 
-def serve(
-    settings: EmulatorSettings,
-    *,
-    port: int,
-    on_ready: Callable[[str], object] = lambda _url: None,
-) -> None:
+def serve(settings: EmulatorSettings, *, port: int, on_ready: Callable[[str], object]) -> None:
     """Serve in the foreground until interrupted; `on_ready` is told the base URL.
 
     Raises:
         OSError: when the port is taken.
     """
-    emulator = Emulator(settings)
-    listening = listen(port)
-    url = url_of(listening)
-    server = QuietServer(
+    with contextlib.closing(Emulator(settings)) as emulator:
+        _server(emulator, port=port, on_ready=on_ready).serve_until_stopped()
+
+
+def _server(
+    emulator: Emulator, *, port: int, on_ready: Callable[[str], object] = lambda _url: None
+) -> QuietServer:
+    return QuietServer(
         emulator.app(),
-        listening,
-        on_ready=lambda: on_ready(url),
+        port=port,
+        on_ready=on_ready,
         on_stop=emulator.end_waits,
         protocol=_Protocol,
     )
-    with contextlib.closing(emulator):
-        server.serve_until_stopped()
 
 
 class _Protocol(H11Protocol):

@@ -54,7 +54,4 @@ class EmulatorSettings(BaseModel):
         default=False,
         description="Answer a POST only when its job is done: SUCCESS with links and no id.",
     )
-    draw_in_thread: bool = Field(
-        default=True, description="Draw beside the event loop, so that other answers go on."
-    )
     seed: int = Field(0, description="Decides latencies and the faults' probabilities.")

@@ -6,10 +6,9 @@ from collections import Counter
 from hashlib import sha256
 from heapq import heappop, heappush
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, computed_field
 
 from imagepipeline_dagster.api.contract import GenerationRequest, canonical_json
-from imagepipeline_dagster.emulator.faults import Fault
 
 
 class EmulatorStats(BaseModel):
@@ -17,23 +16,27 @@ class EmulatorStats(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    posts_received: int
+    posts_received: int = 0
     """POSTs of the three tasks: the accepted and the refused ones, and any still being read."""
-    posts_accepted: int
-    """Jobs created, which is what a vendor would bill, whether or not the answer arrived."""
-    posts_refused: int
+    posts_refused: int = 0
     """POSTs that created no job: a wrong key, a broken request, an injected fault."""
-    status_requests: int
-    downloads: int
+    status_requests: int = 0
+    downloads: int = 0
     """Image links followed, whatever came of it."""
-    downloads_with_key: int
+    downloads_with_key: int = 0
     """Downloads that carried an `API-Key`, which has no business there."""
-    faults: dict[str, int]
+    faults: dict[str, int] = Field(default_factory=Counter)
     """Injected faults by kind."""
-    accepted_requests: dict[str, int]
+    accepted_requests: dict[str, int] = Field(default_factory=Counter)
     """Jobs created by `request_hash`."""
     peak_in_flight: int = 0
     """The most jobs that were accepted and not yet done at one moment."""
+
+    @computed_field  # type: ignore[prop-decorator] # mypy knows no decorated property
+    @property
+    def posts_accepted(self) -> int:
+        """Jobs created, which is what a vendor would bill, whether or not the answer arrived."""
+        return sum(self.accepted_requests.values())
 
     @property
     def bought_twice(self) -> tuple[str, ...]:
@@ -47,44 +50,23 @@ def request_hash(request: GenerationRequest) -> str:
     return sha256(content.encode()).hexdigest()[:32]
 
 
-class Tally:
+class Tally(EmulatorStats):
     """The counts while they grow; the event loop alone writes them."""
 
-    def __init__(self) -> None:
-        self.posts_received = 0
-        self.posts_refused = 0
-        self.status_requests = 0
-        self.downloads = 0
-        self.downloads_with_key = 0
-        self._faults: Counter[str] = Counter()
-        self._accepted: Counter[str] = Counter()
-        # When each job that is being worked on will be done.
-        self._in_flight: list[float] = []
-        self._peak_in_flight = 0
+    model_config = ConfigDict(frozen=False)
+
+    _in_flight: list[float] = PrivateAttr(default_factory=list)
+    """When each job that is being worked on will be done."""
 
     def accepted(self, request: GenerationRequest, now: float, ready_at: float) -> None:
         """Count a job that is done at `ready_at`; both are seconds since the epoch."""
-        self._accepted[request_hash(request)] += 1
+        self.accepted_requests[request_hash(request)] += 1
         while self._in_flight and self._in_flight[0] <= now:
             heappop(self._in_flight)
         heappush(self._in_flight, ready_at)
-        self._peak_in_flight = max(self._peak_in_flight, len(self._in_flight))
-
-    def injected(self, fault: Fault) -> None:
-        """Count a fault."""
-        self._faults[fault.kind.value] += 1
+        self.peak_in_flight = max(self.peak_in_flight, len(self._in_flight))
 
     def snapshot(self) -> EmulatorStats:
         """Return the counts as they stand; safe from any thread, as `dict()` copies in one step."""
-        accepted = dict(self._accepted)
-        return EmulatorStats(
-            posts_received=self.posts_received,
-            posts_accepted=sum(accepted.values()),
-            posts_refused=self.posts_refused,
-            status_requests=self.status_requests,
-            downloads=self.downloads,
-            downloads_with_key=self.downloads_with_key,
-            faults=dict(self._faults),
-            accepted_requests=accepted,
-            peak_in_flight=self._peak_in_flight,
-        )
+        copies = {"faults": dict(self.faults), "accepted_requests": dict(self.accepted_requests)}
+        return EmulatorStats(**{**vars(self), **copies})

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.loopback import BackgroundServer, listen, url_of
+from imagepipeline_dagster.loopback import QuietServer
 from imagepipeline_dagster.moderation.moderating import moderate_set
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.moderation.review.app import review_app
@@ -89,16 +89,13 @@ def page(
 ) -> Iterator[Page]:
     """The page, served and opened."""
     session = ReviewSession(images, storage, tables_url=tables_url, reviewer="ana")
-    listening = listen()
-    server = BackgroundServer(
-        review_app(session, title="Review of all that waits", token="secret"), listening
-    )
-    page = browser.new_page(viewport={"width": 1400, "height": 900})
-    page.goto(f"{url_of(listening)}/secret/")
-    expect(page.locator("#status")).to_have_text("500 pictures")
-    yield page
-    page.close()
-    server.stop()
+    app = review_app(session, title="Review of all that waits", token="secret")
+    with QuietServer(app).in_a_thread() as url:
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.goto(f"{url}/secret/")
+        expect(page.locator("#status")).to_have_text("500 pictures")
+        yield page
+        page.close()
 
 
 def current(page: Page) -> str:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imagepipeline_dagster.api.contract import request_for
-from imagepipeline_dagster.emulator.jobs import ImageLink, JobOutcome, JobTicket, Queue, UnknownJob
+from imagepipeline_dagster.emulator.jobs import JobOutcome, JobTicket, Queue, UnknownJob, signature
 from imagepipeline_dagster.emulator.settings import EmulatorSettings
 
 OUTCOMES = st.one_of(
@@ -89,10 +89,9 @@ def test_given_seed_is_kept() -> None:
 @given(sample=st.integers(0, 3), expires_at=st.integers(0, 2**53), later=st.integers(1, 10**6))
 def test_signature_covers_the_link(sample: int, expires_at: int, later: int) -> None:
     """A link's signature fits neither another sample nor another expiry."""
-    link = ImageLink(job_id="j", sample_index=sample, expires_at=expires_at)
-    extended = ImageLink(job_id="j", sample_index=sample, expires_at=expires_at + later)
-    neighbour = ImageLink(job_id="j", sample_index=sample + 1, expires_at=expires_at)
-    assert len({link.signature(), extended.signature(), neighbour.signature()}) == 3
+    extended = signature("j", sample, expires_at + later)
+    neighbour = signature("j", sample + 1, expires_at)
+    assert len({signature("j", sample, expires_at), extended, neighbour}) == 3
 
 
 @given(

@@ -343,12 +343,6 @@ def test_one_megabyte_pictures(start: Started) -> None:
     assert len({picture.tobytes() for picture in pictures}) == 8
 
 
-def test_drawing_on_the_event_loop(start: Started) -> None:
-    """Without the drawing threads the bytes are the same."""
-    threaded, direct = start(), start(draw_in_thread=False)
-    assert threaded.images(seed=4) == direct.images(seed=4)
-
-
 def test_pending_job_of_another_task_is_unknown(caller: Caller) -> None:
     """A job is found at its own task's status endpoint only."""
     answer = caller.http.get(f"/sdxl/inpainting/v1/status/{caller.submit()}")

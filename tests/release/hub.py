@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from imagepipeline_dagster.loopback import BackgroundServer, listen, url_of
+from imagepipeline_dagster.loopback import QuietServer
 
 TOKEN = "hf_s3cr3t"
 _LARGE = (".parquet", ".webp", ".tar")
@@ -215,10 +215,6 @@ def _blob(data: bytes) -> str:
 @contextmanager
 def serving() -> Iterator[Hub]:
     """Serve a Hub without a repository."""
-    listening = listen()
-    hub = Hub(url=url_of(listening))
-    server = BackgroundServer(_app(hub), listening)
-    try:
+    hub = Hub()
+    with QuietServer(_app(hub)).in_a_thread() as hub.url:
         yield hub
-    finally:
-        server.stop()
