@@ -15,7 +15,7 @@ from dagster.components.resolved.form_config import (
     FormWidget,
 )
 from dagster_shared.utils.config import discover_config_file
-from pydantic import BaseModel, Field, GetJsonSchemaHandler
+from pydantic import BaseModel, Field, GetJsonSchemaHandler, create_model
 from pydantic.config import JsonDict
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
@@ -30,13 +30,18 @@ from imagepipeline_dagster.scaffolding import ImageDatasetScaffolder
 _REFERENCE = re.compile(r"\s*\{\{\s*env(?:\.(\w+)|\(\s*['\"](\w+)['\"]\s*\))\s*\}\}\s*")
 _TEMPLATE: JsonDict = {"pattern": r"\{\{.*\}\}"}
 
-_API_OPTIONS = sorted(set(ImagePipelineResource.model_fields) - {"api_key"})
+_API_OPTIONS: dict[str, Any] = {
+    name: (field.rebuild_annotation(), field)
+    for name, field in ImagePipelineResource.model_fields.items()
+    if name != "api_key"
+}
+_ApiOptions: Any = create_model("_ApiOptions", **_API_OPTIONS)
 
 _SECRET = ComponentFormConfig(widget=FormWidget.SECRET)
 _PLAIN = ComponentFormConfig()
 _ADVANCED = ComponentFormConfig(advanced=True)
 _FORM = {
-    **{name: _ADVANCED for name in _API_OPTIONS if name not in {"base_url", "max_in_flight"}},
+    **dict.fromkeys(_API_OPTIONS.keys() - {"base_url", "max_in_flight"}, _ADVANCED),
     **dict.fromkeys(("overrides", "pool", "watching", "executor", "storage_options"), _ADVANCED),
     **dict.fromkeys(("samples_per_call", "max_failure_ratio", "start"), _ADVANCED),
     **dict.fromkeys(("api_key", "tables_url", "ledger_url"), _SECRET),
@@ -99,13 +104,8 @@ def _unrendered(resolve: Callable[..., object]) -> dg.Resolver:
     return dg.Resolver(resolve, model_field_type=str, inject_before_resolve=False)
 
 
-def _of_the_api(name: str) -> Any:  # noqa: ANN401 - pydantic's Field is of any type
-    field = ImagePipelineResource.model_fields[name]
-    return Field(field.default, description=field.description)
-
-
 @dg.scaffold_with(ImageDatasetScaffolder)
-class ImageDatasetComponent(ImageDataset, dg.Component, dg.Resolvable):
+class ImageDatasetComponent(_ApiOptions, ImageDataset, dg.Component, dg.Resolvable):
     """Prompt tables in, a moderated image dataset out.
 
     Secrets belong in the environment: write `api_key: "{{ env.IMAGEPIPELINE_API_KEY }}"`.
@@ -115,20 +115,6 @@ class ImageDatasetComponent(ImageDataset, dg.Component, dg.Resolvable):
         None,
         description=ImagePipelineResource.model_fields["api_key"].description,
     )
-    base_url: str = _of_the_api("base_url")
-    max_in_flight: int = _of_the_api("max_in_flight")
-    account_max_in_flight: int | None = _of_the_api("account_max_in_flight")
-    account_requests_per_second: float | None = _of_the_api("account_requests_per_second")
-    requests_per_second: float | None = _of_the_api("requests_per_second")
-    poll_min_seconds: float = _of_the_api("poll_min_seconds")
-    poll_max_seconds: float = _of_the_api("poll_max_seconds")
-    job_timeout_seconds: float = _of_the_api("job_timeout_seconds")
-    request_timeout_seconds: float = _of_the_api("request_timeout_seconds")
-    max_attempts: int = _of_the_api("max_attempts")
-    max_image_bytes: int = _of_the_api("max_image_bytes")
-    link_lifetime_hours: float = _of_the_api("link_lifetime_hours")
-    refusing_statuses: list[int] = _of_the_api("refusing_statuses")
-    allow_insecure: bool = _of_the_api("allow_insecure")
     storage: str = Field("data", description="A folder, or s3://bucket/prefix.")
     storage_options: dict[str, str] = Field(
         default={}, description=StorageResource.model_fields["write_options"].description
@@ -183,7 +169,7 @@ class ImageDatasetComponent(ImageDataset, dg.Component, dg.Resolvable):
             storage_options=self.storage_options,
             tables_url=referred(self.tables_url),
             ledger_url=referred(self.ledger_url),
-            **{name: getattr(self, name) for name in _API_OPTIONS},
+            **self.model_dump(include=set(_API_OPTIONS)),
         )
 
 

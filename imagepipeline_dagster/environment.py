@@ -7,9 +7,10 @@ from types import MappingProxyType
 from typing import Any
 
 import dagster as dg
+from pydantic import ValidationError
 from sqlalchemy.engine import URL
 
-from imagepipeline_dagster.api.address import AddressInvalid, check_key_is_safe, origin_of
+from imagepipeline_dagster.api.address import AddressInvalid
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.io_manager import ParquetIOManager
 from imagepipeline_dagster.resources import (
@@ -60,12 +61,10 @@ def resources_from_environment(
 def resources_for(
     *,
     api_key: str | None = None,
-    base_url: str = DEFAULT_BASE_URL,
     storage_uri: str = "data",
     storage_options: Mapping[str, str] = MappingProxyType({}),
     tables_url: str | None = None,
     ledger_url: str | None = None,
-    allow_insecure: bool = False,
     **api_options: Any,  # noqa: ANN401 - the fields of ImagePipelineResource
 ) -> dict[str, Any]:
     """Return the resources by their names in `build_definitions`.
@@ -81,18 +80,9 @@ def resources_for(
     storage = StorageResource(uri=storage_uri, write_options=dict(storage_options))
     tables = tables_url or _file_url(storage_uri, "tables.db", TABLES_URL)
     ledger = ledger_url or _file_url(storage_uri, "ledger.db", LEDGER_URL)
-    _check_base_url(base_url, has_key=api_key is not None, allow_insecure=allow_insecure)
     return {
-        "imagepipeline": ImagePipelineResource(
-            api_key=api_key,
-            base_url=base_url,
-            allow_insecure=allow_insecure,
-            **api_options,
-        ),
-        "tables": TablesResource(
-            url=tables,
-            create_samples=tables_url is None,
-        ),
+        "imagepipeline": _api(api_key=api_key, **api_options),
+        "tables": TablesResource(url=tables, create_samples=tables_url is None),
         "ledger": LedgerResource(url=ledger),
         "storage": storage,
         "io_manager": ParquetIOManager(storage=storage),
@@ -119,14 +109,15 @@ def _check_storage(storage_uri: str) -> None:
             raise EnvironmentInvalid(f"{STORAGE}: {error}") from error
 
 
-def _check_base_url(value: str, *, has_key: bool, allow_insecure: bool) -> None:
+def _api(**options: Any) -> ImagePipelineResource:  # noqa: ANN401 - its fields
     try:
-        origin = origin_of(value)
-        if has_key:
-            check_key_is_safe(origin, allow_insecure=allow_insecure)
-    except AddressInvalid as error:
+        return ImagePipelineResource(**options)
+    except ValidationError as error:
+        cause = error.errors()[0].get("ctx", {}).get("error")
+        if not isinstance(cause, AddressInvalid):
+            raise
         raise EnvironmentInvalid(
-            f"{BASE_URL}: {error}; it is a URL such as {DEFAULT_BASE_URL}"
+            f"{BASE_URL}: {cause}; it is a URL such as {DEFAULT_BASE_URL}"
         ) from error
 
 

@@ -114,7 +114,6 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
     max_image_bytes: int = Field(
         default=64 * 1024 * 1024, ge=1, description="A larger download is refused, bytes."
     )
-
     link_lifetime_hours: float = Field(
         default=24.0,
         ge=0,

@@ -24,7 +24,7 @@ def test_public_names_are_sorted_and_there() -> None:
 
 def test_a_name_that_is_not_there_says_so() -> None:
     """A wrong name is an AttributeError that repeats it, as for any module."""
-    with pytest.raises(AttributeError, match="no attribute 'ImageDatasett'"):
+    with pytest.raises(AttributeError, match="No imagepipeline_dagster attribute ImageDatasett"):
         getattr(imagepipeline_dagster, "ImageDatasett")  # noqa: B009 - no checker would allow it
 
 

@@ -52,7 +52,7 @@ class Grade(StrEnum):
     WRONG = "wrong"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """What is true of a part of the installation, and what to do about it."""
 
@@ -75,14 +75,11 @@ def findings_of(
     try:
         resources = resources_of()
     except (CorrectableError, ValueError) as error:
-        yield _wrong("settings", str(error))
+        yield Finding("settings", Grade.WRONG, str(error))
         return
-    api: ImagePipelineResource = resources["imagepipeline"]
-    tables: TablesResource = resources["tables"]
-    ledger: LedgerResource = resources["ledger"]
-    storage: StorageResource = resources["storage"]
+    api, storage, ledger = (resources[name] for name in ("imagepipeline", "storage", "ledger"))
     yield from _guarded("key", lambda: _key(api))
-    yield from _guarded("tables", lambda: _tables(tables, dataset))
+    yield from _guarded("tables", lambda: _tables(resources["tables"], dataset))
     yield from _guarded("storage", lambda: _storage(storage))
     yield from _guarded("ledger", lambda: _ledger(ledger, storage, api))
     yield from _guarded("dagster", lambda: _dagster(dataset, variables))
@@ -93,25 +90,19 @@ def _guarded(part: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Findi
     try:
         yield from look()
     except CorrectableError as error:
-        yield _wrong(part, str(error))
+        yield Finding(part, Grade.WRONG, str(error))
     except (OSError, ValueError) as error:
-        yield _wrong(part, str(error), _REMEDIES.get(part))
+        yield Finding(part, Grade.WRONG, str(error), _REMEDIES.get(part))
     except SQLAlchemyError as error:
-        yield _wrong(
-            part, cause_of(error), "check that the database runs, its URL, and what its user may do"
-        )
+        remedy = "check that the database runs, its URL, and what its user may do"
+        yield Finding(part, Grade.WRONG, cause_of(error), remedy)
 
 
-def _good(part: str, text: str) -> Finding:
-    return Finding(part=part, grade=Grade.GOOD, text=text)
-
-
-def _note(part: str, text: str, remedy: str | None = None) -> Finding:
-    return Finding(part=part, grade=Grade.NOTE, text=text, remedy=remedy)
-
-
-def _wrong(part: str, text: str, remedy: str | None = None) -> Finding:
-    return Finding(part=part, grade=Grade.WRONG, text=text, remedy=remedy)
+def _judged(part: str, trouble: str | None, *, well: str, remedy: str) -> Finding:
+    """Return that all is well with a part, or its trouble and what to do about it."""
+    if trouble:
+        return Finding(part, Grade.WRONG, trouble, remedy)
+    return Finding(part, Grade.GOOD, well)
 
 
 def _versions() -> Iterator[Finding]:
@@ -128,16 +119,12 @@ def _versions() -> Iterator[Finding]:
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
         if not requirement.specifier.contains(_installed(requirement.name) or "0", prereleases=True)
     ]
-    if broken:
-        yield _wrong(
-            "versions",
-            "; ".join(broken),
-            "install from the lock, or `pip install --upgrade` these packages together",
-        )
-    else:
-        yield _good(
-            "versions", f"{_DISTRIBUTION} {version(_DISTRIBUTION)} on dagster {dg.__version__}"
-        )
+    yield _judged(
+        "versions",
+        "; ".join(broken),
+        well=f"{_DISTRIBUTION} {version(_DISTRIBUTION)} on dagster {dg.__version__}",
+        remedy="install from the lock, or `pip install --upgrade` these packages together",
+    )
 
 
 def _installed(name: str) -> str | None:
@@ -149,20 +136,19 @@ def _installed(name: str) -> str | None:
 
 def _key(api: ImagePipelineResource) -> Iterator[Finding]:
     if api.emulated:
-        yield _note(
+        yield Finding(
             "key",
+            Grade.NOTE,
             "there is no API key: the emulator draws the pictures",
             "set IMAGEPIPELINE_API_KEY to buy real ones",
         )
         return
-
-    trouble = api.why_unusable()
-    if trouble is None:
-        yield _good("key", f"{api.base_url} takes the key")
-    else:
-        yield _wrong(
-            "key", trouble, "check IMAGEPIPELINE_API_KEY, IMAGEPIPELINE_BASE_URL and the network"
-        )
+    yield _judged(
+        "key",
+        api.why_unusable(),
+        well=f"{api.base_url} takes the key",
+        remedy="check IMAGEPIPELINE_API_KEY, IMAGEPIPELINE_BASE_URL and the network",
+    )
 
 
 def _tables(tables: TablesResource, dataset: ImageDataset) -> Iterator[Finding]:
@@ -170,10 +156,11 @@ def _tables(tables: TablesResource, dataset: ImageDataset) -> Iterator[Finding]:
         sets = len(source.prompt_sets())
         source.embeddings()
     if sets:
-        yield _good("tables", f"{sets:,} prompt sets")
+        yield Finding("tables", Grade.GOOD, f"{sets:,} prompt sets")
     else:
-        yield _note(
+        yield Finding(
             "tables",
+            Grade.NOTE,
             "the prompts table has no prompt set",
             "`imagepipeline-dagster import-prompts FILE` brings some",
         )
@@ -187,14 +174,12 @@ def _storage(resource: StorageResource) -> Iterator[Finding]:
         came_back = storage.read(path) == written
     finally:
         storage.delete(path)
-    if came_back:
-        yield _good("storage", f"{storage.uri} keeps what is written")
-    else:
-        yield _wrong(
-            "storage",
-            f"{storage.uri} gave other bytes back than were written",
-            "use a storage that shows a write at once",
-        )
+    yield _judged(
+        "storage",
+        None if came_back else f"{storage.uri} gave other bytes back than were written",
+        well=f"{storage.uri} keeps what is written",
+        remedy="use a storage that shows a write at once",
+    )
 
 
 def _ledger(
@@ -204,7 +189,7 @@ def _ledger(
         try:
             absent = ledger.is_absent
         except LedgerTooOld as error:
-            yield _note("ledger", str(error))
+            yield Finding("ledger", Grade.NOTE, str(error))
             return
         if absent:
             yield _without_ledger(ledger, storage.open())
@@ -212,27 +197,30 @@ def _ledger(
         check_ledger(ledger, storage.open())
         if api.emulated:
             refuse_emulator(ledger)
-        yield _good("ledger", f"{ledger.shown_url} is the one that the storage knows")
+        where = f"{ledger.shown_url} is the one that the storage knows"
+        yield Finding("ledger", Grade.GOOD, where)
         ahead = ledger.clock_ahead()
-    if abs(ahead) > _CLOCK_TOLERANCE:
-        yield _wrong(
-            "clock",
-            f"this machine's clock is {-ahead.total_seconds():+.0f} s off the database's",
-            "let NTP set the clocks: sensors, links and buckets go by them",
-        )
-    else:
-        yield _good("clock", "this machine and the database agree on the time")
+    is_off = abs(ahead) > _CLOCK_TOLERANCE
+    off = f"this machine's clock is {-ahead.total_seconds():+.0f} s off the database's"
+    yield _judged(
+        "clock",
+        off if is_off else None,
+        well="this machine and the database agree on the time",
+        remedy="let NTP set the clocks: sensors, links and buckets go by them",
+    )
 
 
 def _without_ledger(ledger: Ledger, storage: Storage) -> Finding:
     if is_known_to_ledgers(storage):
-        return _wrong(
+        return Finding(
             "ledger",
+            Grade.WRONG,
             f"there is none at {ledger.shown_url}, and another one bought into {storage.uri}",
             "name that one by IMAGEPIPELINE_LEDGER_URL; `imagepipeline-dagster ledger rebuild` "
             "makes a lost one anew",
         )
-    return _note("ledger", f"there is none at {ledger.shown_url} yet", "the first run makes it")
+    there = f"there is none at {ledger.shown_url} yet"
+    return Finding("ledger", Grade.NOTE, there, "the first run makes it")
 
 
 def _dagster(dataset: ImageDataset, variables: Mapping[str, str]) -> Iterator[Finding]:
@@ -242,8 +230,9 @@ def _dagster(dataset: ImageDataset, variables: Mapping[str, str]) -> Iterator[Fi
         raise
     except Exception as error:  # noqa: BLE001 - its storage is anybody's, with errors of its own
         # Not the error's text: it may quote a password of dagster.yaml.
-        yield _wrong(
+        yield Finding(
             "dagster",
+            Grade.WRONG,
             f"its instance cannot be opened ({type(error).__name__})",
             "check dagster.yaml, the variables that it names, and that its database runs; "
             "`dagster instance info` says more",
@@ -257,48 +246,46 @@ def _dagster(dataset: ImageDataset, variables: Mapping[str, str]) -> Iterator[Fi
 
 def _dagster_storage(instance: dg.DagsterInstance) -> Iterator[Finding]:
     url = getattr(instance.event_log_storage, "postgres_url", None)
-    # SQLAlchemy takes the plain form for a driver that dagster-postgres does not work with.
-    if url is not None and parsed_url(url).drivername != "postgresql+psycopg2":
-        yield _wrong(
+    if url is None:
+        yield Finding(
             "dagster",
-            "the instance's PostgreSQL URL does not begin with postgresql+psycopg2://",
-            "write it so, or `scheme: postgresql+psycopg2` below postgres_db",
-        )
-    elif url is None:
-        yield _note(
-            "dagster",
+            Grade.NOTE,
             "runs and events are in SQLite: good for one machine",
             "for more, begin with deploy/dagster.yaml",
         )
-    else:
-        yield _good("dagster", "runs and events are in PostgreSQL")
+        return
+    # SQLAlchemy takes the plain form for a driver that dagster-postgres does not work with.
+    of_another = parsed_url(url).drivername != "postgresql+psycopg2"
+    wrong = "the instance's PostgreSQL URL does not begin with postgresql+psycopg2://"
+    yield _judged(
+        "dagster",
+        wrong if of_another else None,
+        well="runs and events are in PostgreSQL",
+        remedy="write it so, or `scheme: postgresql+psycopg2` below postgres_db",
+    )
 
 
 def _pools(dataset: ImageDataset, instance: dg.DagsterInstance) -> Iterator[Finding]:
     pool = dataset.pool or dataset.named("imagepipeline_api")
-    limits = {limit.name: limit for limit in instance.event_log_storage.get_pool_limits()}
-    limit = limits.get(pool)
+    limits = {limit.name: limit.limit for limit in instance.event_log_storage.get_pool_limits()}
+    default = instance.global_op_concurrency_default_limit
     remedy = f"`dagster instance concurrency set {pool} 4`"
-    if limit is not None and not limit.from_default:
-        yield _good("pools", f"{pool} has a limit of {limit.limit}")
-    elif instance.global_op_concurrency_default_limit is not None:
-        yield _note(
-            "pools",
-            f"nobody set the limit of {pool}: before its first run Dagster knows none",
-            remedy,
-        )
+    if pool in limits:
+        yield Finding("pools", Grade.GOOD, f"{pool} has a limit of {limits[pool]}")
+    elif default is not None:
+        known = f"Dagster learns the limit of {pool} at its first run: the default of {default}"
+        yield Finding("pools", Grade.NOTE, known, remedy)
     else:
-        yield _wrong("pools", f"{pool} has no limit: any number of runs buy at once", remedy)
+        unlimited = f"{pool} has no limit: any number of runs buy at once"
+        yield Finding("pools", Grade.WRONG, unlimited, remedy)
 
 
 def _daemon(instance: dg.DagsterInstance) -> Iterator[Finding]:
     statuses = instance.get_daemon_statuses()
     silent = sorted(name for name, status in statuses.items() if not status.healthy)
-    if silent:
-        yield _wrong(
-            "daemon",
-            f"without a sign of life: {', '.join(silent).lower()}",
-            "start `dagster-daemon run` (`dagster dev` does), and look into its log",
-        )
-    else:
-        yield _good("daemon", "every daemon is alive")
+    yield _judged(
+        "daemon",
+        f"without a sign of life: {', '.join(silent).lower()}" if silent else None,
+        well="every daemon is alive",
+        remedy="start `dagster-daemon run` (`dagster dev` does), and look into its log",
+    )

@@ -80,8 +80,8 @@ def _in_bucket(patch: pytest.MonkeyPatch, folder: Path) -> None:
         patch.setenv(name, "/nonexistent")
 
 
-def _without_pools(folder: Path) -> None:
-    (folder / "home/dagster.yaml").write_text("telemetry: {enabled: false}\n")
+def _without_pools(folder: Path, *, default: str = "") -> None:
+    (folder / "home/dagster.yaml").write_text(f"telemetry: {{enabled: false}}\n{default}")
     with dg.DagsterInstance.from_config(str(folder / "home")) as instance:
         instance.event_log_storage.delete_concurrency_limit("imagepipeline_api")
 
@@ -194,6 +194,16 @@ def test_what_is_wrong_is_said(
     assert "hunter2" not in result.output
     assert API_KEY not in result.output
     assert installation.emulator.stats.bought_twice == ()
+
+
+def test_the_default_limit_of_pools_counts(installation: Shop, tmp_path: Path) -> None:
+    """Where dagster.yaml has a default, it is told; it is good once Dagster gave it to the pool."""
+    del installation
+    _without_pools(tmp_path, default="concurrency: {pools: {default_limit: 3}}\n")
+    assert grades()["pools"] == "note"
+    with dg.DagsterInstance.from_config(str(tmp_path / "home")) as instance:
+        instance.event_log_storage.initialize_concurrency_limit_to_default("imagepipeline_api")
+    assert "imagepipeline_api has a limit of 3" in do("doctor").output
 
 
 @pytest.mark.slow
