@@ -35,6 +35,7 @@ from benchmarks.vendor import Vendor
 P = ParamSpec("P")
 T = TypeVar("T")
 _DISTANT_SECONDS = 0.1
+_PICTURE_BYTES = 100_000
 _IN_FLIGHT = 32
 _SHARING = 4
 _REPETITIONS = 3
@@ -125,7 +126,12 @@ class Bench:
         with postgresql() as new_database:
             for count, processes in ((prompts // 10, 1), (prompts, 1), (prompts, 2)):
                 self._console.print(f"{count:,} prompts, {processes} at a time …", style="dim")
-                with Vendor(latency_seconds=0, concurrency=256) as vendor:
+                with Vendor(
+                    latency_seconds=0,
+                    concurrency=256,
+                    picture_bytes=_PICTURE_BYTES,
+                    answer_at_once=True,
+                ) as vendor:
                     place = self._place(vendor, new_database())
                     made = make_large_set(place, prompts=count, processes=processes)
                 self.large_sets.append(made)
@@ -199,7 +205,7 @@ class Bench:
 
     @contextmanager
     def _vendor(self) -> Iterator[Vendor]:
-        with Vendor(latency_seconds=0.2, concurrency=256, picture_bytes=100_000) as vendor:
+        with Vendor(latency_seconds=0.2, concurrency=256, picture_bytes=_PICTURE_BYTES) as vendor:
             yield vendor
 
     def _new_folder(self) -> Path:

@@ -28,12 +28,14 @@ class Vendor:
         latency_seconds: float = 1.0,
         concurrency: int = 32,
         picture_bytes: int = PICTURE_BYTES,
+        answer_at_once: bool = False,
     ) -> None:
         self.settings = EmulatorSettings(
             latency_seconds=latency_seconds,
             latency_spread=0.25,
             concurrency=concurrency,
             image_bytes=picture_bytes,
+            answer_at_once=answer_at_once,
         )
         self.url = ""
 

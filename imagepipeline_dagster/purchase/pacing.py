@@ -6,9 +6,10 @@ import asyncio
 import statistics
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 _SLOWEST_SECONDS = 20.0
 # How soon a pace that was changed is looked at again.
@@ -72,17 +73,26 @@ class Brake:
         self._gap = self._gap * 0.95 if self._gap > 0.001 else 0.0
 
 
+class _Latency(NamedTuple):
+    """How long a job took, or, where its first poll found it done, at most took."""
+
+    seconds: float
+    is_bound: bool
+
+
 class PollClock:
     """Learns how long jobs of a shape take, so that the first poll comes when one is likely done.
 
     The rule is measured (400 jobs of about a second): the first poll at the median of the last 64
-    latencies, then steps of a tenth of it, each a quarter longer than the one before.
+    latencies, then steps of a tenth of it, each a quarter longer than the one before. While no job
+    needed a second poll, all may have been done long before: the next is asked for in half the
+    time.
     """
 
     def __init__(self, *, poll_min_seconds: float, poll_max_seconds: float) -> None:
         self._poll_min = poll_min_seconds
         self._poll_max = poll_max_seconds
-        self._latencies: dict[Hashable, deque[float]] = defaultdict(lambda: deque(maxlen=64))
+        self._latencies: dict[Hashable, deque[_Latency]] = defaultdict(lambda: deque(maxlen=64))
 
     def timer(self, shape: Hashable) -> PollTimer:
         """Return the pauses before each poll of a job that was just accepted."""
@@ -94,12 +104,25 @@ class PollClock:
 
     def _usual(self, shape: Hashable) -> float | None:
         known = self._latencies[shape]
-        return statistics.median(known) if known else None
+        if not known:
+            return None
+        seconds = [latency.seconds for latency in known]
+        return min(seconds) / 2 if _are_bounds(known) else statistics.median(seconds)
 
     def learn(self, shape: Hashable, timer: PollTimer) -> None:
         """Take in that the timer's job was found done at its last poll."""
-        if timer.polls:
-            self._latencies[shape].append(timer.estimated_latency())
+        if not timer.polls:
+            return
+        known = self._latencies[shape]
+        latency = _Latency(timer.estimated_latency(), is_bound=timer.polls == 1)
+        if _are_bounds(known) and not latency.is_bound:
+            # They are far off now that one is known.
+            known.clear()
+        known.append(latency)
+
+
+def _are_bounds(latencies: Iterable[_Latency]) -> bool:
+    return all(latency.is_bound for latency in latencies)
 
 
 class PollTimer:

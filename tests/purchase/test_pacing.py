@@ -131,6 +131,21 @@ def test_the_estimate_follows_jobs_that_get_quicker(clock: Time) -> None:
     assert 0.85 <= first[-1] <= 1.1
 
 
+@pytest.mark.parametrize("before", [0, 100], ids=["from the start", "after slow ones"])
+def test_jobs_that_are_done_at_once_are_soon_asked_for_at_once(clock: Time, before: int) -> None:
+    """While each first poll finds its job done, the next comes after half the time."""
+    polls = PollClock(poll_min_seconds=0.5, poll_max_seconds=10.0)
+    for number in range(before + 100):
+        latency = 1.0 if number < before else 0.01
+        timer = polls.timer("shape")
+        began = clock.now
+        while clock.now - began < latency:
+            clock.now += next(timer)
+        polls.learn("shape", timer)
+
+    assert next(polls.timer("shape")) < 0.02
+
+
 def test_a_timer_measures_real_time() -> None:
     """Latency is counted from the moment that the job was accepted."""
     timer = PollClock(poll_min_seconds=0.01, poll_max_seconds=1.0).timer("shape")
