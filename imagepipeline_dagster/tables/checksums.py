@@ -59,8 +59,7 @@ def _summed_by_postgresql(
     row = sa.cast(sa.func.row(*_content_columns(table)), sa.Text)
     column = table.exact_prompt_set(connection)
     query = (
-        sa.select(column, sa.func.sum(sa.func.hashtextextended(row, 0)))
-        .select_from(table.clause())
+        table.select(column, sa.func.sum(sa.func.hashtextextended(row, 0)))
         .where(wanted)
         .group_by(column)
     )
@@ -71,9 +70,8 @@ def _summed_by_postgresql(
 def _summed_here(
     connection: sa.Connection, table: MappedTable, wanted: sa.ColumnElement[bool]
 ) -> Iterator[tuple[Any, int]]:
-    columns = [table.column("prompt_set"), *_content_columns(table)]
-    query = sa.select(*columns).select_from(table.clause()).where(wanted)
-    with connection.execute(query) as result:
+    query = table.select(table.column("prompt_set"), *_content_columns(table))
+    with connection.execute(query.where(wanted)) as result:
         # From the driver itself: SQLAlchemy's rows would add a fifth. SQLite's cursor streams.
         cursor: Any = result.cursor
         while rows := cursor.fetchmany(_CHUNK):

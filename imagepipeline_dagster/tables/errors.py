@@ -6,14 +6,7 @@ from imagepipeline_dagster.errors import CorrectableError
 
 
 class TablesError(CorrectableError):
-    """Something about the two tables that a person has to put right.
-
-    - TablesUnavailable: the database cannot be reached
-    - TableMissing: it has no such table
-    - ColumnMissing: the table has no such column
-    - RowRefused: the table's own rules do not allow a row
-    - SetsMerged: the database takes the names of two prompt sets for one
-    """
+    """Something about the two tables that a person has to put right."""
 
 
 class TablesUnavailable(TablesError):
@@ -30,7 +23,3 @@ class TableMissing(TablesError):
 
 class ColumnMissing(TablesError):
     """The table has no such column; names those that it has."""
-
-
-class SetsMerged(TablesError):
-    """The database takes the names of two prompt sets for one; names one of them."""

@@ -8,8 +8,9 @@ the values as they are read, not as they are stored: SQLite and PostgreSQL give 
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, content_json
@@ -62,10 +63,7 @@ def fingerprint_set(
 
 def fingerprint_embeddings(embeddings: Mapping[str, EmbeddingRow]) -> str:
     """Return the fingerprint of the whole embeddings table: 32 hex digits."""
-    rows = _Sum()
-    for embedding in embeddings.values():
-        rows.add(content_json(embedding))
-    return rows.fingerprint()
+    return fingerprint_used(embeddings, embeddings)
 
 
 def fingerprint_used(embedding_ids: Iterable[str], embeddings: Mapping[str, EmbeddingRow]) -> str:
@@ -113,34 +111,25 @@ class _Sum:
         return _digest(f"{self.count} {self.total:x}").hex()
 
 
-@dataclass(slots=True)
-class _SetSum:
-    prompts: _Sum = field(default_factory=_Sum)
-    embedding_ids: set[str] = field(default_factory=set)
-
-
 def _fingerprints(
     prompt_rows: Iterable[PromptRow], embeddings: Mapping[str, EmbeddingRow]
 ) -> dict[str, SetFingerprint]:
-    sums: dict[str, _SetSum] = {}
+    sums: defaultdict[str, _Sum] = defaultdict(_Sum)
+    used: defaultdict[str, set[str]] = defaultdict(set)
     for row in prompt_rows:
-        of_set = sums.setdefault(row.prompt_set, _SetSum())
-        of_set.prompts.add(content_json(row))
+        sums[row.prompt_set].add(content_json(row))
         if row.embeddings is not None:
-            of_set.embedding_ids.add(row.embeddings)
-    return {name: _fingerprint(name, of_set, embeddings) for name, of_set in sums.items()}
-
-
-def _fingerprint(
-    prompt_set: str, of_set: _SetSum, embeddings: Mapping[str, EmbeddingRow]
-) -> SetFingerprint:
-    return SetFingerprint(
-        prompt_set=prompt_set,
-        rows=of_set.prompts.count,
-        prompts=of_set.prompts.fingerprint(),
-        embeddings=fingerprint_used(of_set.embedding_ids, embeddings),
-        embedding_ids=frozenset(of_set.embedding_ids),
-    )
+            used[row.prompt_set].add(row.embeddings)
+    return {
+        name: SetFingerprint(
+            prompt_set=name,
+            rows=rows.count,
+            prompts=rows.fingerprint(),
+            embeddings=fingerprint_used(used[name], embeddings),
+            embedding_ids=frozenset(used[name]),
+        )
+        for name, rows in sums.items()
+    }
 
 
 def _digest(text: str, *, size: int = 16) -> bytes:

@@ -57,9 +57,15 @@ class MappedTable:
             return sa.cast(self.column("prompt_set"), sa.Text)
         return self.column("prompt_set")
 
-    def clause(self) -> sa.TableClause:
-        """Return the table, for FROM."""
-        return sa.table(self.mapping.name, schema=self.mapping.database_schema)
+    @property
+    def updated_at(self) -> sa.ColumnElement[Any]:
+        """The column of times; null where the table has none."""
+        return self.column("updated_at") if "updated_at" in self.types else sa.null()
+
+    def select(self, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+        """Return a query of these columns of the table."""
+        table = sa.table(self.mapping.name, schema=self.mapping.database_schema)
+        return sa.select(*columns).select_from(table)
 
 
 def rows_in(
@@ -72,8 +78,7 @@ def rows_in(
     """Yield a table's rows for which these conditions hold, some thousands in memory at a time."""
     names = tuple(table.types)
     query = (
-        sa.select(*map(table.column, names))
-        .select_from(table.clause())
+        table.select(*map(table.column, names))
         .where(*wanted)
         .order_by(*map(table.column, order_by))
         .execution_options(yield_per=_CHUNK)

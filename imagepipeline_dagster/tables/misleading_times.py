@@ -17,14 +17,11 @@ from imagepipeline_dagster.tables.values import read_time
 
 _SOON = dt.timedelta(days=1)  # clocks and time zones differ
 _CHUNK = 2_000  # rows in memory at a time
+_MOST_ROWS = 1_000_000  # they take some two of a tick's sixty seconds
 _TO_THE_SECOND = len("2026-05-01 12:00:00")
 _AS_ZERO = str.maketrans("123456789", "000000000")
 # Of seconds since 1970 and their fractions; fewer digits may count anything.
 _PARTS_OF_A_SECOND = {10: 1, 13: 10**3, 16: 10**6, 19: 10**9}
-
-
-_Row = Sequence[Any]
-"""A row's prompt set, its id and its time."""
 
 
 def misleading_time(prompts: PromptsTable, *, now: dt.datetime) -> str | None:
@@ -34,23 +31,18 @@ def misleading_time(prompts: PromptsTable, *, now: dt.datetime) -> str | None:
     their order in the database is that of the times.
     """
     table = prompts.table
-    if "updated_at" not in table.types:
-        return None
-    time = table.column("updated_at")
-    rows = sa.select(table.column("prompt_set"), table.column("prompt_id"), time).select_from(
-        table.clause()
-    )
-    newest_time = sa.select(sa.func.max(time)).select_from(table.clause()).scalar_subquery()
+    time = table.updated_at
+    rows = table.select(table.column("prompt_set"), table.column("prompt_id"), time)
+    newest_time = table.select(sa.func.max(time)).scalar_subquery()
     with prompts.reporting() as connection:
         newest = connection.execute(rows.where(time == newest_time).limit(1)).first()
         if newest is None:
             return None
-        problem = _problem_of(newest[2], now)
-        if problem:
+        if problem := _problem_of(newest[2], now):
             return _sentence(newest, problem)
         if isinstance(newest[2], dt.date):
             return None  # a column of times has no spellings
-        return _odd_spelling(connection, rows.where(time.is_not(None)))
+        return _odd_spelling(connection, rows.where(time.is_not(None)).limit(_MOST_ROWS))
 
 
 def _problem_of(newest: object, now: dt.datetime) -> str | None:
@@ -62,7 +54,7 @@ def _problem_of(newest: object, now: dt.datetime) -> str | None:
 
 def _odd_spelling(connection: sa.Connection, rows: sa.Select[Any]) -> str | None:
     counts: Counter[str] = Counter()
-    examples: dict[str, _Row] = {}
+    examples: dict[str, Sequence[Any]] = {}
     with connection.execute(rows.execution_options(yield_per=_CHUNK)) as result:
         for row in result:
             spelling = _spelling(row[2])
@@ -71,19 +63,15 @@ def _odd_spelling(connection: sa.Connection, rows: sa.Select[Any]) -> str | None
     if len(counts) < 2:
         return None
     (common, _), *_, (odd, _) = counts.most_common()
-    usual = examples[common]
-    return _sentence(
-        examples[odd],
-        f"spelled otherwise than {str(usual[2])!r} in {_name_of(usual)}",
-    )
+    prompt_set, prompt_id, time = examples[common]
+    usual = f"{str(time)!r} in {quoted(str(prompt_set), str(prompt_id))}"
+    return _sentence(examples[odd], f"spelled otherwise than {usual}")
 
 
-def _sentence(row: _Row, problem: str) -> str:
-    return f"updated_at of {_name_of(row)} is {str(row[2])!r}, {problem}"
-
-
-def _name_of(row: _Row) -> str:
-    return quoted(str(row[0]), str(row[1]))
+def _sentence(row: Sequence[Any], problem: str) -> str:
+    prompt_set, prompt_id, time = row
+    name = quoted(str(prompt_set), str(prompt_id))
+    return f"updated_at of {name} is {str(time)!r}, {problem}"
 
 
 def _digits_of(raw: object) -> str | None:

@@ -95,8 +95,7 @@ class SourceTables:
             table = self.prompts_table(connection)
             prompt_set, prompt_id = table.column("prompt_set"), table.column("prompt_id")
             query = (
-                sa.select(prompt_set, prompt_id)
-                .select_from(table.clause())
+                table.select(prompt_set, prompt_id)
                 .where(prompt_set.is_not(None))
                 .execution_options(yield_per=_CHUNK)
             )
@@ -198,12 +197,12 @@ class PromptsTable:
         names = frozenset(prompt_sets)
         return column.in_([raw for raw in self.set_values() if read_text(raw) in names])
 
-    def set_values(self) -> list[Any]:
-        """Return the names of the sets as the database has them."""
+    def set_values(self, *wanted: sa.ColumnElement[bool], at_most: int | None = None) -> list[Any]:
+        """Return the names of the sets with such rows, as the database has them."""
         column = self.exact_prompt_set
-        query = sa.select(column).distinct().select_from(self.table.clause())
+        query = self.table.select(column).distinct().where(column.is_not(None), *wanted)
         with self.reporting() as connection:
-            return list(connection.scalars(query.where(column.is_not(None))))
+            return list(connection.scalars(query.limit(at_most)))
 
 
 @contextlib.contextmanager

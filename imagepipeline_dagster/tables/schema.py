@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from imagepipeline_dagster.api.contract import TASKS, Task, canonical_json
 from imagepipeline_dagster.options import Options
-from imagepipeline_dagster.tables.values import Kind, reader_of
+from imagepipeline_dagster.tables.values import READERS, Kind
 
 PLACEMENTS: tuple[str, ...] = ("positive", "negative", "either")
 """Which prompt an embedding's trigger words belong in."""
@@ -171,7 +171,7 @@ def _columns(row_type: RowType) -> Mapping[str, Column]:
             kind=field.metadata["kind"],
             description=field.metadata["description"],
             choices=field.metadata["choices"],
-            reader=reader_of(field.metadata["kind"]),
+            reader=READERS[field.metadata["kind"]],
             required=field.default is dataclasses.MISSING,
         )
         for field in dataclasses.fields(row_type)

@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from imagepipeline_dagster.tables.errors import SetsMerged
+from imagepipeline_dagster.tables.errors import TablesError
 from imagepipeline_dagster.tables.reading import PromptsTable
 from imagepipeline_dagster.tables.values import read_text
 
@@ -36,18 +36,14 @@ def newest_time(prompts: PromptsTable) -> str | None:
     """Return the newest time in the prompts table; None where there is none, or no such column."""
     table = prompts.table
     with prompts.reporting() as connection:
-        if "updated_at" not in table.types:
-            return None
-        query = sa.select(sa.func.max(table.column("updated_at"))).select_from(table.clause())
-        return stored_time(connection.scalar(query))
+        return stored_time(connection.scalar(table.select(sa.func.max(table.updated_at))))
 
 
 def count_unassigned(prompts: PromptsTable) -> int:
     """Return the number of rows whose prompt set is null: nothing is made from them."""
     unassigned = prompts.table.column("prompt_set").is_(None)
-    query = sa.select(sa.func.count()).select_from(prompts.table.clause()).where(unassigned)
     with prompts.reporting() as connection:
-        return connection.scalar(query) or 0
+        return connection.scalar(prompts.table.select(sa.func.count()).where(unassigned)) or 0
 
 
 def sets_since(prompts: PromptsTable, newest: str, *, at_most: int) -> list[str]:
@@ -55,19 +51,8 @@ def sets_since(prompts: PromptsTable, newest: str, *, at_most: int) -> list[str]
 
     Counted from the whole second: a database's own clock may have no finer times.
     """
-    table = prompts.table
-    with prompts.reporting() as connection:
-        query = (
-            sa.select(prompts.exact_prompt_set)
-            .distinct()
-            .select_from(table.clause())
-            .where(
-                table.column("prompt_set").is_not(None),
-                table.column("updated_at") >= _whole_second(_time_of(newest)),
-            )
-            .limit(at_most)
-        )
-        return sorted({read_text(raw) or "" for raw in connection.scalars(query)})
+    is_late = prompts.table.updated_at >= _whole_second(_time_of(newest))
+    return sorted({read_text(raw) or "" for raw in prompts.set_values(is_late, at_most=at_most)})
 
 
 def summarise_sets(
@@ -81,10 +66,8 @@ def summarise_sets(
         if prompt_sets is not None:
             wanted = prompts.among(prompt_sets)
         exact = prompts.exact_prompt_set
-        newest = table.column("updated_at") if "updated_at" in table.types else sa.null()
         query = (
-            sa.select(exact, sa.func.count(), sa.func.max(newest))
-            .select_from(table.clause())
+            table.select(exact, sa.func.count(), sa.func.max(table.updated_at))
             .where(wanted)
             .group_by(exact)
             .order_by(exact)
@@ -99,19 +82,12 @@ def refuse_merged_sets(prompts: PromptsTable, prompt_sets: Collection[str]) -> N
     """Refuse a table in which one of these sets is found under another's name only.
 
     Raises:
-        SetsMerged: names it and the other.
+        TablesError: names it and the other.
     """
     for name in sorted(prompt_sets):
-        query = (
-            sa.select(prompts.exact_prompt_set)
-            .distinct()
-            .select_from(prompts.table.clause())
-            .where(prompts.among([name]))
-        )
-        with prompts.reporting() as connection:
-            names = sorted(read_text(raw) or "" for raw in connection.scalars(query))
+        names = sorted(read_text(raw) or "" for raw in prompts.set_values(prompts.among([name])))
         if names and name not in names:
-            raise SetsMerged(
+            raise TablesError(
                 f"The database takes the prompt sets {names[0]!r} and {name!r} for one: the "
                 "collation of the column prompt_set does not tell them apart. Give it one that "
                 "compares every character, or rename one of the sets."

@@ -212,7 +212,7 @@ def _list_in(raw: str) -> list[object] | None:
     return listed if isinstance(listed, list) else None
 
 
-_READERS: dict[Kind, Callable[[object], object]] = {
+READERS: dict[Kind, Callable[[object], object]] = {
     Kind.TEXT: read_text,
     Kind.WHOLE: read_whole,
     Kind.NUMBER: read_number,
@@ -220,12 +220,7 @@ _READERS: dict[Kind, Callable[[object], object]] = {
     Kind.WORDS: read_words,
     Kind.TIME: read_time,
 }
-
-
-def reader_of(kind: Kind) -> Callable[[object], object]:
-    """Return the function which reads a raw value as this kind."""
-    return _READERS[kind]
-
+"""The function which reads a raw value as each kind."""
 
 _SHOWN_VALUE = 60  # characters
 
