@@ -22,6 +22,7 @@ from imagepipeline_dagster.planning.prompts import validated_prompts
 from imagepipeline_dagster.planning.requests import plan_prompt_set
 from imagepipeline_dagster.purchase.images import images_of_plan
 from imagepipeline_dagster.purchase.purchase import Purchase
+from imagepipeline_dagster.purchase.uses import uses_of_plan
 from imagepipeline_dagster.tables.creating import create_tables, tables_metadata
 
 PROMPTS_OF_A_SET = 10
@@ -70,15 +71,8 @@ def make_sets_alone(place: Place, sets: int) -> MadeSets:
             )
             report = Purchase(
                 plan=plan,
-                prompts=prompts,
-                dataset=dataset.name,
-                run_id="bench",
-                ledger=ledger,
-                storage=storage,
-                open_client=api.open,
-                emulated=False,
-                allowance=dataset.allowance(api.origin),
-                settings=api.purchase_settings,
+                uses=uses_of_plan(plan, prompts, dataset=dataset.name, run_id="bench"),
+                means=dataset.means(api, ledger, storage, run_id="bench"),
             ).carry_out()
             moderation = moderate_set(
                 images_of_plan(prompts, plan, report.entries),

@@ -16,23 +16,24 @@ from typing import Any
 from sqlalchemy import Connection
 
 from imagepipeline_dagster.api.contract import request_for
+from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.emulator.drawing import draw_png
-from imagepipeline_dagster.ledger.budget import Allowance
-from imagepipeline_dagster.ledger.records import Claim, Hold, Outcome, Owner, StoredSample, Use
+from imagepipeline_dagster.ledger.records import Claim, Hold, Outcome, Owner, StoredSample
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.steps import (
     record_claim,
     record_stored,
     record_submitted,
     record_succeeded,
-    record_uses,
 )
+from imagepipeline_dagster.ledger.uses import Use, record_uses
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.planning.prompts import GenerationDefaults, Prompt, validated_prompts
 from imagepipeline_dagster.planning.requests import PlannedRequest, plan_prompt_set
 from imagepipeline_dagster.purchase.images import images_of_plan
 from imagepipeline_dagster.purchase.pictures import read_picture
 from imagepipeline_dagster.purchase.purchase import Purchase
+from imagepipeline_dagster.purchase.uses import uses_of_plan
 from imagepipeline_dagster.resources import ImagePipelineResource
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.storage.folder import LocalFolder
@@ -148,15 +149,8 @@ def _carry_out(
         plan = _plan(prompts, ledger, api)
         report = Purchase(
             plan=plan,
-            prompts=prompts,
-            dataset=_DATASET,
-            run_id="bench",
-            ledger=ledger,
-            storage=storage,
-            open_client=api.open,
-            emulated=True,
-            allowance=Allowance(scope=_DATASET),
-            settings=api.purchase_settings,
+            uses=uses_of_plan(plan, prompts, dataset=_DATASET, run_id="bench"),
+            means=ImageDataset().means(api, ledger, storage, run_id="bench"),
         ).carry_out()
         images = images_of_plan(prompts, plan, report.entries)
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
@@ -230,14 +224,17 @@ def _enter(connection: Connection, call: PlannedRequest, prompt: Prompt) -> None
         value_range=255,
     )
     use = Use(
+        dataset=_DATASET,
+        prompt_set=call.prompt_set,
         prompt_id=call.prompt_id,
         call_index=call.call_index,
         request_key=key,
         prompt_row=prompt.prompt_row,
         embedding_row=prompt.embedding_row,
+        run_id="before",
     )
     record_claim(connection, claim, owner=owner, lease_until=now, seen=0)
-    record_uses(connection, _DATASET, call.prompt_set, "before", [use])
+    record_uses(connection, [use])
     hold = Hold(request_key=key, owner=owner, attempt=1)
     record_submitted(connection, hold, job_id=f"job-{key}", links=())
     record_stored(connection, hold, sample)

@@ -30,8 +30,8 @@ from imagepipeline_dagster.databases import cause_of, parsed_url, shown_url
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.planning.prompts import token_problems
+from imagepipeline_dagster.purchase.means import PurchaseSettings
 from imagepipeline_dagster.purchase.pacing import Brake
-from imagepipeline_dagster.purchase.rounds import PurchaseSettings
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.storage.opening import folder_at, open_storage
 from imagepipeline_dagster.tables.overrides import Override, count_overrides, read_overrides

@@ -24,15 +24,17 @@ from imagepipeline_dagster.ledger.schema import attempts
 from imagepipeline_dagster.planning.prompts import GenerationDefaults, Prompt, validated_prompts
 from imagepipeline_dagster.planning.requests import PlannedRequest, plan_prompt_set
 from imagepipeline_dagster.purchase.images import GeneratedImage, images_of_plan
+from imagepipeline_dagster.purchase.means import Means, PurchaseSettings
 from imagepipeline_dagster.purchase.pacing import Brake
 from imagepipeline_dagster.purchase.purchase import Purchase, PurchaseReport
-from imagepipeline_dagster.purchase.rounds import PurchaseSettings
 from imagepipeline_dagster.purchase.state import PurchaseProgress
+from imagepipeline_dagster.purchase.uses import uses_of_plan
 from imagepipeline_dagster.storage.contract import Storage, image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow
 
 API_KEY = "a-key-for-tests"
+ALLOWANCE = Allowance(scope="images@emulator")
 SMALL = GenerationDefaults(width=64, height=64)
 QUICK = PurchaseSettings(
     max_in_flight=4,
@@ -117,6 +119,21 @@ class Buyer:
         ) as client:
             yield client
 
+    def means(
+        self, ledger: Ledger, *, run_id: str = "run", allowance: Allowance = ALLOWANCE
+    ) -> Means:
+        """Return what this buyer buys with."""
+        return Means(
+            ledger=ledger,
+            storage=self.storage,
+            open_client=self.client,
+            origin="emulator",
+            emulated=True,
+            allowance=allowance,
+            settings=self.settings,
+            run_id=run_id,
+        )
+
     def plan(self, prompts: Sequence[Prompt]) -> list[PlannedRequest]:
         """Return the set's plan as the ledger stands."""
         with self.open_ledger() as ledger:
@@ -136,29 +153,25 @@ class Buyer:
         run_id: str = "run",
         storage: Storage | None = None,
         open_client: OpenClient | None = None,
-        allowance: Allowance = Allowance(scope="images@emulator"),  # noqa: B008 - frozen
+        allowance: Allowance = ALLOWANCE,
         on_progress: Callable[[PurchaseProgress], None] = lambda _: None,
         **settings: float | None,
     ) -> Bought:
         """Plan the set, carry the plan out, and return what came of it."""
         plan = self.plan(prompts)
         with self.open_ledger() as ledger:
-            report = Purchase(
-                plan=plan,
-                prompts=prompts,
-                dataset="images",
-                run_id=run_id,
-                ledger=ledger,
+            means = dataclasses.replace(
+                self.means(ledger, run_id=run_id, allowance=allowance),
                 storage=storage or self.storage,
                 open_client=open_client or self.client,
-                emulated=True,
-                allowance=allowance,
-                on_progress=on_progress,
                 settings=dataclasses.replace(
                     self.settings,
                     **settings,  # type: ignore[arg-type] # whole and other numbers alike
                 ),
-            ).carry_out()
+            )
+            uses = uses_of_plan(plan, prompts, dataset="images", run_id=run_id)
+            purchase = Purchase(plan=plan, uses=uses, means=means, on_progress=on_progress)
+            report = purchase.carry_out()
             entries = ledger.entries(call.request_key for call in plan)
         images = images_of_plan(prompts, plan, entries)
         return Bought(report=report, plan=plan, entries=entries, images=images)

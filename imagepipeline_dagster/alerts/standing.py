@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from imagepipeline_dagster.alerts.alert import Alert
 from imagepipeline_dagster.ledger.budget import Allowance, Period
-from imagepipeline_dagster.ledger.decisions import UndecidedRequest, unknown_requests
+from imagepipeline_dagster.ledger.decisions import unknown_requests
+from imagepipeline_dagster.ledger.records import Entry
 from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.uses import uses_of
 from imagepipeline_dagster.planning.forecast import SetPlan
 
 _NAMED = 10
@@ -36,11 +38,10 @@ def standing_alerts(
         link: the dataset's page in Dagster's UI.
     """
     yield from _about_budget(ledger, allowance, dataset, nearly, today, link)
-    mine = [
-        request
-        for request in unknown_requests(ledger)
-        if dataset in {call.dataset for call in request.calls}
-    ]
+    lost = unknown_requests(ledger)
+    with ledger.reading() as connection:
+        uses = uses_of(connection, (entry.request_key for entry in lost))
+    mine = [it for it in lost if dataset in {use.dataset for use in uses[it.request_key]}]
     if mine:
         yield _about_unknown(mine, dataset, link)
     if waiting:
@@ -80,7 +81,7 @@ def _about_budget(
     )
 
 
-def _about_unknown(lost: Sequence[UndecidedRequest], dataset: str, link: str | None) -> Alert:
+def _about_unknown(lost: Sequence[Entry], dataset: str, link: str | None) -> Alert:
     images = sum(request.samples for request in lost)
     return Alert(
         title=f"{dataset}: {len(lost):,} requests are unknown",

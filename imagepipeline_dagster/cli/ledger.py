@@ -22,6 +22,7 @@ from imagepipeline_dagster.cli.terminal import (
     agree,
     count_of,
     field_lines,
+    fields_of,
     moment,
     why_option,
     yes_option,
@@ -30,10 +31,10 @@ from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.ledger.decisions import LedgerDecision, UndecidedRequest
+    from imagepipeline_dagster.ledger.decisions import LedgerDecision
     from imagepipeline_dagster.ledger.records import Entry
     from imagepipeline_dagster.ledger.requests import Ledger
-    from imagepipeline_dagster.ledger.uses import PromptCall
+    from imagepipeline_dagster.ledger.uses import Use
     from imagepipeline_dagster.purchase.rebuild import Restored
 
 
@@ -51,13 +52,27 @@ def ledger_group() -> None:
 def ledger_unknown(*, dataset: ImageDataset) -> Answer:
     """List the requests of which nobody knows whether they were bought."""
     from imagepipeline_dagster.ledger.decisions import unknown_requests
+    from imagepipeline_dagster.ledger.uses import uses_of
 
-    with present_ledger(dataset) as ledger:
+    with present_ledger(dataset) as ledger, ledger.reading() as connection:
         lost = unknown_requests(ledger)
-    return Answer({"unknown": [asdict(request) for request in lost]}, _unknown_lines(lost))
+        uses = uses_of(connection, (request.request_key for request in lost))
+    facts = [
+        fields_of(request, *_OF_UNKNOWN)
+        | {"calls": [fields_of(use, *_OF_CALL) for use in uses[request.request_key]]}
+        for request in lost
+    ]
+    return Answer({"unknown": facts}, _unknown_lines(lost, uses))
 
 
-def _unknown_lines(lost: Sequence[UndecidedRequest]) -> Iterator[str]:
+_OF_UNKNOWN = (
+    *("request_key", "claimed_at", "endpoint", "emulated"),
+    *("run_id", "job_id", "samples", "error"),
+)
+_OF_CALL = ("dataset", "prompt_set", "prompt_id", "call_index")
+
+
+def _unknown_lines(lost: Sequence[Entry], uses: Mapping[str, Sequence[Use]]) -> Iterator[str]:
     if not lost:
         yield _NONE_UNKNOWN
         return
@@ -66,7 +81,7 @@ def _unknown_lines(lost: Sequence[UndecidedRequest]) -> Iterator[str]:
         yield f"{request.request_key[:_KEY_DIGITS]}  {count_of(request.samples, 'image')}"
         yield from field_lines(
             {
-                "prompt": [call_text(call) for call in request.calls],
+                "prompt": [call_text(use) for use in uses[request.request_key]],
                 "claimed": moment(request.claimed_at),
                 "sent to": request.endpoint + emulated,
                 "job": request.job_id,
@@ -159,31 +174,24 @@ def rebuild(*, unbought: bool, yes: bool, dataset: ImageDataset) -> Answer:
     A request that the tables do not show as bought may have been bought by a run that never came to
     its end. It becomes unknown, and no run sends it until you decide.
     """
-    from imagepipeline_dagster.api.contract import submit_path
     from imagepipeline_dagster.purchase.rebuild import Rebuilding, StoredTables
 
     resources = resources_of(dataset)
-    api = resources["imagepipeline"]
+    api, storage = resources["imagepipeline"], resources["storage"].open()
     folders = {
         asset: "/".join(dataset.key(asset).path)
         for asset in ("prompt_sets", "generation_requests", "generated_images")
     }
-    rebuilding = Rebuilding(
-        storage=resources["storage"].open(),
-        tables=StoredTables(**folders),
-        dataset=dataset.name,
-        allowance=dataset.allowance(api.origin),
-        endpoint=lambda task: f"{api.origin}{submit_path(task)}",
-        emulated=api.emulated,
-        unbought=unbought,
-    )
     with configured_ledger(dataset, create=True) as ledger:
-        agree(
-            f"Restore {dataset.name} from {rebuilding.storage.uri} in {ledger.shown_url}?",
-            yes=yes,
+        agree(f"Restore {dataset.name} from {storage.uri} in {ledger.shown_url}?", yes=yes)
+        rebuilding = Rebuilding(
+            means=dataset.means(api, ledger, storage, run_id="rebuild"),
+            tables=StoredTables(**folders),
+            dataset=dataset.name,
+            unbought=unbought,
         )
-        restored = [part for part in rebuilding.restore(ledger) if part.requests]
-        strangers = rebuilding.adopt(ledger)
+        restored = [part for part in rebuilding.restore() if part.requests]
+        strangers = rebuilding.adopt()
     facts = {"restored": [asdict(part) for part in restored], "strangers": strangers}
     return Answer(facts, _restored_lines(restored, strangers))
 
@@ -245,16 +253,9 @@ def refetch(*, keys: tuple[str, ...], dataset: ImageDataset) -> Answer:
     with present_ledger(dataset) as ledger:
         entries = entries_named(ledger, keys)
         resources = resources_of(dataset)
-    api = resources["imagepipeline"]
+    api, storage = resources["imagepipeline"], resources["storage"].open()
     with configured_ledger(dataset, create=True) as ledger:
-        answers = ask_again(
-            entries,
-            ledger=ledger,
-            storage=resources["storage"].open(),
-            open_client=api.open,
-            origin=api.origin,
-            emulated=api.emulated,
-        )
+        answers = ask_again(entries, dataset.means(api, ledger, storage, run_id="refetch"))
         sets = _sets_of(ledger, entries)
     lines = []
     for answer in answers:
@@ -324,14 +325,13 @@ def _set_text(of: Mapping[str, str]) -> str:
 
 
 def _sets_of(ledger: Ledger, entries: Iterable[Entry]) -> list[dict[str, str]]:
-    from imagepipeline_dagster.ledger.uses import calls_of
+    from imagepipeline_dagster.ledger.uses import sets_using
 
     with ledger.reading() as connection:
-        calls = [call for entry in entries for call in calls_of(connection, entry.request_key)]
-    names = {(call.dataset, call.prompt_set) for call in calls}
-    return [{"dataset": dataset, "prompt_set": name} for dataset, name in sorted(names)]
+        names = sets_using(connection, (entry.request_key for entry in entries))
+    return [{"dataset": dataset, "prompt_set": name} for dataset, name in names]
 
 
-def call_text(call: PromptCall) -> str:
+def call_text(use: Use) -> str:
     """Return which call of which prompt it is."""
-    return f"{quoted(call.prompt_set, call.prompt_id)}, call {call.call_index} of {call.dataset}"
+    return f"{quoted(use.prompt_set, use.prompt_id)}, call {use.call_index} of {use.dataset}"

@@ -17,6 +17,7 @@ from imagepipeline_dagster.cli.terminal import (
     agree,
     count_of,
     field_lines,
+    fields_of,
     json_lines,
     moment,
     shown_id,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.ledger.lineage import ImageLineage, RequestUse, SampleLineage
     from imagepipeline_dagster.ledger.requests import Ledger
+    from imagepipeline_dagster.ledger.uses import Use
     from imagepipeline_dagster.purchase.likeness import Comparison
     from imagepipeline_dagster.purchase.replay import ReplayReport
     from imagepipeline_dagster.storage.contract import Storage
@@ -63,17 +65,19 @@ def lineage(
     with configured_ledger(dataset, create=False) as ledger:
         if image is None:
             uses = uses_named(ledger, prompt, embedding)
-            images = {sha256 for use in uses for sha256 in use.images}
-            sets = {use.use.call.prompt_set for use in uses}
+            images = {sha256 for of in uses for sha256 in of.images}
+            sets = {of.use.prompt_set for of in uses}
         else:
             traced = lineage_of(ledger, image)
             images = {traced.image_sha256}
-            sets = {use.call.prompt_set for of in traced.samples for use in of.uses}
+            sets = {use.prompt_set for of in traced.samples for use in of.uses}
     fates = _fates(dataset, storage, sets, images)
     if image is None:
-        return Answer([_use_as_json(use, fates) for use in uses], _uses_lines(uses, fates))
+        return Answer([_request_as_json(of, fates) for of in uses], _uses_lines(uses, fates))
     fate = fates[traced.image_sha256]
-    return Answer(_as_json(traced) | fate, _lineage_lines(traced, fate))
+    told = [_sample_as_json(of) for of in traced.samples]
+    facts = {"image_sha256": traced.image_sha256, "samples": told} | fate
+    return Answer(facts, _lineage_lines(traced, fate))
 
 
 def uses_named(ledger: Ledger, prompt: str | None, embedding: str | None) -> list[RequestUse]:
@@ -116,18 +120,19 @@ def _uses_lines(
 ) -> Iterator[str]:
     if not uses:
         yield "The ledger knows no request of it: nothing was asked for yet."
-    for use in uses:
-        emulated = " (emulator)" if use.emulated else ""
-        yield f"request {use.request_key}: {use.state}{emulated}"
+    for of in uses:
+        use, entry = of
+        emulated = " (emulator)" if entry.emulated else ""
+        yield f"request {entry.request_key}: {entry.state}{emulated}"
         yield from field_lines(
             {
-                "prompt": call_text(use.use.call),
-                "used": moment(use.use.used_at),
-                "request": json_lines(use.request),
-                "embedding": use.embedding_version and f"version {use.embedding_version}",
-                "job": shown_id(use.job_id) if use.job_id else None,
-                "run": use.use.run_id,
-                "images": [_image_text(sha256, fates[sha256]) for sha256 in use.images],
+                "prompt": call_text(use),
+                "used": moment(use.used_at),
+                "request": json_lines(entry.request),
+                "embedding": entry.embedding_version and f"version {entry.embedding_version}",
+                "job": shown_id(entry.job_id) if entry.job_id else None,
+                "run": use.run_id,
+                "images": [_image_text(sha256, fates[sha256]) for sha256 in of.images],
             }
         )
 
@@ -137,19 +142,20 @@ def _image_text(sha256: str, fate: Mapping[str, list[str]]) -> str:
     return f"{sha256} {'; '.join(fate['verdicts']) or 'not moderated'}{releases}"
 
 
-def _use_as_json(use: RequestUse, fates: Mapping[str, dict[str, list[str]]]) -> dict[str, Any]:
-    call = dataclasses.asdict(use.use.call)
-    fields = dataclasses.asdict(use)
-    del fields["use"]
+def _request_as_json(of: RequestUse, fates: Mapping[str, dict[str, list[str]]]) -> dict[str, Any]:
     return {
-        **call,
-        "used_at": use.use.used_at,
-        "run_id": use.use.run_id,
-        "prompt_row": json.loads(use.use.prompt_row),
-        "embedding_row": json.loads(use.use.embedding_row) if use.use.embedding_row else None,
-        **fields,
-        "request": json.loads(use.request),
-        "images": [{"image_sha256": sha256, **fates[sha256]} for sha256 in use.images],
+        **_use_as_json(of.use),
+        **fields_of(of.entry, "request_key", "state", "embedding_version", "job_id", "emulated"),
+        "request": json.loads(of.entry.request),
+        "images": [{"image_sha256": sha256, **fates[sha256]} for sha256 in of.images],
+    }
+
+
+def _use_as_json(use: Use) -> dict[str, Any]:
+    return {
+        **fields_of(use, "dataset", "prompt_set", "prompt_id", "call_index", "run_id", "used_at"),
+        "prompt_row": json.loads(use.prompt_row),
+        "embedding_row": json.loads(use.embedding_row) if use.embedding_row else None,
     }
 
 
@@ -169,31 +175,20 @@ def replay(*, image: str, yes: bool, elsewhere: bool, dataset: ImageDataset) -> 
 
     resources = resources_of(dataset)
     api = resources["imagepipeline"]
-    origin = api.origin
     with configured_ledger(dataset, create=False) as ledger:
         original = lineage_of(ledger, image)
     with configured_ledger(dataset, create=True) as ledger:
-        again = Replay(
-            original,
-            ledger=ledger,
-            origin=origin,
-            emulated=api.emulated,
-            elsewhere=elsewhere,
-        )
+        storage = resources["storage"].open()
+        means = dataset.means(api, ledger, storage, run_id=f"replay-{uuid.uuid4()}")
+        again = Replay(original, means, elsewhere=elsewhere)
         agree(f"This buys {count_of(again.images, 'image')}. Go on?", yes=yes or api.emulated)
-        report = again.carry_out(
-            storage=resources["storage"].open(),
-            open_client=api.open,
-            settings=api.purchase_settings,
-            allowance=dataset.allowance(origin),
-            run_id=f"replay-{uuid.uuid4()}",
-        )
+        report = again.carry_out()
     facts = {**dataclasses.asdict(report), "likeness": report.likeness}
     return Answer(facts, _replay_lines(report))
 
 
 def _lineage_lines(image: ImageLineage, fate: Mapping[str, list[str]]) -> Iterator[str]:
-    first = image.samples[0]
+    first = image.samples[0].sample
     yield f"image {image.image_sha256}"
     yield from field_lines(
         {
@@ -204,38 +199,39 @@ def _lineage_lines(image: ImageLineage, fate: Mapping[str, list[str]]) -> Iterat
             "releases": ", ".join(fate["releases"]) or "none",
         }
     )
-    for number, sample in enumerate(image.samples, start=1):
+    for number, traced in enumerate(image.samples, start=1):
         of = f" {number} of {len(image.samples)} with these bytes" if len(image.samples) > 1 else ""
         yield f"\nsample{of}"
-        yield from field_lines(_sample_fields(sample))
+        yield from field_lines(_sample_fields(traced))
 
 
-def _sample_fields(sample: SampleLineage) -> dict[str, str | list[str] | None]:
+def _sample_fields(traced: SampleLineage) -> dict[str, str | list[str] | None]:
+    sample, entry, job = traced.sample, traced.entry, traced.job
     index = "unknown" if sample.sample_index is None else str(sample.sample_index)
-    emulated = " (emulator: nothing was paid)" if sample.emulated else ""
+    emulated = " (emulator: nothing was paid)" if entry.emulated else ""
     return {
-        "prompt": [call_text(use.call) for use in sample.uses],
-        "prompt row": _rows_lines(use.prompt_row for use in sample.uses),
-        "embedding": sample.embedding_version and f"version {sample.embedding_version}",
-        "embedding row": _rows_lines(use.embedding_row for use in sample.uses),
-        "task": sample.task,
-        "request": json_lines(sample.request),
-        "request key": sample.request_key,
-        "seed": f"{sample.seed}, sample {index} of {sample.samples} in its call (from 0)",
-        "job": shown_id(sample.job_id) if sample.job_id else "the API named none",
-        "run": sample.run_id,
-        "endpoint": sample.endpoint + emulated,
-        "submitted": moment(sample.submitted_at),
+        "prompt": [call_text(use) for use in traced.uses],
+        "prompt row": _rows_lines(use.prompt_row for use in traced.uses),
+        "embedding": entry.embedding_version and f"version {entry.embedding_version}",
+        "embedding row": _rows_lines(use.embedding_row for use in traced.uses),
+        "task": entry.task,
+        "request": json_lines(entry.request),
+        "request key": entry.request_key,
+        "seed": f"{traced.seed}, sample {index} of {entry.samples} in its call (from 0)",
+        "job": shown_id(job.job_id) if job.job_id else "the API named none",
+        "run": job.run_id,
+        "endpoint": entry.endpoint + emulated,
+        "submitted": moment(job.submitted_at),
         "stored": moment(sample.stored_at),
         "outcome": sample.outcome,
         "earlier": [
             f"attempt {attempt.attempt}: job {shown_id(attempt.job_id or 'unknown')}, "
             f"{attempt.failure}, {moment(attempt.ended_at)}, {attempt.error}"
-            for attempt in sample.earlier
+            for attempt in traced.earlier
         ],
         "decided": [
             f"{moment(decided.decided_at)} {decided.decision} by {decided.who}: {decided.why}"
-            for decided in sample.decisions
+            for decided in traced.decisions
         ],
     }
 
@@ -248,15 +244,24 @@ def _rows_lines(rows: Iterable[str | None]) -> list[str]:
     return lines
 
 
-def _as_json(image: ImageLineage) -> dict[str, Any]:
-    image_fields = dataclasses.asdict(image)
-    for sample in image_fields["samples"]:
-        sample["request"] = json.loads(sample["request"])
-        for use in sample["uses"]:
-            use.update(use.pop("call"))
-            for name in ("prompt_row", "embedding_row"):
-                use[name] = json.loads(use[name]) if use[name] else None
-    return image_fields
+_OF_REQUEST = ("request_key", "task", "embedding_version", "samples", "endpoint", "emulated")
+_OF_SAMPLE = (
+    *("slot", "sample_index", "outcome", "stored_at", "uri", "format"),
+    *("pixel_width", "pixel_height", "bytes"),
+)
+
+
+def _sample_as_json(of: SampleLineage) -> dict[str, Any]:
+    return {
+        **fields_of(of.entry, *_OF_REQUEST),
+        **fields_of(of.sample, *_OF_SAMPLE),
+        **fields_of(of.job, "job_id", "run_id", "submitted_at"),
+        "seed": of.seed,
+        "request": json.loads(of.entry.request),
+        "uses": [_use_as_json(use) for use in of.uses],
+        "earlier": [dataclasses.asdict(attempt) for attempt in of.earlier],
+        "decisions": [dataclasses.asdict(decision) for decision in of.decisions],
+    }
 
 
 _LIKENESS = {

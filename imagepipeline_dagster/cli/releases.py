@@ -260,7 +260,7 @@ def withdraw(
             images = {lineage_of(ledger, image).image_sha256}
         else:
             uses = uses_named(ledger, prompt, embedding)
-            images = {sha256 for use in uses for sha256 in use.images}
+            images = {sha256 for of in uses for sha256 in of.images}
     if not images:
         raise click.ClickException("The ledger knows no picture of it.")
     pictures = count_of(len(images), "picture")

@@ -229,19 +229,14 @@ class _Batch:
         plan = plan_set(dataset, name, prompts.table, api=self.api, ledger=self.ledger)
         self._keep(made, made.stage, plan, _no_checks, tables)
         made.stage = "generated_images"
-        settings = self.api.purchase_settings
+        means = dataset.means(self.api, self.ledger, self.storage, run_id=self.run_id)
+        places = max(1, means.settings.max_in_flight // _SETS_AT_ONCE)
         to_buy = SetToBuy(
             dataset=dataset,
             prompt_set=name,
             prompts=prompts.table,
             plan=plan.table,
-            api=self.api,
-            ledger=self.ledger,
-            storage=self.storage,
-            settings=replace(
-                settings, max_in_flight=max(1, settings.max_in_flight // _SETS_AT_ONCE)
-            ),
-            run_id=self.run_id,
+            means=replace(means, settings=replace(means.settings, max_in_flight=places)),
             log=self.log,
             on_start=partial(self._begin, name),
         )

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 import dagster as dg
 from pydantic import Field, model_validator
 
 from imagepipeline_dagster.ledger.budget import SMALLEST_PRICE, Allowance, Budget
+from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.options import Options, bounded
 from imagepipeline_dagster.planning.approval import Approval
 from imagepipeline_dagster.planning.prompts import GenerationDefaults
 from imagepipeline_dagster.purchase.canaries import Canaries
+from imagepipeline_dagster.purchase.means import Means
 from imagepipeline_dagster.release.policy import ReleasePolicy
+from imagepipeline_dagster.resources import ImagePipelineResource
+from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.mapped import check_mapping
 from imagepipeline_dagster.tables.overrides import OVERRIDES
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping, columns_of
@@ -155,6 +160,21 @@ class ImageDataset(Options):
             price_per_image=self.price_per_image,
             budget=self.budget,
             currency=self.currency,
+        )
+
+    def means(
+        self, api: ImagePipelineResource, ledger: Ledger, storage: Storage, *, run_id: str
+    ) -> Means:
+        """Return what a run of this dataset buys with."""
+        return Means(
+            ledger=ledger,
+            storage=storage,
+            open_client=api.open,
+            origin=api.origin,
+            emulated=api.emulated,
+            allowance=self.allowance(api.origin),
+            settings=replace(api.purchase_settings, max_failure_ratio=self.max_failure_ratio),
+            run_id=run_id,
         )
 
     def canaries_price(self, allowance: Allowance) -> str | None:

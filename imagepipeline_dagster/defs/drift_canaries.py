@@ -36,20 +36,10 @@ def build_drift_canaries(dataset: ImageDataset) -> list[Any]:
         storage: StorageResource,
     ) -> dg.MaterializeResult[None]:
         with ledger.open() as opened:
+            means = dataset.means(imagepipeline, opened, storage.open(), run_id=context.run.run_id)
+            today = dt.datetime.now(dt.UTC).date()
             try:
-                buy_canaries(
-                    pinned,
-                    ledger=opened,
-                    storage=storage.open(),
-                    origin=imagepipeline.origin,
-                    emulated=imagepipeline.emulated,
-                    open_client=imagepipeline.open,
-                    settings=imagepipeline.purchase_settings,
-                    allowance=dataset.allowance(imagepipeline.origin),
-                    approval=dataset.approval,
-                    today=dt.datetime.now(dt.UTC).date(),
-                    run_id=context.run.run_id,
-                )
+                buy_canaries(pinned, means, approval=dataset.approval, today=today)
             except CorrectableError as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
         return dg.MaterializeResult(metadata={"canaries": len(pinned)})

@@ -5,7 +5,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import dagster as dg
@@ -25,7 +25,7 @@ from imagepipeline_dagster.defs.plan_metadata import plan_figures
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.stage import SHARD_RETRIES, Made, StageCheck, build_checks
 from imagepipeline_dagster.ledger.bought import refuse_emulator
-from imagepipeline_dagster.ledger.budget import Allowance, BudgetReached
+from imagepipeline_dagster.ledger.budget import BudgetReached
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.partition_names import prompt_set_of
@@ -40,11 +40,11 @@ from imagepipeline_dagster.purchase.images import (
     images_of_plan,
     noting_why_withheld,
 )
+from imagepipeline_dagster.purchase.means import Means
 from imagepipeline_dagster.purchase.purchase import Purchase, PurchaseReport
-from imagepipeline_dagster.purchase.rounds import PurchaseSettings
+from imagepipeline_dagster.purchase.uses import uses_of_plan
 from imagepipeline_dagster.resources import ImagePipelineResource, LedgerResource, StorageResource
 from imagepipeline_dagster.rows import StoredTable, content_hash
-from imagepipeline_dagster.storage.contract import Storage
 
 _ROWS_SHOWN = 50
 
@@ -69,6 +69,7 @@ class SetToBuy:
     Attributes:
         prompts: the table of its prompts.
         plan: the table of its calls.
+        means: what it is bought with.
         on_start: gets each purchase before it begins, to interrupt it.
     """
 
@@ -76,18 +77,9 @@ class SetToBuy:
     prompt_set: str
     prompts: StoredTable
     plan: StoredTable
-    api: ImagePipelineResource
-    ledger: Ledger
-    storage: Storage
-    settings: PurchaseSettings
-    run_id: str
+    means: Means
     log: logging.Logger
     on_start: Callable[[Purchase], None] = lambda _: None
-
-    @property
-    def allowance(self) -> Allowance:
-        """What may be spent."""
-        return self.dataset.allowance(self.api.origin)
 
     @property
     def shards(self) -> list[Shard]:
@@ -96,15 +88,15 @@ class SetToBuy:
 
     def why_withheld(self) -> NotApproved | None:
         """Return why nothing may be bought now."""
-        if self.api.emulated:
-            refuse_emulator(self.ledger)
+        if self.means.emulated:
+            refuse_emulator(self.means.ledger)
         return why_withheld(
             self.plan.rows(PlannedRequest),
             self.dataset.approval,
             prompt_set=self.prompt_set,
             dataset=self.dataset.name,
-            ledger=self.ledger,
-            allowance=self.allowance,
+            ledger=self.means.ledger,
+            allowance=self.means.allowance,
             now=dt.datetime.now(dt.UTC),
         )
 
@@ -113,15 +105,8 @@ class SetToBuy:
         prompts, plan = shard.rows(self.prompts, Prompt), shard.plan(self.prompts, self.plan)
         purchase = Purchase(
             plan=plan,
-            prompts=prompts,
-            dataset=self.dataset.name,
-            run_id=self.run_id,
-            ledger=self.ledger,
-            storage=self.storage,
-            open_client=self.api.open,
-            emulated=self.api.emulated,
-            allowance=self.allowance,
-            settings=replace(self.settings, max_failure_ratio=self.dataset.max_failure_ratio),
+            uses=uses_of_plan(plan, prompts, dataset=self.dataset.name, run_id=self.means.run_id),
+            means=self.means,
             beside_others=beside_others,
             on_progress=lambda progress: self.log.info("%s", progress),
         )
@@ -161,25 +146,25 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
     def images_bought() -> Iterator[GeneratedImage]:
         for shard in to_buy.shards:
             bought = to_buy.buy(shard, withheld=withheld, beside_others=False)
-            figures.add(bought, run_id=to_buy.run_id)
+            figures.add(bought, run_id=to_buy.means.run_id)
             plan.add(bought.plan)
             stoppers.append(bought.report.stopper)
             outcomes.update(image.outcome for image in bought.images)
-            of_this_run.update(i.outcome for i in bought.images if i.run_id == to_buy.run_id)
+            of_this_run.update(i.outcome for i in bought.images if i.run_id == to_buy.means.run_id)
             yield from bought.images
             if _is_failure(bought.report.stopper):
                 return
 
     table = StoredTable.of(images_bought(), GeneratedImage)
     images = table.rows(GeneratedImage)
-    telemetry.images_ended(of_this_run, dataset=to_buy.dataset.name, emulated=to_buy.api.emulated)
+    telemetry.images_ended(of_this_run, dataset=to_buy.dataset.name, emulated=to_buy.means.emulated)
     told: dict[str, Any] = asdict(figures)
     to_buy.log.info(
         "%(requested)d samples: %(bought)d bought, %(reused)d reused; "
         "%(api_calls)d API calls, %(resumed_jobs)d jobs resumed",
         told,
     )
-    cost = to_buy.allowance.cost(figures.bought)
+    cost = to_buy.means.allowance.cost(figures.bought)
     if cost is not None:
         told["cost"] = cost
     stopper = next((stopper for stopper in stoppers if stopper is not None), None)
@@ -195,7 +180,7 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
         metadata={
             **table_metadata(to_buy.dataset, "generated_images", len(images), started=started),
             **told,
-            "emulated": to_buy.api.emulated,
+            "emulated": to_buy.means.emulated,
             "outcomes": dg.MetadataValue.md(
                 markdown_table(["outcome", "samples"], list(outcomes.items()))
             ),
@@ -204,16 +189,16 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
                     (image, None if image.outcome == Outcome.GENERATED else image.outcome)
                     for image in images
                 ),
-                to_buy.storage,
+                to_buy.means.storage,
                 count=len(images),
                 small=small_sheets,
             ),
         },
     )
-    allowance = to_buy.allowance
-    spent = allowance.spent(to_buy.ledger, today=dt.datetime.now(dt.UTC).date())
+    allowance = to_buy.means.allowance
+    spent = allowance.spent(to_buy.means.ledger, today=dt.datetime.now(dt.UTC).date())
     return PurchasedSet(
-        made, plan_figures(plan.summary, allowance, spent, emulated=to_buy.api.emulated)
+        made, plan_figures(plan.summary, allowance, spent, emulated=to_buy.means.emulated)
     )
 
 
@@ -326,7 +311,7 @@ def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
                 beside_others=True,
             )
         figures = _Figures()
-        figures.add(bought, run_id=to_buy.run_id)
+        figures.add(bought, run_id=to_buy.means.run_id)
         if _is_failure(bought.report.stopper):
             raise _failure(bought.report.stopper, asdict(figures))
         context.add_output_metadata(asdict(figures))
@@ -376,11 +361,7 @@ def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
             prompt_set=prompt_set_of(context.partition_key),
             prompts=prompt_sets,
             plan=generation_requests,
-            api=imagepipeline,
-            ledger=ledger,
-            storage=storage.open(),
-            settings=imagepipeline.purchase_settings,
-            run_id=context.run.run_id,
+            means=dataset.means(imagepipeline, ledger, storage.open(), run_id=context.run.run_id),
             log=context.log,
         )
 

@@ -6,6 +6,7 @@ next run buys, or does not. Each decision is kept, with who took it, when and wh
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -27,7 +28,7 @@ from imagepipeline_dagster.ledger.records import (
 from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by
 from imagepipeline_dagster.ledger.schema import attempts, decisions, prompt_sets, requests, samples
 from imagepipeline_dagster.ledger.upserts import upsert
-from imagepipeline_dagster.ledger.uses import PromptCall, calls_of
+from imagepipeline_dagster.ledger.uses import sets_using
 
 MIN_PREFIX = 8
 """Least hex digits that stand for a request key, or for an image."""
@@ -72,33 +73,18 @@ class DecisionRefused(CorrectableError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UndecidedRequest:
-    """A request of which nobody knows whether it was bought; `samples` are its images."""
-
-    request_key: str
-    calls: tuple[PromptCall, ...]
-    claimed_at: dt.datetime
-    endpoint: str
-    emulated: bool
-    run_id: str
-    job_id: str | None
-    samples: int
-    error: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TakenDecision:
     """What was decided about a request, by whom, when and why."""
 
     request_key: str
     decided_at: dt.datetime
-    decision: LedgerDecision
+    decision: str
     who: str
     why: str
 
 
-def unknown_requests(ledger: Ledger) -> list[UndecidedRequest]:
-    """Return the requests whose fate is unknown, the oldest first.
+def unknown_requests(ledger: Ledger) -> list[Entry]:
+    """Return the requests whose fate is unknown, the oldest first, each with why it is.
 
     Claims that a process left behind when it died are among them: the next run would find them.
     """
@@ -107,21 +93,10 @@ def unknown_requests(ledger: Ledger) -> list[UndecidedRequest]:
     )
     with ledger.reading() as connection:
         entries = entries_seen_by(connection, connection.scalars(waiting).all())
-        undecided = [entry for entry in entries.values() if _is_unknown(entry)]
-        calls = {e.request_key: calls_of(connection, e.request_key) for e in undecided}
     return [
-        UndecidedRequest(
-            request_key=entry.request_key,
-            calls=calls[entry.request_key],
-            claimed_at=entry.claimed_at,
-            endpoint=entry.endpoint,
-            emulated=entry.emulated,
-            run_id=entry.run_id,
-            job_id=entry.job_id,
-            samples=entry.samples,
-            error=entry.error or entry.lapse,
-        )
-        for entry in sorted(undecided, key=lambda entry: (entry.claimed_at, entry.request_key))
+        dataclasses.replace(entry, error=entry.error or entry.lapse)
+        for entry in sorted(entries.values(), key=lambda it: (it.claimed_at, it.request_key))
+        if _is_unknown(entry)
     ]
 
 
@@ -228,19 +203,10 @@ def restore_decision(
 
 def decisions_about(connection: Connection, request_key: str) -> list[TakenDecision]:
     """Return what was decided about a request, in that order."""
-    query = (
-        select(decisions).where(decisions.c.request_key == request_key).order_by(decisions.c.number)
-    )
-    return [
-        TakenDecision(
-            request_key=row["request_key"],
-            decided_at=row["decided_at"],
-            decision=LedgerDecision(row["decision"]),
-            who=row["who"],
-            why=row["why"],
-        )
-        for row in connection.execute(query).mappings()
-    ]
+    columns = (decisions.c[field.name] for field in dataclasses.fields(TakenDecision))
+    mine = decisions.c.request_key == request_key
+    query = select(*columns).where(mine).order_by(decisions.c.number)
+    return [TakenDecision(**row) for row in connection.execute(query).mappings()]
 
 
 def _resubmit(connection: Connection, entry: Entry, error: str, now: dt.datetime) -> None:
@@ -264,8 +230,7 @@ def _resubmit(connection: Connection, entry: Entry, error: str, now: dt.datetime
     )
     _set_failed(connection, entry, Failure.RESUBMITTED, error, now)
     # Its sets are complete no longer: the schedule that asks for such sets again finds them.
-    calls = calls_of(connection, entry.request_key)
-    for dataset, prompt_set in {(call.dataset, call.prompt_set) for call in calls}:
+    for dataset, prompt_set in sets_using(connection, [entry.request_key]):
         connection.execute(
             update(prompt_sets)
             .where(prompt_sets.c.dataset == dataset, prompt_sets.c.prompt_set == prompt_set)

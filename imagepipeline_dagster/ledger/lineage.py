@@ -6,24 +6,23 @@ prompts may use one request. All of them are told.
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from sqlalchemy import ColumnElement, Connection, and_, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.decisions import MIN_PREFIX, TakenDecision, decisions_about
 from imagepipeline_dagster.ledger.records import Attempt, Entry, StoredSample
 from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by
 from imagepipeline_dagster.ledger.schema import samples, uses
-from imagepipeline_dagster.ledger.uses import PromptUse, use_of, uses_of
+from imagepipeline_dagster.ledger.uses import Use, uses_of
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PREFIX = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}", re.IGNORECASE)
@@ -35,36 +34,32 @@ class ImageUnknown(CorrectableError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleLineage:
-    """One sample with these bytes: its request, its job, and what led to it.
+    """One sample with these bytes, its request with all attempts, and what led to it.
 
-    `sample_index` is its place in the call's answer; None where fewer links than samples came.
-    `samples` are those of the call: a sample can be made again with the same seed, number of
-    samples and index. `earlier` are the attempts before the job that gave it.
+    The request's `samples` are those of the call: a sample can be made again with the same seed,
+    number of samples and index.
     """
 
-    request_key: str
-    slot: int
-    sample_index: int | None
-    outcome: str
-    uses: tuple[PromptUse, ...]
-    task: str
-    request: str
-    embedding_version: str | None
-    seed: int | None
-    samples: int
-    job_id: str | None
-    run_id: str
-    endpoint: str
-    emulated: bool
-    submitted_at: dt.datetime | None
-    stored_at: dt.datetime
-    uri: str | None
-    format: str | None
-    pixel_width: int | None
-    pixel_height: int | None
-    bytes: int | None
-    earlier: tuple[Attempt, ...]
+    sample: StoredSample
+    entry: Entry
+    uses: tuple[Use, ...]
     decisions: tuple[TakenDecision, ...]
+
+    @property
+    def job(self) -> Entry | Attempt:
+        """The attempt that gave it."""
+        return self.entry.bought_by(self.sample)
+
+    @property
+    def earlier(self) -> tuple[Attempt, ...]:
+        """The attempts before the job that gave it."""
+        return tuple(it for it in self.entry.earlier if it.attempt < self.job.attempt)
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of its call."""
+        seed: int | None = json.loads(self.entry.request).get("seed")
+        return seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,27 +70,21 @@ class ImageLineage:
     samples: tuple[SampleLineage, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestUse:
-    """A call that used a request once, and what came of it: the way from a row to its pictures.
+class RequestUse(NamedTuple):
+    """A call that used a request once, and what came of it: the way from a row to its pictures."""
 
-    `images` are the SHA-256 of the pictures that were stored.
-    """
+    use: Use
+    entry: Entry
 
-    use: PromptUse
-    request_key: str
-    request: str
-    state: str
-    embedding_version: str | None
-    job_id: str | None
-    emulated: bool
-    images: tuple[str, ...]
+    @property
+    def images(self) -> list[str]:
+        """The SHA-256 of the pictures that were stored."""
+        return [stored.image_sha256 for stored in self.entry.stored if stored.image_sha256]
 
 
 def uses_of_prompt(ledger: Ledger, prompt_set: str, prompt_id: str) -> list[RequestUse]:
     """Return what the calls of a prompt used, in all its wordings, the first use first."""
-    mine = and_(uses.c.prompt_set == prompt_set, uses.c.prompt_id == prompt_id)
-    return _request_uses(ledger, mine, lambda _: True)
+    return _request_uses(ledger, uses.c.prompt_set == prompt_set, uses.c.prompt_id == prompt_id)
 
 
 def uses_of_embedding(ledger: Ledger, embedding_id: str) -> list[RequestUse]:
@@ -103,39 +92,19 @@ def uses_of_embedding(ledger: Ledger, embedding_id: str) -> list[RequestUse]:
     quoted = json.dumps(embedding_id, ensure_ascii=False)
     mentions = uses.c.embedding_row.contains(quoted, autoescape=True)
     # The row mentions it somewhere; its id decides.
-    return _request_uses(
-        ledger,
-        mentions,
-        lambda use: json.loads(use.embedding_row or "{}").get("embedding_id") == embedding_id,
-    )
-
-
-def _request_uses(
-    ledger: Ledger, condition: ColumnElement[bool], belongs: Callable[[PromptUse], bool]
-) -> list[RequestUse]:
-    query = select(uses.c.request_key).where(condition).distinct().order_by(uses.c.request_key)
-    wanted = select(uses).where(condition).order_by(uses.c.used_at, uses.c.call_index)
-    with ledger.reading() as connection:
-        entries = entries_seen_by(connection, connection.scalars(query).all())
-        rows = [(row["request_key"], use_of(row)) for row in connection.execute(wanted).mappings()]
     return [
-        _request_use(use, entry)
-        for key, use in rows
-        if belongs(use) and (entry := entries.get(key)) is not None
+        of
+        for of in _request_uses(ledger, mentions)
+        if json.loads(of.use.embedding_row or "{}").get("embedding_id") == embedding_id
     ]
 
 
-def _request_use(use: PromptUse, entry: Entry) -> RequestUse:
-    return RequestUse(
-        use=use,
-        request_key=entry.request_key,
-        request=entry.request,
-        state=entry.state,
-        embedding_version=entry.embedding_version,
-        job_id=entry.job_id,
-        emulated=entry.emulated,
-        images=tuple(stored.image_sha256 for stored in entry.stored if stored.image_sha256),
-    )
+def _request_uses(ledger: Ledger, *conditions: ColumnElement[bool]) -> list[RequestUse]:
+    query = select(uses).where(*conditions).order_by(uses.c.used_at, uses.c.call_index)
+    with ledger.reading() as connection:
+        calls = [Use(**row) for row in connection.execute(query).mappings()]
+        entries = entries_seen_by(connection, (use.request_key for use in calls))
+    return [RequestUse(use, entries[use.request_key]) for use in calls]
 
 
 def lineage_of(ledger: Ledger, image: str) -> ImageLineage:
@@ -151,51 +120,23 @@ def lineage_of(ledger: Ledger, image: str) -> ImageLineage:
     """
     with ledger.reading() as connection:
         sha256 = _sha256(connection, image)
-        stored = connection.execute(
-            select(samples.c.request_key, samples.c.slot)
-            .where(samples.c.image_sha256 == sha256)
-            .order_by(samples.c.stored_at, samples.c.request_key, samples.c.slot)
-        ).all()
-        entries = entries_seen_by(connection, [key for key, _ in stored])
-        if not stored:
+        query = select(samples.c.request_key).where(samples.c.image_sha256 == sha256).distinct()
+        entries = entries_seen_by(connection, connection.scalars(query).all())
+        if not entries:
             raise ImageUnknown(
                 f"The ledger knows no image with the SHA-256 {sha256} (from {image}). It was made "
                 "elsewhere, or its bytes were changed."
             )
-        return ImageLineage(
-            image_sha256=sha256,
-            samples=tuple(_sample(connection, entries[key], slot) for key, slot in stored),
-        )
-
-
-def _sample(connection: Connection, entry: Entry, slot: int) -> SampleLineage:
-    sample: StoredSample = next(stored for stored in entry.stored if stored.slot == slot)
-    bought = entry.bought_by(sample)
-    return SampleLineage(
-        request_key=entry.request_key,
-        slot=slot,
-        sample_index=sample.sample_index,
-        outcome=sample.outcome,
-        uses=tuple(uses_of(connection, entry.request_key)),
-        task=entry.task,
-        request=entry.request,
-        embedding_version=entry.embedding_version,
-        seed=json.loads(entry.request).get("seed"),
-        samples=entry.samples,
-        job_id=bought.job_id,
-        run_id=bought.run_id,
-        endpoint=entry.endpoint,
-        emulated=entry.emulated,
-        submitted_at=bought.submitted_at,
-        stored_at=sample.stored_at,
-        uri=sample.uri,
-        format=sample.format,
-        pixel_width=sample.pixel_width,
-        pixel_height=sample.pixel_height,
-        bytes=sample.bytes,
-        earlier=tuple(attempt for attempt in entry.earlier if attempt.attempt < bought.attempt),
-        decisions=tuple(decisions_about(connection, entry.request_key)),
-    )
+        calls = uses_of(connection, entries)
+        decisions = {key: tuple(decisions_about(connection, key)) for key in entries}
+    traced = [
+        SampleLineage(sample=sample, entry=entry, uses=tuple(calls[key]), decisions=decisions[key])
+        for key, entry in entries.items()
+        for sample in entry.stored
+        if sample.image_sha256 == sha256
+    ]
+    traced.sort(key=lambda of: (of.sample.stored_at, of.entry.request_key, of.sample.slot))
+    return ImageLineage(image_sha256=sha256, samples=tuple(traced))
 
 
 def _sha256(connection: Connection, image: str) -> str:

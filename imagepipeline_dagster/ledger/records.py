@@ -240,17 +240,6 @@ class Entry:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Use:
-    """A prompt's call and the request that stands for it, with the prompt's row as it was."""
-
-    prompt_id: str
-    call_index: int
-    request_key: str
-    prompt_row: str
-    embedding_row: str | None
-
-
 class Outcome(StrEnum):
     """What became of a requested sample so far."""
 

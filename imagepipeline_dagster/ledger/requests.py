@@ -13,16 +13,9 @@ from sqlalchemy import ColumnElement, Connection, Engine, Executable, Table, sel
 
 from imagepipeline_dagster.databases import batches, clock_ahead, parsed_url, shown_url, sqlite_file
 from imagepipeline_dagster.ledger.opening import open_ledger_for_reading, open_ledger_for_writing
-from imagepipeline_dagster.ledger.records import (
-    Attempt,
-    Entry,
-    Failure,
-    Owner,
-    State,
-    StoredSample,
-    Use,
-)
+from imagepipeline_dagster.ledger.records import Attempt, Entry, Failure, Owner, State, StoredSample
 from imagepipeline_dagster.ledger.schema import attempts, requests, samples, uses
+from imagepipeline_dagster.ledger.uses import Use
 
 
 class Ledger:
@@ -120,13 +113,7 @@ class Ledger:
             queries = [all_uses.where(uses.c.prompt_id.in_(some)) for some in parts]
         with self.reading() as connection:
             return {
-                (row["prompt_id"], row["call_index"]): Use(
-                    prompt_id=row["prompt_id"],
-                    call_index=row["call_index"],
-                    request_key=row["request_key"],
-                    prompt_row=row["prompt_row"],
-                    embedding_row=row["embedding_row"],
-                )
+                (row["prompt_id"], row["call_index"]): Use(**row)
                 for query in queries
                 for row in connection.execute(query).mappings()
             }

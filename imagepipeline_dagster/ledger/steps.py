@@ -34,10 +34,9 @@ from imagepipeline_dagster.ledger.records import (
     Owner,
     State,
     StoredSample,
-    Use,
 )
-from imagepipeline_dagster.ledger.schema import attempts, requests, samples, shares, uses
-from imagepipeline_dagster.ledger.upserts import insert, insert_for, upsert
+from imagepipeline_dagster.ledger.schema import attempts, requests, samples, shares
+from imagepipeline_dagster.ledger.upserts import insert, insert_for, upsert, values_of
 
 _LONG_AGO = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 
@@ -217,7 +216,7 @@ def record_stored(connection: Connection, hold: Hold, sample: StoredSample) -> b
 
 def _store(connection: Connection, request_key: str, sample: StoredSample) -> None:
     """Record a sample, as the work of the request's current attempt."""
-    values = _values_of(sample) | {"request_key": request_key, "of_key": request_key}
+    values = values_of(sample) | {"request_key": request_key, "of_key": request_key}
     del values["attempt"]
     connection.execute(_stored_statement(connection.dialect.name), values)
 
@@ -382,22 +381,6 @@ def record_release(connection: Connection, owner: Owner) -> None:
     record_renewal(connection, owner, lease_until=_LONG_AGO)
 
 
-def record_uses(
-    connection: Connection, dataset: str, prompt_set: str, run_id: str, calls: Iterable[Use]
-) -> None:
-    """Record which request each of these calls uses now."""
-    for use in calls:
-        values = {
-            "dataset": dataset,
-            "prompt_set": prompt_set,
-            "run_id": run_id,
-            "used_at": _now(),
-            **_values_of(use),
-        }
-        replace = ("prompt_row", "embedding_row", "run_id", "used_at")
-        connection.execute(insert(connection, uses, replace=replace), values)
-
-
 _SUBMITTED = (
     update(requests)
     .where(
@@ -423,10 +406,6 @@ _SUBMITTED = (
         error=None,
     )
 )
-
-
-def _values_of(record: StoredSample | Use) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in record.__slots__}
 
 
 def _now() -> dt.datetime:

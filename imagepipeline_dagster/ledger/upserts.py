@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Table
 from sqlalchemy.dialects import postgresql, sqlite
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+def values_of(record: DataclassInstance) -> dict[str, Any]:
+    """Return a row that has the names of a record's fields as its columns."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
 def upsert(

@@ -3,52 +3,55 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import chain
 
-from sqlalchemy import Connection, RowMapping, select
+from sqlalchemy import Connection, select
 
+from imagepipeline_dagster.databases import batches
 from imagepipeline_dagster.ledger.schema import uses
+from imagepipeline_dagster.ledger.upserts import insert, values_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromptCall:
-    """A prompt's call that uses a request."""
+class Use:
+    """A prompt's call and the request that stands for it, with both tables' rows as they were.
+
+    The rows are JSON. `used_at` is None until it is recorded.
+    """
 
     dataset: str
     prompt_set: str
     prompt_id: str
     call_index: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptUse:
-    """A prompt's call that uses the request, with the rows of both tables as they were, JSON."""
-
-    call: PromptCall
+    request_key: str
     prompt_row: str
     embedding_row: str | None
-    run_id: str
-    used_at: dt.datetime
+    run_id: str = field(compare=False)
+    used_at: dt.datetime | None = field(default=None, compare=False)
 
 
-def uses_of(connection: Connection, request_key: str) -> list[PromptUse]:
-    """Return the calls that use, or used, a request, the first use first."""
+def uses_of(connection: Connection, request_keys: Iterable[str]) -> dict[str, list[Use]]:
+    """Return the calls that use, or used, each of these requests, the first use first."""
+    by_key: dict[str, list[Use]] = {key: [] for key in request_keys}
     calls = (uses.c.dataset, uses.c.prompt_set, uses.c.prompt_id, uses.c.call_index)
-    query = select(uses).where(uses.c.request_key == request_key).order_by(uses.c.used_at, *calls)
-    return [use_of(row) for row in connection.execute(query).mappings()]
+    for keys in batches(sorted(by_key)):
+        query = select(uses).where(uses.c.request_key.in_(keys)).order_by(uses.c.used_at, *calls)
+        for row in connection.execute(query).mappings():
+            by_key[row["request_key"]].append(Use(**row))
+    return by_key
 
 
-def use_of(row: RowMapping) -> PromptUse:
-    """Return the use that a row of the table records."""
-    return PromptUse(
-        call=PromptCall(**{name: row[name] for name in PromptCall.__slots__}),
-        prompt_row=row["prompt_row"],
-        embedding_row=row["embedding_row"],
-        run_id=row["run_id"],
-        used_at=row["used_at"],
-    )
+def record_uses(connection: Connection, calls: Iterable[Use]) -> None:
+    """Record which request each of these calls uses now."""
+    now = {"used_at": dt.datetime.now(dt.UTC)}
+    replace = ("prompt_row", "embedding_row", "run_id", "used_at")
+    if rows := [values_of(use) | now for use in calls]:
+        connection.execute(insert(connection, uses, replace=replace), rows)
 
 
-def calls_of(connection: Connection, request_key: str) -> tuple[PromptCall, ...]:
-    """Return the same calls without the rows."""
-    return tuple(use.call for use in uses_of(connection, request_key))
+def sets_using(connection: Connection, request_keys: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the dataset and the name of each prompt set that uses one of these requests."""
+    calls = chain.from_iterable(uses_of(connection, request_keys).values())
+    return sorted({(use.dataset, use.prompt_set) for use in calls})

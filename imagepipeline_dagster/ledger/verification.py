@@ -53,7 +53,7 @@ def damaged_images(ledger: Ledger, storage: Storage) -> Iterator[DamagedImage | 
     """
     with ThreadPoolExecutor(_READERS) as readers:
         for page in _pages(ledger):
-            damages = readers.map(lambda image: _damage(storage, image), page)
+            damages = readers.map(lambda image: damage_of(storage, *image), page)
             for image, damage in zip(page, damages, strict=True):
                 yield None if damage is None else _damaged(ledger, storage, image, damage)
 
@@ -92,16 +92,17 @@ def _pages(ledger: Ledger) -> Iterator[list[Row[str, str, int]]]:
         last = page[-1].image_sha256
 
 
-def _damage(storage: Storage, image: Row[str, str, int]) -> Damage | None:
+def damage_of(
+    storage: Storage, image_sha256: str, picture_format: str, size: int | None
+) -> Damage | None:
+    """Read an image from the storage, and return what is wrong with it."""
     try:
-        data = storage.read(image_path(image.image_sha256, image.format))
+        data = storage.read(image_path(image_sha256, picture_format))
     except ObjectMissing:
         return Damage.MISSING
-    if len(data) != image.bytes:
+    if len(data) != size:
         return Damage.OTHER_SIZE
-    if hashlib.sha256(data).hexdigest() != image.image_sha256:
-        return Damage.OTHER_BYTES
-    return None
+    return None if hashlib.sha256(data).hexdigest() == image_sha256 else Damage.OTHER_BYTES
 
 
 def _damaged(

@@ -16,8 +16,9 @@ from functools import lru_cache
 from typing import Any
 
 from imagepipeline_dagster.api.contract import GenerationRequest, canonical_json, request_for
-from imagepipeline_dagster.ledger.records import Entry, PlanState, Use, plan_state
+from imagepipeline_dagster.ledger.records import Entry, PlanState, plan_state
 from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.uses import Use
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.seeds import seed_for
 from imagepipeline_dagster.rows import column, content_hash

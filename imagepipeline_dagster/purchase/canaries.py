@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import Field, field_validator
 
-from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.ledger.budget import Allowance
 from imagepipeline_dagster.ledger.decisions import MIN_PREFIX
 from imagepipeline_dagster.ledger.lineage import ImageUnknown, lineage_of
+from imagepipeline_dagster.ledger.records import Entry
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.options import Options
 from imagepipeline_dagster.planning.approval import NOT_APPROVED, Approval, NotApproved
 from imagepipeline_dagster.purchase.likeness import Likeness
-from imagepipeline_dagster.purchase.replay import Replay, compared, least_like, replays_of
-from imagepipeline_dagster.purchase.rounds import PurchaseSettings
+from imagepipeline_dagster.purchase.means import Means
+from imagepipeline_dagster.purchase.replay import (
+    Replay,
+    bought_sample,
+    compared,
+    least_like,
+    replays_of,
+)
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 _DIGITS = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}")
@@ -89,18 +94,7 @@ class Drift:
 
 
 def buy_canaries(
-    images: Sequence[str],
-    *,
-    ledger: Ledger,
-    storage: Storage,
-    origin: str,
-    emulated: bool,
-    open_client: Callable[[], AbstractAsyncContextManager[ImagePipelineClient]],
-    settings: PurchaseSettings,
-    allowance: Allowance,
-    approval: Approval,
-    today: dt.date,
-    run_id: str,
+    images: Sequence[str], means: Means, *, approval: Approval, today: dt.date
 ) -> None:
     """Buy the pictures' requests again that were not bought again today; first what was left over.
 
@@ -111,29 +105,16 @@ def buy_canaries(
         ReplayFailed, ImagePipelineError, OSError: what kept one from being bought.
     """
     canaries = [
-        Replay(
-            lineage_of(ledger, image),
-            ledger=ledger,
-            origin=origin,
-            emulated=emulated,
-            occasion=str(today),
-        )
-        for image in images
+        Replay(lineage_of(means.ledger, image), means, occasion=str(today)) for image in images
     ]
     number = sum(canary.images for canary in canaries)
-    if approval.is_needed(number, allowance.cost(number)):
+    if approval.is_needed(number, means.allowance.cost(number)):
         raise NotApproved(
             f"{NOT_APPROVED}: canaries of {number:,} images, and such a purchase waits for a "
             "person. `imagepipeline-dagster replay` buys one whenever a person asks, and counts."
         )
     for canary in canaries:
-        canary.carry_out(
-            storage=storage,
-            open_client=open_client,
-            settings=settings,
-            allowance=allowance,
-            run_id=run_id,
-        )
+        canary.carry_out()
 
 
 def look_at_canaries(images: Sequence[str], ledger: Ledger, storage: Storage) -> list[CanaryLook]:
@@ -143,34 +124,37 @@ def look_at_canaries(images: Sequence[str], ledger: Ledger, storage: Storage) ->
 
 def _look(image: str, ledger: Ledger, storage: Storage) -> CanaryLook:
     try:
-        original, replays = replays_of(lineage_of(ledger, image), ledger)
+        original = bought_sample(lineage_of(ledger, image))
     except ImageUnknown:
         return CanaryLook(image=image)
-    newest, since = CanaryLook(image=image), None
-    for replay in replays:
-        if not replay.settled:
-            continue
-        try:
-            likeness = least_like(compared(original, replay, storage))
-        except ObjectMissing:
-            continue
+    likenesses: list[Likeness] = []
+    looked_at, since, same_until = None, None, original.entry.claimed_at
+    for replay in replays_of(original, ledger):
+        likeness = _likeness(original.entry, replay, storage)
         if likeness is Likeness.NOT_COMPARABLE:
             continue
-        if newest.looked_at is None:
-            newest = CanaryLook(image=image, likeness=likeness, looked_at=replay.claimed_at)
+        looked_at = looked_at or replay.claimed_at
+        likenesses.append(likeness)
         if likeness is not Likeness.DRIFTED:
             same_until = replay.claimed_at
             break
         since = replay.claimed_at
-    else:
-        same_until = original.claimed_at
     return CanaryLook(
         image=image,
-        likeness=newest.likeness,
-        looked_at=newest.looked_at,
+        likeness=likenesses[0] if likenesses else Likeness.NOT_COMPARABLE,
+        looked_at=looked_at,
         same_until=same_until,
         drifted_since=since,
     )
+
+
+def _likeness(original: Entry, replay: Entry, storage: Storage) -> Likeness:
+    if not replay.settled:
+        return Likeness.NOT_COMPARABLE
+    try:
+        return least_like(compared(original, replay, storage))
+    except ObjectMissing:
+        return Likeness.NOT_COMPARABLE
 
 
 def drift_of(looks: Sequence[CanaryLook]) -> Drift | None:

@@ -11,18 +11,16 @@ from imagepipeline_dagster.ledger.identity import (
     mark_storage,
     record_purchase,
 )
-from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.writer import LedgerWriter
+from imagepipeline_dagster.purchase.means import Means
 from imagepipeline_dagster.purchase.state import RunState
-from imagepipeline_dagster.storage.contract import Storage
 
 
 @dataclass(slots=True, kw_only=True)
 class PurchaseCount:
     """Compares ledger and storage before a run buys, and counts in both while it does."""
 
-    ledger: Ledger
-    storage: Storage
+    means: Means
     writer: LedgerWriter
     state: RunState
     _counted: int = field(default=0, init=False)
@@ -30,7 +28,7 @@ class PurchaseCount:
     async def begin(self) -> None:
         """Look whether the ledger knows what the storage holds; where it does not, stop the run."""
         try:
-            await asyncio.to_thread(check_ledger, self.ledger, self.storage)
+            await asyncio.to_thread(check_ledger, self.means.ledger, self.means.storage)
             await self._count()
         except (LedgerMismatch, OSError) as error:
             # Nor is anything bought that could not be stored.
@@ -44,5 +42,5 @@ class PurchaseCount:
     async def _count(self) -> None:
         sent = self.state.sent
         identity = await self.writer.write(record_purchase)
-        await asyncio.to_thread(mark_storage, self.storage, identity)
+        await asyncio.to_thread(mark_storage, self.means.storage, identity)
         self._counted = sent

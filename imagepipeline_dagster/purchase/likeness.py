@@ -40,12 +40,12 @@ class Comparison:
     slot: int
     likeness: Likeness
     outcome: str
-    image_sha256: str | None
-    size: tuple[int, int] | None
-    original_sha256: str | None
-    original_size: tuple[int, int] | None
-    mean_difference: float | None
-    hash_distance: int | None
+    image_sha256: str | None = None
+    size: tuple[int, int] | None = None
+    original_sha256: str | None = None
+    original_size: tuple[int, int] | None = None
+    mean_difference: float | None = None
+    hash_distance: int | None = None
 
 
 def compare_pictures(

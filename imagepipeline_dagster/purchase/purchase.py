@@ -11,17 +11,15 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
 from sqlalchemy.exc import OperationalError
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
-from imagepipeline_dagster.ledger.budget import Allowance
 from imagepipeline_dagster.ledger.records import Attempt, Entry, Lease, Owner
-from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.shares import AccountLimits
 from imagepipeline_dagster.ledger.steps import record_release, record_renewal
+from imagepipeline_dagster.ledger.uses import Use
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.purchase.counting import PurchaseCount
@@ -29,13 +27,12 @@ from imagepipeline_dagster.purchase.endings import Endings
 from imagepipeline_dagster.purchase.fence import Fence, Moment
 from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.purchase.landing import Landing, LandingThreads, landing_threads
+from imagepipeline_dagster.purchase.means import Means
 from imagepipeline_dagster.purchase.pacing import RequestPace
 from imagepipeline_dagster.purchase.places import AccountShare, Places
-from imagepipeline_dagster.purchase.rounds import PurchaseSettings, Rounds
+from imagepipeline_dagster.purchase.rounds import Rounds
 from imagepipeline_dagster.purchase.state import PurchaseProgress, RunState
 from imagepipeline_dagster.purchase.submission import Submission
-from imagepipeline_dagster.purchase.uses import PromptSetUses, SourceRow
-from imagepipeline_dagster.storage.contract import Storage
 
 # A run that is told to end has ten seconds.
 _GRACE_SECONDS = 7.0
@@ -86,41 +83,28 @@ class Purchase:
 
     Attributes:
         plan: the calls; a request that stands twice is bought once.
-        prompts: the rows that the calls come from, kept beside them in the ledger.
-        dataset: the name of the dataset that asks.
-        run_id: of the Dagster run.
-        open_client: opens the API's client.
-        emulated: whether the emulator answers.
-        allowance: what may be spent; reserved before each POST.
+        uses: which rows the calls come from, kept beside them in the ledger.
+        means: what it is bought with.
         beside_others: whether other purchases of the same run may be under way: the run's places
             are then shared with them.
         on_progress: called every few seconds, from another thread.
     """
 
     plan: Sequence[PlannedRequest]
-    prompts: Sequence[SourceRow]
-    dataset: str
-    run_id: str
-    ledger: Ledger
-    storage: Storage
-    open_client: Callable[[], AbstractAsyncContextManager[ImagePipelineClient]]
-    emulated: bool
-    allowance: Allowance
-    settings: PurchaseSettings
+    uses: Sequence[Use]
+    means: Means
     beside_others: bool = False
     on_progress: Callable[[PurchaseProgress], None] = lambda _: None
 
     def __post_init__(self) -> None:
         """Take a lease by the ledger's clock; nothing is claimed yet."""
         self._calls = {call.request_key: call for call in self.plan}
-        self._uses = PromptSetUses(
-            plan=self.plan, prompts=self.prompts, dataset=self.dataset, run_id=self.run_id
-        )
-        seconds = self.settings.lease_seconds
-        self._lease = Lease(Owner.this_process(), seconds, ahead=self.ledger.clock_ahead())
+        self._settings = self.means.settings
+        seconds = self._settings.lease_seconds
+        self._lease = Lease(Owner.this_process(), seconds, ahead=self.means.ledger.clock_ahead())
         self._fence = Fence(seconds)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._state = RunState(max_failure_ratio=self.settings.max_failure_ratio)
+        self._state = RunState(max_failure_ratio=self._settings.max_failure_ratio)
 
     def carry_out(self, *, withheld: Exception | None = None) -> PurchaseReport:
         """Carry the plan out and return what came of it.
@@ -174,13 +158,11 @@ class Purchase:
 
     async def _carry_out(self) -> PurchaseReport:
         with (
-            LedgerWriter(self.ledger.engine) as writer,
+            LedgerWriter(self.means.ledger.engine) as writer,
             landing_threads() as threads,
         ):
-            async with self.open_client() as client:
-                count = PurchaseCount(
-                    ledger=self.ledger, storage=self.storage, writer=writer, state=self._state
-                )
+            async with self.means.open_client() as client:
+                count = PurchaseCount(means=self.means, writer=writer, state=self._state)
                 rounds = self._rounds(client, writer, threads, count)
                 attendants = [
                     asyncio.create_task(self._keep_lease(writer)),
@@ -212,18 +194,18 @@ class Purchase:
         """Return what opens the places, and keeps the client to the account's rate."""
         limits = AccountLimits(
             account=client.origin,
-            max_in_flight=self.settings.account_max_in_flight,
-            requests_per_second=self.settings.account_requests_per_second,
+            max_in_flight=self._settings.account_max_in_flight,
+            requests_per_second=self._settings.account_requests_per_second,
         )
         if self.beside_others and not limits.exist:
-            run = f"{client.origin} {self.run_id}"
-            limits = replace(limits, account=run, max_in_flight=self.settings.max_in_flight)
+            run = f"{client.origin} {self.means.run_id}"
+            limits = replace(limits, account=run, max_in_flight=self._settings.max_in_flight)
         pace = RequestPace(requests_per_second=0.0)
         if limits.requests_per_second is not None:
             client.keep_pace(pace)
         return AccountShare(
             limits=limits,
-            ledger=self.ledger,
+            ledger=self.means.ledger,
             lease=self._lease,
             places=places,
             pace=pace,
@@ -238,11 +220,14 @@ class Purchase:
         count: PurchaseCount,
     ) -> Rounds:
         """Return the work on the plan, put together of its parts."""
+        uses: dict[str, list[Use]] = {key: [] for key in self._calls}
+        for use in self.uses:
+            uses[use.request_key].append(use)
         endings = Endings(
             writer=writer,
             state=self._state,
             owner=self._lease.owner,
-            allowance=self.allowance,
+            allowance=self.means.allowance,
         )
         submission = Submission(
             client=client,
@@ -251,23 +236,21 @@ class Purchase:
             state=self._state,
             lease=self._lease,
             fence=self._fence,
-            allowance=self.allowance,
-            run_id=self.run_id,
-            emulated=self.emulated,
-            record_uses=self._uses.record_request,
+            means=self.means,
+            uses=uses,
         )
         landing = Landing(
             client=client,
             writer=writer,
-            storage=self.storage,
+            storage=self.means.storage,
             threads=threads,
-            patience_seconds=self.settings.link_patience_seconds,
+            patience_seconds=self._settings.link_patience_seconds,
             ahead=self._lease.ahead,
         )
         return Rounds(
             calls=self._calls,
-            uses=self._uses,
-            ledger=self.ledger,
+            uses=uses,
+            means=self.means,
             client=client,
             writer=writer,
             submission=submission,
@@ -276,12 +259,11 @@ class Purchase:
             count=count,
             state=self._state,
             lease=self._lease,
-            settings=self.settings,
         )
 
     async def _keep_lease(self, writer: LedgerWriter) -> None:
         while True:
-            await asyncio.sleep(self.settings.lease_seconds / 3)
+            await asyncio.sleep(self._settings.lease_seconds / 3)
             # A database or a storage that is away for a while must not end the renewals for good.
             with contextlib.suppress(OperationalError, OSError):
                 since, until = Moment.now(), self._lease.until()
@@ -298,7 +280,7 @@ class Purchase:
         total = sum(call.samples for call in self._calls.values())
         started, at_first = time.monotonic(), self._state.done
         while True:
-            await asyncio.sleep(self.settings.progress_seconds)
+            await asyncio.sleep(self._settings.progress_seconds)
             rate = (self._state.done - at_first) / (time.monotonic() - started)
             progress = PurchaseProgress(
                 done=self._state.done,

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from imagepipeline_dagster.ledger.budget import Allowance
+from imagepipeline_dagster.api.contract import submit_path
 from imagepipeline_dagster.ledger.decisions import GIVEN_UP, restore_decision
 from imagepipeline_dagster.ledger.identity import adopt
 from imagepipeline_dagster.ledger.records import (
@@ -28,16 +28,18 @@ from imagepipeline_dagster.ledger.records import (
     StoredSample,
     plan_state,
 )
-from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by
+from imagepipeline_dagster.ledger.requests import entries_seen_by
 from imagepipeline_dagster.ledger.schema import requests, samples
 from imagepipeline_dagster.ledger.upserts import upsert
+from imagepipeline_dagster.ledger.uses import record_uses
 from imagepipeline_dagster.ledger.verification import count_strangers
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.purchase.images import GeneratedImage
-from imagepipeline_dagster.purchase.uses import PromptSetUses
+from imagepipeline_dagster.purchase.means import Means
+from imagepipeline_dagster.purchase.uses import uses_of_plan
 from imagepipeline_dagster.rows import parquet_table, rows_of
-from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
+from imagepipeline_dagster.storage.contract import ObjectMissing
 
 RowT = TypeVar("RowT", Prompt, PlannedRequest, GeneratedImage)
 
@@ -80,43 +82,39 @@ class Rebuilding:
     """What a ledger is rebuilt from.
 
     Args:
+        means: the ledger, the storage, the API of requests that were never sent so far, and the
+            allowance where what was bought is counted as spent.
         dataset: its name in the ledger.
-        allowance: where what was bought is counted as spent.
-        endpoint: returns the URL that a task's requests are sent to, for those never sent so far.
-        emulated: whether the emulator answers there.
         unbought: take what the tables show as not bought for not bought.
     """
 
-    storage: Storage
+    means: Means
     tables: StoredTables
     dataset: str
-    allowance: Allowance
-    endpoint: Callable[[str], str]
-    emulated: bool
     unbought: bool = False
 
-    def restore(self, ledger: Ledger) -> Iterator[Restored]:
+    def restore(self) -> Iterator[Restored]:
         """Restore one prompt set after another, each in a transaction of its own.
 
         Running it again, after an interruption too, restores what is still missing.
         """
-        for path in self.storage.list(self.tables.prompt_sets):
+        for path in self.means.storage.list(self.tables.prompt_sets):
             file = path.removeprefix(f"{self.tables.prompt_sets}/")
             prompts = self._rows(path, Prompt)
             plan = self._rows(f"{self.tables.generation_requests}/{file}", PlannedRequest)
             images = self._rows(f"{self.tables.generated_images}/{file}", GeneratedImage)
             if plan:
-                with ledger.engine.begin() as connection:
+                with self.means.ledger.engine.begin() as connection:
                     yield self._restore_set(connection, plan, prompts, images)
 
-    def adopt(self, ledger: Ledger) -> int:
+    def adopt(self) -> int:
         """Take the ledger for the storage's own where it knows every stored image.
 
         Returns how many it does not know; a person decides about a ledger that lacks some.
         """
-        strangers = count_strangers(ledger, self.storage)
+        strangers = count_strangers(self.means.ledger, self.means.storage)
         if not strangers:
-            adopt(ledger, self.storage)
+            adopt(self.means.ledger, self.means.storage)
         return strangers
 
     def _restore_set(
@@ -131,7 +129,7 @@ class Rebuilding:
         # A prompt may have left the set between the plan and the table of the prompts.
         there = {prompt.prompt_id for prompt in prompts}
         plan = [call for call in plan if call.prompt_id in there]
-        uses = PromptSetUses(plan=plan, prompts=prompts, dataset=self.dataset, run_id=_RESTORED)
+        uses = uses_of_plan(plan, prompts, dataset=self.dataset, run_id=_RESTORED)
         restored: dict[str, Mapping[str, Any]] = {}
         stored = 0
         for call in plan:
@@ -149,8 +147,8 @@ class Rebuilding:
             for sample in _stored_samples(call.request_key, rows, attempt=entry["attempt"]):
                 connection.execute(upsert(connection, samples, sample, replace=()))
                 stored += sample["image_sha256"] is not None
-            uses.record_request(connection, call.request_key)
             self._count_as_spent(connection, entry)
+        record_uses(connection, (use for use in uses if use.request_key in restored))
         return Restored(
             plan[0].prompt_set if plan else "",
             len(restored),
@@ -179,8 +177,8 @@ class Rebuilding:
             "request": call.request,
             "samples": call.samples,
             "embedding_version": call.embedding_version,
-            "endpoint": (row and row.endpoint) or self.endpoint(call.task),
-            "emulated": row.emulated if row and row.endpoint else self.emulated,
+            "endpoint": (row and row.endpoint) or f"{self.means.origin}{submit_path(call.task)}",
+            "emulated": row.emulated if row and row.endpoint else self.means.emulated,
             "run_id": (row and row.run_id) or _RESTORED,
             "owner": _RESTORED,
             "lease_until": _LONG_AGO,
@@ -204,14 +202,14 @@ class Rebuilding:
 
     def _count_as_spent(self, connection: Connection, entry: Mapping[str, Any]) -> None:
         if entry["submitted_at"] is not None:
-            recording = dataclasses.replace(self.allowance, budget=None)
+            recording = dataclasses.replace(self.means.allowance, budget=None)
             recording.reserve(
                 connection, images=entry["samples"], today=entry["submitted_at"].date()
             )
 
     def _rows(self, path: str, row_type: type[RowT]) -> list[RowT]:
         try:
-            data = self.storage.read(path)
+            data = self.means.storage.read(path)
         except ObjectMissing:
             return []
         return rows_of(parquet_table(data), row_type)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imagepipeline_dagster.api.address import origin_of
@@ -19,12 +17,12 @@ from imagepipeline_dagster.api.contract import submit_path
 from imagepipeline_dagster.api.errors import ImagePipelineError
 from imagepipeline_dagster.api.jobs import Job
 from imagepipeline_dagster.ledger.records import Entry, Outcome, StoredSample
-from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.steps import record_refetched
+from imagepipeline_dagster.ledger.verification import damage_of
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.purchase.landing import Landing, landing_threads
+from imagepipeline_dagster.purchase.means import Means
 from imagepipeline_dagster.purchase.pictures import Undecodable
-from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,18 +35,10 @@ class Refetched:
     trouble: str | None = None
 
 
-def refetch(
-    entries: Sequence[Entry],
-    *,
-    ledger: Ledger,
-    storage: Storage,
-    open_client: Callable[[], AbstractAsyncContextManager[ImagePipelineClient]],
-    origin: str,
-    emulated: bool,
-) -> list[Refetched]:
+def refetch(entries: Sequence[Entry], means: Means) -> list[Refetched]:
     """Ask the jobs of these requests for what is missing of their pictures.
 
-    `origin` and `emulated` are of the API that is asked now: the jobs of another are left alone.
+    The jobs of another API than that of the means are left alone.
 
     Raises:
         OSError: the storage failed.
@@ -56,37 +46,34 @@ def refetch(
 
     async def ask_all() -> list[Refetched]:
         with (
-            LedgerWriter(ledger.engine) as writer,
+            LedgerWriter(means.ledger.engine) as writer,
             landing_threads() as threads,
         ):
-            async with open_client() as client:
+            async with means.open_client() as client:
                 landing = Landing(
                     client=client,
                     writer=writer,
-                    storage=storage,
+                    storage=means.storage,
                     threads=threads,
                     patience_seconds=0.0,
-                    ahead=ledger.clock_ahead(),
+                    ahead=means.ledger.clock_ahead(),
                 )
-                refetching = _Refetching(client, writer, landing, storage)
-                return [
-                    await refetching.of(entry, origin=origin, emulated=emulated)
-                    for entry in entries
-                ]
+                refetching = _Refetching(means, client, writer, landing)
+                return [await refetching.of(entry) for entry in entries]
 
     return asyncio.run(ask_all())
 
 
 @dataclass(frozen=True, slots=True)
 class _Refetching:
+    means: Means
     client: ImagePipelineClient
     writer: LedgerWriter
     landing: Landing
-    storage: Storage
 
-    async def of(self, entry: Entry, *, origin: str, emulated: bool) -> Refetched:
+    async def of(self, entry: Entry) -> Refetched:
         slots = await asyncio.to_thread(self._missing_slots, entry)
-        trouble = _why_not(entry, origin=origin, emulated=emulated)
+        trouble = _why_not(entry, self.means)
         samples: list[StoredSample] = []
         if slots and trouble is None:
             try:
@@ -113,13 +100,10 @@ class _Refetching:
         return [slot for slot in range(entry.samples) if slot not in there]
 
     def _is_there(self, sample: StoredSample) -> bool:
-        if sample.image_sha256 is None or sample.format is None:
+        sha256, picture_format = sample.image_sha256, sample.format
+        if sha256 is None or picture_format is None:
             return False
-        try:
-            data = self.storage.read(image_path(sample.image_sha256, sample.format))
-        except ObjectMissing:
-            return False
-        return hashlib.sha256(data).hexdigest() == sample.image_sha256
+        return damage_of(self.means.storage, sha256, picture_format, sample.bytes) is None
 
     async def _fetched(
         self, entry: Entry, job: Job, slots: Sequence[int]
@@ -145,13 +129,13 @@ def _answer_of(job: Job, entry: Entry) -> str:
     return f"{said}, with {len(job.download_urls)} links for {entry.samples} samples"
 
 
-def _why_not(entry: Entry, *, origin: str, emulated: bool) -> str | None:
+def _why_not(entry: Entry, means: Means) -> str | None:
     """Return why a request's job cannot be asked for, None where it can."""
     if entry.is_live(dt.datetime.now(dt.UTC)):
         return "a run works on it"
     if entry.job_id is None:
         return "the API named no job that could be asked for"
     there = origin_of(entry.endpoint.removesuffix(submit_path(entry.task)))
-    if entry.emulated != emulated or not (emulated or there == origin):
+    if entry.emulated != means.emulated or not (means.emulated or there == means.origin):
         return f"its job is at {'the emulator' if entry.emulated else there}"
     return None

@@ -6,30 +6,22 @@ resumed by job id. Nothing of the original changes.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imagepipeline_dagster.api.address import origin_of
-from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.contract import submit_path
 from imagepipeline_dagster.errors import CorrectableError
-from imagepipeline_dagster.ledger.budget import Allowance
 from imagepipeline_dagster.ledger.lineage import ImageLineage, SampleLineage, uses_of_prompt
-from imagepipeline_dagster.ledger.records import (
-    Entry,
-    PlanState,
-    State,
-    StoredSample,
-    Use,
-    plan_state,
-)
+from imagepipeline_dagster.ledger.records import Entry, PlanState, State, StoredSample, plan_state
 from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.uses import Use
 from imagepipeline_dagster.planning.requests import PlannedRequest, Reason
 from imagepipeline_dagster.purchase.likeness import Comparison, Likeness, compare_pictures
+from imagepipeline_dagster.purchase.means import Means
 from imagepipeline_dagster.purchase.purchase import Purchase
-from imagepipeline_dagster.purchase.rounds import PurchaseSettings
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
 
 REPLAYS = "replay"
@@ -68,9 +60,7 @@ class Replay:
     Args:
         image: where the image comes from; the first of its samples that was no replay is made
             again, with all samples of its call.
-        ledger: where the original is, and the replay will be.
-        origin: of the API that is asked now, as in a request's key.
-        emulated: whether the emulator answers.
+        means: what it is bought with; the ledger knows the original, and will know the replay.
         elsewhere: allow another origin than the original's.
         occasion: names it: of one occasion there is one replay, whoever asks how often. Without it
             each that was finished is followed by another.
@@ -82,22 +72,19 @@ class Replay:
     def __init__(
         self,
         image: ImageLineage,
+        means: Means,
         *,
-        ledger: Ledger,
-        origin: str,
-        emulated: bool,
         elsewhere: bool = False,
         occasion: str | None = None,
     ) -> None:
-        self.sample = _original(image.samples)
-        self._image = image
-        self._ledger = ledger
-        self._emulated = emulated
+        self._original = bought_sample(image)
+        self._means = means
         self._occasion = occasion
+        entry = self._original.entry
         # None is the emulator, wherever it ran.
-        base_url = self.sample.endpoint.removesuffix(submit_path(self.sample.task))
-        bought_at = None if self.sample.emulated else origin_of(base_url)
-        replayed_at = None if emulated else origin
+        base_url = entry.endpoint.removesuffix(submit_path(entry.task))
+        bought_at = None if entry.emulated else origin_of(base_url)
+        replayed_at = None if means.emulated else means.origin
         if bought_at != replayed_at and not elsewhere:
             raise OtherOrigin(
                 f"The image was made by {bought_at or 'the emulator'}, and "
@@ -110,17 +97,9 @@ class Replay:
     @property
     def images(self) -> int:
         """The images that it costs: all samples of the call."""
-        return self.sample.samples
+        return self._original.entry.samples
 
-    def carry_out(
-        self,
-        *,
-        storage: Storage,
-        open_client: Callable[[], AbstractAsyncContextManager[ImagePipelineClient]],
-        settings: PurchaseSettings,
-        allowance: Allowance,
-        run_id: str,
-    ) -> ReplayReport:
+    def carry_out(self) -> ReplayReport:
         """Buy the request again, wait for it, and compare; a replay left unfinished is resumed.
 
         Raises:
@@ -128,87 +107,78 @@ class Replay:
             ImagePipelineError, OSError: what made the purchase stop.
             ObjectMissing: a stored picture is gone.
         """
-        call = self._call()
-        used = self.sample.uses[-1] if self.sample.uses else None
-        row = Use(
-            prompt_id=call.prompt_id,
-            call_index=call.call_index,
-            request_key=call.request_key,
-            prompt_row=used.prompt_row if used else "{}",
-            embedding_row=used.embedding_row if used else None,
+        original, ledger = self._original, self._means.ledger
+        key = self._request_key()
+        use = dataclasses.replace(
+            original.uses[-1], dataset=REPLAYS, request_key=key, run_id=self._means.run_id
         )
-        report = Purchase(
-            plan=[call],
-            prompts=[row],
-            dataset=REPLAYS,
-            run_id=run_id,
-            ledger=self._ledger,
-            storage=storage,
-            open_client=open_client,
-            emulated=self._emulated,
-            allowance=allowance,
-            settings=settings,
-        ).carry_out()
-        keys = (self.sample.request_key, call.request_key)
-        original, entry = map(self._ledger.entries(keys).get, keys)
-        if entry is None or original is None or not entry.settled:
+        plan = [_planned_again(original, use)]
+        report = Purchase(plan=plan, uses=[use], means=self._means).carry_out()
+        entry = ledger.entries([key]).get(key)
+        if entry is None or not entry.settled:
             if report.stopper is not None:
                 raise report.stopper
             raise ReplayFailed(_what_happened(entry))
         return ReplayReport(
-            request_key=entry.request_key,
-            original_request_key=original.request_key,
+            request_key=key,
+            original_request_key=original.entry.request_key,
             job_id=entry.job_id,
             posts=report.posts,
-            comparisons=compared(original, entry, storage),
-        )
-
-    def _call(self) -> PlannedRequest:
-        sample = self.sample
-        used = sample.uses[-1].call if sample.uses else None
-        return PlannedRequest(
-            request_key=self._request_key(),
-            prompt_set=used.prompt_set if used else "",
-            prompt_id=used.prompt_id if used else "",
-            call_index=used.call_index if used else 0,
-            task=sample.task,
-            seed=sample.seed or 0,
-            samples=sample.samples,
-            embedding_version=sample.embedding_version,
-            request=sample.request,
-            reason=Reason.NEW,
-            state=PlanState.TO_BUY,
+            comparisons=compared(original.entry, entry, self._means.storage),
         )
 
     def _request_key(self) -> str:
         """Return the key of the first replay that is not finished, or of a new one."""
+        ledger = self._means.ledger
         if self._occasion is not None:
-            _, replays = replays_of(self._image, self._ledger)
+            replays = replays_of(self._original, ledger)
             unfinished = [entry.request_key for entry in replays if _is_unfinished(entry)]
             return unfinished[0] if unfinished else self._key_of(self._occasion)
         ordinal = 1
         while True:
             key = self._key_of(str(ordinal))
-            entry = self._ledger.entries([key]).get(key)
+            entry = ledger.entries([key]).get(key)
             if _is_unfinished(entry) or plan_state(entry) is PlanState.TO_BUY:
                 return key
             ordinal += 1
 
     def _key_of(self, replay: str) -> str:
-        name = f"{self.sample.request_key} replay {replay}{self._where}"
+        name = f"{self._original.entry.request_key} replay {replay}{self._where}"
         return hashlib.sha256(name.encode()).hexdigest()
 
 
-def replays_of(image: ImageLineage, ledger: Ledger) -> tuple[Entry, list[Entry]]:
-    """Return an image's request, and its replays at the same API, the newest first."""
-    sample = _original(image.samples)
-    call = sample.uses[-1].call if sample.uses else None
-    uses = uses_of_prompt(ledger, call.prompt_set, call.prompt_id) if call else []
-    keys = {use.request_key for use in uses if use.use.call.dataset == REPLAYS}
-    entries = ledger.entries(keys | {sample.request_key})
-    original = entries.pop(sample.request_key)
-    replays = [entry for entry in entries.values() if _is_same_call(entry, original)]
-    return original, sorted(replays, key=lambda entry: entry.claimed_at, reverse=True)
+def _planned_again(original: SampleLineage, use: Use) -> PlannedRequest:
+    entry = original.entry
+    return PlannedRequest(
+        request_key=use.request_key,
+        prompt_set=use.prompt_set,
+        prompt_id=use.prompt_id,
+        call_index=use.call_index,
+        task=entry.task,
+        seed=original.seed or 0,
+        samples=entry.samples,
+        embedding_version=entry.embedding_version,
+        request=entry.request,
+        reason=Reason.NEW,
+        state=PlanState.TO_BUY,
+    )
+
+
+def bought_sample(image: ImageLineage) -> SampleLineage:
+    """Return the first of an image's samples that was no replay."""
+    bought = [of for of in image.samples if any(use.dataset != REPLAYS for use in of.uses)]
+    return (bought or image.samples)[0]
+
+
+def replays_of(original: SampleLineage, ledger: Ledger) -> list[Entry]:
+    """Return a sample's replays at the same API, the newest first."""
+    used = original.uses[-1]
+    replays = {
+        of.entry.request_key: of.entry
+        for of in uses_of_prompt(ledger, used.prompt_set, used.prompt_id)
+        if of.use.dataset == REPLAYS and _is_same_call(of.entry, original.entry)
+    }
+    return sorted(replays.values(), key=lambda entry: entry.claimed_at, reverse=True)
 
 
 def _is_unfinished(entry: Entry | None) -> bool:
@@ -240,11 +210,6 @@ def least_like(comparisons: Sequence[Comparison]) -> Likeness:
     return max(likenesses, key=_ORDER.index, default=Likeness.NOT_COMPARABLE)
 
 
-def _original(samples: Sequence[SampleLineage]) -> SampleLineage:
-    bought = [s for s in samples if any(use.call.dataset != REPLAYS for use in s.uses)]
-    return (bought or samples)[0]
-
-
 def _what_happened(entry: Entry | None) -> str:
     if entry is None:
         return "The replay was not sent."
@@ -274,11 +239,7 @@ def _compare(
             likeness=Likeness.NOT_COMPARABLE,
             outcome=counterpart.outcome if counterpart else "missing",
             image_sha256=counterpart.image_sha256 if counterpart else None,
-            size=None,
             original_sha256=original.image_sha256,
-            original_size=None,
-            mean_difference=None,
-            hash_distance=None,
         )
     before = _bytes_of(original, storage)
     compared = [

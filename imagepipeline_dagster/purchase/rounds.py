@@ -24,44 +24,21 @@ from imagepipeline_dagster.ledger.records import (
     State,
     plan_state,
 )
-from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.steps import record_resumed, record_unknown
+from imagepipeline_dagster.ledger.uses import Use, record_uses
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.purchase.counting import PurchaseCount
 from imagepipeline_dagster.purchase.endings import Endings
 from imagepipeline_dagster.purchase.landing import Landing
+from imagepipeline_dagster.purchase.means import Means
 from imagepipeline_dagster.purchase.pacing import PollClock, PollTimer
 from imagepipeline_dagster.purchase.places import Places
 from imagepipeline_dagster.purchase.state import RunState
 from imagepipeline_dagster.purchase.submission import Submission
-from imagepipeline_dagster.purchase.uses import PromptSetUses
+from imagepipeline_dagster.purchase.uses import unrecorded
 
 _WAIT_FOR_OTHERS_SECONDS = 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PurchaseSettings:
-    """How a purchase is carried out; times in seconds.
-
-    Once more than `max_failure_ratio` of the samples that came to an end in this run failed, it
-    stops submitting; a few failures among the first ones are not judged yet. A paid picture that
-    cannot be had is asked for again for `link_patience_seconds` in this run, and by later runs
-    until `link_lifetime_hours` after its job's success. The limits of the account hold for all runs
-    with one ledger together.
-    """
-
-    max_in_flight: int = 16
-    account_max_in_flight: int | None = None
-    account_requests_per_second: float | None = None
-    job_timeout_seconds: float = 900.0
-    poll_min_seconds: float = 0.5
-    poll_max_seconds: float = 10.0
-    lease_seconds: float = 60.0
-    progress_seconds: float = 5.0
-    max_failure_ratio: float = 0.5
-    link_lifetime_hours: float = 24.0
-    link_patience_seconds: float = 30.0
 
 
 @dataclass(kw_only=True)
@@ -74,8 +51,8 @@ class Rounds:
     """
 
     calls: Mapping[str, PlannedRequest]
-    uses: PromptSetUses
-    ledger: Ledger
+    uses: Mapping[str, Sequence[Use]]
+    means: Means
     client: ImagePipelineClient
     writer: LedgerWriter
     submission: Submission
@@ -84,16 +61,16 @@ class Rounds:
     count: PurchaseCount
     state: RunState
     lease: Lease
-    settings: PurchaseSettings
     known_before: frozenset[str] = field(default=frozenset(), init=False)
     defect: Exception | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         """Make what the settings say of places and polls."""
-        self.places = Places(self.settings.max_in_flight)
+        self._settings = self.means.settings
+        self.places = Places(self._settings.max_in_flight)
         self._polls = PollClock(
-            poll_min_seconds=self.settings.poll_min_seconds,
-            poll_max_seconds=self.settings.poll_max_seconds,
+            poll_min_seconds=self._settings.poll_min_seconds,
+            poll_max_seconds=self._settings.poll_max_seconds,
         )
         self._noted: set[str] = set()
 
@@ -101,7 +78,7 @@ class Rounds:
         """Work in rounds until nothing is left to do; returns what the ledger says then."""
         first = True
         while True:
-            entries = await asyncio.to_thread(self.ledger.entries, self.calls)
+            entries = await asyncio.to_thread(self.means.ledger.entries, self.calls)
             if first:
                 self.known_before = frozenset(entries)
                 first = False
@@ -129,8 +106,9 @@ class Rounds:
         if used <= self._noted:
             return
         self._noted |= used
-        if uses := await asyncio.to_thread(self.uses.unrecorded, self.ledger, used):
-            await self.writer.write(self.uses.record, uses)
+        uses = [use for key in used for use in self.uses[key]]
+        if new := await asyncio.to_thread(unrecorded, self.means.ledger, uses):
+            await self.writer.write(record_uses, new)
 
     async def _sort(
         self, entries: Mapping[str, Entry]
@@ -170,7 +148,7 @@ class Rounds:
                 task = asyncio.create_task(self._buy(call, entry))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
-                while len(tasks) >= 2 * self.settings.max_in_flight + 16:
+                while len(tasks) >= 2 * self._settings.max_in_flight + 16:
                     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             while tasks:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -211,7 +189,7 @@ class Rounds:
                     samples=call.samples,
                     checked=call.parsed.safety_checker,
                     stored=entry.stored if entry else (),
-                    links_end=links_since + dt.timedelta(hours=self.settings.link_lifetime_hours),
+                    links_end=links_since + dt.timedelta(hours=self._settings.link_lifetime_hours),
                 )
                 self.state.land(call.samples, useful=useful)
         except Exception as error:  # noqa: BLE001 - raised again where the table does not know it
@@ -224,10 +202,10 @@ class Rounds:
     ) -> Job | None:
         """Return the call's job once it has succeeded; None where no job came about."""
         shape = _shape(call)
-        timeout = self.settings.job_timeout_seconds
+        timeout = self._settings.job_timeout_seconds
         if entry is not None and plan_state(entry) is not PlanState.TO_BUY:
             job = await self._resume(call, entry)
-            timer = PollTimer(0.0, self.settings.poll_min_seconds, self.settings.poll_max_seconds)
+            timer = PollTimer(0.0, self._settings.poll_min_seconds, self._settings.poll_max_seconds)
             if job is None:
                 return None
             if entry.lost_its_job:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,7 @@ from imagepipeline_dagster import telemetry
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.errors import AnswerLost
 from imagepipeline_dagster.api.jobs import Job, JobStatus
-from imagepipeline_dagster.ledger.budget import Allowance, BudgetReached
+from imagepipeline_dagster.ledger.budget import BudgetReached
 from imagepipeline_dagster.ledger.records import Claim, Failure, Hold, Lease
 from imagepipeline_dagster.ledger.steps import (
     record_claim,
@@ -26,11 +26,13 @@ from imagepipeline_dagster.ledger.steps import (
     record_failed,
     record_submitted,
 )
+from imagepipeline_dagster.ledger.uses import Use, record_uses
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.purchase.endings import Endings, SendingStopped
 from imagepipeline_dagster.purchase.fence import Fence, Moment
 from imagepipeline_dagster.purchase.landing import HoldLost
+from imagepipeline_dagster.purchase.means import Means
 from imagepipeline_dagster.purchase.state import RunState
 
 _log = logging.getLogger(__name__)
@@ -49,8 +51,8 @@ class Submission:
         state: says whether the run stops; what happens here is counted in it.
         lease: under which this process claims.
         fence: knows which claims are this process's own beyond doubt.
-        allowance: what may be spent; reserved before each POST.
-        record_uses: notes, in the transaction of its claim, which calls use a request.
+        means: of the run; what a call costs is reserved before its POST.
+        uses: which calls use a request, by its key; recorded in the transaction of its claim.
     """
 
     client: ImagePipelineClient
@@ -59,10 +61,8 @@ class Submission:
     state: RunState
     lease: Lease
     fence: Fence
-    allowance: Allowance
-    run_id: str
-    emulated: bool
-    record_uses: Callable[[Connection, str], None]
+    means: Means
+    uses: Mapping[str, Sequence[Use]]
 
     async def submit(self, call: PlannedRequest, hold: Hold) -> Job | None:
         """Claim a call, POST it and record its job; None where no job came about."""
@@ -76,9 +76,9 @@ class Submission:
             self.state.posts += 1
             telemetry.images_bought(
                 call.samples,
-                money=self.allowance.cost(call.samples),
-                currency=self.allowance.currency,
-                emulated=self.emulated,
+                money=self.means.allowance.cost(call.samples),
+                currency=self.means.allowance.currency,
+                emulated=self.means.emulated,
             )
             await self._record_job(hold, job)
         except asyncio.CancelledError:
@@ -151,8 +151,8 @@ class Submission:
             samples=call.samples,
             embedding_version=call.embedding_version,
             endpoint=self.client.endpoint(call.task),
-            emulated=self.emulated,
-            run_id=self.run_id,
+            emulated=self.means.emulated,
+            run_id=self.means.run_id,
         )
         taken = record_claim(
             connection,
@@ -164,10 +164,10 @@ class Submission:
         if not taken:
             return False
         today = dt.datetime.now(dt.UTC).date()
-        refusal = self.allowance.reserve(connection, images=claim.samples, today=today)
+        refusal = self.means.allowance.reserve(connection, images=claim.samples, today=today)
         if refusal is None:
             self.state.reserved[claim.request_key] = today
-            self.record_uses(connection, claim.request_key)
+            record_uses(connection, self.uses[claim.request_key])
             return True
         self.state.stop(BudgetReached(refusal))
         record_failed(

@@ -59,16 +59,9 @@ def test_a_drifted_model_is_told(tmp_path: Path, start_emulator: StartEmulator) 
             )
             buy_canaries(
                 [image],
-                ledger=ledger,
-                storage=other.storage,
-                origin="emulator",
-                emulated=True,
-                open_client=other.client,
-                settings=other.settings,
-                allowance=pipeline.dataset.allowance("emulator"),
+                other.means(ledger, run_id="another day"),
                 approval=pipeline.dataset.approval,
                 today=dt.date(2020, 1, 1),
-                run_id="another day",
             )
         check = _bought(pipeline)
         today = f"{dt.datetime.now(dt.UTC):%Y-%m}"

@@ -25,6 +25,7 @@ from imagepipeline_dagster.ledger.records import Entry, Failure, Hold, State
 from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by
 from imagepipeline_dagster.ledger.schema import prompt_sets, requests
 from imagepipeline_dagster.ledger.steps import record_submitted
+from imagepipeline_dagster.ledger.uses import uses_of
 from tests.buying import Buyer, numbered_rows, prompts_of
 
 RESUBMIT, FORGET = LedgerDecision.RESUBMIT, LedgerDecision.FORGET
@@ -51,15 +52,14 @@ def test_a_dropped_answer_is_listed_with_its_prompt(buyer: Buyer, emulator: Emul
     buyer.buy(prompts_of(numbered_rows(1, samples=2)))
     buyer.buy(prompts_of(numbered_rows(1, samples=2)))
 
-    with buyer.open_ledger() as ledger:
-        unknown = unknown_requests(ledger)
+    with buyer.open_ledger() as ledger, ledger.reading() as connection:
+        (unknown,) = unknown_requests(ledger)
+        (use,) = uses_of(connection, [unknown.request_key])[unknown.request_key]
 
-    assert len(unknown) == 1
-    (call,) = unknown[0].calls
-    assert (call.dataset, call.prompt_set, call.prompt_id) == ("images", "spring", "p0000")
-    assert unknown[0].samples == 1
-    assert unknown[0].endpoint.startswith(emulator.url)
-    assert "may have been bought" in unknown[0].error
+    assert (use.dataset, use.prompt_set, use.prompt_id) == ("images", "spring", "p0000")
+    assert unknown.samples == 1
+    assert unknown.endpoint.startswith(emulator.url)
+    assert "may have been bought" in str(unknown.error)
 
 
 def test_resubmitting_buys_exactly_once_more(any_buyer: Buyer, emulator: EmulatorServer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -45,25 +44,28 @@ def test_an_image_leads_back_to_everything(buyer: Buyer, emulator: EmulatorServe
     bought = buyer.buy(prompts_of([row], {"style": STYLE}), run_id="run-1")
     image, sha256, _ = only_image(bought)
 
-    (sample,) = traced(buyer, sha256).samples
+    (origin,) = traced(buyer, sha256).samples
 
-    (use,) = sample.uses
-    assert dataclasses.astuple(use.call) == ("images", "spring", "p0000", 0)
+    sample, entry, job = origin.sample, origin.entry, origin.job
+    (use,) = origin.uses
+    assert (use.dataset, use.prompt_set, use.prompt_id, use.call_index) == (
+        *("images", "spring", "p0000", 0),
+    )
     assert json.loads(use.prompt_row)["prompt"] == "boat number 0"
     assert use.embedding_row is not None
     assert json.loads(use.embedding_row)["version"] == "7"
-    assert sample.request == image.request
-    assert json.loads(sample.request)["prompt"] == "boat number 0, styled"
-    assert (sample.seed, sample.samples, sample.sample_index) == (5, 1, 0)
-    assert (sample.embedding_version, sample.task) == ("7", "text2image")
-    assert (sample.job_id, sample.run_id) == (image.job_id, "run-1")
-    assert sample.endpoint == f"{emulator.url}/sdxl/text2image/v1"
-    assert sample.emulated
+    assert entry.request == image.request
+    assert json.loads(entry.request)["prompt"] == "boat number 0, styled"
+    assert (origin.seed, entry.samples, sample.sample_index) == (5, 1, 0)
+    assert (entry.embedding_version, entry.task) == ("7", "text2image")
+    assert (job.job_id, job.run_id) == (image.job_id, "run-1")
+    assert entry.endpoint == f"{emulator.url}/sdxl/text2image/v1"
+    assert entry.emulated
     assert sample.outcome == "generated"
-    assert (sample.submitted_at, sample.stored_at) == (image.submitted_at, image.completed_at)
+    assert (job.submitted_at, sample.stored_at) == (image.submitted_at, image.completed_at)
     assert (sample.uri, sample.format, sample.bytes) == (image.uri, image.format, image.bytes)
-    assert not sample.earlier
-    assert not sample.decisions
+    assert not origin.earlier
+    assert not origin.decisions
 
 
 def test_every_name_of_an_image_finds_it(buyer: Buyer, tmp_path: Path) -> None:
@@ -126,7 +128,7 @@ def test_a_request_that_two_prompts_share_names_both(buyer: Buyer) -> None:
     ]
     bought = buyer.buy(prompts_of(rows))
     (sample,) = traced(buyer, str(bought.images[0].image_sha256)).samples
-    assert sorted(use.call.prompt_id for use in sample.uses) == ["a", "b"]
+    assert sorted(use.prompt_id for use in sample.uses) == ["a", "b"]
 
 
 def test_earlier_jobs_and_decisions_stay_known(buyer: Buyer, emulator: EmulatorServer) -> None:
@@ -150,7 +152,7 @@ def test_earlier_jobs_and_decisions_stay_known(buyer: Buyer, emulator: EmulatorS
     assert [attempt.run_id for attempt in sample.earlier] == ["first", "after lost"]
     lost, failed = sample.earlier
     assert lost.job_id is None
-    assert failed.job_id not in (None, sample.job_id)
+    assert failed.job_id not in (None, sample.job.job_id)
     assert "may have been bought" in str(lost.error)
     assert [decision.why for decision in sample.decisions] == ["lost", "failed"]
-    assert sample.run_id == "after failed"
+    assert sample.job.run_id == "after failed"

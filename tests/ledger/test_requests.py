@@ -27,7 +27,6 @@ from imagepipeline_dagster.ledger.records import (
     Owner,
     State,
     StoredSample,
-    Use,
 )
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import SCHEMA_VERSION, attempts
@@ -43,8 +42,8 @@ from imagepipeline_dagster.ledger.steps import (
     record_succeeded,
     record_trouble,
     record_unknown,
-    record_uses,
 )
+from imagepipeline_dagster.ledger.uses import Use, record_uses
 
 ME, OTHER = Owner("a-host/1/me"), Owner("a-host/2/other")
 NOW = dt.datetime(2030, 5, 17, 12, 30, 15, 250_000, tzinfo=dt.UTC)
@@ -307,13 +306,21 @@ def test_leases_are_renewed_and_released_for_one_owner(ledger: Ledger) -> None:
 def test_the_latest_use_of_a_call_is_the_one_noted_last(ledger: Ledger) -> None:
     """A call that goes back to an earlier request uses that one again, with its row as it is."""
 
-    def use(key: str, row: str) -> Use:
-        return Use(prompt_id="p", call_index=0, request_key=key, prompt_row=row, embedding_row=None)
+    def use(key: str, row: str, dataset: str = "images") -> Use:
+        return Use(
+            dataset=dataset,
+            prompt_set="spring",
+            prompt_id="p",
+            call_index=0,
+            request_key=key,
+            prompt_row=row,
+            embedding_row=None,
+            run_id="run",
+        )
 
     for key, row in (("a", "1"), ("b", "2"), ("a", "3")):
         with ledger.engine.begin() as connection:
-            record_uses(connection, "images", "spring", "run", [use(key, row)])
-            record_uses(connection, "other", "spring", "run", [use("z", "9")])
+            record_uses(connection, [use(key, row), use("z", "9", "other")])
 
     assert ledger.latest_uses("images", "spring") == {("p", 0): use("a", "3")}
     assert ledger.latest_uses("images", "winter") == {}

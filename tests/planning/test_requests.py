@@ -24,9 +24,9 @@ from imagepipeline_dagster.ledger.records import (
     PlanState,
     State,
     StoredSample,
-    Use,
     plan_state,
 )
+from imagepipeline_dagster.ledger.uses import Use
 from imagepipeline_dagster.planning.requests import (
     PlannedRequest,
     Reason,
@@ -114,11 +114,14 @@ class Books:
                 bought += 1
                 self.entries[call.request_key] = entry_of(call)
             self.uses[call.prompt_id, call.call_index] = Use(
+                dataset="images",
+                prompt_set=call.prompt_set,
                 prompt_id=call.prompt_id,
                 call_index=call.call_index,
                 request_key=call.request_key,
                 prompt_row="{}",
                 embedding_row=None,
+                run_id="run",
             )
         return bought
 

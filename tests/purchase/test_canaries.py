@@ -19,11 +19,10 @@ from imagepipeline_dagster.purchase.canaries import (
 )
 from imagepipeline_dagster.purchase.likeness import Likeness
 from imagepipeline_dagster.purchase.replay import ReplayFailed
-from tests.buying import Buyer, numbered_rows, prompts_of
+from tests.buying import ALLOWANCE, Buyer, numbered_rows, prompts_of
 from tests.conftest import StartEmulator
 
 MONDAY = dt.date(2026, 3, 2)
-ALLOWANCE = Allowance(scope="images@emulator")
 
 
 @pytest.fixture
@@ -43,19 +42,9 @@ def buy(
 ) -> None:
     """Buy the canaries so many weeks after the first Monday."""
     with buyer.open_ledger() as ledger:
-        buy_canaries(
-            pinned,
-            ledger=ledger,
-            storage=buyer.storage,
-            origin="emulator",
-            emulated=True,
-            open_client=buyer.client,
-            settings=buyer.settings,
-            allowance=allowance,
-            approval=approval,
-            today=MONDAY + dt.timedelta(weeks=weeks),
-            run_id=f"canaries {weeks}",
-        )
+        means = buyer.means(ledger, run_id=f"canaries {weeks}", allowance=allowance)
+        today = MONDAY + dt.timedelta(weeks=weeks)
+        buy_canaries(pinned, means, approval=approval, today=today)
 
 
 def look(buyer: Buyer, pinned: list[str]) -> list[CanaryLook]:

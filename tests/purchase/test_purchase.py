@@ -20,7 +20,6 @@ from imagepipeline_dagster.api.contract import GenerationRequest
 from imagepipeline_dagster.api.errors import AccessRefused, CreditsExhausted, Unreachable
 from imagepipeline_dagster.api.jobs import Job
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation
-from imagepipeline_dagster.ledger.budget import Allowance
 from imagepipeline_dagster.ledger.records import Claim, Failure, Hold, Outcome, Owner, State
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import requests
@@ -28,7 +27,6 @@ from imagepipeline_dagster.ledger.steps import record_claim, record_failed, reco
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.purchase import landing, submission
-from imagepipeline_dagster.purchase.purchase import Purchase
 from imagepipeline_dagster.purchase.state import PurchaseProgress
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.buying import (
@@ -601,21 +599,7 @@ def test_progress_is_told_while_a_purchase_goes_on(
     buyer = dataclasses.replace(buyer, base_url=vendor.url)
     prompts = prompts_of(numbered_rows(8))
     reports: list[PurchaseProgress] = []
-    ledger = Ledger(buyer.ledger_url)
-    Purchase(
-        plan=buyer.plan(prompts),
-        prompts=prompts,
-        dataset="images",
-        run_id="run",
-        ledger=ledger,
-        storage=buyer.storage,
-        open_client=buyer.client,
-        emulated=True,
-        allowance=Allowance(scope="images at emulator"),
-        settings=buyer.settings,
-        on_progress=reports.append,
-    ).carry_out()
-    ledger.close()
+    buyer.buy(prompts, on_progress=reports.append)
 
     assert reports
     assert {progress.total for progress in reports} == {8}

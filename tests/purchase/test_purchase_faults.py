@@ -13,7 +13,7 @@ import pytest
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation, faults
 from imagepipeline_dagster.ledger.records import MAX_JOBS_PER_REQUEST
 from imagepipeline_dagster.planning.prompts import Prompt
-from imagepipeline_dagster.purchase.rounds import PurchaseSettings
+from imagepipeline_dagster.purchase.means import PurchaseSettings
 from tests.buying import (
     Bought,
     Buyer,

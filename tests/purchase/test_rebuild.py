@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import io
 from collections.abc import Sequence
@@ -79,18 +80,11 @@ def lose_the_ledger(ledger_url: str) -> None:
 
 def rebuild(buyer: Buyer, *, unbought: bool = False) -> list[Restored]:
     """Restore what the ledger lacks."""
-    rebuilding = Rebuilding(
-        storage=buyer.storage,
-        tables=TABLES,
-        dataset="images",
-        allowance=ALLOWANCE,
-        endpoint=lambda task: f"{buyer.base_url}/sdxl/{task}/v1",
-        emulated=True,
-        unbought=unbought,
-    )
     with buyer.open_ledger() as ledger:
-        restored = list(rebuilding.restore(ledger))
-        if rebuilding.adopt(ledger):
+        means = dataclasses.replace(buyer.means(ledger, allowance=ALLOWANCE), origin=buyer.base_url)
+        rebuilding = Rebuilding(means=means, tables=TABLES, dataset="images", unbought=unbought)
+        restored = list(rebuilding.restore())
+        if rebuilding.adopt():
             adopt(ledger, buyer.storage)
         return restored
 
@@ -208,7 +202,7 @@ def test_what_people_decided_is_known_again(buyer: Buyer, emulator: EmulatorServ
         taken = [it for key in decided.entries for it in decisions_about(connection, key)]
         with pytest.raises(DecisionRefused, match="given_up"):
             decide(ledger, [str(lost)], LedgerDecision.FORGET, who="mira", why="again")
-    assert sorted((it.decision.value, it.who, it.why) for it in taken) == [
+    assert sorted((str(it.decision), it.who, it.why) for it in taken) == [
         ("forget", "mira", "not in: their list"),
         ("withdraw", "jo", "a face"),
     ]

@@ -24,14 +24,8 @@ FINAL: dict[str, tuple[Fault, str]] = {
 def asked_again(buyer: Buyer, bought: Bought, *, origin: str = "x") -> list[Refetched]:
     """Ask for the pictures of all that was bought."""
     with buyer.open_ledger() as ledger:
-        return refetch(
-            entries_named(ledger, list(bought.entries)),
-            ledger=ledger,
-            storage=buyer.storage,
-            open_client=buyer.client,
-            origin=origin,
-            emulated=origin == "x",
-        )
+        means = dataclasses.replace(buyer.means(ledger), origin=origin, emulated=origin == "x")
+        return refetch(entries_named(ledger, list(bought.entries)), means)
 
 
 @pytest.mark.parametrize("name", FINAL)

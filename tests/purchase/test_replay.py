@@ -15,25 +15,26 @@ from imagepipeline_dagster.ledger.budget import Allowance, Budget, BudgetReached
 from imagepipeline_dagster.ledger.decisions import unknown_requests
 from imagepipeline_dagster.ledger.lineage import lineage_of
 from imagepipeline_dagster.ledger.schema import requests
+from imagepipeline_dagster.ledger.uses import sets_using
 from imagepipeline_dagster.purchase.likeness import Likeness, compare_pictures, difference_hash
 from imagepipeline_dagster.purchase.replay import OtherOrigin, Replay, ReplayFailed, ReplayReport
-from tests.buying import Bought, Buyer, ForgetfulBuyer, numbered_rows, prompts_of, request_of
+from tests.buying import (
+    ALLOWANCE,
+    Bought,
+    Buyer,
+    ForgetfulBuyer,
+    numbered_rows,
+    prompts_of,
+    request_of,
+)
 from tests.conftest import StartEmulator
-
-ALLOWANCE = Allowance(scope="images@emulator")
 
 
 def replayed(buyer: Buyer, image: str | None, *, allowance: Allowance = ALLOWANCE) -> ReplayReport:
     """Replay an image at the buyer's API."""
     with buyer.open_ledger() as ledger:
-        found = lineage_of(ledger, str(image))
-        return Replay(found, ledger=ledger, origin="emulator", emulated=True).carry_out(
-            storage=buyer.storage,
-            open_client=buyer.client,
-            settings=buyer.settings,
-            allowance=allowance,
-            run_id="replay",
-        )
+        means = buyer.means(ledger, run_id="replay", allowance=allowance)
+        return Replay(lineage_of(ledger, str(image)), means).carry_out()
 
 
 def entry_and_uses(buyer: Buyer, bought: Bought) -> object:
@@ -63,9 +64,9 @@ def test_the_same_model_gives_the_same_bytes(
     assert entry_and_uses(buyer, bought) == before
     with buyer.open_ledger() as ledger:
         lineage = lineage_of(ledger, str(bought.images[0].image_sha256))
-    datasets = [use.call.dataset for sample in lineage.samples for use in sample.uses]
+    datasets = [use.dataset for sample in lineage.samples for use in sample.uses]
     assert datasets == ["images", "replay"]
-    assert lineage.samples[0].request == lineage.samples[1].request
+    assert lineage.samples[0].entry.request == lineage.samples[1].entry.request
     assert lineage.samples[0].uses[0].prompt_row == lineage.samples[1].uses[0].prompt_row
 
 
@@ -149,9 +150,9 @@ def test_a_replay_whose_answer_is_lost_is_unknown(
     emulator.set_faults(Fault(kind=FaultKind.DROPPED_ANSWER, times=1))
     with pytest.raises(ReplayFailed, match="ledger unknown"):
         replayed(buyer, bought.images[0].image_sha256)
-    with buyer.open_ledger() as ledger:
+    with buyer.open_ledger() as ledger, ledger.reading() as connection:
         (lost,) = unknown_requests(ledger)
-    assert lost.calls[0].dataset == "replay"
+        assert sets_using(connection, [lost.request_key]) == [("replay", "spring")]
     assert buyer.buy(prompts_of(numbered_rows(1))).outcomes == {"generated": 1}
     assert emulator.stats.posts_accepted == 2
 
@@ -168,9 +169,11 @@ def test_another_api_is_refused_unless_allowed(buyer: Buyer, bought: Bought) -> 
     """What one API made is not replayed at another without a word that says so."""
     with buyer.open_ledger() as ledger:
         lineage = lineage_of(ledger, str(bought.images[0].image_sha256))
+        here = buyer.means(ledger)
+        there = dataclasses.replace(here, origin="https://api.example", emulated=False)
         with pytest.raises(OtherOrigin, match=r"the emulator, and https://api\.example would"):
-            Replay(lineage, ledger=ledger, origin="https://api.example", emulated=False)
-        Replay(lineage, ledger=ledger, origin="https://api.example", emulated=False, elsewhere=True)
+            Replay(lineage, there)
+        Replay(lineage, there, elsewhere=True)
         with ledger.engine.begin() as connection:
             connection.execute(
                 update(requests).values(
@@ -178,10 +181,10 @@ def test_another_api_is_refused_unless_allowed(buyer: Buyer, bought: Bought) -> 
                 )
             )
         lineage = lineage_of(ledger, str(bought.images[0].image_sha256))
-        Replay(lineage, ledger=ledger, origin="https://api.example", emulated=False)
-        for origin, emulated in (("https://other.example", False), ("emulator", True)):
+        Replay(lineage, there)
+        for means in (dataclasses.replace(there, origin="https://other.example"), here):
             with pytest.raises(OtherOrigin, match=r"was made by https://api\.example"):
-                Replay(lineage, ledger=ledger, origin=origin, emulated=emulated)
+                Replay(lineage, means)
         with ledger.reading() as connection:
             assert len(connection.scalars(select(requests.c.request_key)).all()) == 1
 

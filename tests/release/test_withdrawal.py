@@ -211,7 +211,13 @@ def test_a_withdrawn_picture_is_not_bought_again(
         assert [(d.decision, d.who, d.why) for d in sample.decisions] == [
             ("withdraw", "ana", "a person asked")
         ]
-        decide(ledger, [sample.request_key], LedgerDecision.RESUBMIT, who="ana", why="agreed again")
+        decide(
+            ledger,
+            [sample.entry.request_key],
+            LedgerDecision.RESUBMIT,
+            who="ana",
+            why="agreed again",
+        )
     buyer.buy(prompts)
     assert emulator.stats.posts_received == 4
 
