@@ -194,7 +194,7 @@ def measure_releases(folder: Path, pictures: int) -> list[Line]:
             at_most=15,
         ),
     ]
-    for name in ("webdataset", "imagefolder"):
+    for name in ("webdataset", "imagefolder", "lance"):
         spent = _released(folder, pictures, to=name, formats=("parquet", name))
         lines.append(
             Line(

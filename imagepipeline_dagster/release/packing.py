@@ -3,6 +3,7 @@
     parquet/data/train-00000-1f0c….parquet        a part of the rows, named by its content
     webdataset/train-00000.tar, .index.json       ordinals as keys; where each picture lies
     imagefolder/train/ab/<sha256>.png             with metadata.parquet
+    lance/train.lance/                            a dataset a split, with a fragment a part
     rows/train-1f0c….parquet                      that table, where there is no parquet/
 
 No name holds a word of a prompt: readers take words like "test" in a name for a split. A
@@ -29,6 +30,7 @@ from imagepipeline_dagster.release.credentials import stamp_of
 from imagepipeline_dagster.release.formats.contract import Writer
 from imagepipeline_dagster.release.formats.files import PackedFiles
 from imagepipeline_dagster.release.formats.imagefolder import ImageFolder
+from imagepipeline_dagster.release.formats.lance import LanceDatasets
 from imagepipeline_dagster.release.formats.parquet import ParquetFiles
 from imagepipeline_dagster.release.formats.webdataset import WebDatasetTars, member_extension
 from imagepipeline_dagster.release.parts import Part
@@ -40,17 +42,20 @@ _WRITERS: Mapping[str, Callable[[str, Sequence[Part], PackedFiles], Writer]] = {
     "parquet": ParquetFiles,
     "webdataset": WebDatasetTars,
     "imagefolder": ImageFolder,
+    "lance": LanceDatasets,
 }
 _WRITERS_WITHOUT_PARQUET = {"imagefolder": partial(ImageFolder, alone=True)}
 _LOADING = {
     "parquet": 'load_dataset("parquet", data_files="data/*.parquet")',
     "webdataset": 'load_dataset(".")',
     "imagefolder": 'load_dataset(".")',
+    "lance": 'load_dataset(".")',
 }
 _PATTERNS = {
     "parquet": "data/{}-*.parquet",
     "webdataset": "{}-*.tar",
     "imagefolder": "{}/**",
+    "lance": "{}.lance/**",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -17,7 +18,7 @@ _SHAPING = ("order", "stamp", "content_producer", "content_credentials")
 class ReleasePolicy(Options):
     """How a dataset is released."""
 
-    formats: Sequence[Literal["parquet", "webdataset", "imagefolder"]] = Field(
+    formats: Sequence[Literal["parquet", "webdataset", "imagefolder", "lance"]] = Field(
         ("parquet",),
         description="Each is a folder of its own. parquet is always there, unless imagefolder is "
         "the only one: so scattered changes cost little.",
@@ -87,6 +88,8 @@ class ReleasePolicy(Options):
     def _can_be_meant(self) -> Self:
         if not self.has_parquet and list(self.formats) != ["imagefolder"]:
             raise ValueError("formats: parquet is missing; imagefolder alone can do without it")
+        if "lance" in self.formats and not find_spec("lance"):
+            raise ValueError('formats: lance needs pip install "imagepipeline-dagster[lance]"')
         if not self.splits or not all(share > 0 for share in self.splits.values()):
             raise ValueError(f"splits: {dict(self.splits)} needs shares above 0")
         for name in self.splits:

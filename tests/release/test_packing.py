@@ -26,7 +26,7 @@ from tests.release.samples import kept_row, picture, publish_rows
 
 SPLITS = {"train": 0.5, "test": 0.5}
 EVERYTHING = ReleasePolicy(
-    formats=("parquet", "webdataset", "imagefolder"), splits=SPLITS, max_lost_share=1
+    formats=("parquet", "webdataset", "imagefolder", "lance"), splits=SPLITS, max_lost_share=1
 )
 PROMPTS = 12
 

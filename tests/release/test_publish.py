@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -516,7 +516,7 @@ def test_a_living_publishers_files_are_left_alone(either_home: Storage) -> None:
 
 # What a change costs
 
-ALL_FORMATS = ("parquet", "webdataset", "imagefolder")
+ALL_FORMATS = ("parquet", "webdataset", "imagefolder", "lance")
 
 
 def test_unchanged_parts_are_taken_over(
@@ -543,6 +543,7 @@ def test_unchanged_parts_are_taken_over(
     assert sorted(new) == sorted(
         [
             f"imagefolder/train/{image_name[:2]}/{image_name}",
+            f"lance/train.lance/data/{PurePosixPath(second.shards[1].path).stem[6:]}.lance",
             second.shards[1].path,
             "webdataset/train-00001.index.json",
             "webdataset/train-00001.tar",

@@ -22,7 +22,7 @@ from tests.release.samples import kept_row, publish_rows
 
 pytest_plugins = ["tests.s3"]
 
-POLICY = ReleasePolicy(formats=("parquet", "webdataset", "imagefolder"), max_lost_share=1)
+POLICY = ReleasePolicy(formats=("parquet", "webdataset", "imagefolder", "lance"), max_lost_share=1)
 PICTURES = 30
 KILLS = 50
 PUBLISHER = """

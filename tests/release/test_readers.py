@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 PICTURES = 30
 POLICY = ReleasePolicy(
-    formats=("parquet", "webdataset", "imagefolder"),
+    formats=("parquet", "webdataset", "imagefolder", "lance"),
     splits={"train": 0.6, "test": 0.4},
     license="cc-by-4.0",
     homepage="https://example.com/foxes",
@@ -102,7 +102,7 @@ def is_its_picture(data: bytes, expected: Mapping[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("name", [".", "parquet", "webdataset", "imagefolder"])
+@pytest.mark.parametrize("name", [".", "parquet", "webdataset", "imagefolder", "lance"])
 def test_datasets_loads_each_folder(
     released: Released,
     datasets: Any,  # noqa: ANN401 - it has no types

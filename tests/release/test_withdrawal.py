@@ -31,7 +31,7 @@ pytest_plugins = ["tests.s3"]
 
 PNG_HEADER = 33  # bytes
 EVERYTHING = ReleasePolicy(
-    formats=("parquet", "webdataset", "imagefolder"),
+    formats=("parquet", "webdataset", "imagefolder", "lance"),
     splits={"train": 0.5, "test": 0.5},
     license="cc-by-4.0",
     max_lost_share=1,

@@ -1,5 +1,5 @@
 """The formats of a release, each a writer that gets the same rows and pictures.
 
 - `contract`: what each of them does. `files`: where their files go.
-- `parquet`, `webdataset`, `imagefolder`: one each.
+- `parquet`, `webdataset`, `imagefolder`, `lance`: one each.
 """

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Lock
+from typing import Protocol
 
 from typing_extensions import Buffer, override
 
@@ -22,6 +23,15 @@ _FINISHERS = 4  # threads
 _UNFINISHED = 8  # files that wait for the disk or the network
 _BUFFER = 2**16  # bytes: a page of pictures is larger, and passes by
 _NO_MARKS: Mapping[str, int] = {}
+
+
+class LocalFile(Protocol):
+    """A new local file, of whatever writer."""
+
+    path: Path
+
+    def finish(self) -> tuple[str, int]:
+        """Close the file, and return its SHA-256 and its size."""
 
 
 class _Summed(io.FileIO):
@@ -91,7 +101,11 @@ class PackedFiles:
 
     def open(self) -> NewFile:
         """Return a new local file."""
-        return NewFile(self._scratch / f"{next(self._numbers)}")
+        return NewFile(self.new_path())
+
+    def new_path(self) -> Path:
+        """Return where a new local file or folder can be."""
+        return self._scratch / f"{next(self._numbers)}"
 
     def put(
         self,
@@ -113,18 +127,19 @@ class PackedFiles:
     def move(
         self,
         name: str,
-        local: NewFile,
+        local: LocalFile,
         *,
         part: str | None = None,
         rows: int | None = None,
         marks: Mapping[str, int] = _NO_MARKS,
-    ) -> None:
-        """Put a local file that is written."""
+    ) -> int:
+        """Put a local file that is written, and return its size."""
         sha256, size = local.finish()
         file = ReleaseFile(
             path=name, sha256=sha256, size=size, rows=rows, part=part, marks=dict(marks)
         )
         self._finish(partial(self._storage.upload, f"{self._path}/{name}", local.path), file)
+        return size
 
     def former_files(self, format: str, part: str) -> list[ReleaseFile]:  # noqa: A002 - its name
         """Return what the former release has in a format of a part."""
