@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -58,6 +58,9 @@ class QuietServer(uvicorn.Server):
         self._on_ready = on_ready
         self._on_stop = on_stop
         self._answers = threading.Event()
+        self._thread = threading.Thread(
+            target=self.serve_until_stopped, name="loopback-server", daemon=True
+        )
 
     def serve_until_stopped(self) -> None:
         """Serve in this thread, until Ctrl-C or until `should_exit` is set; close the socket."""
@@ -65,24 +68,20 @@ class QuietServer(uvicorn.Server):
         with contextlib.suppress(KeyboardInterrupt), self._listening:
             self.run(sockets=[self._listening])
 
-    @contextlib.contextmanager
-    def in_a_thread(self) -> Iterator[str]:
-        """Serve in a daemon thread for as long as the block lasts, and give the URL.
+    def start(self) -> None:
+        """Serve in a daemon thread until `stop`; the server answers once this returns.
 
         Raises:
             TimeoutError: the server did not start.
         """
-        thread = threading.Thread(
-            target=self.serve_until_stopped, name="loopback-server", daemon=True
-        )
-        thread.start()
+        self._thread.start()
         if not self._answers.wait(_START_SECONDS):
             raise TimeoutError("the server did not start")
-        try:
-            yield self.url
-        finally:
-            self.should_exit = True
-            thread.join(_STOP_SECONDS)
+
+    def stop(self) -> None:
+        """End the server, and wait a little for it."""
+        self.should_exit = True
+        self._thread.join(_STOP_SECONDS)
 
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

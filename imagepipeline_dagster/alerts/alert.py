@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -27,25 +26,9 @@ class Alert:
     about: str
     state: str
 
-    @property
-    def subject(self) -> str:
-        """A short name of what it is about, to be remembered."""
-        return subject_of(self.about)
-
-    @property
-    def digest(self) -> str:
-        """A short name of its state."""
-        return _short(self.state)
-
 
 Notify = Callable[[Alert], None]
 """Tells an alert to people; what it raises is shown on the tick, and the alert is told again."""
 
-
-def subject_of(about: str) -> str:
-    """Return the short name of what alerts are about."""
-    return _short(about)
-
-
-def _short(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+News = Alert | str
+"""An alert, or what all is well with: the next alert about that is told again."""

@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from imagepipeline_dagster.alerts.alert import Alert, Notify
+from imagepipeline_dagster.alerts.alert import News, Notify
+
+_REMEMBERED = 30  # a cursor is stored with every tick
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Telling:
-    """What a tick told: `said` has the state that was told last, by subject.
+    """What a tick told: `said` has the state that was told last, by what it is about.
 
-    `error` is what the hook raised; it was not called again after that.
+    `done` news were told, or needed not be. `error` is what the hook raised; it was not called
+    again after that.
     """
 
     said: Mapping[str, str]
     told: int
-    error: Exception | None = None
+    done: int
+    error: Exception | None
 
 
-def tell(alerts: Iterable[Alert], said: Mapping[str, str], notify: Notify) -> Telling:
+def tell(news: Iterable[News], said: Mapping[str, str], notify: Notify) -> Telling:
     """Give those alerts to the hook that were not told in their present state."""
-    remembered, told = dict(said), 0
-    for alert in alerts:
-        if remembered.get(alert.subject) == alert.digest:
-            continue
-        try:
-            notify(alert)
-        except Exception as error:  # noqa: BLE001 - the hook is the user's
-            return Telling(said=remembered, told=told, error=error)
-        # At the end: what was told last is forgotten last.
-        remembered.pop(alert.subject, None)
-        remembered[alert.subject] = alert.digest
-        told += 1
-    return Telling(said=remembered, told=told)
+    remembered, told, done = dict(said), 0, 0
+    error: Exception | None = None
+    for item in news:
+        if isinstance(item, str):
+            remembered.pop(_short(item), None)
+        elif remembered.get(_short(item.about)) != _short(item.state):
+            try:
+                notify(item)
+            except Exception as raised:  # noqa: BLE001 - the hook is the user's
+                error = raised
+                break
+            # At the end: what was told last is forgotten last.
+            remembered.pop(_short(item.about), None)
+            remembered[_short(item.about)] = _short(item.state)
+            told += 1
+        done += 1
+    latest = dict(list(remembered.items())[-_REMEMBERED:])
+    return Telling(said=latest, told=told, done=done, error=error)
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -2,7 +2,7 @@
 
 - `contract`: the requests that the API takes, and the paths that they go to
 - `jobs`: a job, and how an answer about one is read
-- `errors`: what can go wrong, drawn as a tree
+- `errors`: what can go wrong, as a tree of classes
 - `address`: the base URL, checked and in one spelling
 - `answers`, `rulings`, `words`: an answer read, what it proves, and what its words speak of
 - `client`: submit, status, wait, download; made of `connections`, `retrying` (what may be asked

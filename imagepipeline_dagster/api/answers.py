@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import httpx
 
 from imagepipeline_dagster.api.contract import GenerationRequest, Task, status_path
+from imagepipeline_dagster.api.errors import OtherJobAnswered
 from imagepipeline_dagster.api.jobs import (
     NO_MESSAGE,
     Job,
@@ -37,19 +38,7 @@ class AnswerReader:
         self._redaction = redaction
         self._logged_words: set[str] = set()
 
-    def of_post(self, response: httpx.Response, request: GenerationRequest) -> Answer:
-        """Return the answer to a POST of `request`."""
-        return self._read(response, task=request.task, request=request)
-
-    def of_status(self, response: httpx.Response, *, task: str, job_id: str) -> Answer:
-        """Return the answer to a question about a job.
-
-        Raises:
-            OtherJob: it is about another one.
-        """
-        return self._read(response, task=task, job_id=job_id)
-
-    def _read(
+    def read(
         self,
         response: httpx.Response,
         *,
@@ -57,6 +46,11 @@ class AnswerReader:
         job_id: str | None = None,
         request: GenerationRequest | None = None,
     ) -> Answer:
+        """Return the answer to a POST of `request`, or to a question about the job of `job_id`.
+
+        Raises:
+            OtherJobAnswered: it is about another job.
+        """
         location = _without_query(response.headers.get("Location", ""))
         kind = self._redaction.text(response.headers.get("Content-Type", "no content type"))
         job, unreadable = None, ""
@@ -68,11 +62,15 @@ class AnswerReader:
             answer = self._redaction.answer(body)
             if not unreadable:
                 job = self._job(answer, task=task, job_id=job_id)
-        except OtherJob:
-            raise
+        except OtherJob as error:
+            asked, told = self._redaction.text(job_id or ""), self._redaction.text(str(error))
+            raise OtherJobAnswered(
+                f"the answer about job {asked} is about another one, {told[:100]}"
+            ) from None
         except (UnreadableAnswer, RecursionError) as error:
             answer, unreadable = (None, str(error)) if body is None else (answer, str(error))
-        if job is None and (named := _job_at(location, task=task)) and not self._holds_key(named):
+        named = _job_at(location, task=task)
+        if job is None and named and not self._redaction.holds_key(named):
             job = Job(task=Task(task), id=named, status=JobStatus.PENDING, word="redirected")
         # Once more: a message may hold the key that stays in a link.
         text = self._redaction.text(error_text(answer, limit=_WHOLE_MESSAGE))
@@ -84,7 +82,6 @@ class AnswerReader:
             status=response.status_code,
             job=job,
             unreadable=unreadable,
-            names_job=job is not None and job.names_itself,
             message=text[:_MAX_MESSAGE],
             words=without_echo(words, request) if request else words,
             is_page="html" in kind.lower() or response.content.lstrip()[:1] == b"<",
@@ -95,16 +92,13 @@ class AnswerReader:
 
     def _job(self, answer: object, *, task: str, job_id: str | None) -> Job:
         job = read_job(answer, task=task, job_id=job_id)
-        if job_id is None and job.id is not None and self._holds_key(job.id):
+        if job_id is None and job.id is not None and self._redaction.holds_key(job.id):
             raise UnreadableAnswer("its job id holds the API key")
         if not job.known_word and job.word not in self._logged_words:
             self._logged_words.add(job.word)
             _log.warning("unknown job status %r is taken as pending", job.word[:40])
         links = tuple(self._redaction.link(link) for link in job.download_urls)
         return job.model_copy(update={"download_urls": links})
-
-    def _holds_key(self, job_id: str) -> bool:
-        return self._redaction.holds_key(job_id)
 
 
 def _json_of(response: httpx.Response) -> object:

@@ -18,7 +18,7 @@ from aiolimiter import AsyncLimiter
 from imagepipeline_dagster import telemetry
 from imagepipeline_dagster.api.address import check_key_is_safe, origin_of
 from imagepipeline_dagster.api.answers import AnswerReader
-from imagepipeline_dagster.api.connections import POST_KEEPALIVE_SECONDS, bounded_answer, open_http
+from imagepipeline_dagster.api.connections import POST_KEEPALIVE_SECONDS, Network, bounded_answer
 from imagepipeline_dagster.api.contract import GenerationRequest, Task, status_path, submit_path
 from imagepipeline_dagster.api.downloads import Downloads
 from imagepipeline_dagster.api.errors import (
@@ -27,12 +27,11 @@ from imagepipeline_dagster.api.errors import (
     JobFailed,
     JobNotFound,
     JobTimedOut,
-    OtherJobAnswered,
     StatusUnavailable,
     Throttled,
     Unreachable,
 )
-from imagepipeline_dagster.api.jobs import NO_MESSAGE, Job, JobStatus, OtherJob
+from imagepipeline_dagster.api.jobs import NO_MESSAGE, Job, JobStatus
 from imagepipeline_dagster.api.links import is_loopback
 from imagepipeline_dagster.api.redaction import KeyRedaction
 from imagepipeline_dagster.api.retrying import repeating, retrying
@@ -48,24 +47,21 @@ _FETCH_AGAIN = repeating(DownloadFailed)
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
-class SubmitPace(Protocol):
-    """What slows POSTs down when the server asks for it."""
+class RequestPace(Protocol):
+    """What keeps requests to a rate."""
 
     async def turn(self) -> None:
-        """Return when the next POST may be sent."""
+        """Return when the next request may be sent."""
+
+
+class SubmitPace(RequestPace, Protocol):
+    """What slows POSTs down when the server asks for it."""
 
     def throttled(self, retry_after: float | None) -> None:
         """Take in that the server refused one for now; `retry_after` is in seconds."""
 
     def accepted(self) -> None:
         """Take in that the server took one."""
-
-
-class RequestPace(Protocol):
-    """What keeps all requests to a rate."""
-
-    async def turn(self) -> None:
-        """Return when the next request may be sent."""
 
 
 class ImagePipelineClient:
@@ -114,28 +110,21 @@ class ImagePipelineClient:
         self._submit_pace = submit_pace
         self._limiter = AsyncLimiter(1, 1 / requests_per_second) if requests_per_second else None
         self._request_pace: RequestPace | None = None
-        self._request_timeout = request_timeout
         self._redaction = KeyRedaction(api_key)
         self._answers = AnswerReader(redaction=self._redaction)
         url = httpx.URL(base_url)
-        # A proxy for the outer world cannot reach this machine's loopback, and need not see it.
-        use_proxies = not is_loopback(url)
-        open_api = partial(
-            open_http,
-            headers={"API-Key": api_key, "Accept": "application/json"},
+        network = Network(
             request_timeout=request_timeout,
-            use_proxies=use_proxies,
+            # A proxy for the outer world cannot reach this machine, and need not see it.
+            use_proxies=not is_loopback(url),
             transport=transport,
         )
-        self._posts = open_api(keepalive_seconds=POST_KEEPALIVE_SECONDS)
-        self._polls = open_api()
+        self._ask = partial(bounded_answer, seconds=request_timeout)
+        headers = {"API-Key": api_key, "Accept": "application/json"}
+        self._posts = network.open(headers, keepalive_seconds=POST_KEEPALIVE_SECONDS)
+        self._polls = network.open(headers)
         self._downloads = Downloads(
-            api=url,
-            use_proxies=use_proxies,
-            request_timeout=request_timeout,
-            max_image_bytes=max_image_bytes,
-            redaction=self._redaction,
-            transport=transport,
+            network, api=url, max_image_bytes=max_image_bytes, redaction=self._redaction
         )
 
     async def __aenter__(self) -> Self:
@@ -188,12 +177,11 @@ class ImagePipelineClient:
 
     async def _post(self, request: GenerationRequest, *, sending: Callable[[], None]) -> Job:
         try:
-            response = await bounded_answer(
+            response = await self._ask(
                 self._posts,
                 "POST",
                 self.endpoint(request.task),
                 json=request.payload(),
-                seconds=self._request_timeout,
                 sending=sending,
             )
         except _NOT_SENT as error:
@@ -202,7 +190,7 @@ class ImagePipelineClient:
             raise AnswerLost(
                 f"the answer to a POST never came ({type(error).__name__}); it may have been bought"
             ) from self._redaction.cause(error)
-        answer = self._answers.of_post(response, request)
+        answer = self._answers.read(response, task=request.task, request=request)
         ruling = ruling_on_post(answer, refusing=self._refusing)
         if ruling is Ruling.JOB and answer.job is not None:
             return answer.job
@@ -222,28 +210,18 @@ class ImagePipelineClient:
     async def _status_once(self, task: str, job_id: str) -> Job:
         await self._pace()
         try:
-            response = await bounded_answer(
-                self._polls,
-                "GET",
-                self.origin + status_path(task, job_id),
-                seconds=self._request_timeout,
-            )
+            url = self.origin + status_path(task, job_id)
+            response = await self._ask(self._polls, "GET", url)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from self._redaction.cause(error)
-        try:
-            answer = self._answers.of_status(response, task=task, job_id=job_id)
-        except OtherJob as error:
-            raise OtherJobAnswered(
-                f"the answer about job {self._redaction.text(job_id)} is about another one, "
-                f"{self._redaction.text(str(error))[:100]}"
-            ) from None
+        answer = self._answers.read(response, task=task, job_id=job_id)
         return self._job_of(answer, task=task, job_id=job_id)
 
     def _job_of(self, answer: Answer, *, task: str, job_id: str) -> Job:
         code, job = answer.status, answer.job
         if answer.is_success and job is not None:
             # A failure that names no job may be the question's: a key or a rate that is refused.
-            of_question = job.status is JobStatus.FAILURE and not answer.names_job
+            of_question = job.status is JobStatus.FAILURE and not job.names_itself
             refusal = refusal_of(answer) if of_question else None
             if refusal in (Ruling.BUSY, Ruling.NO_ACCESS):
                 raise error_of(refusal, answer, origin=self.origin)
@@ -298,10 +276,8 @@ class ImagePipelineClient:
                     try:
                         job = await self.status(job.task, job.id or "")
                         trouble = None
-                    except (StatusUnavailable, Throttled, Unreachable) as error:
-                        trouble = error
-                    except JobNotFound as error:
-                        if time.monotonic() >= patience_ends:
+                    except (StatusUnavailable, Throttled, Unreachable, JobNotFound) as error:
+                        if isinstance(error, JobNotFound) and time.monotonic() >= patience_ends:
                             raise
                         trouble = error
         except TimeoutError as error:

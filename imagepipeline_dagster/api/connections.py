@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import cache
 from http.cookiejar import CookieJar
 from typing import Any
@@ -31,35 +32,47 @@ POST_KEEPALIVE_SECONDS = 2.0
 sent into one that is just being closed, which would leave its fate unknown."""
 
 
-def open_http(
-    *,
-    headers: Mapping[str, str],
-    request_timeout: float,
-    use_proxies: bool,
-    transport: httpx.AsyncBaseTransport | None,
-    cookies: CookieJar | None = None,
-    keepalive_seconds: float = _KEEPALIVE_SECONDS,
-) -> httpx.AsyncClient:
-    """Return an HTTP client; `request_timeout` is in seconds, for each step of a request.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """How servers are reached.
 
-    Raises:
-        ConnectionUnusable: the environment names certificates or proxies that cannot be used.
+    `request_timeout` is in seconds, for each step of a request. `use_proxies` says whether those of
+    the environment are used. `transport` stands in for all of it in tests.
     """
-    try:
-        return httpx.AsyncClient(
-            headers=headers,
-            cookies=cookies,
-            timeout=httpx.Timeout(request_timeout, pool=None),
-            transport=transport,
-            verify=_tls_context(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")),
-            trust_env=use_proxies,
-            limits=httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=keepalive_seconds),
-        )
-    except (httpx.InvalidURL, ValueError) as error:
-        raise ConnectionUnusable(
-            f"HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY cannot be read: {error}; write an "
-            "IPv6 address in NO_PROXY without brackets, port or mask"
-        ) from error
+
+    request_timeout: float
+    use_proxies: bool
+    transport: httpx.AsyncBaseTransport | None
+
+    def open(
+        self,
+        headers: Mapping[str, str],
+        *,
+        cookies: CookieJar | None = None,
+        keepalive_seconds: float = _KEEPALIVE_SECONDS,
+    ) -> httpx.AsyncClient:
+        """Return an HTTP client.
+
+        Raises:
+            ConnectionUnusable: the environment names certificates or proxies that cannot be used.
+        """
+        certificates = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+        limits = httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=keepalive_seconds)
+        try:
+            return httpx.AsyncClient(
+                headers=headers,
+                cookies=cookies,
+                timeout=httpx.Timeout(self.request_timeout, pool=None),
+                transport=self.transport,
+                verify=_tls_context(*certificates),
+                trust_env=self.use_proxies,
+                limits=limits,
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise ConnectionUnusable(
+                f"HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY cannot be read: {error}; write an "
+                "IPv6 address in NO_PROXY without brackets, port or mask"
+            ) from error
 
 
 @cache

@@ -9,7 +9,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
 
-from imagepipeline_dagster.api.connections import answer_deadline, open_http
+from imagepipeline_dagster.api.connections import Network, answer_deadline
 from imagepipeline_dagster.api.errors import DownloadFailed, ImageTooLarge, LinkExpired, LinkRefused
 from imagepipeline_dagster.api.links import CheckedLink, check_link, is_private_host, read_link
 from imagepipeline_dagster.api.redaction import KeyRedaction
@@ -24,37 +24,24 @@ class Downloads:
     """Fetches what links lead to, one attempt at a time.
 
     Args:
+        network: how links are reached; reading a picture may take ten times its timeout.
         api: the API's base URL; where it is on a private address, links may lead to one too.
-        use_proxies: whether the environment's proxies are used.
-        request_timeout: seconds for each step; reading a picture may take ten times as long.
         max_image_bytes: a larger body is refused.
         redaction: of the API key, should a server know it.
-        transport: stands in for the network in tests.
     """
 
     def __init__(
-        self,
-        *,
-        api: httpx.URL,
-        use_proxies: bool,
-        request_timeout: float,
-        max_image_bytes: int,
-        redaction: KeyRedaction,
-        transport: httpx.AsyncBaseTransport | None,
+        self, network: Network, *, api: httpx.URL, max_image_bytes: int, redaction: KeyRedaction
     ) -> None:
+        self._network = network
         self._api = api
-        self._use_proxies = use_proxies
-        self._request_timeout = request_timeout
         self._max_image_bytes = max_image_bytes
         self._redaction = redaction
         self._allow_private: bool | None = None
-        self._http = open_http(
+        self._http = network.open(
             # The bytes as they are stored; and no cookies, which would go by address, not by host.
-            headers={"Accept-Encoding": "identity"},
+            {"Accept-Encoding": "identity"},
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            request_timeout=request_timeout,
-            use_proxies=use_proxies,
-            transport=transport,
         )
 
     async def aclose(self) -> None:
@@ -65,23 +52,18 @@ class Downloads:
         """Return the bytes behind a link.
 
         Raises:
-            LinkRefused: not http(s), or a private address while the API is on a public one.
-            LinkExpired: the server says that the link no longer works.
-            ImageTooLarge: more than `max_image_bytes`.
-            DownloadFailed: anything else; it may work the next time.
+            DownloadError: of the kind that says why not; `DownloadFailed` may work the next time.
         """
         host = read_link(link).raw_host.decode("ascii")
         try:
             async with self._follow(link) as response:
                 code = response.status_code
-                if code in (429, 503):
-                    pause = retry_after(response)
-                    raise DownloadFailed(f"{host} answered HTTP {code}", retry_after=pause)
-                if response.is_client_error:
+                if response.is_client_error and code != 429:
                     raise LinkExpired(f"{host} answered HTTP {code}")
                 if not response.is_success:
-                    raise DownloadFailed(f"{host} answered HTTP {code}")
-                async with asyncio.timeout(_PATIENCE * self._request_timeout):
+                    pause = retry_after(response) if code in (429, 503) else None
+                    raise DownloadFailed(f"{host} answered HTTP {code}", retry_after=pause)
+                async with asyncio.timeout(_PATIENCE * self._network.request_timeout):
                     return await self._capped_bytes(response, host)
         except (httpx.HTTPError, TimeoutError) as error:
             raise DownloadFailed(
@@ -96,7 +78,7 @@ class Downloads:
             checked = await check_link(
                 url,
                 allow_private=await self._is_private(),
-                use_proxies=self._use_proxies,
+                use_proxies=self._network.use_proxies,
             )
             response = await self._connect(checked)
             try:
@@ -123,7 +105,7 @@ class Downloads:
 
     async def _get(self, url: httpx.URL, link: CheckedLink) -> httpx.Response:
         try:
-            async with answer_deadline(self._request_timeout) as extensions:
+            async with answer_deadline(self._network.request_timeout) as extensions:
                 request = self._http.build_request(
                     "GET", url, headers=link.headers, extensions=extensions | link.extensions
                 )

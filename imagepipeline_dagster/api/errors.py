@@ -1,27 +1,4 @@
-"""What can go wrong at the API, as one tree.
-
-    ImagePipelineError
-    ├── SubmitError                  a POST that created no job, or may have
-    │   ├── Unreachable                it never reached the server: safe to repeat
-    │   ├── Throttled                  refused for now: safe to repeat
-    │   ├── RequestRefused             the input is at fault: repeating it is useless
-    │   ├── RunStopper                 every further request would fail the same way
-    │   │   ├── AccessRefused            the key is wrong or lacks a right
-    │   │   ├── CreditsExhausted         the account cannot pay
-    │   │   └── WrongAddress             something else answers at the base URL
-    │   └── AnswerLost                 it may have been accepted: never repeat it unasked
-    ├── JobError                     carries the job
-    │   ├── JobFailed                  the API says FAILURE
-    │   ├── JobTimedOut                still pending at its deadline
-    │   └── JobNotFound                the API does not know the id
-    ├── StatusUnavailable            the status endpoint gave no usable answer
-    │   └── OtherJobAnswered           its answer is about another job: nothing of it is used
-    ├── ConnectionUnusable           the certificates or the proxies that the environment names
-    └── DownloadError                carries the link's host, never its query
-        ├── LinkRefused                not http(s), a user name in it, or a private address
-        ├── LinkExpired                the link no longer works: ask the status for a new one
-        ├── ImageTooLarge              more bytes than `max_image_bytes`
-        └── DownloadFailed             interrupted or refused, after every attempt
+"""What can go wrong at the API, as one tree of classes.
 
 `Unreachable`, `Throttled`, `AccessRefused`, `CreditsExhausted` and `WrongAddress` are raised by the
 status endpoint too. No error holds the API key: an echo of it is blotted out.
@@ -42,11 +19,11 @@ class SubmitError(ImagePipelineError):
 
 
 class Unreachable(SubmitError):
-    """The request never reached the server."""
+    """The request never reached the server: it is safe to repeat."""
 
 
 class Throttled(SubmitError):
-    """The server refused for now; `retry_after` is what it asked for, in seconds."""
+    """The server refused for now, and took nothing; `retry_after` is the pause asked for (s)."""
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -78,7 +55,7 @@ class WrongAddress(RunStopper):
 
 
 class AnswerLost(SubmitError):
-    """The POST was sent, and its answer never came or cannot be read."""
+    """The POST was sent, and its answer never came or cannot be read: never repeat it unasked."""
 
 
 class JobError(ImagePipelineError):
@@ -122,7 +99,7 @@ class StatusUnavailable(ImagePipelineError):
 
 
 class OtherJobAnswered(StatusUnavailable):
-    """An answer about another job than the one that was asked about."""
+    """An answer about another job than the one that was asked about: nothing of it is used."""
 
 
 class ConnectionUnusable(ImagePipelineError):
@@ -130,7 +107,7 @@ class ConnectionUnusable(ImagePipelineError):
 
 
 class DownloadError(ImagePipelineError):
-    """A picture that could not be downloaded."""
+    """A picture that could not be downloaded; names the link's host, never its query."""
 
 
 class LinkRefused(DownloadError):
@@ -138,7 +115,7 @@ class LinkRefused(DownloadError):
 
 
 class LinkExpired(DownloadError):
-    """A link that no longer works."""
+    """A link that no longer works: ask the status for a new one."""
 
 
 class ImageTooLarge(DownloadError):

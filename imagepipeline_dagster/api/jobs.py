@@ -179,14 +179,10 @@ def _ids_in(answer: Mapping[str, object]) -> list[str]:
         value = answer.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**128:
             ids.append(str(value))
-        if isinstance(value, str) and 0 < len(value) <= _MAX_ID and _is_whole(value):
-            ids.append(value)
+        if isinstance(value, str) and 0 < len(value) <= _MAX_ID:
+            # The last is the sign in place of what no encoding has.
+            ids += [value] if value.isprintable() and "\ufffd" not in value else []
     return ids
-
-
-def _is_whole(text: str) -> bool:
-    """Tell whether a text came as it was meant, without signs that no encoding has."""
-    return text.isprintable() and "\ufffd" not in text
 
 
 def _links(answer: Mapping[str, object]) -> tuple[str, ...] | None:

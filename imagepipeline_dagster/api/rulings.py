@@ -57,7 +57,6 @@ class Answer:
 
     Attributes:
         job: what it says of a job; None where that cannot be read, and `unreadable` says why.
-        names_job: whether it carries an id, be it in a `Location`.
         message: what it says, for people.
         words: the same without what it repeats of the request.
         is_page: whether it is a page for people.
@@ -69,7 +68,6 @@ class Answer:
     status: int
     job: Job | None = None
     unreadable: str = ""
-    names_job: bool = False
     message: str = NO_MESSAGE
     words: str = ""
     is_page: bool = False

@@ -7,9 +7,9 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from imagepipeline_dagster.alerts.alert import Notify
-from imagepipeline_dagster.alerts.runs import EndedRun, tell_of_runs
-from imagepipeline_dagster.alerts.standing import standing_alerts
+from imagepipeline_dagster.alerts.alert import News, Notify
+from imagepipeline_dagster.alerts.runs import news_of_run
+from imagepipeline_dagster.alerts.standing import standing_news
 from imagepipeline_dagster.alerts.telling import Telling, tell
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.plans import forecast_of_sets
@@ -78,22 +78,18 @@ def build_alerts(
         imagepipeline: ImagePipelineResource,
     ) -> dg.SensorResult:
         with ledger.open() as opened:
-            alerts = list(
-                standing_alerts(
-                    opened,
-                    _waiting(dataset, tables, opened, origin=imagepipeline.origin),
-                    dataset=dataset.name,
-                    allowance=dataset.allowance(imagepipeline.origin),
-                    nearly=nearly,
-                    today=dt.datetime.now(dt.UTC).date(),
-                    link=_page(ui_url, "assets", *dataset.key("generated_images").path),
-                )
+            standing = standing_news(
+                opened,
+                _waiting(dataset, tables, opened, origin=imagepipeline.origin),
+                dataset=dataset.name,
+                allowance=dataset.allowance(imagepipeline.origin),
+                nearly=nearly,
+                today=dt.datetime.now(dt.UTC).date(),
+                link=_page(ui_url, "assets", *dataset.key("generated_images").path),
             )
-        telling = tell(alerts, json.loads(context.cursor or "{}"), notify)
-        # An alert that is over is forgotten, so that it is told when it comes back.
-        subjects = {alert.subject for alert in alerts}
-        said = {name: state for name, state in telling.said.items() if name in subjects}
-        return _result(telling, json.dumps(said))
+            news = list(standing)
+        telling = tell(news, json.loads(context.cursor or "{}"), notify)
+        return _result(telling, json.dumps(telling.said))
 
     @dg.sensor(
         name=dataset.named("run_alerts_sensor"),
@@ -108,12 +104,12 @@ def build_alerts(
             return dg.SensorResult(cursor=json.dumps({"after": _newest(instance), "said": {}}))
         cursor = json.loads(context.cursor)
         ends = _ends_after(instance, cursor["after"])
-        runs = [_ended_run(dataset, instance, run_id, ui_url) for _, run_id in ends]
-        mine = [(run, end) for run, (end, _) in zip(runs, ends, strict=True) if run is not None]
-        telling, done = tell_of_runs((run for run, _ in mine), cursor["said"], notify)
+        runs = [(end, _news_of(dataset, instance, run_id, ui_url)) for end, run_id in ends]
+        mine = [(end, news) for end, news in runs if news is not None]
+        telling = tell([news for _, news in mine], cursor["said"], notify)
         after = ends[-1][0] if ends else cursor["after"]
         if telling.error is not None:
-            after = mine[done][1] - 1  # the next look begins with the run that nobody was told of
+            after = mine[telling.done][0] - 1  # the next look begins with what nobody was told of
         return _result(telling, json.dumps({"after": after, "said": telling.said}))
 
     return [standing_alerts_sensor, run_alerts_sensor]
@@ -165,10 +161,10 @@ def _ends_after(instance: dg.DagsterInstance, number: int) -> list[tuple[int, st
     return sorted(ends)[:_RUNS]
 
 
-def _ended_run(
+def _news_of(
     dataset: ImageDataset, instance: dg.DagsterInstance, run_id: str, ui_url: str | None
-) -> EndedRun | None:
-    """Return a run as it ended; None where it is not about this dataset."""
+) -> News | None:
+    """Return what is to be told of a run; None where it is not about this dataset."""
     run = instance.get_run_by_id(run_id)
     if run is None:
         return None
@@ -188,13 +184,13 @@ def _ended_run(
             errors.append((error.cause or error).message.strip())
         else:
             errors.append(event.message or "The run failed.")
-    return EndedRun(
+    return news_of_run(
         run_id=run_id,
         job=run.job_name,
         what=run.tags.get("dagster/partition", dataset.name),
         # That of the step says more than that of the run, which comes after it.
         error=errors[0] if errors else None,
-        failed_checks=tuple(checks),
+        failed_checks=checks,
         link=_page(ui_url, "runs", run_id),
     )
 

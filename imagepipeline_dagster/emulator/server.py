@@ -34,16 +34,18 @@ class EmulatorServer:
         self.url = ""
         self._emulator = Emulator(self.settings)
         self._port = port
-        self._running = contextlib.ExitStack()
+        self._server: QuietServer | None = None
 
     def __enter__(self) -> Self:
-        self._running.callback(self._emulator.close)
-        server = _server(self._emulator, port=self._port)
-        self.url = self._running.enter_context(server.in_a_thread())
+        self._server = _server(self._emulator, port=self._port)
+        self.url = self._server.url
+        self._server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._running.close()
+        if self._server is not None:
+            self._server.stop()
+        self._emulator.close()
 
     @property
     def stats(self) -> EmulatorStats:

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import logging
-import re
 import traceback
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable
@@ -12,37 +10,12 @@ from urllib.parse import quote
 
 import pytest
 
-from imagepipeline_dagster.api import errors
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.contract import Task
 from imagepipeline_dagster.api.errors import ImagePipelineError, JobError, JobFailed, Throttled
 from imagepipeline_dagster.api.jobs import Job, JobStatus
 from imagepipeline_dagster.api.redaction import KeyRedaction
 from tests.api.servers import KEY, Reply, a_request, client_of, serving
-
-
-def drawn_tree() -> list[tuple[int, str]]:
-    """Return the names drawn in the module's docstring, each with its depth."""
-    drawn = []
-    for line in (errors.__doc__ or "").splitlines():
-        found = re.match(r"    ([│├└─ ]*)([A-Z]\w+)(  .*)?$", line)
-        if found:
-            drawn.append((len(found.group(1)) // 4, found.group(2)))
-    return drawn
-
-
-def test_tree_is_drawn_as_it_is() -> None:
-    """The docstring draws just the classes of the module, each below the one it derives from."""
-    drawn = drawn_tree()
-    classes = dict(inspect.getmembers(errors, inspect.isclass))
-    own = {name: c for name, c in classes.items() if c.__module__ == errors.__name__}
-
-    assert sorted(name for _, name in drawn) == sorted(own)
-    above: list[str] = ["CorrectableError"]
-    for depth, name in drawn:
-        del above[depth + 1 :]
-        assert [base.__name__ for base in own[name].__bases__] == [above[-1]]
-        above.append(name)
 
 
 def test_errors_carry_what_they_promise() -> None:

@@ -90,12 +90,14 @@ def page(
     """The page, served and opened."""
     session = ReviewSession(images, storage, tables_url=tables_url, reviewer="ana")
     app = review_app(session, title="Review of all that waits", token="secret")
-    with QuietServer(app).in_a_thread() as url:
-        page = browser.new_page(viewport={"width": 1400, "height": 900})
-        page.goto(f"{url}/secret/")
-        expect(page.locator("#status")).to_have_text("500 pictures")
-        yield page
-        page.close()
+    server = QuietServer(app)
+    server.start()
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.goto(f"{server.url}/secret/")
+    expect(page.locator("#status")).to_have_text("500 pictures")
+    yield page
+    page.close()
+    server.stop()
 
 
 def current(page: Page) -> str:

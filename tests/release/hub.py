@@ -216,5 +216,10 @@ def _blob(data: bytes) -> str:
 def serving() -> Iterator[Hub]:
     """Serve a Hub without a repository."""
     hub = Hub()
-    with QuietServer(_app(hub)).in_a_thread() as hub.url:
+    server = QuietServer(_app(hub))
+    hub.url = server.url
+    server.start()
+    try:
         yield hub
+    finally:
+        server.stop()
