@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.defs.status import DatasetStatus
     from imagepipeline_dagster.ledger.costs import Bought
+    from imagepipeline_dagster.planning.forecast import SetPlan
+    from imagepipeline_dagster.watching.states import PromptSetState
 
 
 @click.command(short_help="Show how the dataset stands, and what comes next.")
@@ -44,55 +45,107 @@ def status(*, dataset: ImageDataset) -> Answer:
 
     It reads tables, ledger and storage, and changes nothing.
     """
-    from imagepipeline_dagster.defs.status import status_of
+    from imagepipeline_dagster.defs.plans import forecast_of_sets
+    from imagepipeline_dagster.defs.schedules import next_ticks
+    from imagepipeline_dagster.ledger.decisions import unknown_requests
+    from imagepipeline_dagster.planning.approval import waits_for_person
+    from imagepipeline_dagster.release.reading import latest_manifest
+    from imagepipeline_dagster.watching.states import PromptSetStates
 
-    resources = resources_of(dataset)
+    resources, now = resources_of(dataset), dt.datetime.now(dt.UTC)
+    origin = resources["imagepipeline"].origin
+    allowance = dataset.allowance(origin)
     with configured_tables(dataset) as tables, configured_ledger(dataset, create=False) as ledger:
-        standing = status_of(
-            dataset,
-            tables=tables,
-            ledger=ledger,
-            storage=resources["storage"].open(),
-            api=resources["imagepipeline"],
-            now=dt.datetime.now(dt.UTC),
-        )
-    return Answer(dataclasses.asdict(standing), _status_lines(standing))
+        planned = forecast_of_sets(tables.prompt_sets(), tables, dataset, ledger, origin=origin)
+        states = PromptSetStates(ledger, dataset=dataset.name).all()
+        sets = [
+            {
+                **_set_facts(plan, states.get(plan.name)),
+                "waits_for_approval": waits_for_person(
+                    dataset.approval, ledger, plan.wanted(dataset.name, allowance), now=now
+                ),
+            }
+            for plan in planned.sets
+        ]
+        spent = allowance.spent(ledger, today=now.date())
+        unknown = len(unknown_requests(ledger))
+    release = latest_manifest(resources["storage"].open(), dataset.releases)
+    facts = {
+        "dataset": dataset.name,
+        "api": origin,
+        "sets": sets,
+        "images_to_buy": planned.total.to_buy,  # what two sets share is bought once
+        "price": allowance.price_text(planned.total.to_buy),
+        "unknown_requests": unknown,
+        "spent": {period: dataclasses.asdict(of) for period, of in spent.items()},
+        "budget_left": allowance.rest_text(spent),
+        "last_release": release
+        and {
+            "version": release.version,
+            "created_at": release.created_at,
+            "images": release.counts.kept,
+        },
+        "next_runs": next_ticks(dataset, now=now),
+    }
+    return Answer(facts, _status_lines(facts))
 
 
-def _status_lines(standing: DatasetStatus) -> Iterator[str | Table]:
+def _set_facts(plan: SetPlan, state: PromptSetState | None) -> dict[str, Any]:
+    """Return how a prompt set stands.
+
+    It is `built` from what its rows say; `open` where samples of that are still to come; `changed`
+    where it was built from other rows; `new` where it never was. It is asked for again at
+    `retry_at` at the earliest.
+    """
+    from imagepipeline_dagster.ledger.records import PlanState
+
+    if state is None or state.built_content is None:
+        word = "new"
+    elif state.built_content != plan.content:
+        word = "changed"
+    else:
+        word = "open" if state.pending else "built"
+    return {
+        "prompt_set": plan.name,
+        "state": word,
+        "images_to_buy": plan.to_buy,
+        "images_unknown": plan.summary.images[PlanState.UNKNOWN],
+        "refused_rows": plan.refused,
+        "retry_at": state.retry_at if state and word != "built" else None,
+    }
+
+
+def _status_lines(facts: Mapping[str, Any]) -> Iterator[str | Table]:
+    counts = ("images_to_buy", "images_unknown", "refused_rows")
     rows = [
         (
-            of.prompt_set,
+            of["prompt_set"],
             [
-                "waits for approval" if of.waits_for_approval else of.state,
-                shown_number(of.images_to_buy),
-                shown_number(of.images_unknown),
-                shown_number(of.refused_rows),
+                "waits for approval" if of["waits_for_approval"] else of["state"],
+                *(shown_number(of[name]) for name in counts),
             ],
         )
-        for of in standing.sets
+        for of in facts["sets"]
     ]
     headings = ["state", "images\nto buy", "images\nunknown", "refused\nrows"]
-    total = ["", shown_number(standing.images_to_buy), "", ""]
+    total = ["", shown_number(facts["images_to_buy"]), "", ""]
     yield counts_table("Prompt sets", headings, [*rows, ("total", total)])
-    release = standing.last_release
-    spent = standing.spent
-    price = f", for {standing.price}" if standing.price else ""
+    release, unknown = facts["last_release"], facts["unknown_requests"]
+    spent = {period: of["images"] for period, of in facts["spent"].items()}
+    price = f", for {facts['price']}" if facts["price"] else ""
     yield from field_lines(
         {
-            "API": standing.api,
-            "to buy": f"{count_of(standing.images_to_buy, 'image')}{price}",
-            "unknown": count_of(standing.unknown_requests, "request")
-            if standing.unknown_requests
-            else None,
-            "spent": f"{spent['day'].images:,} images today, {spent['month'].images:,} this month, "
-            f"{spent['total'].images:,} in all",
-            "budget left": standing.budget_left or "no budget limits what is spent",
-            "last release": f"{release.version}, {count_of(release.images, 'image')}, "
-            f"{moment(release.created_at)}"
+            "API": facts["api"],
+            "to buy": f"{count_of(facts['images_to_buy'], 'image')}{price}",
+            "unknown": count_of(unknown, "request") if unknown else None,
+            "spent": f"{spent['day']:,} images today, {spent['month']:,} this month, "
+            f"{spent['total']:,} in all",
+            "budget left": facts["budget_left"] or "no budget limits what is spent",
+            "last release": f"{release['version']}, {count_of(release['images'], 'image')}, "
+            f"{moment(release['created_at'])}"
             if release
             else "none yet",
-            "next runs": [f"{name} {moment(at)}" for name, at in standing.next_runs.items()],
+            "next runs": [f"{name} {moment(at)}" for name, at in facts["next_runs"].items()],
         }
     )
 
@@ -160,6 +213,7 @@ def retry(*, prompt_sets: tuple[str, ...], all_sets: bool, dataset: ImageDataset
     Their growing pauses end. Requests that failed for good, or are unknown, stay as they are: see
     `ledger resubmit`.
     """
+    from imagepipeline_dagster.watching.contents import SetContents
     from imagepipeline_dagster.watching.states import PromptSetStates
 
     if bool(prompt_sets) == all_sets:
@@ -167,7 +221,11 @@ def retry(*, prompt_sets: tuple[str, ...], all_sets: bool, dataset: ImageDataset
     with configured_tables(dataset) as tables, configured_ledger(dataset, create=True) as ledger:
         names = set(chosen_sets(tables, prompt_sets))
         states = PromptSetStates(ledger, dataset=dataset.name)
-        open_sets = sorted(names.intersection(states.not_whole()))
+        unbuilt = sorted(names.intersection(states.not_whole()))
+        # No sensor may have looked yet at what a set was built from.
+        with tables.open_prompts() as prompts:
+            SetContents(ledger, dataset=dataset.name).look_at(prompts, unbuilt)
+        open_sets = sorted(set(unbuilt).intersection(states.not_whole()))
         states.end_pauses(open_sets)
     told = (
         f"{count_of(len(open_sets), 'set')} will be asked for at the next look."

@@ -110,6 +110,10 @@ def test_a_retry_ends_the_pauses(pipeline: Pipeline) -> None:
     pipeline.run("spring")
     assert "Nothing is open" in do("retry", "spring", "summer").output
     assert do("retry").exit_code == 2
+    pipeline.add("autumn", "one")
+    pipeline.instance.add_dynamic_partitions("prompt_set", ["autumn"])
+    pipeline.run("autumn")
+    assert "Nothing is open" in do("retry", "autumn").output
 
 
 def test_a_retry_of_open_samples_is_asked_for_by_the_schedule(pipeline: Pipeline) -> None:
