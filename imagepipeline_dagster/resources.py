@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import dagster as dg
 from dagster_aws.s3 import S3Resource
@@ -37,6 +37,9 @@ from imagepipeline_dagster.storage.opening import folder_at, open_storage
 from imagepipeline_dagster.tables.overrides import Override, count_overrides, read_overrides
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import TableMapping
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.emulator.server import EmulatorServer
 
 T = TypeVar("T")
 
@@ -255,16 +258,16 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 def _embedded_emulator() -> str:
     """Return the URL of this process's emulator, started at the first call."""
     with _starting_emulator:
-        return _started_emulator()
+        return _started_emulator().url
 
 
 @cache
-def _started_emulator() -> str:
+def _started_emulator() -> "EmulatorServer":
     from imagepipeline_dagster.emulator.server import EmulatorServer
     from imagepipeline_dagster.emulator.settings import EmulatorSettings
 
-    # It lives as long as the process: its thread is a daemon.
-    return EmulatorServer(EmulatorSettings(api_key=_EMULATOR_KEY)).__enter__().url
+    # Kept, it lives as long as the process: its thread is a daemon.
+    return EmulatorServer(EmulatorSettings(api_key=_EMULATOR_KEY)).__enter__()
 
 
 class StorageResource(dg.ConfigurableResource[Any]):
