@@ -6,11 +6,13 @@ text in it and nothing else: they cannot end a table cell, link, load a picture 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import islice
+from typing import Self
 
 from pydantic import AliasChoices, AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -67,6 +69,11 @@ class ReleaseFile(_Manifest):
         default_factory=dict,
         description="Pictures in it by what their files say of their origin; empty for no stamp",
     )
+
+    @classmethod
+    def of(cls, path: str, data: bytes, *, part: str | None = None) -> Self:
+        """Return what the manifest says of a file with these bytes."""
+        return cls(path=path, sha256=hashlib.sha256(data).hexdigest(), size=len(data), part=part)
 
 
 class Release(_Manifest):

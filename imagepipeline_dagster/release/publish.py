@@ -13,7 +13,6 @@ The number of a version is claimed first (`claims`): its folder has one writer i
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import partial
@@ -401,7 +400,7 @@ def _told(lost: LostImage) -> str:
 
 def _write(storage: Storage, path: str, file: str, data: bytes) -> ReleaseFile:
     storage.write(f"{path}/{file}", data)
-    return ReleaseFile(path=file, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+    return ReleaseFile.of(file, data)
 
 
 def _place_in_release(

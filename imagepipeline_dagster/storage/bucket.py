@@ -64,7 +64,7 @@ WRITE_OPTIONS = ("ACL", "ServerSideEncryption", "SSEKMSKeyId", "StorageClass", "
 
 # A picture is two objects, and a purchase writes sixteen pictures at once.
 _CONNECTIONS = 32
-_COPIES = 8  # at once
+_AT_ONCE = 8  # of many that are written or copied
 _CHUNK = 2**20
 
 
@@ -138,6 +138,11 @@ class S3Bucket(Storage):
         return self.uri_of(path)
 
     @override
+    def write_all(self, objects: Mapping[str, bytes | memoryview]) -> None:
+        with ThreadPoolExecutor(_AT_ONCE) as writes:
+            deque(writes.map(self.write, objects.keys(), map(bytes, objects.values())), maxlen=0)
+
+    @override
     def upload(self, path: str, file: Path) -> str:
         key = self._key(path)
         # upload_file would hide the cause of a failure in an error of its own; this one does not.
@@ -148,7 +153,7 @@ class S3Bucket(Storage):
 
     @override
     def copy(self, sources: Mapping[str, str]) -> None:
-        with ThreadPoolExecutor(_COPIES) as copies:
+        with ThreadPoolExecutor(_AT_ONCE) as copies:
             deque(copies.map(self._copy, sources.values(), sources.keys()), maxlen=0)
 
     def _copy(self, source: str, target: str) -> None:

@@ -68,6 +68,10 @@ class Storage(ABC):
         """
 
     @abstractmethod
+    def write_all(self, objects: Mapping[str, bytes | memoryview]) -> None:
+        """Put the bytes of each path there, as `write` does, waiting for all at once."""
+
+    @abstractmethod
     def upload(self, path: str, file: Path) -> str:
         """Move a finished local file to `path`, in place of what is there, and return the URI.
 

@@ -6,8 +6,10 @@ import errno
 import os
 import shutil
 import uuid
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import accumulate, islice
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from imagepipeline_dagster.storage.contract import (
 )
 
 _CHUNK = 2**20
+_SYNCS = 8  # at once
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
@@ -43,8 +46,23 @@ class LocalFolder(Storage):
         location = self._location(path)
         _replace_file(location, data)
         if not derived:
-            _sync_folder(location.parent)
+            _sync_path(location.parent)
         return self.uri_of(path)
+
+    @override
+    def write_all(self, objects: Mapping[str, bytes | memoryview]) -> None:
+        with ExitStack() as temporaries, ThreadPoolExecutor(_SYNCS) as syncs:
+            written: dict[Path, Path] = {}
+            for path, data in objects.items():
+                location = self._location(path)
+                temporary = temporaries.enter_context(_temporary_beside(location))
+                temporary.write_bytes(data)
+                written[temporary] = location
+            # All are written before the first is synced: a disk takes many together.
+            deque(syncs.map(_sync_path, written), maxlen=0)
+            for temporary, location in written.items():
+                temporary.replace(location)
+            deque(syncs.map(_sync_path, {at.parent for at in written.values()}), maxlen=0)
 
     @override
     def upload(self, path: str, file: Path) -> str:
@@ -52,10 +70,9 @@ class LocalFolder(Storage):
         source = file.resolve(strict=True)
         with _temporary_beside(location) as temporary:
             _link_or_copy(source, temporary)  # what is linked was perhaps never synced
-            with temporary.open("rb") as written:
-                _sync(written.fileno())
+            _sync_path(temporary)
             temporary.replace(location)
-        _sync_folder(location.parent)
+        _sync_path(location.parent)
         file.unlink()
         return self.uri_of(path)
 
@@ -72,7 +89,7 @@ class LocalFolder(Storage):
                 temporary.replace(location)
             folders.add(location.parent)
         for folder in folders:
-            _sync_folder(folder)
+            _sync_path(folder)
 
     @override
     def read(self, path: str) -> bytes:
@@ -155,15 +172,14 @@ def _link_or_copy(source: Path, temporary: Path) -> None:
         raise
     except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, temporary)
-        with temporary.open("rb") as written:
-            _sync(written.fileno())
+        _sync_path(temporary)
 
 
 def _make_folder(folder: Path) -> None:
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
+        _sync_path(folder.parent)
 
 
 def _replace_file(location: Path, data: bytes) -> None:
@@ -179,9 +195,9 @@ def _write_synced(file: Path, data: bytes) -> None:
         _sync(opened.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync_path(path: Path) -> None:
+    """Make a file's bytes, or the names in a folder, survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         _sync(descriptor)
     finally:

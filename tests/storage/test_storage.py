@@ -96,6 +96,19 @@ def test_write_replaces(storage: Storage) -> None:
     assert storage.read("a") == b"second"
 
 
+def test_many_are_written_together(storage: Storage) -> None:
+    """Each of them has its bytes, also in place of others, and nothing else is left."""
+    storage.write("a/old", b"before")
+    storage.write_all({"a/old": b"after", "a/new": memoryview(b"bytes"), "b/new": b""})
+    assert {path: storage.read(path) for path in storage.list("")} == {
+        "a/new": b"bytes",
+        "a/old": b"after",
+        "b/new": b"",
+    }
+    with pytest.raises(ValueError, match="relative path"):
+        storage.write_all({"../out": b"bytes"})
+
+
 def test_upload_moves_a_local_file(storage: Storage, tmp_path: Path) -> None:
     """A finished file arrives whole, in place of what was there, and is gone from where it was."""
     data = os.urandom(100_000)
@@ -318,6 +331,9 @@ def test_bytes_and_names_are_synced(folder: LocalFolder, monkeypatch: pytest.Mon
     folder.write("a/thumbnail", b"bytes", derived=True)
     # Whole or not there: a loss of power may take its name, and never leaves half of it.
     assert [name.rpartition("/")[2][:5] for name in synced] == [".tmp-"]
+    synced.clear()
+    folder.write_all({"a/c": b"bytes", "a/d": b"bytes"})
+    assert [name.rpartition("/")[2][:5] for name in synced] == [".tmp-", ".tmp-", "a"]
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])

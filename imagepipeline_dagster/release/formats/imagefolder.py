@@ -8,7 +8,6 @@ Pictures are taken over one by one: a change costs what changed, wherever it is.
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -66,6 +65,7 @@ class ImageFolder(Writer):
 
     @override
     def add(self, part: Part, batch: Batch) -> None:
+        files: list[tuple[ReleaseFile, memoryview]] = []
         for source, row, (plain, data) in zip(
             batch.sources, batch.rows, batch.files(), strict=True
         ):
@@ -77,13 +77,15 @@ class ImageFolder(Writer):
             name = next(name for name in chain([plain], others) if name not in self._used)
             self._used.add(name)
             self._new[id(source)] = name, row
-            self._packed.put(
-                f"imagefolder/{self._split}/{name[:2]}/{name}",
-                data.to_pybytes(),
-                part=part.key_of(source),
+            file = ReleaseFile(
+                path=f"imagefolder/{self._split}/{name[:2]}/{name}",
                 sha256=row["file_sha256"],
+                size=data.size,
+                part=part.key_of(source),
                 marks={} if row["mark"] is None else {row["mark"]: 1},
             )
+            files.append((file, memoryview(data)))
+        self._packed.put(files)
 
     @override
     def end(self, part: Part) -> None:
@@ -111,9 +113,10 @@ class ImageFolder(Writer):
         metadata = io.BytesIO()
         pq.write_table(pa.concat_tables(tables), metadata)
         data = metadata.getvalue()
-        self._packed.put(f"imagefolder/{self._split}/metadata.parquet", data)
+        file = ReleaseFile.of(f"imagefolder/{self._split}/metadata.parquet", data)
+        self._packed.put([(file, data)])
         if self._alone:
-            sha256 = hashlib.sha256(data).hexdigest()
             # Named by its content: what is written anew stands beside it until it is whole.
-            name = f"{ROWS}/{self._split}-{sha256[:16]}.parquet"
-            self._packed.put(name, data, sha256=sha256, rows=rows, marks=self._marks)
+            name = f"{ROWS}/{self._split}-{file.sha256[:16]}.parquet"
+            again = {"path": name, "rows": rows, "marks": dict(self._marks)}
+            self._packed.put([(file.model_copy(update=again), data)])

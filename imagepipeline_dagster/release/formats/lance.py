@@ -9,7 +9,6 @@ deleted within a file, and the bytes of what left a release are in none of its f
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 from typing_extensions import override
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.release.card import ReleaseFile
 from imagepipeline_dagster.release.columns import lineage_table, shard_schema
 from imagepipeline_dagster.release.formats.contract import Writer
 from imagepipeline_dagster.release.formats.files import PackedFiles
@@ -26,6 +26,7 @@ from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import Batch
 
 if TYPE_CHECKING:
+    from lance.file import LanceFileWriter
     from lance.fragment import FragmentMetadata
 
 _VERSION = (2, 1)  # of the files: all of a dataset have one, so another needs a FORMAT_VERSION
@@ -37,7 +38,7 @@ class LanceDatasets(Writer):
     def __init__(self, split: str, parts: Sequence[Part], packed: PackedFiles) -> None:
         self._folder = f"lance/{split}.lance"
         self._packed = packed
-        self._open: _DataFile | None = None
+        self._open: tuple[LanceFileWriter, Path] | None = None
         same = {
             part: former[0] for part in parts if (former := packed.former_files("lance", part.key))
         }
@@ -60,17 +61,20 @@ class LanceDatasets(Writer):
         if not batch.rows:
             return  # a file without a row is of no use to anybody
         if self._open is None:
-            self._open = _DataFile(self._packed.new_path())
-        self._open.write(batch)
+            path = self._packed.new_path()
+            self._open = _writer(path), path
+        images = pc.struct_field(batch.images, "bytes").cast(pa.large_binary())
+        columns = [images, *lineage_table(batch.rows).columns]
+        self._open[0].write_batch(pa.Table.from_arrays(columns, schema=_schema()))
 
     @override
     def end(self, part: Part) -> None:
         if self._open is None:
             return
-        file, self._open = self._open, None
-        name = f"{self._folder}/data/{_name(part)}"
-        size = self._packed.move(name, file, part=part.key)
-        self._fragments[part.number] = _fragment(part, size)
+        (writer, file), self._open = self._open, None
+        writer.close()
+        self._fragments[part.number] = _fragment(part, file.stat().st_size)
+        self._packed.move(f"{self._folder}/data/{_name(part)}", file, part=part.key)
 
     @override
     def finish(self) -> None:
@@ -83,31 +87,18 @@ class LanceDatasets(Writer):
         committed = self._packed.new_path()
         committed.mkdir()
         LanceDataset.commit(str(committed), LanceOperation.Overwrite(_schema(), fragments))
-        for file in committed.rglob("*"):
-            if file.is_file():
-                name = file.relative_to(committed).as_posix()
-                self._packed.put(f"{self._folder}/{name}", file.read_bytes())
+        files = {
+            f"{self._folder}/{file.relative_to(committed).as_posix()}": file.read_bytes()
+            for file in committed.rglob("*")
+            if file.is_file()
+        }
+        self._packed.put([(ReleaseFile.of(name, data), data) for name, data in files.items()])
 
 
-class _DataFile:
-    """A new local file of rows."""
+def _writer(file: Path) -> LanceFileWriter:
+    from lance.file import LanceFileWriter
 
-    def __init__(self, path: Path) -> None:
-        from lance.file import LanceFileWriter
-
-        self.path = path
-        self._writer = LanceFileWriter(str(path), _schema(), version="{}.{}".format(*_VERSION))
-
-    def write(self, batch: Batch) -> None:
-        images = pc.struct_field(batch.images, "bytes").cast(pa.large_binary())
-        columns = [images, *lineage_table(batch.rows).columns]
-        self._writer.write_batch(pa.Table.from_arrays(columns, schema=_schema()))
-
-    def finish(self) -> tuple[str, int]:
-        """Close the file, and return its SHA-256 and its size."""
-        self._writer.close()
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest(), self.path.stat().st_size
+    return LanceFileWriter(str(file), _schema(), version="{}.{}".format(*_VERSION))
 
 
 def _schema() -> pa.Schema:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from typing_extensions import override
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.columns import lineage_table, shard_schema
 from imagepipeline_dagster.release.formats.contract import Writer, marks_of
-from imagepipeline_dagster.release.formats.files import NewFile, PackedFiles
+from imagepipeline_dagster.release.formats.files import PackedFiles
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import Batch
 
@@ -26,7 +27,7 @@ class ParquetFiles(Writer):
     def __init__(self, split: str, parts: Sequence[Part], packed: PackedFiles) -> None:
         del split
         self._packed = packed
-        self._open: tuple[pq.ParquetWriter, NewFile] | None = None
+        self._open: tuple[pq.ParquetWriter, Path] | None = None
         self._marks: Counter[str] = Counter()
         same = {
             part.number: (self._name(part), former[0])
@@ -46,7 +47,7 @@ class ParquetFiles(Writer):
         if not batch.rows:
             return  # a file without a row is of no use to anybody
         if self._open is None:
-            file = self._packed.open()
+            file = self._packed.new_path()
             self._open = _writer(file), file
         columns = [batch.images, *lineage_table(batch.rows).columns]
         self._open[0].write_table(pa.Table.from_arrays(columns, schema=shard_schema()))
@@ -59,21 +60,20 @@ class ParquetFiles(Writer):
         writer, file = self._open
         self._open = None
         writer.close()
-        marks = dict(sorted(self._marks.items()))
-        self._marks.clear()
+        marks, self._marks = dict(sorted(self._marks.items())), Counter()
         rows = len(part.rows)
         self._packed.move(self._name(part), file, part=part.key, rows=rows, marks=marks)
 
     @override
     def abandon(self) -> None:
-        for opened in self._open or ():
-            opened.close()
+        if self._open is not None:
+            self._open[0].close()
 
     def _name(self, part: Part) -> str:
         return f"parquet/data/{part.split}-{part.number:05d}-{part.key[:16]}.parquet"
 
 
-def _writer(file: NewFile) -> pq.ParquetWriter:
+def _writer(file: Path) -> pq.ParquetWriter:
     schema = shard_schema()
     lineage = [name for name in schema.names if name not in ("image", "file_sha256")]
     return pq.ParquetWriter(

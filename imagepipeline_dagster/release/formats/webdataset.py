@@ -10,7 +10,8 @@ import json
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from io import BufferedWriter
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -18,8 +19,9 @@ from typing_extensions import override
 
 from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.release.card import ReleaseFile
 from imagepipeline_dagster.release.formats.contract import Writer
-from imagepipeline_dagster.release.formats.files import NewFile, PackedFiles
+from imagepipeline_dagster.release.formats.files import PackedFiles
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import Batch
 from imagepipeline_dagster.storage.contract import image_path
@@ -54,7 +56,7 @@ class WebDatasetTars(Writer):
         tars = list(_planned_tars(parts))
         self._tar_of = {part.number: tar for tar in tars for part in tar.parts}
         self._same = {tar.number for tar in tars if self._is_taken_over(tar)}
-        self._open: NewFile | None = None
+        self._open: BufferedWriter | None = None
         self._index: list[dict[str, Any]] = []
         self._written: list[str] = []
 
@@ -71,7 +73,7 @@ class WebDatasetTars(Writer):
     @override
     def add(self, part: Part, batch: Batch) -> None:
         if self._open is None:
-            self._open = self._packed.open()
+            self._open = self._packed.new_path().open("xb")
         for row, (_, data) in zip(batch.rows, batch.files(), strict=True):
             key = f"{self._tar_of[part.number].first + len(self._index):09d}"
             caption = row["prompt"]
@@ -92,10 +94,12 @@ class WebDatasetTars(Writer):
         # Two empty blocks end a tar, and its size is one of whole records.
         self._open.write(bytes(2 * tarfile.BLOCKSIZE))
         self._open.write(bytes(-self._open.tell() % tarfile.RECORDSIZE))
+        self._open.close()
         key = tar.key(self._written, self._packed.extension)
-        self._packed.move(f"{self._stem(tar)}.tar", self._open, part=key)
-        index = json.dumps(self._index).encode()
-        self._packed.put(f"{self._stem(tar)}.index.json", index, part=key)
+        self._packed.move(f"{self._stem(tar)}.tar", Path(self._open.name), part=key)
+        data = json.dumps(self._index).encode()
+        index = ReleaseFile.of(f"{self._stem(tar)}.index.json", data, part=key)
+        self._packed.put([(index, data)])
         self._open, self._index, self._written = None, [], []
 
     @override
@@ -107,7 +111,7 @@ class WebDatasetTars(Writer):
         return f"webdataset/{self._split}-{tar.number:05d}"
 
 
-def _add_member(tar: NewFile, name: str, data: pa.Buffer) -> int:
+def _add_member(tar: BufferedWriter, name: str, data: pa.Buffer) -> int:
     """Add a file to a tar, and return where its bytes begin."""
     member = tarfile.TarInfo(name)
     member.size = data.size
