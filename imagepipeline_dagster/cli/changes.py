@@ -128,7 +128,7 @@ def cost_lines(dataset: ImageDataset, planned: Forecast) -> Iterator[str]:
 def first_row_lines(merge: Merge) -> Iterator[str]:
     """Yield the first rows of a file as they would be."""
     yield "First rows:"
-    for row in merge.first_rows(_FIRST_ROWS):
+    for row in next(merge.rows.chunks(_FIRST_ROWS), []):
         fields = (
             f"{name}={_short_name(value) if name in _NAMES else _short(value)}"
             for name, value in row.items()

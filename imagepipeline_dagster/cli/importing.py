@@ -189,6 +189,7 @@ def _import(
     **written: Any,  # noqa: ANN401 - see _options
 ) -> Answer:
     from imagepipeline_dagster.tables.reading import SourceTables
+    from imagepipeline_dagster.tables.transfer.incoming import IncomingRows
     from imagepipeline_dagster.tables.transfer.merge import Merge
     from imagepipeline_dagster.tables.transfer.refusals import RefusedRows
 
@@ -200,16 +201,14 @@ def _import(
         _url_of_tables(dataset, dry_run=dry_run) as url,
     ):
         try:
-            merge = Merge(
-                url,
-                mapping,
+            incoming = IncomingRows(
                 file,
                 row_type,
                 options=_options(**written),
-                replace_sets=replace_set,
                 on_progress=on_progress,
                 on_refused=refused.add,
             )
+            merge = Merge(url, mapping, incoming, replace_sets=replace_set)
         finally:
             if refused.count:
                 click.echo(f"Refused: {count_of(refused.count, 'row')}, in {report}", err=True)
@@ -288,16 +287,14 @@ def _refusals(
     """
     from imagepipeline_dagster.planning.forecast import Refusal
     from imagepipeline_dagster.planning.prompts import validated_prompts
-    from imagepipeline_dagster.tables.schema import key_columns
     from imagepipeline_dagster.tables.transfer.file_rows import FileRow
 
-    if not merge.is_of_prompts or len(merge) > _JUDGED_ROWS:
+    if not merge.is_of_prompts or len(merge.rows) > _JUDGED_ROWS:
         return None
     refusals: list[Refusal] = []
     embeddings = merge.embeddings_after(tables)
-    # A mended row has to find the one that it mends.
-    columns = tuple(dict.fromkeys((*key_columns(merge.incoming.row_type), *merge.incoming.columns)))
-    for name in merge.prompt_sets(at_most=_JUDGED_ROWS)[1]:
+    columns = merge.rows.columns  # the keys too: a mended row has to find the one that it mends
+    for name in next(merge.rows.prompt_sets(_JUDGED_ROWS), []):
         rows = merge.prompts_after(name, tables.prompts(name))
         judged = validated_prompts(
             rows,
@@ -306,7 +303,7 @@ def _refusals(
             refuses_syntax=dataset.refuse_prompt_syntax,
         )
         for row, prompt in zip(rows, judged, strict=True):
-            if prompt.valid or not merge.brings(name, row.prompt_id):
+            if prompt.valid or (name, row.prompt_id) not in merge.rows:
                 continue
             problems = prompt.problems or ""
             refusals.append(Refusal(name, row.prompt_id, problems))
@@ -381,9 +378,8 @@ def _report(report: ImportReport, merge: Merge, refusals: Sequence[Refusal] | No
         *reading_lines(merge),
     ]
     if merge.is_of_prompts:
-        count, _ = merge.prompt_sets(at_most=0)
         named = None if refusals is None else [dataclasses.asdict(one) for one in refusals]
-        facts |= {"prompt_sets": count, "refusals": named}
+        facts |= {"prompt_sets": merge.rows.count_prompt_sets(), "refusals": named}
     if refusals is not None:
         lines += refusal_lines(refusals, len(refusals))
     elif merge.is_of_prompts:
@@ -392,6 +388,6 @@ def _report(report: ImportReport, merge: Merge, refusals: Sequence[Refusal] | No
 
 
 def _sets_text(merge: Merge) -> str:
-    count, names = merge.prompt_sets(at_most=_NAMED_SETS)
+    count, names = merge.rows.count_prompt_sets(), next(merge.rows.prompt_sets(_NAMED_SETS), [])
     named = f": {', '.join(map(quoted, names))}" if 0 < count <= _NAMED_SETS else ""
     return f", in {count_of(count, 'prompt set')}{named}"

@@ -14,7 +14,7 @@ from imagepipeline_dagster.tables.database import writing
 from imagepipeline_dagster.tables.errors import TablesError
 from imagepipeline_dagster.tables.mapped import find_table
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, RowType, TableMapping
-from imagepipeline_dagster.tables.transfer.incoming import ImportOptions, IncomingRows
+from imagepipeline_dagster.tables.transfer.incoming import IncomingRows
 from imagepipeline_dagster.tables.transfer.target import TargetTable
 
 _MAPPINGS = {PromptRow: TableMapping("prompts"), EmbeddingRow: TableMapping("embeddings")}
@@ -60,7 +60,7 @@ def create_sample_tables(url: str) -> bool:
 
 def _fill(connection: sa.Connection, row_type: RowType) -> None:
     with as_file(files("imagepipeline_dagster.tables") / _FILES[row_type]) as file:
-        incoming = IncomingRows(file, row_type, options=ImportOptions())
+        incoming = IncomingRows(file, row_type)
         with closing(incoming.stage()) as staged:
             table = TargetTable(connection, _MAPPINGS[row_type], row_type, columns=incoming.columns)
             for rows in staged.chunks(len(staged)):

@@ -3,43 +3,47 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
-from imagepipeline_dagster.tables.transfer.incoming import ImportOptions
+from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, RowType, TableMapping
+from imagepipeline_dagster.tables.transfer.incoming import ImportOptions, IncomingRows
 from imagepipeline_dagster.tables.transfer.merge import ImportReport, Merge
+from imagepipeline_dagster.tables.transfer.progress import OnProgress
 
 
 def import_prompts(
     url: str,
     mapping: TableMapping,
     file: Path,
-    **options: Any,  # noqa: ANN401 - those of Merge, and of its ImportOptions
+    **options: Any,  # noqa: ANN401 - those of Merge, IncomingRows and ImportOptions
 ) -> ImportReport:
     """Bring a file's rows into the prompts table."""
-    with closing(Merge(url, mapping, file, PromptRow, **_sorted(options))) as merge:
-        return merge.carry_out()
+    return _imported(url, mapping, file, PromptRow, **options)
 
 
 def import_embeddings(
     url: str,
     mapping: TableMapping,
     file: Path,
-    **options: Any,  # noqa: ANN401 - those of Merge, and of its ImportOptions
+    **options: Any,  # noqa: ANN401 - those of Merge, IncomingRows and ImportOptions
 ) -> ImportReport:
     """Bring a file's rows into the embeddings table."""
-    with closing(Merge(url, mapping, file, EmbeddingRow, **_sorted(options))) as merge:
+    return _imported(url, mapping, file, EmbeddingRow, **options)
+
+
+def _imported(
+    url: str,
+    mapping: TableMapping,
+    file: Path,
+    row_type: RowType,
+    *,
+    replace_sets: bool = False,
+    on_progress: OnProgress = lambda _: None,
+    **options: Any,  # noqa: ANN401 - those of ImportOptions
+) -> ImportReport:
+    incoming = IncomingRows(
+        file, row_type, options=ImportOptions(**options), on_progress=on_progress
+    )
+    with closing(Merge(url, mapping, incoming, replace_sets=replace_sets)) as merge:
         return merge.carry_out()
-
-
-_OF_THE_FILE = tuple(field.name for field in fields(ImportOptions))
-
-
-def _sorted(options: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of Merge, those of its ImportOptions put together."""
-    if "options" in options:
-        return options
-    of_file = {name: options.pop(name) for name in _OF_THE_FILE if name in options}
-    return {**options, "options": ImportOptions(**of_file)}

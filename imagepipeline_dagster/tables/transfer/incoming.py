@@ -138,13 +138,13 @@ class IncomingRows:
         file: Path,
         row_type: RowType,
         *,
-        options: ImportOptions,
+        options: ImportOptions = ImportOptions(),
         on_progress: OnProgress = lambda _: None,
         on_refused: OnRefused = lambda *_: None,
     ) -> None:
         self.path = file
         self.row_type = row_type
-        self._on_progress = on_progress
+        self.on_progress = on_progress
         self._on_refused = on_refused
         columns = columns_of(row_type)
         try:
@@ -239,8 +239,8 @@ class IncomingRows:
                     problem_count += len(problems)
                     shown_problems += problems[: _SHOWN_PROBLEMS - len(shown_problems)]
                 if rows % _PROGRESS_ROWS == 0:
-                    self._on_progress(RowProgress("read", rows))
-        self._on_progress(RowProgress("read", rows, rows))
+                    self.on_progress(RowProgress("read", rows))
+        self.on_progress(RowProgress("read", rows, rows))
         if shown_problems:
             raise ImportRefused(self.path, tuple(shown_problems), count=problem_count)
 

@@ -6,9 +6,8 @@ import datetime as dt
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, groupby
-from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -18,21 +17,15 @@ from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import (
     EmbeddingRow,
     PromptRow,
-    RowType,
     TableMapping,
     content_json,
     key_columns,
 )
 from imagepipeline_dagster.tables.spelling import look_alike, quoted
 from imagepipeline_dagster.tables.transfer.changes import ChangeKind, Changes, RowChange, RowCounts
-from imagepipeline_dagster.tables.transfer.incoming import (
-    ImportOptions,
-    ImportRefused,
-    IncomingRows,
-    OnRefused,
-)
-from imagepipeline_dagster.tables.transfer.progress import OnProgress, RowProgress
-from imagepipeline_dagster.tables.transfer.staging import StagedRows, Values
+from imagepipeline_dagster.tables.transfer.incoming import ImportRefused, IncomingRows
+from imagepipeline_dagster.tables.transfer.progress import RowProgress
+from imagepipeline_dagster.tables.transfer.staging import StagedRows
 from imagepipeline_dagster.tables.transfer.target import TargetTable, ValueUnfit
 
 _CHUNK = 2_000  # rows compared and written at a time
@@ -42,8 +35,8 @@ _SAMPLED = (ChangeKind.INSERTED, ChangeKind.UPDATED, ChangeKind.DELETED)
 _SAMPLE = 5  # rows of each kind
 
 
-@dataclass(frozen=True, slots=True)
-class ImportReport:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportReport(RowCounts):
     """What an import did, in rows.
 
     `duplicates` are rows that stood in the file before, in every column, and so were not written
@@ -51,12 +44,8 @@ class ImportReport:
     was read otherwise than it was written.
     """
 
-    inserted: int
-    updated: int
-    unchanged: int
     duplicates: int
     ignored_columns: tuple[str, ...]
-    deleted: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -68,17 +57,13 @@ class Merge:
     import. Rows and columns which the file does not have stay as they are.
 
     The database is not touched before `changes`, which only reads, and not changed before
-    `carry_out`. `incoming` are the file's rows: what of the file was guessed and ignored.
+    `carry_out`. `incoming` says what of the file was guessed and ignored; `rows` are its rows.
 
     Args:
         url: SQLAlchemy URL of the database.
         mapping: the table, and its columns where they have other names.
-        file: a file of rows, as `reading_files` opens it.
-        row_type: which of the two tables it is.
-        options: what a person says about the file.
+        incoming: the file. Its `on_progress` is told of the rows "compared" or "written", too.
         replace_sets: whether rows which the file lacks go, out of the sets that the file has.
-        on_progress: told of the rows "read", then "compared" or "written".
-        on_refused: told of each row that is refused, and why.
 
     Raises:
         ImportRefused: with what to put right in the file.
@@ -88,54 +73,31 @@ class Merge:
         self,
         url: str,
         mapping: TableMapping,
-        file: Path,
-        row_type: RowType,
+        incoming: IncomingRows,
         *,
-        options: ImportOptions = ImportOptions(),  # noqa: B008 - frozen
         replace_sets: bool = False,
-        on_progress: OnProgress = lambda _: None,
-        on_refused: OnRefused = lambda *_: None,
     ) -> None:
         self._url = url
         self._mapping = mapping
         self._replaces_sets = replace_sets
-        self._on_progress = on_progress
-        self.incoming = IncomingRows(
-            file, row_type, options=options, on_progress=on_progress, on_refused=on_refused
-        )
-        self._staged = self.incoming.stage()
+        self.incoming = incoming
+        self.rows = incoming.stage()
 
     def close(self) -> None:
         """Forget the rows."""
-        self._staged.close()
-
-    def prompt_sets(self, *, at_most: int) -> tuple[int, list[str]]:
-        """Return how many prompt sets the file's rows are in, and so many of their names."""
-        names: list[str] = next(self._staged.prompt_sets(at_most), [])
-        return self._staged.count_prompt_sets(), names
-
-    def __len__(self) -> int:
-        return len(self._staged)
+        self.rows.close()
 
     @property
     def is_of_prompts(self) -> bool:
         """Whether the rows are prompts, and not embeddings."""
         return self.incoming.row_type is PromptRow
 
-    def brings(self, prompt_set: str, prompt_id: str) -> bool:
-        """Tell whether the file has this row."""
-        return (prompt_set, prompt_id) in self._staged
-
-    def first_rows(self, count: int) -> list[Values]:
-        """Return the first rows, in the order of their keys, as they would be."""
-        return next(self._staged.chunks(count), [])
-
     def notes(self) -> tuple[str, ...]:
         """Return what was read otherwise than it was written, and set names that look alike."""
         alike: dict[str, str] = {}
         notes = list(self.incoming.notes)
-        if self.incoming.row_type is PromptRow:
-            for name in chain(self._sets_there(), *self._staged.prompt_sets(_SETS)):
+        if self.is_of_prompts:
+            for name in chain(self._sets_there(), *self.rows.prompt_sets(_SETS)):
                 other = alike.setdefault(look_alike(name), name)
                 if other != name:
                     notes.append(f"the prompt sets {quoted(other)} and {quoted(name)} look alike")
@@ -189,7 +151,7 @@ class Merge:
 
         A change of an embedding concerns the sets whose prompts use it. `tables` are as they are.
         """
-        if self.incoming.row_type is PromptRow:
+        if self.is_of_prompts:
             for name in changes.by_set:
                 yield name, self.prompts_after(name, tables.prompts(name))
             return
@@ -202,7 +164,7 @@ class Merge:
 
     def prompts_after(self, prompt_set: str, rows: Iterable[PromptRow]) -> list[PromptRow]:
         """Return a prompt set's rows as they are to be; `rows` are as they are."""
-        brought = {row["prompt_id"]: row for row in self._staged.of_set(prompt_set)}
+        brought = {row["prompt_id"]: row for row in self.rows.of_set(prompt_set)}
         kept = [row for row in rows if not self._replaces_sets or row.prompt_id in brought]
         after = [replace(row, **brought.pop(row.prompt_id, {})) for row in kept]
         after += [PromptRow(**row) for row in brought.values()]
@@ -217,8 +179,8 @@ class Merge:
             after = tables.embeddings()
         except TableMissing:
             after = {}
-        if self.incoming.row_type is EmbeddingRow:
-            for row in chain.from_iterable(self._staged.chunks(_CHUNK)):
+        if not self.is_of_prompts:
+            for row in chain.from_iterable(self.rows.chunks(_CHUNK)):
                 there = after.get(row["embedding_id"])
                 after[row["embedding_id"]] = replace(there, **row) if there else EmbeddingRow(**row)
         return after
@@ -253,10 +215,7 @@ class Merge:
                     "meanwhile"
                 )
         return ImportReport(
-            inserted=total.inserted,
-            updated=total.updated,
-            unchanged=total.unchanged,
-            deleted=total.deleted,
+            **asdict(total),
             duplicates=self.incoming.duplicates,
             ignored_columns=self.incoming.ignored_columns,
             notes=self.notes(),
@@ -285,11 +244,11 @@ class Merge:
         with closing(StagedRows(PromptRow)) as surplus:
             # Gathered before anything is written: whatever the file brings cannot be among them.
             repeats = self._gather_surplus(target, surplus) if self._replaces_sets else Counter()
-            number, of = 0, len(self._staged)
-            for chunk in self._staged.chunks(_CHUNK):
+            number, of = 0, len(self.rows)
+            for chunk in self.rows.chunks(_CHUNK):
                 yield target.compared(chunk)
                 number += len(chunk)
-                self._on_progress(RowProgress(done, number, of))
+                self.incoming.on_progress(RowProgress(done, number, of))
             for chunk in surplus.chunks(_CHUNK):
                 yield [
                     RowChange(before=row, after=None)
@@ -300,9 +259,9 @@ class Merge:
     def _gather_surplus(self, target: TargetTable, surplus: StagedRows) -> Counter[tuple[str, ...]]:
         """Take the keys that the file lacks; return how many more rows of the table have each."""
         repeats: Counter[tuple[str, ...]] = Counter()
-        for names in self._staged.prompt_sets(_SETS):
+        for names in self.rows.prompt_sets(_SETS):
             for key in target.keys_of_sets(names):
-                if key in self._staged:
+                if key in self.rows:
                     continue
                 row = dict(zip(key_columns(PromptRow), key, strict=True))
                 # In a table of one's own, keys may repeat, and ids be null.

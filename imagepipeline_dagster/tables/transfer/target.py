@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.errors import ColumnMissing
-from imagepipeline_dagster.tables.mapped import MappedTable, find_table
+from imagepipeline_dagster.tables.mapped import find_table
 from imagepipeline_dagster.tables.schema import RowType, TableMapping, columns_of, key_columns
 from imagepipeline_dagster.tables.spelling import listed
 from imagepipeline_dagster.tables.transfer.changes import ChangeKind, RowChange
@@ -97,7 +97,12 @@ class TargetTable:
         self._ours = columns_of(row_type)
         self._keys = key_columns(row_type)
         self._columns = tuple(dict.fromkeys((*self._keys, *columns)))
-        _check_columns(self._mapped, self._columns)
+        missing = [name for name in self._columns if name not in self._mapped.types]
+        if missing:
+            raise ColumnMissing(
+                f"The table {mapping.table!r} has no column for {listed(missing)}, which the file "
+                "brings. Add it to the table, map it, or leave it out of the file."
+            )
         self._bindings = {
             name: _binding(of, self._ours[name].kind, is_sqlite=connection.dialect.name == "sqlite")
             for name, of in self._mapped.types.items()
@@ -134,9 +139,15 @@ class TargetTable:
             ValueUnfit: when a column of the table cannot hold a value.
         """
         new = self._rows_to_write(changes, ChangeKind.INSERTED, now)
-        different = self._rows_to_write(changes, ChangeKind.UPDATED, now)
-        self._insert(new)
-        self._update(different)
+        different = [
+            {f"key_{name}" if name in self._keys else name: value for name, value in row.items()}
+            for row in self._rows_to_write(changes, ChangeKind.UPDATED, now)
+        ]
+        if new:
+            self._connection.execute(sa.insert(self._table), new)
+        if different:
+            # No upsert: its INSERT fails where the table needs a value that the file lacks.
+            self._connection.execute(sa.update(self._table).where(*self._has_key()), different)
         return self._delete([c.values for c in changes if c.kind is ChangeKind.DELETED])
 
     def check(self, changes: Sequence[RowChange]) -> None:
@@ -241,19 +252,6 @@ class TargetTable:
                 f"{held!r} in the file"
             )
 
-    def _insert(self, rows: list[dict[str, Any]]) -> None:
-        if rows:
-            self._connection.execute(sa.insert(self._table), rows)
-
-    def _update(self, rows: list[dict[str, Any]]) -> None:
-        # No upsert: its INSERT fails where the table needs a value that the file does not bring.
-        bound = [
-            {f"key_{name}" if name in self._keys else name: row[name] for name in row}
-            for row in rows
-        ]
-        if bound:
-            self._connection.execute(sa.update(self._table).where(*self._has_key()), bound)
-
     def _has_key(self) -> list[sa.ColumnElement[bool]]:
         return [self._table.c[name] == sa.bindparam(f"key_{name}") for name in self._keys]
 
@@ -281,16 +279,6 @@ class TargetTable:
                 sa.or_(prompt_id.is_(None), sa.cast(prompt_id, sa.Text) == ""),
             )
         ).rowcount
-
-
-def _check_columns(table: MappedTable, columns: Sequence[str]) -> None:
-    missing = [name for name in columns if name not in table.types]
-    if missing:
-        raise ColumnMissing(
-            f"The table {table.mapping.table!r} has no column for "
-            f"{listed(missing)}, which the file brings. Add it to the table, map it, "
-            "or leave it out of the file."
-        )
 
 
 def _as_sqlite_number(text: str) -> str:

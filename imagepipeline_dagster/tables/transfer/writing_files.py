@@ -8,8 +8,6 @@ from __future__ import annotations
 import codecs
 import csv
 import datetime as dt
-import gzip
-import io
 import json
 import os
 import re
@@ -23,7 +21,6 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from typing_extensions import override
 
 from imagepipeline_dagster.tables.errors import TablesError
 from imagepipeline_dagster.tables.schema import PromptRow, RowT, RowType, columns_of, key_columns
@@ -57,58 +54,27 @@ def writing_file(
             f"{path} {ending}; files that can be written end in "
             f"{', '.join(_FORMATS)}, and {' or '.join(PACKED_ENDINGS)} may stand behind."
         )
-    if written_as in _MARKING and not marks_formulas:
-        written_as = partial(written_as, marks_formulas=False)
+    marking = {"marks_formulas": marks_formulas} if written_as in _MARKING else {}
     temporary = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        with _refusing_os_errors(path), temporary.open("xb") as file:
-            with (
-                _packing(file, path.suffix) as packed,
-                written_as(packed, row_type, names) as write,
-            ):
-                yield write
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.replace(path)
+        with (
+            _packed(temporary.open("xb"), path.suffix) as file,
+            written_as(file, row_type, names, **marking) as write,
+        ):
+            yield write
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise ExportRefused(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def _refusing_os_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ExportRefused(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-@contextmanager
-def _packing(file: IO[bytes], ending: str) -> Iterator[IO[bytes]]:
-    match ending.lower():
-        case ".gz":
-            with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
-                yield cast("IO[bytes]", packed)
-        case ".zst":
-            # Its end closes the file beneath: that one is flushed by whoever opened it.
-            with pa.CompressedOutputStream(_LeftOpen(file), "zstd") as stream:
-                yield cast("IO[bytes]", stream)
-        case _:
-            yield file
-
-
-class _LeftOpen(io.RawIOBase):
-    """Writes to a file and does not close it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-
-    @override
-    def writable(self) -> bool:
-        return True
-
-    @override
-    def write(self, data: Any, /) -> int:
-        return self._file.write(data)
+def _packed(file: IO[bytes], ending: str) -> IO[bytes]:
+    stream: Any = file
+    codec: Any = {".gz": "gzip", ".zst": "zstd"}.get(ending.lower())
+    return cast("IO[bytes]", pa.CompressedOutputStream(stream, codec)) if codec else file
 
 
 # A text that a spreadsheet would run, and one that looks as if it were marked already.
@@ -148,30 +114,23 @@ def _field(value: object) -> object:
 
 
 @contextmanager
-def _json_lines(file: IO[bytes], _: RowType, names: Sequence[str]) -> Iterator[Write]:
-    def write(rows: Sequence[Any]) -> None:
-        for row in rows:
-            values = {name: getattr(row, name) for name in names}
-            line = json.dumps(values, ensure_ascii=False, default=read_text)
-            file.write(f"{line}\n".encode())
-
-    yield write
-
-
-@contextmanager
-def _json_array(file: IO[bytes], _: RowType, names: Sequence[str]) -> Iterator[Write]:
-    before = "["
+def _json(
+    file: IO[bytes], _: RowType, names: Sequence[str], *, is_array: bool = False
+) -> Iterator[Write]:
+    before = "[\n" if is_array else ""
 
     def write(rows: Sequence[Any]) -> None:
         nonlocal before
         for row in rows:
             values = {name: getattr(row, name) for name in names}
             text = json.dumps(values, ensure_ascii=False, default=read_text)
-            file.write(f"{before}\n{text}".encode())
-            before = ","
+            file.write(f"{before}{text}".encode())
+            before = ",\n" if is_array else "\n"
 
     yield write
-    file.write(b"\n]\n" if before == "," else b"[]\n")
+    if is_array:
+        file.write(b"\n]" if before == ",\n" else b"[]")
+    file.write(b"\n")
 
 
 _LONGEST_CELL = 32_767  # characters
@@ -271,9 +230,9 @@ def _unfit(rows: Sequence[Any], row_type: RowType, types: Mapping[str, pa.DataTy
 _FORMATS: Mapping[str, Callable[..., AbstractContextManager[Write]]] = {
     ".csv": _delimited,
     ".tsv": partial(_delimited, delimiter="\t"),
-    ".json": _json_array,
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
+    ".json": partial(_json, is_array=True),
+    ".jsonl": _json,
+    ".ndjson": _json,
     ".parquet": _parquet,
     ".xlsx": _excel,
 }

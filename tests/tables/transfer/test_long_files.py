@@ -19,13 +19,15 @@ import resource, sys
 from contextlib import closing
 from pathlib import Path
 from imagepipeline_dagster.tables.transfer.export import export_table
+from imagepipeline_dagster.tables.transfer.incoming import IncomingRows
 from imagepipeline_dagster.tables.transfer.merge import Merge
 from imagepipeline_dagster.tables.schema import PromptRow, TableMapping
 
 url, file = sys.argv[1], Path(sys.argv[2])
 prompts = TableMapping("prompts")
 for replaces in (False, True):
-    with closing(Merge(url, prompts, file, PromptRow, replace_sets=replaces)) as merge:
+    incoming = IncomingRows(file, PromptRow)
+    with closing(Merge(url, prompts, incoming, replace_sets=replaces)) as merge:
         merge.changes()
         merge.carry_out()
 for ending in (".csv", ".jsonl"):

@@ -4,6 +4,7 @@ import csv
 import datetime as dt
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,12 @@ from imagepipeline_dagster.tables.errors import TablesUnavailable
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
 from imagepipeline_dagster.tables.transfer.changes import ChangeKind, RowCounts
-from imagepipeline_dagster.tables.transfer.incoming import ImportRefused
+from imagepipeline_dagster.tables.transfer.incoming import ImportRefused, IncomingRows
 from imagepipeline_dagster.tables.transfer.merge import Merge
 from tests.tables.conftest import Execute
 from tests.tables.filling import import_prompts
 
-PROMPTS = TableMapping("prompts")
+PROMPTS, EMBEDDINGS = TableMapping("prompts"), TableMapping("embeddings")
 HEADERS = ("prompt_set", "prompt_id", "prompt")
 
 
@@ -52,7 +53,7 @@ def csv_file(folder: Path, rows: Sequence[Sequence[object]]) -> Path:
 
 def merge_of(url: str, file: Path, *, replace_sets: bool = False) -> Merge:
     """Return a file's rows, about to be merged into the prompts."""
-    return Merge(url, PROMPTS, file, PromptRow, replace_sets=replace_sets)
+    return Merge(url, PROMPTS, IncomingRows(file, PromptRow), replace_sets=replace_sets)
 
 
 def content(url: str) -> list[tuple[str, str, str, object]]:
@@ -135,15 +136,7 @@ def test_what_is_told_is_what_comes(filled_url: str, tmp_path: Path, replace_set
     assert [(row.prompt_id, row.prompt, row.seed) for row in found] == [
         (row.prompt_id, row.prompt, row.seed) for row in foretold
     ]
-    assert (
-        RowCounts(
-            inserted=report.inserted,
-            updated=report.updated,
-            unchanged=report.unchanged,
-            deleted=report.deleted,
-        )
-        == changes.total
-    )
+    assert asdict(report).items() >= asdict(changes.total).items()
 
 
 def test_more_deletions_than_were_agreed_on_are_refused(
@@ -214,7 +207,7 @@ def test_embeddings_as_they_are_to_be(tables_url: str, tmp_path: Path, execute: 
     file = tmp_path / "e.csv"
     file.write_text("embedding_id,version\ne,2\ng,1\n")
     with (
-        closing(Merge(tables_url, TableMapping("embeddings"), file, EmbeddingRow)) as merge,
+        closing(Merge(tables_url, EMBEDDINGS, IncomingRows(file, EmbeddingRow))) as merge,
         SourceTables(tables_url) as tables,
     ):
         changes = merge.changes()
