@@ -58,9 +58,8 @@ def make_sets_alone(place: Place, sets: int) -> MadeSets:
     ):
         began = time.process_time()
         for name in names:
-            prompts = validated_prompts(
-                source.prompts(name), source.embeddings(), defaults=dataset.defaults
-            )
+            rows, embeddings = source.prompts(name), source.embeddings()
+            prompts = list(validated_prompts(rows, embeddings, defaults=dataset.defaults))
             plan = plan_prompt_set(
                 prompts,
                 prompt_set=name,

@@ -177,7 +177,7 @@ def _prompts(prompt_set: str, jobs: int) -> list[Prompt]:
         )
         for number in range(jobs)
     ]
-    return validated_prompts(rows, {}, defaults=GenerationDefaults())
+    return list(validated_prompts(rows, {}, defaults=GenerationDefaults()))
 
 
 def _ledger_url(folder: Path) -> str:

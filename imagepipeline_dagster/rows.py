@@ -38,6 +38,12 @@ def column(description: str, **options: Any) -> Any:  # noqa: ANN401 - dataclass
     return dataclasses.field(metadata={"description": description}, **options)
 
 
+def fields_of(record: DataclassInstance, *names: str) -> dict[str, Any]:
+    """Return these fields of a record by their names; all of them where none is named."""
+    wanted = names or tuple(field.name for field in dataclasses.fields(record))
+    return {name: getattr(record, name) for name in wanted}
+
+
 @cache
 def _field_types(row_type: type[DataclassInstance]) -> dict[str, tuple[type, bool]]:
     """Map each field to its plain type and whether None is allowed."""

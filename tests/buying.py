@@ -66,7 +66,7 @@ def prompts_of(
     rows: Sequence[PromptRow], embeddings: Mapping[str, EmbeddingRow] | None = None
 ) -> list[Prompt]:
     """Return the rows validated, for small pictures."""
-    return validated_prompts(rows, embeddings or {}, defaults=SMALL)
+    return list(validated_prompts(rows, embeddings or {}, defaults=SMALL))
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

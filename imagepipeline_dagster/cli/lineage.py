@@ -17,12 +17,12 @@ from imagepipeline_dagster.cli.terminal import (
     agree,
     count_of,
     field_lines,
-    fields_of,
     json_lines,
     moment,
     shown_id,
     yes_option,
 )
+from imagepipeline_dagster.rows import fields_of
 from imagepipeline_dagster.tables.spelling import quoted
 
 if TYPE_CHECKING:

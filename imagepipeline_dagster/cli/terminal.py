@@ -167,11 +167,6 @@ def _folded(text: str, columns: int | None, indent: int) -> list[str]:
 json_option = click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
 
 
-def fields_of(record: object, *names: str) -> dict[str, Any]:
-    """Return these fields of a record, for a JSON document."""
-    return {name: getattr(record, name) for name in names}
-
-
 def _json_value(value: object) -> str:
     return value.isoformat() if isinstance(value, dt.datetime) else str(value)
 

@@ -11,7 +11,7 @@ from imagepipeline_dagster.defs.metadata import column_metadata, found_table, ta
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.stage import Made, StageCheck, build_checks
 from imagepipeline_dagster.partition_names import prompt_set_of
-from imagepipeline_dagster.planning.prompts import Prompt, iter_validated_prompts
+from imagepipeline_dagster.planning.prompts import Prompt, validated_prompts
 from imagepipeline_dagster.planning.tokens import TOKENS_ARE_ESTIMATED
 from imagepipeline_dagster.resources import TablesResource
 from imagepipeline_dagster.rows import StoredTable, content_hash
@@ -34,7 +34,7 @@ def make_prompt_set(dataset: ImageDataset, prompt_set: str, source: SourceTables
             allow_retries=False,
         )
     table = StoredTable.of(
-        iter_validated_prompts(
+        validated_prompts(
             rows,
             source.embeddings(),
             defaults=dataset.defaults,

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, func, select, update
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import spending
-from imagepipeline_dagster.ledger.upserts import upsert
+from imagepipeline_dagster.ledger.upserts import put
 from imagepipeline_dagster.options import Options, bounded
 
 SMALLEST_PRICE = 0.000_001
@@ -140,7 +140,7 @@ class Allowance:
                 self._add(connection, -images, today)
             for day in _rows_of(today):
                 nothing = {"scope": self.scope, "day": day, "images": 0, "micros": 0}
-                connection.execute(upsert(connection, spending, nothing, replace=()))
+                put(connection, spending, nothing)
             self._add(connection, images, today)
         if self.budget is None:
             return None

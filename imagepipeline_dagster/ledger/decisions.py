@@ -26,8 +26,8 @@ from imagepipeline_dagster.ledger.records import (
     plan_state,
 )
 from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by
-from imagepipeline_dagster.ledger.schema import attempts, decisions, prompt_sets, requests, samples
-from imagepipeline_dagster.ledger.upserts import upsert
+from imagepipeline_dagster.ledger.schema import decisions, prompt_sets, requests, samples
+from imagepipeline_dagster.ledger.steps import keep_attempt
 from imagepipeline_dagster.ledger.uses import sets_using
 
 MIN_PREFIX = 8
@@ -211,18 +211,9 @@ def decisions_about(connection: Connection, request_key: str) -> list[TakenDecis
 
 def _resubmit(connection: Connection, entry: Entry, error: str, now: dt.datetime) -> None:
     # The next claim overwrites the request's job; here it stays known, as a failed one does.
-    attempt = {
-        "request_key": entry.request_key,
-        "attempt": entry.attempt,
-        "job_id": entry.job_id,
-        "run_id": entry.run_id,
-        "submitted_at": entry.submitted_at,
-        "ended_at": now,
-        "failure": Failure.RESUBMITTED,
-        "error": "; ".join([*_troubles(entry), error]),
-    }
     if entry.attempt:
-        connection.execute(upsert(connection, attempts, attempt, replace=()))
+        why = "; ".join([*_troubles(entry), error])
+        keep_attempt(connection, entry, Failure.RESUBMITTED, why)
     connection.execute(
         delete(samples).where(
             samples.c.request_key == entry.request_key, samples.c.outcome.in_(_NO_PICTURE)

@@ -173,19 +173,11 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(Claim):
     """A request as the ledger knows it, with its samples stored so far."""
 
-    request_key: str
     state: State
     attempt: int
-    task: str
-    request: str
-    samples: int
-    embedding_version: str | None
-    endpoint: str
-    emulated: bool
-    run_id: str
     owner: Owner
     lease_until: dt.datetime
     claimed_at: dt.datetime

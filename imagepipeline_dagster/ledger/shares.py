@@ -16,7 +16,7 @@ from sqlalchemy import Connection, delete, func, select
 
 from imagepipeline_dagster.ledger.records import Lease
 from imagepipeline_dagster.ledger.schema import shares
-from imagepipeline_dagster.ledger.upserts import upsert
+from imagepipeline_dagster.ledger.upserts import put
 
 _LOCK = 7190113215
 
@@ -85,7 +85,7 @@ def record_share(
         "lease_until": lease.until(),
     }
     replace = ("places", "rate", "wanted", "lease_until")
-    connection.execute(upsert(connection, shares, row, replace=replace))
+    put(connection, shares, row, replace=replace)
     return Share(places, rate)
 
 

@@ -22,7 +22,18 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from imagepipeline_dagster.api.contract import storable, submit_path
 from imagepipeline_dagster.ledger.records import (
@@ -36,8 +47,12 @@ from imagepipeline_dagster.ledger.records import (
     StoredSample,
 )
 from imagepipeline_dagster.ledger.schema import attempts, requests, samples, shares
-from imagepipeline_dagster.ledger.upserts import insert, insert_for, upsert, values_of
+from imagepipeline_dagster.ledger.upserts import insert, put
+from imagepipeline_dagster.rows import fields_of
 
+_LEFT_BY_A_JOB = (
+    *("job_id", "links", "submitted_at", "links_since", "completed_at", "failure", "error"),
+)
 _LONG_AGO = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 
 
@@ -51,30 +66,18 @@ def record_claim(
     harm: its commit may have come through although its confirmation did not.
     """
     values = {
+        **fields_of(claim),
+        **dict.fromkeys(_LEFT_BY_A_JOB),
         "state": State.CLAIMED,
         "attempt": seen + 1,
-        "task": claim.task,
-        "request": claim.request,
-        "samples": claim.samples,
-        "embedding_version": claim.embedding_version,
-        "endpoint": claim.endpoint,
-        "emulated": claim.emulated,
-        "run_id": claim.run_id,
         "owner": owner.name,
         "lease_until": lease_until,
         "claimed_at": _now(),
-        "job_id": None,
-        "links": None,
-        "submitted_at": None,
-        "links_since": None,
-        "completed_at": None,
-        "failure": None,
-        "error": None,
     }
     if seen == 0:
-        new = insert(connection, requests, replace=()).returning(requests.c.request_key)
+        new = insert(connection.dialect.name, requests).returning(requests.c.request_key)
         # Not its row count: SQLAlchemy keeps that of updates only, and gives -1 on PostgreSQL.
-        if connection.execute(new, {"request_key": claim.request_key, **values}).first():
+        if connection.execute(new, values).first():
             return True
     again = connection.execute(
         update(requests)
@@ -137,13 +140,12 @@ def record_submitted(
 
 def _keep_late_job(connection: Connection, hold: Hold, job_id: str | None) -> bool:
     """Keep a job's id with its attempt; True where it stands in the request's row already."""
-    row = connection.execute(
+    current = connection.execute(
         select(requests).where(requests.c.request_key == hold.request_key)
-    ).mappings()
-    current = row.one()
-    if (current["attempt"], current["job_id"]) == (hold.attempt, job_id):
+    ).one()
+    if (current.attempt, current.job_id) == (hold.attempt, job_id):
         # The commit came through although its confirmation did not.
-        return bool(current["owner"] == hold.owner.name)
+        return bool(current.owner == hold.owner.name)
     of_attempt = and_(
         attempts.c.request_key == hold.request_key, attempts.c.attempt == hold.attempt
     )
@@ -153,18 +155,24 @@ def _keep_late_job(connection: Connection, hold: Hold, job_id: str | None) -> bo
         .values(job_id=job_id, submitted_at=_now())
     )
     if not noted.rowcount:
-        late = {
-            "request_key": hold.request_key,
-            "attempt": hold.attempt,
-            "job_id": job_id,
-            "run_id": current["run_id"],
-            "submitted_at": _now(),
-            "ended_at": _now(),
-            "failure": Failure.RESUBMITTED,
-            "error": "its answer came after the request had gone on",
-        }
-        connection.execute(upsert(connection, attempts, late, replace=()))
+        why = "its answer came after the request had gone on"
+        late = {"attempt": hold.attempt, "job_id": job_id, "submitted_at": _now()}
+        keep_attempt(connection, current, Failure.RESUBMITTED, why, **late)
     return False
+
+
+def keep_attempt(
+    connection: Connection,
+    request: Entry | Row[Any],
+    failure: Failure,
+    error: str,
+    **otherwise: Any,  # noqa: ANN401 - of any column
+) -> None:
+    """Keep how a request's attempt ended, so that its job stays known once another is claimed."""
+    names = ("request_key", "attempt", "job_id", "run_id", "submitted_at")
+    kept = {name: getattr(request, name) for name in names}
+    kept |= {"ended_at": _now(), "failure": failure, "error": error}
+    put(connection, attempts, kept | otherwise)
 
 
 def _other_request(connection: Connection, request_key: str, job_id: str) -> str | None:
@@ -216,7 +224,7 @@ def record_stored(connection: Connection, hold: Hold, sample: StoredSample) -> b
 
 def _store(connection: Connection, request_key: str, sample: StoredSample) -> None:
     """Record a sample, as the work of the request's current attempt."""
-    values = values_of(sample) | {"request_key": request_key, "of_key": request_key}
+    values = fields_of(sample) | {"request_key": request_key, "of_key": request_key}
     del values["attempt"]
     connection.execute(_stored_statement(connection.dialect.name), values)
 
@@ -225,7 +233,7 @@ def _store(connection: Connection, request_key: str, sample: StoredSample) -> No
 def _stored_statement(dialect_name: str) -> Any:  # noqa: ANN401 - one of two dialects' own insert
     replace = tuple(name for name in StoredSample.__slots__ if name != "slot")
     current = select(requests.c.attempt).where(requests.c.request_key == bindparam("of_key"))
-    statement = insert_for(dialect_name, samples, replace)
+    statement = insert(dialect_name, samples, replace)
     return statement.values(attempt=current.scalar_subquery())
 
 
@@ -290,7 +298,7 @@ def record_failed(
         )
         .with_for_update()
     )
-    row = held.mappings().one_or_none()
+    row = held.one_or_none()
     if row is None:
         return False
     for sample in filtered:
@@ -298,23 +306,13 @@ def record_failed(
     error = storable(error)
     counted = failure is not Failure.NOT_SENT
     if counted:
-        attempt = {
-            "request_key": request_key,
-            "attempt": row["attempt"],
-            "job_id": row["job_id"],
-            "run_id": row["run_id"],
-            "submitted_at": row["submitted_at"],
-            "ended_at": _now(),
-            "failure": failure,
-            "error": error,
-        }
-        connection.execute(upsert(connection, attempts, attempt, replace=()))
+        keep_attempt(connection, row, failure, error)
     connection.execute(
         update(requests)
         .where(requests.c.request_key == request_key)
         .values(
             state=State.FAILED,
-            attempt=row["attempt"] if counted else row["attempt"] - 1,
+            attempt=row.attempt if counted else row.attempt - 1,
             completed_at=_now(),
             failure=failure,
             error=error,

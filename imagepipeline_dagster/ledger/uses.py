@@ -11,7 +11,8 @@ from sqlalchemy import Connection, select
 
 from imagepipeline_dagster.databases import batches
 from imagepipeline_dagster.ledger.schema import uses
-from imagepipeline_dagster.ledger.upserts import insert, values_of
+from imagepipeline_dagster.ledger.upserts import put
+from imagepipeline_dagster.rows import fields_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +48,8 @@ def record_uses(connection: Connection, calls: Iterable[Use]) -> None:
     """Record which request each of these calls uses now."""
     now = {"used_at": dt.datetime.now(dt.UTC)}
     replace = ("prompt_row", "embedding_row", "run_id", "used_at")
-    if rows := [values_of(use) | now for use in calls]:
-        connection.execute(insert(connection, uses, replace=replace), rows)
+    if rows := [fields_of(use) | now for use in calls]:
+        put(connection, uses, rows, replace=replace)
 
 
 def sets_using(connection: Connection, request_keys: Iterable[str]) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from imagepipeline_dagster.databases import batches
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import evidence
-from imagepipeline_dagster.ledger.upserts import insert
+from imagepipeline_dagster.ledger.upserts import put
 from imagepipeline_dagster.moderation.classifier import Classifier
 from imagepipeline_dagster.moderation.duplicates import HASH_METHOD, perceptual_hash
 from imagepipeline_dagster.moderation.verdicts import Evidence
@@ -174,4 +174,4 @@ def _store(
         for sha256, what in measured.items()
     ]
     with ledger.engine.begin() as connection:
-        connection.execute(insert(connection, evidence, replace=(value.name, "measured_at")), rows)
+        put(connection, evidence, rows, replace=(value.name, "measured_at"))

@@ -18,7 +18,7 @@ from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.databases import batches
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import prompt_sets, samples, uses
-from imagepipeline_dagster.ledger.upserts import upsert
+from imagepipeline_dagster.ledger.upserts import put
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.tables.overrides import EVERY_SET, Override
 
@@ -151,6 +151,4 @@ class VerdictStates:
         never_asked_for = {"attempt": 0, "retries": 0, "pending": 0}
         columns = ["built_basis", "requested_basis", "basis_requested_at"]
         with self._ledger.engine.begin() as connection:
-            connection.execute(
-                upsert(connection, prompt_sets, values | never_asked_for, replace=columns)
-            )
+            put(connection, prompt_sets, values | never_asked_for, replace=columns)

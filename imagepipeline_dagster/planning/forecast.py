@@ -85,8 +85,8 @@ def forecast_of(
     planned = []
     count = PlanCount()
     for name, rows in prompt_sets:
-        prompts = validated_prompts(
-            rows, embeddings, defaults=defaults, refuses_syntax=refuses_syntax
+        prompts = list(
+            validated_prompts(rows, embeddings, defaults=defaults, refuses_syntax=refuses_syntax)
         )
         requests = plan_prompt_set(
             prompts,

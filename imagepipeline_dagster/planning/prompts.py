@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from imagepipeline_dagster.api.contract import RANGES, TASKS, RequestInvalid, Task, request_for
 from imagepipeline_dagster.options import Options, bounded
 from imagepipeline_dagster.planning.tokens import MAX_TOKENS, TOKENS_ARE_ESTIMATED, count_tokens
-from imagepipeline_dagster.rows import column
+from imagepipeline_dagster.rows import column, fields_of
 from imagepipeline_dagster.tables.fingerprints import fingerprint_set
 from imagepipeline_dagster.tables.prompt_syntax import foreign_syntax
 from imagepipeline_dagster.tables.schema import (
@@ -115,9 +115,8 @@ class Prompt:
 
     def request_parameters(self) -> dict[str, Any]:
         """Return what a request takes from this row; its call adds `samples` and `seed`."""
-        named = {name: getattr(self, name) for name in _PARAMETERS}
         return {
-            **named,
+            **fields_of(self, *_PARAMETERS),
             "prompt": self.effective_prompt,
             "negative_prompt": self.effective_negative_prompt,
         }
@@ -145,37 +144,19 @@ def validated_prompts(
     *,
     defaults: GenerationDefaults,
     refuses_syntax: bool = False,
-) -> list[Prompt]:
-    """Return a prompt for each row of one set, in order, each valid or with its problems.
+) -> Iterator[Prompt]:
+    """Yield a prompt for each row of one set, in order, each valid or with its problems.
 
     `refuses_syntax` says whether the syntax of other tools in a prompt is a problem.
     """
-    prompts = iter_validated_prompts(
-        rows, embeddings, defaults=defaults, refuses_syntax=refuses_syntax
-    )
-    return list(prompts)
-
-
-def iter_validated_prompts(
-    rows: Sequence[PromptRow],
-    embeddings: Mapping[str, EmbeddingRow],
-    *,
-    defaults: GenerationDefaults,
-    refuses_syntax: bool = False,
-) -> Iterator[Prompt]:
-    """Yield the same, one at a time."""
-    repeated = {
-        prompt_id
-        for prompt_id, count in Counter(row.prompt_id for row in rows).items()
-        if count > 1
-    }
+    counts = Counter(row.prompt_id for row in rows)
     content_version = fingerprint_set(rows, embeddings).content
     for row in rows:
         yield _validated(
             row,
             embeddings,
             defaults,
-            repeated,
+            is_repeated=counts[row.prompt_id] > 1,
             content_version=content_version,
             refuses_syntax=refuses_syntax,
         )
@@ -185,7 +166,7 @@ def _meant_values(
     row: PromptRow, defaults: GenerationDefaults
 ) -> tuple[dict[str, Any], str | None]:
     """Return a row's values as its author meant them, and a note where they stand otherwise."""
-    values: dict[str, Any] = {field.name: getattr(row, field.name) for field in fields(row)}
+    values = fields_of(row)
     for name in _DEFAULTED:
         if values[name] is None:
             values[name] = getattr(defaults, name)
@@ -204,13 +185,13 @@ def _validated(
     row: PromptRow,
     embeddings: Mapping[str, EmbeddingRow],
     defaults: GenerationDefaults,
-    repeated: set[str],
     *,
+    is_repeated: bool,
     content_version: str,
     refuses_syntax: bool,
 ) -> Prompt:
     values, notes = _meant_values(row, defaults)
-    problems = _identity_problems(row, repeated)
+    problems = _identity_problems(row, is_repeated=is_repeated)
     samples, sample_problems = _samples(values["samples"])
     embedding, embedding_problems = _embedding(values["embeddings"], embeddings)
     prompt, negative_prompt = _with_trigger_words(
@@ -262,10 +243,10 @@ def _fits(value: Any) -> bool:  # noqa: ANN401 - a number of either kind
     return bool(-(2**63) <= value < 2**63)
 
 
-def _identity_problems(row: PromptRow, repeated: set[str]) -> list[str]:
+def _identity_problems(row: PromptRow, *, is_repeated: bool) -> list[str]:
     if not row.prompt_id.strip():
         return ["prompt_id: is missing; give each prompt of a set an id of its own"]
-    if row.prompt_id in repeated:
+    if is_repeated:
         several = f"{row.prompt_id!r} stands in several rows of this set"
         return [f"prompt_id: {several}; none is bought until each has an id of its own"]
     return []

@@ -81,7 +81,7 @@ def request_key(*, task: str, request: str, embedding_version: str | None, origi
 
 
 def unplanned_requests(
-    prompts: Sequence[Prompt], *, origin: str, samples_per_call: int
+    prompts: Iterable[Prompt], *, origin: str, samples_per_call: int
 ) -> Iterator[PlannedRequest]:
     """Yield the calls of the valid prompts, as if nothing had ever been bought."""
     for prompt in prompts:
@@ -151,16 +151,8 @@ def plan_requests(
     for request in requests:
         use = latest_uses.get((request.prompt_id, request.call_index))
         before = entries.get(use.request_key) if use else None
-        values = {name: getattr(request, name) for name in request.__slots__}
-        planned.append(
-            PlannedRequest(
-                **{
-                    **values,
-                    "reason": _reason(request, before),
-                    "state": plan_state(entries.get(request.request_key)),
-                }
-            )
-        )
+        state = plan_state(entries.get(request.request_key))
+        planned.append(dataclasses.replace(request, reason=_reason(request, before), state=state))
     return planned
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from imagepipeline_dagster.ledger.records import (
-    Attempt,
     Entry,
     Outcome,
     PlanState,
@@ -22,7 +21,7 @@ from imagepipeline_dagster.ledger.records import (
 )
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest
-from imagepipeline_dagster.rows import column
+from imagepipeline_dagster.rows import column, fields_of
 
 CIRCUMSTANCES = frozenset(
     {
@@ -83,6 +82,17 @@ class GeneratedImage:
         return self.outcome == Outcome.PENDING or lost_job
 
 
+_OF_PROMPT = (
+    *("prompt_set", "prompt_id", "content_version", "task", "model_id"),
+    *("embeddings", "embedding_version", "safety_checker"),
+)
+_OF_ATTEMPT = ("job_id", "submitted_at", "run_id")
+_OF_SAMPLE = (
+    *("sample_index", "outcome", "image_sha256", "uri", "format", "pixel_width", "pixel_height"),
+    *("bytes", "value_range", "has_alpha", "carries_more", "error"),
+)
+
+
 def images_of_plan(
     prompts: Sequence[Prompt], plan: Sequence[PlannedRequest], entries: Mapping[str, Entry]
 ) -> list[GeneratedImage]:
@@ -136,18 +146,10 @@ def _images_of_calls(
         entry = entries.get(call.request_key)
         known: dict[str, Any] = {
             **_of_prompt(prompt),
-            "call_index": call.call_index,
-            "request_key": call.request_key,
-            "request": call.request,
-            "seed": call.seed,
-            "samples": call.samples,
+            **fields_of(call, "call_index", "request_key", "request", "seed", "samples"),
         }
         if entry is not None:
-            known |= {
-                **_of_attempt(entry),
-                "endpoint": entry.endpoint,
-                "emulated": entry.emulated,
-            }
+            known |= fields_of(entry, "endpoint", "emulated", *_OF_ATTEMPT)
         stored = {sample.slot: sample for sample in entry.stored} if entry else {}
         for slot in range(call.samples):
             yield GeneratedImage(**{**known, **_of_sample(slot, stored.get(slot), entry)})
@@ -155,16 +157,9 @@ def _images_of_calls(
 
 def _of_prompt(prompt: Prompt) -> dict[str, Any]:
     return {
-        "prompt_set": prompt.prompt_set,
-        "prompt_id": prompt.prompt_id,
-        "content_version": prompt.content_version,
-        "task": prompt.task,
-        "model_id": prompt.model_id,
+        **fields_of(prompt, *_OF_PROMPT),
         "prompt": prompt.effective_prompt,
         "negative_prompt": prompt.effective_negative_prompt,
-        "embeddings": prompt.embeddings,
-        "embedding_version": prompt.embedding_version,
-        "safety_checker": prompt.safety_checker,
     }
 
 
@@ -173,28 +168,9 @@ def _of_sample(slot: int, sample: StoredSample | None, entry: Entry | None) -> d
         outcome, error = _outcome_so_far(entry)
         return {"sample_index": slot, "outcome": outcome, "error": error}
     return {
-        **(_of_attempt(entry.bought_by(sample)) if entry else {}),
-        "sample_index": sample.sample_index,
-        "outcome": sample.outcome,
-        "image_sha256": sample.image_sha256,
-        "uri": sample.uri,
-        "format": sample.format,
-        "pixel_width": sample.pixel_width,
-        "pixel_height": sample.pixel_height,
-        "bytes": sample.bytes,
-        "value_range": sample.value_range,
-        "has_alpha": sample.has_alpha,
-        "carries_more": sample.carries_more,
+        **(fields_of(entry.bought_by(sample), *_OF_ATTEMPT) if entry else {}),
+        **fields_of(sample, *_OF_SAMPLE),
         "completed_at": sample.stored_at,
-        "error": sample.error,
-    }
-
-
-def _of_attempt(attempt: Entry | Attempt) -> dict[str, Any]:
-    return {
-        "job_id": attempt.job_id,
-        "submitted_at": attempt.submitted_at,
-        "run_id": attempt.run_id,
     }
 
 

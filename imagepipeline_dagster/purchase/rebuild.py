@@ -30,7 +30,7 @@ from imagepipeline_dagster.ledger.records import (
 )
 from imagepipeline_dagster.ledger.requests import entries_seen_by
 from imagepipeline_dagster.ledger.schema import requests, samples
-from imagepipeline_dagster.ledger.upserts import upsert
+from imagepipeline_dagster.ledger.upserts import put
 from imagepipeline_dagster.ledger.uses import record_uses
 from imagepipeline_dagster.ledger.verification import count_strangers
 from imagepipeline_dagster.planning.prompts import Prompt
@@ -142,10 +142,10 @@ class Rebuilding:
             if entry is None:
                 continue
             restored[call.request_key] = entry
-            connection.execute(upsert(connection, requests, dict(entry), replace=tuple(entry)))
+            put(connection, requests, entry, replace=tuple(entry))
             self._restore_decisions(connection, call.request_key, rows)
             for sample in _stored_samples(call.request_key, rows, attempt=entry["attempt"]):
-                connection.execute(upsert(connection, samples, sample, replace=()))
+                put(connection, samples, sample)
                 stored += sample["image_sha256"] is not None
             self._count_as_spent(connection, entry)
         record_uses(connection, (use for use in uses if use.request_key in restored))

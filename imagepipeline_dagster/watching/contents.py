@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, bindparam, delete, or_, select, update
 from imagepipeline_dagster.databases import batches
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import set_contents
-from imagepipeline_dagster.ledger.upserts import insert_for
+from imagepipeline_dagster.ledger.upserts import insert
 from imagepipeline_dagster.tables.checksums import checksums_among, checksums_between
 from imagepipeline_dagster.tables.fingerprints import (
     SetFingerprint,
@@ -155,7 +155,7 @@ class SetContents:
                         "changed_at": changed_at if content == says.content else now,
                     }
                 )
-            save = insert_for(self._ledger.engine.dialect.name, set_contents, _READ_ANEW)
+            save = insert(self._ledger.engine.dialect.name, set_contents, _READ_ANEW)
             self._ledger.execute_many(save, sorted(rows, key=itemgetter("prompt_set")))
         now_there = prompts.source.embeddings()
         if fingerprint_embeddings(now_there) != fingerprint_embeddings(embeddings):

@@ -35,7 +35,7 @@ from sqlalchemy import (
 
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import prompt_sets, set_contents
-from imagepipeline_dagster.ledger.upserts import upsert
+from imagepipeline_dagster.ledger.upserts import put
 from imagepipeline_dagster.tables.fingerprints import SetFingerprint
 
 _LONG_AGO = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -204,7 +204,7 @@ class PromptSetStates:
             "retries": 0,
             "pending": 0,
         }
-        connection.execute(upsert(connection, prompt_sets, unknown, replace=()))
+        put(connection, prompt_sets, unknown)
         row = connection.execute(select(prompt_sets).where(of_set).with_for_update()).one()
         same = asked == (row.requested_prompts, row.requested_embeddings)
         if same and not again:
@@ -298,13 +298,11 @@ class PromptSetStates:
         }
         whole = [] if pending else ["retries"]
         with self._ledger.engine.begin() as connection:
-            connection.execute(
-                upsert(
-                    connection,
-                    prompt_sets,
-                    {"attempt": 0, "retries": 0, **values},
-                    replace=["built_content", "built_at", "pending", *whole],
-                )
+            put(
+                connection,
+                prompt_sets,
+                {"attempt": 0, "retries": 0, **values},
+                replace=["built_content", "built_at", "pending", *whole],
             )
 
     def settle(self) -> None:

@@ -149,7 +149,7 @@ def test_an_unusable_placement_is_a_problem_of_the_rows_that_use_it() -> None:
 def test_rows_that_share_an_id_are_all_refused() -> None:
     """Nobody can tell which of two rows is meant, so neither is bought, and the rest goes on."""
     other = dataclasses.replace(ROW, prompt_id="p2")
-    prompts = validated_prompts([ROW, other, ROW], {}, defaults=DEFAULTS)
+    prompts = list(validated_prompts([ROW, other, ROW], {}, defaults=DEFAULTS))
     assert [prompt.valid for prompt in prompts] == [False, True, False]
     assert "'p1' stands in several rows" in (prompts[0].problems or "")
 
