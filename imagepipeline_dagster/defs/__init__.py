@@ -71,32 +71,33 @@ def build_definitions(
     Raises:
         ClassifierMissing, HashesMissing: the moderation policy needs what is not installed.
     """
-    job = dg.define_asset_job(
-        dataset.named("materialize_prompt_set"),
-        selection=dg.AssetSelection.assets(*(dataset.key(stage) for stage in STAGES)),
-        executor_def=executor,
-        description="Plans, buys and moderates one prompt set.",
-    )
+    published, canaries = build_hub_dataset(dataset), build_drift_canaries(dataset)
     bound = bound_resources(dataset, resources)
+    job, release_job, canaries_job = (
+        dg.define_asset_job(
+            dataset.named(name),
+            selection=dg.AssetSelection.assets(*map(dataset.key, assets)),
+            executor_def=executor,
+            description=about,
+        )
+        for name, assets, about in (
+            ("materialize_prompt_set", STAGES, "Plans, buys and moderates one prompt set."),
+            (
+                "release_image_dataset",
+                ("image_dataset", *(["hub_dataset"] if published else [])),
+                "Publishes the kept images of all prompt sets, if anything changed.",
+            ),
+            (
+                "buy_canaries",
+                ("drift_canaries",),
+                "Buys the canaries again, and compares: whether the hosted model drifted.",
+            ),
+        )
+    )
     batch_job = build_batch_job(dataset, bound, executor)
-    published = build_hub_dataset(dataset)
-    release_job = dg.define_asset_job(
-        dataset.named("release_image_dataset"),
-        selection=dg.AssetSelection.assets(dataset.key("image_dataset"), *published),
-        executor_def=executor,
-        description="Publishes the kept images of all prompt sets, if anything changed.",
-    )
-    canaries = build_drift_canaries(dataset)
-    canaries_job = dg.define_asset_job(
-        dataset.named("buy_canaries"),
-        selection=dg.AssetSelection.assets(dataset.key("drift_canaries")),
-        executor_def=executor,
-        description="Buys the canaries again, and compares: whether the hosted model drifted.",
-    )
     check_policy(dataset.moderation)
     # Where no step runs beside another, shards would be steps more and nothing else.
     in_shards = executor.name != dg.in_process_executor.name
-    moderation_job, *moderation_sensors = build_moderation_overrides(dataset, start=start)
     with warnings.catch_warnings():
         # Checks of dynamic partitions work, and are marked as a preview.
         warnings.filterwarnings("ignore", "Specifying a partitions_def", dg.PreviewWarning)
@@ -108,14 +109,14 @@ def build_definitions(
                 *build_generated_images(dataset, in_shards=in_shards),
                 *build_moderated_images(dataset, in_shards=in_shards),
                 *build_image_dataset(dataset),
+                *published,
+                *canaries,
             )
         ]
-        definitions += [with_io_manager_of(dataset, more) for more in (*published, *canaries)]
     checks = [check for check in definitions if isinstance(check, dg.AssetChecksDefinition)]
-    sensor_status = dg.DefaultSensorStatus.RUNNING if start else dg.DefaultSensorStatus.STOPPED
-    schedule_status = (
-        dg.DefaultScheduleStatus.RUNNING if start else dg.DefaultScheduleStatus.STOPPED
-    )
+    status = "RUNNING" if start else "STOPPED"
+    sensor_status = dg.DefaultSensorStatus(status)
+    moderation_job, moderation_sensor = build_moderation_overrides(dataset, status=sensor_status)
     return dg.Definitions(
         assets=_described(
             dataset,
@@ -138,10 +139,10 @@ def build_definitions(
         sensors=[
             *build_sensors(dataset, jobs=[job, batch_job], status=sensor_status),
             build_purchase_of_approved(dataset, status=sensor_status),
-            *moderation_sensors,
+            moderation_sensor,
             *build_release_sensor(dataset, status=sensor_status),
         ],
-        schedules=build_schedules(dataset, status=schedule_status),
+        schedules=build_schedules(dataset, status=dg.DefaultScheduleStatus(status)),
         resources={
             **bound,
             dataset.resource(RELEASE_IO_MANAGER): release_io_manager(dataset),
@@ -154,15 +155,17 @@ def _described(
     assets: Iterable[dg.AssetsDefinition | dg.AssetSpec],
     api: object,
 ) -> list[Any]:
-    """Return the assets with what a team says of all of them, and which API serves them."""
+    """Return the assets in their group, with what a team says of all, and who serves them."""
     name, address = "unknown", "an API of its own"
     if isinstance(api, ImagePipelineResource):
         name, address = _emulator_or_host(api), api.served_by
     tags = {**dataset.tags, "imagepipeline/api": name}
     code = version("imagepipeline-dagster")
+    group = dataset.group_name or dataset.named("image_dataset")
 
     def described(spec: dg.AssetSpec) -> dg.AssetSpec:
-        more = spec.merge_attributes(tags=tags, owners=list(dataset.owners))
+        grouped = spec.replace_attributes(group_name=group)
+        more = grouped.merge_attributes(tags=tags, owners=list(dataset.owners))
         if spec.key in sources:
             return more
         # A group has no description in Dagster.

@@ -74,7 +74,7 @@ def build_batch_job(
     @dg.op(
         name=_op_name(dataset),
         out=dg.Out(dg.Nothing, io_manager_key=dataset.resource("io_manager")),
-        pool=dataset.pool or dataset.named("imagepipeline_api"),
+        pool=dataset.api_pool,
         description="Plans, buys and moderates each of these prompt sets.",
     )
     @with_resources_of(dataset)

@@ -153,6 +153,11 @@ class ImageDataset(Options):
         """Return the Dagster key of one of its resources, which no other project has."""
         return self.named(f"image_dataset_{name}")
 
+    @property
+    def api_pool(self) -> str:
+        """The concurrency pool of what buys."""
+        return self.pool or self.named("imagepipeline_api")
+
     def allowance(self, origin: str) -> Allowance:
         """Return what this dataset may spend at one API."""
         return Allowance(

@@ -22,8 +22,7 @@ def build_drift_canaries(dataset: ImageDataset) -> list[Any]:
 
     @dg.asset(
         key=key,
-        pool=dataset.pool or dataset.named("imagepipeline_api"),
-        group_name=dataset.group_name or dataset.named("image_dataset"),
+        pool=dataset.api_pool,
         kinds={"imagepipeline"},
         description=f"{len(pinned)} pinned pictures, whose requests are bought again at most once "
         "a day, within the budget.",

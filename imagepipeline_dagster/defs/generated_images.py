@@ -218,6 +218,7 @@ def _failure(stopper: Exception | None, figures: Mapping[str, Any]) -> dg.Failur
 def check_generated_images(dataset: ImageDataset) -> list[StageCheck]:
     """Return the checks."""
 
+    @StageCheck.of("Nothing that the plan would buy waits until a person approves it.")
     def no_purchase_waits(
         generated_images: StoredTable, imagepipeline: ImagePipelineResource
     ) -> dg.AssetCheckResult:
@@ -230,14 +231,7 @@ def check_generated_images(dataset: ImageDataset) -> list[StageCheck]:
             metadata={"images": len(waiting), **({"price": price} if price else {})},
         )
 
-    return [
-        StageCheck(
-            name="no_purchase_waits",
-            description="Nothing that the plan would buy waits until a person approves it.",
-            look=no_purchase_waits,
-        ),
-        *(_outcome_check(expectation) for expectation in EXPECTATIONS),
-    ]
+    return [no_purchase_waits, *map(_outcome_check, EXPECTATIONS)]
 
 
 def _outcome_check(expectation: Expectation) -> StageCheck:
@@ -269,7 +263,6 @@ def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
     """
     io_manager = dataset.resource("io_manager")
     nothing = dg.Out(dg.Nothing, io_manager_key=io_manager)
-    pool = dataset.pool or dataset.named("imagepipeline_api")
 
     @dg.op(
         name=dataset.named("shards_to_buy"),
@@ -288,7 +281,7 @@ def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
         name=dataset.named("buy_shard"),
         ins={"shard": dg.In(dg.Nothing)},
         out=nothing,
-        pool=pool,
+        pool=dataset.api_pool,
         retry_policy=SHARD_RETRIES,
         description="Buys what one shard lacks. Where it dies, it is tried again alone.",
     )
@@ -320,7 +313,7 @@ def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
         name=dataset.named("buy_set"),
         ins={"bought": dg.In(dg.Nothing)},
         out=dg.Out(io_manager_key=io_manager),
-        pool=pool,
+        pool=dataset.api_pool,
         description="Buys what the plan lacks, and stores the table.",
     )
     @with_resources_of(dataset)
@@ -372,7 +365,6 @@ def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
             "generation_requests": dg.AssetIn(dataset.key("generation_requests")),
         },
         partitions_def=dataset.partitions,
-        group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
         metadata=column_metadata(dataset, "generated_images"),
         description="The purchase, which costs money: buys what the plan lacks, and nothing else. "

@@ -79,7 +79,6 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
         ins={"prompt_sets": dg.AssetIn(dataset.key("prompt_sets"))},
         partitions_def=dataset.partitions,
         io_manager_key=dataset.resource("io_manager"),
-        group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
         metadata=column_metadata(dataset, "generation_requests"),
         description="The plan, free of charge: each API call that the set needs, whether it would "

@@ -18,7 +18,6 @@ def build_hub_dataset(dataset: ImageDataset) -> list[Any]:
     @dg.asset(
         key=dataset.key("hub_dataset"),
         ins={"image_dataset": dg.AssetIn(dataset.key("image_dataset"))},
-        group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"huggingface"},
         description=f"The newest release at the Hugging Face Hub: {repo}, a tag a version.",
     )

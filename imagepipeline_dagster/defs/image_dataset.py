@@ -95,7 +95,6 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
             ),
         ],
         io_manager_key=dataset.resource(RELEASE_IO_MANAGER),
-        group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"parquet", "huggingface"},
         freshness_policy=_freshness(dataset.freshness_hours),
         description="The release: the kept images of all prompt sets with their lineage, as an "

@@ -266,7 +266,7 @@ def _dagster_storage(instance: dg.DagsterInstance) -> Iterator[Finding]:
 
 
 def _pools(dataset: ImageDataset, instance: dg.DagsterInstance) -> Iterator[Finding]:
-    pool = dataset.pool or dataset.named("imagepipeline_api")
+    pool = dataset.api_pool
     limits = {limit.name: limit.limit for limit in instance.event_log_storage.get_pool_limits()}
     default = instance.global_op_concurrency_default_limit
     remedy = f"`dagster instance concurrency set {pool} 4`"

@@ -89,6 +89,9 @@ def record_built(dataset: ImageDataset, images: Iterable[ModeratedImage], ledger
 def check_moderated_images(dataset: ImageDataset) -> list[StageCheck]:
     """Return the checks."""
 
+    @StageCheck.of(
+        "Each row of the prompt set has as many rows here as it asks for samples.", blocking=True
+    )
     def every_sample_is_accounted_for(
         moderated_images: StoredTable, prompt_sets: StoredTable
     ) -> dg.AssetCheckResult:
@@ -105,15 +108,7 @@ def check_moderated_images(dataset: ImageDataset) -> list[StageCheck]:
             ),
         )
 
-    return [
-        StageCheck(
-            name="every_sample_is_accounted_for",
-            description="Each row of the prompt set has as many rows here as it asks for samples.",
-            look=every_sample_is_accounted_for,
-            blocking=True,
-        ),
-        *verdict_checks(dataset),
-    ]
+    return [every_sample_is_accounted_for, *verdict_checks(dataset)]
 
 
 def build_moderated_images(dataset: ImageDataset, *, in_shards: bool) -> list[Any]:
@@ -203,7 +198,6 @@ def build_moderated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
         key=dataset.key("moderated_images"),
         ins={"generated_images": dg.AssetIn(dataset.key("generated_images"))},
         partitions_def=dataset.partitions,
-        group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
         metadata=column_metadata(dataset, "moderated_images"),
         description="The verdicts: a row a sample asked for, kept, rejected or quarantined, and "

@@ -1,6 +1,6 @@
 """The checks of `moderated_images` that are about what the verdicts say."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import dagster as dg
 
@@ -30,6 +30,11 @@ def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
     def rules_of(images: Iterable[ModeratedImage]) -> Rules:
         return dataset.moderation.rules_for(next(iter(images)).prompt_set)
 
+    @StageCheck.of(
+        "Every kept sample has a picture and was checked, or a person or the policy decided; a "
+        "release takes nothing else.",
+        blocking=True,
+    )
     def only_kept_passes_on(moderated_images: StoredTable) -> dg.AssetCheckResult:
         images = moderated_images.rows(ModeratedImage)
         problems = objections(image for image in images if image.verdict == Verdict.KEPT)
@@ -40,6 +45,11 @@ def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
             metadata=found_table("problems", ["problem"], shown),
         )
 
+    @StageCheck.of(
+        "No larger share is rejected for what it shows than the policy allows. More is a sign that "
+        f"the model or the prompts went wrong. Sets of fewer than {FEW} always pass.",
+        blocking=True,
+    )
     def few_are_rejected(moderated_images: StoredTable) -> dg.AssetCheckResult:
         images = moderated_images.rows(ModeratedImage)
         judged, rejected = judged_pictures(images)
@@ -52,6 +62,10 @@ def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
             metadata={"judged": judged, "rejected": rejected, "limit": limit},
         )
 
+    @StageCheck.of(
+        "The classifier found nothing in pictures that the API's safety checker let pass. It looks "
+        "at them where the policy says checked='classify'."
+    )
     def classifier_agrees_with_the_api(
         moderated_images: StoredTable, storage: StorageResource
     ) -> dg.AssetCheckResult:
@@ -72,20 +86,11 @@ def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
             metadata={
                 "compared": compared,
                 **found_table("disagreements", headers, rows[:_ROWS_SHOWN]),
-                **(
-                    {
-                        "pictures": contact_sheet_of(
-                            ((image, f"rejected: {image.nsfw_score}") for image in doubted),
-                            storage.open(),
-                            count=len(doubted),
-                        )
-                    }
-                    if doubted
-                    else {}
-                ),
+                **_pictures_of(doubted, storage),
             },
         )
 
+    @StageCheck.of("The share of pictures that repeat another of their set.")
     def few_are_duplicates(moderated_images: StoredTable) -> dg.AssetCheckResult:
         images = moderated_images.rows(ModeratedImage)
         rules = rules_of(images)
@@ -103,6 +108,7 @@ def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
             },
         )
 
+    @StageCheck.of("Each picture has the width and height that its request asked for.")
     def sizes_are_as_asked(moderated_images: StoredTable) -> dg.AssetCheckResult:
         wrong = wrong_sizes(moderated_images.rows(ModeratedImage))
         rows = [
@@ -117,35 +123,18 @@ def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
         )
 
     return [
-        StageCheck(
-            name="sizes_are_as_asked",
-            description="Each picture has the width and height that its request asked for.",
-            look=sizes_are_as_asked,
-        ),
-        StageCheck(
-            name="only_kept_passes_on",
-            description="Every kept sample has a picture and was checked, or a person or the "
-            "policy decided; a release takes nothing else.",
-            look=only_kept_passes_on,
-            blocking=True,
-        ),
-        StageCheck(
-            name="few_are_rejected",
-            description="No larger share is rejected for what it shows than the policy allows. "
-            "More is a sign that the model or the prompts went wrong. Sets of fewer than "
-            f"{FEW} always pass.",
-            look=few_are_rejected,
-            blocking=True,
-        ),
-        StageCheck(
-            name="classifier_agrees_with_the_api",
-            description="The classifier found nothing in pictures that the API's safety checker "
-            "let pass. It looks at them where the policy says checked='classify'.",
-            look=classifier_agrees_with_the_api,
-        ),
-        StageCheck(
-            name="few_are_duplicates",
-            description="The share of pictures that repeat another of their set.",
-            look=few_are_duplicates,
-        ),
+        sizes_are_as_asked,
+        only_kept_passes_on,
+        few_are_rejected,
+        classifier_agrees_with_the_api,
+        few_are_duplicates,
     ]
+
+
+def _pictures_of(
+    doubted: Sequence[ModeratedImage], storage: StorageResource
+) -> dict[str, dg.MarkdownMetadataValue]:
+    if not doubted:
+        return {}
+    marked = ((image, f"rejected: {image.nsfw_score}") for image in doubted)
+    return {"pictures": contact_sheet_of(marked, storage.open(), count=len(doubted))}

@@ -12,7 +12,9 @@ from imagepipeline_dagster.partition_names import partition_key
 from imagepipeline_dagster.resources import LedgerResource, TablesResource
 
 
-def build_moderation_overrides(dataset: ImageDataset, *, start: bool) -> list[Any]:
+def build_moderation_overrides(
+    dataset: ImageDataset, *, status: dg.DefaultSensorStatus
+) -> tuple[Any, dg.SensorDefinition]:
     """Return the job that moderates a set anew, and the sensor that asks for its runs."""
     job = dg.define_asset_job(
         dataset.named("moderate_prompt_set"),
@@ -25,7 +27,7 @@ def build_moderation_overrides(dataset: ImageDataset, *, start: bool) -> list[An
         name=dataset.named("moderation_overrides_sensor"),
         job=job,
         minimum_interval_seconds=dataset.watching.sensor_seconds,
-        default_status=dg.DefaultSensorStatus.RUNNING if start else dg.DefaultSensorStatus.STOPPED,
+        default_status=status,
         description="Asks for new verdicts on the sets that an override, or another policy, is "
         "about. Buys nothing.",
     )
@@ -63,4 +65,4 @@ def build_moderation_overrides(dataset: ImageDataset, *, start: bool) -> list[An
             cursor=tick.cursor,
         )
 
-    return [job, moderation_overrides_sensor]
+    return job, moderation_overrides_sensor

@@ -62,6 +62,7 @@ def check_prompt_sets(dataset: ImageDataset) -> list[StageCheck]:
     """Return the checks."""
     del dataset  # they look at the rows alone
 
+    @StageCheck.of("No row was refused. Refused rows are not bought; the others are.")
     def every_row_is_valid(prompt_sets: StoredTable) -> dg.AssetCheckResult:
         columns = prompt_sets.columns("prompt_id", "problems", "valid")
         refused = columns.filter(pc.invert(columns.column("valid")))
@@ -79,6 +80,10 @@ def check_prompt_sets(dataset: ImageDataset) -> list[StageCheck]:
             },
         )
 
+    @StageCheck.of(
+        "No prompt has the syntax of another tool, which would be sent as words. "
+        "`refuse_prompt_syntax` refuses such rows."
+    )
     def prompts_are_plain_text(prompt_sets: StoredTable) -> dg.AssetCheckResult:
         names = ("prompt_id", "effective_prompt", "effective_negative_prompt")
         parts = (
@@ -94,19 +99,7 @@ def check_prompt_sets(dataset: ImageDataset) -> list[StageCheck]:
             metadata=found_table("syntax", ["prompt_id", "syntax"], rows[:_PROBLEMS_SHOWN]),
         )
 
-    return [
-        StageCheck(
-            name="every_row_is_valid",
-            description="No row was refused. Refused rows are not bought; the others are.",
-            look=every_row_is_valid,
-        ),
-        StageCheck(
-            name="prompts_are_plain_text",
-            description="No prompt has the syntax of another tool, which would be sent as words. "
-            "`refuse_prompt_syntax` refuses such rows.",
-            look=prompts_are_plain_text,
-        ),
-    ]
+    return [every_row_is_valid, prompts_are_plain_text]
 
 
 def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
@@ -117,7 +110,6 @@ def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
         deps=[dataset.key("prompts"), dataset.key("embeddings")],
         partitions_def=dataset.partitions,
         io_manager_key=dataset.resource("io_manager"),
-        group_name=dataset.group_name or dataset.named("image_dataset"),
         kinds={"pandas", "parquet"},
         metadata=column_metadata(dataset, "prompt_sets"),
         description="The rows of one prompt set, validated: defaults and trigger words filled in, "

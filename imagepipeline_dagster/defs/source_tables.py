@@ -27,7 +27,6 @@ def build_source_tables(dataset: ImageDataset) -> list[dg.AssetSpec]:
             deps=_made_by(dataset.prompts),
             partitions_def=dataset.partitions,
             kinds={"sql"},
-            group_name=dataset.group_name or dataset.named("image_dataset"),
             metadata={
                 "dagster/table_name": dataset.prompts.table,
                 "dagster/column_schema": _schema(PromptRow),
@@ -39,7 +38,6 @@ def build_source_tables(dataset: ImageDataset) -> list[dg.AssetSpec]:
             "they belong. It is only read here.",
             deps=_made_by(dataset.embeddings),
             kinds={"sql"},
-            group_name=dataset.group_name or dataset.named("image_dataset"),
             metadata={
                 "dagster/table_name": dataset.embeddings.table,
                 "dagster/column_schema": _schema(EmbeddingRow),

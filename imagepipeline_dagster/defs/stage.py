@@ -8,7 +8,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import dagster as dg
 
@@ -79,6 +79,15 @@ class StageCheck:
     look: Callable[..., dg.AssetCheckResult]
     blocking: bool = False
 
+    @classmethod
+    def of(
+        cls, description: str, *, blocking: bool = False
+    ) -> Callable[[Callable[..., dg.AssetCheckResult]], Self]:
+        """Make a function that looks at tables a check of its name."""
+        return lambda look: cls(
+            name=look.__name__, description=description, look=look, blocking=blocking
+        )
+
     def inputs(self) -> list[str]:
         """Return the names of the tables and resources that it takes."""
         return list(inspect.signature(self.look).parameters)
@@ -99,14 +108,7 @@ def build_checks(
         for check in checks:
             if dg.AssetCheckKey(key, check.name) in context.selected_asset_check_keys:
                 seen = check.look(**{name: given[name] for name in check.inputs()})
-                yield dg.AssetCheckResult(
-                    asset_key=key,
-                    check_name=check.name,
-                    passed=seen.passed,
-                    severity=seen.severity,
-                    description=seen.description,
-                    metadata=seen.metadata,
-                )
+                yield seen._replace(asset_key=key, check_name=check.name)
 
     inputs = {
         name: parameter.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
