@@ -1,4 +1,4 @@
-"""The two tables created, and the rows of a file brought into them, all or none."""
+"""The tables created."""
 
 from __future__ import annotations
 

@@ -57,6 +57,21 @@ def source_engine(url: str) -> sa.Engine:
 
 
 @contextlib.contextmanager
+def reading(url: str) -> Iterator[sa.Connection]:
+    """Give a connection of an engine that only reads; see `source_engine`.
+
+    Raises:
+        TablesUnavailable: when the database cannot be used.
+    """
+    engine = source_engine(url)
+    try:
+        with reporting_database_errors(url), engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+@contextlib.contextmanager
 def writing(url: str, *, create_file: bool = False) -> Iterator[sa.Connection]:
     """Give a connection in one transaction, table definitions included: all of it or nothing.
 

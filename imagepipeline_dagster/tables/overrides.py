@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine.default import DefaultDialect
 
 from imagepipeline_dagster.databases import clock_ahead
-from imagepipeline_dagster.tables.database import reporting_database_errors, source_engine, writing
+from imagepipeline_dagster.tables.database import reading, writing
 from imagepipeline_dagster.tables.errors import TablesError
 from imagepipeline_dagster.tables.values import read_time
 
@@ -251,13 +251,9 @@ def record_overrides(url: str, overrides: Iterable[Override], *, table: str = OV
 @contextlib.contextmanager
 def _reading(url: str, table: str) -> Iterator[tuple[sa.Connection, sa.Table | None]]:
     """Give a connection that only reads, and the table where it is there."""
-    engine = source_engine(url)
-    try:
-        with reporting_database_errors(url), engine.connect() as connection:
-            there = sa.inspect(connection).has_table(table)
-            yield connection, overrides_table(sa.MetaData(), table) if there else None
-    finally:
-        engine.dispose()
+    with reading(url) as connection:
+        there = sa.inspect(connection).has_table(table)
+        yield connection, overrides_table(sa.MetaData(), table) if there else None
 
 
 def _override(row: Mapping[str, Any]) -> Override:

@@ -124,10 +124,10 @@ class PromptsTick:
         in_use: the partition keys that go once no run and no backfill names them.
         reported: the sets whose rows say what Dagster was not told yet.
         rows: how many rows the table has, as last counted.
+        cursor: what the next tick has to know.
         unassigned: how many rows name no prompt set; 0 where nobody looked.
         misleading: which row's time hides newer ones from the ticks, and why; None as well where
             nobody looked, and where the table is so small that each tick compares it whole.
-        cursor: what the next tick has to know.
     """
 
     runs: list[list[AskedRun]]
@@ -136,9 +136,9 @@ class PromptsTick:
     in_use: list[str]
     reported: list[SetFingerprint]
     rows: int
-    unassigned: int
-    misleading: str | None
     cursor: str
+    unassigned: int = 0
+    misleading: str | None = None
 
     @property
     def is_quiet(self) -> bool:
@@ -159,7 +159,7 @@ def watch_prompts(watched: WatchedDataset, cursor: str | None) -> PromptsTick | 
     """Look at the prompts table, and say which partitions and runs follow; None where none do.
 
     Raises:
-        TooManyGone: more sets left the table than the rules allow.
+        TooManyGone: more sets left the table than the options allow.
         TablesError: the table cannot be read.
     """
     with watched.tables.open_prompts() as prompts:
@@ -176,34 +176,31 @@ def watch_prompts(watched: WatchedDataset, cursor: str | None) -> PromptsTick | 
             changes = watched.following(seen, present)
             if seen.all_sets:
                 contents.keep_only(seen.sets)
-            return _prompts_tick(
-                watched,
-                watched.states(ledger),
-                contents,
-                seen,
-                changes,
-                tick=watch.tick,
-                there=(present | set(changes.added)) - set(changes.removed),
-                unassigned=count_unassigned(prompts) if seen.all_sets else 0,
-                misleading=misleading_time(prompts, now=dt.datetime.fromtimestamp(now, dt.UTC))
-                if seen.all_sets and seen.watch.rows > watched.options.small_table_rows
-                else None,
-            )
+            there = (present | set(changes.added)) - set(changes.removed)
+            tick = _prompts_tick(watched, ledger, seen, changes, tick=watch.tick, there=there)
+        if not seen.all_sets:
+            return tick
+        # Each tick compares a small table whole, whatever its times say.
+        is_large = seen.watch.rows > watched.options.small_table_rows
+        moment = dt.datetime.fromtimestamp(now, dt.UTC)
+        return dataclasses.replace(
+            tick,
+            unassigned=count_unassigned(prompts),
+            misleading=misleading_time(prompts, now=moment) if is_large else None,
+        )
 
 
 def _prompts_tick(
     watched: WatchedDataset,
-    states: PromptSetStates,
-    contents: SetContents,
+    ledger: Ledger,
     seen: Observation,
     changes: PartitionChanges,
     *,
     tick: str,
     there: Set[str],
-    unassigned: int,
-    misleading: str | None,
 ) -> PromptsTick:
     """Ask for what is wanted of the sets that are there; a repeated tick asks for the same."""
+    states, contents = watched.states(ledger), watched.contents(ledger)
     _close_first_tick(states, "prompts", tick)
     name = f"prompts {tick}"
     repeated = {run.prompt_set for run in states.asked_in(name)}
@@ -227,8 +224,6 @@ def _prompts_tick(
         in_use=changes.in_use,
         reported=reported,
         rows=seen.watch.rows,
-        unassigned=unassigned,
-        misleading=misleading,
         cursor=dataclasses.replace(seen.watch, tick=new_tick(), waiting=is_left).text(),
     )
 
@@ -274,7 +269,7 @@ def follow_sets(watched: WatchedDataset) -> PartitionChanges:
     """Return how the partitions follow all sets that the table has now; no run is asked for.
 
     Raises:
-        TooManyGone: more sets left the table than the rules allow.
+        TooManyGone: more sets left the table than the options allow.
         TablesError: the table cannot be read.
     """
     seen = Observation(Watch(), tuple(watched.tables.prompt_sets()), all_sets=True)

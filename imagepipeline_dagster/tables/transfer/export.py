@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from imagepipeline_dagster.tables.database import reporting_database_errors, source_engine
+from imagepipeline_dagster.tables.database import reading
 from imagepipeline_dagster.tables.mapped import MappedTable, find_table, rows_in
 from imagepipeline_dagster.tables.schema import RowT, TableMapping, key_columns
 from imagepipeline_dagster.tables.transfer.progress import OnProgress, RowProgress
@@ -49,16 +49,20 @@ def export_table(
         ExportRefused: when the file cannot be written, or not in this format.
         TablesUnavailable, TableMissing, ColumnMissing: about the database.
     """
-    engine = source_engine(url)
-    try:
-        with reporting_database_errors(url), engine.connect() as connection:
-            table = find_table(connection, mapping, row_type)
-            rows = _rows(connection, table, row_type, prompt_sets)
-            names = tuple(table.types)
-            with writing_file(file, row_type, names, marks_formulas=marks_formulas) as write:
-                return _written(rows, write, key_columns(row_type), on_progress)
-    finally:
-        engine.dispose()
+    keys = key_columns(row_type)
+    number = left_out = 0
+    with reading(url) as connection:
+        table = find_table(connection, mapping, row_type)
+        rows = _rows(connection, table, row_type, prompt_sets)
+        names = tuple(table.types)
+        with writing_file(file, row_type, names, marks_formulas=marks_formulas) as write:
+            while chunk := list(islice(rows, _CHUNK)):
+                whole = [row for row in chunk if all(getattr(row, key) for key in keys)]
+                write(whole)
+                number += len(whole)
+                left_out += len(chunk) - len(whole)
+                on_progress(RowProgress("exported", number))
+    return ExportReport(rows=number, left_out=left_out)
 
 
 def _rows(
@@ -75,19 +79,3 @@ def _rows(
         # Compared here too: collations differ, and a number is no text to the database.
         if not prompt_sets or getattr(row, "prompt_set", None) in prompt_sets:
             yield row
-
-
-def _written(
-    rows: Iterator[RowT],
-    write: Callable[[Sequence[RowT]], None],
-    keys: Sequence[str],
-    on_progress: OnProgress,
-) -> ExportReport:
-    number = left_out = 0
-    while chunk := list(islice(rows, _CHUNK)):
-        whole = [row for row in chunk if all(getattr(row, key) for key in keys)]
-        write(whole)
-        number += len(whole)
-        left_out += len(chunk) - len(whole)
-        on_progress(RowProgress("exported", number))
-    return ExportReport(rows=number, left_out=left_out)

@@ -6,7 +6,6 @@ import difflib
 import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, RowType, columns_of
@@ -49,14 +48,6 @@ class HeadersRefused(ValueError):
         super().__init__("; ".join(problems))
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
-    """From our column to the file's header, and those of them that were guessed."""
-
-    headers: Mapping[str, str]
-    guessed: Mapping[str, str]
-
-
 def plain_name(header: str) -> str:
     """Return a header without what people write in different ways."""
     return "".join(filter(str.isalnum, visible_name(header).casefold()))
@@ -78,8 +69,8 @@ def resolved_headers(
     given: Collection[str],
     ignored: Collection[str] = (),
     guess: bool = False,
-) -> Resolution:
-    """Return which header each of our columns is read from.
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return which header each of our columns is read from, and which of them were guessed.
 
     `given` are columns that need none; `ignored` are headers that a person leaves out.
 
@@ -98,15 +89,11 @@ def resolved_headers(
         for name in (*column_map, *given)
         if name not in ours
     ]
+    named = [(header, f"{name} is mapped to") for name, header in column_map.items()]
+    named += [(header, "is to be ignored") for header in ignored]
     problems += [
-        f"the file has no column {header!r}, which {name} is mapped to; it has "
-        f"{listed(headers) or 'none'}"
-        for name, header in column_map.items()
-        if header not in headers
-    ]
-    problems += [
-        f"the file has no column {header!r}, which is to be ignored; it has {listed(headers)}"
-        for header in ignored
+        f"the file has no column {header!r}, which {why}; it has {listed(headers) or 'none'}"
+        for header, why in named
         if header not in headers
     ]
     chosen = {name: header for name, header in column_map.items() if header in headers}
@@ -142,7 +129,7 @@ def resolved_headers(
         problems.append(_without(lacking, headers))
     if problems:
         raise HeadersRefused(problems)
-    return Resolution({n: chosen[n] for n in ours if n in chosen}, guesses if guess else {})
+    return {n: chosen[n] for n in ours if n in chosen}, guesses if guess else {}
 
 
 def _meant(written: str, headers: Sequence[str]) -> str:

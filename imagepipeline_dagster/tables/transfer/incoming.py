@@ -9,6 +9,7 @@ import datetime as dt
 import hashlib
 import json
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -90,14 +91,6 @@ class ImportOptions:
     file: FileOptions = field(default_factory=FileOptions)
 
 
-@dataclass(slots=True)
-class _Notes:
-    """Notes of one kind: the first of them, and how many there are."""
-
-    count: int = 0
-    texts: list[str] = field(default_factory=list)
-
-
 @dataclass(frozen=True, slots=True)
 class _Source:
     """Where a column's values come from, and what is done with each."""
@@ -150,7 +143,7 @@ class IncomingRows:
         try:
             self._file = open_file(file, options.file)
             self._headers = headers = self._file.headers()
-            resolution = resolved_headers(
+            chosen, self.guessed = resolved_headers(
                 headers,
                 row_type,
                 column_map=options.column_map,
@@ -165,24 +158,24 @@ class IncomingRows:
         self._sources = tuple(
             _Source(
                 column,
-                resolution.headers.get(name),
+                chosen.get(name),
                 options.defaults.get(name),
                 tidy_of(column, decimal=options.decimal, seed_modulo=options.seed_modulo),
             )
             for name, column in columns.items()
-            if name in resolution.headers or name in options.defaults
+            if name in chosen or name in options.defaults
         )
         self._check_defaults()
         filled = {source.column.name for source in self._sources}
         if options.seed_modulo is not None and "seed" in filled:
             filled.add("original_seed")
         self.columns = tuple(name for name in columns if name in filled)
-        self.guessed = resolution.guessed
         self._derives_ids = row_type is PromptRow and "prompt_id" not in self.columns
-        used = set(resolution.headers.values())
+        used = set(chosen.values())
         self.ignored_columns = tuple(header for header in headers if header and header not in used)
         self.duplicates = 0
-        self._notes: dict[tuple[str, str], _Notes] = {}
+        self._notes: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        self._note_counts: Counter[tuple[str, str]] = Counter()
         self._former: dict[str, tuple[object, Any]] = {}
 
     @property
@@ -192,9 +185,9 @@ class IncomingRows:
         Also which prompts have the syntax of other tools.
         """
         notes: list[str] = []
-        for of_kind in self._notes.values():
-            notes += of_kind.texts
-            if more := of_kind.count - len(of_kind.texts):
+        for kind, texts in self._notes.items():
+            notes += texts
+            if more := self._note_counts[kind] - len(texts):
                 notes[-1] += f" (and {more:,} more)"
         return tuple(notes)
 
@@ -204,8 +197,6 @@ class IncomingRows:
         Raises:
             ImportRefused: after the last row, when any of them had a problem.
         """
-        self.duplicates = 0
-        self._notes.clear()
         staged = StagedRows(self.row_type, (*self.columns, *key_columns(self.row_type)))
         try:
             self._read_into(staged)
@@ -215,18 +206,15 @@ class IncomingRows:
         return staged
 
     def _check_defaults(self) -> None:
-        problems = tuple(
-            f"{source.column.name} for all rows: {problem}"
-            for source in self._sources
-            if source.default is not None
-            and (
-                problem := problem_of(
-                    source.column, source.default, source.column.read(source.default)
-                )
-            )
-        )
+        problems = []
+        for source in self._sources:
+            column, default = source.column, source.default
+            if default is not None and (
+                problem := problem_of(column, default, column.read(default))
+            ):
+                problems.append(f"{column.name} for all rows: {problem}")
         if problems:
-            raise ImportRefused(self.path, problems)
+            raise ImportRefused(self.path, tuple(problems))
 
     def _read_into(self, staged: StagedRows) -> None:
         shown_problems: list[str] = []
@@ -320,10 +308,10 @@ class IncomingRows:
     def _note(
         self, row: FileRow, source: _Source, about: str, text: str, *, at_most: int = 1
     ) -> None:
-        notes = self._notes.setdefault((source.column.name, about), _Notes())
-        notes.count += 1
-        if len(notes.texts) < at_most:
-            notes.texts.append(f"{row.place}, {source.label}: {text}")
+        kind = source.column.name, about
+        self._note_counts[kind] += 1
+        if len(self._notes[kind]) < at_most:
+            self._notes[kind].append(f"{row.place}, {source.label}: {text}")
 
     def _derived_id(self, values: dict[str, Any], row: FileRow, seen: SeenRows) -> str | None:
         """Return the id that follows from a row's content, or None for a repetition.
@@ -332,15 +320,12 @@ class IncomingRows:
         file: the second of them gets the id of the first with "-2" behind it.
         """
         content = content_json(PromptRow(prompt_id="", **values))
-        ordinal = seen.ordinal(content, whole=_whole_row(row))
+        whole = json.dumps(dict(row.values), sort_keys=True, default=str)
+        ordinal = seen.ordinal(content, whole=whole)
         if ordinal is None:
             return None
         digest = hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
         return f"{digest}-{ordinal}" if ordinal > 1 else digest
-
-
-def _whole_row(row: FileRow) -> str:
-    return json.dumps(dict(row.values), sort_keys=True, default=str)
 
 
 # A table's row may ask for more images than one call of the API gives.

@@ -11,7 +11,7 @@ from itertools import chain, groupby
 
 import sqlalchemy as sa
 
-from imagepipeline_dagster.tables.database import reporting_database_errors, source_engine, writing
+from imagepipeline_dagster.tables.database import reading, writing
 from imagepipeline_dagster.tables.errors import TableMissing, TablesError
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import (
@@ -121,23 +121,15 @@ class Merge:
         """
         by_set: defaultdict[str, RowCounts] = defaultdict(RowCounts)
         sample: dict[ChangeKind, list[RowChange]] = {kind: [] for kind in _SAMPLED}
-        engine = source_engine(self._url)
-        try:
-            with (
-                self._refusing_unfit_values(),
-                reporting_database_errors(self._url),
-                engine.connect() as connection,
-            ):
-                target = self._target(connection)
-                for changes in self._compared(target, done="compared"):
-                    target.check(changes)
-                    for name, of_set in groupby(changes, key=_prompt_set):
-                        by_set[name] += RowCounts.of(of_set)
-                    for change in changes:
-                        if change.kind in sample and len(sample[change.kind]) < _SAMPLE:
-                            sample[change.kind].append(change)
-        finally:
-            engine.dispose()
+        with self._refusing_unfit_values(), reading(self._url) as connection:
+            target = self._target(connection)
+            for changes in self._compared(target, done="compared"):
+                target.check(changes)
+                for name, of_set in groupby(changes, key=_prompt_set):
+                    by_set[name] += RowCounts.of(of_set)
+                for change in changes:
+                    if change.kind in sample and len(sample[change.kind]) < _SAMPLE:
+                        sample[change.kind].append(change)
         return Changes(
             total=sum(by_set.values(), start=RowCounts()),
             by_set={name: counts for name, counts in by_set.items() if name and counts.changed},
