@@ -21,7 +21,7 @@ from dagster_aws.s3 import S3Resource
 from pydantic import Field, field_validator, model_validator
 from sqlalchemy.exc import SQLAlchemyError
 
-from imagepipeline_dagster.api.address import check_key_is_safe, origin_of
+from imagepipeline_dagster.api.address import origin_of
 from imagepipeline_dagster.api.client import ImagePipelineClient, poll_delays
 from imagepipeline_dagster.api.contract import RequestInvalid, Task, request_for
 from imagepipeline_dagster.api.errors import ImagePipelineError, JobNotFound
@@ -141,9 +141,7 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
     def _address_can_be_used(self) -> Self:
         # A variable's value is known when a run needs it: the resource is then made anew.
         if not isinstance(self.base_url, dg.EnvVar):
-            origin = origin_of(self.base_url)
-            if not self.emulated:
-                check_key_is_safe(origin, allow_insecure=self.allow_insecure)
+            origin_of(self.base_url, allow_insecure=self.allow_insecure or self.emulated)
         return self
 
     @property

@@ -55,9 +55,5 @@ def images_bought(images: int, *, money: float | None, currency: str, emulated: 
 def images_ended(outcomes: Mapping[str, int], *, dataset: str, emulated: bool) -> None:
     """Count what became of the samples that a run bought."""
     for outcome, number in outcomes.items():
-        named: dict[str, str | bool] = {
-            "outcome": outcome,
-            "dataset": dataset,
-            "emulated": emulated,
-        }
-        _add("counter", "images", "{image}", number, **named)
+        of = {"outcome": outcome, "dataset": dataset}
+        _add("counter", "images", "{image}", number, **of, emulated=emulated)

@@ -17,13 +17,14 @@ class AddressInvalid(CorrectableError, ValueError):
     """A base URL that could not be sent to as it stands."""
 
 
-def origin_of(base_url: str) -> str:
+def origin_of(base_url: str, *, allow_insecure: bool = True) -> str:
     """Return `scheme://host[:port][/path]` of a base URL: its origin in lower case, and its path.
 
     A gateway serves several APIs at one origin, so the path tells them apart.
 
     Raises:
-        AddressInvalid: it is not an http(s) URL with a host, or holds a user name or a query.
+        AddressInvalid: it is not an http(s) URL with a host, or holds a user name or a query; or an
+            API key would go to another machine over plain http, which `allow_insecure` permits.
     """
     try:
         url = httpx.URL(base_url)
@@ -36,19 +37,11 @@ def origin_of(base_url: str) -> str:
     port = 80 if url.port is None else url.port
     if url.scheme not in ("http", "https") or not _HOST.fullmatch(name) or not 0 < port <= 65535:
         raise AddressInvalid(f"{base_url!r} is not an http:// or https:// URL")
-    origin = url.netloc.decode("ascii")
     path = url.raw_path.decode("ascii").rstrip("/")
-    return f"{url.scheme}://{origin}{path}"
-
-
-def check_key_is_safe(origin: str, *, allow_insecure: bool) -> None:
-    """Refuse to send an API key where anyone on the way can read it.
-
-    Raises:
-        AddressInvalid: plain http to another machine, and `allow_insecure` does not permit it.
-    """
-    if origin.startswith("http:") and not allow_insecure and not is_loopback(httpx.URL(origin)):
+    origin = f"{url.scheme}://{url.netloc.decode('ascii')}{path}"
+    if url.scheme == "http" and not allow_insecure and not is_loopback(url):
         raise AddressInvalid(
             f"{origin!r} would carry the API key in the clear; use https://, or set allow_insecure "
             "where the network between is yours"
         )
+    return origin

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from functools import partial
 from typing import Protocol, Self
 
@@ -16,7 +16,7 @@ import httpx
 from aiolimiter import AsyncLimiter
 
 from imagepipeline_dagster import telemetry
-from imagepipeline_dagster.api.address import check_key_is_safe, origin_of
+from imagepipeline_dagster.api.address import origin_of
 from imagepipeline_dagster.api.answers import AnswerReader
 from imagepipeline_dagster.api.connections import POST_KEEPALIVE_SECONDS, Network, bounded_answer
 from imagepipeline_dagster.api.contract import GenerationRequest, Task, status_path, submit_path
@@ -102,14 +102,14 @@ class ImagePipelineClient:
         api_key = api_key.strip()
         if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
             raise ValueError("api_key: must be printable ASCII without blanks")
-        self.origin = origin_of(base_url)
-        check_key_is_safe(self.origin, allow_insecure=allow_insecure)
+        self.origin = origin_of(base_url, allow_insecure=allow_insecure)
         self._refusing = frozenset(refusing_statuses)
         self._retrying = retrying(attempts=max_attempts, wait_initial=wait_initial)
         self._not_found_patience = not_found_patience
         self._submit_pace = submit_pace
-        self._limiter = AsyncLimiter(1, 1 / requests_per_second) if requests_per_second else None
-        self._request_pace: RequestPace | None = None
+        self._turns: list[Callable[[], Awaitable[None]]] = []
+        if requests_per_second:
+            self._turns.append(AsyncLimiter(1, 1 / requests_per_second).acquire)
         self._redaction = KeyRedaction(api_key)
         self._answers = AnswerReader(redaction=self._redaction)
         url = httpx.URL(base_url)
@@ -136,7 +136,7 @@ class ImagePipelineClient:
 
     def keep_pace(self, pace: RequestPace) -> None:
         """Ask `pace` before each API request from now on."""
-        self._request_pace = pace
+        self._turns.append(pace.turn)
 
     def endpoint(self, task: str) -> str:
         """Return the URL that requests of `task` are POSTed to."""
@@ -313,10 +313,8 @@ class ImagePipelineClient:
         return await self._retrying(_FETCH_AGAIN, self._downloads.fetch, link)
 
     async def _pace(self) -> None:
-        if self._limiter is not None:
-            await self._limiter.acquire()
-        if self._request_pace is not None:
-            await self._request_pace.turn()
+        for turn in self._turns:
+            await turn()
 
     def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
         reason = self._redaction.text(str(error)) or type(error).__name__

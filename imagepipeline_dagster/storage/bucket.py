@@ -132,9 +132,8 @@ class S3Bucket(Storage):
     @override
     def write(self, path: str, data: bytes, *, derived: bool = False) -> str:
         del derived  # a PUT that was answered lasts
-        key = self._key(path)
         with self._asking(path) as client:
-            client.put_object(Bucket=self._bucket, Key=key, Body=data, **self._told_of(path))
+            client.put_object(**self._at(path), Body=data, **self._told_of(path))
         return self.uri_of(path)
 
     @override
@@ -144,10 +143,9 @@ class S3Bucket(Storage):
 
     @override
     def upload(self, path: str, file: Path) -> str:
-        key = self._key(path)
         # upload_file would hide the cause of a failure in an error of its own; this one does not.
         with file.open("rb") as source, self._asking(path) as client:
-            client.upload_fileobj(source, self._bucket, key, ExtraArgs=self._told_of(path))
+            client.upload_fileobj(source, **self._at(path), ExtraArgs=self._told_of(path))
         file.unlink()
         return self.uri_of(path)
 
@@ -157,50 +155,40 @@ class S3Bucket(Storage):
             deque(copies.map(self._copy, sources.values(), sources.keys()), maxlen=0)
 
     def _copy(self, source: str, target: str) -> None:
-        original, key = self._key(source), self._key(target)
-        tags: dict[str, Any] = (
-            {"TaggingDirective": "REPLACE"} if "Tagging" in self._write_options else {}
-        )
+        told = {"MetadataDirective": "REPLACE", **self._told_of(target)}
+        if "Tagging" in told:
+            told["TaggingDirective"] = "REPLACE"
         with self._asking(source) as client:
-            client.copy_object(
-                Bucket=self._bucket,
-                Key=key,
-                CopySource={"Bucket": self._bucket, "Key": original},
-                MetadataDirective="REPLACE",
-                **tags,
-                **self._told_of(target),
-            )
+            client.copy_object(**self._at(target), CopySource=self._at(source), **told)
 
     @override
     def read(self, path: str) -> bytes:
-        key = self._key(path)
         with self._asking(path) as client:
-            return client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+            return client.get_object(**self._at(path))["Body"].read()
 
     @override
     def chunks(self, path: str) -> Iterator[bytes]:
-        key = self._key(path)
         with self._asking(path) as client:
-            body = client.get_object(Bucket=self._bucket, Key=key)["Body"]
-            yield from body.iter_chunks(_CHUNK)
+            yield from client.get_object(**self._at(path))["Body"].iter_chunks(_CHUNK)
 
     @override
     def exists(self, path: str) -> bool:
-        key = self._key(path)
         with suppress(ObjectMissing), self._asking(path) as client:
-            client.head_object(Bucket=self._bucket, Key=key)
+            client.head_object(**self._at(path))
             return True
         return False
 
     @override
     def list(self, prefix: str) -> Iterator[str]:
-        return self._keys_below(self._folder(prefix), prefix)
+        pages = self._pages(self._folder(prefix), prefix)
+        keys = (item["Key"] for page in pages for item in page.get("Contents", ()))
+        # The S3 console marks an empty folder by an object whose key ends in a slash.
+        return (key.removeprefix(self._key_prefix) for key in keys if not key.endswith("/"))
 
     @override
     def delete(self, path: str) -> None:
-        key = self._key(path)
         with self._asking(path) as client:
-            client.delete_object(Bucket=self._bucket, Key=key)
+            client.delete_object(**self._at(path))
 
     @override
     def folders(self, prefix: str) -> Sequence[str]:
@@ -226,20 +214,18 @@ class S3Bucket(Storage):
 
     def _told_of(self, path: str) -> dict[str, Any]:
         """Return what S3 is told of an object when it is written."""
-        return {"ContentType": _content_type(path), **self._write_options}
+        ending = PurePosixPath(path).suffix.lower()
+        content_type = _CONTENT_TYPES.get(ending, "application/octet-stream")
+        return {"ContentType": content_type, **self._write_options}
+
+    def _at(self, path: str) -> Any:  # noqa: ANN401 - the names of two arguments
+        return {"Bucket": self._bucket, "Key": self._key(path)}
 
     def _key(self, path: str) -> str:
         return self._key_prefix + checked_path(path)
 
     def _folder(self, prefix: str) -> str:
         return f"{self._key(prefix)}/" if prefix else self._key_prefix
-
-    def _keys_below(self, key_prefix: str, path: str) -> Iterator[str]:
-        for page in self._pages(key_prefix, path):
-            for item in page.get("Contents", ()):
-                # The S3 console marks an empty folder by an object whose key ends in a slash.
-                if not item["Key"].endswith("/"):
-                    yield item["Key"].removeprefix(self._key_prefix)
 
     def _pages(self, key_prefix: str, path: str, **options: str) -> Iterator[Mapping[str, Any]]:
         following: dict[str, Any] = dict(options)
@@ -285,7 +271,3 @@ def _unavailable(uri: str, cause: str) -> StorageUnavailable:
     # The cause's name alone: the vendor's message may quote the endpoint or the credentials.
     remedy = _REMEDIES.get(cause, "check the bucket, the credentials and the network")
     return StorageUnavailable(f"{uri} cannot be used ({cause}): {remedy}")
-
-
-def _content_type(path: str) -> str:
-    return _CONTENT_TYPES.get(PurePosixPath(path).suffix.lower(), "application/octet-stream")

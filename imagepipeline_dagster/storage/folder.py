@@ -24,6 +24,7 @@ from imagepipeline_dagster.storage.contract import (
 
 _CHUNK = 2**20
 _SYNCS = 8  # at once
+_ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
@@ -44,7 +45,10 @@ class LocalFolder(Storage):
     @override
     def write(self, path: str, data: bytes, *, derived: bool = False) -> str:
         location = self._location(path)
-        _replace_file(location, data)
+        with _temporary_beside(location) as temporary:
+            temporary.write_bytes(data)
+            _sync_path(temporary)
+            temporary.replace(location)
         if not derived:
             _sync_path(location.parent)
         return self.uri_of(path)
@@ -84,7 +88,7 @@ class LocalFolder(Storage):
             with _temporary_beside(location) as temporary:
                 try:
                     _link_or_copy(original, temporary)
-                except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                except _ABSENT:
                     raise self._missing(source) from None
                 temporary.replace(location)
             folders.add(location.parent)
@@ -95,7 +99,7 @@ class LocalFolder(Storage):
     def read(self, path: str) -> bytes:
         try:
             return self._location(path).read_bytes()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        except _ABSENT:
             raise self._missing(path) from None
 
     @override
@@ -104,7 +108,7 @@ class LocalFolder(Storage):
             with self._location(path).open("rb") as opened:
                 while chunk := opened.read(_CHUNK):
                     yield chunk
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        except _ABSENT:
             raise self._missing(path) from None
 
     @override
@@ -113,9 +117,7 @@ class LocalFolder(Storage):
 
     @override
     def list(self, prefix: str) -> Iterator[str]:
-        if not prefix:
-            return _files_below(self._root, "")
-        return _files_below(self._location(prefix), f"{prefix}/")
+        return _files_below(self._folder(prefix), f"{prefix}/" if prefix else "")
 
     @override
     def delete(self, path: str) -> None:
@@ -126,7 +128,7 @@ class LocalFolder(Storage):
     @override
     def folders(self, prefix: str) -> Sequence[str]:
         try:
-            with os.scandir(self._location(prefix) if prefix else self._root) as entries:
+            with os.scandir(self._folder(prefix)) as entries:
                 names = [e.name for e in entries if e.is_dir(follow_symlinks=False)]
         except (FileNotFoundError, NotADirectoryError):
             return []
@@ -143,6 +145,9 @@ class LocalFolder(Storage):
         if self._has_a_link(path) and not location.resolve().is_relative_to(self._root):
             raise ValueError(f"{path!r} leads out of {self.uri} by a symbolic link")
         return location
+
+    def _folder(self, prefix: str) -> Path:
+        return self._location(prefix) if prefix else self._root
 
     def _has_a_link(self, path: str) -> bool:
         """Tell whether a part of the path is a link; to resolve the root each time is slow."""
@@ -182,29 +187,9 @@ def _make_folder(folder: Path) -> None:
         _sync_path(folder.parent)
 
 
-def _replace_file(location: Path, data: bytes) -> None:
-    with _temporary_beside(location) as temporary:
-        _write_synced(temporary, data)
-        temporary.replace(location)
-
-
-def _write_synced(file: Path, data: bytes) -> None:
-    with file.open("xb") as opened:
-        opened.write(data)
-        opened.flush()
-        _sync(opened.fileno())
-
-
 def _sync_path(path: Path) -> None:
     """Make a file's bytes, or the names in a folder, survive a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
-    try:
-        _sync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -212,6 +197,8 @@ def _sync(descriptor: int) -> None:
         # they keep; there is no other way to ask.
         if error.errno not in _NO_SYNC:
             raise
+    finally:
+        os.close(descriptor)
 
 
 def _files_below(folder: Path, prefix: str) -> Iterator[str]:

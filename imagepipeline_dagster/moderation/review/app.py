@@ -28,7 +28,7 @@ from typing_extensions import override
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.loopback import LOOPBACK
 from imagepipeline_dagster.markup import template
-from imagepipeline_dagster.moderation.review.session import Decided, ReviewSession
+from imagepipeline_dagster.moderation.review.session import Decided, PictureUnknown, ReviewSession
 from imagepipeline_dagster.moderation.verdicts import Verdict
 from imagepipeline_dagster.storage.contract import ObjectMissing
 from imagepipeline_dagster.tables.overrides import OverrideDecision
@@ -137,12 +137,9 @@ class _Handlers:
     def picture(self, request: Request) -> Response:
         """One of the session's pictures as it was delivered; never as anything but a picture."""
         try:
-            found = self._session.picture(request.path_params["sha256"])
-        except ObjectMissing:
-            found = None
-        if found is None:
+            picture, format_ = self._session.picture(request.path_params["sha256"])
+        except (PictureUnknown, ObjectMissing):
             return _nothing()
-        picture, format_ = found
         return Response(picture, media_type=f"image/{format_.lower()}")
 
     async def decide(self, request: Request) -> Response:

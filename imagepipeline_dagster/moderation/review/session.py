@@ -115,15 +115,16 @@ class ReviewSession:
         """Return the thumbnail of a picture of these sets, as WebP; None for any other."""
         return stored_thumbnail(self._storage, sha256) if sha256 in self._formats else None
 
-    def picture(self, sha256: str) -> tuple[bytes, str] | None:
-        """Return a picture of these sets and its format, as Pillow names it; None for any other.
+    def picture(self, sha256: str) -> tuple[bytes, str]:
+        """Return a picture of these sets and its format, as Pillow names it.
 
         Raises:
+            PictureUnknown: it is not one of these sets.
             ObjectMissing: the storage lost it.
         """
-        format_ = self._formats.get(sha256)
-        if format_ is None:
-            return None
+        if sha256 not in self._formats:
+            raise PictureUnknown("This page has no such picture.")
+        format_ = self._formats[sha256]
         return self._storage.read(image_path(sha256, format_)), format_
 
     def decide(

@@ -14,7 +14,7 @@ import io
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 
 from markupsafe import Markup
@@ -25,24 +25,6 @@ from imagepipeline_dagster.moderation.review.samples import facts_of, most_urgen
 from imagepipeline_dagster.moderation.verdicts import VERDICT_OF, ModeratedImage, Verdict
 from imagepipeline_dagster.previews import stored_thumbnails
 from imagepipeline_dagster.storage.contract import Storage
-
-
-@dataclass(frozen=True, slots=True)
-class _Decision:
-    """How a decision is recorded: the command, or the row of a file."""
-
-    command: str
-    row: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """What the sheet shows of a sample; `thumbnail` is base64."""
-
-    image: ModeratedImage
-    thumbnail: str | None
-    facts: list[str]
-    decisions: list[_Decision]
 
 
 def review_sheet(
@@ -80,14 +62,11 @@ def review_sheet(
         verdicts=list(Verdict),
         counts=Counter(image.verdict for image in images),
         samples=[
-            _Sample(
-                image,
-                base64.b64encode(thumbnail).decode() if thumbnail else None,
-                list(_facts(image)),
-                list(_decisions(image, command, reviewer)),
-            )
+            (image, base64.b64encode(thumbnail).decode() if thumbnail else None)
             for image, thumbnail in zip(shown, thumbnails, strict=True)
         ],
+        facts=_facts,
+        decisions=partial(_decisions, override=command, reviewer=reviewer),
     )
 
 
@@ -99,8 +78,9 @@ def _facts(image: ModeratedImage) -> Iterator[str]:
 
 
 def _decisions(
-    image: ModeratedImage, override: Sequence[str], reviewer: str
-) -> Iterator[_Decision]:
+    image: ModeratedImage, *, override: Sequence[str], reviewer: str
+) -> Iterator[tuple[str, str]]:
+    """Yield how each decision is recorded: the command, and the row of a file."""
     if image.image_sha256 is None:
         return
     for decision, verdict in VERDICT_OF.items():
@@ -111,4 +91,4 @@ def _decisions(
         row = io.StringIO()
         values = (image.image_sha256, "", "", decision, reviewer, "WHY")
         csv.writer(row, lineterminator="").writerow(values)
-        yield _Decision(shlex.join(command), row.getvalue())
+        yield shlex.join(command), row.getvalue()
