@@ -37,7 +37,7 @@ from imagepipeline_dagster.release.changes import ChangesTable
 from imagepipeline_dagster.release.columns import released_row, shard_schema
 from imagepipeline_dagster.release.comparing import changes_of
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.publish import publish
+from imagepipeline_dagster.release.publish import Publication, publish
 from imagepipeline_dagster.storage.contract import image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 
@@ -132,13 +132,15 @@ def _publish(
         rows[number] = replace(rows[number], image_sha256=bought.image_sha256)
     began = time.perf_counter()
     publish(
-        LocalFolder(folder),
-        name="bench",
-        images=rows,
-        run_id="bench",
-        created_at=_NOW,
-        folder=to,
-        policy=ReleasePolicy.model_validate({"formats": formats}),
+        Publication(
+            storage=LocalFolder(folder),
+            name="bench",
+            images=rows,
+            run_id="bench",
+            created_at=_NOW,
+            folder=to,
+            policy=ReleasePolicy.model_validate({"formats": formats}),
+        )
     )
     (folder / f"{to}.seconds").write_text(str(time.perf_counter() - began))
 

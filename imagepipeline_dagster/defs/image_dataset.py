@@ -2,7 +2,7 @@
 
 import datetime as dt
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import dagster as dg
@@ -27,10 +27,17 @@ from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.changes_sheet import changes_sheet, first_changes
 from imagepipeline_dagster.release.columns import shard_schema
 from imagepipeline_dagster.release.dataset_release import DatasetRelease, latest_release
+from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.last_look import basis_of_release, record_look, unchanged_release
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.publish import NothingToRelease, TooMuchLost, publish
-from imagepipeline_dagster.release.readiness import alike_pictures, ready_sets
+from imagepipeline_dagster.release.publish import (
+    NothingToRelease,
+    Publication,
+    TooMuchLost,
+    publish,
+)
+from imagepipeline_dagster.release.readiness import Today, alike_pictures, ready_sets
+from imagepipeline_dagster.release.reading import splits_in
 from imagepipeline_dagster.release.splits import SplitsLeak, leaks, place_of
 from imagepipeline_dagster.resources import LedgerResource, StorageResource, TablesResource
 from imagepipeline_dagster.storage.contract import Storage
@@ -134,13 +141,12 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
             yield dg.MaterializeResult(
                 value=DatasetRelease(unchanged, home),
                 data_version=dg.DataVersion(unchanged.fingerprint),
-                check_results=_check_results(unchanged, []),
+                check_results=_check_results(unchanged, unchanged.counts.kept),
                 metadata=_metadata(dataset, unchanged, home, started=started),
             )
             return
         with ledger.open() as opened:
-            ready = ready_sets(
-                stored_sets(dataset, context.instance, home),
+            today = Today(
                 present=present,
                 stopped=stopped,
                 keep_removed=dataset.watching.on_removed == "keep",
@@ -150,24 +156,23 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
                 ledger=opened,
                 storage=home,
             )
-            alike: list[tuple[str, str]] = []
-            if len(policy.splits) > 1:
-                alike = alike_pictures(
-                    ready.images, policy=dataset.moderation, ledger=opened, storage=home
-                )
+            ready = ready_sets(stored_sets(dataset, context.instance, home), today)
+            alike = alike_pictures(ready.images, today) if len(policy.splits) > 1 else []
             looks = look_at_canaries(dataset.canaries.images, opened, home)
         try:
             release = publish(
-                home,
-                name=dataset.title,
-                images=ready.images,
-                run_id=context.run.run_id,
-                created_at=dt.datetime.now(dt.UTC),
-                folder=dataset.releases,
-                left_out=ready.left_out,
-                policy=policy,
-                alike=alike,
-                drift=drift_of(looks),
+                Publication(
+                    storage=home,
+                    name=dataset.title,
+                    images=ready.images,
+                    run_id=context.run.run_id,
+                    created_at=dt.datetime.now(dt.UTC),
+                    folder=dataset.releases,
+                    left_out=ready.left_out,
+                    policy=policy,
+                    alike=alike,
+                    drift=drift_of(looks),
+                )
             )
         except (NothingToRelease, SplitsLeak, TooMuchLost) as error:
             raise dg.Failure(str(error), allow_retries=False) from error
@@ -175,17 +180,25 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
             record_look(home, dataset.releases, release, basis, left_out=ready.left_out)
         for sentence in release.left_out[:_SHOWN]:
             context.log.warning(f"Left out: {sentence}")  # noqa: G004 - Dagster's own is no format
-        kept = [image for image in ready.images if image.verdict == Verdict.KEPT]
+
+        def kept() -> Iterator[ModeratedImage]:
+            return (image for image in ready.images if image.verdict == Verdict.KEPT)
+
+        number = sum(1 for _ in kept())
         metadata = _metadata(
             dataset, release, home, started=started, judged_anew=len(ready.judged_anew)
         )
-        shown = ((image, None) for image in kept)
-        sheet = contact_sheet_of(shown, home, count=len(kept), byte_budget=_SHEET_BYTES)
+        shown = ((image, None) for image in kept())
+        sheet = contact_sheet_of(shown, home, count=number, byte_budget=_SHEET_BYTES)
+        value = DatasetRelease(release, home)
         yield dg.MaterializeResult(
-            value=DatasetRelease(release, home),
+            value=value,
             data_version=dg.DataVersion(release.fingerprint),
             check_results=_check_results(
-                release, kept, leaks=_leaks(DatasetRelease(release, home), kept, policy, alike)
+                release,
+                number,
+                unchecked=objections(kept()),
+                leaks=_leaks(value, ready.images, policy, alike),
             ),
             metadata={**metadata, "contact_sheet": sheet, **_before_and_after(home, release)},
         )
@@ -200,21 +213,19 @@ def _freshness(hours: float | None) -> dg.FreshnessPolicy | None:
 
 
 def _check_results(
-    release: Release, kept: Sequence[ModeratedImage], *, leaks: Sequence[str] = ()
+    release: Release, kept: int, *, unchecked: Sequence[str] = (), leaks: Sequence[str] = ()
 ) -> list[dg.AssetCheckResult]:
-    """Return the results; without rows they are those of the release, which was checked before."""
-    unchecked = objections(kept)
-    most = len(kept) or release.counts.kept
+    """Return the results, where so many images are kept by today's rules."""
     return [
         dg.AssetCheckResult(
             check_name="nothing_unchecked",
             passed=not unchecked,
-            description=f"{len(unchecked)} of {most} images are unchecked",
+            description=f"{len(unchecked)} of {kept} images are unchecked",
         ),
         dg.AssetCheckResult(
             check_name="only_kept_is_released",
-            passed=release.counts.kept <= most,
-            description=f"{release.version}: {release.counts.kept} of {most} images kept",
+            passed=release.counts.kept <= kept,
+            description=f"{release.version}: {release.counts.kept} of {kept} images kept",
         ),
         dg.AssetCheckResult(
             check_name="every_set_is_released",
@@ -234,16 +245,14 @@ def _check_results(
 
 def _leaks(
     release: DatasetRelease,
-    kept: Sequence[ModeratedImage],
+    images: Iterable[ModeratedImage],
     policy: ReleasePolicy,
     alike: Sequence[tuple[str, str]],
 ) -> list[str]:
     if len(release.manifest.splits) == 1:
         return []
-    columns = ["prompt_set", "prompt_id", "call_index", "sample_index", "image_sha256", "split"]
-    places = release.as_arrow(columns).to_pylist()
-    split_of = {tuple(row[name] for name in columns[:-1]): row["split"] for row in places}
-    rows = [image for image in kept if place_of(image) in split_of]
+    split_of = splits_in(release.storage, release.manifest)
+    rows = HeldRows(image for image in images if place_of(image) in split_of)
     return leaks(rows, [split_of[place_of(image)] for image in rows], policy, alike=alike)
 
 

@@ -124,6 +124,26 @@ class Counts:
     why_not_kept: Mapping[str, int] = dataclasses.field(default_factory=dict)
     overridden: int = 0
 
+    def __add__(self, other: Counts) -> Counts:
+        """Return the counts of both."""
+        return Counts(
+            requested=self.requested + other.requested,
+            kept=self.kept + other.kept,
+            rejected=self.rejected + other.rejected,
+            quarantined=self.quarantined + other.quarantined,
+            by_reason=_sum(self.by_reason, other.by_reason),
+            why_not_kept=_sum(self.why_not_kept, other.why_not_kept),
+            overridden=self.overridden + other.overridden,
+        )
+
+
+def _sum(some: Mapping[str, int], others: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted((Counter(some) + Counter(others)).items()))
+
+
+NO_COUNTS = Counts(requested=0, kept=0, rejected=0, quarantined=0, by_reason={})
+"""Of no samples."""
+
 
 _WITHOUT_PICTURE = {
     Outcome.VENDOR_FILTERED: Verdict.REJECTED,

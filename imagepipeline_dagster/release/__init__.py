@@ -1,6 +1,7 @@
 """Dataset releases: immutable, versioned folders of kept images with their lineage.
 
-- `columns`: what a row of a release says. `parts`: the rows cut into parts that stay the same.
+- `columns`: what a row of a release says. `held_rows`: many rows, held encoded.
+- `parts`: the rows cut into parts that stay the same.
 - `pictures`: the pictures read and stamped, with their rows.
 - `containers`: a picture's file without metadata that readers stumble over.
 - `marks`: what a picture's file says of its origin. `stamping`: the file with that written into it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import islice
 from typing import Self
@@ -158,10 +158,10 @@ class Release(_Manifest):
         }
 
 
-def pick_examples(kept: Sequence[ModeratedImage]) -> list[ModeratedImage]:
+def pick_examples(kept: Collection[ModeratedImage]) -> list[ModeratedImage]:
     """Return at most 48 rows, from all over the dataset."""
     step = -(-len(kept) // _SHEET_TILES) or 1
-    return list(kept[::step])
+    return list(islice(kept, 0, None, step))
 
 
 def examples_sheet(storage: Storage, examples: Sequence[ModeratedImage]) -> bytes:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.card import Release, ReleaseFile
 from imagepipeline_dagster.release.changes import COMPARED, PLACE, Change, Known, changes_between
 from imagepipeline_dagster.release.reading import shard_source
@@ -37,7 +37,7 @@ _Hashes = npt.NDArray[np.uint64]
 
 
 def changes_of(
-    storage: Storage, former: Release, release: Release, *, judged: Iterable[ModeratedImage] = ()
+    storage: Storage, former: Release, release: Release, *, others: Iterable[ModeratedImage] = ()
 ) -> Iterator[Change]:
     """Yield what differs between two releases, one prompt set after the other.
 
@@ -45,8 +45,8 @@ def changes_of(
         storage: where both are.
         former: the release before.
         release: the one after; its manifest need not be written yet.
-        judged: all samples as they were judged for it; without them the cause of a removal is
-            only told from what is there.
+        others: the samples that were not kept for it; without them the cause of a removal is only
+            told from what is there.
     """
     shared = {file.sha256 for file in former.shards} & {file.sha256 for file in release.shards}
     old, new = _Rows(storage, former, shared), _Rows(storage, release, shared)
@@ -54,9 +54,7 @@ def changes_of(
     groups = [list(rows.groups_with(different)) for rows in (old, new)]
     known = Known(
         judged={
-            (row.prompt_set, row.prompt_id, row.call_index, row.sample_index): row
-            for row in judged
-            if row.verdict != Verdict.KEPT
+            (row.prompt_set, row.prompt_id, row.call_index, row.sample_index): row for row in others
         },
         old_prompts=_Prompts(storage, former),
         new_sets={name for name, counts in release.prompt_sets.items() if counts.kept},

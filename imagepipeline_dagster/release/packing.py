@@ -79,8 +79,9 @@ def pack(
         former: the release whose files are taken over where they are the same.
     """
     rows = (row for of_split in parts.values() for part in of_split for row in part.rows)
+    extension = member_extension(rows) if "webdataset" in policy.formats else ""
     made = _WRITERS if policy.has_parquet else _WRITERS_WITHOUT_PARQUET
-    packed = PackedFiles(storage, path, scratch, former, member_extension(rows))
+    packed = PackedFiles(storage, path, scratch, former, extension)
     lost: list[LostImage] = []
     with packed.all_finished():
         for split, of_split in parts.items():
@@ -129,14 +130,13 @@ def format_cards(
     release: Release, policy: ReleasePolicy, kept: Iterable[ModeratedImage]
 ) -> dict[str, bytes]:
     """Return the small card of each format's folder, by its path: a folder loads by itself."""
-    extension = member_extension(kept)
     return {
         f"{name}/README.md": template("release/format.md.jinja")
         .render(
             release=release,
             format=name,
             loading=_LOADING[name],
-            extension=extension,
+            extension=member_extension(kept) if name == "webdataset" else None,
             features=[feature for feature in features() if feature[0] != "image"],
             splits={split: _PATTERNS[name].format(split) for split in release.splits},
         )

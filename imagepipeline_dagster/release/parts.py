@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, groupby
+from operator import attrgetter
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.columns import fingerprint
+from imagepipeline_dagster.release.held_rows import HeldRows
 
 SHARD_BYTES = 256 * 2**20
 """Images of a shard, in bytes: few files, yet each is quick to fetch and to hold."""
@@ -36,16 +39,16 @@ class Part:
 
     split: str
     number: int
-    rows: Sequence[ModeratedImage]
+    rows: HeldRows
     key: str
     shaping: str = ""
 
     @classmethod
     def of(
-        cls, split: str, number: int, rows: Sequence[ModeratedImage], *, shaping: str = ""
+        cls, split: str, number: int, rows: Collection[ModeratedImage], *, shaping: str = ""
     ) -> Part:
         """Return the part that these rows are; `shaping` is what else makes the files' bytes."""
-        return cls(split, number, rows, _key(rows, split, shaping), shaping)
+        return cls(split, number, HeldRows(rows), _key(rows, split, shaping), shaping)
 
     def key_of(self, row: ModeratedImage) -> str:
         """Return what a part of this row alone would be known by."""
@@ -63,7 +66,40 @@ def _key(rows: Iterable[ModeratedImage], split: str, shaping: str) -> str:
     return fingerprint(rows, packing=f"{split} {shaping}")[:32]
 
 
-def shuffled_place(row: ModeratedImage) -> str:
+def in_order(rows: Iterable[ModeratedImage], *, shuffled: bool) -> HeldRows:
+    """Return the rows in the order of a release, which makes the same content the same bytes.
+
+    The rows of a prompt set are held as objects at once, and no others.
+    """
+    place = _shuffled_place if shuffled else _place
+    runs: dict[str, list[HeldRows]] = defaultdict(list)
+    for name, some in groupby(rows, key=_run_of(shuffled=shuffled)):
+        runs[name].append(HeldRows(sorted(some, key=place)))
+    ordered = HeldRows()
+    for name in sorted(runs):
+        run, *others = runs.pop(name)
+        if others:
+            run = HeldRows(sorted(chain(run, *others), key=place))
+        ordered.extend(run)
+    return ordered
+
+
+def _run_of(*, shuffled: bool) -> Callable[[ModeratedImage], str]:
+    """Return what names the run of a row: its prompt set, or how its place begins."""
+    return (lambda row: _hashed_place(row)[:3]) if shuffled else attrgetter("prompt_set")
+
+
+def _place(row: ModeratedImage) -> tuple[str, str, int, int, str]:
+    # Where fewer links than samples came back, no sample index is known.
+    call, sample = (-1 if i is None else i for i in (row.call_index, row.sample_index))
+    return row.prompt_set, row.prompt_id, call, sample, row.image_sha256 or ""
+
+
+def _shuffled_place(row: ModeratedImage) -> tuple[str, ...]:
+    return _hashed_place(row), row.image_sha256 or ""
+
+
+def _hashed_place(row: ModeratedImage) -> str:
     """Return what a sample is sorted by where the order is shuffled: no other one's matters."""
     place = [row.prompt_set, row.prompt_id, row.call_index, row.sample_index]
     return hashlib.blake2b(json.dumps(place).encode(), digest_size=16).hexdigest()
@@ -71,7 +107,7 @@ def shuffled_place(row: ModeratedImage) -> str:
 
 def parts_of(
     split: str,
-    rows: Sequence[ModeratedImage],
+    rows: HeldRows,
     *,
     bytes_per_shard: int,
     shaping: str = "",
@@ -91,16 +127,13 @@ def parts_of(
         yield Part.of(split, number, shard, shaping=shaping)
 
 
-def _runs(rows: Sequence[ModeratedImage], *, shuffled: bool) -> Iterator[list[ModeratedImage]]:
+def _runs(rows: HeldRows, *, shuffled: bool) -> Iterator[list[ModeratedImage]]:
     """Yield the rows of a large prompt set, or of several small ones."""
     least = _PART_BYTES
-    total = sum(row.bytes or 0 for row in rows)
-    while total > least * _MOST_PARTS:
+    while rows.picture_bytes > least * _MOST_PARTS:
         least *= 2
     run: list[ModeratedImage] = []
-    for name, of_set in groupby(
-        rows, key=lambda row: shuffled_place(row)[:3] if shuffled else row.prompt_set
-    ):
+    for name, of_set in groupby(rows, key=_run_of(shuffled=shuffled)):
         listed = list(of_set)
         size = sum(row.bytes or 0 for row in listed)
         if size >= least:

@@ -90,7 +90,7 @@ def read_batches(
             yield _joined(*ahead.popleft())
 
 
-def _row_groups(rows: Sequence[ModeratedImage]) -> Iterator[list[ModeratedImage]]:
+def _row_groups(rows: Iterable[ModeratedImage]) -> Iterator[list[ModeratedImage]]:
     """Yield the rows in lists of at most a hundred, whose pictures take about 16 MB."""
     for group in split_into_shards(rows, bytes_per_shard=_ROW_GROUP_BYTES):
         for start in range(0, len(group), _ROW_GROUP):

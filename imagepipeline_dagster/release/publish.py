@@ -13,15 +13,24 @@ The number of a version is claimed first (`claims`): its folder has one writer i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
-from pathlib import PurePosixPath
+from itertools import chain, compress, groupby
+from operator import attrgetter
+from pathlib import Path, PurePosixPath
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.moderation.checks import objections
-from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage, Verdict, summarise
+from imagepipeline_dagster.moderation.verdicts import (
+    NO_COUNTS,
+    Counts,
+    ModeratedImage,
+    Verdict,
+    summarise,
+)
 from imagepipeline_dagster.purchase.canaries import Drift
 from imagepipeline_dagster.release.card import (
     CONTACT_SHEET,
@@ -36,16 +45,15 @@ from imagepipeline_dagster.release.claims import claimed_version, clear_leftover
 from imagepipeline_dagster.release.columns import fingerprint
 from imagepipeline_dagster.release.comparing import changes_of
 from imagepipeline_dagster.release.croissant import CROISSANT, croissant
+from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.packing import format_cards, pack
-from imagepipeline_dagster.release.parts import SHARD_BYTES, Part, parts_of, shuffled_place
+from imagepipeline_dagster.release.parts import SHARD_BYTES, Part, in_order, parts_of
 from imagepipeline_dagster.release.pictures import LostImage
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.reading import delete_release, latest_manifest, read_rows
+from imagepipeline_dagster.release.reading import delete_release, latest_manifest, splits_in
 from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.release.splits import Place, SplitsLeak, leaks, splits_of
 from imagepipeline_dagster.storage.contract import Storage
-
-_DEFAULT_POLICY = ReleasePolicy()
 
 
 class NothingToRelease(CorrectableError):
@@ -77,37 +85,14 @@ class UnmoderatedImage(CorrectableError, ValueError):
         super().__init__(f"{' '.join(objections[:3])}{further}")
 
 
-def release_counts(rows: Iterable[ModeratedImage]) -> dict[str, Counts]:
-    """Return what became of the samples of each prompt set, the sets sorted by name."""
-    by_set: dict[str, list[ModeratedImage]] = {}
-    for row in rows:
-        by_set.setdefault(row.prompt_set, []).append(row)
-    return {name: summarise(by_set[name]) for name in sorted(by_set)}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """What is to be the dataset's next version, and how it is released.
 
-
-def publish(
-    storage: Storage,
-    *,
-    name: str,
-    images: Iterable[ModeratedImage],
-    run_id: str,
-    created_at: datetime,
-    folder: str = "releases",
-    left_out: Sequence[str] = (),
-    policy: ReleasePolicy = _DEFAULT_POLICY,
-    alike: Sequence[tuple[str, str]] = (),
-    drift: Drift | None = None,
-    bytes_per_shard: int = SHARD_BYTES,
-) -> Release:
-    """Write the kept images as the dataset's next version, unless the latest one has just them.
-
-    The rows that were not kept are counted in the card and the manifest, and are not released. A
-    picture whose bytes are gone or changed is left out and named, and stops no other.
-
-    Args:
+    Attributes:
         storage: where the images are, and where the release goes.
         name: the dataset's name, for its card.
-        images: all rows of the dataset, in any order. They are held in memory, without the bytes.
+        images: all rows of the dataset, in any order.
         run_id: the Dagster run.
         created_at: now, with a time zone.
         folder: where the dataset's versions are; another dataset needs another folder.
@@ -116,6 +101,76 @@ def publish(
         alike: near-duplicates among the pictures, in pairs of their SHA-256: they share a split.
         drift: that the hosted model gives other pictures now, for the card.
         bytes_per_shard: images of a Parquet file, in bytes; also the temporary disk space needed.
+    """
+
+    storage: Storage
+    name: str
+    images: Collection[ModeratedImage]
+    run_id: str
+    created_at: datetime
+    folder: str = "releases"
+    left_out: Sequence[str] = ()
+    policy: ReleasePolicy = field(default_factory=ReleasePolicy)
+    alike: Sequence[tuple[str, str]] = ()
+    drift: Drift | None = None
+    bytes_per_shard: int = SHARD_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Content:
+    """The rows of a release.
+
+    Attributes:
+        kept: those that are released, in order.
+        splits: the split of each.
+        others: those that are counted, and no more.
+        fingerprint: of what is released.
+    """
+
+    kept: HeldRows
+    splits: Sequence[str]
+    others: HeldRows
+    fingerprint: str
+
+    @classmethod
+    def of(
+        cls, kept: HeldRows, splits: Sequence[str], others: HeldRows, policy: ReleasePolicy
+    ) -> _Content:
+        content = fingerprint(kept, splits, packing=policy.packing)
+        return cls(kept=kept, splits=splits, others=others, fingerprint=content)
+
+    def without(self, lost: Sequence[LostImage], policy: ReleasePolicy) -> _Content:
+        """Return what is left without lost pictures, which are counted as quarantined."""
+        if not lost:
+            return self
+        gone = {loss.row for loss in lost}
+        stays = [row not in gone for row in self.kept]
+        set_aside = (
+            dataclasses.replace(row, verdict=Verdict.QUARANTINED.value, moderation_reason="lost")
+            for row, stay in zip(self.kept, stays, strict=True)
+            if not stay
+        )
+        return _Content.of(
+            HeldRows(compress(self.kept, stays)),
+            list(compress(self.splits, stays)),
+            HeldRows(chain(self.others, set_aside)),
+            policy,
+        )
+
+
+def release_counts(rows: Iterable[ModeratedImage]) -> dict[str, Counts]:
+    """Return what became of the samples of each prompt set, the sets sorted by name."""
+    by_set: dict[str, Counts] = {}
+    for name, some in groupby(rows, attrgetter("prompt_set")):
+        by_set[name] = by_set.get(name, NO_COUNTS) + summarise(some)
+    return dict(sorted(by_set.items()))
+
+
+def publish(asked: Publication) -> Release:
+    """Write the kept images as the dataset's next version, unless the latest one has just them.
+
+    The rows that were not kept are counted in the card and the manifest, and are not released. A
+    picture whose bytes are gone or changed is left out and named, and stops no other.
 
     Returns:
         The new release, or the latest one with `created` False where its content is the same.
@@ -126,141 +181,81 @@ def publish(
         SplitsLeak: when pictures that tell of each other would be in several splits.
         TooMuchLost: when more of the former release would be gone than the policy allows.
     """
-    images = list(images)
-    rows = _without_withdrawn(storage, images)
-    # The order makes the same content the same bytes.
-    kept = sorted(
-        (row for row in rows if row.verdict == Verdict.KEPT),
-        key=partial(_place_in_release, shuffled=policy.order == "shuffled"),
-    )
-    if problems := objections(kept):
-        raise UnmoderatedImage(problems)
-    if not kept:
-        raise NothingToRelease(summarise(rows), left_out)
-    latest = latest_manifest(storage, folder)
-    splits = _splits(storage, kept, latest, policy, alike)
-    content = fingerprint(kept, splits, packing=policy.packing)
-    if latest and latest.fingerprint == content:
-        return _unchanged(storage, folder, latest, left_out)
-
+    storage = asked.storage
+    latest = latest_manifest(storage, asked.folder)
+    content = _content(asked, latest)
+    if latest and latest.fingerprint == content.fingerprint:
+        return _unchanged(asked, latest, asked.left_out)
     with scratch_folder(storage.scratch) as scratch:
-        clear_leftovers(storage, folder, scratch)
-        version = claimed_version(storage, folder, scratch, run_id=run_id, created_at=created_at)
-        path = f"{folder}/{version}"
+        clear_leftovers(storage, asked.folder, scratch)
+        version = claimed_version(
+            storage, asked.folder, scratch, run_id=asked.run_id, created_at=asked.created_at
+        )
+        path = f"{asked.folder}/{version}"
         try:
-            parts = _parts(kept, splits, policy, bytes_per_shard=bytes_per_shard)
-            files, lost = pack(storage, path, parts, policy=policy, scratch=scratch, former=latest)
-            said = [*left_out, *map(_told, lost)]
-            if lost:
-                rows, kept, splits = _without_lost(rows, kept, splits, lost)
-                content = fingerprint(kept, splits, packing=policy.packing)
-            if not kept:
-                raise NothingToRelease(summarise(rows), said)
-            release = Release(
-                name=name,
-                version=version,
-                path=path,
-                fingerprint=content,
-                splits={split: splits.count(split) for split in policy.splits if split in splits},
-                split_policy=policy.splitting,
-                policy=policy.model_dump_json(),
-                created_at=created_at,
-                run_id=run_id,
-                emulated=sum(row.emulated for row in kept),
-                counts=summarise(rows),
-                prompt_sets=release_counts(rows),
-                drift=drift,
-                left_out=tuple(said),
-                files=files,
-            )
-            described = _newest(storage, folder, release, kept, rows, policy)
-            if described.version != version:
-                storage.delete_folder(path)
-                return _unchanged(storage, folder, described, said)
+            content, release = _packed(asked, content, version, latest, scratch)
+            described = _newest(asked, release, content)
         except BaseException:
             storage.delete_folder(path)
             raise
+        if described.version != version:
+            storage.delete_folder(path)
+            return _unchanged(asked, described, release.left_out)
         # Nothing is discarded any more: a write whose answer was lost may have made the version.
         manifest = f"{described.model_dump_json(indent=2)}\n".encode()
         storage.write(f"{path}/manifest.json", manifest)
-        # A withdrawal names its pictures before it looks for releases, and this one is there before
-        # it looks for withdrawals: whoever is later sees the other.
-        if not _withdrawn(storage).isdisjoint(row.image_sha256 for row in kept):
-            delete_release(storage, described)
-            return publish(
-                storage,
-                name=name,
-                images=images,
-                run_id=run_id,
-                created_at=created_at,
-                folder=folder,
-                left_out=left_out,
-                policy=policy,
-                alike=alike,
-                drift=drift,
-                bytes_per_shard=bytes_per_shard,
-            )
-        point_to_latest(storage, folder)
+    # A withdrawal names its pictures before it looks for releases, and this one is there before
+    # it looks for withdrawals: whoever is later sees the other.
+    withdrawn = _withdrawn(storage)
+    if withdrawn and any(row.image_sha256 in withdrawn for row in content.kept):
+        delete_release(storage, described)
+        return publish(asked)
+    point_to_latest(storage, asked.folder)
     return described.model_copy(update={"created": True})
 
 
-def _splits(
-    storage: Storage,
-    kept: Sequence[ModeratedImage],
-    latest: Release | None,
-    policy: ReleasePolicy,
-    alike: Sequence[tuple[str, str]],
-) -> list[str]:
-    """Return the split of each row.
+def _content(asked: Publication, latest: Release | None) -> _Content:
+    """Return the rows as they are released and counted, each in its split.
 
     Raises:
-        SplitsLeak: when pictures that tell of each other would be in several splits.
+        NothingToRelease, UnmoderatedImage, SplitsLeak: they cannot be released.
     """
-    splits = splits_of(kept, policy, former=_former_splits(storage, latest, policy), alike=alike)
-    if sentences := leaks(kept, splits, policy, alike=alike):
+    policy, others = asked.policy, HeldRows()
+    problems: list[str] = []
+
+    def released() -> Iterator[ModeratedImage]:
+        for row in _judged(asked):
+            if row.verdict == Verdict.KEPT:
+                problems.extend(objections([row]))
+                yield row
+            else:
+                others.append(row)
+
+    kept = in_order(released(), shuffled=policy.order == "shuffled")
+    if problems:
+        raise UnmoderatedImage(problems)
+    if not kept:
+        raise NothingToRelease(summarise(others), asked.left_out)
+    former = _former_splits(asked.storage, latest, policy)
+    splits = splits_of(kept, policy, former=former, alike=asked.alike)
+    if sentences := leaks(kept, splits, policy, alike=asked.alike):
         raise SplitsLeak(" ".join(sentences[:3]))
-    return splits
+    return _Content.of(kept, splits, others, policy)
 
 
-def _parts(
-    kept: Sequence[ModeratedImage],
-    splits: Sequence[str],
-    policy: ReleasePolicy,
-    *,
-    bytes_per_shard: int,
-) -> dict[str, list[Part]]:
-    """Return the parts of each split."""
-    rows: dict[str, list[ModeratedImage]] = {split: [] for split in policy.splits}
-    for row, split in zip(kept, splits, strict=True):
-        rows[split].append(row)
-    return {
-        split: list(
-            parts_of(
-                split,
-                own,
-                bytes_per_shard=bytes_per_shard,
-                shaping=policy.shaping,
-                shuffled=policy.order == "shuffled",
+def _judged(asked: Publication) -> Iterator[ModeratedImage]:
+    """Yield the rows; verdicts that are older than a withdrawal bring no picture back."""
+    withdrawn = _withdrawn(asked.storage)
+    for row in asked.images:
+        if row.image_sha256 not in withdrawn:
+            yield row
+        else:
+            yield dataclasses.replace(
+                row,
+                verdict=Verdict.REJECTED.value,
+                moderation_reason=Outcome.WITHDRAWN.value,
+                outcome=Outcome.WITHDRAWN.value,
             )
-        )
-        for split, own in rows.items()
-    }
-
-
-def _without_withdrawn(storage: Storage, images: Iterable[ModeratedImage]) -> list[ModeratedImage]:
-    """Return the rows; verdicts that are older than a withdrawal bring no picture back."""
-    withdrawn = _withdrawn(storage)
-    return [
-        dataclasses.replace(
-            row,
-            verdict=Verdict.REJECTED.value,
-            moderation_reason=Outcome.WITHDRAWN.value,
-            outcome=Outcome.WITHDRAWN.value,
-        )
-        if row.image_sha256 in withdrawn
-        else row
-        for row in images
-    ]
 
 
 def _withdrawn(storage: Storage) -> set[str]:
@@ -273,47 +268,89 @@ def _former_splits(
     """Return the splits of the former release's samples, where it was split by the same policy."""
     if former is None or former.split_policy != policy.splitting or len(policy.splits) == 1:
         return {}
-    columns = ["prompt_set", "prompt_id", "call_index", "sample_index", "image_sha256", "split"]
-    rows = read_rows(storage, former, columns).to_pylist()
-    return {tuple(row[name] for name in columns[:-1]): row["split"] for row in rows}
+    return splits_in(storage, former)
 
 
-def _newest(
-    storage: Storage,
-    folder: str,
-    release: Release,
-    kept: Sequence[ModeratedImage],
-    rows: Sequence[ModeratedImage],
-    policy: ReleasePolicy,
-) -> Release:
+def _packed(
+    asked: Publication, content: _Content, version: str, former: Release | None, scratch: Path
+) -> tuple[_Content, Release]:
+    """Write the pictures in all formats; return what was not lost, and the release with it.
+
+    Raises:
+        NothingToRelease: all pictures are lost.
+    """
+    policy, path = asked.policy, f"{asked.folder}/{version}"
+    files, lost = pack(
+        asked.storage,
+        path,
+        {split: list(_parts(asked, content, split)) for split in policy.splits},
+        policy=policy,
+        scratch=scratch,
+        former=former,
+    )
+    content = content.without(lost, policy)
+    left_out = (*asked.left_out, *map(_told, lost))
+    by_set = release_counts(chain(content.others, content.kept))
+    counts = sum(by_set.values(), start=NO_COUNTS)
+    if not content.kept:
+        raise NothingToRelease(counts, left_out)
+    splits = Counter(content.splits)
+    return content, Release(
+        name=asked.name,
+        version=version,
+        path=path,
+        fingerprint=content.fingerprint,
+        splits={split: splits[split] for split in policy.splits if splits[split]},
+        split_policy=policy.splitting,
+        policy=policy.model_dump_json(),
+        created_at=asked.created_at,
+        run_id=asked.run_id,
+        emulated=sum(row.emulated for row in content.kept),
+        counts=counts,
+        prompt_sets=by_set,
+        drift=asked.drift,
+        left_out=left_out,
+        files=files,
+    )
+
+
+def _parts(asked: Publication, content: _Content, split: str) -> Iterator[Part]:
+    inside = [own == split for own in content.splits]
+    return parts_of(
+        split,
+        content.kept if all(inside) else HeldRows(compress(content.kept, inside)),
+        bytes_per_shard=asked.bytes_per_shard,
+        shaping=asked.policy.shaping,
+        shuffled=asked.policy.order == "shuffled",
+    )
+
+
+def _newest(asked: Publication, release: Release, content: _Content) -> Release:
     """Return the release described as the next one, or the newest where it has just its content.
 
     Writing takes a while: somebody may have published meanwhile, and even the same.
     """
     while True:
-        latest = latest_manifest(storage, folder)
+        latest = latest_manifest(asked.storage, asked.folder)
         if latest and latest.fingerprint == release.fingerprint:
             return latest
-        described = _described(storage, release, latest, kept, rows, policy)
-        if latest_manifest(storage, folder) == latest:
+        described = _described(asked, release, latest, content)
+        if latest_manifest(asked.storage, asked.folder) == latest:
             return described
 
 
 def _described(
-    storage: Storage,
-    release: Release,
-    former: Release | None,
-    kept: Sequence[ModeratedImage],
-    rows: Sequence[ModeratedImage],
-    policy: ReleasePolicy,
+    asked: Publication, release: Release, former: Release | None, content: _Content
 ) -> Release:
     """Write all that is beside the shards, and return the release with these files.
 
     Raises:
         TooMuchLost: it lacks more of the former release's pictures than the policy allows.
     """
-    differences = changes_of(storage, former, release, judged=rows) if former else ()
-    changes = ChangesTable(differences)
+    storage, policy = asked.storage, asked.policy
+    changes = ChangesTable(
+        changes_of(storage, former, release, others=content.others) if former else ()
+    )
     if former is not None:
         _refuse_losses(former, release, changes, policy)
     release = release.model_copy(
@@ -325,13 +362,13 @@ def _described(
             "changes": changes.by_cause,
         }
     )
-    return write_beside(storage, release, kept, changes, policy)
+    return write_beside(storage, release, content.kept, changes, policy)
 
 
 def write_beside(
     storage: Storage,
     release: Release,
-    kept: Sequence[ModeratedImage],
+    kept: Collection[ModeratedImage],
     changes: ChangesTable,
     policy: ReleasePolicy,
 ) -> Release:
@@ -364,8 +401,8 @@ def _refuse_losses(
         )
 
 
-def _unchanged(storage: Storage, folder: str, latest: Release, left_out: Sequence[str]) -> Release:
-    point_to_latest(storage, folder)
+def _unchanged(asked: Publication, latest: Release, left_out: Sequence[str]) -> Release:
+    point_to_latest(asked.storage, asked.folder)
     return latest.model_copy(update={"left_out": tuple(left_out)})
 
 
@@ -376,24 +413,6 @@ def point_to_latest(storage: Storage, folder: str) -> None:
         storage.write(f"{folder}/latest", f"{newest.version}\n".encode())
 
 
-def _without_lost(
-    rows: Sequence[ModeratedImage],
-    kept: Sequence[ModeratedImage],
-    splits: Sequence[str],
-    lost: Sequence[LostImage],
-) -> tuple[list[ModeratedImage], list[ModeratedImage], list[str]]:
-    """Return the rows as they are counted, lost pictures set aside; and those left, and splits."""
-    gone = {loss.row for loss in lost}
-    judged = [
-        dataclasses.replace(row, verdict=Verdict.QUARANTINED.value, moderation_reason="lost")
-        if row in gone
-        else row
-        for row in rows
-    ]
-    left = [pair for pair in zip(kept, splits, strict=True) if pair[0] not in gone]
-    return judged, [row for row, _ in left], [split for _, split in left]
-
-
 def _told(lost: LostImage) -> str:
     return f"{lost.row.prompt_set!r}, prompt {lost.row.prompt_id!r}: {lost.why}."
 
@@ -401,12 +420,3 @@ def _told(lost: LostImage) -> str:
 def _write(storage: Storage, path: str, file: str, data: bytes) -> ReleaseFile:
     storage.write(f"{path}/{file}", data)
     return ReleaseFile.of(file, data)
-
-
-def _place_in_release(
-    row: ModeratedImage, *, shuffled: bool
-) -> tuple[str, str, str, int, int, str]:
-    # Where fewer links than samples came back, no sample index is known.
-    call, sample = (-1 if i is None else i for i in (row.call_index, row.sample_index))
-    first = shuffled_place(row) if shuffled else ""
-    return first, row.prompt_set, row.prompt_id, call, sample, row.image_sha256 or ""

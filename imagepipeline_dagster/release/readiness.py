@@ -7,7 +7,7 @@ set is compared with all three, and judged anew where they differ, which costs n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from imagepipeline_dagster.errors import CorrectableError
@@ -23,6 +23,7 @@ from imagepipeline_dagster.moderation.moderating import moderate_set
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.moderation.states import basis_of, overrides_by_set
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
+from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.rows import column
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.overrides import Override
@@ -46,6 +47,31 @@ class StoredSet:
     prompts: Sequence[AskedFor] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Today:
+    """What a release goes by, as it is now.
+
+    Attributes:
+        present: the prompt ids that the prompts table has, by set.
+        stopped: why others stop sets, whatever is in them, by name.
+        keep_removed: whether a set that left the table stays in the dataset.
+        dataset: its name in the ledger.
+        policy: of moderation.
+        overrides: what people decided.
+        ledger: knows the pictures' scores, and which sets a picture is in.
+        storage: where pictures are that have no score yet.
+    """
+
+    present: Mapping[str, Collection[str]]
+    stopped: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    keep_removed: bool
+    dataset: str
+    policy: ModerationPolicy
+    overrides: Sequence[Override]
+    ledger: Ledger
+    storage: Storage
+
+
 @dataclass(slots=True)
 class ReadySets:
     """What a release may take.
@@ -56,109 +82,98 @@ class ReadySets:
         left_out: a sentence for each set, or part of one, that is not released.
     """
 
-    images: list[ModeratedImage] = field(default_factory=list)
+    images: HeldRows = field(default_factory=HeldRows)
     judged_anew: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
 
-def ready_sets(
-    stored: Iterable[StoredSet],
-    *,
-    present: Mapping[str, Collection[str]],
-    stopped: Mapping[str, Sequence[str]] | None = None,
-    keep_removed: bool,
-    dataset: str,
-    policy: ModerationPolicy,
-    overrides: Sequence[Override],
-    ledger: Ledger,
-    storage: Storage,
-) -> ReadySets:
-    """Return the sets that may be released, judged by today's rules.
-
-    Args:
-        stored: the sets, sorted by name.
-        present: the prompt ids that the prompts table has now, by set.
-        stopped: why others stop sets, whatever is in them, by name.
-        keep_removed: whether a set that left the table stays in the dataset.
-        dataset: its name in the ledger.
-        policy: today's.
-        overrides: what people decided until now.
-        ledger: knows the pictures' scores, and which sets a picture is in.
-        storage: where pictures are that have no score yet.
-    """
+def ready_sets(stored: Iterable[StoredSet], today: Today) -> ReadySets:
+    """Return the sets, which come sorted by name, that may be released, judged by today's rules."""
     ready = ReadySets()
-    decisions = overrides_by_set(ledger, overrides, dataset=dataset)
-    for of_set in stored:
-        name, samples = of_set.name, of_set.samples
-        if name not in present and not keep_removed:
-            ready.left_out.append(f"{name!r}: the prompt set left the prompts table.")
-            continue
-        if stopped and name in stopped:
-            ready.left_out.append(f"{name!r}: {' '.join(stopped[name])}")
-            continue
-        problem = _accounting_problem(of_set)
-        rows = [row for row in samples if row.prompt_id in present.get(name, {row.prompt_id})]
-        if gone := {row.prompt_id for row in samples} - {row.prompt_id for row in rows}:
-            ready.left_out.append(
-                f"{name!r}: prompts that left the prompts table: {len(gone)}, as {min(gone)!r}."
-            )
-        basis = basis_of(policy, name, decisions.get(name, ()))
-        if any(row.moderation_basis != basis for row in rows):
-            ready.judged_anew.append(name)
-            try:
-                moderation = moderate_set(
-                    rows,
-                    prompt_set=name,
-                    dataset=dataset,
-                    policy=policy,
-                    overrides=overrides,
-                    ledger=ledger,
-                    storage=storage,
-                )
-                rows = list(moderation.images)
-            except CorrectableError as error:
-                problem = f"it cannot be judged: {error}"
-        problem = problem or _objection(rows, policy, name)
-        if problem:
-            ready.left_out.append(f"{name!r}: {problem}")
-        else:
-            ready.images += rows
-    _leave_out_emulated(ready)
+    decisions = overrides_by_set(today.ledger, today.overrides, dataset=today.dataset)
+    drawn: Counter[str] = Counter()
+    bought = 0
+
+    def rows() -> Iterator[ModeratedImage]:
+        nonlocal bought
+        for of_set in stored:
+            for row in _ready_rows(of_set, today, decisions.get(of_set.name, ()), ready):
+                if row.image_sha256:
+                    drawn[row.prompt_set] += row.emulated
+                    bought += not row.emulated
+                yield row
+
+    ready.images = HeldRows(rows())
+    if bought and drawn.total():  # no release has both
+        ready.images = HeldRows(row for row in ready.images if not row.emulated)
+        ready.left_out += [
+            f"{name!r}: {number} pictures that the emulator drew, beside others that were bought."
+            for name, number in sorted(drawn.items())
+            if number
+        ]
     return ready
 
 
-def alike_pictures(
-    images: Iterable[ModeratedImage],
-    *,
-    policy: ModerationPolicy,
-    ledger: Ledger,
-    storage: Storage,
-) -> list[tuple[str, str]]:
+def _ready_rows(
+    stored: StoredSet, today: Today, decisions: Sequence[Override], ready: ReadySets
+) -> Sequence[ModeratedImage]:
+    """Return the samples of a set that may be released, and note what else there is to say."""
+    name = stored.name
+    if name not in today.present and not today.keep_removed:
+        ready.left_out.append(f"{name!r}: the prompt set left the prompts table.")
+        return ()
+    if name in today.stopped:
+        ready.left_out.append(f"{name!r}: {' '.join(today.stopped[name])}")
+        return ()
+    present = today.present.get(name)
+    rows = [row for row in stored.samples if present is None or row.prompt_id in present]
+    if gone := {row.prompt_id for row in stored.samples} - {row.prompt_id for row in rows}:
+        ready.left_out.append(
+            f"{name!r}: prompts that left the prompts table: {len(gone)}, as {min(gone)!r}."
+        )
+    problem = _accounting_problem(stored)
+    basis = basis_of(today.policy, name, decisions)
+    if any(row.moderation_basis != basis for row in rows):
+        ready.judged_anew.append(name)
+        try:
+            rows = list(_judged_anew(rows, name, today))
+        except CorrectableError as error:
+            problem = f"it cannot be judged: {error}"
+    if problem := problem or _objection(rows, today.policy, name):
+        ready.left_out.append(f"{name!r}: {problem}")
+        return ()
+    return rows
+
+
+def _judged_anew(
+    rows: Sequence[ModeratedImage], name: str, today: Today
+) -> Iterator[ModeratedImage]:
+    return moderate_set(
+        rows,
+        prompt_set=name,
+        dataset=today.dataset,
+        policy=today.policy,
+        overrides=today.overrides,
+        ledger=today.ledger,
+        storage=today.storage,
+    ).images
+
+
+def alike_pictures(images: Iterable[ModeratedImage], today: Today) -> list[tuple[str, str]]:
     """Return the near-duplicates among the kept pictures of all sets that look for them."""
     of_set: dict[str, int | None] = {}
-    looked_at: list[ModeratedImage] = []
-    for row in images:
-        if row.prompt_set not in of_set:
-            of_set[row.prompt_set] = policy.rules_for(row.prompt_set).near_duplicate_distance
-        if row.verdict == Verdict.KEPT and of_set[row.prompt_set] is not None:
-            looked_at.append(row)
-    if not looked_at:
-        return []
-    distance = max(own for own in of_set.values() if own is not None)
-    hashes = hashes_of(looked_at, ledger=ledger, storage=storage)
+
+    def looked_at() -> Iterator[ModeratedImage]:
+        for row in images:
+            if row.prompt_set not in of_set:
+                rules = today.policy.rules_for(row.prompt_set)
+                of_set[row.prompt_set] = rules.near_duplicate_distance
+            if row.verdict == Verdict.KEPT and of_set[row.prompt_set] is not None:
+                yield row
+
+    hashes = hashes_of(looked_at(), ledger=today.ledger, storage=today.storage)
+    distance = max((own for own in of_set.values() if own is not None), default=0)
     return list(near_pairs(hashes, distance=distance))
-
-
-def _leave_out_emulated(ready: ReadySets) -> None:
-    """Take out what the emulator drew where anything was bought: no release has both."""
-    drawn = Counter(row.prompt_set for row in ready.images if row.emulated and row.image_sha256)
-    if not drawn or not any(row.image_sha256 and not row.emulated for row in ready.images):
-        return
-    ready.images = [row for row in ready.images if not row.emulated]
-    ready.left_out += [
-        f"{name!r}: {number} pictures that the emulator drew, beside others that were bought."
-        for name, number in sorted(drawn.items())
-    ]
 
 
 def _accounting_problem(stored: StoredSet) -> str | None:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from imagepipeline_dagster.release.card import Release, ReleaseFile
+from imagepipeline_dagster.release.splits import Place
 from imagepipeline_dagster.rows import parquet_table
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
@@ -58,6 +59,15 @@ def read_rows(storage: Storage, release: Release, columns: Sequence[str] | None 
         parquet_table(shard_source(storage, f"{release.path}/{shard.path}"), columns)
         for shard in release.shards
     )
+
+
+def splits_in(storage: Storage, release: Release) -> dict[Place, str]:
+    """Return the split of each of a release's samples."""
+    columns = ("prompt_set", "prompt_id", "call_index", "sample_index", "image_sha256", "split")
+    *places, splits = (
+        column.to_pylist() for column in read_rows(storage, release, columns).itercolumns()
+    )
+    return dict(zip(zip(*places, strict=True), splits, strict=True))
 
 
 def read_lineage(storage: Storage, release: Release, shard: ReleaseFile) -> list[dict[str, Any]]:

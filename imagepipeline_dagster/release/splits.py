@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
@@ -29,7 +30,7 @@ def place_of(row: ModeratedImage) -> Place:
 
 
 def splits_of(
-    rows: Sequence[ModeratedImage],
+    rows: Collection[ModeratedImage],
     policy: ReleasePolicy,
     *,
     former: Mapping[Place, str],
@@ -53,23 +54,27 @@ def splits_of(
             bond = parents[bond]
         return bond
 
-    bonds = [list(_bonds(row, policy)) for row in rows]
-    for first, *others in [*bonds, *(map("image {}".format, pair) for pair in alike)]:
+    bonds = (_bonds(row, policy) for row in rows)
+    for first, *others in chain(bonds, (map("image {}".format, pair) for pair in alike)):
         for other in others:
             # The smaller name stands for both, so that no order of rows matters.
             low, high = sorted((root(first), root(other)))
             parents[high] = low
-    groups = [root(own[0]) for own in bonds]
-    given = [policy.split_of.get(str(getattr(row, policy.group_by))) for row in rows]
+    groups: list[str] = []
+    given: list[str | None] = []
     of_group: dict[str, str] = {}
-    for group, split in zip(groups, given, strict=True):
+    before: dict[str, str] = {}
+    for row in rows:
+        group = root(next(_bonds(row, policy)))
+        split = policy.split_of.get(str(getattr(row, policy.group_by)))
+        groups.append(group)
+        given.append(split)
         if split is not None:
             of_group.setdefault(group, split)
-    for row, group in zip(rows, groups, strict=True):
         if (kept := former.get(place_of(row))) in policy.splits:
-            of_group.setdefault(group, str(kept))
+            before.setdefault(group, str(kept))
     return [
-        split or of_group.get(group) or _split_by_hash(group, policy)
+        split or of_group.get(group) or before.get(group) or _split_by_hash(group, policy)
         for group, split in zip(groups, given, strict=True)
     ]
 
@@ -96,7 +101,7 @@ def _split_by_hash(group: str, policy: ReleasePolicy) -> str:
 
 
 def leaks(
-    rows: Sequence[ModeratedImage],
+    rows: Iterable[ModeratedImage],
     splits: Sequence[str],
     policy: ReleasePolicy,
     *,

@@ -13,7 +13,7 @@ from PIL import Image
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.publish import publish
+from imagepipeline_dagster.release.publish import Publication, publish
 from imagepipeline_dagster.storage.contract import Storage, image_path
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -93,4 +93,4 @@ def publish_rows(storage: Storage, rows: list[ModeratedImage], **options: Any) -
     given: dict[str, Any] = {"name": "foxes", "run_id": "run9", "created_at": NOON} | options
     # Most tests are about few pictures, of which one is many.
     given.setdefault("policy", ReleasePolicy(max_lost_share=1))
-    return publish(storage, images=rows, **given)
+    return publish(Publication(storage=storage, images=rows, **given))

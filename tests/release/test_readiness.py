@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -16,7 +16,13 @@ from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.moderation.states import basis_of
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.previews import thumbnail
-from imagepipeline_dagster.release.readiness import ReadySets, StoredSet, alike_pictures, ready_sets
+from imagepipeline_dagster.release.readiness import (
+    ReadySets,
+    StoredSet,
+    Today,
+    alike_pictures,
+    ready_sets,
+)
 from imagepipeline_dagster.storage.contract import thumbnail_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.tables.overrides import Override, OverrideDecision
@@ -48,6 +54,18 @@ def stored(storage: LocalFolder) -> dict[str, list[ModeratedImage]]:
     }
 
 
+def rules(ledger: Ledger, storage: LocalFolder, **changes: Any) -> Today:  # noqa: ANN401
+    """Return what a release goes by, with these changes."""
+    given: dict[str, Any] = {
+        "present": {},
+        "keep_removed": False,
+        "dataset": "image_dataset",
+        "policy": POLICY,
+        "overrides": [],
+    }
+    return Today(ledger=ledger, storage=storage, **(given | changes))
+
+
 def ready(
     stored: dict[str, list[ModeratedImage]],
     ledger: Ledger,
@@ -55,20 +73,12 @@ def ready(
     **changes: Any,  # noqa: ANN401 - any argument
 ) -> ReadySets:
     """Return what may be released where nothing changed but what is given."""
-    today: dict[str, Any] = {
-        "present": {name: {row.prompt_id for row in rows} for name, rows in stored.items()},
-        "keep_removed": False,
-        "dataset": "image_dataset",
-        "policy": POLICY,
-        "overrides": [],
-        "ledger": ledger,
-        "storage": storage,
-    }
+    present = {name: {row.prompt_id for row in rows} for name, rows in stored.items()}
     sets = [StoredSet(name=name, samples=rows) for name, rows in sorted(stored.items())]
-    return ready_sets(sets, **(today | changes))
+    return ready_sets(sets, rules(ledger, storage, **({"present": present} | changes)))
 
 
-def ids(images: Sequence[ModeratedImage]) -> list[tuple[str, str]]:
+def ids(images: Iterable[ModeratedImage]) -> list[tuple[str, str]]:
     """Return set and id of what is kept."""
     return [(row.prompt_set, row.prompt_id) for row in images if row.verdict == "kept"]
 
@@ -78,7 +88,7 @@ def test_what_is_up_to_date_is_taken_as_it_is(
 ) -> None:
     """Verdicts by today's rules are not made anew."""
     found = ready(stored, ledger, storage)
-    assert found.images == [*stored["spring"], *stored["summer"]]
+    assert list(found.images) == [*stored["spring"], *stored["summer"]]
     assert (found.judged_anew, found.left_out) == ([], [])
 
 
@@ -189,6 +199,6 @@ def test_near_duplicates_are_found_across_sets(storage: LocalFolder, ledger: Led
         with Image.open(io.BytesIO(picture(1, format=str(row.format), side=96))) as shown:
             storage.write(thumbnail_path(str(row.image_sha256)), thumbnail(shown))
     near = ModerationPolicy(near_duplicate_distance=8)
-    pairs = alike_pictures(rows, policy=near, ledger=ledger, storage=storage)
+    pairs = alike_pictures(rows, rules(ledger, storage, policy=near))
     assert [set(pair) for pair in pairs] == [{row.image_sha256 for row in rows[:2]}]
-    assert alike_pictures(rows, policy=POLICY, ledger=ledger, storage=storage) == []
+    assert alike_pictures(rows, rules(ledger, storage)) == []

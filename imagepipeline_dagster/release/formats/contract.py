@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
 
-from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import Batch
 
@@ -15,7 +14,7 @@ class Writer(ABC):
     """Writes the parts of one split in a format of its own."""
 
     @abstractmethod
-    def wants(self, part: Part) -> Sequence[ModeratedImage]:
+    def wants(self, part: Part) -> HeldRows:
         """Return the rows whose pictures must be read; the files of the others are taken over."""
 
     @abstractmethod

@@ -9,7 +9,7 @@ Pictures are taken over one by one: a change costs what changed, wherever it is.
 from __future__ import annotations
 
 import io
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain, count
 from pathlib import PurePosixPath
@@ -24,6 +24,7 @@ from imagepipeline_dagster.release.card import ROWS, ReleaseFile
 from imagepipeline_dagster.release.columns import lineage_table, released_row
 from imagepipeline_dagster.release.formats.contract import Writer
 from imagepipeline_dagster.release.formats.files import PackedFiles
+from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import Batch
 
@@ -40,28 +41,32 @@ class ImageFolder(Writer):
         self._split = split
         self._packed = packed
         self._alone = alone
-        same: dict[int, ReleaseFile] = {}
-        former: dict[str, list[ReleaseFile]] = {}
-        for part in parts:
-            for row in part.rows:
-                key = part.key_of(row)
-                # Samples that are alike in all are a file each.
-                if files := former.setdefault(key, packed.former_files("imagefolder", key)):
-                    same[id(row)] = files.pop()
+        self._keys = {part.number: [part.key_of(row) for row in part.rows] for part in parts}
+        # Samples that are alike in all have one key, and are a file each.
+        wanted = Counter(chain.from_iterable(self._keys.values()))
+        same = {
+            key: files
+            for key, number in wanted.items()
+            if (files := packed.former_files("imagefolder", key)[:number])
+        }
+        taken_over = list(chain.from_iterable(same.values()))
         # All at once: the names in one folder are synced once.
-        taken_over = packed.take_over({file.path: file for file in same.values()})
-        self._same = same if taken_over else {}
-        self._used = {PurePosixPath(file.path).name for file in self._same.values()}
-        self._new: dict[int, tuple[str, Mapping[str, Any]]] = {}
+        if not packed.take_over({file.path: file for file in taken_over}):
+            same, taken_over = {}, []
+        self._same: dict[str, list[ReleaseFile]] = same
+        self._used = {PurePosixPath(file.path).name for file in taken_over}
+        self._missing = wanted - Counter({key: len(files) for key, files in same.items()})
+        self._new: dict[str, list[tuple[str, Mapping[str, Any]]]] = defaultdict(list)
         self._tables: dict[int, pa.Table] = {}
         self._marks: Counter[str] = Counter()
 
     @override
-    def wants(self, part: Part) -> Sequence[ModeratedImage]:
-        new = [row for row in part.rows if id(row) not in self._same]
-        if not new:
+    def wants(self, part: Part) -> HeldRows:
+        keys = self._keys[part.number]
+        if not any(self._missing[key] for key in keys):
             self.end(part)
-        return new
+            return HeldRows()
+        return HeldRows(row for row, key in zip(part.rows, keys, strict=True) if self._missing[key])
 
     @override
     def add(self, part: Part, batch: Batch) -> None:
@@ -69,19 +74,21 @@ class ImageFolder(Writer):
         for source, row, (plain, data) in zip(
             batch.sources, batch.rows, batch.files(), strict=True
         ):
-            if id(source) in self._same:
+            key = part.key_of(source)
+            if not self._missing[key]:
                 continue
+            self._missing[key] -= 1
             path = PurePosixPath(plain)
             # A reader knows a row by its file: the same picture of two prompts is two files.
             others = (f"{path.stem}-{again}{path.suffix}" for again in count(1))
             name = next(name for name in chain([plain], others) if name not in self._used)
             self._used.add(name)
-            self._new[id(source)] = name, row
+            self._new[key].append((name, row))
             file = ReleaseFile(
                 path=f"imagefolder/{self._split}/{name[:2]}/{name}",
                 sha256=row["file_sha256"],
                 size=data.size,
-                part=part.key_of(source),
+                part=key,
                 marks={} if row["mark"] is None else {row["mark"]: 1},
             )
             files.append((file, memoryview(data)))
@@ -89,17 +96,17 @@ class ImageFolder(Writer):
 
     @override
     def end(self, part: Part) -> None:
-        named = [
-            self._taken_over(row) if id(row) in self._same else self._new.pop(id(row))
-            for row in part.rows
-        ]
+        named = [self._named(row, part.key_of(row)) for row in part.rows]
         files = pa.array([f"{name[:2]}/{name}" for name, _ in named], pa.string())
         rows = [row for _, row in named]
         self._tables[part.number] = lineage_table(rows).add_column(0, "file_name", files)
         self._marks.update(row["mark"] for row in rows if row["mark"] is not None)
 
-    def _taken_over(self, row: ModeratedImage) -> tuple[str, Mapping[str, Any]]:
-        file = self._same[id(row)]
+    def _named(self, row: ModeratedImage, key: str) -> tuple[str, Mapping[str, Any]]:
+        """Return a row's file name, and the row as it is released."""
+        if not self._same.get(key):
+            return self._new[key].pop(0)
+        file = self._same[key].pop(0)
         mark = next(iter(file.marks), None)
         lineage = released_row(row, split=self._split, file_sha256=file.sha256, mark=mark)
         return PurePosixPath(file.path).name, lineage

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from typing_extensions import override
 
-from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.card import ReleaseFile
 from imagepipeline_dagster.release.columns import lineage_table, shard_schema
 from imagepipeline_dagster.release.formats.contract import Writer
 from imagepipeline_dagster.release.formats.files import PackedFiles
+from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import Batch
 
@@ -52,8 +52,8 @@ class LanceDatasets(Writer):
         )
 
     @override
-    def wants(self, part: Part) -> Sequence[ModeratedImage]:
-        return () if part.number in self._fragments else part.rows
+    def wants(self, part: Part) -> HeldRows:
+        return HeldRows() if part.number in self._fragments else part.rows
 
     @override
     def add(self, part: Part, batch: Batch) -> None:

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from typing_extensions import override
 
-from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.columns import lineage_table, shard_schema
 from imagepipeline_dagster.release.formats.contract import Writer, marks_of
 from imagepipeline_dagster.release.formats.files import PackedFiles
+from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import Batch
 
@@ -38,8 +38,8 @@ class ParquetFiles(Writer):
         self._same = set(same) if packed.take_over(dict(same.values())) else set()
 
     @override
-    def wants(self, part: Part) -> Sequence[ModeratedImage]:
-        return () if part.number in self._same else part.rows
+    def wants(self, part: Part) -> HeldRows:
+        return HeldRows() if part.number in self._same else part.rows
 
     @override
     def add(self, part: Part, batch: Batch) -> None:

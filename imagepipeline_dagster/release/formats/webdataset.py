@@ -22,6 +22,7 @@ from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.card import ReleaseFile
 from imagepipeline_dagster.release.formats.contract import Writer
 from imagepipeline_dagster.release.formats.files import PackedFiles
+from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import Batch
 from imagepipeline_dagster.storage.contract import image_path
@@ -67,8 +68,8 @@ class WebDatasetTars(Writer):
         return bool(names) and self._packed.take_over(names)
 
     @override
-    def wants(self, part: Part) -> Sequence[ModeratedImage]:
-        return () if self._tar_of[part.number].number in self._same else part.rows
+    def wants(self, part: Part) -> HeldRows:
+        return HeldRows() if self._tar_of[part.number].number in self._same else part.rows
 
     @override
     def add(self, part: Part, batch: Batch) -> None:
@@ -127,7 +128,7 @@ def _planned_tars(parts: Sequence[Part]) -> Iterator[_PlannedTar]:
     number = first = size = 0
     run: list[Part] = []
     for part in parts:
-        added = sum(row.bytes or 0 for row in part.rows)
+        added = part.rows.picture_bytes
         if run and size + added > _TAR_BYTES:
             yield _PlannedTar(number, run, first)
             number, first = number + 1, first + sum(len(own.rows) for own in run)
