@@ -10,7 +10,7 @@ import threading
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,7 @@ from imagepipeline_dagster.api.errors import ImagePipelineError, JobNotFound
 from imagepipeline_dagster.api.jobs import Job
 from imagepipeline_dagster.databases import cause_of, parsed_url, shown_url
 from imagepipeline_dagster.errors import CorrectableError
+from imagepipeline_dagster.ledger.opening import LedgerTooNew, LedgerTooOld
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.planning.prompts import token_problems
 from imagepipeline_dagster.purchase.means import PurchaseSettings
@@ -351,25 +352,35 @@ class LedgerResource(dg.ConfigurableResource[Any]):
     url: str = Field(description="SQLAlchemy URL, SQLite or PostgreSQL.", json_schema_extra=_SECRET)
 
     @contextmanager
-    def open(self) -> Iterator[Ledger]:
-        """Open the ledger; its tables are created at the first use.
+    def open(self, *, create: bool = True) -> Iterator[Ledger]:
+        """Open the ledger, which is made at its first use.
+
+        Without `create` it is only read, and where there is none, it reads as an empty one.
 
         Raises:
             LedgerUnavailable: when the database cannot be used.
         """
-        ledger = Ledger(self.url)
+        with closing(self._ledger(create=create)) as ledger:
+            try:
+                yield ledger
+            except SQLAlchemyError as error:
+                raise self._unavailable(error) from error
+
+    def _ledger(self, *, create: bool) -> Ledger:
         try:
-            _connect(ledger, self.url)
-            yield ledger
-        finally:
-            ledger.close()
+            ledger = Ledger(self.url, create=create)
+        except ValueError as error:
+            raise LedgerUnavailable(f"The ledger's database: {error}") from error
+        try:
+            ledger.engine  # noqa: B018 - made at the first use
+        except (LedgerTooNew, LedgerTooOld) as error:
+            raise LedgerUnavailable(f"{shown_url(self.url)}: {error}") from error
+        except (SQLAlchemyError, OSError) as error:
+            raise self._unavailable(error) from error
+        return ledger
 
-
-def _connect(ledger: Ledger, url: str) -> None:
-    try:
-        ledger.engine  # noqa: B018 - made at the first use
-    except (SQLAlchemyError, OSError) as error:
-        raise LedgerUnavailable(
-            f"The ledger at {shown_url(url)} cannot be used: {cause_of(error)} Check that the "
+    def _unavailable(self, error: SQLAlchemyError | OSError) -> LedgerUnavailable:
+        return LedgerUnavailable(
+            f"The ledger at {shown_url(self.url)} cannot be used: {cause_of(error)} Check that the "
             "database runs, and the URL in IMAGEPIPELINE_LEDGER_URL. Nothing is bought without it."
-        ) from error
+        )

@@ -8,7 +8,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,13 @@ from imagepipeline_dagster.cli.terminal import (
     answering,
     json_option,
     plain_errors,
-    printable,
 )
 from imagepipeline_dagster.errors import CorrectableError
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.ledger.requests import Ledger
+    from imagepipeline_dagster.resources import LedgerResource
     from imagepipeline_dagster.tables.reading import SourceTables
 
 
@@ -180,31 +180,10 @@ def configured_tables(dataset: ImageDataset) -> SourceTables:
     return SourceTables(tables_url(dataset), prompts=dataset.prompts, embeddings=dataset.embeddings)
 
 
-@contextmanager
-def configured_ledger(dataset: ImageDataset, *, create: bool) -> Iterator[Ledger]:
+def configured_ledger(dataset: ImageDataset, *, create: bool) -> AbstractContextManager[Ledger]:
     """Open a dataset's ledger; without `create` it is read alone, and an absent one is empty."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from imagepipeline_dagster.databases import cause_of, shown_url
-    from imagepipeline_dagster.ledger.opening import LedgerTooNew, LedgerTooOld
-    from imagepipeline_dagster.ledger.requests import Ledger
-
-    url = resources_of(dataset)["ledger"].url
-    try:
-        ledger = Ledger(url, create=create)
-    except ValueError as error:
-        raise click.ClickException(f"The ledger's database: {error}") from error
-    try:
-        yield ledger
-    except (LedgerTooNew, LedgerTooOld) as error:
-        raise click.ClickException(f"{shown_url(url)}: {error}") from error
-    except SQLAlchemyError as error:
-        raise click.ClickException(
-            f"The ledger at {shown_url(url)} cannot be used: {printable(cause_of(error))} "
-            "Check that the database runs, and the URL in IMAGEPIPELINE_LEDGER_URL."
-        ) from error
-    finally:
-        ledger.close()
+    ledger: LedgerResource = resources_of(dataset)["ledger"]
+    return ledger.open(create=create)
 
 
 @contextmanager

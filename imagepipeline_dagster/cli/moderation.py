@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -25,13 +24,13 @@ from imagepipeline_dagster.cli.terminal import (
     Answer,
     count_of,
     echo_answer,
+    printable,
     wants_json,
     why_option,
 )
+from imagepipeline_dagster.errors import CorrectableError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
     from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.moderation.override_targets import KnownTargets
     from imagepipeline_dagster.moderation.review.session import ReviewSession
@@ -296,17 +295,13 @@ def _known_targets(
     from imagepipeline_dagster.databases import shown_url
     from imagepipeline_dagster.moderation.override_targets import KnownTargets
 
-    url = resources_of(dataset)["ledger"].url
     try:
-        connection = stack.enter_context(_reading_ledger(dataset))
-    except click.ClickException as error:
+        ledger = stack.enter_context(configured_ledger(dataset, create=False))
+    except CorrectableError as error:
         # People decide last: that nobody can look whether a picture is there must not stop them.
-        click.echo(f"Not checked whether the pictures are there. {error.message}", err=True)
+        told = printable(str(error))
+        click.echo(f"Not checked whether the pictures are there. {told}", err=True)
         return None
-    return KnownTargets(connection, where=f"The ledger at {shown_url(url)}", force=force)
-
-
-@contextlib.contextmanager
-def _reading_ledger(dataset: ImageDataset) -> Iterator[Connection]:
-    with configured_ledger(dataset, create=False) as ledger, ledger.reading() as connection:
-        yield connection
+    connection = stack.enter_context(ledger.reading())
+    where = f"The ledger at {shown_url(resources_of(dataset)['ledger'].url)}"
+    return KnownTargets(connection, where=where, force=force)
