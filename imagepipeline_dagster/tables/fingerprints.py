@@ -39,12 +39,7 @@ class SetFingerprint:
     @property
     def content(self) -> str:
         """Both together: it changes when an image of the set might."""
-        return content_version(self.prompts, self.embeddings)
-
-
-def content_version(prompts: str, embeddings: str) -> str:
-    """Return the fingerprint of rows and of the embeddings that they use, together."""
-    return _digest(f"{prompts} {embeddings}").hex()
+        return _digest(f"{self.prompts} {self.embeddings}").hex()
 
 
 def fingerprint_set(

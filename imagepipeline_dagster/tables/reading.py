@@ -76,7 +76,7 @@ class SourceTables:
     def iter_prompts(self, prompt_sets: Collection[str] | None = None) -> Iterator[PromptRow]:
         """Yield the rows of these sets, or of all, in no order, 2,000 in memory at a time."""
         with self._connected() as connection:
-            prompts = PromptsTable(self, connection, self.prompts_table(connection))
+            prompts = PromptsTable(self, connection, self.table(connection, PromptRow))
             if prompt_sets is None:
                 assigned = prompts.table.column("prompt_set").is_not(None)
                 yield from self._rows(connection, PromptRow, assigned)
@@ -92,7 +92,7 @@ class SourceTables:
         """Return the prompt ids of each prompt set; rows without a set are left out."""
         ids: dict[str, set[str]] = {}
         with self._connected() as connection:
-            table = self.prompts_table(connection)
+            table = self.table(connection, PromptRow)
             prompt_set, prompt_id = table.column("prompt_set"), table.column("prompt_id")
             query = (
                 table.select(prompt_set, prompt_id)
@@ -107,7 +107,7 @@ class SourceTables:
     def embeddings(self) -> dict[str, EmbeddingRow]:
         """Return the embeddings by id. Where an id stands twice, the newest row counts."""
         with self._connected() as connection:
-            known = self._table(connection, EmbeddingRow).column("embedding_id").is_not(None)
+            known = self.table(connection, EmbeddingRow).column("embedding_id").is_not(None)
             rows = list(self._rows(connection, EmbeddingRow, known))
         return {row.embedding_id: row for row in sorted(rows, key=_age)}
 
@@ -123,7 +123,7 @@ class SourceTables:
         # The caller does other things in between, whose errors are not the tables'.
         with connection:
             with self.reporting(), _transaction(connection):
-                table = self.prompts_table(connection)
+                table = self.table(connection, PromptRow)
             yield PromptsTable(self, connection, table)
 
     @contextlib.contextmanager
@@ -141,11 +141,8 @@ class SourceTables:
         with self.reporting(), self._engine.connect() as connection, _transaction(connection):
             yield connection
 
-    def prompts_table(self, connection: sa.Connection) -> MappedTable:
-        """Return the prompts table as the database has it; for the modules of this package."""
-        return self._table(connection, PromptRow)
-
-    def _table(self, connection: sa.Connection, row_type: RowType) -> MappedTable:
+    def table(self, connection: sa.Connection, row_type: RowType) -> MappedTable:
+        """Return a table as the database has it; for the modules of this package."""
         table = self._tables.get(row_type)
         if table is None:
             mapping = self.prompts_mapping if row_type is PromptRow else self._embeddings_mapping
@@ -156,7 +153,7 @@ class SourceTables:
     def _rows(
         self, connection: sa.Connection, row_type: type[RowT], wanted: sa.ColumnElement[bool]
     ) -> Iterator[RowT]:
-        return rows_in(connection, self._table(connection, row_type), row_type, wanted)
+        return rows_in(connection, self.table(connection, row_type), row_type, wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +172,7 @@ class PromptsTable:
         """Return the same with the columns that the table has now: somebody may have added one."""
         self.source.look_up_again()
         with self.reporting() as connection:
-            return dataclasses.replace(self, table=self.source.prompts_table(connection))
+            return dataclasses.replace(self, table=self.source.table(connection, PromptRow))
 
     @contextlib.contextmanager
     def reporting(self) -> Iterator[sa.Connection]:

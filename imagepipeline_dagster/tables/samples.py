@@ -62,7 +62,7 @@ def _fill(connection: sa.Connection, row_type: RowType) -> None:
     with as_file(files("imagepipeline_dagster.tables") / _FILES[row_type]) as file:
         incoming = IncomingRows(file, row_type)
         with closing(incoming.stage()) as staged:
-            table = TargetTable(connection, _MAPPINGS[row_type], row_type, columns=incoming.columns)
+            table = TargetTable(connection, _MAPPINGS[row_type], incoming)
             for rows in staged.chunks(len(staged)):
                 table.apply(table.compared(rows), now=dt.datetime.now(dt.UTC))
 

@@ -168,11 +168,9 @@ def _columns(row_type: RowType) -> Mapping[str, Column]:
     columns = {
         field.name: Column(
             name=field.name,
-            kind=field.metadata["kind"],
-            description=field.metadata["description"],
-            choices=field.metadata["choices"],
-            reader=READERS[field.metadata["kind"]],
             required=field.default is dataclasses.MISSING,
+            reader=READERS[field.metadata["kind"]],
+            **field.metadata,
         )
         for field in dataclasses.fields(row_type)
     }

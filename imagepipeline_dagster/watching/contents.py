@@ -22,7 +22,6 @@ from imagepipeline_dagster.ledger.upserts import insert
 from imagepipeline_dagster.tables.checksums import checksums_among, checksums_between
 from imagepipeline_dagster.tables.fingerprints import (
     SetFingerprint,
-    content_version,
     fingerprint_embeddings,
     fingerprint_sets,
     fingerprint_used,
@@ -108,7 +107,8 @@ class SetContents:
     def use_embeddings(self, embeddings: Mapping[str, EmbeddingRow]) -> None:
         """Note what the embeddings say now, for all sets whose rows name them."""
         c = set_contents.c
-        query = select(c.prompt_set, c.prompts, c.embeddings, c.embedding_ids)
+        columns = (c.prompt_set, c.rows, c.prompts, c.embeddings, c.embedding_ids)
+        query = select(*columns).where(self._is_ours)
         used = cache(lambda ids: fingerprint_used(ids, embeddings))
         now = dt.datetime.now(dt.UTC)
         with self._ledger.reading() as connection:
@@ -117,10 +117,10 @@ class SetContents:
                     "set_name": name,
                     "read_prompts": prompts,
                     "embeddings": version,
-                    "content": content_version(prompts, version),
+                    "content": SetFingerprint(name, rows, prompts, version).content,
                     "changed_at": now,
                 }
-                for name, prompts, before, ids in connection.execute(query.where(self._is_ours))
+                for name, rows, prompts, before, ids in connection.execute(query)
                 if (version := used(tuple(ids))) != before
             ]
         # Rows that were read anew meanwhile were read with their embeddings.

@@ -191,13 +191,17 @@ class IncomingRows:
                 notes[-1] += f" (and {more:,} more)"
         return tuple(notes)
 
+    def refused(self, problem: str) -> ImportRefused:
+        """Return the error that refuses the file for what it would do to the table."""
+        return ImportRefused(self.path, (problem,))
+
     def stage(self) -> StagedRows:
         """Return the rows, all of them checked; close them when done.
 
         Raises:
             ImportRefused: after the last row, when any of them had a problem.
         """
-        staged = StagedRows(self.row_type, (*self.columns, *key_columns(self.row_type)))
+        staged = StagedRows(self.row_type, self.columns)
         try:
             self._read_into(staged)
         except BaseException:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, groupby
-
-import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.database import reading, writing
 from imagepipeline_dagster.tables.errors import TableMissing, TablesError
@@ -23,10 +21,10 @@ from imagepipeline_dagster.tables.schema import (
 )
 from imagepipeline_dagster.tables.spelling import look_alike, quoted
 from imagepipeline_dagster.tables.transfer.changes import ChangeKind, Changes, RowChange, RowCounts
-from imagepipeline_dagster.tables.transfer.incoming import ImportRefused, IncomingRows
+from imagepipeline_dagster.tables.transfer.incoming import IncomingRows
 from imagepipeline_dagster.tables.transfer.progress import RowProgress
 from imagepipeline_dagster.tables.transfer.staging import StagedRows
-from imagepipeline_dagster.tables.transfer.target import TargetTable, ValueUnfit
+from imagepipeline_dagster.tables.transfer.target import TargetTable
 
 _CHUNK = 2_000  # rows compared and written at a time
 _SETS = 500  # prompt sets asked for at a time
@@ -121,8 +119,8 @@ class Merge:
         """
         by_set: defaultdict[str, RowCounts] = defaultdict(RowCounts)
         sample: dict[ChangeKind, list[RowChange]] = {kind: [] for kind in _SAMPLED}
-        with self._refusing_unfit_values(), reading(self._url) as connection:
-            target = self._target(connection)
+        with reading(self._url) as connection:
+            target = TargetTable(connection, self._mapping, self.incoming)
             for changes in self._compared(target, done="compared"):
                 target.check(changes)
                 for name, of_set in groupby(changes, key=_prompt_set):
@@ -190,18 +188,18 @@ class Merge:
         """
         now = dt.datetime.now(dt.UTC)
         total, deleted = RowCounts(), 0
-        with self._refusing_unfit_values(), writing(self._url) as connection:
-            target = self._target(connection)
+        with writing(self._url) as connection:
+            target = TargetTable(connection, self._mapping, self.incoming)
             for changes in self._compared(target, done="written"):
                 deleted += target.apply(changes, now=now)
                 total += RowCounts.of(changes)
                 if at_most_deleted is not None and total.deleted > at_most_deleted:
-                    raise self._refused(
+                    raise self.incoming.refused(
                         "the table changed meanwhile: more rows would be deleted than the "
                         f"{at_most_deleted:,} that were shown; look again"
                     )
             if deleted != total.deleted:
-                raise self._refused(
+                raise self.incoming.refused(
                     f"{deleted:,} rows would be deleted, and not the {total.deleted:,} that the "
                     "file lacks: the table takes several of its keys for the same, or changed "
                     "meanwhile"
@@ -211,24 +209,6 @@ class Merge:
             duplicates=self.incoming.duplicates,
             ignored_columns=self.incoming.ignored_columns,
             notes=self.notes(),
-        )
-
-    @contextmanager
-    def _refusing_unfit_values(self) -> Iterator[None]:
-        try:
-            yield
-        except ValueUnfit as error:
-            raise self._refused(str(error)) from error
-
-    def _refused(self, problem: str) -> ImportRefused:
-        return ImportRefused(self.incoming.path, (problem,))
-
-    def _target(self, connection: sa.Connection) -> TargetTable:
-        return TargetTable(
-            connection,
-            self._mapping,
-            self.incoming.row_type,
-            columns=self.incoming.columns,
         )
 
     def _compared(self, target: TargetTable, *, done: str) -> Iterator[list[RowChange]]:

@@ -13,9 +13,10 @@ import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.errors import ColumnMissing
 from imagepipeline_dagster.tables.mapped import find_table
-from imagepipeline_dagster.tables.schema import RowType, TableMapping, columns_of, key_columns
+from imagepipeline_dagster.tables.schema import TableMapping, columns_of, key_columns
 from imagepipeline_dagster.tables.spelling import listed
 from imagepipeline_dagster.tables.transfer.changes import ChangeKind, RowChange
+from imagepipeline_dagster.tables.transfer.incoming import IncomingRows
 from imagepipeline_dagster.tables.transfer.staging import Values
 from imagepipeline_dagster.tables.values import (
     Kind,
@@ -29,10 +30,6 @@ from imagepipeline_dagster.tables.values import (
 _CHUNK = 2_000  # rows held at a time while streaming
 _AS_TEXT = (sa.String, sa.Integer, sa.LargeBinary, sa.types.NullType)
 """Types that SQLAlchemy and SQLite agree about."""
-
-
-class ValueUnfit(ValueError):
-    """A column of the user's table is of a type that cannot hold the value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,25 +75,21 @@ def _binding(of: sa.types.TypeEngine[Any], kind: Kind, *, is_sqlite: bool) -> _B
 
 
 class TargetTable:
-    """One of the two tables as the database has it, within a connection's transaction.
+    """The table that a file's rows are for as the database has it, within a transaction.
 
     Raises:
         TableMissing, ColumnMissing: as `find_table`, and for columns that are to be written.
     """
 
     def __init__(
-        self,
-        connection: sa.Connection,
-        mapping: TableMapping,
-        row_type: RowType,
-        *,
-        columns: Sequence[str],
+        self, connection: sa.Connection, mapping: TableMapping, incoming: IncomingRows
     ) -> None:
         self._connection = connection
-        self._mapped = find_table(connection, mapping, row_type)
-        self._ours = columns_of(row_type)
-        self._keys = key_columns(row_type)
-        self._columns = tuple(dict.fromkeys((*self._keys, *columns)))
+        self._incoming = incoming
+        self._mapped = find_table(connection, mapping, incoming.row_type)
+        self._ours = columns_of(incoming.row_type)
+        self._keys = key_columns(incoming.row_type)
+        self._columns = tuple(dict.fromkeys((*self._keys, *incoming.columns)))
         missing = [name for name in self._columns if name not in self._mapped.types]
         if missing:
             raise ColumnMissing(
@@ -122,7 +115,7 @@ class TargetTable:
         """Return what becomes of each row when it is written; nothing is written yet.
 
         Raises:
-            ValueUnfit: when a column of the table cannot hold a value, or takes the key of a row
+            ImportRefused: when a column of the table cannot hold a value, or takes the key of a row
                 and another one, which it has, for the same.
         """
         there = self._those_there(rows)
@@ -136,7 +129,7 @@ class TargetTable:
         goes, however many changes have it.
 
         Raises:
-            ValueUnfit: when a column of the table cannot hold a value.
+            ImportRefused: when a column of the table cannot hold a value.
         """
         new = self._rows_to_write(changes, ChangeKind.INSERTED, now)
         different = [
@@ -154,7 +147,7 @@ class TargetTable:
         """Find out whether `apply` could write the rows.
 
         Raises:
-            ValueUnfit: when a column of the table cannot hold a value.
+            ImportRefused: when a column of the table cannot hold a value.
         """
         for kind in (ChangeKind.INSERTED, ChangeKind.UPDATED):
             self._rows_to_write(changes, kind, dt.datetime.now(dt.UTC))
@@ -229,7 +222,7 @@ class TargetTable:
             if binding.limit and isinstance(fitted, str) and len(fitted) > binding.limit:
                 raise ValueError("is too long")
         except (ValueError, ArithmeticError):
-            raise ValueUnfit(
+            raise self._incoming.refused(
                 f"{name}: {shown(value)} does not fit the column "
                 f"{self._mapped.mapping.column(name)!r} of {self._mapped.mapping.table!r}, which "
                 f"is of type {self._mapped.types[name]!r}"
@@ -246,7 +239,7 @@ class TargetTable:
 
     def _check_same(self, name: str, wanted: str, held: str) -> None:
         if wanted != held:
-            raise ValueUnfit(
+            raise self._incoming.refused(
                 f"{name}: the column {self._mapped.mapping.column(name)!r} of "
                 f"{self._mapped.mapping.table!r} takes {wanted!r} and {held!r} for the same; write "
                 f"{held!r} in the file"
