@@ -20,8 +20,8 @@ class ReleasePolicy(Options):
 
     formats: Sequence[Literal["parquet", "webdataset", "imagefolder", "lance"]] = Field(
         ("parquet",),
-        description="Each is a folder of its own. parquet is always there, unless imagefolder is "
-        "the only one: so scattered changes cost little.",
+        description="Each is a folder of its own; lance needs the extra [lance]. parquet is always "
+        "there, unless imagefolder is the only one: so scattered changes cost little.",
     )
     splits: Mapping[str, float] = Field(
         {"train": 1.0}, description="The splits and their shares, as {train: 0.9, test: 0.1}."

@@ -27,6 +27,7 @@ PICTURES = 30
 KILLS = 50
 PUBLISHER = """
 import sys
+import lance.file  # ahead: its import takes longer than what is to be interrupted
 from imagepipeline_dagster.storage.opening import open_storage
 from tests.release.samples import kept_row, publish_rows
 from tests.release.test_publish_killed import PICTURES, POLICY
