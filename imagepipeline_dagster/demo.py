@@ -7,8 +7,7 @@ ask of the partitions, executes their runs on the real instance, and publishes t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -35,12 +34,8 @@ _SENSORS = ("prompts_sensor", "embeddings_sensor")
 _QUIET = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
 
 
-@dataclass(frozen=True, slots=True)
-class _PromptSetRun:
-    """A run of one prompt set, and what its stages said in their metadata."""
-
-    partition_key: str
-    figures: dict[str, Any]
+_Run = tuple[str, dict[str, Any]]
+"""The partition key of a run, and what its stages said in their metadata."""
 
 
 def run_demo(*, instance: dg.DagsterInstance, storage_uri: str, console: Console) -> None:
@@ -94,7 +89,7 @@ class _Daemon:
         if runs:
             self._console.print(_table(runs))
 
-    def _evaluate(self, name: str) -> Iterable[_PromptSetRun]:
+    def _evaluate(self, name: str) -> list[_Run]:
         sensor = self._repository.get_sensor_def(name)
         with dg.build_sensor_context(
             instance_ref=self._instance.get_ref(),
@@ -120,7 +115,7 @@ class _Daemon:
         self._console.print(f"  {name}: {asked}", markup=False)
         return [self._execute(request) for request in requests]
 
-    def _execute(self, request: dg.RunRequest) -> _PromptSetRun:
+    def _execute(self, request: dg.RunRequest) -> _Run:
         key = str(request.partition_key)
         with self._console.status(f"materializing {key} …"):
             result = self._definitions.resolve_job_def("materialize_prompt_set").execute_in_process(
@@ -129,7 +124,7 @@ class _Daemon:
                 tags=dict(request.tags),
                 run_config=_QUIET,
             )
-        return _PromptSetRun(key, _figures(result))
+        return key, _figures(result)
 
     def release(self) -> str:
         """Materialize the release; return where it is."""
@@ -151,16 +146,12 @@ def _figures(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
     return {**figures, "seconds": sum(float(str(stage["seconds"].value)) for stage in stages)}
 
 
-def _table(runs: Sequence[_PromptSetRun]) -> Table:
+def _table(runs: Sequence[_Run]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("prompt set", overflow="fold")
     for heading in _COLUMNS.values():
         table.add_column(heading, justify="right", no_wrap=True)
-    for run in sorted(runs, key=lambda run: run.partition_key):
-        cells = (run.figures[name] for name in _COLUMNS)
-        table.add_row(run.partition_key, *(_cell(value) for value in cells))
+    for key, figures in sorted(runs, key=lambda run: run[0]):
+        cells = (figures[name] for name in _COLUMNS)
+        table.add_row(key, *(f"{v:.1f}" if isinstance(v, float) else str(v) for v in cells))
     return table
-
-
-def _cell(value: object) -> str:
-    return f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -160,12 +160,16 @@ def _draw_tile(tile: Tile, side: int) -> Image.Image:
     """Return the tile as a picture `side` wide: a square, its mark over the foot, the caption."""
     drawn = Image.new("RGB", (side, side + _CAPTION_HEIGHT), _SHEET_COLOUR)
     pencil = ImageDraw.Draw(drawn)
+
+    def write(lines: Sequence[str], middle: float, colour: str) -> None:
+        at, text = (side / 2, middle), "\n".join(lines)
+        pencil.multiline_text(at, text, colour, _font(), anchor="mm", align="center")
+
     picture = _picture(tile, side)
     pencil.rectangle((0, 0, side - 1, side - 1), fill=_MAT_COLOUR)
     if picture is None:
-        reason = "\n".join(_wrapped(_drawable(tile.mark or "no picture"), side - 10, lines=6))
-        middle = (side / 2, side / 2)
-        pencil.multiline_text(middle, reason, _TEXT_COLOUR, _font(), anchor="mm", align="center")
+        reason = _wrapped(_drawable(tile.mark or "no picture"), side - 10, lines=6)
+        write(reason, side / 2, _TEXT_COLOUR)
     else:
         drawn.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
         if tile.mark:
@@ -174,11 +178,8 @@ def _draw_tile(tile: Tile, side: int) -> Image.Image:
             lines = _wrapped(mark, side - 4, lines=2)
             height = _BAR_HEIGHT * len(lines)
             pencil.rectangle((0, side - height, side - 1, side - 1), fill=colour)
-            middle = (side / 2, side - height / 2)
-            text = "\n".join(lines)
-            pencil.multiline_text(middle, text, "white", _font(), anchor="mm", align="center")
-    middle = (side / 2, side + _CAPTION_HEIGHT / 2)
-    pencil.text(middle, _cut(_drawable(tile.caption), side), _TEXT_COLOUR, _font(), anchor="mm")
+            write(lines, side - height / 2, "white")
+    write([_cut(_drawable(tile.caption), side)], side + _CAPTION_HEIGHT / 2, _TEXT_COLOUR)
     return drawn
 
 

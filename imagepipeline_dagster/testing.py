@@ -30,20 +30,11 @@ _SMALL = {"width": 64, "height": 64}
 
 
 class EmulatedApi:
-    """The API as a test's own server on loopback."""
+    """The API as a test's own server on loopback: its base URL, and the key that it asks for."""
 
     def __init__(self, server: EmulatorServer) -> None:
         self._server = server
-
-    @property
-    def url(self) -> str:
-        """The base URL."""
-        return self._server.url
-
-    @property
-    def api_key(self) -> str:
-        """The key that it asks for."""
-        return self._server.settings.api_key
+        self.url, self.api_key = server.url, server.settings.api_key
 
     @property
     def stats(self) -> EmulatorStats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import html
 from typing import Protocol, runtime_checkable
 from urllib.request import getproxies, proxy_bypass
 
@@ -12,7 +12,6 @@ from imagepipeline_dagster.alerts.alert import Alert, Notify
 from imagepipeline_dagster.errors import CorrectableError
 
 _SECONDS = 10.0
-_MEANINGFUL = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 class AlertUndelivered(CorrectableError):
@@ -52,7 +51,7 @@ def _message(alert: Alert) -> str:
 
 def _plain(text: str) -> str:
     # Texts come from tables: a name must not call a channel together, or show a link as another.
-    return re.sub("[&<>]", lambda sign: _MEANINGFUL[sign[0]], text)
+    return html.escape(text, quote=False)
 
 
 def _post(address: str, message: dict[str, str]) -> None:

@@ -54,21 +54,19 @@ class AnswerReader:
         location = _without_query(response.headers.get("Location", ""))
         kind = self._redaction.text(response.headers.get("Content-Type", "no content type"))
         job, unreadable = None, ""
+        answer: object = None
         try:
-            body = _json_of(response)
-        except (ValueError, RecursionError):
-            body, unreadable = None, f"it is not JSON ({kind[:60]})"
-        try:
-            answer = self._redaction.answer(body)
-            if not unreadable:
-                job = self._job(answer, task=task, job_id=job_id)
+            answer = self._redaction.answer(_json_of(response))
+            job = self._job(answer, task=task, job_id=job_id)
         except OtherJob as error:
             asked, told = self._redaction.text(job_id or ""), self._redaction.text(str(error))
             raise OtherJobAnswered(
                 f"the answer about job {asked} is about another one, {told[:100]}"
             ) from None
-        except (UnreadableAnswer, RecursionError) as error:
-            answer, unreadable = (None, str(error)) if body is None else (answer, str(error))
+        except UnreadableAnswer as error:
+            unreadable = str(error)
+        except (ValueError, RecursionError):
+            unreadable = f"it is not JSON ({kind[:60]})"
         named = _job_at(location, task=task)
         if job is None and named and not self._redaction.holds_key(named):
             job = Job(task=Task(task), id=named, status=JobStatus.PENDING, word="redirected")

@@ -32,7 +32,7 @@ from imagepipeline_dagster.errors import CorrectableError
 
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.moderation.override_targets import KnownTargets
+    from imagepipeline_dagster.moderation.decisions import KnownTargets
     from imagepipeline_dagster.moderation.review.session import ReviewSession
     from imagepipeline_dagster.moderation.verdicts import ModeratedImage
     from imagepipeline_dagster.storage.contract import Storage
@@ -293,7 +293,7 @@ def _known_targets(
 ) -> KnownTargets | None:
     """Return what the ledger knows, until the stack ends; None where it cannot be read."""
     from imagepipeline_dagster.databases import shown_url
-    from imagepipeline_dagster.moderation.override_targets import KnownTargets
+    from imagepipeline_dagster.moderation.decisions import KnownTargets
 
     try:
         ledger = stack.enter_context(configured_ledger(dataset, create=False))

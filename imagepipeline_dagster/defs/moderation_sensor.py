@@ -1,14 +1,14 @@
 """Verdicts made anew without buying: after people's decisions, or under another policy."""
 
-import time
+import datetime as dt
 from typing import Any
 
 import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
-from imagepipeline_dagster.moderation.ticks import ModeratedDataset, watch_verdicts
-from imagepipeline_dagster.partition_names import partition_key
+from imagepipeline_dagster.moderation.ticks import watch_verdicts
+from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
 from imagepipeline_dagster.resources import LedgerResource, TablesResource
 
 
@@ -35,24 +35,24 @@ def build_moderation_overrides(
     def moderation_overrides_sensor(
         context: dg.SensorEvaluationContext, tables: TablesResource, ledger: LedgerResource
     ) -> dg.SensorResult | dg.SkipReason:
-        tick = watch_verdicts(
-            ModeratedDataset(
-                name=dataset.name,
-                policy=dataset.moderation,
-                count_overrides=lambda: tables.count_overrides(dataset.overrides),
-                overrides=lambda: tables.overrides(dataset.overrides),
-                open_ledger=ledger.open,
-                partitions=lambda: set(
-                    context.instance.get_dynamic_partitions(dataset.named("prompt_set"))
-                ),
-                max_runs=dataset.watching.max_runs_per_tick,
-                clock=time.time,
-            ),
-            context.cursor,
-        )
-        if tick is None:
+        # Rows are only ever added, so their number and the policy tell whether to look closer.
+        count = tables.count_overrides(dataset.overrides)
+        looked_at = f"{dataset.moderation.digest}/{count}"
+        if context.cursor == looked_at:
             return dg.SkipReason("no override and no rule changed")
-        asked_at = tick.asked_at.isoformat(timespec="milliseconds")
+        keys = context.instance.get_dynamic_partitions(dataset.named("prompt_set"))
+        now = dt.datetime.now(dt.UTC)
+        with ledger.open() as opened:
+            tick = watch_verdicts(
+                opened,
+                dataset.moderation,
+                tables.overrides(dataset.overrides),
+                dataset=dataset.name,
+                present=set(map(prompt_set_of, keys)),
+                max_runs=dataset.watching.max_runs_per_tick,
+                now=now,
+            )
+        asked_at = now.isoformat(timespec="milliseconds")
         return dg.SensorResult(
             skip_reason=None if tick.runs else "no verdict is to be made anew",
             run_requests=[
@@ -62,7 +62,8 @@ def build_moderation_overrides(
                 for name, basis in tick.runs.items()
                 for key in [partition_key(name)]
             ],
-            cursor=tick.cursor,
+            # Until every set is as it should be, each tick looks again.
+            cursor=looked_at if tick.settled else "",
         )
 
     return job, moderation_overrides_sensor

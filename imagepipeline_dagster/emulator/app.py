@@ -82,7 +82,7 @@ class Emulator:
         return self._tally.snapshot()
 
     def set_faults(self, *faults: Fault) -> None:
-        """Put other faults in force; may be called from any thread."""
+        """Put other faults in force; none: all is well. May be called from any thread."""
         self._faults.replace(faults)
 
     def end_waits(self) -> None:

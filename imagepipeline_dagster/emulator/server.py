@@ -13,13 +13,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from imagepipeline_dagster.emulator.answers import DROP_EXTENSION
 from imagepipeline_dagster.emulator.app import Emulator
-from imagepipeline_dagster.emulator.faults import Fault
 from imagepipeline_dagster.emulator.settings import EmulatorSettings
-from imagepipeline_dagster.emulator.stats import EmulatorStats
 from imagepipeline_dagster.loopback import QuietServer
 
 
-class EmulatorServer:
+class EmulatorServer(Emulator):
     """An emulator in a daemon thread, for as long as the `with` block lasts.
 
     `url` is the API's base URL, without a trailing slash; it answers from the block's first line.
@@ -30,14 +28,13 @@ class EmulatorServer:
     """
 
     def __init__(self, settings: EmulatorSettings | None = None, *, port: int = 0) -> None:
-        self.settings = settings or EmulatorSettings()
+        super().__init__(settings or EmulatorSettings())
         self.url = ""
-        self._emulator = Emulator(self.settings)
         self._port = port
         self._server: QuietServer | None = None
 
     def __enter__(self) -> Self:
-        self._server = _server(self._emulator, port=self._port)
+        self._server = _server(self, port=self._port)
         self.url = self._server.url
         self._server.start()
         return self
@@ -45,16 +42,7 @@ class EmulatorServer:
     def __exit__(self, *_: object) -> None:
         if self._server is not None:
             self._server.stop()
-        self._emulator.close()
-
-    @property
-    def stats(self) -> EmulatorStats:
-        """What was asked so far."""
-        return self._emulator.stats
-
-    def set_faults(self, *faults: Fault) -> None:
-        """Put these faults in force in place of the earlier ones; none: all is well again."""
-        self._emulator.set_faults(*faults)
+        self.close()
 
 
 def serve(settings: EmulatorSettings, *, port: int, on_ready: Callable[[str], object]) -> None:

@@ -8,5 +8,5 @@
 - `moderating`: all of it for one prompt set. `checks`: what the checks of its verdicts ask.
 - `states`: what each set's verdicts were made from. `ticks`: which are to be made anew.
 - `review`: the sheet and the page that a person reviews pictures on.
-- `decisions`: what people decide, read and checked. `override_targets`: what it can be about.
+- `decisions`: what people decide, read and checked.
 """

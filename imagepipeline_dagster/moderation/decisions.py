@@ -1,13 +1,20 @@
-"""People's decisions as they are given: a row at a time, or a file of them, each one checked."""
+"""People's decisions as they are given: a row or a file of them, each checked by what is there."""
 
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
-from imagepipeline_dagster.moderation.override_targets import KnownTargets
+from sqlalchemy import Connection, and_, select
+
+from imagepipeline_dagster.ledger.decisions import MIN_PREFIX
+from imagepipeline_dagster.ledger.lineage import images_beginning_with
+from imagepipeline_dagster.ledger.schema import uses
 from imagepipeline_dagster.tables.overrides import Override, OverrideDecision, OverrideInvalid
+from imagepipeline_dagster.tables.spelling import did_you_mean
 from imagepipeline_dagster.tables.transfer.file_rows import FileUnreadable, RowUnreadable
 from imagepipeline_dagster.tables.transfer.incoming import ImportRefused
 from imagepipeline_dagster.tables.transfer.reading_files import open_file
@@ -18,6 +25,80 @@ OVERRIDE_COLUMNS = ("image_sha256", "prompt_set", "prompt_id", "decision", "revi
 
 _REQUIRED = ("decision", "reviewer", "reason")
 _PROBLEMS = 20  # shown of a file
+_DIGITS = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}")
+
+
+class KnownTargets:
+    """The pictures that the ledger knows, and the prompts that it knows pictures of.
+
+    Args:
+        connection: to the ledger.
+        where: what messages call it.
+        force: whether a decision may be about what is not there yet.
+    """
+
+    def __init__(self, connection: Connection, *, where: str, force: bool = False) -> None:
+        self._connection = connection
+        self._where = where
+        self._force = force
+        self._ids: dict[str, frozenset[str]] = {}
+
+    @cached_property
+    def _datasets(self) -> list[str]:
+        """The datasets: the index of uses begins with them, so each set is then looked up in it."""
+        return list(self._connection.scalars(select(uses.c.dataset).distinct()))
+
+    def image(self, written: str) -> str:
+        """Return the SHA-256 of the picture that it, or its first eight or more digits, names.
+
+        Raises:
+            OverrideInvalid: it is no such digits, several pictures begin so, or none; then it asks
+                whether one that is alike was meant.
+        """
+        digits = written.strip().lower()
+        if not _DIGITS.fullmatch(digits):
+            raise OverrideInvalid(
+                f"{written!r} is not a SHA-256, nor the first {MIN_PREFIX} or more of its digits.",
+                column="image_sha256",
+            )
+        matching = images_beginning_with(self._connection, digits, at_most=2)
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            raise OverrideInvalid(
+                f"Several pictures begin with {digits}: give more digits.", column="image_sha256"
+            )
+        alike = images_beginning_with(self._connection, digits[:MIN_PREFIX], at_most=1)
+        asked = f" Did you mean {alike[0]}?" if alike else ""
+        self._refuse(f"picture {digits}.{asked}", column="image_sha256")
+        return digits
+
+    def check_prompt(self, prompt_set: str, prompt_id: str) -> None:
+        """Refuse a prompt of which there was never a picture.
+
+        Raises:
+            OverrideInvalid: asks whether one that is spelled alike was meant.
+        """
+        if prompt_set not in self._ids:
+            is_of_set = and_(uses.c.dataset.in_(self._datasets), uses.c.prompt_set == prompt_set)
+            query = select(uses.c.prompt_id).where(is_of_set).distinct()
+            self._ids[prompt_set] = frozenset(self._connection.scalars(query))
+        ids = self._ids[prompt_set]
+        if not ids:
+            sets = self._connection.scalars(select(uses.c.prompt_set).distinct())
+            asked = did_you_mean(prompt_set, sets)
+            self._refuse(f"pictures of a prompt set {prompt_set!r}.{asked}", column="prompt_set")
+        elif prompt_id not in ids:
+            asked = did_you_mean(prompt_id, sorted(ids))
+            self._refuse(
+                f"pictures of a prompt {prompt_id!r} in set {prompt_set!r}.{asked}",
+                column="prompt_id",
+            )
+
+    def _refuse(self, what: str, *, column: str) -> None:
+        if not self._force:
+            hint = "--force decides about what is not there yet."
+            raise OverrideInvalid(f"{self._where} knows no {what} {hint}", column=column)
 
 
 def decisions_of_file(file: Path, known: KnownTargets | None) -> list[Override]:

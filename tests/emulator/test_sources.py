@@ -135,5 +135,5 @@ def test_picture_that_is_gone_later(start: Started) -> None:
     caller = start()
     with serving(png((9, 8, 7))) as link:
         job = caller.make("image2image", init_image=link)
-    caller.server._emulator._sources = Sources()
+    caller.server._sources = Sources()
     assert caller.http.get(job.download_urls[0]).status_code == 502

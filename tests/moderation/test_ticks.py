@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
-from collections.abc import Sequence
-from dataclasses import replace
 
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.moderation.states import VerdictStates, basis_of
-from imagepipeline_dagster.moderation.ticks import ModeratedDataset, watch_verdicts
+from imagepipeline_dagster.moderation.ticks import VerdictsTick, watch_verdicts
 from imagepipeline_dagster.tables.overrides import Override, OverrideDecision
 
 POLICY = ModerationPolicy()
 NOON = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)
 
 
-def a_dataset(ledger: Ledger, overrides: Sequence[Override] = ()) -> ModeratedDataset:
-    """Return a dataset of the sets `spring` and `autumn`, at noon."""
-    return ModeratedDataset(
-        name="images",
-        policy=POLICY,
-        count_overrides=lambda: len(overrides),
-        overrides=lambda: overrides,
-        open_ledger=lambda: contextlib.nullcontext(ledger),
-        partitions=lambda: {"spring", "autumn"},
-        max_runs=5,
-        clock=NOON.timestamp,
+def tick(
+    ledger: Ledger, *overrides: Override, now: dt.datetime = NOON, max_runs: int = 5
+) -> VerdictsTick:
+    """Look once at a dataset of the sets `spring` and `autumn`."""
+    return watch_verdicts(
+        ledger,
+        POLICY,
+        overrides,
+        dataset="images",
+        present={"spring", "autumn"},
+        max_runs=max_runs,
+        now=now,
     )
 
 
@@ -54,38 +52,25 @@ def test_a_decision_asks_for_its_set_until_the_set_is_moderated(ledger: Ledger) 
     build(ledger, "spring")
     build(ledger, "autumn")
     decision = on_prompt("spring")
-    at_noon = a_dataset(ledger, [decision])
-    later = replace(at_noon, clock=(NOON + dt.timedelta(minutes=31)).timestamp)
+    later = NOON + dt.timedelta(minutes=31)
 
-    first = watch_verdicts(at_noon, None)
-    assert first is not None
-    assert first.runs == {"spring": basis_of(POLICY, "spring", [decision])}
-    again = watch_verdicts(at_noon, first.cursor)
-    assert again is not None
-    assert again.runs == {}
-    overdue = watch_verdicts(later, again.cursor)
-    assert overdue is not None
-    assert list(overdue.runs) == ["spring"]
+    assert tick(ledger, decision).runs == {"spring": basis_of(POLICY, "spring", [decision])}
+    again = tick(ledger, decision)
+    assert (again.runs, again.settled) == ({}, False)
+    assert list(tick(ledger, decision, now=later).runs) == ["spring"]
 
     build(ledger, "spring", decision)
-    settled = watch_verdicts(later, overdue.cursor)
-    assert settled is not None
-    assert settled.runs == {}
-    assert watch_verdicts(later, settled.cursor) is None
+    settled = tick(ledger, decision, now=later)
+    assert (settled.runs, settled.settled) == ({}, True)
 
 
 def test_a_tick_asks_for_as_many_sets_as_it_may(ledger: Ledger) -> None:
     """What one tick has no room for is asked for by the next; a set without verdicts never is."""
-    dataset = replace(a_dataset(ledger, [on_prompt("spring"), on_prompt("autumn")]), max_runs=1)
-    unmoderated = watch_verdicts(dataset, None)
-    assert unmoderated is not None
-    assert unmoderated.runs == {}
+    decisions = on_prompt("spring"), on_prompt("autumn")
+    assert tick(ledger, *decisions).runs == {}
     build(ledger, "spring")
     build(ledger, "autumn")
 
-    first = watch_verdicts(dataset, None)
-    assert first is not None
-    second = watch_verdicts(dataset, first.cursor)
-    assert second is not None
+    first, second = (tick(ledger, *decisions, max_runs=1) for _ in range(2))
 
     assert [*first.runs, *second.runs] == ["autumn", "spring"]
