@@ -1,6 +1,7 @@
 """Who may write a version: a number that one publisher claims, and nobody takes again.
 
     releases/claims/v0002/….json         who took the number
+    releases/claims/v0002/made           the version was seen whole: nobody need look again
 
 A publisher takes a number by a claim of its own under it, where no other claim is. Of several at
 most one finds itself alone, and no number is ever taken again. So a folder has one writer in all
@@ -17,12 +18,13 @@ import secrets
 import socket
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from imagepipeline_dagster.api.contract import canonical_json
-from imagepipeline_dagster.release.reading import VERSION
+from imagepipeline_dagster.release.reading import VERSION, made_mark
 from imagepipeline_dagster.release.scratch import is_left_behind
 from imagepipeline_dagster.storage.contract import Storage
 
@@ -57,13 +59,22 @@ def claimed_version(
 
 
 def clear_leftovers(storage: Storage, folder: str, scratch: Path) -> None:
-    """Remove the files of publishers that died before their manifest was written."""
+    """Remove the files of publishers that died before their manifest was written.
+
+    However many versions there are, those that were made since the last time are looked at alone.
+    """
+    claims: dict[str, list[str]] = defaultdict(list)
+    for path in storage.list(f"{folder}/claims"):
+        claims[PurePosixPath(path).parent.name].append(path)
     for version in filter(VERSION.fullmatch, storage.folders(folder)):
         path = f"{folder}/{version}"
-        if storage.exists(f"{path}/manifest.json"):
+        if (made := made_mark(path)) in claims[version]:
             continue
-        claims = [json.loads(storage.read(p)) for p in storage.list(f"{folder}/claims/{version}")]
-        if claims and all(_is_abandoned(storage, claim, scratch) for claim in claims):
+        if storage.exists(f"{path}/manifest.json"):
+            storage.write(made, b"")
+            continue
+        taken = [json.loads(storage.read(claim)) for claim in claims[version]]
+        if taken and all(_is_abandoned(storage, claim, scratch) for claim in taken):
             storage.delete_folder(path)
 
 

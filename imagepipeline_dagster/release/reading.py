@@ -42,11 +42,18 @@ def _manifests(storage: Storage, folder: str) -> Iterator[Release]:
             yield Release.model_validate_json(storage.read(f"{folder}/{version}/manifest.json"))
 
 
+def made_mark(path: str) -> str:
+    """Return the path of the word that the version at a path was seen whole."""
+    folder, version = path.rsplit("/", 1)
+    return f"{folder}/claims/{version}/made"
+
+
 def delete_release(storage: Storage, release: Release) -> None:
     """Delete a version: first its manifest, with which it ends, then its files.
 
     Its claim stays, so that no other version ever has its number.
     """
+    storage.delete(made_mark(release.path))  # if this one dies, the next publisher ends it
     storage.delete(f"{release.path}/manifest.json")
     storage.delete_folder(release.path)
 

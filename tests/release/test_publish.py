@@ -8,13 +8,14 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -29,7 +30,7 @@ from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.formats import webdataset
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import NothingToRelease, UnmoderatedImage, release_counts
-from imagepipeline_dagster.release.reading import latest_manifest
+from imagepipeline_dagster.release.reading import delete_release, latest_manifest
 from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.release.verifying import problems_of
 from imagepipeline_dagster.storage.contract import (
@@ -39,7 +40,11 @@ from imagepipeline_dagster.storage.contract import (
     tombstone_path,
 )
 from imagepipeline_dagster.storage.folder import LocalFolder
+from imagepipeline_dagster.storage.opening import open_storage
 from tests.release.samples import kept_row, picture, publish_rows, rejected_row
+
+if TYPE_CHECKING:
+    from tests.s3 import Requests
 
 pytest_plugins = ["tests.s3"]
 
@@ -512,6 +517,34 @@ def test_a_living_publishers_files_are_left_alone(either_home: Storage) -> None:
             either_home.write(f"releases/{version}/parquet/data/train-0.parquet", b"half")
         assert publish_rows(either_home, rows[:1]).version == "v0004"
     assert list(either_home.folders("releases")) == ["claims", "v0001", "v0003", "v0004"]
+
+
+def test_an_old_release_costs_a_publisher_nothing(s3_bucket: str, s3_requests: Requests) -> None:
+    """However many releases there are, the next one asks the bucket as often as the one before."""
+    storage = open_storage(f"s3://{s3_bucket}/data")
+    asked: list[Counter[str]] = []
+    for number in range(5):
+        s3_requests.clear()
+        publish_rows(storage, [kept_row(storage, number)])
+        asked.append(Counter(request.split()[0] for request in s3_requests.made))
+    assert asked[4] == asked[3] == asked[2]
+
+
+def test_a_release_that_is_half_deleted_is_cleared(storage: LocalFolder) -> None:
+    """Whoever dies while a release is deleted leaves files that the next publisher removes."""
+    rows = [kept_row(storage, number) for number in range(3)]
+    first, _ = (publish_rows(storage, rows[:number]) for number in (1, 2))
+
+    class Dying(LocalFolder):
+        @override
+        def delete_folder(self, prefix: str) -> None:
+            interrupt()
+
+    with pytest.raises(KeyboardInterrupt):
+        delete_release(Dying(folder_of(storage, "x").parent), first)
+    assert contents(storage, first.path)
+    publish_rows(storage, rows)
+    assert not contents(storage, first.path)
 
 
 # What a change costs
