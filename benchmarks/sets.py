@@ -19,10 +19,9 @@ from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.moderating import moderate_set
 from imagepipeline_dagster.planning.prompts import validated_prompts
-from imagepipeline_dagster.planning.requests import plan_prompt_set
+from imagepipeline_dagster.planning.requests import plan_prompt_set, uses_of_plan
 from imagepipeline_dagster.purchase.images import images_of_plan
 from imagepipeline_dagster.purchase.purchase import Purchase
-from imagepipeline_dagster.purchase.uses import uses_of_plan
 from imagepipeline_dagster.tables.creating import create_tables, tables_metadata
 
 PROMPTS_OF_A_SET = 10

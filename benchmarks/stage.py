@@ -29,11 +29,10 @@ from imagepipeline_dagster.ledger.steps import (
 from imagepipeline_dagster.ledger.uses import Use, record_uses
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.planning.prompts import GenerationDefaults, Prompt, validated_prompts
-from imagepipeline_dagster.planning.requests import PlannedRequest, plan_prompt_set
+from imagepipeline_dagster.planning.requests import PlannedRequest, plan_prompt_set, uses_of_plan
 from imagepipeline_dagster.purchase.images import images_of_plan
 from imagepipeline_dagster.purchase.pictures import read_picture
 from imagepipeline_dagster.purchase.purchase import Purchase
-from imagepipeline_dagster.purchase.uses import uses_of_plan
 from imagepipeline_dagster.resources import ImagePipelineResource
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.storage.folder import LocalFolder

@@ -22,13 +22,12 @@ from imagepipeline_dagster.ledger.records import MAX_JOBS_PER_REQUEST, Entry, Fa
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import attempts
 from imagepipeline_dagster.planning.prompts import GenerationDefaults, Prompt, validated_prompts
-from imagepipeline_dagster.planning.requests import PlannedRequest, plan_prompt_set
+from imagepipeline_dagster.planning.requests import PlannedRequest, plan_prompt_set, uses_of_plan
 from imagepipeline_dagster.purchase.images import GeneratedImage, images_of_plan
 from imagepipeline_dagster.purchase.means import Means, PurchaseSettings
 from imagepipeline_dagster.purchase.pacing import Brake
 from imagepipeline_dagster.purchase.purchase import Purchase, PurchaseReport
 from imagepipeline_dagster.purchase.state import PurchaseProgress
-from imagepipeline_dagster.purchase.uses import uses_of_plan
 from imagepipeline_dagster.storage.contract import Storage, image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow

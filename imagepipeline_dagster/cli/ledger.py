@@ -174,20 +174,16 @@ def rebuild(*, unbought: bool, yes: bool, dataset: ImageDataset) -> Answer:
     A request that the tables do not show as bought may have been bought by a run that never came to
     its end. It becomes unknown, and no run sends it until you decide.
     """
-    from imagepipeline_dagster.purchase.rebuild import Rebuilding, StoredTables
+    from imagepipeline_dagster.purchase.rebuild import Rebuilding
 
     resources = resources_of(dataset)
     api, storage = resources["imagepipeline"], resources["storage"].open()
-    folders = {
-        asset: "/".join(dataset.key(asset).path)
-        for asset in ("prompt_sets", "generation_requests", "generated_images")
-    }
     with configured_ledger(dataset, create=True) as ledger:
         agree(f"Restore {dataset.name} from {storage.uri} in {ledger.shown_url}?", yes=yes)
         rebuilding = Rebuilding(
             means=dataset.means(api, ledger, storage, run_id="rebuild"),
-            tables=StoredTables(**folders),
             dataset=dataset.name,
+            key_prefix=dataset.key_prefix,
             unbought=unbought,
         )
         restored = [part for part in rebuilding.restore() if part.requests]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.ledger.costs import Bought
+    from imagepipeline_dagster.ledger.bought import Bought
     from imagepipeline_dagster.planning.forecast import SetPlan
     from imagepipeline_dagster.watching.states import PromptSetState
 
@@ -155,8 +155,8 @@ def _status_lines(facts: Mapping[str, Any]) -> Iterator[str | Table]:
 @on_dataset
 def costs(*, price_per_image: float | None, dataset: ImageDataset) -> Answer:
     """Show what was bought, what was reused instead, and so saved: by day, set and model."""
+    from imagepipeline_dagster.ledger.bought import costs_of
     from imagepipeline_dagster.ledger.budget import Spent
-    from imagepipeline_dagster.ledger.costs import costs_of
 
     dataset = changed_dataset(dataset, price_per_image=price_per_image)
     resources = resources_of(dataset)

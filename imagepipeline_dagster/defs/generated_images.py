@@ -31,7 +31,12 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.planning.approval import NotApproved, why_withheld
 from imagepipeline_dagster.planning.prompts import Prompt
-from imagepipeline_dagster.planning.requests import PlanCount, PlannedRequest, plan_states_now
+from imagepipeline_dagster.planning.requests import (
+    PlanCount,
+    PlannedRequest,
+    plan_states_now,
+    uses_of_plan,
+)
 from imagepipeline_dagster.planning.shards import Shard, shards_of
 from imagepipeline_dagster.purchase.checks import EXPECTATIONS, Expectation, waiting_for_approval
 from imagepipeline_dagster.purchase.images import (
@@ -42,7 +47,6 @@ from imagepipeline_dagster.purchase.images import (
 )
 from imagepipeline_dagster.purchase.means import Means
 from imagepipeline_dagster.purchase.purchase import Purchase, PurchaseReport
-from imagepipeline_dagster.purchase.uses import uses_of_plan
 from imagepipeline_dagster.resources import ImagePipelineResource, LedgerResource, StorageResource
 from imagepipeline_dagster.rows import StoredTable, content_hash
 

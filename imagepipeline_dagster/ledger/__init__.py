@@ -6,10 +6,9 @@
 - `writer`: steps committed together, off the event loop. `upserts`: rows that may be there already.
 - `uses`: which prompts use which requests, with their rows as they were.
 - `identity`: whether a ledger is the one that its storage knows.
-- `bought`: whether pictures were paid for, which the emulator must not replace.
+- `bought`: whether anything was bought, and how much of what; the emulator must not replace it.
 - `budget`: what may be spent, reserved before each request.
 - `shares`: what an API account allows, divided among the processes that buy at it.
-- `costs`: what was bought and reused, by day, set and model.
 - `approvals`: plans that people approved.
 - `decisions`: what a person decides about requests that no run goes on with.
 - `lineage`: from an image back to all that it comes from.

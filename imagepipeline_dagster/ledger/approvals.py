@@ -5,7 +5,6 @@ An approval is about one plan, which its fingerprint names: an edited plan needs
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from sqlalchemy import insert, select
 
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import approvals
+from imagepipeline_dagster.rows import fields_of
 
 
 class WantedPurchase(NamedTuple):
@@ -53,12 +53,9 @@ class ApprovedPlan:
         return self.max_money is None or (cost is not None and cost <= self.max_money)
 
 
-_COLUMNS = [approvals.c[field.name] for field in dataclasses.fields(ApprovedPlan)]
-
-
 def record_approvals(ledger: Ledger, approved: Sequence[ApprovedPlan]) -> None:
     """Record that these plans are approved."""
-    rows = [dataclasses.asdict(approval) for approval in approved]
+    rows = [fields_of(approval) for approval in approved]
     for row in rows:
         del row["number"]
     ledger.execute_many(insert(approvals), rows)
@@ -67,7 +64,7 @@ def record_approvals(ledger: Ledger, approved: Sequence[ApprovedPlan]) -> None:
 def approval_of(ledger: Ledger, wanted: WantedPurchase, *, now: dt.datetime) -> ApprovedPlan | None:
     """Return the newest approval under which this may be bought now; None where none is."""
     query = (
-        select(*_COLUMNS)
+        select(approvals)
         .where(
             approvals.c.dataset == wanted.dataset,
             approvals.c.prompt_set == wanted.prompt_set,
@@ -86,7 +83,7 @@ def approvals_since(
 ) -> list[ApprovedPlan]:
     """Return a dataset's approvals after the one of this number, oldest first."""
     query = (
-        select(*_COLUMNS)
+        select(approvals)
         .where(approvals.c.dataset == dataset, approvals.c.number > number)
         .order_by(approvals.c.number)
         .limit(at_most)

@@ -1,13 +1,18 @@
-"""Whether a ledger knows pictures that were paid for."""
+"""What was bought: whether anything was, and how much of what, by day, set and model."""
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, func, select
 
 from imagepipeline_dagster.errors import CorrectableError
+from imagepipeline_dagster.ledger.budget import Spent
 from imagepipeline_dagster.ledger.records import State
 from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.ledger.schema import requests
+from imagepipeline_dagster.ledger.schema import requests, spending, uses
 
 
 class EmulatorRefused(CorrectableError):
@@ -32,3 +37,71 @@ def refuse_emulator(ledger: Ledger) -> None:
             "api_key of the component or the resource; or give the emulator a storage and a ledger "
             "of its own (IMAGEPIPELINE_STORAGE)."
         )
+
+
+@dataclass(slots=True)
+class Bought:
+    """Images that were bought, and images that other calls reused instead of buying them."""
+
+    bought: int = 0
+    reused: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """What a dataset bought at one API.
+
+    Attributes:
+        by_day: what was reserved each day, UTC, lost and failed jobs included.
+        by_set: what each prompt set bought or reused; the first set that used a request bought it.
+        by_model: the same by the API's model.
+        total: the same in all.
+    """
+
+    by_day: Mapping[str, Spent]
+    by_set: Mapping[str, Bought] = field(default_factory=dict)
+    by_model: Mapping[str, Bought] = field(default_factory=dict)
+    total: Bought = field(default_factory=Bought)
+
+
+def costs_of(ledger: Ledger, *, dataset: str, scope: str, emulated: bool) -> Costs:
+    """Return what a dataset bought; `scope` is that of its allowance."""
+    by_set: dict[str, Bought] = {}
+    by_model: dict[str, Bought] = {}
+    total = Bought()
+    used: set[str] = set()
+    query = (
+        select(requests.c.request_key, requests.c.samples, requests.c.request, uses.c.prompt_set)
+        .join(uses, uses.c.request_key == requests.c.request_key)
+        .where(
+            uses.c.dataset == dataset,
+            requests.c.emulated == emulated,
+            requests.c.submitted_at.is_not(None),
+        )
+        .order_by(uses.c.used_at, uses.c.prompt_set, uses.c.prompt_id, uses.c.call_index)
+    )
+    with ledger.reading() as connection:
+        by_day = _spent_by_day(connection, scope)
+        for key, samples, request, prompt_set in connection.execute(query):
+            model = str(json.loads(request).get("model_id"))
+            counts = (
+                total,
+                by_set.setdefault(prompt_set, Bought()),
+                by_model.setdefault(model, Bought()),
+            )
+            for count in counts:
+                if key in used:
+                    count.reused += samples
+                else:
+                    count.bought += samples
+            used.add(key)
+    return Costs(by_day=by_day, by_set=by_set, by_model=by_model, total=total)
+
+
+def _spent_by_day(connection: Connection, scope: str) -> dict[str, Spent]:
+    query = (
+        select(spending.c.day, spending.c.images, spending.c.micros)
+        .where(spending.c.scope == scope, spending.c.day != "")
+        .order_by(spending.c.day)
+    )
+    return {day: Spent.of(*counted) for day, *counted in connection.execute(query)}

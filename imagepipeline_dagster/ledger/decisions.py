@@ -27,7 +27,7 @@ from imagepipeline_dagster.ledger.records import (
 )
 from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by
 from imagepipeline_dagster.ledger.schema import decisions, prompt_sets, requests, samples
-from imagepipeline_dagster.ledger.steps import keep_attempt
+from imagepipeline_dagster.ledger.steps import end_request, keep_attempt
 from imagepipeline_dagster.ledger.uses import sets_using
 
 MIN_PREFIX = 8
@@ -144,9 +144,10 @@ def decide(
         for entry in entries:
             _record(connection, [entry.request_key], decision, who=who, why=why, at=now)
             if decision is LedgerDecision.RESUBMIT:
-                _resubmit(connection, entry, f"resubmitted by {who}: {why}", now)
+                _resubmit(connection, entry, f"resubmitted by {who}: {why}")
             else:
-                _set_failed(connection, entry, Failure.GIVEN_UP, f"{GIVEN_UP}{who}: {why}", now)
+                why_failed = f"{GIVEN_UP}{who}: {why}"
+                end_request(connection, entry.request_key, Failure.GIVEN_UP, why_failed)
     return entries
 
 
@@ -209,7 +210,7 @@ def decisions_about(connection: Connection, request_key: str) -> list[TakenDecis
     return [TakenDecision(**row) for row in connection.execute(query).mappings()]
 
 
-def _resubmit(connection: Connection, entry: Entry, error: str, now: dt.datetime) -> None:
+def _resubmit(connection: Connection, entry: Entry, error: str) -> None:
     # The next claim overwrites the request's job; here it stays known, as a failed one does.
     if entry.attempt:
         why = "; ".join([*_troubles(entry), error])
@@ -219,7 +220,7 @@ def _resubmit(connection: Connection, entry: Entry, error: str, now: dt.datetime
             samples.c.request_key == entry.request_key, samples.c.outcome.in_(_NO_PICTURE)
         )
     )
-    _set_failed(connection, entry, Failure.RESUBMITTED, error, now)
+    end_request(connection, entry.request_key, Failure.RESUBMITTED, error)
     # Its sets are complete no longer: the schedule that asks for such sets again finds them.
     for dataset, prompt_set in sets_using(connection, [entry.request_key]):
         connection.execute(
@@ -227,16 +228,6 @@ def _resubmit(connection: Connection, entry: Entry, error: str, now: dt.datetime
             .where(prompt_sets.c.dataset == dataset, prompt_sets.c.prompt_set == prompt_set)
             .values(pending=prompt_sets.c.pending + entry.samples)
         )
-
-
-def _set_failed(
-    connection: Connection, entry: Entry, failure: Failure, error: str, now: dt.datetime
-) -> None:
-    connection.execute(
-        update(requests)
-        .where(requests.c.request_key == entry.request_key)
-        .values(state=State.FAILED, failure=failure, error=error, completed_at=now)
-    )
 
 
 def _troubles(entry: Entry) -> list[str]:

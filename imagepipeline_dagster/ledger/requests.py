@@ -118,6 +118,14 @@ class Ledger:
                 for row in connection.execute(query).mappings()
             }
 
+    def unrecorded(self, uses: Sequence[Use]) -> list[Use]:
+        """Return those uses, all of one set, that are not known as their calls' latest."""
+        if not uses:
+            return []
+        ids = (use.prompt_id for use in uses)
+        latest = self.latest_uses(uses[0].dataset, uses[0].prompt_set, ids)
+        return [use for use in uses if latest.get((use.prompt_id, use.call_index)) != use]
+
 
 def entries_seen_by(connection: Connection, request_keys: Iterable[str]) -> dict[str, Entry]:
     """Return the same inside a transaction."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, Row, delete, func, select
 
 from imagepipeline_dagster.ledger.records import Lease
 from imagepipeline_dagster.ledger.schema import shares
@@ -89,20 +89,12 @@ def record_share(
     return Share(places, rate)
 
 
-class _Row(NamedTuple):
-    places: int
-    rate: float
-    wanted: int
-
-
-def _others(connection: Connection, account: str, lease: Lease) -> dict[str, _Row]:
+def _others(connection: Connection, account: str, lease: Lease) -> dict[str, Row[Any]]:
     """Return the live shares of other processes; those that ended are removed."""
     now: dt.datetime = lease.now()
     connection.execute(delete(shares).where(shares.c.lease_until <= now))
-    query = select(shares.c.owner, shares.c.places, shares.c.rate, shares.c.wanted).where(
-        shares.c.account == account, shares.c.owner != lease.owner.name
-    )
-    return {owner: _Row(*values) for owner, *values in connection.execute(query)}
+    query = select(shares).where(shares.c.account == account, shares.c.owner != lease.owner.name)
+    return {row.owner: row for row in connection.execute(query)}
 
 
 def _fair_places(places: int, wanted: Mapping[str, int]) -> dict[str, int]:

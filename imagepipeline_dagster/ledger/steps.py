@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
-from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -79,40 +78,33 @@ def record_claim(
         # Not its row count: SQLAlchemy keeps that of updates only, and gives -1 on PostgreSQL.
         if connection.execute(new, values).first():
             return True
-    again = connection.execute(
-        update(requests)
-        .where(
-            requests.c.request_key == claim.request_key,
-            or_(
-                and_(requests.c.state == State.FAILED, requests.c.attempt == seen),
-                and_(
-                    requests.c.state == State.CLAIMED,
-                    requests.c.attempt == seen + 1,
-                    requests.c.owner == owner.name,
-                ),
-            ),
-        )
-        .values(values)
-    )
-    return bool(again.rowcount)
+    failed_before = and_(requests.c.state == State.FAILED, requests.c.attempt == seen)
+    mine = Hold(request_key=claim.request_key, owner=owner, attempt=seen + 1)
+    claimed_before = and_(requests.c.state == State.CLAIMED, _is_held(mine))
+    is_free = or_(failed_before, claimed_before)
+    return change_request(connection, claim.request_key, is_free, **values)
+
+
+def change_request(
+    connection: Connection,
+    request_key: str,
+    /,
+    *where: ColumnElement[bool],
+    **values: Any,  # noqa: ANN401 - of any column
+) -> bool:
+    """Change a request's row where all of this holds; tell whether it did."""
+    of_request = update(requests).where(requests.c.request_key == request_key, *where)
+    return bool(connection.execute(of_request.values(values)).rowcount)
 
 
 def record_confirmation(connection: Connection, hold: Hold, *, lease_until: dt.datetime) -> bool:
     """Renew one claim; False where it is this process's no longer, and must not be sent."""
-    kept = connection.execute(
-        update(requests)
-        .where(_is_held(hold), requests.c.state == State.CLAIMED)
-        .values(lease_until=lease_until)
-    )
-    return bool(kept.rowcount)
+    is_mine = and_(_is_held(hold), requests.c.state == State.CLAIMED)
+    return change_request(connection, hold.request_key, is_mine, lease_until=lease_until)
 
 
 def _is_held(hold: Hold) -> ColumnElement[bool]:
-    return and_(
-        requests.c.request_key == hold.request_key,
-        requests.c.owner == hold.owner.name,
-        requests.c.attempt == hold.attempt,
-    )
+    return and_(requests.c.owner == hold.owner.name, requests.c.attempt == hold.attempt)
 
 
 def record_submitted(
@@ -200,41 +192,39 @@ def record_resumed(
 
     One that is unknown, because the API did not know its job, is submitted again by that.
     """
-    taken = connection.execute(
-        update(requests)
-        .where(
-            requests.c.request_key == request_key,
-            requests.c.state.in_([State.SUBMITTED, State.UNKNOWN]),
-            or_(requests.c.state == State.SUBMITTED, requests.c.job_id.is_not(None)),
-            requests.c.owner == former.name,
-        )
-        .values(state=State.SUBMITTED, owner=owner.name, lease_until=lease_until)
+    lost_its_job = and_(requests.c.state == State.UNKNOWN, requests.c.job_id.is_not(None))
+    return change_request(
+        connection,
+        request_key,
+        or_(requests.c.state == State.SUBMITTED, lost_its_job),
+        requests.c.owner == former.name,
+        state=State.SUBMITTED,
+        owner=owner.name,
+        lease_until=lease_until,
     )
-    return bool(taken.rowcount)
 
 
 def record_stored(connection: Connection, hold: Hold, sample: StoredSample) -> bool:
     """Record what became of one sample; False where another process or attempt has the request."""
-    held = select(requests.c.attempt).where(_is_held(hold), requests.c.state == State.SUBMITTED)
-    if connection.execute(held.with_for_update()).first() is None:
+    of_request = requests.c.request_key == hold.request_key
+    is_mine = and_(of_request, _is_held(hold), requests.c.state == State.SUBMITTED)
+    held = select(requests.c.attempt).where(is_mine).with_for_update()
+    if connection.execute(held).first() is None:
         return False
-    _store(connection, hold.request_key, sample)
+    _store(connection, hold.request_key, hold.attempt, [sample])
     return True
 
 
-def _store(connection: Connection, request_key: str, sample: StoredSample) -> None:
-    """Record a sample, as the work of the request's current attempt."""
-    values = fields_of(sample) | {"request_key": request_key, "of_key": request_key}
-    del values["attempt"]
-    connection.execute(_stored_statement(connection.dialect.name), values)
+def _store(
+    connection: Connection, request_key: str, attempt: int, stored: Iterable[StoredSample]
+) -> None:
+    """Record samples as the work of a request's attempt."""
+    of = {"request_key": request_key, "attempt": attempt}
+    if rows := [fields_of(sample) | of for sample in stored]:
+        put(connection, samples, rows, replace=_OF_SAMPLE)
 
 
-@cache
-def _stored_statement(dialect_name: str) -> Any:  # noqa: ANN401 - one of two dialects' own insert
-    replace = tuple(name for name in StoredSample.__slots__ if name != "slot")
-    current = select(requests.c.attempt).where(requests.c.request_key == bindparam("of_key"))
-    statement = insert(dialect_name, samples, replace)
-    return statement.values(attempt=current.scalar_subquery())
+_OF_SAMPLE = tuple(name for name in StoredSample.__slots__ if name != "slot")
 
 
 def record_succeeded(connection: Connection, hold: Hold, last: Iterable[StoredSample] = ()) -> bool:
@@ -242,15 +232,11 @@ def record_succeeded(connection: Connection, hold: Hold, last: Iterable[StoredSa
 
     False, and nothing happens, where another process or attempt has the request.
     """
-    ended = connection.execute(
-        update(requests)
-        .where(_is_held(hold), requests.c.state == State.SUBMITTED)
-        .values(state=State.SUCCEEDED, completed_at=_now(), error=None)
-    )
-    if not ended.rowcount:
+    is_mine = and_(_is_held(hold), requests.c.state == State.SUBMITTED)
+    ended = {"state": State.SUCCEEDED, "completed_at": _now(), "error": None}
+    if not change_request(connection, hold.request_key, is_mine, **ended):
         return False
-    for sample in last:
-        _store(connection, hold.request_key, sample)
+    _store(connection, hold.request_key, hold.attempt, last)
     return True
 
 
@@ -260,18 +246,13 @@ def record_refetched(
     """Record pictures that a request's job gave after all; False where the request has changed."""
     pictures = list(pictures)
     hold = Hold(request_key=entry.request_key, owner=entry.owner, attempt=entry.attempt)
-    slots = {sample.slot for sample in (*entry.stored, *pictures)}
-    ended: dict[str, Any] = {"state": State.SUCCEEDED, "failure": None, "error": None}
-    is_whole = len(slots) >= entry.samples
-    changed = connection.execute(
-        update(requests)
-        .where(_is_held(hold), requests.c.state == entry.state)
-        .values(completed_at=_now(), **(ended if is_whole else {}))
-    )
-    if not changed.rowcount:
+    is_as_seen = and_(_is_held(hold), requests.c.state == entry.state)
+    values: dict[str, Any] = {"completed_at": _now()}
+    if len({sample.slot for sample in (*entry.stored, *pictures)}) >= entry.samples:
+        values |= {"state": State.SUCCEEDED, "failure": None, "error": None}
+    if not change_request(connection, entry.request_key, is_as_seen, **values):
         return False
-    for sample in pictures:
-        _store(connection, entry.request_key, sample)
+    _store(connection, entry.request_key, entry.attempt, pictures)
     return True
 
 
@@ -301,24 +282,26 @@ def record_failed(
     row = held.one_or_none()
     if row is None:
         return False
-    for sample in filtered:
-        _store(connection, request_key, sample)
+    _store(connection, request_key, row.attempt, filtered)
     error = storable(error)
     counted = failure is not Failure.NOT_SENT
     if counted:
         keep_attempt(connection, row, failure, error)
-    connection.execute(
-        update(requests)
-        .where(requests.c.request_key == request_key)
-        .values(
-            state=State.FAILED,
-            attempt=row.attempt if counted else row.attempt - 1,
-            completed_at=_now(),
-            failure=failure,
-            error=error,
-        )
-    )
+    attempts_made = row.attempt if counted else row.attempt - 1
+    end_request(connection, request_key, failure, error, attempt=attempts_made)
     return True
+
+
+def end_request(
+    connection: Connection,
+    request_key: str,
+    failure: Failure,
+    error: str,
+    **more: Any,  # noqa: ANN401 - of any column
+) -> None:
+    """Let a request be failed, whatever it was."""
+    ended = {"state": State.FAILED, "failure": failure, "error": error, "completed_at": _now()}
+    change_request(connection, request_key, **ended, **more)
 
 
 def record_unknown(
@@ -328,15 +311,9 @@ def record_unknown(
 
     `was` is the state that the caller saw: a claim whose answer came meanwhile keeps its job.
     """
-    connection.execute(
-        update(requests)
-        .where(
-            requests.c.request_key == request_key,
-            requests.c.owner == owner.name,
-            requests.c.state == was,
-        )
-        .values(state=State.UNKNOWN, error=storable(error))
-    )
+    is_as_seen = and_(requests.c.owner == owner.name, requests.c.state == was)
+    lost = {"state": State.UNKNOWN, "error": storable(error)}
+    change_request(connection, request_key, is_as_seen, **lost)
 
 
 def record_trouble(
@@ -346,14 +323,9 @@ def record_trouble(
 
     `links_since` is when its job was seen to have succeeded; the first such time counts.
     """
-    connection.execute(
-        update(requests)
-        .where(requests.c.request_key == request_key, requests.c.state == State.SUBMITTED)
-        .values(
-            error=storable(error),
-            links_since=func.coalesce(requests.c.links_since, links_since),
-        )
-    )
+    since = func.coalesce(requests.c.links_since, links_since)
+    noted = {"error": storable(error), "links_since": since}
+    change_request(connection, request_key, requests.c.state == State.SUBMITTED, **noted)
 
 
 def record_renewal(

@@ -172,6 +172,26 @@ def _reason(request: PlannedRequest, before: Entry | None) -> Reason:
     return Reason.PARAMETERS_CHANGED if changed or before.task != request.task else Reason.NEW
 
 
+def uses_of_plan(
+    plan: Sequence[PlannedRequest], prompts: Sequence[Prompt], *, dataset: str, run_id: str
+) -> list[Use]:
+    """Return the use of each call, with the rows that it comes from."""
+    rows = {prompt.prompt_id: prompt for prompt in prompts}
+    return [
+        Use(
+            dataset=dataset,
+            prompt_set=call.prompt_set,
+            prompt_id=call.prompt_id,
+            call_index=call.call_index,
+            request_key=call.request_key,
+            prompt_row=rows[call.prompt_id].prompt_row,
+            embedding_row=rows[call.prompt_id].embedding_row,
+            run_id=run_id,
+        )
+        for call in plan
+    ]
+
+
 def plan_states_now(
     plan: Sequence[PlannedRequest], entries: Mapping[str, Entry]
 ) -> list[PlannedRequest]:

@@ -3,7 +3,7 @@
 - `means`: what a run buys with. `purchase`: puts its purchase together. `rounds`: its work; its
   tasks share a `state`, and `pacing` says when to send and to ask, `places` how many jobs may be
   in flight.
-- `submission`: a call into a job: claimed, POSTed, recorded with its `uses`. `fence`: which claims
+- `submission`: a call into a job: claimed, POSTed, recorded. `fence`: which claims
   are certain at that moment. `endings`: what an error makes of a call, and of the run.
 - `counting`: what was bought, counted in the ledger and on the storage.
 - `landing`: a finished job's links into stored bytes; `pictures` verifies them,

@@ -34,11 +34,10 @@ from imagepipeline_dagster.ledger.upserts import put
 from imagepipeline_dagster.ledger.uses import record_uses
 from imagepipeline_dagster.ledger.verification import count_strangers
 from imagepipeline_dagster.planning.prompts import Prompt
-from imagepipeline_dagster.planning.requests import PlannedRequest
+from imagepipeline_dagster.planning.requests import PlannedRequest, uses_of_plan
 from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.purchase.means import Means
-from imagepipeline_dagster.purchase.uses import uses_of_plan
-from imagepipeline_dagster.rows import parquet_table, rows_of
+from imagepipeline_dagster.rows import fields_of, parquet_table, rows_of
 from imagepipeline_dagster.storage.contract import ObjectMissing
 
 RowT = TypeVar("RowT", Prompt, PlannedRequest, GeneratedImage)
@@ -56,15 +55,6 @@ _PERHAPS_BOUGHT = (
     "may have bought it"
 )
 _LONG_AGO = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredTables:
-    """The folders on the storage where a dataset's tables are, a file a prompt set."""
-
-    prompt_sets: str
-    generation_requests: str
-    generated_images: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +75,13 @@ class Rebuilding:
         means: the ledger, the storage, the API of requests that were never sent so far, and the
             allowance where what was bought is counted as spent.
         dataset: its name in the ledger.
+        key_prefix: of its assets, whose tables are on the storage.
         unbought: take what the tables show as not bought for not bought.
     """
 
     means: Means
-    tables: StoredTables
     dataset: str
+    key_prefix: Sequence[str] = ()
     unbought: bool = False
 
     def restore(self) -> Iterator[Restored]:
@@ -98,11 +89,15 @@ class Rebuilding:
 
         Running it again, after an interruption too, restores what is still missing.
         """
-        for path in self.means.storage.list(self.tables.prompt_sets):
-            file = path.removeprefix(f"{self.tables.prompt_sets}/")
+        of_prompts, of_plans, of_images = (
+            "/".join((*self.key_prefix, asset))
+            for asset in ("prompt_sets", "generation_requests", "generated_images")
+        )
+        for path in self.means.storage.list(of_prompts):
+            file = path.removeprefix(f"{of_prompts}/")
             prompts = self._rows(path, Prompt)
-            plan = self._rows(f"{self.tables.generation_requests}/{file}", PlannedRequest)
-            images = self._rows(f"{self.tables.generated_images}/{file}", GeneratedImage)
+            plan = self._rows(f"{of_plans}/{file}", PlannedRequest)
+            images = self._rows(f"{of_images}/{file}", GeneratedImage)
             if plan:
                 with self.means.ledger.engine.begin() as connection:
                     yield self._restore_set(connection, plan, prompts, images)
@@ -143,7 +138,8 @@ class Rebuilding:
                 continue
             restored[call.request_key] = entry
             put(connection, requests, entry, replace=tuple(entry))
-            self._restore_decisions(connection, call.request_key, rows)
+            for error, row in {row.error: row for row in rows if row.error}.items():
+                restore_decision(connection, call.request_key, error, at=_moment_of(row))
             for sample in _stored_samples(call.request_key, rows, attempt=entry["attempt"]):
                 put(connection, samples, sample)
                 stored += sample["image_sha256"] is not None
@@ -191,14 +187,6 @@ class Rebuilding:
             "failure": failure,
             "error": error,
         }
-
-    def _restore_decisions(
-        self, connection: Connection, request_key: str, rows: Sequence[GeneratedImage]
-    ) -> None:
-        row_of_error = {row.error: row for row in rows if row.error}
-        for error, row in row_of_error.items():
-            when = row.completed_at or row.submitted_at or _LONG_AGO
-            restore_decision(connection, request_key, error, at=when)
 
     def _count_as_spent(self, connection: Connection, entry: Mapping[str, Any]) -> None:
         if entry["submitted_at"] is not None:
@@ -256,12 +244,16 @@ def _stored_samples(
     for slot, row in enumerate(rows):
         if row.outcome not in _ENDED:
             continue
-        also = {
+        yield fields_of(row, *_OF_SAMPLE) | {
             "request_key": request_key,
             "slot": slot,
             "attempt": attempt,
-            "stored_at": row.completed_at or row.submitted_at or _LONG_AGO,
+            "stored_at": _moment_of(row),
         }
-        yield also | {
-            name: getattr(row, name) for name in StoredSample.__slots__ if name not in also
-        }
+
+
+_OF_SAMPLE = set(StoredSample.__slots__) - {"slot", "attempt", "stored_at"}
+
+
+def _moment_of(row: GeneratedImage) -> dt.datetime:
+    return row.completed_at or row.submitted_at or _LONG_AGO

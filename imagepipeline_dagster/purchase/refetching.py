@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imagepipeline_dagster.api.address import origin_of
-from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.contract import submit_path
 from imagepipeline_dagster.api.errors import ImagePipelineError
 from imagepipeline_dagster.api.jobs import Job
@@ -58,7 +57,7 @@ def refetch(entries: Sequence[Entry], means: Means) -> list[Refetched]:
                     patience_seconds=0.0,
                     ahead=means.ledger.clock_ahead(),
                 )
-                refetching = _Refetching(means, client, writer, landing)
+                refetching = _Refetching(means, landing)
                 return [await refetching.of(entry) for entry in entries]
 
     return asyncio.run(ask_all())
@@ -67,8 +66,6 @@ def refetch(entries: Sequence[Entry], means: Means) -> list[Refetched]:
 @dataclass(frozen=True, slots=True)
 class _Refetching:
     means: Means
-    client: ImagePipelineClient
-    writer: LedgerWriter
     landing: Landing
 
     async def of(self, entry: Entry) -> Refetched:
@@ -77,12 +74,12 @@ class _Refetching:
         samples: list[StoredSample] = []
         if slots and trouble is None:
             try:
-                job = await self.client.status(entry.task, entry.job_id or "")
+                job = await self.landing.client.status(entry.task, entry.job_id or "")
             except ImagePipelineError as error:
                 trouble = str(error)
             else:
                 samples, trouble = await self._fetched(entry, job, slots)
-        if samples and not await self.writer.write(record_refetched, entry, samples):
+        if samples and not await self.landing.writer.write(record_refetched, entry, samples):
             samples, trouble = [], "a run took it up meanwhile"
         return Refetched(
             request_key=entry.request_key,

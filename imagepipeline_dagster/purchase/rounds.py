@@ -36,7 +36,6 @@ from imagepipeline_dagster.purchase.pacing import PollClock, PollTimer
 from imagepipeline_dagster.purchase.places import Places
 from imagepipeline_dagster.purchase.state import RunState
 from imagepipeline_dagster.purchase.submission import Submission
-from imagepipeline_dagster.purchase.uses import unrecorded
 
 _WAIT_FOR_OTHERS_SECONDS = 0.5
 
@@ -107,7 +106,7 @@ class Rounds:
             return
         self._noted |= used
         uses = [use for key in used for use in self.uses[key]]
-        if new := await asyncio.to_thread(unrecorded, self.means.ledger, uses):
+        if new := await asyncio.to_thread(self.means.ledger.unrecorded, uses):
             await self.writer.write(record_uses, new)
 
     async def _sort(

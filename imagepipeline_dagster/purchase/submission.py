@@ -34,6 +34,7 @@ from imagepipeline_dagster.purchase.fence import Fence, Moment
 from imagepipeline_dagster.purchase.landing import HoldLost
 from imagepipeline_dagster.purchase.means import Means
 from imagepipeline_dagster.purchase.state import RunState
+from imagepipeline_dagster.rows import fields_of
 
 _log = logging.getLogger(__name__)
 
@@ -145,11 +146,7 @@ class Submission:
     def _claim(self, connection: Connection, call: PlannedRequest, hold: Hold) -> bool:
         """Claim a call and reserve what it costs; False where another has it or none is left."""
         claim = Claim(
-            request_key=call.request_key,
-            task=call.task,
-            request=call.request,
-            samples=call.samples,
-            embedding_version=call.embedding_version,
+            **fields_of(call, "request_key", "task", "request", "samples", "embedding_version"),
             endpoint=self.client.endpoint(call.task),
             emulated=self.means.emulated,
             run_id=self.means.run_id,

@@ -28,15 +28,10 @@ from imagepipeline_dagster.ledger.schema import requests, samples
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.purchase.images import GeneratedImage
-from imagepipeline_dagster.purchase.rebuild import Rebuilding, Restored, StoredTables
+from imagepipeline_dagster.purchase.rebuild import Rebuilding, Restored
 from imagepipeline_dagster.rows import arrow_table
 from tests.buying import Bought, Buyer, numbered_rows, prompts_of
 
-TABLES = StoredTables(
-    prompt_sets="prompt_sets",
-    generation_requests="generation_requests",
-    generated_images="generated_images",
-)
 ALLOWANCE = Allowance(scope="images@emulator", budget=Budget(images=100))
 
 
@@ -59,11 +54,11 @@ def store(
 ) -> None:
     """Store a set's tables as a run does; one that died in its purchase has no images."""
     tables = {
-        TABLES.prompt_sets: arrow_table(prompts, Prompt),
-        TABLES.generation_requests: arrow_table(plan, PlannedRequest),
+        "prompt_sets": arrow_table(prompts, Prompt),
+        "generation_requests": arrow_table(plan, PlannedRequest),
     }
     if images is not None:
-        tables[TABLES.generated_images] = arrow_table(images, GeneratedImage)
+        tables["generated_images"] = arrow_table(images, GeneratedImage)
     for folder, table in tables.items():
         encoded = io.BytesIO()
         pq.write_table(table, encoded)
@@ -82,7 +77,7 @@ def rebuild(buyer: Buyer, *, unbought: bool = False) -> list[Restored]:
     """Restore what the ledger lacks."""
     with buyer.open_ledger() as ledger:
         means = dataclasses.replace(buyer.means(ledger, allowance=ALLOWANCE), origin=buyer.base_url)
-        rebuilding = Rebuilding(means=means, tables=TABLES, dataset="images", unbought=unbought)
+        rebuilding = Rebuilding(means=means, dataset="images", unbought=unbought)
         restored = list(rebuilding.restore())
         if rebuilding.adopt():
             adopt(ledger, buyer.storage)

@@ -18,8 +18,9 @@ def upgrade() -> None:
     _add_approvals()
     _add_shares()
     _add_columns_of_samples()
-    _note_since_when_links_live()
-    _index_jobs()
+    op.add_column("ledger_requests", sa.Column("links_since", sa.DateTime))
+    op.create_index("ledger_requests_by_job", "ledger_requests", ["job_id"])
+    op.create_index("ledger_attempts_by_job", "ledger_attempts", ["job_id"])
     _merge_states_of_sets()
     _merge_evidence()
 
@@ -86,15 +87,6 @@ def _add_columns_of_samples() -> None:
             1)
         """
     )
-
-
-def _note_since_when_links_live() -> None:
-    op.add_column("ledger_requests", sa.Column("links_since", sa.DateTime))
-
-
-def _index_jobs() -> None:
-    op.create_index("ledger_requests_by_job", "ledger_requests", ["job_id"])
-    op.create_index("ledger_attempts_by_job", "ledger_attempts", ["job_id"])
 
 
 def _merge_states_of_sets() -> None:
