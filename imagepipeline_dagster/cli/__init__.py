@@ -9,62 +9,72 @@
 - To begin: `new`. To try: `emulator`, `demo`.
 - What they share: `configured` (what the environment says), `terminal` (what a person sees).
 
-Heavy modules are imported by the commands that need them, so that `--help` answers at once.
+A command's module is imported when the command is asked for, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
-import click
+from importlib import import_module
 
-from imagepipeline_dagster.cli.approve import approve
-from imagepipeline_dagster.cli.demo import demo
-from imagepipeline_dagster.cli.doctor import doctor
-from imagepipeline_dagster.cli.emulator import emulator
-from imagepipeline_dagster.cli.importing import import_embeddings, import_prompts
-from imagepipeline_dagster.cli.ledger import ledger_group
-from imagepipeline_dagster.cli.lineage import lineage, replay
-from imagepipeline_dagster.cli.moderation import override, review
-from imagepipeline_dagster.cli.new import new
-from imagepipeline_dagster.cli.plan import plan
-from imagepipeline_dagster.cli.releases import releases_group
-from imagepipeline_dagster.cli.sets import sets_group
-from imagepipeline_dagster.cli.status import costs, retry, status
-from imagepipeline_dagster.cli.tables import export, init
-from imagepipeline_dagster.cli.verify import verify
+import click
+from typing_extensions import override
 
 __all__ = ["main"]
 
+_COMMANDS = {
+    "approve": ("approve.approve", "Let the plans of prompt sets be bought."),
+    "costs": ("status.costs", "Show what was bought and reused, by day, set and model."),
+    "demo": ("demo.demo", "Make a dataset from the sample tables."),
+    "doctor": ("doctor.doctor", "Say what is wrong with this installation."),
+    "emulator": ("emulator.emulator", "Serve the API's contract on this computer."),
+    "export": ("tables.export", "Write a table to a file that imports again."),
+    "import-embeddings": (
+        "importing.import_embeddings",
+        "Bring a file's rows into the embeddings table.",
+    ),
+    "import-prompts": ("importing.import_prompts", "Bring a file's rows into the prompts table."),
+    "init": ("tables.init", "Create the two tables, with sample rows."),
+    "ledger": ("ledger.ledger_group", "Decide about lost answers; copy the ledger."),
+    "lineage": ("lineage.lineage", "Show what made an image, or what a row or embedding made."),
+    "new": ("new.new", "Make a project to start from."),
+    "override": ("moderation.override", "Record what a person decides about pictures."),
+    "plan": ("plan.plan", "Show what a purchase would buy now, and why."),
+    "releases": ("releases.releases_group", "Look at releases, compare and verify them."),
+    "replay": ("lineage.replay", "Buy an image's request again, and compare."),
+    "retry": ("status.retry", "Have open or failed sets asked for again without a pause."),
+    "review": ("moderation.review", "Review pictures: a page that records decisions, or a file."),
+    "sets": ("sets.sets_group", "Register prompt sets as partitions."),
+    "status": ("status.status", "Show how the dataset stands, and what comes next."),
+    "verify": ("verify.verify", "Compare every stored image with the ledger."),
+}
+"""Where each command is, and what the list of them says of it."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class _Commands(click.Group):
+    """Knows the commands by name, and imports the one that is asked for."""
+
+    @override
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    @override
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name][0].partition(".")
+        command: click.Command = getattr(import_module(f"{__name__}.{module}"), name)
+        return command
+
+    @override
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, about) for name, (_, about) in _COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="imagepipeline-dagster")
 def main() -> None:
     """Image datasets out of ImagePipeline's SDXL API, as Dagster assets.
 
     The tables are where IMAGEPIPELINE_TABLES_URL says, or in data/tables.db.
     """
-
-
-for _command in (
-    new,
-    init,
-    import_prompts,
-    import_embeddings,
-    export,
-    status,
-    doctor,
-    releases_group,
-    sets_group,
-    plan,
-    approve,
-    retry,
-    costs,
-    ledger_group,
-    verify,
-    lineage,
-    replay,
-    review,
-    override,
-    emulator,
-    demo,
-):
-    main.add_command(_command)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from typing import TYPE_CHECKING
 
 import click
 
@@ -18,13 +17,13 @@ from imagepipeline_dagster.cli.configured import (
 )
 from imagepipeline_dagster.cli.tables import chosen_sets
 from imagepipeline_dagster.cli.terminal import Answer, count_of, moment, why_option
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.plans import forecast_of_sets
+from imagepipeline_dagster.planning.approval import approve_plans
 from imagepipeline_dagster.tables.spelling import quoted
 
-if TYPE_CHECKING:
-    from imagepipeline_dagster.defs.dataset import ImageDataset
 
-
-@click.command(short_help="Let the plans of prompt sets be bought.")
+@click.command()
 @click.argument("prompt_sets", nargs=-1, metavar="[SET]...")
 @click.option("--all", "all_sets", is_flag=True, help="All prompt sets of the table.")
 @click.option(
@@ -50,9 +49,6 @@ def approve(
     An approval is for the plan as it stands: an edited plan needs another. A sensor then asks for
     the purchase; the dataset's budget limits it all the same.
     """
-    from imagepipeline_dagster.defs.plans import forecast_of_sets
-    from imagepipeline_dagster.planning.approval import approve_plans
-
     if bool(prompt_sets) == all_sets:
         raise click.UsageError("Name prompt sets, or give --all.")
     origin = resources_of(dataset)["imagepipeline"].origin

@@ -5,24 +5,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.table import Table
 
 from imagepipeline_dagster.cli.configured import configured_ledger, resources_of
 from imagepipeline_dagster.cli.plan import to_buy_text
 from imagepipeline_dagster.cli.refusals import refusal_lines
 from imagepipeline_dagster.cli.terminal import counts_table, printable, shown_number
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.plans import forecast
+from imagepipeline_dagster.planning.forecast import Forecast
+from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.spelling import quoted
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.planning.forecast import Forecast
-    from imagepipeline_dagster.tables.reading import SourceTables
-    from imagepipeline_dagster.tables.transfer.changes import Changes, RowChange, RowCounts
-    from imagepipeline_dagster.tables.transfer.merge import Merge
-    from imagepipeline_dagster.tables.transfer.progress import OnProgress
-
+from imagepipeline_dagster.tables.transfer.changes import Changes, RowChange, RowCounts
+from imagepipeline_dagster.tables.transfer.merge import Merge
+from imagepipeline_dagster.tables.transfer.progress import OnProgress, counted
 
 _KINDS = ("inserted", "updated", "unchanged", "deleted")
 _NAMES = ("prompt_set", "prompt_id", "embedding_id")
@@ -80,9 +78,6 @@ def forecast_after(
 
     `tables` are as they are.
     """
-    from imagepipeline_dagster.defs.plans import forecast
-    from imagepipeline_dagster.tables.transfer.progress import counted
-
     origin = resources_of(dataset)["imagepipeline"].origin
     with configured_ledger(dataset, create=False) as ledger:
         sets = merge.sets_after(tables, changes)

@@ -10,9 +10,10 @@ import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+import stamina.instrumentation
 
 from imagepipeline_dagster.cli.terminal import (
     AliasedOption,
@@ -21,14 +22,14 @@ from imagepipeline_dagster.cli.terminal import (
     json_option,
     plain_errors,
 )
+from imagepipeline_dagster.component import ImageDatasetComponent, datasets_in_yaml, project_around
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.environment import resources_from_environment
 from imagepipeline_dagster.errors import CorrectableError
-
-if TYPE_CHECKING:
-    from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.ledger.requests import Ledger
-    from imagepipeline_dagster.resources import LedgerResource
-    from imagepipeline_dagster.tables.reading import SourceTables
-
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.resources import LedgerResource
+from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.tables.schema import TableMapping
 
 _CHOSEN_NAME = f"{__name__}.dataset"
 
@@ -88,8 +89,6 @@ def _where_of_project() -> str | None:
 
 
 def _dataset_at(where: str) -> ImageDataset:
-    from imagepipeline_dagster.defs.dataset import ImageDataset
-
     module, _, name = where.partition(":")
     _make_importable(Path.cwd())
     try:
@@ -103,9 +102,6 @@ def _dataset_at(where: str) -> ImageDataset:
 
 def _dataset_named(name: str | None) -> ImageDataset:
     """Return the dataset of this key prefix: of the project's YAML, or else a default one."""
-    from imagepipeline_dagster.component import datasets_in_yaml, project_around
-    from imagepipeline_dagster.defs.dataset import ImageDataset
-
     # `status` tells the name in the ledger, which ends with the last asset's.
     prefix = tuple(filter(None, (name or "").removesuffix("image_dataset").split("/")))
     project = project_around(Path.cwd())
@@ -139,8 +135,6 @@ def changed_dataset(
     embeddings: str | None = None,
 ) -> ImageDataset:
     """Return a dataset with another price, or with tables under the names of our columns."""
-    from imagepipeline_dagster.tables.schema import TableMapping
-
     changes: dict[str, Any] = {
         "price_per_image": price_per_image,
         "prompts": TableMapping(prompts) if prompts else None,
@@ -151,11 +145,6 @@ def changed_dataset(
 
 def resources_of(dataset: ImageDataset) -> dict[str, Any]:
     """Return a dataset's resources: those of its YAML, or those that the environment names."""
-    import stamina.instrumentation
-
-    from imagepipeline_dagster.component import ImageDatasetComponent
-    from imagepipeline_dagster.environment import resources_from_environment
-
     # It tells of requests that are repeated on standard output, where a command's answer belongs.
     stamina.instrumentation.set_on_retry_hooks(())
     secret = os.environ.__getitem__
@@ -175,8 +164,6 @@ def configured_tables(dataset: ImageDataset) -> SourceTables:
 
     The resource would make sample tables where there are none.
     """
-    from imagepipeline_dagster.tables.reading import SourceTables
-
     return SourceTables(tables_url(dataset), prompts=dataset.prompts, embeddings=dataset.embeddings)
 
 

@@ -6,19 +6,17 @@ import os
 from pathlib import Path
 
 import click
+import dagster as dg
+from rich.console import Console
 
 from imagepipeline_dagster.cli.terminal import plain_errors
+from imagepipeline_dagster.demo import run_demo
+from imagepipeline_dagster.environment import API_KEY, STORAGE, TABLES_URL
 
 
-@click.command(short_help="Make a dataset from the sample tables.")
+@click.command()
 def demo() -> None:
     """Make a dataset from the sample tables, edit them, and watch what is bought again."""
-    import dagster as dg
-    from rich.console import Console
-
-    from imagepipeline_dagster.demo import run_demo
-    from imagepipeline_dagster.environment import API_KEY, STORAGE, TABLES_URL
-
     for variable in (API_KEY, TABLES_URL):
         if os.environ.get(variable):
             raise click.ClickException(

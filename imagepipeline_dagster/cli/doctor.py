@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import click
 
 from imagepipeline_dagster.cli.configured import on_dataset, resources_of
 from imagepipeline_dagster.cli.terminal import Answer
-
-if TYPE_CHECKING:
-    from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.defs.installation import Finding
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.installation import Finding, Grade, findings_of
 
 
-@click.command(short_help="Say what is wrong with this installation.")
+@click.command()
 @on_dataset
 def doctor(*, dataset: ImageDataset) -> Answer:
     """Look at versions, key, tables, storage, ledger, clock, pools and daemon.
@@ -25,8 +22,6 @@ def doctor(*, dataset: ImageDataset) -> Answer:
     Nothing is bought. The storage gets a small object, which is removed again. The exit code is 1
     where something is wrong.
     """
-    from imagepipeline_dagster.defs.installation import Grade, findings_of
-
     findings = list(findings_of(dataset, lambda: resources_of(dataset), os.environ))
     return Answer(
         [asdict(finding) for finding in findings],

@@ -5,9 +5,12 @@ from __future__ import annotations
 import click
 
 from imagepipeline_dagster.cli.terminal import plain_errors
+from imagepipeline_dagster.emulator.faults import Fault
+from imagepipeline_dagster.emulator.server import serve
+from imagepipeline_dagster.emulator.settings import EmulatorSettings
 
 
-@click.command(short_help="Serve the API's contract on this computer.")
+@click.command()
 @click.option(
     "--port",
     type=click.IntRange(0, 65_535),
@@ -46,10 +49,6 @@ def emulator(
     refused: times, seconds, probability, prompt_contains, operation and after_accepting say when,
     status, message, word and more say how.
     """
-    from imagepipeline_dagster.emulator.faults import Fault
-    from imagepipeline_dagster.emulator.server import serve
-    from imagepipeline_dagster.emulator.settings import EmulatorSettings
-
     if not api_key:
         raise click.BadParameter("an API key is never empty", param_hint="--api-key")
 

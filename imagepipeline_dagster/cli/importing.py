@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -32,17 +32,18 @@ from imagepipeline_dagster.cli.terminal import (
     wants_json,
     yes_option,
 )
+from imagepipeline_dagster.databases import parsed_url
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.planning.forecast import Refusal
+from imagepipeline_dagster.planning.prompts import validated_prompts
+from imagepipeline_dagster.tables.creating import create_tables
+from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, RowType, TableMapping
 from imagepipeline_dagster.tables.spelling import quoted
-
-if TYPE_CHECKING:
-    from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.planning.forecast import Refusal
-    from imagepipeline_dagster.tables.reading import SourceTables
-    from imagepipeline_dagster.tables.schema import RowType, TableMapping
-    from imagepipeline_dagster.tables.transfer.incoming import ImportOptions
-    from imagepipeline_dagster.tables.transfer.merge import ImportReport, Merge
-    from imagepipeline_dagster.tables.transfer.refusals import RefusedRows
-
+from imagepipeline_dagster.tables.transfer.file_rows import FileOptions, FileRow
+from imagepipeline_dagster.tables.transfer.incoming import ImportOptions, IncomingRows
+from imagepipeline_dagster.tables.transfer.merge import ImportReport, Merge
+from imagepipeline_dagster.tables.transfer.refusals import RefusedRows
 
 _NAMED_SETS = 5  # more are only counted
 _JUDGED_ROWS = 5_000  # more would take longer than their import
@@ -101,7 +102,7 @@ def _import_options(command: Callable[..., Answer]) -> Callable[..., None]:
     return optional
 
 
-@click.command("import-prompts", short_help="Bring a file's rows into the prompts table.")
+@click.command("import-prompts")
 @_import_options
 @click.option(
     "--set", "--prompt-set", "prompt_set", metavar="NAME", help="The set of rows that name none."
@@ -139,8 +140,6 @@ def import_prompts(
     FILE is CSV, TSV, JSON, JSON Lines, Parquet, Excel, or text with a prompt a line; .gz or .zst
     may stand behind. A file with anything wrong in it changes nothing.
     """
-    from imagepipeline_dagster.tables.schema import PromptRow
-
     if prompt_set and set_from:
         raise click.UsageError("--set names the set, and so does --set-from: leave one.")
     name = file.name.split(".")[0] if set_from else prompt_set
@@ -156,7 +155,7 @@ def import_prompts(
     )
 
 
-@click.command("import-embeddings", short_help="Bring a file's rows into the embeddings table.")
+@click.command("import-embeddings")
 @_import_options
 def import_embeddings(
     *,
@@ -170,8 +169,6 @@ def import_embeddings(
 
     FILE is as for import-prompts. A file with anything wrong in it changes nothing.
     """
-    from imagepipeline_dagster.tables.schema import EmbeddingRow
-
     chosen = changed_dataset(dataset, price_per_image=price_per_image, embeddings=table)
     return _import(EmbeddingRow, file, chosen, chosen.embeddings, **written)
 
@@ -188,11 +185,6 @@ def _import(
     yes: bool = False,
     **written: Any,  # noqa: ANN401 - see _options
 ) -> Answer:
-    from imagepipeline_dagster.tables.reading import SourceTables
-    from imagepipeline_dagster.tables.transfer.incoming import IncomingRows
-    from imagepipeline_dagster.tables.transfer.merge import Merge
-    from imagepipeline_dagster.tables.transfer.refusals import RefusedRows
-
     if report is not None and report.resolve() == file.resolve():
         raise click.BadParameter("is the file that is imported", param_hint="--report")
     with (
@@ -256,9 +248,6 @@ def _options(
     defaults: Mapping[str, str] | None = None,
     seed_modulo: int | None = None,
 ) -> ImportOptions:
-    from imagepipeline_dagster.tables.transfer.file_rows import FileOptions
-    from imagepipeline_dagster.tables.transfer.incoming import ImportOptions
-
     if encoding is not None:
         try:
             codecs.lookup(encoding)
@@ -285,10 +274,6 @@ def _refusals(
 
     They are written to the report. None where they are too many to look at, or no prompts.
     """
-    from imagepipeline_dagster.planning.forecast import Refusal
-    from imagepipeline_dagster.planning.prompts import validated_prompts
-    from imagepipeline_dagster.tables.transfer.file_rows import FileRow
-
     if not merge.is_of_prompts or len(merge.rows) > _JUDGED_ROWS:
         return None
     refusals: list[Refusal] = []
@@ -326,9 +311,6 @@ def _agreed_on(merge: Merge) -> ImportReport:
 @contextmanager
 def _url_of_tables(dataset: ImageDataset, *, dry_run: bool) -> Iterator[str]:
     """Give the URL of the tables; a dry run sees empty ones where an import would make them."""
-    from imagepipeline_dagster.databases import parsed_url
-    from imagepipeline_dagster.tables.creating import create_tables
-
     tables = resources_of(dataset)["tables"]
     # Where we would make the tables the URL is our own default, of a file.
     makes_tables = dry_run and tables.create_samples
@@ -343,8 +325,6 @@ def _url_of_tables(dataset: ImageDataset, *, dry_run: bool) -> Iterator[str]:
 
 def _make_default_tables(dataset: ImageDataset) -> None:
     """Make our own default file, empty, where it is meant and not there."""
-    from imagepipeline_dagster.tables.creating import create_tables
-
     tables = resources_of(dataset)["tables"]
     if tables.create_samples:
         create_tables(tables.url)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -26,23 +26,23 @@ from imagepipeline_dagster.cli.terminal import (
     why_option,
     yes_option,
 )
+from imagepipeline_dagster.databases import copy_sqlite
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.ledger import decisions, identity
+from imagepipeline_dagster.ledger.decisions import LedgerDecision, entries_named, unknown_requests
+from imagepipeline_dagster.ledger.records import Entry
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.uses import Use, sets_using, uses_of
+from imagepipeline_dagster.purchase.rebuild import Rebuilding, Restored
+from imagepipeline_dagster.purchase.refetching import refetch as ask_again
 from imagepipeline_dagster.rows import fields_of
 from imagepipeline_dagster.tables.spelling import quoted
-
-if TYPE_CHECKING:
-    from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.ledger.decisions import LedgerDecision
-    from imagepipeline_dagster.ledger.records import Entry
-    from imagepipeline_dagster.ledger.requests import Ledger
-    from imagepipeline_dagster.ledger.uses import Use
-    from imagepipeline_dagster.purchase.rebuild import Restored
-
 
 _KEY_DIGITS = 12
 _NONE_UNKNOWN = "No request is unknown."
 
 
-@click.group("ledger", short_help="Decide about lost answers; copy the ledger.")
+@click.group("ledger")
 def ledger_group() -> None:
     """Look at requests whose answer was lost, decide about them, and copy the ledger."""
 
@@ -51,9 +51,6 @@ def ledger_group() -> None:
 @on_dataset
 def ledger_unknown(*, dataset: ImageDataset) -> Answer:
     """List the requests of which nobody knows whether they were bought."""
-    from imagepipeline_dagster.ledger.decisions import unknown_requests
-    from imagepipeline_dagster.ledger.uses import uses_of
-
     with present_ledger(dataset) as ledger, ledger.reading() as connection:
         lost = unknown_requests(ledger)
         uses = uses_of(connection, (request.request_key for request in lost))
@@ -119,8 +116,6 @@ def backup(*, file: Path, dataset: ImageDataset) -> Answer:
 
     A plain copy of the file lacks what stands in its -wal file. With PostgreSQL use pg_dump.
     """
-    from imagepipeline_dagster.databases import copy_sqlite
-
     if file.exists():
         raise click.ClickException(f"{file} exists already; a backup replaces nothing.")
     with present_ledger(dataset) as ledger:
@@ -144,8 +139,6 @@ def adopt(*, yes: bool, dataset: ImageDataset) -> Answer:
     one, or an old copy. Adopted, it buys again what it does not know. `ledger rebuild` comes first
     where the right ledger is lost.
     """
-    from imagepipeline_dagster.ledger import identity
-
     with configured_ledger(dataset, create=True) as ledger:
         storage = resources_of(dataset)["storage"].open()
         agree(
@@ -174,8 +167,6 @@ def rebuild(*, unbought: bool, yes: bool, dataset: ImageDataset) -> Answer:
     A request that the tables do not show as bought may have been bought by a run that never came to
     its end. It becomes unknown, and no run sends it until you decide.
     """
-    from imagepipeline_dagster.purchase.rebuild import Rebuilding
-
     resources = resources_of(dataset)
     api, storage = resources["imagepipeline"], resources["storage"].open()
     with configured_ledger(dataset, create=True) as ledger:
@@ -243,9 +234,6 @@ def refetch(*, keys: tuple[str, ...], dataset: ImageDataset) -> Answer:
     KEY is a request's key, or the first eight or more of its digits. It takes each sample that
     lacks a picture, final ones too, and pictures that the storage lost or holds in other bytes.
     """
-    from imagepipeline_dagster.ledger.decisions import entries_named
-    from imagepipeline_dagster.purchase.refetching import refetch as ask_again
-
     with present_ledger(dataset) as ledger:
         entries = entries_named(ledger, keys)
         resources = resources_of(dataset)
@@ -274,8 +262,6 @@ def _decide(
     yes: bool,
     dataset: ImageDataset,
 ) -> Answer:
-    from imagepipeline_dagster.ledger import decisions
-
     decision = decisions.LedgerDecision(name)
     if bool(keys) == all_unknown:
         raise click.UsageError("Give either request keys or --all-unknown.")
@@ -321,8 +307,6 @@ def _set_text(of: Mapping[str, str]) -> str:
 
 
 def _sets_of(ledger: Ledger, entries: Iterable[Entry]) -> list[dict[str, str]]:
-    from imagepipeline_dagster.ledger.uses import sets_using
-
     with ledger.reading() as connection:
         names = sets_using(connection, (entry.request_key for entry in entries))
     return [{"dataset": dataset, "prompt_set": name} for dataset, name in names]

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -22,20 +22,28 @@ from imagepipeline_dagster.cli.terminal import (
     shown_id,
     yes_option,
 )
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.io_manager import table_path
+from imagepipeline_dagster.ledger.lineage import (
+    ImageLineage,
+    RequestUse,
+    SampleLineage,
+    lineage_of,
+    uses_of_embedding,
+    uses_of_prompt,
+)
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.uses import Use
+from imagepipeline_dagster.partition_names import partition_key
+from imagepipeline_dagster.purchase.likeness import Comparison
+from imagepipeline_dagster.purchase.replay import Replay, ReplayReport
+from imagepipeline_dagster.release.fates import releases_with, verdicts_in
 from imagepipeline_dagster.rows import fields_of
+from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.spelling import quoted
 
-if TYPE_CHECKING:
-    from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.ledger.lineage import ImageLineage, RequestUse, SampleLineage
-    from imagepipeline_dagster.ledger.requests import Ledger
-    from imagepipeline_dagster.ledger.uses import Use
-    from imagepipeline_dagster.purchase.likeness import Comparison
-    from imagepipeline_dagster.purchase.replay import ReplayReport
-    from imagepipeline_dagster.storage.contract import Storage
 
-
-@click.command(short_help="Show what made an image, or what a row or embedding made.")
+@click.command()
 @click.argument("image", required=False)
 @click.option("--prompt", metavar="SET/ID", help="What came of a row of the prompts table.")
 @click.option("--embedding", metavar="ID", help="What came of an embedding.")
@@ -58,7 +66,6 @@ def lineage(
         raise click.BadParameter(
             f"{prompt!r} is no SET/ID, such as spring/boat", param_hint="--prompt"
         )
-    from imagepipeline_dagster.ledger.lineage import lineage_of
 
     resources = resources_of(dataset)
     storage = resources["storage"].open()
@@ -82,8 +89,6 @@ def lineage(
 
 def uses_named(ledger: Ledger, prompt: str | None, embedding: str | None) -> list[RequestUse]:
     """Return the uses of a prompt, as SET/ID, or of an embedding."""
-    from imagepipeline_dagster.ledger.lineage import uses_of_embedding, uses_of_prompt
-
     if prompt is None:
         return uses_of_embedding(ledger, embedding or "")
     # A slash may stand in either name; the first split that the ledger knows is meant.
@@ -98,10 +103,6 @@ def _fates(
     dataset: ImageDataset, storage: Storage, prompt_sets: Collection[str], images: Collection[str]
 ) -> dict[str, dict[str, list[str]]]:
     """Return verdicts and releases of each image."""
-    from imagepipeline_dagster.io_manager import table_path
-    from imagepipeline_dagster.partition_names import partition_key
-    from imagepipeline_dagster.release.fates import releases_with, verdicts_in
-
     key = dataset.key("moderated_images")
     tables = [table_path(key, partition_key(name)) for name in sorted(prompt_sets)]
     releases = releases_with(storage, dataset.releases, images) if images else {}
@@ -159,7 +160,7 @@ def _use_as_json(use: Use) -> dict[str, Any]:
     }
 
 
-@click.command(short_help="Buy an image's request again, and compare.")
+@click.command()
 @click.argument("image")
 @yes_option
 @click.option("--elsewhere", is_flag=True, help="Ask another API than the one that made the image.")
@@ -170,9 +171,6 @@ def replay(*, image: str, yes: bool, elsewhere: bool, dataset: ImageDataset) -> 
     IMAGE is a SHA-256 or the first eight or more of its digits, a file, or a file:// or s3:// URI.
     Nothing of the original changes. A replay that was interrupted is brought to its end.
     """
-    from imagepipeline_dagster.ledger.lineage import lineage_of
-    from imagepipeline_dagster.purchase.replay import Replay
-
     resources = resources_of(dataset)
     api = resources["imagepipeline"]
     with configured_ledger(dataset, create=False) as ledger:

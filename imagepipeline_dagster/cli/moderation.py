@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from secrets import token_urlsafe
 from urllib.parse import unquote
 
 import click
@@ -28,21 +28,31 @@ from imagepipeline_dagster.cli.terminal import (
     wants_json,
     why_option,
 )
+from imagepipeline_dagster.databases import shown_url
+from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.errors import CorrectableError
-
-if TYPE_CHECKING:
-    from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.moderation.decisions import KnownTargets
-    from imagepipeline_dagster.moderation.review.session import ReviewSession
-    from imagepipeline_dagster.moderation.verdicts import ModeratedImage
-    from imagepipeline_dagster.storage.contract import Storage
-
+from imagepipeline_dagster.loopback import QuietServer
+from imagepipeline_dagster.moderation.decisions import KnownTargets, decision_of, decisions_of_file
+from imagepipeline_dagster.moderation.review.app import review_app
+from imagepipeline_dagster.moderation.review.samples import (
+    moderated_set,
+    most_urgent_first,
+    sets_that_wait,
+)
+from imagepipeline_dagster.moderation.review.session import ReviewSession
+from imagepipeline_dagster.moderation.review.sheet import review_sheet
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict, latest_decisions
+from imagepipeline_dagster.partition_names import partition_key, path_part, prompt_set_of
+from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
+from imagepipeline_dagster.tables.errors import TablesError
+from imagepipeline_dagster.tables.overrides import read_overrides, record_overrides
+from imagepipeline_dagster.tables.spelling import did_you_mean
 
 _ROWS_OF_A_SHEET = 2_000
 _PICTURES_OF_A_PAGE = 5_000
 
 
-@click.command(short_help="Review pictures: a page that records decisions, or a file.")
+@click.command()
 @click.argument("prompt_set", metavar="[SET]", required=False)
 @click.option("--serve", is_flag=True, help="Serve a page that records each decision at once.")
 @click.option(
@@ -74,10 +84,6 @@ def review(
     one. Without --serve the pictures are written into one HTML file without scripts, with a
     command beside each.
     """
-    from imagepipeline_dagster.moderation.review.sheet import review_sheet
-    from imagepipeline_dagster.moderation.verdicts import Verdict
-    from imagepipeline_dagster.partition_names import partition_key, path_part
-
     if prompt_set is None and not serve:
         raise click.UsageError("name a SET, or serve all that wait for a person by --serve")
     if serve and output is not None:
@@ -115,12 +121,6 @@ def _images_to_review(
     dataset: ImageDataset, storage: Storage, prompt_set: str | None, *, table: str | None
 ) -> list[ModeratedImage]:
     """Return the samples of a set; of the sets that wait for a person, where none is named."""
-    from imagepipeline_dagster.moderation.review.samples import moderated_set, sets_that_wait
-    from imagepipeline_dagster.moderation.verdicts import latest_decisions
-    from imagepipeline_dagster.partition_names import partition_key, path_part
-    from imagepipeline_dagster.storage.contract import ObjectMissing
-    from imagepipeline_dagster.tables.overrides import read_overrides
-
     folder = "/".join(dataset.key("moderated_images").path)
     if prompt_set is not None:
         part = path_part(partition_key(prompt_set))
@@ -146,9 +146,6 @@ def _session(
     who: str | None,
     table: str | None,
 ) -> ReviewSession:
-    from imagepipeline_dagster.moderation.review.samples import most_urgent_first
-    from imagepipeline_dagster.moderation.review.session import ReviewSession
-
     reviewer = who or system_user()
     if reviewer is None:
         raise click.UsageError("nobody knows who decides here: give --who NAME")
@@ -167,11 +164,6 @@ def _session(
 
 def _serve(session: ReviewSession, what: str, *, port: int) -> None:
     """Serve the page until Ctrl-C, and say how many decisions it recorded."""
-    from secrets import token_urlsafe
-
-    from imagepipeline_dagster.loopback import QuietServer
-    from imagepipeline_dagster.moderation.review.app import review_app
-
     token = token_urlsafe(24)
     as_json = wants_json()
 
@@ -194,10 +186,6 @@ def _say_if_cut(number: int, most: int) -> None:
 
 def _not_moderated(dataset: ImageDataset, prompt_set: str, storage: Storage) -> str:
     """Return what to do about a set without verdicts; a name that no set has is asked back."""
-    from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
-    from imagepipeline_dagster.tables.errors import TablesError
-    from imagepipeline_dagster.tables.spelling import did_you_mean
-
     folder = "/".join(dataset.key("moderated_images").path)
     nothing_yet = f"Prompt set {prompt_set!r} was not moderated yet."
     # A name that was cut to a path part is not told in full: it only misses as a suggestion.
@@ -217,7 +205,7 @@ def _not_moderated(dataset: ImageDataset, prompt_set: str, storage: Storage) -> 
     )
 
 
-@click.command(short_help="Record what a person decides about pictures.")
+@click.command()
 @click.argument(
     "decision", type=click.Choice(["keep", "reject", "quarantine", "clear"]), required=False
 )
@@ -263,9 +251,6 @@ def override(
     what was decided: the evidence counts again. The moderation_overrides_sensor makes the verdicts
     of the sets concerned anew.
     """
-    from imagepipeline_dagster.moderation.decisions import decision_of, decisions_of_file
-    from imagepipeline_dagster.tables.overrides import record_overrides
-
     if (file is None) is (decision is None):
         raise click.UsageError(
             "give a decision (keep, reject, quarantine, clear), or a file by --from"
@@ -292,9 +277,6 @@ def _known_targets(
     dataset: ImageDataset, stack: contextlib.ExitStack, *, force: bool
 ) -> KnownTargets | None:
     """Return what the ledger knows, until the stack ends; None where it cannot be read."""
-    from imagepipeline_dagster.databases import shown_url
-    from imagepipeline_dagster.moderation.decisions import KnownTargets
-
     try:
         ledger = stack.enter_context(configured_ledger(dataset, create=False))
     except CorrectableError as error:

@@ -10,14 +10,16 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import click
+from sqlalchemy.engine import URL
 
 from imagepipeline_dagster.cli.terminal import Answer, answering, json_option
+from imagepipeline_dagster.tables.samples import create_sample_tables
 
 # Those of this repository itself, which a wheel brings along.
 _SHARED = ("definitions.py", "dagster.yaml")
 
 
-@click.command(short_help="Make a project to start from.")
+@click.command()
 @click.argument("folder", metavar="PROJECT", type=click.Path(path_type=Path))
 @json_option
 @answering
@@ -26,10 +28,6 @@ def new(*, folder: Path) -> Answer:
 
     It runs at once, on the emulator. A folder that holds anything is left alone.
     """
-    from sqlalchemy.engine import URL
-
-    from imagepipeline_dagster.tables.samples import create_sample_tables
-
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise click.ClickException(f"{folder} is not empty: name a new folder.")

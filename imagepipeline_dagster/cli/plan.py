@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from rich.table import Table
 
 from imagepipeline_dagster.cli.configured import (
     changed_dataset,
@@ -19,14 +20,12 @@ from imagepipeline_dagster.cli.configured import (
 from imagepipeline_dagster.cli.refusals import refusal_lines
 from imagepipeline_dagster.cli.tables import chosen_sets
 from imagepipeline_dagster.cli.terminal import Answer, count_of, counts_table, shown_number
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.ledger.budget import Allowance
-    from imagepipeline_dagster.planning.forecast import Forecast, SetPlan
-
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.plans import forecast_of_sets
+from imagepipeline_dagster.ledger.budget import Allowance
+from imagepipeline_dagster.ledger.records import PlanState
+from imagepipeline_dagster.planning.forecast import Forecast, SetPlan
+from imagepipeline_dagster.planning.requests import Reason
 
 price_option = click.option(
     "--price-per-image",
@@ -36,7 +35,7 @@ price_option = click.option(
 )
 
 
-@click.command(short_help="Show what a purchase would buy now, and why.")
+@click.command()
 @click.argument("prompt_sets", nargs=-1, metavar="[SET]...")
 @price_option
 @on_dataset
@@ -50,9 +49,6 @@ def plan(
 
     It reads the tables and the ledger, and changes nothing.
     """
-    from imagepipeline_dagster.defs.plans import forecast_of_sets
-    from imagepipeline_dagster.ledger.records import PlanState
-
     dataset = changed_dataset(dataset, price_per_image=price_per_image)
     api = resources_of(dataset)["imagepipeline"]
     with configured_tables(dataset) as tables, configured_ledger(dataset, create=False) as ledger:
@@ -122,8 +118,6 @@ def _plan_as_json(planned: SetPlan, allowance: Allowance) -> dict[str, Any]:
 
 
 def _states_table(planned: Sequence[SetPlan], cost: Callable[[int], float | None]) -> Table:
-    from imagepipeline_dagster.ledger.records import PlanState
-
     priced = cost(0) is not None
     states = sorted(PlanState, key=lambda state: state is not PlanState.TO_BUY)
     headings = [*(state.replace("_", "\n") for state in states), "refused\nrows"]
@@ -136,8 +130,6 @@ def _states_table(planned: Sequence[SetPlan], cost: Callable[[int], float | None
 
 
 def _reasons_table(planned: Sequence[SetPlan]) -> Table:
-    from imagepipeline_dagster.planning.requests import Reason
-
     # The total may lack a reason that a set has: of two equal requests one is bought.
     present = {reason for row in planned for reason in row.summary.to_buy_by_reason}
     reasons = [reason for reason in Reason if reason in present]

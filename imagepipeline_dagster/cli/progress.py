@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from rich import progress as rich
+from rich.console import Console
+from rich.progress import Progress as Bars
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress as Bars
-
-    from imagepipeline_dagster.tables.transfer.progress import RowProgress
-
+from imagepipeline_dagster.tables.transfer.progress import RowProgress
 
 _ROWS_OF_A_LINE = 100_000
 
@@ -21,8 +18,6 @@ class ShownProgress:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        from rich.console import Console
-
         self._console = console or Console(stderr=True)
         self._bars: Bars | None = None
         self._told = 0
@@ -39,8 +34,6 @@ class ShownProgress:
             self.close()
 
     def _show_bar(self, progress: RowProgress) -> None:
-        from rich import progress as rich
-
         if self._bars is None:
             columns = (
                 rich.TextColumn("{task.description} {task.completed:,.0f} rows"),

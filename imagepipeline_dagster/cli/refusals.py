@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from imagepipeline_dagster.cli.terminal import count_of
+from imagepipeline_dagster.planning.forecast import Refusal
 from imagepipeline_dagster.tables.spelling import quoted
-
-if TYPE_CHECKING:
-    from imagepipeline_dagster.planning.forecast import Refusal
-
 
 _SHOWN = 20
 

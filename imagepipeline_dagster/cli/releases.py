@@ -7,7 +7,6 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +18,7 @@ from imagepipeline_dagster.cli.configured import (
     resources_of,
     who_option,
 )
+from imagepipeline_dagster.cli.lineage import uses_named
 from imagepipeline_dagster.cli.terminal import (
     Answer,
     agree,
@@ -29,25 +29,27 @@ from imagepipeline_dagster.cli.terminal import (
     why_option,
     yes_option,
 )
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.ledger.lineage import lineage_of
+from imagepipeline_dagster.release import signing, withdrawal
+from imagepipeline_dagster.release.changes import Change
+from imagepipeline_dagster.release.changes_sheet import changes_sheet
+from imagepipeline_dagster.release.dataset_release import DatasetRelease, releases_in
+from imagepipeline_dagster.release.hub import publish_to_hub
+from imagepipeline_dagster.release.reading import delete_release
+from imagepipeline_dagster.release.signing import signature_problem
+from imagepipeline_dagster.release.verifying import export_release, problems_of
 from imagepipeline_dagster.tables.spelling import quoted
-
-if TYPE_CHECKING:
-    from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.release.changes import Change
-    from imagepipeline_dagster.release.dataset_release import DatasetRelease
-
 
 _SHOWN = 50  # samples of a difference
 
 
-@click.group("releases", short_help="Look at releases, compare and verify them.")
+@click.group("releases")
 def releases_group() -> None:
     """Look at releases, compare, verify, publish and prune them, and take pictures back."""
 
 
 def _all(dataset: ImageDataset) -> list[DatasetRelease]:
-    from imagepipeline_dagster.release.dataset_release import releases_in
-
     return releases_in(resources_of(dataset)["storage"].open(), dataset.releases)
 
 
@@ -144,8 +146,6 @@ def _change_lines(changes: Sequence[Change]) -> Iterator[str]:
 
 
 def _write_sheet(file: Path, changes: list[Change], release: DatasetRelease) -> None:
-    from imagepipeline_dagster.release.changes_sheet import changes_sheet
-
     picture = changes_sheet(changes, release.storage)
     if picture is None:
         click.echo("No picture differs: there is nothing to draw.", err=True)
@@ -164,9 +164,6 @@ def _write_sheet(file: Path, changes: list[Change], release: DatasetRelease) -> 
 @on_dataset
 def verify(*, version: str, public_key: Path | None, dataset: ImageDataset) -> Answer:
     """Read every byte of VERSION again, and compare it with the manifest."""
-    from imagepipeline_dagster.release.signing import signature_problem
-    from imagepipeline_dagster.release.verifying import problems_of
-
     release = _release(dataset, version)
     problems = problems_of(release.storage, release.manifest)
     if public_key and (
@@ -196,8 +193,6 @@ def verify(*, version: str, public_key: Path | None, dataset: ImageDataset) -> A
 @on_dataset
 def sign(*, version: str, key: Path, dataset: ImageDataset) -> Answer:
     """Sign the manifest of VERSION, which names every file with its SHA-256."""
-    from imagepipeline_dagster.release import signing
-
     release = _release(dataset, version)
     signing.sign(release.storage, release.manifest, key)
     facts = {"version": release.version, "signed": True}
@@ -210,8 +205,6 @@ def sign(*, version: str, key: Path, dataset: ImageDataset) -> Answer:
 @on_dataset
 def prune(*, keep: int, yes: bool, dataset: ImageDataset) -> Answer:
     """Delete all but the newest releases; their numbers are not used again."""
-    from imagepipeline_dagster.release.reading import delete_release
-
     old = _all(dataset)[:-keep]
     versions = [release.version for release in old]
     if old:
@@ -249,9 +242,6 @@ def withdraw(
     if [image, prompt, embedding].count(None) != 2:
         raise click.UsageError("Give --image, --prompt or --embedding.")
     who = decider(who, why)
-    from imagepipeline_dagster.cli.lineage import uses_named
-    from imagepipeline_dagster.ledger.lineage import lineage_of
-    from imagepipeline_dagster.release import withdrawal
 
     storage = resources_of(dataset)["storage"].open()
     # Read first: a ledger that is not there must not be made by a decision about it.
@@ -280,8 +270,6 @@ def withdraw(
 @on_dataset
 def export(*, version: str, folder: Path, dataset: ImageDataset) -> Answer:
     """Copy VERSION to a local FOLDER, comparing each file with the manifest."""
-    from imagepipeline_dagster.release.verifying import export_release
-
     release = _release(dataset, version)
     if folder.exists() and any(folder.iterdir()):
         raise click.ClickException(f"{folder} is not empty.")
@@ -303,8 +291,6 @@ def publish(*, version: str, repo: str, yes: bool, dataset: ImageDataset) -> Ans
     The token is HF_TOKEN of the environment. A repository that is not there is made, private. If
     the command is killed, the next one goes on where it was.
     """
-    from imagepipeline_dagster.release.hub import publish_to_hub
-
     release = _release(dataset, version)
     agree(f"Publish {release.version} to {printable(repo)}?", yes=yes)
     published = publish_to_hub(release.storage, release.manifest, repo)

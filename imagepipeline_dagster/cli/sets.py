@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import click
 
 from imagepipeline_dagster.cli.configured import configured_ledger, configured_tables, on_dataset
 from imagepipeline_dagster.cli.terminal import Answer, count_of
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.registration import register_sets
+from imagepipeline_dagster.defs.under_way import configured_instance
 from imagepipeline_dagster.tables.spelling import quoted
 
-if TYPE_CHECKING:
-    from imagepipeline_dagster.defs.dataset import ImageDataset
 
-
-@click.group("sets", short_help="Register prompt sets as partitions.")
+@click.group("sets")
 def sets_group() -> None:
     """Look after the partitions of prompt sets."""
 
@@ -28,9 +27,6 @@ def sync(*, dataset: ImageDataset) -> Answer:
 
     Buys nothing. The partitions are those of the Dagster instance in DAGSTER_HOME.
     """
-    from imagepipeline_dagster.defs.registration import register_sets
-    from imagepipeline_dagster.defs.under_way import configured_instance
-
     with configured_instance(os.environ) as instance, configured_tables(dataset) as tables:
         changes = register_sets(
             dataset,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import click
+from rich.table import Table
 
 from imagepipeline_dagster.cli.configured import (
     changed_dataset,
@@ -25,33 +27,28 @@ from imagepipeline_dagster.cli.terminal import (
     moment,
     shown_number,
 )
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.plans import forecast_of_sets
+from imagepipeline_dagster.defs.schedules import next_ticks
+from imagepipeline_dagster.ledger.bought import Bought, costs_of
+from imagepipeline_dagster.ledger.budget import Spent
+from imagepipeline_dagster.ledger.decisions import unknown_requests
+from imagepipeline_dagster.ledger.records import PlanState
+from imagepipeline_dagster.planning.approval import waits_for_person
+from imagepipeline_dagster.planning.forecast import SetPlan
+from imagepipeline_dagster.release.reading import latest_manifest
 from imagepipeline_dagster.tables.spelling import quoted
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from rich.table import Table
-
-    from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.ledger.bought import Bought
-    from imagepipeline_dagster.planning.forecast import SetPlan
-    from imagepipeline_dagster.watching.states import PromptSetState
+from imagepipeline_dagster.watching.contents import SetContents
+from imagepipeline_dagster.watching.states import PromptSetState, PromptSetStates
 
 
-@click.command(short_help="Show how the dataset stands, and what comes next.")
+@click.command()
 @on_dataset
 def status(*, dataset: ImageDataset) -> Answer:
     """Show sets, what waits, what is unknown, what was spent, the last release and the next runs.
 
     It reads tables, ledger and storage, and changes nothing.
     """
-    from imagepipeline_dagster.defs.plans import forecast_of_sets
-    from imagepipeline_dagster.defs.schedules import next_ticks
-    from imagepipeline_dagster.ledger.decisions import unknown_requests
-    from imagepipeline_dagster.planning.approval import waits_for_person
-    from imagepipeline_dagster.release.reading import latest_manifest
-    from imagepipeline_dagster.watching.states import PromptSetStates
-
     resources, now = resources_of(dataset), dt.datetime.now(dt.UTC)
     origin = resources["imagepipeline"].origin
     allowance = dataset.allowance(origin)
@@ -97,8 +94,6 @@ def _set_facts(plan: SetPlan, state: PromptSetState | None) -> dict[str, Any]:
     where it was built from other rows; `new` where it never was. It is asked for again at
     `retry_at` at the earliest.
     """
-    from imagepipeline_dagster.ledger.records import PlanState
-
     if state is None or state.built_content is None:
         word = "new"
     elif state.built_content != plan.content:
@@ -150,14 +145,11 @@ def _status_lines(facts: Mapping[str, Any]) -> Iterator[str | Table]:
     )
 
 
-@click.command(short_help="Show what was bought and reused, by day, set and model.")
+@click.command()
 @price_option
 @on_dataset
 def costs(*, price_per_image: float | None, dataset: ImageDataset) -> Answer:
     """Show what was bought, what was reused instead, and so saved: by day, set and model."""
-    from imagepipeline_dagster.ledger.bought import costs_of
-    from imagepipeline_dagster.ledger.budget import Spent
-
     dataset = changed_dataset(dataset, price_per_image=price_per_image)
     resources = resources_of(dataset)
     api = resources["imagepipeline"]
@@ -203,7 +195,7 @@ def _bought_table(
     return counts_table(f"Bought by {what}", ["images", "money", "reused"], rows, of=what)
 
 
-@click.command(short_help="Have open or failed sets asked for again without a pause.")
+@click.command()
 @click.argument("prompt_sets", nargs=-1, metavar="[SET]...")
 @click.option("--all", "all_sets", is_flag=True, help="All sets that are not built whole.")
 @on_dataset
@@ -213,9 +205,6 @@ def retry(*, prompt_sets: tuple[str, ...], all_sets: bool, dataset: ImageDataset
     Their growing pauses end. Requests that failed for good, or are unknown, stay as they are: see
     `ledger resubmit`.
     """
-    from imagepipeline_dagster.watching.contents import SetContents
-    from imagepipeline_dagster.watching.states import PromptSetStates
-
     if bool(prompt_sets) == all_sets:
         raise click.UsageError("Name prompt sets, or give --all.")
     with configured_tables(dataset) as tables, configured_ledger(dataset, create=True) as ledger:

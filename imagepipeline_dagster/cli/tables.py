@@ -6,28 +6,28 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from imagepipeline_dagster.cli.configured import changed_dataset, on_dataset, tables_url
 from imagepipeline_dagster.cli.progress import ShownProgress
 from imagepipeline_dagster.cli.terminal import Answer, count_of, printable
+from imagepipeline_dagster.databases import shown_url
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.tables.creating import create_tables
+from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.tables.samples import create_sample_tables
+from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow
+from imagepipeline_dagster.tables.spelling import did_you_mean
+from imagepipeline_dagster.tables.transfer.export import export_table
 
-if TYPE_CHECKING:
-    from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.tables.reading import SourceTables
 
-
-@click.command(short_help="Create the two tables, with sample rows.")
+@click.command()
 @click.option("--empty", is_flag=True, help="Create the tables without sample rows.")
 @on_dataset
 def init(*, empty: bool, dataset: ImageDataset) -> Answer:
     """Create the prompts and embeddings tables, with samples to start from."""
-    from imagepipeline_dagster.databases import shown_url
-    from imagepipeline_dagster.tables.creating import create_tables
-    from imagepipeline_dagster.tables.samples import create_sample_tables
-
     url = tables_url(dataset)
     if empty:
         create_tables(url)
@@ -42,7 +42,7 @@ def init(*, empty: bool, dataset: ImageDataset) -> Answer:
     return Answer({"url": where, "samples_created": with_samples}, said)
 
 
-@click.command(short_help="Write a table to a file that imports again.")
+@click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "--set",
@@ -74,10 +74,6 @@ def export(
     .ndjson, .parquet, .xlsx; .gz or .zst may stand behind.
     A file of this name is replaced once the new one is whole.
     """
-    from imagepipeline_dagster.tables.reading import SourceTables
-    from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow
-    from imagepipeline_dagster.tables.transfer.export import export_table
-
     if embeddings and prompt_sets:
         raise click.UsageError("Embeddings belong to no prompt set: leave --set or --embeddings.")
     with closing(ShownProgress()) as on_progress:
@@ -105,8 +101,6 @@ def export(
 
 def chosen_sets(tables: SourceTables, wanted: Sequence[str]) -> list[str]:
     """Return the prompt sets that are wanted, once each; all that there are if none is."""
-    from imagepipeline_dagster.tables.spelling import did_you_mean
-
     names = tables.prompt_sets()
     unknown = sorted(set(wanted) - set(names))
     if unknown:

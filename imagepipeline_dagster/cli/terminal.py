@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
+import rich
+from rich import box
+from rich.table import Table
+from rich.text import Text
 from typing_extensions import override
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.tables.spelling import quoted, visible_name
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -125,8 +125,6 @@ def echo_answer(answer: Answer, *, as_json: bool) -> None:
 
 def echo_lines(lines: Iterable[str | Table]) -> None:
     """Print texts, in which nothing can steer the terminal, and tables."""
-    import rich
-
     for line in lines:
         if not isinstance(line, str):
             rich.print(line)
@@ -214,10 +212,6 @@ def counts_table(
 
     The last of several rows is the total.
     """
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table(
         box=box.SIMPLE_HEAD,
         title=title,

@@ -5,19 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import click
 
 from imagepipeline_dagster.cli.configured import on_dataset, present_ledger, resources_of
 from imagepipeline_dagster.cli.terminal import Answer, count_of
-
-if TYPE_CHECKING:
-    from imagepipeline_dagster.defs.dataset import ImageDataset
-    from imagepipeline_dagster.ledger.verification import DamagedImage
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.ledger.verification import DamagedImage, count_images, damaged_images
 
 
-@click.command(short_help="Compare every stored image with the ledger.")
+@click.command()
 @click.option("--repair", is_flag=True, help="Say how each image can be had again.")
 @on_dataset
 def verify(*, repair: bool, dataset: ImageDataset) -> Answer:
@@ -25,8 +22,6 @@ def verify(*, repair: bool, dataset: ImageDataset) -> Answer:
 
     Nothing is changed. The exit code is 1 where an image is missing or differs.
     """
-    from imagepipeline_dagster.ledger.verification import count_images, damaged_images
-
     storage = resources_of(dataset)["storage"].open()
     with present_ledger(dataset) as ledger:
         number = count_images(ledger)
