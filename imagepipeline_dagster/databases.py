@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -116,8 +116,9 @@ def engine_that_reads(url: URL) -> sa.Engine:
         options["connect_args"] = {"read_only": True}
     engine = _engine(url, **options)
     if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "connect", _prepare_to_read)
-        sa.event.listen(engine, "begin", _begin_reading)
+        sa.event.listen(engine, "connect", _prepare("query_only = ON"))
+        # Without it each query of a transaction would see another moment.
+        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
     if engine.dialect.name == "postgresql":
         return engine.execution_options(postgresql_readonly=True)
     return engine
@@ -135,7 +136,7 @@ def engine_that_writes(url: URL, *, write_ahead: bool = False) -> sa.Engine:
     """
     engine = _engine(url)
     if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "connect", _prepare_to_write)
+        sa.event.listen(engine, "connect", _prepare("synchronous = FULL"))
         if write_ahead:
             sa.event.listen(engine, "connect", _write_ahead)
         sa.event.listen(engine, "begin", _begin_writing)
@@ -158,29 +159,20 @@ def _engine(url: URL, **options: Any) -> sa.Engine:  # noqa: ANN401 - create_eng
         ) from error
 
 
-def _prepare_to_read(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver's own
-    # The driver's own transactions begin too late; ours begin below.
-    connection.isolation_level = None
-    connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
-    connection.execute("PRAGMA query_only = ON")
+def _prepare(pragma: str) -> Callable[[Any, object], None]:
+    def prepare(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver's own
+        # The driver would begin too late, at the first INSERT, and commit before CREATE TABLE.
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
+        connection.execute(f"PRAGMA {pragma}")
 
-
-def _prepare_to_write(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver's own
-    # The driver would commit before each CREATE TABLE, and begin only at the first INSERT.
-    connection.isolation_level = None
-    connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
-    connection.execute("PRAGMA synchronous = FULL")
+    return prepare
 
 
 @stamina.retry(on=sqlite3.OperationalError, attempts=None, timeout=30.0, wait_initial=0.02)
 def _write_ahead(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver's own
     # Two processes that make a file at once: SQLite does not wait for this lock by itself.
     connection.execute("PRAGMA journal_mode = WAL")
-
-
-def _begin_reading(connection: sa.Connection) -> None:
-    # Without it each query of a transaction would see another moment.
-    connection.exec_driver_sql("BEGIN")
 
 
 def _begin_writing(connection: sa.Connection) -> None:

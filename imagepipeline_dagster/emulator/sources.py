@@ -6,7 +6,6 @@ their paths name, and samples work without a network. Every other link is fetche
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from io import BytesIO
 from urllib.parse import unquote, urlsplit
 
@@ -32,7 +31,7 @@ class Sources:
     """Opens linked pictures, keeping the last few in memory (48 MB at most)."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, Image.Image] = OrderedDict()
+        self._kept: dict[str, Image.Image] = {}
 
     async def open(self, link: str) -> Image.Image:
         """Return the linked picture as RGB, its longer side at most 2048 pixels.
@@ -45,11 +44,12 @@ class Sources:
                 picture = await run_in_threadpool(_drawn, link)
             else:
                 picture = await run_in_threadpool(_decoded, await _fetched(link), link)
-            self._kept[link] = picture
-        self._kept.move_to_end(link)
-        while len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
-        return self._kept[link]
+        else:
+            picture = self._kept.pop(link)
+        self._kept[link] = picture
+        if len(self._kept) > _KEPT:
+            del self._kept[next(iter(self._kept))]
+        return picture
 
 
 def _is_imaginary(link: str) -> bool:

@@ -145,17 +145,8 @@ NO_COUNTS = Counts(requested=0, kept=0, rejected=0, quarantined=0, by_reason={})
 """Of no samples."""
 
 
-_WITHOUT_PICTURE = {
-    Outcome.VENDOR_FILTERED: Verdict.REJECTED,
-    Outcome.FAILED: Verdict.REJECTED,
-    Outcome.UNDECODABLE: Verdict.REJECTED,
-    Outcome.EXPIRED: Verdict.REJECTED,
-    Outcome.INVALID: Verdict.REJECTED,
-    Outcome.WITHDRAWN: Verdict.REJECTED,
-    # These may still arrive, so nothing is decided about them.
-    Outcome.UNKNOWN: Verdict.QUARANTINED,
-    Outcome.PENDING: Verdict.QUARANTINED,
-}
+# These may still arrive, so nothing is decided about them.
+_STILL_OPEN = (Outcome.UNKNOWN, Outcome.PENDING)
 
 _GENERATED_FIELDS = tuple(field.name for field in dataclasses.fields(GeneratedImage))
 
@@ -229,7 +220,7 @@ def _verdict_on(
 ) -> tuple[Verdict, Outcome | ModerationReason]:
     outcome = Outcome(image.outcome)
     if outcome is not Outcome.GENERATED:
-        return _WITHOUT_PICTURE[outcome], outcome
+        return Verdict.QUARANTINED if outcome in _STILL_OPEN else Verdict.REJECTED, outcome
     if _is_refused_as_blank(image, rules):
         return _REFUSALS[rules.blank], ModerationReason.BLANK
     if image.carries_more is not None and rules.carries_more != "keep":

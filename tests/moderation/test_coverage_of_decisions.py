@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 from typing import Any
 
 import pytest
 
 from imagepipeline_dagster.moderation.verdicts import Evidence
-from imagepipeline_dagster.tables.overrides import Override, OverrideDecision
-from tests.moderation.judging import moderate
-from tests.moderation.test_truth_table import NOON, SHA256
-from tests.moderation.test_verdicts import sample
+from imagepipeline_dagster.tables.overrides import Override
+from tests.moderation.judging import NOON, decided, moderate, sample
 
+SHA256 = "c" * 64
 LATER, EARLIER = NOON + dt.timedelta(minutes=1), NOON - dt.timedelta(minutes=1)
 PROMPT: dict[str, Any] = {"prompt_set": "spring", "prompt_id": "fox"}
 PICTURE: dict[str, Any] = {"image_sha256": SHA256}
-
-
-def decided(decision: str, at: dt.datetime = NOON, **about: Any) -> Override:  # noqa: ANN401
-    """Return a person's decision."""
-    return Override(
-        decision=OverrideDecision(decision), decided_at=at, reviewer="ana", reason="art", **about
-    )
 
 
 @pytest.mark.parametrize(
@@ -56,7 +47,6 @@ def test_a_keep_covers_what_was_seen_and_a_refusal_all_that_comes(
     decisions: list[Override], came_at: dt.datetime | None, verdict: str
 ) -> None:
     """A keep holds for pictures that were there, in the sets that it names; a reject is sticky."""
-    came: dict[str, Any] = {"image_sha256": SHA256, "completed_at": came_at}
-    image = dataclasses.replace(sample(safety_checker=False), **came)
+    image = sample(safety_checker=False, image_sha256=SHA256, completed_at=came_at)
     [row] = moderate([image], evidence=Evidence(overrides=decisions))
     assert row.verdict == verdict

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import datetime as dt
 import io
 from itertools import combinations
 
@@ -12,9 +11,8 @@ from imagepipeline_dagster.moderation.duplicates import near_pairs, perceptual_h
 from imagepipeline_dagster.moderation.policy import Rules
 from imagepipeline_dagster.moderation.verdicts import Evidence, ModeratedImage
 from imagepipeline_dagster.previews import thumbnail
-from imagepipeline_dagster.purchase.images import GeneratedImage
-from imagepipeline_dagster.tables.overrides import Override, OverrideDecision
-from tests.moderation.judging import moderate
+from imagepipeline_dagster.tables.overrides import Override
+from tests.moderation.judging import decided, moderate, sample
 
 A, B, C, D = ("a" * 64, "b" * 64, "c" * 64, "d" * 64)
 HASHES = {A: 0b0000, B: 0b0011, C: 0b1111_1111, D: 0b0001}
@@ -27,22 +25,11 @@ def drawn(shift: int) -> Image.Image:
 
 
 def moderated(
-    pictures: list[str], rules: Rules, *overrides: Override, **changes: object
+    pictures: list[str], rules: Rules, *overrides: Override, unchecked: str = ""
 ) -> list[ModeratedImage]:
     """Return the verdicts on samples with these pictures."""
     images = [
-        GeneratedImage(
-            prompt_set="spring",
-            prompt_id=f"p{place}",
-            call_index=0,
-            sample_index=0,
-            outcome="generated",
-            content_version="c1",
-            safety_checker=changes.get(picture) != "unchecked",
-            value_range=200,
-            image_sha256=picture,
-            format="PNG",
-        )
+        sample(f"p{place}", safety_checker=picture not in unchecked, image_sha256=picture)
         for place, picture in enumerate(pictures)
     ]
     return moderate(images, rules, Evidence(hashes=HASHES, overrides=overrides))
@@ -70,20 +57,13 @@ def test_duplicates_are_marked_and_kept_once_if_the_policy_says_so() -> None:
 def test_the_one_that_stays_is_one_that_is_kept() -> None:
     """A kept picture is never dropped in favour of one that is set aside."""
     rules = Rules(duplicates="keep_once", near_duplicate_distance=2)
-    rows = moderated([A, B], rules, **{A: "unchecked"})
+    rows = moderated([A, B], rules, unchecked=A)
     assert [(row.verdict, row.duplicate_of) for row in rows] == [("quarantined", B), ("kept", None)]
 
 
 def test_a_person_may_keep_a_duplicate() -> None:
     """What a person kept stays, marked, and the others give way to it."""
-    keep = Override(
-        image_sha256=B,
-        prompt_set="spring",
-        decision=OverrideDecision.KEEP,
-        reviewer="ana",
-        reason="the better one",
-        decided_at=dt.datetime(2026, 3, 1, tzinfo=dt.UTC),
-    )
+    keep = decided("keep", image_sha256=B, prompt_set="spring")
     rules = Rules(duplicates="keep_once", near_duplicate_distance=2)
     rows = moderated([A, B], rules, keep)
     assert [(row.verdict, row.moderation_reason) for row in rows] == [

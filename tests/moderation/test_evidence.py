@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import hashlib
 import io
@@ -8,6 +7,7 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -24,6 +24,7 @@ from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.storage.contract import image_path, thumbnail_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.moderation.classifiers import Given
+from tests.moderation.judging import sample
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
     opened.close()
 
 
-def stored(storage: LocalFolder, number: int, **changes: object) -> GeneratedImage:
+def stored(storage: LocalFolder, number: int, **changes: Any) -> GeneratedImage:  # noqa: ANN401
     """Return a sample whose small picture and thumbnail are in the storage."""
     picture = Image.linear_gradient("L").resize((32, 32)).rotate(number * 7).convert("RGB")
     picture.putpixel((0, 0), (number % 256, number // 256, 7))
@@ -44,24 +45,12 @@ def stored(storage: LocalFolder, number: int, **changes: object) -> GeneratedIma
     sha256 = hashlib.sha256(data).hexdigest()
     storage.write(image_path(sha256, "PNG"), data)
     storage.write(thumbnail_path(sha256), thumbnail(picture))
-    image = sample(number, sha256)
-    return dataclasses.replace(image, bytes=len(data), **changes)  # type: ignore[arg-type]
+    return unchecked(number, **{"image_sha256": sha256, "bytes": len(data), **changes})
 
 
-def sample(number: int, sha256: str) -> GeneratedImage:
+def unchecked(number: int, **changes: Any) -> GeneratedImage:  # noqa: ANN401 - the row's own
     """Return a sample that came unchecked."""
-    return GeneratedImage(
-        prompt_set="spring",
-        prompt_id=f"p{number:05d}",
-        call_index=0,
-        sample_index=0,
-        outcome="generated",
-        content_version="c1",
-        safety_checker=False,
-        value_range=200,
-        image_sha256=sha256,
-        format="PNG",
-    )
+    return sample(f"p{number:05d}", **{"safety_checker": False, **changes})
 
 
 class Unreadable(LocalFolder):
@@ -132,7 +121,7 @@ def test_the_next_batch_is_read_while_the_model_looks(storage: LocalFolder, ledg
 
 def test_a_picture_whose_bytes_are_gone_has_no_score(storage: LocalFolder, ledger: Ledger) -> None:
     """A lost picture is not guessed about: it has no score, and is set aside."""
-    here, gone = stored(storage, 1), sample(2, "0" * 64)
+    here, gone = stored(storage, 1), unchecked(2, image_sha256="0" * 64)
     found = scores_of([here, gone], Given(), ledger=ledger, storage=storage)
     assert set(found.scores) == {here.image_sha256}
     policy = ModerationPolicy(unchecked="classify")
@@ -143,7 +132,9 @@ def test_a_picture_whose_bytes_are_gone_has_no_score(storage: LocalFolder, ledge
 def test_hashes_are_computed_once(storage: LocalFolder, ledger: Ledger) -> None:
     """Perceptual hashes come from thumbnails, and a second time from the ledger."""
     images = [stored(storage, number) for number in range(6)]
-    found = hashes_of([*images, sample(9, "0" * 64)], ledger=ledger, storage=storage)
+    found = hashes_of(
+        [*images, unchecked(9, image_sha256="0" * 64)], ledger=ledger, storage=storage
+    )
     assert set(found) == {image.image_sha256 for image in images}
     blind = Unreadable(Path(storage.uri.removeprefix("file://")))
     assert hashes_of(images, ledger=ledger, storage=blind) == found
@@ -194,7 +185,9 @@ def test_ten_thousand_verdicts_are_replayed_from_what_is_known(
     ledger: Ledger, tmp_path: Path
 ) -> None:
     """A new threshold over 10,000 rows reads no picture and asks no model."""
-    images = [sample(n, hashlib.sha256(b"%d" % n).hexdigest()) for n in range(10_000)]
+    images = [
+        unchecked(n, image_sha256=hashlib.sha256(b"%d" % n).hexdigest()) for n in range(10_000)
+    ]
     classifier = Given()
     now = dt.datetime.now(dt.UTC)
     with ledger.engine.begin() as connection:

@@ -15,9 +15,9 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.classifier import Classifier, load_classifier
 from imagepipeline_dagster.moderation.evidence import scores_of
 from imagepipeline_dagster.moderation.opennsfw import OpenNsfw
-from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.storage.contract import image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
+from tests.moderation.judging import sample
 
 
 def picture(number: int, *, side: int = 512, format: str = "PNG") -> bytes:  # noqa: A002
@@ -110,19 +110,7 @@ def test_a_second_pass_asks_the_model_nothing(classifier: OpenNsfw, tmp_path: Pa
         data = picture(number, side=768, format="JPEG")
         sha256 = hashlib.sha256(data).hexdigest()
         storage.write(image_path(sha256, "JPEG"), data)
-        images.append(
-            GeneratedImage(
-                prompt_set="spring",
-                prompt_id=f"p{number}",
-                call_index=0,
-                sample_index=0,
-                outcome="generated",
-                content_version="c1",
-                image_sha256=sha256,
-                format="JPEG",
-                bytes=len(data),
-            )
-        )
+        images.append(sample(image_sha256=sha256, format="JPEG", bytes=len(data)))
     first = scores_of(images, classifier, ledger=ledger, storage=storage)
     second = scores_of(images, classifier, ledger=ledger, storage=storage)
     ledger.close()

@@ -20,14 +20,13 @@ from imagepipeline_dagster.storage.contract import image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.overrides import (
-    Override,
     OverrideDecision,
     read_overrides,
     record_overrides,
 )
 from tests.frames import frame_of
+from tests.moderation.judging import decided
 from tests.moderation.test_review import HOSTILE, ROWS, row, storage
-from tests.moderation.test_truth_table import NOON
 
 __all__ = ["storage"]  # a fixture that the tests below use
 
@@ -233,14 +232,7 @@ def test_the_sets_that_wait_are_those_with_an_open_picture(
         return [images[0].prompt_set for images in found]
 
     assert waiting() == ["decided", "open"]
-    ours = Override(
-        decision=OverrideDecision.QUARANTINE,
-        reviewer="ana",
-        reason="unsure",
-        decided_at=NOON,
-        prompt_set="decided",
-        image_sha256=WAITING,
-    )
+    ours = decided("quarantine", prompt_set="decided", image_sha256=WAITING)
     record_overrides(tables_url, [ours])
     assert waiting() == ["open"]
     record_overrides(tables_url, [dataclasses.replace(ours, decision=OverrideDecision.CLEAR)])

@@ -8,10 +8,10 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.moderation.states import VerdictStates, basis_of
 from imagepipeline_dagster.moderation.ticks import VerdictsTick, watch_verdicts
-from imagepipeline_dagster.tables.overrides import Override, OverrideDecision
+from imagepipeline_dagster.tables.overrides import Override
+from tests.moderation.judging import NOON, decided
 
 POLICY = ModerationPolicy()
-NOON = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)
 
 
 def tick(
@@ -31,14 +31,7 @@ def tick(
 
 def on_prompt(prompt_set: str) -> Override:
     """Return a person's decision about a prompt of a set."""
-    return Override(
-        decision=OverrideDecision.REJECT,
-        reviewer="ada",
-        reason="off brand",
-        decided_at=NOON,
-        prompt_set=prompt_set,
-        prompt_id="teapot",
-    )
+    return decided("reject", prompt_set=prompt_set, prompt_id="teapot")
 
 
 def build(ledger: Ledger, prompt_set: str, *overrides: Override) -> None:

@@ -10,11 +10,9 @@ import pytest
 
 from imagepipeline_dagster.moderation.policy import Rules
 from imagepipeline_dagster.moderation.verdicts import Evidence
-from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.tables.overrides import Override, OverrideDecision
-from tests.moderation.judging import moderate
+from tests.moderation.judging import NOON, decided, moderate, sample
 
-NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 SHA256 = "c" * 64
 SCORES = {"absent": None, "low": 0.1, "middle": 0.5, "high": 0.9}
 SIGNALS = {
@@ -94,39 +92,20 @@ def found(case: Case) -> tuple[str, str]:
     """Return what the moderation says."""
     outcome, value_range = SIGNALS[case.signal]
     came = outcome == "generated"
-    image = GeneratedImage(
-        prompt_set="spring",
-        prompt_id="fox",
-        call_index=0,
+    image = sample(
         sample_index=None if case.signal == "fewer_links" else 0,
         outcome=outcome,
-        content_version="c1",
         safety_checker=case.flag,
         value_range=value_range,
         image_sha256=SHA256 if came else None,
         completed_at=NOON,
-        format="PNG" if came else None,
     )
     rules = Rules.model_validate(
         {"checked": case.checked, "unchecked": case.unchecked, "blank": case.blank}
     )
     score = SCORES[case.classifier]
-    people = [
-        Override(
-            prompt_set="spring",
-            prompt_id="fox",
-            decision=decision,
-            reviewer="ana",
-            reason="seen",
-            decided_at=NOON,
-        )
-        for decision in [case.override]
-        if decision is not None
-    ]
-    evidence = Evidence(
-        scores={} if score is None else {SHA256: score},
-        overrides=people,
-    )
+    people = [decided(case.override, prompt_set="spring", prompt_id="fox")] if case.override else []
+    evidence = Evidence(scores={} if score is None else {SHA256: score}, overrides=people)
     [row] = moderate([image], rules, evidence)
     return row.verdict, row.moderation_reason
 
@@ -145,19 +124,8 @@ def test_each_combination_gives_the_documented_verdict(signal: str) -> None:
 def test_one_flag_among_four_costs_one_sample() -> None:
     """Three links for four samples: three are kept, which they were is not guessed."""
     images = [
-        GeneratedImage(
-            prompt_set="spring",
-            prompt_id="fox",
-            call_index=0,
-            sample_index=None,
-            outcome="generated" if slot < 3 else "vendor_filtered",
-            content_version="c1",
-            safety_checker=True,
-            value_range=200 if slot < 3 else None,
-            image_sha256=str(slot) * 64 if slot < 3 else None,
-            format="PNG" if slot < 3 else None,
-        )
-        for slot in range(4)
+        *(sample(sample_index=None, image_sha256=str(slot) * 64) for slot in range(3)),
+        sample(sample_index=None, outcome="vendor_filtered", value_range=None),
     ]
     rows = moderate(images)
     assert [(row.verdict, row.moderation_reason) for row in rows] == [
@@ -169,43 +137,21 @@ def test_one_flag_among_four_costs_one_sample() -> None:
 
 def test_the_latest_decision_counts_and_is_signed() -> None:
     """Of decisions about a picture and about its prompt the latest counts, with who and why."""
-    image = GeneratedImage(
-        prompt_set="spring",
-        prompt_id="fox",
-        call_index=0,
-        sample_index=0,
-        outcome="generated",
-        content_version="c1",
-        safety_checker=True,
-        value_range=200,
-        image_sha256=SHA256,
-        completed_at=NOON,
-        format="PNG",
-    )
+    image = sample(image_sha256=SHA256, completed_at=NOON)
 
-    def decided(hours: int, decision: OverrideDecision, who: str, *, of_prompt: bool) -> Override:
-        return Override(
-            image_sha256=None if of_prompt else SHA256,
-            prompt_set="spring" if of_prompt else None,
-            prompt_id="fox" if of_prompt else None,
-            decision=decision,
-            reviewer=who,
-            reason=f"said {who}",
-            decided_at=NOON + dt.timedelta(hours=hours),
-        )
+    def said(hours: int, decision: str, who: str, **about: str) -> Override:
+        at = NOON + dt.timedelta(hours=hours)
+        return decided(decision, at, reviewer=who, reason=f"said {who}", **about)
 
-    first = decided(0, OverrideDecision.REJECT, "ana", of_prompt=False)
-    second = decided(1, OverrideDecision.QUARANTINE, "ben", of_prompt=True)
-    third = decided(2, OverrideDecision.KEEP, "cleo", of_prompt=False)
+    first = said(0, "reject", "ana", image_sha256=SHA256)
+    second = said(1, "quarantine", "ben", prompt_set="spring", prompt_id="fox")
+    third = said(2, "keep", "cleo", image_sha256=SHA256)
     for overrides, verdict, who in (
         ((first, second), "quarantined", "ben"),
         ((third, second, first), "kept", "cleo"),
     ):
         [row] = moderate([image], evidence=Evidence(overrides=overrides))
-        assert (row.verdict, row.overridden_by, row.override_reason) == (
-            verdict,
-            who,
-            f"said {who}",
-        )
+        signed = row.verdict, row.overridden_by, row.override_reason
+        assert signed == (verdict, who, f"said {who}")
         assert row.moderation_reason == "override:ok"
         assert row.overridden_at == max(o.decided_at for o in overrides)
