@@ -76,6 +76,8 @@ def clear_leftovers(storage: Storage, folder: str, scratch: Path) -> None:
         taken = [json.loads(storage.read(claim)) for claim in claims[version]]
         if taken and all(_is_abandoned(storage, claim, scratch) for claim in taken):
             storage.delete_folder(path)
+    for path in (folder, f"{folder}/claims"):  # half a pointer or a claim
+        storage.delete_unfinished(path)
 
 
 def _is_abandoned(storage: Storage, claim: Mapping[str, str], scratch: Path) -> bool:

@@ -130,6 +130,9 @@ class Storage(ABC):
     def delete_folder(self, prefix: str) -> None:
         """Remove every object below the folder, and what killed writers left unfinished there."""
 
+    def delete_unfinished(self, prefix: str) -> None:  # noqa: B027 - not every storage shows any
+        """Remove what writers killed an hour ago or longer left in the folder and those in it."""
+
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from imagepipeline_dagster.storage.contract import (
 
 _CHUNK = 2**20
 _SYNCS = 8  # at once
+_SUSPENDED = 3600  # seconds that a writer may sleep between two steps and still go on
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
@@ -138,6 +140,15 @@ class LocalFolder(Storage):
     def delete_folder(self, prefix: str) -> None:
         with suppress(FileNotFoundError):
             shutil.rmtree(self._location(prefix))
+
+    @override
+    def delete_unfinished(self, prefix: str) -> None:
+        for pattern in (f"{TEMPORARY_PREFIX}*", f"*/{TEMPORARY_PREFIX}*"):
+            for file in self._location(prefix).glob(pattern):
+                with suppress(FileNotFoundError):  # its writer is alive, and was quicker
+                    # The time of its content may be that of a file that it is linked to.
+                    if file.is_file() and time.time() - file.stat().st_ctime > _SUSPENDED:
+                        file.unlink()
 
     def _location(self, path: str) -> Path:
         location = self._root / checked_path(path)

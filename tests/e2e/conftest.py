@@ -99,7 +99,7 @@ def saving_screenshots(page: Page) -> Screenshot:
 
     def save(name: str, *, picture: str | None = None, clip: FloatRect | None = None) -> None:
         file = _SCREENSHOTS / f"{name}.png"
-        page.screenshot(path=file, clip=clip)
+        page.screenshot(path=file, clip=clip, animations="disabled")
         if picture is not None and os.environ.get("RENEW_PICTURES"):
             shown = Image.open(file).convert("RGB")
             if picture.endswith(".png"):

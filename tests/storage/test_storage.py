@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from moto.s3.models import s3_backends
 
+from imagepipeline_dagster.storage import folder as folder_module
 from imagepipeline_dagster.storage.bucket import DefaultS3, S3Bucket
 from imagepipeline_dagster.storage.contract import (
     ObjectMissing,
@@ -396,6 +397,21 @@ def test_temporary_files_are_never_listed(folder: LocalFolder, tmp_path: Path) -
     (tmp_path / "data/a/.tmp-0123456789abcdef").write_bytes(b"half")
 
     assert list(folder.list("")) == ["a/b"]
+
+
+def test_what_killed_writers_left_is_deleted_when_it_is_old(
+    folder: LocalFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour is waited: whose writer is merely suspended stays, and so does every object."""
+    folder.write("a/b/object", b"whole")
+    left = [tmp_path / "data/a/.tmp-1", tmp_path / "data/a/b/.tmp-2"]
+    for file in left:
+        file.write_bytes(b"half")
+    folder.delete_unfinished("a")
+    assert all(file.exists() for file in left)
+    monkeypatch.setattr(folder_module, "_SUSPENDED", 0)
+    folder.delete_unfinished("a")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["object"]
 
 
 def test_symbolic_links_do_not_lead_out(folder: LocalFolder, tmp_path: Path) -> None:
