@@ -14,9 +14,8 @@ import multiprocessing
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -135,22 +134,12 @@ class Bench:
         """Measure what looking at one picture costs."""
         return self._in_process(measure_decoding, self._scale.picture_bytes)
 
-    @contextmanager
-    def _vendor(self, *, latency_seconds: float = 1.0, concurrency: int = 32) -> Iterator[Vendor]:
-        with Vendor(
+    def _vendor(self, *, latency_seconds: float = 1.0, concurrency: int = 32) -> Vendor:
+        return Vendor(
             latency_seconds=latency_seconds,
             concurrency=concurrency,
             picture_bytes=self._scale.picture_bytes,
-        ) as vendor:
-            # The emulator draws what all its quick pictures share with the first of them.
-            buy_one_by_one(
-                url=vendor.url,
-                api_key=vendor.settings.api_key,
-                jobs=1,
-                poll_seconds=0.1,
-                folder=self._new_folder(),
-            )
-            yield vendor
+        )
 
     def _peer(
         self, vendor: Vendor, who: str, buy: Callable[..., Peer], polls: float, *, jobs: int

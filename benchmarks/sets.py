@@ -38,6 +38,46 @@ class Place:
     folder: Path
     instance_url: str
 
+    @property
+    def data(self) -> Path:
+        """Where tables and pictures are."""
+        return self.folder / "data"
+
+    def fill(self, prompts_of: Mapping[str, int]) -> None:
+        """Make the tables, with so many prompts in each set."""
+        self.data.mkdir()
+        url = f"sqlite:///{self.data / 'tables.db'}"
+        create_tables(url)
+        rows = [
+            {"prompt_set": name, "prompt_id": f"p{number:05}", "prompt": f"boat {number} of {name}"}
+            for name, prompts in prompts_of.items()
+            for number in range(prompts)
+        ]
+        engine = sa.create_engine(parsed_url(url))
+        with engine.begin() as connection:
+            connection.execute(tables_metadata().tables["prompts"].insert(), rows)
+        engine.dispose()
+
+    def configure_dagster(self) -> None:
+        """Write Dagster's configuration."""
+        (self.folder / "dagster.yaml").write_text(
+            f"storage: {{postgres: {{postgres_url: '{self._dagster_url}'}}}}\n"
+            "telemetry: {enabled: false}\n"
+        )
+
+    def event_kb(self) -> float:
+        """Return the size of all events of the instance."""
+        engine = sa.create_engine(self._dagster_url)
+        with engine.connect() as connection:
+            query = sa.text("SELECT sum(octet_length(event)) FROM event_logs")
+            size = int(connection.execute(query).scalar_one())
+        engine.dispose()
+        return size / 1000
+
+    @property
+    def _dagster_url(self) -> str:
+        return self.instance_url.replace("postgresql://", "postgresql+psycopg2://")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeSets:
@@ -88,10 +128,7 @@ def make_sets_alone(place: Place, sets: int) -> MadeSets:
 def make_sets_in_a_batch(place: Place, sets: int) -> MadeSets:
     """Make sets in one run."""
     dataset, resources, names = _prepared(place, sets)
-    url = place.instance_url.replace("postgresql://", "postgresql+psycopg2://")
-    (place.folder / "dagster.yaml").write_text(
-        f"storage: {{postgres: {{postgres_url: '{url}'}}}}\ntelemetry: {{enabled: false}}\n"
-    )
+    place.configure_dagster()
     job = build_definitions(dataset, resources, start=False).resolve_job_def(
         dataset.named("materialize_batch")
     )
@@ -101,35 +138,14 @@ def make_sets_in_a_batch(place: Place, sets: int) -> MadeSets:
             instance=instance, run_config={**run_config_of(dataset, names), **QUIET}
         )
         cpu_seconds = (time.process_time() - began) / sets
-    return MadeSets(cpu_seconds=cpu_seconds, event_kb=event_kb(url) / sets)
+    return MadeSets(cpu_seconds=cpu_seconds, event_kb=place.event_kb() / sets)
 
 
 def _prepared(place: Place, sets: int) -> tuple[ImageDataset, Mapping[str, Any], Sequence[str]]:
-    dataset = ImageDataset()
-    resources = resources_for(
-        api_key=place.api_key, base_url=place.vendor_url, storage_uri=str(place.folder / "data")
-    )
-    url: str = resources["tables"].url
-    create_tables(url)
     # Of each way, so that none finds bought what another bought.
     names = [f"{place.folder.name}-{number:04}" for number in range(sets)]
-    rows = [
-        {"prompt_set": name, "prompt_id": f"p{number}", "prompt": f"boat {number} of {name}"}
-        for name in names
-        for number in range(PROMPTS_OF_A_SET)
-    ]
-    engine = sa.create_engine(parsed_url(url))
-    with engine.begin() as connection:
-        connection.execute(tables_metadata().tables["prompts"].insert(), rows)
-    engine.dispose()
-    return dataset, resources, names
-
-
-def event_kb(url: str) -> float:
-    """Return the size of all events of an instance."""
-    engine = sa.create_engine(url)
-    with engine.connect() as connection:
-        query = sa.text("SELECT sum(octet_length(event)) FROM event_logs")
-        found = int(connection.execute(query).scalar_one())
-    engine.dispose()
-    return found / 1000
+    place.fill(dict.fromkeys(names, PROMPTS_OF_A_SET))
+    resources = resources_for(
+        api_key=place.api_key, base_url=place.vendor_url, storage_uri=str(place.data)
+    )
+    return ImageDataset(), resources, names

@@ -16,18 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
-import sqlalchemy as sa
 
-from benchmarks.sets import MadeSets, Place, event_kb
-from imagepipeline_dagster.databases import parsed_url
+from benchmarks.sets import QUIET, MadeSets, Place
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
-from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.planning.prompts import GenerationDefaults
-from imagepipeline_dagster.tables.creating import create_tables, tables_metadata
 
 _PARTITION = "large"
-_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 _LOOK_SECONDS = 0.2
 
 
@@ -41,32 +36,15 @@ class MadeLargeSet:
     peak_mib: float
 
 
-def make_large_set(
-    place: Place, *, prompts: int, processes: int, classified: bool = False
-) -> MadeLargeSet:
+def make_large_set(place: Place, *, prompts: int, processes: int) -> MadeLargeSet:
     """Make one set of so many prompts with so many processes at a time."""
-    url = f"sqlite:///{place.folder / 'data' / 'tables.db'}"
-    (place.folder / "data").mkdir()
-    create_tables(url)
-    engine = sa.create_engine(parsed_url(url))
-    with engine.begin() as connection:
-        rows = [
-            {"prompt_set": _PARTITION, "prompt_id": f"p{n:06}", "prompt": f"boat {n}"}
-            for n in range(prompts)
-        ]
-        connection.execute(tables_metadata().tables["prompts"].insert(), rows)
-    engine.dispose()
-    instance_url = place.instance_url.replace("postgresql://", "postgresql+psycopg2://")
-    (place.folder / "dagster.yaml").write_text(
-        f"storage: {{postgres: {{postgres_url: '{instance_url}'}}}}\n"
-        "telemetry: {enabled: false}\n"
-    )
+    place.fill({_PARTITION: prompts})
+    place.configure_dagster()
     variables = {
         "DAGSTER_HOME": str(place.folder),
         "BENCH_API_KEY": place.api_key,
         "BENCH_BASE_URL": place.vendor_url,
         "BENCH_PROCESSES": str(processes),
-        "BENCH_CLASSIFIED": "yes" if classified else "",
     }
     command = [sys.executable, "-c", "from benchmarks import shards; shards.run()"]
     began, peak_kib = time.perf_counter(), 0
@@ -90,8 +68,7 @@ def launch_a_set(place: Place, prompts: int) -> MadeSets:
     """Make one set in a run and a process of its own, which has everything to import."""
     before = _children_cpu_seconds()
     make_large_set(place, prompts=prompts, processes=1)
-    url = place.instance_url.replace("postgresql://", "postgresql+psycopg2://")
-    return MadeSets(cpu_seconds=_children_cpu_seconds() - before, event_kb=event_kb(url))
+    return MadeSets(cpu_seconds=_children_cpu_seconds() - before, event_kb=place.event_kb())
 
 
 def _children_cpu_seconds() -> float:
@@ -102,12 +79,8 @@ def _children_cpu_seconds() -> float:
 def make_job() -> dg.JobDefinition:
     """Return the job, as each process makes it for itself."""
     processes = int(os.environ["BENCH_PROCESSES"])
-    classifies = ModerationPolicy(checked="classify", unchecked="classify")
     definitions = build_definitions(
-        ImageDataset(
-            defaults=GenerationDefaults(width=64, height=64),
-            moderation=classifies if os.environ["BENCH_CLASSIFIED"] else ModerationPolicy(),
-        ),
+        ImageDataset(defaults=GenerationDefaults(width=64, height=64)),
         resources_for(
             api_key=os.environ["BENCH_API_KEY"],
             base_url=os.environ["BENCH_BASE_URL"],
@@ -147,6 +120,6 @@ def run() -> None:
             dg.reconstructable(make_job),
             instance=instance,
             tags={"dagster/partition": _PARTITION},
-            run_config=_QUIET,
+            run_config=QUIET,
         )
     sys.exit(not result.success)

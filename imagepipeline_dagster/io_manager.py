@@ -65,7 +65,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         """
         storage = self.storage.open()
         if not context.has_asset_partitions:
-            return _load(storage, context.asset_key, None)
+            return _data_frame(_stored(storage, context.asset_key, None))
         partitions = context.asset_partition_keys
         if context.has_partition_key and len(partitions) == 1:
             stored = _stored(storage, context.asset_key, partitions[0])
@@ -92,10 +92,6 @@ def _data_frame(stored: bytes) -> pd.DataFrame:
     return pd.read_parquet(pa.BufferReader(stored), dtype_backend="numpy_nullable")
 
 
-def _load(storage: Storage, asset_key: dg.AssetKey, partition: str | None) -> pd.DataFrame:
-    return _data_frame(_stored(storage, asset_key, partition))
-
-
 def _stored(storage: Storage, asset_key: dg.AssetKey, partition: str | None) -> bytes:
     path = table_path(asset_key, partition)
     try:
@@ -113,7 +109,7 @@ def _load_materialized(
 ) -> dict[str, pd.DataFrame]:
     def load(partition: str) -> pd.DataFrame | None:
         try:
-            return _load(storage, asset_key, partition)
+            return _data_frame(_stored(storage, asset_key, partition))
         except ObjectMissing:
             return None
 

@@ -54,9 +54,10 @@ class Downloads:
         Raises:
             DownloadError: of the kind that says why not; `DownloadFailed` may work the next time.
         """
-        host = read_link(link).raw_host.decode("ascii")
+        url = read_link(link)
+        host = url.raw_host.decode("ascii")
         try:
-            async with self._follow(link) as response:
+            async with self._follow(url) as response:
                 code = response.status_code
                 if response.is_client_error and code != 429:
                     raise LinkExpired(f"{host} answered HTTP {code}")
@@ -71,9 +72,8 @@ class Downloads:
             ) from self._redaction.cause(error)
 
     @asynccontextmanager
-    async def _follow(self, link: str) -> AsyncIterator[httpx.Response]:
+    async def _follow(self, url: httpx.URL) -> AsyncIterator[httpx.Response]:
         """Open a link, following redirects by hand so that each host is checked."""
-        url = read_link(link)
         for _ in range(_MAX_REDIRECTS + 1):
             checked = await check_link(
                 url,

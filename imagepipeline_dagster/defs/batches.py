@@ -6,7 +6,7 @@ set that fails keeps none of the others back; the run fails at its end, and name
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -99,7 +99,7 @@ def build_batch_job(
                 api=imagepipeline,
                 ledger=opened,
                 storage=storage.open(),
-                looked_at_with={"imagepipeline": imagepipeline, "storage": storage},
+                given={"imagepipeline": imagepipeline, "storage": storage},
                 run_id=context.run_id,
                 log=context.log,
             )
@@ -149,9 +149,13 @@ def _op_name(dataset: ImageDataset) -> str:
 
 @dataclass(slots=True, kw_only=True)
 class _MadeSet:
-    """What became of a set: what Dagster is to be told, and where it failed, if it did."""
+    """What became of a set: what Dagster is to be told, and where it failed, if it did.
+
+    `given` are the resources that its checks take, and its tables by their stages.
+    """
 
     prompt_set: str
+    given: dict[str, object]
     events: list[_Event] = field(default_factory=list)
     stage: str = STAGES[0]
     failure: Exception | None = None
@@ -185,7 +189,7 @@ class _Batch:
     api: ImagePipelineResource
     ledger: Ledger
     storage: Storage
-    looked_at_with: Mapping[str, object]
+    given: Mapping[str, object]
     run_id: str
     log: logging.Logger
     reading: threading.Lock = field(default_factory=threading.Lock)
@@ -210,7 +214,7 @@ class _Batch:
                 raise
 
     def _made(self, prompt_set: str) -> _MadeSet:
-        made = _MadeSet(prompt_set=prompt_set)
+        made = _MadeSet(prompt_set=prompt_set, given=dict(self.given))
         try:
             self._make(made)
         except Exception as error:  # noqa: BLE001 - it is told, and the other sets go on
@@ -221,13 +225,12 @@ class _Batch:
 
     def _make(self, made: _MadeSet) -> None:
         dataset, name = self.dataset, made.prompt_set
-        tables: dict[str, object] = dict(self.looked_at_with)
         with self.reading:
             prompts = make_prompt_set(dataset, name, self.source)
-        self._keep(made, "prompt_sets", prompts, check_prompt_sets, tables)
+        self._keep(made, prompts, check_prompt_sets(dataset))
         made.stage = "generation_requests"
         plan = plan_set(dataset, name, prompts.table, api=self.api, ledger=self.ledger)
-        self._keep(made, made.stage, plan, _no_checks, tables)
+        self._keep(made, plan)
         made.stage = "generated_images"
         means = dataset.means(self.api, self.ledger, self.storage, run_id=self.run_id)
         places = max(1, means.settings.max_in_flight // _SETS_AT_ONCE)
@@ -248,7 +251,7 @@ class _Batch:
                 metadata=purchased.plan_figures,
             )
         )
-        self._keep(made, made.stage, purchased.images, check_generated_images, tables)
+        self._keep(made, purchased.images, check_generated_images(dataset))
         made.stage = "moderated_images"
         images = moderate(
             dataset,
@@ -259,7 +262,7 @@ class _Batch:
             storage=self.storage,
             small_sheets=True,
         )
-        self._keep(made, made.stage, images, check_moderated_images, tables)
+        self._keep(made, images, check_moderated_images(dataset))
 
     def _begin(self, prompt_set: str, purchase: Purchase) -> None:
         self.purchases[prompt_set] = purchase
@@ -267,37 +270,24 @@ class _Batch:
             # It was on its way here when the run was ended.
             raise RunEnded("the run was ended before this set was bought")
 
-    def _keep(
-        self,
-        made: _MadeSet,
-        stage: str,
-        result: Made[Any],
-        checks_of: Callable[[ImageDataset], list[StageCheck]],
-        tables: dict[str, object],
-    ) -> None:
+    def _keep(self, made: _MadeSet, result: Made[Any], checks: Sequence[StageCheck] = ()) -> None:
         """Store a stage's table, and note what its materialization and its checks say."""
-        key, partition = self.dataset.key(stage), partition_key(made.prompt_set)
+        key, partition = self.dataset.key(made.stage), partition_key(made.prompt_set)
         uri = self.storage.write(table_path(key, partition), result.table.encoded)
-        if stage == STAGES[-1]:
+        if made.stage == STAGES[-1]:
             record_built(self.dataset, result.rows, self.ledger)
+        metadata = {name: told for name, told in result.metadata.items() if name not in _COLUMNS}
         made.events.append(
             dg.AssetMaterialization(
                 key,
                 partition=partition,
-                metadata={
-                    **{
-                        name: value
-                        for name, value in result.metadata.items()
-                        if name not in _COLUMNS
-                    },
-                    "dagster/uri": uri,
-                },
+                metadata={**metadata, "dagster/uri": uri},
                 tags={"dagster/data_version": result.data_version},
             )
         )
-        tables[stage] = result.table
-        for check in checks_of(self.dataset):
-            seen = check.look(**{name: tables[name] for name in check.inputs()})
+        made.given[made.stage] = result.table
+        for check in checks:
+            seen = check.look(**{name: made.given[name] for name in check.inputs()})
             made.events.append(
                 dg.AssetCheckEvaluation(
                     asset_key=key,
@@ -312,7 +302,3 @@ class _Batch:
             )
             if check.blocking and not seen.passed:
                 raise dg.Failure(f"the check {check.name} did not pass: {seen.description}")
-
-
-def _no_checks(_: ImageDataset) -> list[StageCheck]:
-    return []

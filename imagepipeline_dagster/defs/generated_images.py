@@ -143,6 +143,7 @@ class _Figures:
 def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
     """Buy what the plan of one prompt set lacks, shard by shard."""
     started = time.monotonic()
+    dataset, means, allowance = to_buy.dataset, to_buy.means, to_buy.means.allowance
     withheld = to_buy.why_withheld()
     figures, stoppers, plan = _Figures(), [], PlanCount()
     outcomes, of_this_run = Counter[str](), Counter[str]()
@@ -150,41 +151,40 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
     def images_bought() -> Iterator[GeneratedImage]:
         for shard in to_buy.shards:
             bought = to_buy.buy(shard, withheld=withheld, beside_others=False)
-            figures.add(bought, run_id=to_buy.means.run_id)
+            figures.add(bought, run_id=means.run_id)
             plan.add(bought.plan)
-            stoppers.append(bought.report.stopper)
             outcomes.update(image.outcome for image in bought.images)
-            of_this_run.update(i.outcome for i in bought.images if i.run_id == to_buy.means.run_id)
+            of_this_run.update(i.outcome for i in bought.images if i.run_id == means.run_id)
             yield from bought.images
-            if _is_failure(bought.report.stopper):
-                return
+            if bought.report.stopper is not None:
+                stoppers.append(bought.report.stopper)
+                if _is_failure(bought.report.stopper):
+                    return
 
     table = StoredTable.of(images_bought(), GeneratedImage)
     images = table.rows(GeneratedImage)
-    telemetry.images_ended(of_this_run, dataset=to_buy.dataset.name, emulated=to_buy.means.emulated)
+    telemetry.images_ended(of_this_run, dataset=dataset.name, emulated=means.emulated)
     told: dict[str, Any] = asdict(figures)
     to_buy.log.info(
         "%(requested)d samples: %(bought)d bought, %(reused)d reused; "
         "%(api_calls)d API calls, %(resumed_jobs)d jobs resumed",
         told,
     )
-    cost = to_buy.means.allowance.cost(figures.bought)
-    if cost is not None:
+    if (cost := allowance.cost(figures.bought)) is not None:
         told["cost"] = cost
-    stopper = next((stopper for stopper in stoppers if stopper is not None), None)
-    if _is_failure(stoppers[-1]):
-        raise _failure(stoppers[-1], told)
-    if stopper is not None:
-        pending = isinstance(stopper, NotApproved)
-        told["stopped"] = f"pending: {stopper}" if pending else str(stopper)
+    if stoppers:
+        if _is_failure(stoppers[-1]):
+            raise _failure(stoppers[-1], told)
+        pending = "pending: " if isinstance(stoppers[0], NotApproved) else ""
+        told["stopped"] = f"{pending}{stoppers[0]}"
     made = Made(
         table=table,
         row_type=GeneratedImage,
         data_version=content_hash(images, leave_out=CIRCUMSTANCES),
         metadata={
-            **table_metadata(to_buy.dataset, "generated_images", len(images), started=started),
+            **table_metadata(dataset, "generated_images", len(images), started=started),
             **told,
-            "emulated": to_buy.means.emulated,
+            "emulated": means.emulated,
             "outcomes": dg.MetadataValue.md(
                 markdown_table(["outcome", "samples"], list(outcomes.items()))
             ),
@@ -193,17 +193,14 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
                     (image, None if image.outcome == Outcome.GENERATED else image.outcome)
                     for image in images
                 ),
-                to_buy.means.storage,
+                means.storage,
                 count=len(images),
                 small=small_sheets,
             ),
         },
     )
-    allowance = to_buy.means.allowance
-    spent = allowance.spent(to_buy.means.ledger, today=dt.datetime.now(dt.UTC).date())
-    return PurchasedSet(
-        made, plan_figures(plan.summary, allowance, spent, emulated=to_buy.means.emulated)
-    )
+    spent = allowance.spent(means.ledger, today=dt.datetime.now(dt.UTC).date())
+    return PurchasedSet(made, plan_figures(plan.summary, allowance, spent, emulated=means.emulated))
 
 
 def _is_failure(stopper: Exception | None) -> bool:
