@@ -57,24 +57,34 @@ def build_release_sensor(
     return [image_dataset_sensor]
 
 
-def _newest(dataset: ImageDataset, instance: dg.DagsterInstance) -> tuple[int, float] | None:
-    """Return the newest event about stored verdicts, and when it was."""
+def _newest(dataset: ImageDataset, instance: dg.DagsterInstance) -> float | None:
+    """Return when verdicts were last stored or checked."""
     stored = instance.fetch_materializations(dataset.key("moderated_images"), limit=1).records
-    return (stored[0].storage_id, stored[0].timestamp) if stored else None
+    checked = instance.event_log_storage.get_latest_asset_check_execution_by_key(_checks(dataset))
+    times = [
+        *(record.timestamp for record in stored),
+        *(record.event.timestamp for record in checked.values() if record.event),
+    ]
+    return max(times, default=None)
+
+
+def _checks(dataset: ImageDataset) -> list[dg.AssetCheckKey]:
+    """Return the blocking checks of a set's verdicts."""
+    key = dataset.key("moderated_images")
+    return [
+        dg.AssetCheckKey(key, check.name)
+        for check in check_moderated_images(dataset)
+        if check.blocking
+    ]
 
 
 def _changed_after(
     dataset: ImageDataset, instance: dg.DagsterInstance, event: int
 ) -> Iterator[ChangedSet]:
     """Yield the sets whose verdicts were stored or checked after an event."""
-    key = dataset.key("moderated_images")
-    blocking = [
-        dg.AssetCheckKey(key, check.name)
-        for check in check_moderated_images(dataset)
-        if check.blocking
-    ]
     checks: dict[str | None, list[AssetCheckPartitionInfo]] = {}
-    for check in instance.event_log_storage.get_asset_check_partition_info(blocking, event):
+    storage = instance.event_log_storage
+    for check in storage.get_asset_check_partition_info(_checks(dataset), event):
         checks.setdefault(check.partition_key, []).append(check)
     for of_set in checks.values():
         yield ChangedSet(

@@ -85,14 +85,20 @@ def test_a_picture_that_two_sets_share_counts_once_in_all(shop: Shop) -> None:
 
 
 def test_plan_takes_the_dataset_of_a_project(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dataset with other defaults and a price is planned as its own definitions would."""
+    """A dataset with other defaults, a price and canaries is planned as its own definitions do."""
     (shop.folder / "shop_definitions.py").write_text(
         "from imagepipeline_dagster import GenerationDefaults, ImageDataset\n"
         "dataset = ImageDataset(defaults=GenerationDefaults(samples=4), price_per_image=0.5)\n"
+        "watched = dataset.changed(canaries={'images': ['3f2a9c41', 'b07d11e2']})\n"
         "other = 1\n"
     )
     monkeypatch.syspath_prepend(str(shop.folder))
     shop.add("a")
-    assert "4 images to buy, for 2.00" in shop.run("plan", "--dataset", "shop_definitions:dataset")
+    output = shop.run("plan", "--dataset", "shop_definitions:dataset")
+    assert "4 images to buy, for 2.00" in output
+    assert "canaries" not in output
+    output = shop.run("plan", "--dataset", "shop_definitions:watched")
+    assert "4 images to buy, for 2.00" in output
+    assert "Besides, the canaries buy 2 images for 1.00, each time of 0 5 * * 1." in output
     for wrong in ("shop_definitions:other", "shop_definitions:none", "no_such_module:x", ":"):
         assert "--dataset" in shop.run("plan", "--dataset", wrong, ok=False)

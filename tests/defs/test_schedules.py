@@ -150,7 +150,7 @@ def test_the_release_is_asked_for_daily(pipeline: Pipeline) -> None:
 
 
 def test_a_burst_of_sets_makes_one_release(tmp_path: Path) -> None:
-    """Five changed sets ask for one release; no change, and a set that a check stops, for none."""
+    """Five changed sets ask for one release; a set that a check stops for none until it passes."""
     policy = ReleasePolicy(on_change=True, quiet_minutes=0)
     dataset = ImageDataset(key_prefix=("shop",), release=policy)
     with open_pipeline(tmp_path, dataset=dataset) as pipeline:
@@ -169,13 +169,18 @@ def test_a_burst_of_sets_makes_one_release(tmp_path: Path) -> None:
         (again,) = pipeline.tick("image_dataset_sensor")
         assert again.run_key != request.run_key
         pipeline.run("set_0")
+        check = dg.AssetCheckKey(dataset.key("moderated_images"), "few_are_rejected")
         pipeline.instance.report_runless_asset_event(
             dg.AssetCheckEvaluation(
-                asset_key=dataset.key("moderated_images"),
-                check_name="few_are_rejected",
+                asset_key=check.asset_key,
+                check_name=check.name,
                 passed=False,
                 blocking=True,
                 partition="set_0",
             )
         )
         assert pipeline.tick("image_dataset_sensor") == []
+        every_job = pipeline.definitions.resolve_implicit_global_asset_job_def()
+        checks = every_job.get_subset(asset_selection=set(), asset_check_selection={check})
+        checks.execute_in_process(instance=pipeline.instance, partition_key="set_0")
+        assert len(pipeline.tick("image_dataset_sensor")) == 1

@@ -20,7 +20,7 @@ BLOCKED = ChangedSet(event=9, passes=False)
 def _tick(
     *changed: ChangedSet,
     cursor: str | None = None,
-    newest: tuple[int, float] | None = (7, 1000.0),
+    newest: float | None = 1000.0,
     now: float = 1600.0,
     under_way: bool = False,
 ) -> ReleaseTick:
@@ -52,7 +52,7 @@ def _tick(
         (_tick(PASSES, BLOCKED), True, "9"),
         (_tick(PASSES, cursor="8"), False, "8"),
         (_tick(newest=None), False, "0"),
-        (_tick(PASSES, BLOCKED, newest=(9, 1000), cursor="8"), False, "9"),
+        (_tick(PASSES, BLOCKED, cursor="8"), False, "9"),
     ],
     ids=[
         *("quiet", "not yet quiet", "a clock that is behind", "a run under way"),
