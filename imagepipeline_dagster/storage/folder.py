@@ -8,7 +8,7 @@ import shutil
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import accumulate, islice
@@ -57,7 +57,7 @@ class LocalFolder(Storage):
 
     @override
     def write_all(self, objects: Mapping[str, bytes | memoryview]) -> None:
-        with ExitStack() as temporaries, ThreadPoolExecutor(_SYNCS) as syncs:
+        with ExitStack() as temporaries:
             written: dict[Path, Path] = {}
             for path, data in objects.items():
                 location = self._location(path)
@@ -65,10 +65,10 @@ class LocalFolder(Storage):
                 temporary.write_bytes(data)
                 written[temporary] = location
             # All are written before the first is synced: a disk takes many together.
-            deque(syncs.map(_sync_path, written), maxlen=0)
+            _sync_together(written)
             for temporary, location in written.items():
                 temporary.replace(location)
-            deque(syncs.map(_sync_path, {at.parent for at in written.values()}), maxlen=0)
+            _sync_together({location.parent for location in written.values()})
 
     @override
     def upload(self, path: str, file: Path) -> str:
@@ -87,15 +87,12 @@ class LocalFolder(Storage):
         folders: set[Path] = set()
         for target, source in sources.items():
             original, location = self._location(source), self._location(target)
-            with _temporary_beside(location) as temporary:
-                try:
-                    _link_or_copy(original, temporary)
-                except _ABSENT:
-                    raise self._missing(source) from None
-                temporary.replace(location)
+            try:
+                location.hardlink_to(original)  # whole at once, and most names are free
+            except OSError:
+                self._copy_over(source, original, location)
             folders.add(location.parent)
-        for folder in folders:
-            _sync_path(folder)
+        _sync_together(folders)
 
     @override
     def read(self, path: str) -> bytes:
@@ -165,6 +162,14 @@ class LocalFolder(Storage):
         parts = accumulate(path.split("/"), "{}/{}".format, initial=str(self._root))
         return any(map(os.path.islink, islice(parts, 1, None)))
 
+    def _copy_over(self, path: str, original: Path, location: Path) -> None:
+        with _temporary_beside(location) as temporary:
+            try:
+                _link_or_copy(original, temporary)
+            except _ABSENT:
+                raise self._missing(path) from None
+            temporary.replace(location)
+
     def _missing(self, path: str) -> ObjectMissing:
         return ObjectMissing(f"there is no object at {self.uri_of(path)}")
 
@@ -196,6 +201,18 @@ def _make_folder(folder: Path) -> None:
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         _sync_path(folder.parent)
+
+
+def _sync_together(paths: Iterable[Path]) -> None:
+    """Sync them side by side, a share of them a thread."""
+    listed = list(paths)
+    with ThreadPoolExecutor(_SYNCS) as syncs:
+        deque(syncs.map(_sync_each, (listed[at::_SYNCS] for at in range(_SYNCS))), maxlen=0)
+
+
+def _sync_each(paths: Iterable[Path]) -> None:
+    for path in paths:
+        _sync_path(path)
 
 
 def _sync_path(path: Path) -> None:
