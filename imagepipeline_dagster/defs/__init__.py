@@ -8,7 +8,6 @@
 - `sensors`, `moderation_sensor`, `release_sensor`, `schedules`: they start runs.
 - `alert_sensors`: they tell people.
 - `registration` of the sets, `plans` and their approval: they come before paying.
-- `installation`: whether it can work.
 - `dataset`: the options of one. `metadata`, `plan_metadata`, `moderation_metadata`: what it shows.
 - `column_lineage`: where each column comes from.
 - `resource_keys`: its resources, apart from others'. `sensor_resources`: those of cheap ticks.

@@ -158,7 +158,7 @@ BROKEN: dict[str, Defect] = {
         "versions",
         "install from the lock",
         lambda patch, _: patch.setattr(
-            "imagepipeline_dagster.defs.installation._installed",
+            "imagepipeline_dagster.cli.doctor._installed",
             lambda name: "2.0.1" if name == "sqlalchemy" else None,
         ),
     ),
