@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.decisions import withdraw_images
@@ -206,7 +206,11 @@ def _policy_of(storage: Storage, release: Release) -> ReleasePolicy:
         card = storage.read(f"{release.path}/README.md").decode()
         if licence := re.search(r"^license: (.+)$", card.partition("\n---\n")[0], re.MULTILINE):
             stated["license"] = licence[1].strip("\"'")
-    return ReleasePolicy.model_validate({"stamp": False, **stated})
+    try:
+        return ReleasePolicy.model_validate({"stamp": False, **stated})
+    except ValidationError as error:  # an extra that its makers had, or options of later versions
+        problems = "; ".join(problem["msg"] for problem in error.errors())
+        raise NotRewritten(f"{release.version} cannot be written anew: {problems}") from None
 
 
 def _parts(

@@ -16,7 +16,7 @@ from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.reading import manifests
 from imagepipeline_dagster.release.verifying import problems_of
-from imagepipeline_dagster.release.withdrawal import withdraw
+from imagepipeline_dagster.release.withdrawal import NotRewritten, withdraw
 from imagepipeline_dagster.storage.contract import Storage, image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.release.samples import NOON, kept_row, picture, publish_rows
@@ -97,8 +97,15 @@ def test_no_file_has_a_picture_that_left(storage: LocalFolder, ledger: Ledger) -
     assert former.samefile(newer)
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The policy itself says what to install, before anything is bought or written."""
+def test_a_missing_extra_is_named(
+    storage: LocalFolder, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The policy says what to install when it is made, and so does whoever takes a picture back."""
+    row = kept_row(storage, 1)
+    publish_rows(storage, [row], policy=POLICY)
     monkeypatch.setattr(policy, "find_spec", lambda _: None)
-    with pytest.raises(ValidationError, match=r'pip install "imagepipeline-dagster\[lance\]"'):
+    advice = r'pip install "imagepipeline-dagster\[lance\]"'
+    with pytest.raises(ValidationError, match=advice):
         ReleasePolicy(formats=("parquet", "lance"))
+    with pytest.raises(NotRewritten, match=f"v0001 cannot be written anew: .*{advice}"):
+        withdraw(storage, ledger, [str(row.image_sha256)], who="ana", why="asked", at=NOON)
