@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -99,13 +99,8 @@ def _by_name(summaries: Iterable[SetSummary]) -> Iterable[SetSummary]:
     by_name: dict[str, SetSummary] = {}
     for summary in summaries:
         earlier = by_name.get(summary.prompt_set)
-        by_name[summary.prompt_set] = (
-            summary
-            if earlier is None
-            else SetSummary(
-                summary.prompt_set, earlier.rows + summary.rows, summary.newest, summary.value
-            )
-        )
+        rows = summary.rows + (earlier.rows if earlier else 0)
+        by_name[summary.prompt_set] = replace(summary, rows=rows)
     return by_name.values()
 
 

@@ -120,19 +120,20 @@ class PromptSetStates:
 
     def wanting_for_prompts(self) -> list[SetFingerprint]:
         """Return the sets whose rows changed since a run was last asked for, longest wait first."""
-        return self._wanting(_STATE.requested_prompts.is_distinct_from(_DESIRED.prompts))
+        return self._saying(_NOT_BUILT, _STATE.requested_prompts.is_distinct_from(_DESIRED.prompts))
 
     def wanting_for_embeddings(self) -> list[SetFingerprint]:
         """Return those whose embeddings changed since; a set that is new is not among them."""
-        return self._wanting(
-            and_(_KNOWN, _STATE.requested_embeddings.is_distinct_from(_DESIRED.embeddings))
+        return self._saying(
+            _NOT_BUILT, _KNOWN, _STATE.requested_embeddings.is_distinct_from(_DESIRED.embeddings)
         )
 
-    def _wanting(self, changed: ColumnElement[bool]) -> list[SetFingerprint]:
+    def _saying(self, *wanted: ColumnElement[bool]) -> list[SetFingerprint]:
+        """Return what the sets say for which these conditions hold, longest wait first."""
         query = (
             select(*_AS_DESIRED)
             .select_from(_WITH_STATE)
-            .where(_DESIRED.dataset == self._dataset, _NOT_BUILT, changed)
+            .where(_DESIRED.dataset == self._dataset, *wanted)
             .order_by(_DESIRED.changed_at, _DESIRED.prompt_set)
         )
         with self._ledger.reading() as connection:
@@ -149,17 +150,12 @@ class PromptSetStates:
 
     def end_pauses(self, sets: Iterable[str]) -> None:
         """Let these sets be asked for at the next look, as if nothing had been asked for yet."""
-        self._ledger.execute_many(
-            update(prompt_sets)
-            .where(self._is(_SET_NAME))
-            .values(
-                requested_prompts=None,
-                requested_embeddings=None,
-                requested_at=_LONG_AGO,
-                retries=0,
-            ),
-            _named(sets),
-        )
+        self._forget_asking(sets, requested_at=_LONG_AGO)
+
+    def _forget_asking(self, sets: Iterable[str], **also: object) -> None:
+        values = {"requested_prompts": None, "requested_embeddings": None, "retries": 0, **also}
+        of_set = self._is(_SET_NAME)
+        self._ledger.execute_many(update(prompt_sets).where(of_set).values(values), _named(sets))
 
     def overdue(self, *, now: dt.datetime) -> list[str]:
         """Return the sets that are not whole, as far as is known, and waited long enough.
@@ -244,8 +240,9 @@ class PromptSetStates:
         self, prompt_sets: Collection[str], *, now: dt.datetime, tick: str, at_most: int
     ) -> list[AskedRun]:
         """Ask for those of these sets that are still overdue, and return the runs."""
-        known = self._known(prompt_sets)
-        due = (known[name] for name in self.overdue(now=now) if name in known)
+        known = {says.prompt_set: says for says in self._saying()}
+        overdue = set(prompt_sets).intersection(known)
+        due = (known[name] for name in self.overdue(now=now) if name in overdue)
         for desired in islice(due, at_most):
             self.ask(desired, tick=tick, again=True)
         return self.asked_in(tick)
@@ -310,24 +307,12 @@ class PromptSetStates:
 
         Otherwise a change that was taken back, and is made again, would look as if asked for.
         """
-        stale = (
-            select(_STATE.prompt_set)
-            .select_from(_WITH_STATE)
-            .where(
-                _DESIRED.dataset == self._dataset,
-                _STATE.built_content == _DESIRED.content,
-                _STATE.requested_prompts.is_not(None),
-                not_(_ASKED_AS_DESIRED),
-            )
+        stale = self._saying(
+            _STATE.built_content == _DESIRED.content,
+            _STATE.requested_prompts.is_not(None),
+            not_(_ASKED_AS_DESIRED),
         )
-        with self._ledger.reading() as connection:
-            names = _named(connection.scalars(stale))
-        self._ledger.execute_many(
-            update(prompt_sets)
-            .where(self._is(_SET_NAME))
-            .values(requested_prompts=None, requested_embeddings=None, retries=0),
-            names,
-        )
+        self._forget_asking(says.prompt_set for says in stale)
 
     def forget(self, vanished: Iterable[str]) -> None:
         """Drop the states of sets that left the tables: one that comes back is compared anew."""
@@ -349,15 +334,6 @@ class PromptSetStates:
         with self._ledger.reading() as connection:
             kept = set(connection.scalars(query))
         self.forget(kept.difference(names))
-
-    def _known(self, names: Collection[str]) -> dict[str, SetFingerprint]:
-        query = select(*_AS_DESIRED).where(_DESIRED.dataset == self._dataset)
-        with self._ledger.reading() as connection:
-            return {
-                row.prompt_set: SetFingerprint(*row)
-                for row in connection.execute(query)
-                if row.prompt_set in names
-            }
 
     def _says(self, prompt_set: str | BindParameter[str]) -> ColumnElement[bool]:
         return and_(_DESIRED.dataset == self._dataset, _DESIRED.prompt_set == prompt_set)

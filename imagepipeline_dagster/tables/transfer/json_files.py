@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from abc import abstractmethod
 from collections.abc import Iterator
 from decimal import Decimal
@@ -19,6 +20,7 @@ from imagepipeline_dagster.tables.transfer.text_lines import LineUnreadable, tex
 
 _LIKE_THIS = '{"prompt": "…"}'
 _READ_AT_ONCE = 1 << 16  # characters
+_SIGN = re.compile(r"\S")
 # Decimals keep the digits of a number as they are written.
 _DECODER = json.JSONDecoder(parse_float=Decimal)
 
@@ -99,14 +101,12 @@ class _Window:
 
     def following(self) -> str:
         """Return the next character that is not blank, or the empty text at the end."""
-        while True:
-            rest = self._text[self._start : self._start + 1]
-            if rest and not rest.isspace():
-                return rest
-            if rest:
-                self._pass(self._start + 1)
-            elif not self._more(1):
+        while not (sign := _SIGN.search(self._text, self._start)):
+            self._pass(len(self._text))
+            if not self._more(1):
                 return ""
+        self._pass(sign.start())
+        return sign[0]
 
     def take(self, sign: str) -> None:
         """Pass over the next character."""
