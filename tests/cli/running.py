@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
 from imagepipeline_dagster.cli import main
+from tests.tables.filling import rows_in
 
 
 def do(*arguments: str, answer: str = "") -> Result:
@@ -15,11 +15,5 @@ def do(*arguments: str, answer: str = "") -> Result:
 
 def prompts() -> list[tuple[str, str, str]]:
     """Return set, id and text of each prompt in the default tables."""
-    engine = sa.create_engine("sqlite:///data/tables.db")
-    with engine.connect() as connection:
-        found = connection.execute(
-            sa.text("SELECT prompt_set, prompt_id, prompt FROM prompts ORDER BY 1, 2")
-        )
-        rows = [(row[0], row[1], row[2]) for row in found]
-    engine.dispose()
-    return rows
+    rows = rows_in("sqlite:///data/tables.db")
+    return [(row.prompt_set, row.prompt_id, row.prompt) for row in rows]

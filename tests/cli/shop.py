@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import sqlalchemy as sa
 from click.testing import CliRunner
 
 from imagepipeline_dagster.cli import main
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind
 from imagepipeline_dagster.tables.reading import SourceTables
 from tests.buying import Bought, Buyer, prompts_of
+from tests.tables.filling import insert
 
 DROPPED = Fault(kind=FaultKind.DROPPED_ANSWER, times=1)
 
@@ -35,7 +35,7 @@ class Shop:
 
     def add(self, prompt_id: str, prompt_set: str = "spring", **row: object) -> None:
         """Add a row for a small picture."""
-        values = {
+        values: dict[str, object] = {
             "prompt_set": prompt_set,
             "prompt_id": prompt_id,
             "prompt": f"a boat called {prompt_id}",
@@ -43,11 +43,7 @@ class Shop:
             "height": 64,
             **row,
         }
-        engine = sa.create_engine(self.tables_url)
-        columns: list[sa.ColumnClause[object]] = [sa.column(name) for name in values]
-        with engine.begin() as connection:
-            connection.execute(sa.insert(sa.table("prompts", *columns)).values(values))
-        engine.dispose()
+        insert(self.tables_url, "prompts", values)
 
     @property
     def tables_url(self) -> str:

@@ -1,17 +1,11 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from tests.cli.running import do, prompts
-
-ROWS = [
-    {"prompt_set": "boats", "prompt_id": "one", "prompt": "a boat"},
-    {"prompt_set": "boats", "prompt_id": "two", "prompt": 'a raft, with "sails"\tand a tab'},
-]
+from tests.tables.filling import run_sql
 
 
 def test_init_twice(tmp_path: Path) -> None:
@@ -31,7 +25,7 @@ def test_init_empty() -> None:
     """`init --empty` makes tables without rows, and leaves rows that are there."""
     assert do("init", "--empty").exit_code == 0
     assert prompts() == []
-    Path("more.jsonl").write_text(json.dumps(ROWS[0]))
+    Path("more.jsonl").write_text('{"prompt_set": "boats", "prompt_id": "one", "prompt": "p"}')
     do("import-prompts", "more.jsonl")
     assert do("init", "--empty").exit_code == 0
     assert len(prompts()) == 1
@@ -52,17 +46,15 @@ def test_a_database_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch) -> 
             assert "hush-hush" not in result.output
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
-def test_an_export_imports_unchanged(suffix: str) -> None:
+def test_an_export_imports_unchanged() -> None:
     """What `export` writes, of both tables, the import commands find unchanged."""
     do("init")
-    exported = do("export", f"p{suffix}")
-    assert exported.output == f"prompts: 28 rows exported to p{suffix}\n"
-    assert "0 inserted, 0 updated, 28 unchanged, " in do("import-prompts", f"p{suffix}").output
-    assert do("export", f"e{suffix}", "--embeddings").exit_code == 0
-    imported = do("import-embeddings", f"e{suffix}").output
+    assert do("export", "p.csv").output == "prompts: 28 rows exported to p.csv\n"
+    assert "0 inserted, 0 updated, 28 unchanged, " in do("import-prompts", "p.csv").output
+    assert do("export", "e.jsonl", "--embeddings").exit_code == 0
+    imported = do("import-embeddings", "e.jsonl").output
     assert imported.startswith("embeddings: 0 inserted, 0 updated, ")
-    replaced = do("import-prompts", f"p{suffix}", "--replace-set").output
+    replaced = do("import-prompts", "p.csv", "--replace-set").output
     assert "28 unchanged, in 3 prompt sets: " in replaced
 
 
@@ -89,11 +81,11 @@ def test_an_export_of_a_projects_own_table(monkeypatch: pytest.MonkeyPatch) -> N
     )
     monkeypatch.syspath_prepend(str(Path.cwd()))
     do("init", "--empty")
-    engine = sa.create_engine("sqlite:///data/tables.db")
-    with engine.begin() as connection:
-        connection.exec_driver_sql("CREATE TABLE briefs (campaign TEXT, id TEXT, words TEXT)")
-        connection.exec_driver_sql("INSERT INTO briefs VALUES ('s', '1', 'p'), (NULL, '2', 'p')")
-    engine.dispose()
+    run_sql(
+        "sqlite:///data/tables.db",
+        "CREATE TABLE briefs (campaign TEXT, id TEXT, words TEXT)",
+        "INSERT INTO briefs VALUES ('s', '1', 'p'), (NULL, '2', 'p')",
+    )
     chosen = ("--dataset", "own_tables:dataset")
     assert do("export", "p.csv", *chosen).output == (
         "prompts: 1 row exported to p.csv\nLeft out: 1 row without a prompt set or an id.\n"

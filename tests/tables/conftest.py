@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.reading import SourceTables
+from tests.tables.filling import run_sql
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -27,17 +28,9 @@ Execute = Callable[..., None]
 
 
 @pytest.fixture
-def execute(tables_url: str) -> Iterator[Execute]:
+def execute(tables_url: str) -> Execute:
     """Run statements on the database as somebody would who does not know this package."""
-    engine = sa.create_engine(tables_url)
-
-    def run(*statements: str, **values: object) -> None:
-        with engine.begin() as connection:
-            for statement in statements:
-                connection.execute(sa.text(statement), values or None)
-
-    yield run
-    engine.dispose()
+    return partial(run_sql, tables_url)
 
 
 @pytest.fixture

@@ -1,15 +1,58 @@
-"""Files imported in one go, as the command does it where there is nothing to ask."""
+"""Tables filled by somebody else's SQL, and by files imported without a question."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
+
+from imagepipeline_dagster.databases import parsed_url
+from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, RowType, TableMapping
 from imagepipeline_dagster.tables.transfer.incoming import ImportOptions, IncomingRows
 from imagepipeline_dagster.tables.transfer.merge import ImportReport, Merge
 from imagepipeline_dagster.tables.transfer.progress import OnProgress
+
+PROMPTS = TableMapping("prompts")
+EMBEDDINGS = TableMapping("embeddings")
+HEADERS = ("prompt_set", "prompt_id", "prompt")
+
+
+def run_sql(url: str, *statements: str, **values: object) -> None:
+    """Run statements as somebody would who does not know this package."""
+    engine = sa.create_engine(parsed_url(url), poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(sa.text(statement), values or None)
+
+
+def insert(url: str, table: str, *rows: dict[str, object]) -> None:
+    """Insert rows in the same way."""
+    engine = sa.create_engine(parsed_url(url), poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        for row in rows:
+            columns: list[sa.ColumnClause[object]] = [sa.column(name) for name in row]
+            connection.execute(sa.insert(sa.table(table, *columns)).values(row))
+
+
+def rows_in(url: str) -> list[PromptRow]:
+    """Return all prompts, in the order of their keys."""
+    with SourceTables(url) as tables:
+        return sorted(tables.iter_prompts(), key=lambda row: (row.prompt_set, row.prompt_id))
+
+
+def csv_file(
+    folder: Path, rows: Sequence[Sequence[object]], headers: Sequence[str] = HEADERS
+) -> Path:
+    """Return a CSV file with these rows."""
+    file = folder / "prompts.csv"
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        csv.writer(opened).writerows([headers, *rows])
+    return file
 
 
 def import_prompts(

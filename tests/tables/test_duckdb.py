@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.checksums import checksums_among, checksums_between
 from imagepipeline_dagster.tables.errors import TableMissing, TablesError, TablesUnavailable
@@ -21,6 +19,7 @@ from imagepipeline_dagster.tables.summaries import (
     summarise_sets,
 )
 from tests.tables.asking import asked
+from tests.tables.filling import run_sql
 
 TABLES = (
     "CREATE SCHEMA studio",
@@ -39,23 +38,13 @@ TABLES = (
 )
 BRIEFS = TableMapping("studio.briefs", {"prompt_set": "campaign"})
 
-Execute = Callable[..., None]
-
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     """The URL of a DuckDB file with tables in it."""
     found = f"duckdb:///{tmp_path / 'warehouse.duckdb'}"
-    execute(found, *TABLES)
+    run_sql(found, *TABLES)
     return found
-
-
-def execute(url: str, *statements: str) -> None:
-    """Run statements as another program would, which then lets the file go."""
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    with engine.begin() as connection:
-        for statement in statements:
-            connection.exec_driver_sql(statement)
 
 
 def test_rows_are_read(url: str) -> None:
@@ -77,7 +66,7 @@ def test_changes_are_seen(url: str) -> None:
         newest, before = asked(newest_time, tables), asked(checksums_among, tables, ["spring"])
         fingerprints = fingerprint_sets(tables)
         assert newest is not None
-        execute(
+        run_sql(
             url,
             "UPDATE studio.briefs SET updated_at = now()",
             "INSERT INTO studio.briefs (campaign, prompt_id, prompt, updated_at)"
@@ -111,7 +100,7 @@ def test_nothing_is_written(url: str, tmp_path: Path) -> None:
 
 def test_sets_that_a_collation_takes_for_one_are_refused(url: str) -> None:
     """A set that the database lists under another's name is named; others are let by."""
-    execute(
+    run_sql(
         url,
         "DROP VIEW prompts",
         "CREATE TABLE prompts (prompt_set TEXT COLLATE NOCASE, prompt_id TEXT, prompt TEXT)",

@@ -3,12 +3,12 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
-import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.misleading_times import misleading_time
 from imagepipeline_dagster.tables.reading import SourceTables
 from tests.tables.asking import asked
 from tests.tables.conftest import Execute
+from tests.tables.filling import insert
 
 NOON = "2026-05-01 12:00:00"
 
@@ -58,15 +58,10 @@ def test_a_time_that_hides_newer_ones(
 
 def test_a_number_among_times(sqlite_url: str) -> None:
     """SQLite takes both into one column, and puts every number before every text."""
-    engine = sa.create_engine(sqlite_url)
-    with engine.begin() as connection:
-        for name, time in (("a", NOON), ("b", NOON), ("c", 1777636800)):
-            connection.exec_driver_sql(
-                "INSERT INTO prompts (prompt_set, prompt_id, prompt, updated_at)"
-                " VALUES (?, '1', 'x', ?)",
-                (name, time),
-            )
-    engine.dispose()
+    times = {"a": NOON, "b": NOON, "c": 1777636800}
+    row = {"prompt_id": "1", "prompt": "x"}
+    rows = [{**row, "prompt_set": name, "updated_at": time} for name, time in times.items()]
+    insert(sqlite_url, "prompts", *rows)
     with SourceTables(sqlite_url) as tables:
         message = asked(misleading_time, tables, now=dt.datetime(2026, 6, 1, tzinfo=dt.UTC))
     assert "'c' / '1' is '1777636800', spelled otherwise" in str(message)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import datetime as dt
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from imagepipeline_dagster.tables.overrides import (
     read_overrides,
     record_overrides,
 )
+from tests.tables.conftest import Execute
 
-Execute = Callable[..., None]
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 SHA256 = "ab" * 32
 

@@ -21,6 +21,7 @@ from imagepipeline_dagster.tables.summaries import (
 )
 from tests.tables.asking import asked
 from tests.tables.conftest import Execute
+from tests.tables.filling import run_sql
 
 THREE = (
     "CREATE TABLE prompts (prompt_set TEXT, prompt_id TEXT, prompt TEXT)",
@@ -175,10 +176,9 @@ def test_types_of_postgresql(postgres_url: str) -> None:
         prompts=TableMapping("studio.prompts"),
         embeddings=TableMapping("studio.embeddings"),
     ) as tables:
-        engine = sa.create_engine(postgres_url)
-        with engine.begin() as connection:
-            connection.exec_driver_sql(
-                """
+        run_sql(
+            postgres_url,
+            """
                 CREATE SCHEMA studio;
                 CREATE TYPE studio.season AS ENUM ('spring', 'autumn');
                 CREATE TABLE studio.prompts
@@ -187,9 +187,8 @@ def test_types_of_postgresql(postgres_url: str) -> None:
                     VALUES ('spring', '15f002de-bf0c-4b99-857b-a7a4bd7030dc', 'p', NULL);
                 CREATE TABLE studio.embeddings (embedding_id text, trigger_words text[]);
                 INSERT INTO studio.embeddings VALUES ('e', '{one,two words}');
-                """
-            )
-        engine.dispose()
+                """,
+        )
         assert tables.prompt_sets() == ["spring"]
         (row,) = tables.prompts("spring")
         assert row.prompt_id == "15f002de-bf0c-4b99-857b-a7a4bd7030dc"
@@ -351,16 +350,14 @@ def test_reader_sees_past_a_writer(tmp_path: Path) -> None:
 def test_a_user_who_may_only_read_is_enough(postgres_url: str) -> None:
     """With SELECT on the two tables, and nothing else, everything that is asked is answered."""
     create_tables(postgres_url)
-    engine = sa.create_engine(postgres_url)
-    with engine.begin() as connection:
-        for statement in (
-            "CREATE ROLE reader LOGIN PASSWORD 'reader'",
-            "GRANT SELECT ON prompts, embeddings TO reader",
-            "INSERT INTO prompts (prompt_set, prompt_id, prompt) VALUES ('s', '1', 'p')",
-        ):
-            connection.exec_driver_sql(statement)
+    run_sql(
+        postgres_url,
+        "CREATE ROLE reader LOGIN PASSWORD 'reader'",
+        "GRANT SELECT ON prompts, embeddings TO reader",
+        "INSERT INTO prompts (prompt_set, prompt_id, prompt) VALUES ('s', '1', 'p')",
+    )
     try:
-        read_only = engine.url.set(username="reader", password="reader")
+        read_only = sa.make_url(postgres_url).set(username="reader", password="reader")
         with SourceTables(read_only.render_as_string(hide_password=False)) as tables:
             newest = asked(newest_time, tables)
             assert newest is not None
@@ -370,10 +367,7 @@ def test_a_user_who_may_only_read_is_enough(postgres_url: str) -> None:
             assert tables.prompts("s")
             assert tables.embeddings() == {}
     finally:
-        with engine.begin() as connection:
-            connection.exec_driver_sql("DROP OWNED BY reader")
-            connection.exec_driver_sql("DROP ROLE reader")
-        engine.dispose()
+        run_sql(postgres_url, "DROP OWNED BY reader", "DROP ROLE reader")
 
 
 def test_a_database_that_does_not_answer_in_time(

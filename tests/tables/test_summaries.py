@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from imagepipeline_dagster.databases import parsed_url
 from imagepipeline_dagster.tables.checksums import checksums_among, checksums_between
 from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.reading import SourceTables
@@ -21,6 +20,7 @@ from imagepipeline_dagster.tables.summaries import (
 )
 from tests.tables.asking import asked
 from tests.tables.conftest import Execute
+from tests.tables.filling import run_sql
 
 
 @pytest.fixture
@@ -119,21 +119,17 @@ def test_sets_that_differ_in_case_are_told_apart(
     request: pytest.FixtureRequest, tmp_path: Path, column: str
 ) -> None:
     """Where the database ignores case, each set has its own rows, newest time and checksum."""
-    url = request.getfixturevalue("postgres_url") if column == "citext" else ""
-    engine = sa.create_engine(parsed_url(url or f"sqlite:///{tmp_path / 'tables.db'}"))
-    with engine.begin() as connection:
-        if url:
-            connection.exec_driver_sql("CREATE EXTENSION citext")
-        connection.exec_driver_sql(
-            f"CREATE TABLE prompts (prompt_set {column}, prompt_id text, prompt text,"
-            " updated_at text)"
-        )
-        connection.exec_driver_sql(
-            "INSERT INTO prompts VALUES ('spring', '1', 'x', '2026-05-01 12:00:00'),"
-            " ('Spring', '1', 'y', '2026-05-01 12:00:00'), ('Spring', '2', 'y', NULL)"
-        )
-    engine.dispose()
-    with SourceTables(engine.url.render_as_string(hide_password=False)) as tables:
+    url = f"sqlite:///{tmp_path / 'tables.db'}"
+    if column == "citext":
+        url = request.getfixturevalue("postgres_url")
+        run_sql(url, "CREATE EXTENSION citext")
+    run_sql(
+        url,
+        f"CREATE TABLE prompts (prompt_set {column}, prompt_id text, prompt text, updated_at text)",
+        "INSERT INTO prompts VALUES ('spring', '1', 'x', '2026-05-01 12:00:00'),"
+        " ('Spring', '1', 'y', '2026-05-01 12:00:00'), ('Spring', '2', 'y', NULL)",
+    )
+    with SourceTables(url) as tables:
         summaries = asked(summarise_sets, tables)
         assert {each.prompt_set: each.rows for each in summaries} == {"spring": 1, "Spring": 2}
         assert [each.prompt_set for each in asked(summarise_sets, tables, ["Spring"])] == ["Spring"]
@@ -148,19 +144,13 @@ def test_sets_that_differ_in_case_are_told_apart(
 
 def test_times_with_a_zone_are_kept_in_utc(postgres_url: str) -> None:
     """The same moment is the same text, in whatever time zone the session is."""
-    engine = sa.create_engine(postgres_url)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(
-            f"ALTER DATABASE {engine.url.database} SET timezone='Asia/Tokyo'"
-        )
-        connection.exec_driver_sql(
-            "CREATE TABLE prompts"
-            " (prompt_set text, prompt_id text, prompt text, updated_at timestamptz)"
-        )
-        connection.exec_driver_sql(
-            "INSERT INTO prompts VALUES ('a', '1', 'x', '2026-05-01 12:00:00+00')"
-        )
-    engine.dispose()
+    run_sql(
+        postgres_url,
+        f"ALTER DATABASE {sa.make_url(postgres_url).database} SET timezone='Asia/Tokyo'",
+        "CREATE TABLE prompts"
+        " (prompt_set text, prompt_id text, prompt text, updated_at timestamptz)",
+        "INSERT INTO prompts VALUES ('a', '1', 'x', '2026-05-01 12:00:00+00')",
+    )
     with SourceTables(postgres_url) as tables:
         newest = asked(newest_time, tables)
         assert newest == "time 2026-05-01 12:00:00+00:00"

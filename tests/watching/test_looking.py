@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-import sqlalchemy as sa
 
-from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.errors import TablesError
 from imagepipeline_dagster.tables.fingerprints import (
     SetFingerprint,
@@ -25,8 +22,9 @@ from imagepipeline_dagster.watching.looking import EmbeddingsWatch, Observation,
 from imagepipeline_dagster.watching.options import Watching
 from imagepipeline_dagster.watching.states import PromptSetStates
 from tests.tables.asking import asked
+from tests.tables.filling import run_sql
+from tests.watching.watched import NOON, Watched
 
-NOON = 1_800_000_000.0
 INTERVALS = {"audit_seconds": 100, "verify_seconds": 1000, "small_table_rows": 0}
 OPTIONS = Watching(**INTERVALS)
 
@@ -49,34 +47,14 @@ class Suspicious(Hasty):
     few_sets: ClassVar[int] = 1
 
 
-class Looker:
-    """Somebody who looks at tables whose rows were stamped long ago, and remembers."""
+class Looker(Watched):
+    """Somebody who looks at the tables, and remembers."""
 
     def __init__(self, folder: Path) -> None:
-        url = f"sqlite:///{folder / 'tables.db'}"
-        create_tables(url)
-        self.engine = sa.create_engine(url)
-        self.tables = SourceTables(url)
-        self.ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
+        super().__init__(folder)
         self.contents = SetContents(self.ledger, dataset="images")
         self.states = PromptSetStates(self.ledger, dataset="images")
         self.watch = Watch()
-        self.now = NOON
-
-    def sql(self, statement: str, **values: object) -> None:
-        """Edit the tables."""
-        with self.engine.begin() as connection:
-            connection.execute(sa.text(statement), values)
-
-    def add(self, name: str, prompt: str = "a boat", at: str = "12:00:00") -> None:
-        """Add a set of one row."""
-        self.sql(
-            "INSERT INTO prompts (prompt_set, prompt_id, prompt, updated_at)"
-            " VALUES (:name, '1', :prompt, :at)",
-            name=name,
-            prompt=prompt,
-            at=f"2026-05-01 {at}",
-        )
 
     def look(self, after: float = 0, options: Watching = OPTIONS) -> Observation | None:
         """Look as closely as is due after some seconds; None where that is not at all."""
@@ -109,16 +87,13 @@ class Looker:
 def looker(tmp_path: Path) -> Iterator[Looker]:
     """Somebody who has just looked at three sets, until there was nothing left to see."""
     opened = Looker(tmp_path)
-    for name in ("a", "b", "c"):
-        opened.add(name)
+    opened.add("a", "b", "c")
     opened.look()
     assert opened.changed() == ["a", "b", "c"]
     assert opened.look(after=3) is not None
     assert opened.look(after=1) is None
     yield opened
-    opened.engine.dispose()
-    opened.tables.close()
-    opened.ledger.close()
+    opened.close()
 
 
 def test_a_newer_time_is_seen_at_once(looker: Looker) -> None:
@@ -213,7 +188,7 @@ def test_names_that_a_collation_takes_for_one_are_two_sets(looker: Looker) -> No
     looker.sql("ALTER TABLE prompts RENAME TO old_prompts")
     looker.sql(
         "CREATE TABLE prompts (prompt_set TEXT COLLATE NOCASE, prompt_id TEXT, prompt TEXT,"
-        " updated_at TIMESTAMP)"
+        " embeddings TEXT, updated_at TIMESTAMP)"
     )
     for name in ("spring", "Spring", "SPRING"):
         looker.add(name, prompt=name)
@@ -237,14 +212,11 @@ def test_names_that_a_collation_takes_for_one_are_two_sets(looker: Looker) -> No
 def test_sets_that_the_database_lists_as_one_are_refused(looker: Looker, tmp_path: Path) -> None:
     """Where names cannot be told apart, a comparison of all rows says so: no set is left out."""
     url = f"duckdb:///{tmp_path / 'tables.duckdb'}"
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(
-            "CREATE TABLE prompts (prompt_set TEXT COLLATE NOCASE, prompt_id TEXT, prompt TEXT)"
-        )
-        connection.exec_driver_sql(
-            "INSERT INTO prompts VALUES ('spring', '1', 'x'), ('Spring', '1', 'x')"
-        )
+    run_sql(
+        url,
+        "CREATE TABLE prompts (prompt_set TEXT COLLATE NOCASE, prompt_id TEXT, prompt TEXT)",
+        "INSERT INTO prompts VALUES ('spring', '1', 'x'), ('Spring', '1', 'x')",
+    )
     with (
         SourceTables(url) as tables,
         pytest.raises(TablesError, match="collation of the column prompt_set"),

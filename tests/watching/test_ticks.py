@@ -11,8 +11,6 @@ import pytest
 import sqlalchemy as sa
 
 from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.tables.creating import create_tables
-from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.watching.options import Watching
 from imagepipeline_dagster.watching.partitions import TooManyGone
 from imagepipeline_dagster.watching.ticks import (
@@ -23,8 +21,8 @@ from imagepipeline_dagster.watching.ticks import (
     watch_embeddings,
     watch_prompts,
 )
+from tests.watching.watched import Watched
 
-NOON = 1_800_000_000.0
 OPTIONS = Watching(
     audit_seconds=100,
     verify_seconds=1000,
@@ -34,16 +32,11 @@ OPTIONS = Watching(
 )
 
 
-class Daemon:
+class Daemon(Watched):
     """Who ticks: it keeps the cursors, the partitions and the time."""
 
     def __init__(self, folder: Path) -> None:
-        url = f"sqlite:///{folder / 'tables.db'}"
-        create_tables(url)
-        self.engine = sa.create_engine(url)
-        self.tables = SourceTables(url)
-        self.ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}")
-        self.now = NOON
+        super().__init__(folder)
         self.partitions: set[str] = set()
         self.in_use: set[str] = set()
         self.opened = 0
@@ -62,21 +55,6 @@ class Daemon:
         self.opened += 1
         return nullcontext(self.ledger)
 
-    def sql(self, statement: str, **values: object) -> None:
-        """Edit the tables."""
-        with self.engine.begin() as connection:
-            connection.execute(sa.text(statement), values)
-
-    def add(self, *names: str, embedding: str = "") -> None:
-        """Add sets of one row."""
-        for name in names:
-            self.sql(
-                "INSERT INTO prompts (prompt_set, prompt_id, prompt, embeddings, updated_at)"
-                " VALUES (:name, '1', 'a boat', nullif(:embedding, ''), '2026-05-01 12:00:00')",
-                name=name,
-                embedding=embedding,
-            )
-
     def tick(self, *, after: float = 0) -> PromptsTick | None:
         """Tick, and do what it asks of the partitions."""
         self.now += after
@@ -92,9 +70,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """A daemon on empty tables."""
     opened = Daemon(tmp_path)
     yield opened
-    opened.engine.dispose()
-    opened.tables.close()
-    opened.ledger.close()
+    opened.close()
 
 
 def asked(tick: PromptsTick | None) -> list[str]:

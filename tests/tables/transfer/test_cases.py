@@ -7,27 +7,26 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import sqlalchemy as sa
 
 from imagepipeline_dagster.planning.prompts import GenerationDefaults, validated_prompts
 from imagepipeline_dagster.planning.requests import unplanned_requests
 from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.reading import SourceTables
-from imagepipeline_dagster.tables.schema import PromptRow, TableMapping
+from imagepipeline_dagster.tables.schema import PromptRow
 from imagepipeline_dagster.tables.transfer.export import export_table
 from imagepipeline_dagster.tables.transfer.incoming import ImportRefused
 from tests.cli.running import do
-from tests.tables.filling import import_embeddings, import_prompts
+from tests.tables.filling import (
+    EMBEDDINGS,
+    PROMPTS,
+    import_embeddings,
+    import_prompts,
+    rows_in,
+    run_sql,
+)
 from tests.tables.transfer.cases import CASES, Case
 
-PROMPTS = TableMapping(table="prompts")
 FORMATS = (".csv", ".tsv.gz", ".json", ".jsonl.zst", ".parquet", ".xlsx")
-
-
-def rows_in(url: str) -> list[PromptRow]:
-    """Return all prompts, in the order of their keys."""
-    with SourceTables(url) as tables:
-        return sorted(tables.iter_prompts(), key=lambda row: (row.prompt_set, row.prompt_id))
 
 
 def test_there_are_many_cases() -> None:
@@ -134,9 +133,9 @@ def test_lists_of_words(
     file.write_text(f'embedding_id,trigger_words\ne,"{quoted}"\n')
     if words is None:
         with pytest.raises(ImportRefused, match="is no list that can be read"):
-            import_embeddings(sqlite_url, TableMapping(table="embeddings"), file)
+            import_embeddings(sqlite_url, EMBEDDINGS, file)
         return
-    import_embeddings(sqlite_url, TableMapping(table="embeddings"), file)
+    import_embeddings(sqlite_url, EMBEDDINGS, file)
     with SourceTables(sqlite_url) as tables:
         assert tables.embeddings()["e"].trigger_words == words
 
@@ -182,11 +181,11 @@ def test_names_are_quoted_wherever_they_stand(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name with blanks that nobody sees is told from another in counts, tables and rows."""
-    with sa.create_engine(sqlite_url).begin() as connection:
-        connection.exec_driver_sql(
-            "INSERT INTO prompts (prompt_set, prompt_id, prompt) VALUES"
-            " ('s ', '1', ''), ('s\u200b', '1', 'p'), ('cafe\u0301', '1', 'p')"
-        )
+    run_sql(
+        sqlite_url,
+        "INSERT INTO prompts (prompt_set, prompt_id, prompt) VALUES"
+        " ('s ', '1', ''), ('s\u200b', '1', 'p'), ('cafe\u0301', '1', 'p')",
+    )
     monkeypatch.setenv("IMAGEPIPELINE_TABLES_URL", sqlite_url)
     monkeypatch.chdir(tmp_path)
     planned = do("plan").output

@@ -7,7 +7,6 @@ import string
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,10 +20,15 @@ from imagepipeline_dagster.tables.transfer.progress import RowProgress
 from imagepipeline_dagster.tables.transfer.writing_files import ExportRefused
 from imagepipeline_dagster.tables.values import is_no_value
 from tests.tables.conftest import Execute
-from tests.tables.filling import import_embeddings, import_prompts
+from tests.tables.filling import (
+    EMBEDDINGS,
+    PROMPTS,
+    import_embeddings,
+    import_prompts,
+    insert,
+    rows_in,
+)
 
-PROMPTS = TableMapping("prompts")
-EMBEDDINGS = TableMapping("embeddings")
 ENDINGS = (".csv", ".tsv", ".json.gz", ".jsonl", ".ndjson.zst", ".parquet")
 HARD_TEXTS = (
     "=1+1",
@@ -56,22 +60,6 @@ def new_tables(file: Path) -> str:
     return f"sqlite:///{file}"
 
 
-def fill(url: str, table: str, *rows: dict[str, object]) -> None:
-    """Insert rows as somebody would who does not know this package."""
-    engine = sa.create_engine(url)
-    with engine.begin() as connection:
-        for row in rows:
-            columns: list[sa.ColumnClause[object]] = [sa.column(name) for name in row]
-            connection.execute(sa.insert(sa.table(table, *columns)).values(row))
-    engine.dispose()
-
-
-def rows_in(url: str) -> list[PromptRow]:
-    """Return all prompts, in the order of their keys."""
-    with SourceTables(url) as tables:
-        return sorted(tables.iter_prompts(), key=lambda row: (row.prompt_set, row.prompt_id))
-
-
 def prompt(prompt_id: str, **values: object) -> dict[str, object]:
     """Return a row of the set "s"."""
     return {"prompt_set": "s", "prompt_id": prompt_id, "prompt": "p", **values}
@@ -101,7 +89,7 @@ def test_an_export_imports_unchanged(created_url: str, tmp_path: Path, ending: s
         updated_at=dt.datetime(2026, 5, 1, 12, 30, 15, 123456, tzinfo=dt.UTC),
     )
     texts = [prompt(f"{n:02}", prompt=text, seed=n) for n, text in enumerate(HARD_TEXTS)]
-    fill(created_url, "prompts", full, *texts)
+    insert(created_url, "prompts", full, *texts)
     file = tmp_path / f"out{ending}"
 
     report = export_table(created_url, PROMPTS, PromptRow, file)
@@ -118,7 +106,7 @@ def test_exported_embeddings_import_unchanged(
     created_url: str, tmp_path: Path, ending: str
 ) -> None:
     """Embeddings come back too, words with commas and brackets in them whole."""
-    fill(
+    insert(
         created_url,
         "embeddings",
         {"embedding_id": "a", "trigger_words": '["x, y", "[z]"]', "placement": "positive"},
@@ -165,7 +153,7 @@ ROWS = st.lists(
 def test_any_rows_round_trip(tmp_path: Path, rows: list[dict[str, object]], ending: str) -> None:
     """Whatever the rows hold, an export imports unchanged, in every format."""
     url = new_tables(tmp_path / "tables.db")
-    fill(url, "prompts", *rows)
+    insert(url, "prompts", *rows)
     file = tmp_path / f"out{ending}"
     try:
         export_table(url, PROMPTS, PromptRow, file)
@@ -184,7 +172,7 @@ def test_any_rows_round_trip(tmp_path: Path, rows: list[dict[str, object]], endi
 def test_the_same_rows_give_the_same_file(created_url: str, tmp_path: Path) -> None:
     """Rows stand in the order of their keys, whatever order they were inserted in."""
     letters = string.ascii_lowercase[:5]
-    fill(created_url, "prompts", *(prompt(letter) for letter in reversed(letters)))
+    insert(created_url, "prompts", *(prompt(letter) for letter in reversed(letters)))
     file = tmp_path / "out.csv"
     export_table(created_url, PROMPTS, PromptRow, file)
     with file.open(newline="") as opened:
@@ -193,7 +181,7 @@ def test_the_same_rows_give_the_same_file(created_url: str, tmp_path: Path) -> N
 
 def test_chosen_sets_alone(created_url: str, tmp_path: Path) -> None:
     """Of the prompt sets that are named, all rows are exported, and none of another."""
-    fill(
+    insert(
         created_url,
         "prompts",
         *(prompt("1", prompt_set=name) for name in ("a", "A", "b' --", "c")),
@@ -262,7 +250,7 @@ def test_files_that_cannot_be_written(sqlite_url: str, tmp_path: Path) -> None:
 
 def test_progress_counts_rows(sqlite_url: str, tmp_path: Path) -> None:
     """A long export tells how many rows it has written."""
-    fill(sqlite_url, "prompts", *(prompt(str(number)) for number in range(5)))
+    insert(sqlite_url, "prompts", *(prompt(str(number)) for number in range(5)))
     told: list[RowProgress] = []
     export_table(sqlite_url, PROMPTS, PromptRow, tmp_path / "x.csv", on_progress=told.append)
     assert told == [RowProgress("exported", 5)]
@@ -273,7 +261,7 @@ def test_texts_that_a_spreadsheet_would_run(
     sqlite_url: str, tmp_path: Path, *, marks_formulas: bool, written: str
 ) -> None:
     """A text that a spreadsheet would run is marked unless told otherwise; both import alike."""
-    fill(sqlite_url, "prompts", prompt("1", prompt="=1+1"), prompt("2", prompt="'@home"))
+    insert(sqlite_url, "prompts", prompt("1", prompt="=1+1"), prompt("2", prompt="'@home"))
     file = tmp_path / "out.csv"
     export_table(sqlite_url, PROMPTS, PromptRow, file, marks_formulas=marks_formulas)
     with file.open(newline="") as opened:
@@ -284,10 +272,10 @@ def test_texts_that_a_spreadsheet_would_run(
 def test_what_no_excel_cell_holds(sqlite_url: str, tmp_path: Path) -> None:
     """A text that Excel would change is refused with its row; all others come back."""
     hard = [text for text in HARD_TEXTS if "\x1b" not in text]
-    fill(sqlite_url, "prompts", *(prompt(f"{n}", prompt=text) for n, text in enumerate(hard)))
+    insert(sqlite_url, "prompts", *(prompt(f"{n}", prompt=text) for n, text in enumerate(hard)))
     file = tmp_path / "out.xlsx"
     export_table(sqlite_url, PROMPTS, PromptRow, file)
     assert import_prompts(sqlite_url, PROMPTS, file).unchanged == len(hard)
-    fill(sqlite_url, "prompts", prompt("last", prompt="\x1b[0m"))
+    insert(sqlite_url, "prompts", prompt("last", prompt="\x1b[0m"))
     with pytest.raises(ExportRefused, match="prompt_id 'last'"):
         export_table(sqlite_url, PROMPTS, PromptRow, file)

@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-import csv
 import datetime as dt
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
@@ -28,21 +24,15 @@ from imagepipeline_dagster.tables.transfer.merge import ImportReport
 from imagepipeline_dagster.tables.transfer.progress import RowProgress
 from imagepipeline_dagster.tables.values import is_no_value
 from tests.tables.conftest import Execute
-from tests.tables.filling import import_embeddings, import_prompts
-
-PROMPTS = TableMapping("prompts")
-EMBEDDINGS = TableMapping("embeddings")
-HEADERS = ("prompt_set", "prompt_id", "prompt")
-
-
-def csv_file(
-    folder: Path, rows: Sequence[Sequence[object]], headers: Sequence[str] = HEADERS
-) -> Path:
-    """Return a CSV file with these rows."""
-    file = folder / "prompts.csv"
-    with file.open("w", newline="", encoding="utf-8") as opened:
-        csv.writer(opened).writerows([headers, *rows])
-    return file
+from tests.tables.filling import (
+    EMBEDDINGS,
+    HEADERS,
+    PROMPTS,
+    csv_file,
+    import_embeddings,
+    import_prompts,
+    run_sql,
+)
 
 
 def report(inserted: int = 0, updated: int = 0, unchanged: int = 0) -> ImportReport:
@@ -144,32 +134,6 @@ def test_columns_that_a_file_lacks_stay(
     import_prompts(created_url, PROMPTS, csv_file(tmp_path, [("s", "1", "b")]))
     (row,) = tables.prompts("s")
     assert (row.prompt, row.num_inference_steps) == ("b", 30)
-
-
-@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"])
-def test_file_formats_agree(sqlite_url: str, tmp_path: Path, ending: str) -> None:
-    """The same rows come out of every file format."""
-    rows: list[dict[str, object]] = [
-        {"Text": 'a "b"', "Set": "s", "n": 1},
-        {"Text": "c\u2028é", "Set": "t", "n": None},
-    ]
-    file = tmp_path / f"rows{ending}"
-    if ending == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), file)
-    elif ending in (".csv", ".tsv"):
-        with file.open("w", newline="", encoding="utf-8") as opened:
-            delimiter = "\t" if ending == ".tsv" else ","
-            writer = csv.DictWriter(opened, ["Text", "Set", "n"], delimiter=delimiter)
-            writer.writeheader()
-            writer.writerows(rows)
-    else:
-        lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-        file.write_text(lines, encoding="utf-8")
-    columns = {"prompt": "Text", "prompt_set": "Set", "samples": "n"}
-    import_prompts(sqlite_url, PROMPTS, file, column_map=columns)
-    with SourceTables(sqlite_url) as tables:
-        found = {(row.prompt_set, row.prompt, row.samples) for row in tables.iter_prompts()}
-    assert found == {("s", 'a "b"', 1), ("t", "c\u2028é", None)}
 
 
 def test_ids_follow_from_content(created_url: str, tmp_path: Path, tables: SourceTables) -> None:
@@ -457,12 +421,10 @@ def test_embeddings_of_wrong_placement_or_without_id(sqlite_url: str, tmp_path: 
 
 def test_trigger_words_go_into_an_array(postgres_url: str, tmp_path: Path) -> None:
     """An array column takes trigger words as an array, in a new row and in one that is there."""
-    engine = sa.create_engine(postgres_url)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(
-            "CREATE TABLE embeddings (embedding_id text PRIMARY KEY, trigger_words text[])"
-        )
-    engine.dispose()
+    run_sql(
+        postgres_url,
+        "CREATE TABLE embeddings (embedding_id text PRIMARY KEY, trigger_words text[])",
+    )
     for words in (("a", "b"), ("a", "c")):
         file = csv_file(tmp_path, [("e", ", ".join(words))], ("embedding_id", "trigger_words"))
         import_embeddings(postgres_url, EMBEDDINGS, file)

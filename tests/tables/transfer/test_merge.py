@@ -1,54 +1,31 @@
 from __future__ import annotations
 
-import csv
 import datetime as dt
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
-from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.errors import TablesUnavailable
 from imagepipeline_dagster.tables.reading import SourceTables
-from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, TableMapping
+from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow
 from imagepipeline_dagster.tables.transfer.changes import ChangeKind, RowCounts
 from imagepipeline_dagster.tables.transfer.incoming import ImportRefused, IncomingRows
 from imagepipeline_dagster.tables.transfer.merge import Merge
 from tests.tables.conftest import Execute
-from tests.tables.filling import import_prompts
-
-PROMPTS, EMBEDDINGS = TableMapping("prompts"), TableMapping("embeddings")
-HEADERS = ("prompt_set", "prompt_id", "prompt")
+from tests.tables.filling import EMBEDDINGS, PROMPTS, csv_file, import_prompts, rows_in, run_sql
 
 
 @pytest.fixture
-def filled_url(tables_url: str, execute: Execute) -> str:
+def filled_url(created_url: str, execute: Execute) -> str:
     """The URL of a database with three sets: spring of three prompts, autumn and kept of one."""
-    create_tables(tables_url)
-    for prompt_set, prompt_id in (
-        ("spring", "a"),
-        ("spring", "b"),
-        ("spring", "c"),
-        ("autumn", "a"),
-        ("kept", "a"),
-    ):
-        execute(
-            "INSERT INTO prompts (prompt_set, prompt_id, prompt, seed) VALUES (:s, :i, 'p', 7)",
-            s=prompt_set,
-            i=prompt_id,
-        )
-    return tables_url
-
-
-def csv_file(folder: Path, rows: Sequence[Sequence[object]]) -> Path:
-    """Return a CSV file of prompts."""
-    file = folder / "prompts.csv"
-    with file.open("w", newline="", encoding="utf-8") as opened:
-        csv.writer(opened).writerows([HEADERS, *rows])
-    return file
+    execute(
+        "INSERT INTO prompts (prompt_set, prompt_id, prompt, seed) VALUES ('spring', 'a', 'p', 7),"
+        " ('spring', 'b', 'p', 7), ('spring', 'c', 'p', 7), ('autumn', 'a', 'p', 7),"
+        " ('kept', 'a', 'p', 7)"
+    )
+    return created_url
 
 
 def merge_of(url: str, file: Path, *, replace_sets: bool = False) -> Merge:
@@ -58,10 +35,7 @@ def merge_of(url: str, file: Path, *, replace_sets: bool = False) -> Merge:
 
 def content(url: str) -> list[tuple[str, str, str, object]]:
     """Return the prompts of a database."""
-    with SourceTables(url) as tables:
-        return sorted(
-            (row.prompt_set, row.prompt_id, row.prompt, row.seed) for row in tables.iter_prompts()
-        )
+    return [(row.prompt_set, row.prompt_id, row.prompt, row.seed) for row in rows_in(url)]
 
 
 SPRING = [("spring", "a", "p"), ("spring", "b", "new text"), ("spring", "d", "p")]
@@ -163,11 +137,7 @@ def test_replacing_in_a_table_of_ones_own(
     file = csv_file(tmp_path, [("s", "2", "b")])
     report = import_prompts(tables_url, PROMPTS, file, replace_sets=True)
     assert (report.unchanged, report.deleted) == (1, 2)
-    with SourceTables(tables_url) as tables:
-        assert {(row.prompt_set, row.prompt_id) for row in tables.iter_prompts()} == {
-            ("s", "2"),
-            ("t", "1"),
-        }
+    assert [row[:2] for row in content(tables_url)] == [("s", "2"), ("t", "1")]
 
 
 def test_a_value_that_does_not_fit_is_told_before_writing(
@@ -195,9 +165,8 @@ def test_the_database_is_not_asked_about_a_bad_file(tmp_path: Path) -> None:
         merge.changes()
 
 
-def test_embeddings_as_they_are_to_be(tables_url: str, tmp_path: Path, execute: Execute) -> None:
+def test_embeddings_as_they_are_to_be(created_url: str, tmp_path: Path, execute: Execute) -> None:
     """Embeddings have no sets: their changes are told in all, and the rest of them stays."""
-    create_tables(tables_url)
     execute(
         "INSERT INTO embeddings (embedding_id, name, version)"
         " VALUES ('e', 'E', '1'), ('f', 'F', '1')",
@@ -207,8 +176,8 @@ def test_embeddings_as_they_are_to_be(tables_url: str, tmp_path: Path, execute: 
     file = tmp_path / "e.csv"
     file.write_text("embedding_id,version\ne,2\ng,1\n")
     with (
-        closing(Merge(tables_url, EMBEDDINGS, IncomingRows(file, EmbeddingRow))) as merge,
-        SourceTables(tables_url) as tables,
+        closing(Merge(created_url, EMBEDDINGS, IncomingRows(file, EmbeddingRow))) as merge,
+        SourceTables(created_url) as tables,
     ):
         changes = merge.changes()
         after = merge.embeddings_after(tables)
@@ -270,12 +239,10 @@ def test_a_row_brought_under_an_id_that_the_table_changes_stays(
     postgres_url: str, tmp_path: Path
 ) -> None:
     """What an import wrote itself is not among what it deletes, however the table spells it."""
-    engine = sa.create_engine(postgres_url)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(
-            "CREATE TABLE prompts (prompt_set TEXT, prompt_id CHAR(5), prompt TEXT)"
-        )
-    engine.dispose()
+    run_sql(
+        postgres_url,
+        "CREATE TABLE prompts (prompt_set TEXT, prompt_id CHAR(5), prompt TEXT)",
+    )
     file = csv_file(tmp_path, [("s", "abc", "p")])
     report = import_prompts(postgres_url, PROMPTS, file, replace_sets=True)
     assert (report.inserted, report.deleted) == (1, 0)
@@ -313,16 +280,12 @@ def test_each_row_that_goes_is_counted(tables_url: str, tmp_path: Path, execute:
 
 def test_no_row_of_another_set_goes(sqlite_url: str, tmp_path: Path) -> None:
     """A set whose name the table takes for that of the file's loses nothing unseen."""
-    engine = sa.create_engine(sqlite_url)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("DROP TABLE prompts")
-        connection.exec_driver_sql(
-            "CREATE TABLE prompts (prompt_set TEXT COLLATE NOCASE, prompt_id TEXT, prompt TEXT)"
-        )
-        connection.exec_driver_sql(
-            "INSERT INTO prompts VALUES ('spring', 'd', 'p'), ('Spring', 'd', 'p')"
-        )
-    engine.dispose()
+    run_sql(
+        sqlite_url,
+        "DROP TABLE prompts",
+        "CREATE TABLE prompts (prompt_set TEXT COLLATE NOCASE, prompt_id TEXT, prompt TEXT)",
+        "INSERT INTO prompts VALUES ('spring', 'd', 'p'), ('Spring', 'd', 'p')",
+    )
     before = content(sqlite_url)
     file = csv_file(tmp_path, [("spring", "a", "p")])
     with pytest.raises(ImportRefused, match="2 rows would be deleted, and not the 1"):
@@ -335,12 +298,10 @@ def test_sqlite_keys_of_any_declared_type(tmp_path: Path, of: str) -> None:
     """SQLite keeps texts in a column of any type, and what it would make a number is refused."""
     url = f"sqlite:///{tmp_path}/own.db"
     (tmp_path / "own.db").touch()
-    engine = sa.create_engine(url)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(
-            f"CREATE TABLE prompts (prompt_set {of}, prompt_id {of}, prompt TEXT, updated_at {of})"
-        )
-    engine.dispose()
+    run_sql(
+        url,
+        f"CREATE TABLE prompts (prompt_set {of}, prompt_id {of}, prompt TEXT, updated_at {of})",
+    )
     rows = [("2026-05-01", "x7", "p"), ("spring", "7", "p"), ("spring", "1.5", "p")]
     file = csv_file(tmp_path, rows)
     assert import_prompts(url, PROMPTS, file).inserted == 3
@@ -354,12 +315,10 @@ def test_sqlite_keys_of_any_declared_type(tmp_path: Path, of: str) -> None:
 
 def test_a_text_that_is_too_long_is_told_before_writing(postgres_url: str, tmp_path: Path) -> None:
     """A `varchar` that is too short is found out by looking, and named."""
-    engine = sa.create_engine(postgres_url)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(
-            "CREATE TABLE prompts (prompt_set TEXT, prompt_id TEXT, prompt VARCHAR(10))"
-        )
-    engine.dispose()
+    run_sql(
+        postgres_url,
+        "CREATE TABLE prompts (prompt_set TEXT, prompt_id TEXT, prompt VARCHAR(10))",
+    )
     file = csv_file(tmp_path, [("s", "1", "ten signs."), ("s", "2", "eleven sign")])
     with closing(merge_of(postgres_url, file)) as merge:
         for step in (merge.changes, merge.carry_out):
