@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase
 from socketserver import TCPServer
-from typing import Any
+from typing import Any, TypeVar
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.contract import GenerationRequest, request_for
+
+T = TypeVar("T")
 
 KEY = "key-5f2c9a/secret"
 PENDING = {"status": "PENDING", "id": "job-1"}
@@ -199,6 +202,16 @@ def client_of(url: str, **options: Any) -> ImagePipelineClient:  # noqa: ANN401 
     """Return a client that repeats up to three times without noticeable pauses."""
     given = {"api_key": KEY, "max_attempts": 3, "wait_initial": 0.01, "allow_insecure": True}
     return ImagePipelineClient(base_url=url, **{**given, **options})
+
+
+def closing(client: ImagePipelineClient, work: Callable[[ImagePipelineClient], Awaitable[T]]) -> T:
+    """Do some work with a client, and close it."""
+
+    async def go() -> T:
+        async with client:
+            return await work(client)
+
+    return asyncio.run(go())
 
 
 def a_request(**parameters: object) -> GenerationRequest:

@@ -23,7 +23,7 @@ from imagepipeline_dagster.emulator import (
     FaultKind,
     Operation,
 )
-from tests.api.servers import Received, Reply, a_request, answering, client_of, serving
+from tests.api.servers import Received, Reply, a_request, answering, client_of, closing, serving
 
 PICTURE = bytes(range(256)) * 40
 OK = Reply(body=PICTURE, headers={"Content-Type": "image/png"})
@@ -33,12 +33,7 @@ PUBLIC_API = "http://198.41.0.4"
 
 def download(client: ImagePipelineClient, link: str) -> bytes:
     """Download a link with a client, and close it."""
-
-    async def go() -> bytes:
-        async with client:
-            return await client.download(link)
-
-    return asyncio.run(go())
+    return closing(client, lambda opened: opened.download(link))
 
 
 def test_bytes_as_they_are() -> None:
@@ -288,20 +283,20 @@ def test_faults_of_the_emulator(kind: FaultKind, expected: type[DownloadError] |
     """From the emulator a download survives passing faults, and tells an expired link."""
     settings = EmulatorSettings(latency_seconds=0, image_bytes=2048)
 
-    async def go(url: str) -> bytes:
-        async with client_of(url, api_key="emulator") as client:
-            submitted = await client.submit(a_request())
-            job = await client.wait(submitted, timeout=20, delays=(0.01,))
-            return await client.download(job.download_urls[0])
+    async def go(client: ImagePipelineClient) -> bytes:
+        submitted = await client.submit(a_request())
+        job = await client.wait(submitted, timeout=20, delays=(0.01,))
+        return await client.download(job.download_urls[0])
 
     fault = Fault(kind=kind, operation=Operation.DOWNLOAD, times=2, retry_after_seconds=0)
     with EmulatorServer(settings) as emulator:
         emulator.set_faults(fault)
+        client = client_of(emulator.url, api_key="emulator")
         if expected is None:
-            assert asyncio.run(go(emulator.url)).startswith(b"\x89PNG")
+            assert closing(client, go).startswith(b"\x89PNG")
         else:
             with pytest.raises(expected):
-                asyncio.run(go(emulator.url))
+                closing(client, go)
         assert emulator.stats.downloads_with_key == 0
 
 
@@ -316,13 +311,10 @@ def test_key_in_a_link_goes_nowhere() -> None:
             "//emulator",
         ],
     }
-
-    async def go(url: str) -> tuple[str, ...]:
-        async with client_of(url, api_key="emulator") as client:
-            return (await client.submit(a_request())).download_urls
-
     with serving(Reply(value=texts)) as server:
-        assert asyncio.run(go(server.url)) == (
+        client = client_of(server.url, api_key="emulator")
+        job = closing(client, lambda opened: opened.submit(a_request()))
+        assert job.download_urls == (
             "https://emulator/1.png?key=[API key]",
             "https://emulator?[API key]",
             "https://[API key]@h/[API key]",

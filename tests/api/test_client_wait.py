@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Iterable
@@ -20,7 +19,7 @@ from imagepipeline_dagster.api.errors import (
 )
 from imagepipeline_dagster.api.jobs import Job, JobStatus
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings, Fault, FaultKind
-from tests.api.servers import PENDING, Reply, a_request, client_of, serving
+from tests.api.servers import PENDING, Reply, a_request, client_of, closing, serving
 
 JOB = Job(task=Task.TEXT2IMAGE, id="job-1", status=JobStatus.PENDING, word="PENDING")
 DONE = Reply(value={"status": "SUCCESS", "download_urls": ["https://a/1.png"]})
@@ -34,12 +33,7 @@ def wait(
     delays: Iterable[float] | None = (0.01,),
 ) -> Job:
     """Wait for a job with a client, and close it."""
-
-    async def go() -> Job:
-        async with client:
-            return await client.wait(job, timeout=timeout, delays=delays)
-
-    return asyncio.run(go())
+    return closing(client, lambda opened: opened.wait(job, timeout=timeout, delays=delays))
 
 
 def test_until_success() -> None:
@@ -176,16 +170,15 @@ def test_failure(message: str, *, filtered: bool, trouble: type[Exception] | Non
     """FAILURE is raised with its message and job, and what it was for, whatever the prompt says."""
     settings = EmulatorSettings(latency_seconds=0)
 
-    async def go(url: str) -> None:
-        async with client_of(url, api_key="emulator") as client:
-            request = a_request(prompt=CREDIT_CARD, safety_checker=False)
-            job = await client.submit(request)
-            await client.wait(job, timeout=20, delays=(0.01,), request=request)
+    async def go(client: ImagePipelineClient) -> None:
+        request = a_request(prompt=CREDIT_CARD, safety_checker=False)
+        job = await client.submit(request)
+        await client.wait(job, timeout=20, delays=(0.01,), request=request)
 
     with EmulatorServer(settings) as emulator:
         emulator.set_faults(Fault(kind=FaultKind.JOB_FAILURE, message=message))
         with pytest.raises(JobFailed) as raised:
-            asyncio.run(go(emulator.url))
+            closing(client_of(emulator.url, api_key="emulator"), go)
 
     assert str(raised.value) == message
     assert raised.value.filtered is filtered

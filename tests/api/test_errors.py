@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import traceback
@@ -15,7 +14,7 @@ from imagepipeline_dagster.api.contract import Task
 from imagepipeline_dagster.api.errors import ImagePipelineError, JobError, JobFailed, Throttled
 from imagepipeline_dagster.api.jobs import Job, JobStatus
 from imagepipeline_dagster.api.redaction import KeyRedaction
-from tests.api.servers import KEY, Reply, a_request, client_of, serving
+from tests.api.servers import KEY, Reply, a_request, client_of, closing, serving
 
 
 def test_errors_carry_what_they_promise() -> None:
@@ -118,13 +117,9 @@ def test_echoed_key_is_blotted_out(
     caplog.set_level(logging.INFO, "httpcore")
     outcome: object
 
-    async def go(url: str) -> object:
-        async with client_of(url, max_attempts=2) as client:
-            return await act(client)
-
     with serving(ECHOES[name]) as server:
         try:
-            outcome = asyncio.run(go(server.url))
+            outcome = closing(client_of(server.url, max_attempts=2), act)
         except ImagePipelineError as error:
             outcome = error
             shown = "".join(traceback.format_exception(error))
@@ -150,13 +145,8 @@ def test_echoed_key_is_blotted_out(
 def test_id_like_the_key(reply: Reply) -> None:
     """Even a job whose id is the key itself is told without it."""
     job = Job(task=Task.TEXT2IMAGE, id=KEY, status=JobStatus.PENDING, word="PENDING")
-
-    async def go(url: str) -> None:
-        async with client_of(url) as client:
-            await client.wait(job, timeout=0.15, delays=(0.05,))
-
     with serving(reply) as server, pytest.raises(JobError, match=r"job \[API key\]"):
-        asyncio.run(go(server.url))
+        closing(client_of(server.url), lambda it: it.wait(job, timeout=0.15, delays=(0.05,)))
 
 
 def test_key_is_not_in_the_clients_repr() -> None:

@@ -31,30 +31,18 @@ answers = st.fixed_dictionaries(
 )
 
 
+WORDS = {
+    JobStatus.SUCCESS: ("SUCCESS", "success", "Completed", "COMPLETED", "succeeded", "Finished"),
+    JobStatus.FAILURE: (
+        *("FAILURE", "Failed", "FAILED", "canceled", "Cancelled", "error"),
+        *("TIMED_OUT", "timed-out", "Rejected"),
+    ),
+    JobStatus.PENDING: ("PENDING", "queued", "QUEUED", " Processing ", "in progress"),
+}
+
+
 @pytest.mark.parametrize(
-    ("word", "status"),
-    [
-        ("SUCCESS", JobStatus.SUCCESS),
-        ("success", JobStatus.SUCCESS),
-        ("Completed", JobStatus.SUCCESS),
-        ("COMPLETED", JobStatus.SUCCESS),
-        ("FAILURE", JobStatus.FAILURE),
-        ("Failed", JobStatus.FAILURE),
-        ("FAILED", JobStatus.FAILURE),
-        ("PENDING", JobStatus.PENDING),
-        ("queued", JobStatus.PENDING),
-        ("QUEUED", JobStatus.PENDING),
-        (" Processing ", JobStatus.PENDING),
-        ("in progress", JobStatus.PENDING),
-        ("succeeded", JobStatus.SUCCESS),
-        ("Finished", JobStatus.SUCCESS),
-        ("canceled", JobStatus.FAILURE),
-        ("Cancelled", JobStatus.FAILURE),
-        ("error", JobStatus.FAILURE),
-        ("TIMED_OUT", JobStatus.FAILURE),
-        ("timed-out", JobStatus.FAILURE),
-        ("Rejected", JobStatus.FAILURE),
-    ],
+    ("word", "status"), [(word, status) for status, words in WORDS.items() for word in words]
 )
 def test_status_words(word: str, status: JobStatus) -> None:
     """The vendor's words are understood in any letter case, also those of its other APIs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -77,29 +77,29 @@ def fetch(link: str) -> bytes:
     return answer.content
 
 
+@contextmanager
+def calling(**settings: Any) -> Iterator[Caller]:  # noqa: ANN401 - the settings' own types
+    """Serve with these settings; without latency unless told otherwise."""
+    chosen = EmulatorSettings(**{"latency_seconds": 0, **settings})
+    key = {"API-Key": chosen.api_key}
+    with (
+        EmulatorServer(chosen) as server,
+        httpx.Client(base_url=server.url, headers=key, verify=NO_TLS) as http,
+    ):
+        yield Caller(server, http)
+
+
 @pytest.fixture
 def start() -> Iterator[Started]:
-    """Return what starts a server with these settings; without latency unless told otherwise."""
+    """Return what starts a server with these settings, which ends with the test."""
     with ExitStack() as stack:
-
-        def started(**settings: Any) -> Caller:  # noqa: ANN401 - the settings' own types
-            chosen = EmulatorSettings(**{"latency_seconds": 0, **settings})
-            server = stack.enter_context(EmulatorServer(chosen))
-            key = {"API-Key": chosen.api_key}
-            http = stack.enter_context(
-                httpx.Client(base_url=server.url, headers=key, verify=NO_TLS)
-            )
-            return Caller(server, http)
-
-        yield started
+        yield lambda **settings: stack.enter_context(calling(**settings))
 
 
 @pytest.fixture(scope="session")
 def _shared() -> Iterator[Caller]:
-    with EmulatorServer(EmulatorSettings(latency_seconds=0)) as server:
-        key = {"API-Key": server.settings.api_key}
-        with httpx.Client(base_url=server.url, headers=key, verify=NO_TLS) as http:
-            yield Caller(server, http)
+    with calling() as caller:
+        yield caller
 
 
 @pytest.fixture

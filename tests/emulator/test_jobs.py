@@ -66,24 +66,11 @@ def test_garbled_id_is_unknown(data: st.DataObject) -> None:
         JobTicket.read(garbled)
 
 
-def test_id_belongs_to_its_task() -> None:
-    """An id is unknown at another task's status endpoint."""
-    with pytest.raises(UnknownJob):
-        JobTicket.read(ticket().id(), task="inpainting")
-
-
 def test_equal_requests_get_unequal_ids() -> None:
     """Two jobs of the same request at the same time have ids, and seeds, of their own."""
     one, other = ticket(), ticket()
     assert one.id() != other.id()
     assert one.seed != other.seed
-
-
-def test_given_seed_is_kept() -> None:
-    """A request's own seed is the job's."""
-    request = request_for("text2image", {"model_id": "sdxl", "prompt": "a boat", "seed": 7})
-    outcome = JobOutcome(delivered=(0,))
-    assert JobTicket.issue(request, accepted_at=0, ready_at=0, outcome=outcome).seed == 7
 
 
 @given(sample=st.integers(0, 3), expires_at=st.integers(0, 2**53), later=st.integers(1, 10**6))

@@ -26,7 +26,7 @@ from imagepipeline_dagster.emulator import (
 )
 from imagepipeline_dagster.emulator.intake import MAX_SIDE
 from imagepipeline_dagster.emulator.jobs import JobTicket
-from tests.emulator.conftest import NO_TLS, Caller, Started, fetch, follow
+from tests.emulator.conftest import NO_TLS, Caller, Started, calling, fetch, follow
 
 # The request of the API page's own snippet.
 SNIPPET = {
@@ -72,18 +72,15 @@ def test_every_task_answers(caller: Caller, task: str) -> None:
     assert len(set(caller.images(task, samples=4, seed=3, **mask))) == 4
 
 
-def test_answers_follow_the_page() -> None:
+def test_answers_follow_the_page(start: Started) -> None:
     """An answer holds what the page names for its status and nothing else."""
-    with EmulatorServer(EmulatorSettings(latency_seconds=0.1, latency_spread=0)) as server:
-        key = {"API-Key": "emulator"}
-        with httpx.Client(verify=NO_TLS, base_url=server.url, headers=key) as http:
-            body = {"model_id": "sdxl", "prompt": "a boat", "width": 64, "height": 64}
-            accepted = http.post("/sdxl/text2image/v1", json=body).json()
-            assert set(accepted) == {"status", "id"}
-            status = f"/sdxl/text2image/v1/status/{accepted['id']}"
-            assert http.get(status).json() == accepted
-            time.sleep(0.12)
-            assert set(http.get(status).json()) == {"status", "download_urls"}
+    caller = start(latency_seconds=0.1, latency_spread=0)
+    accepted = caller.post().json()
+    assert set(accepted) == {"status", "id"}
+    status = f"/sdxl/text2image/v1/status/{accepted['id']}"
+    assert caller.http.get(status).json() == accepted
+    time.sleep(0.12)
+    assert set(caller.http.get(status).json()) == {"status", "download_urls"}
 
 
 def test_answer_at_once(start: Started) -> None:
@@ -160,12 +157,9 @@ def test_unknown_places_are_404(caller: Caller, path: str) -> None:
 
 def test_a_later_server_answers_for_an_earlier_one(start: Started) -> None:
     """A job outlives its server: another one, on another port, delivers the same bytes."""
-    with EmulatorServer(EmulatorSettings(latency_seconds=0.2)) as first:
-        key = {"API-Key": "emulator"}
-        with httpx.Client(verify=NO_TLS, base_url=first.url, headers=key) as http:
-            caller = Caller(first, http)
-            job_id, seeded_id = caller.submit(samples=2), caller.submit(samples=2, seed=5)
-            bytes_of_first = [fetch(link) for link in caller.wait(seeded_id).download_urls]
+    with calling(latency_seconds=0.2) as first:
+        job_id, seeded_id = first.submit(samples=2), first.submit(samples=2, seed=5)
+        bytes_of_first = [fetch(link) for link in first.wait(seeded_id).download_urls]
     second = start()
     job = second.wait(job_id)
     assert all(link.startswith(second.server.url) for link in job.download_urls)

@@ -146,12 +146,12 @@ def test_unknown_status(faulty: Faulty) -> None:
     assert caller.status(job_id).status is JobStatus.SUCCESS
 
 
-def test_expired_link(faulty: Faulty) -> None:
-    """A link can be past its time at once; the next one works."""
-    caller = faulty(Fault(kind="expired_link", times=1))
-    job = caller.make()
-    assert follow(job.download_urls[0]).status_code == 403
-    assert fetch(job.download_urls[0])
+@pytest.mark.parametrize(("kind", "status"), [("expired_link", 403), ("late_link", 404)])
+def test_refused_link(faulty: Faulty, kind: str, status: int) -> None:
+    """A link can be past its time at once, or too early for its store; the next time it works."""
+    (link,) = faulty(Fault(kind=kind, times=1)).make().download_urls
+    assert follow(link).status_code == status
+    assert fetch(link)
 
 
 @pytest.mark.parametrize("kind", [FaultKind.TRUNCATED_BYTES, FaultKind.CORRUPT_BYTES])
@@ -238,14 +238,6 @@ def test_confused_status(faulty: Faulty, kind: str, told: dict[str, object]) -> 
     answer = caller.http.get(path).json()
     assert {name: answer[name] for name in told} == told
     assert caller.status(job_id).download_urls
-
-
-def test_late_link(faulty: Faulty) -> None:
-    """A picture's store may not have heard of it yet."""
-    caller = faulty(Fault(kind="late_link", times=1))
-    (link,) = caller.make().download_urls
-    assert follow(link).status_code == 404
-    assert fetch(link)
 
 
 def test_fault_for_some_prompts(faulty: Faulty) -> None:
