@@ -1,8 +1,8 @@
 """`imagepipeline-dagster …`, a module for each group of commands.
 
-- Tables: `tables`, `importing`, with the `changes` of an import, its `refusals` and `progress`.
+- Tables: `tables`, `importing`, with the `changes` of an import and its `progress`.
 - What was bought, read again: `verify`.
-- Money: `plan`, `approve`, `ledger`. Partitions: `sets`. How all stands: `status`.
+- Money: `plan`, `ledger`. Partitions: `sets`. How all stands: `status`.
 - What keeps it from working: `doctor`.
 - Where pictures come from: `lineage`. People's decisions: `moderation`.
 - Versions of the dataset: `releases`.
@@ -22,7 +22,7 @@ from typing_extensions import override
 __all__ = ["main"]
 
 _COMMANDS = {
-    "approve": ("approve.approve", "Let the plans of prompt sets be bought."),
+    "approve": ("plan.approve", "Let the plans of prompt sets be bought."),
     "costs": ("status.costs", "Show what was bought and reused, by day, set and model."),
     "demo": ("demo.demo", "Make a dataset from the sample tables."),
     "doctor": ("doctor.doctor", "Say what is wrong with this installation."),

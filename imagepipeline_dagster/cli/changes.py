@@ -10,8 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from imagepipeline_dagster.cli.configured import configured_ledger, resources_of
-from imagepipeline_dagster.cli.plan import to_buy_text
-from imagepipeline_dagster.cli.refusals import refusal_lines
+from imagepipeline_dagster.cli.plan import refusal_lines, to_buy_text
 from imagepipeline_dagster.cli.terminal import counts_table, printable, shown_number
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.plans import forecast

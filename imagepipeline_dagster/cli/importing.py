@@ -21,9 +21,8 @@ from imagepipeline_dagster.cli.changes import (
     reading_lines,
 )
 from imagepipeline_dagster.cli.configured import changed_dataset, on_dataset, resources_of
-from imagepipeline_dagster.cli.plan import price_option
+from imagepipeline_dagster.cli.plan import price_option, refusal_lines
 from imagepipeline_dagster.cli.progress import ShownProgress
-from imagepipeline_dagster.cli.refusals import refusal_lines
 from imagepipeline_dagster.cli.terminal import (
     Answer,
     agree,

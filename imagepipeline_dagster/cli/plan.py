@@ -1,4 +1,4 @@
-"""`imagepipeline-dagster plan`: what a purchase would buy now, and why."""
+"""`imagepipeline-dagster plan` and `approve`: what a purchase would buy now, and its approval."""
 
 from __future__ import annotations
 
@@ -16,16 +16,28 @@ from imagepipeline_dagster.cli.configured import (
     configured_tables,
     on_dataset,
     resources_of,
+    system_user,
+    who_option,
 )
-from imagepipeline_dagster.cli.refusals import refusal_lines
 from imagepipeline_dagster.cli.tables import chosen_sets
-from imagepipeline_dagster.cli.terminal import Answer, count_of, counts_table, shown_number
+from imagepipeline_dagster.cli.terminal import (
+    Answer,
+    count_of,
+    counts_table,
+    moment,
+    shown_number,
+    why_option,
+)
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.plans import forecast_of_sets
 from imagepipeline_dagster.ledger.budget import Allowance
 from imagepipeline_dagster.ledger.records import PlanState
-from imagepipeline_dagster.planning.forecast import Forecast, SetPlan
+from imagepipeline_dagster.planning.approval import approve_plans
+from imagepipeline_dagster.planning.forecast import Forecast, Refusal, SetPlan
 from imagepipeline_dagster.planning.requests import Reason
+from imagepipeline_dagster.tables.spelling import quoted
+
+_REFUSALS_SHOWN = 20
 
 price_option = click.option(
     "--price-per-image",
@@ -40,10 +52,7 @@ price_option = click.option(
 @price_option
 @on_dataset
 def plan(
-    *,
-    prompt_sets: tuple[str, ...],
-    price_per_image: float | None,
-    dataset: ImageDataset,
+    *, prompt_sets: tuple[str, ...], price_per_image: float | None, dataset: ImageDataset
 ) -> Answer:
     """Show what a purchase would buy now, and why: of these prompt sets, or of all.
 
@@ -104,6 +113,18 @@ def to_buy_text(images: int, cost: float | None, *, emulated: bool) -> str:
     return priced + ("; on the emulator nothing is paid." if emulated else ".")
 
 
+def refusal_lines(refusals: Sequence[Refusal], count: int) -> Iterator[str]:
+    """Yield which rows are refused before anything is paid, and why; `count` is how many."""
+    if not count:
+        return
+    shown = refusals[:_REFUSALS_SHOWN]
+    yield f"Refused before paying: {count_of(count, 'row')}."
+    for refusal in shown:
+        yield f"  {quoted(refusal.prompt_set, refusal.prompt_id)}: {refusal.problems}"
+    if count > len(shown):
+        yield f"  … and {count - len(shown):,} more"
+
+
 def _plan_as_json(planned: SetPlan, allowance: Allowance) -> dict[str, Any]:
     return {
         "prompt_set": planned.name,
@@ -139,3 +160,65 @@ def _reasons_table(planned: Sequence[SetPlan]) -> Table:
         rows.append((row.name, [*map(shown_number, counts)]))
     headings = [reason.replace("_", "\n") for reason in reasons]
     return counts_table("Images to buy, by reason", headings, rows)
+
+
+@click.command()
+@click.argument("prompt_sets", nargs=-1, metavar="[SET]...")
+@click.option("--all", "all_sets", is_flag=True, help="All prompt sets of the table.")
+@click.option(
+    "--up-to",
+    type=click.FloatRange(min=0),
+    metavar="MONEY",
+    help="The most that they may cost together; images, where the dataset has no price.",
+)
+@who_option
+@why_option(default="approved on the command line", help="Kept with the approval.")
+@on_dataset
+def approve(
+    *,
+    prompt_sets: tuple[str, ...],
+    all_sets: bool,
+    up_to: float | None,
+    who: str | None,
+    why: str,
+    dataset: ImageDataset,
+) -> Answer:
+    """Let the plans of these prompt sets be bought, for what they cost now.
+
+    An approval is for the plan as it stands: an edited plan needs another. A sensor then asks for
+    the purchase; the dataset's budget limits it all the same.
+    """
+    if bool(prompt_sets) == all_sets:
+        raise click.UsageError("Name prompt sets, or give --all.")
+    origin = resources_of(dataset)["imagepipeline"].origin
+    allowance = dataset.allowance(origin)
+    with configured_tables(dataset) as tables, configured_ledger(dataset, create=True) as ledger:
+        names = chosen_sets(tables, prompt_sets)
+        planned = forecast_of_sets(names, tables, dataset, ledger, origin=origin)
+        approved = approve_plans(
+            planned,
+            up_to=up_to,
+            who=who or system_user() or "",
+            why=why,
+            dataset=dataset.name,
+            ledger=ledger,
+            allowance=allowance,
+            valid_hours=dataset.approval.valid_hours,
+            now=dt.datetime.now(dt.UTC),
+        )
+    rows = [dataclasses.asdict(approval) for approval in approved]
+    for row in rows:
+        del row["number"]  # the database gives it
+    lines = []
+    for approval in approved:
+        images = approval.max_images or 0
+        price = allowance.price_text(images)
+        lines.append(
+            f"{quoted(approval.prompt_set)}: {count_of(images, 'image')}"
+            f"{f' for {price}' if price else ''}, until {moment(approval.expires_at)}"
+        )
+    if not approved:
+        lines.append("There is nothing to buy, and so nothing to approve.")
+    elif dataset.approval.required == "never":
+        lines.append("No purchase of this dataset waits for a person: its `approval` is `never`.")
+    return Answer({"approved": rows, "currency": allowance.currency}, lines)
