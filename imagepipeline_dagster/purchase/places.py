@@ -15,6 +15,8 @@ from imagepipeline_dagster.purchase.pacing import RequestPace
 from imagepipeline_dagster.purchase.state import RunState
 
 _RENEWAL_SECONDS = 1.0
+# While a run waits for its first place, or has to give some back.
+_EARLY_RENEWAL_SECONDS = 0.2
 
 
 class Places:
@@ -77,10 +79,17 @@ class AccountShare:
             return
         await self.places.asked.wait()
         while True:
+            pause = _RENEWAL_SECONDS
             # While the ledger cannot be reached nothing is claimed, so nothing new is sent.
             with suppress(OperationalError):
-                self._apply(await asyncio.to_thread(self._renewed, self.places.demand))
-            await asyncio.sleep(_RENEWAL_SECONDS)
+                demand = self.places.demand
+                share = await asyncio.to_thread(self._renewed, demand)
+                self._apply(share)
+                if share.places is not None and (
+                    demand.held > share.places or demand.wanted > share.places == 0
+                ):
+                    pause = _EARLY_RENEWAL_SECONDS
+            await asyncio.sleep(pause)
 
     def _renewed(self, demand: Demand) -> Share:
         with self.ledger.engine.begin() as connection:

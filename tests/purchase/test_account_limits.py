@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -14,6 +15,9 @@ from imagepipeline_dagster.ledger.records import Lease, Owner
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.shares import AccountLimits, Demand, Share, record_share
 from imagepipeline_dagster.ledger.steps import record_release
+from imagepipeline_dagster.purchase.pacing import RequestPace
+from imagepipeline_dagster.purchase.places import AccountShare, Places
+from imagepipeline_dagster.purchase.state import RunState
 from tests.purchase.forking import Order
 from tests.purchase.test_purchase_crash import (
     MakeOrder,
@@ -131,6 +135,33 @@ def test_shares_never_add_up_to_more_than_the_limit(
     assert shared(ledger, second, Demand(0, 10), places=10).places == 0
     assert shared(ledger, first, Demand(5, 10), places=10).places == 5
     assert shared(ledger, second, Demand(0, 10), places=10).places == 5
+
+
+def test_who_comes_later_soon_has_a_place(ledger: Ledger, lease: Callable[[], Lease]) -> None:
+    """A run that has all places gives some back at its next look, and the newcomer looks often."""
+
+    async def seconds_until_the_second_has_one() -> float:
+        async with asyncio.TaskGroup() as tasks:
+            keepers = []
+            for _ in range(2):
+                share = AccountShare(
+                    limits=AccountLimits(
+                        account="https://api.example", max_in_flight=4, requests_per_second=None
+                    ),
+                    ledger=ledger,
+                    lease=lease(),
+                    places=Places(4),
+                    pace=RequestPace(0.0),
+                    state=RunState(max_failure_ratio=0.5),
+                )
+                keepers.append(tasks.create_task(share.keep()))
+                began = time.monotonic()
+                await share.places.take(waiting=9)
+            for keeper in keepers:
+                keeper.cancel()
+        return time.monotonic() - began
+
+    assert asyncio.run(seconds_until_the_second_has_one()) < 1.8
 
 
 def test_what_one_does_not_want_is_anothers(ledger: Ledger, lease: Callable[[], Lease]) -> None:
