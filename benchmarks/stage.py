@@ -34,6 +34,7 @@ from imagepipeline_dagster.purchase.images import images_of_plan
 from imagepipeline_dagster.purchase.pictures import read_picture
 from imagepipeline_dagster.purchase.purchase import Purchase
 from imagepipeline_dagster.resources import ImagePipelineResource
+from imagepipeline_dagster.rows import fields_of
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.storage.opening import open_storage
@@ -200,11 +201,7 @@ def _enter(connection: Connection, call: PlannedRequest, prompt: Prompt) -> None
     """Take a call through its whole life in the ledger."""
     key, owner, now = call.request_key, Owner("bench/0/0"), dt.datetime.now(dt.UTC)
     claim = Claim(
-        request_key=key,
-        task=call.task,
-        request=call.request,
-        samples=call.samples,
-        embedding_version=call.embedding_version,
+        **fields_of(call, "request_key", "task", "request", "samples", "embedding_version"),
         endpoint="http://localhost/sdxl/text2image/v1",
         emulated=True,
         run_id="before",
@@ -223,11 +220,8 @@ def _enter(connection: Connection, call: PlannedRequest, prompt: Prompt) -> None
         value_range=255,
     )
     use = Use(
+        **fields_of(call, "prompt_set", "prompt_id", "call_index", "request_key"),
         dataset=_DATASET,
-        prompt_set=call.prompt_set,
-        prompt_id=call.prompt_id,
-        call_index=call.call_index,
-        request_key=key,
         prompt_row=prompt.prompt_row,
         embedding_row=prompt.embedding_row,
         run_id="before",

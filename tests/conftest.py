@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 import uuid
@@ -98,6 +99,12 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'ledger.db'}"
     url: str = request.getfixturevalue("postgres_url")
     return url
+
+
+@pytest.fixture
+def any_buyer(buyer: Buyer, ledger_url: str) -> Buyer:
+    """A buyer with a ledger on SQLite and on PostgreSQL in turn."""
+    return dataclasses.replace(buyer, ledger_url=ledger_url)
 
 
 @pytest.fixture

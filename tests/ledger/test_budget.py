@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
@@ -14,18 +12,6 @@ from imagepipeline_dagster.ledger.budget import Allowance, Budget, Period
 from imagepipeline_dagster.ledger.requests import Ledger
 
 TODAY = dt.date(2026, 3, 31)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    """A ledger on each of the databases."""
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'ledger.db'}"
-    else:
-        url = request.getfixturevalue("postgres_url")
-    opened = Ledger(url)
-    yield opened
-    opened.close()
 
 
 def reserve(

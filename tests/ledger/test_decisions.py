@@ -7,6 +7,7 @@ import datetime as dt
 import os
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 from sqlalchemy import insert, select, update
@@ -30,6 +31,7 @@ from tests.buying import Buyer, numbered_rows, prompts_of
 
 RESUBMIT, FORGET = LedgerDecision.RESUBMIT, LedgerDecision.FORGET
 DROPPED = Fault(kind=FaultKind.DROPPED_ANSWER, times=1)
+ONE = prompts_of(numbered_rows(1))
 
 
 @pytest.fixture
@@ -44,6 +46,21 @@ def only_entry(buyer: Buyer) -> Entry:
         keys = connection.scalars(select(requests.c.request_key)).all()
         (entry,) = entries_seen_by(connection, keys).values()
     return entry
+
+
+def told(buyer: Buyer, key: str, *decisions: LedgerDecision, why: str = "because") -> None:
+    """Let a person decide about a request."""
+    with buyer.open_ledger() as ledger:
+        for decision in decisions:
+            decide(ledger, [key], decision, who="mira", why=why)
+
+
+@pytest.fixture
+def lost(buyer: Buyer, emulator: EmulatorServer) -> str:
+    """The key of the ledger's single request, whose answer was dropped."""
+    emulator.set_faults(DROPPED)
+    buyer.buy(ONE)
+    return only_entry(buyer).request_key
 
 
 def test_a_dropped_answer_is_listed_with_its_prompt(buyer: Buyer, emulator: EmulatorServer) -> None:
@@ -83,11 +100,8 @@ def test_resubmitting_buys_exactly_once_more(any_buyer: Buyer, emulator: Emulato
     assert plan[lost.request_key] == "to_buy"
     assert emulator.stats.posts_accepted == 3
     assert bought.outcomes == {"generated": 2}
-    assert (taken.decision, taken.who, taken.why) == (
-        RESUBMIT,
-        "mira",
-        "not in the vendor's list",
-    )
+    assert (taken.decision, taken.who) == (RESUBMIT, "mira")
+    assert taken.why == "not in the vendor's list"
 
 
 def test_forgetting_buys_never(any_buyer: Buyer, emulator: EmulatorServer) -> None:
@@ -107,37 +121,27 @@ def test_forgetting_buys_never(any_buyer: Buyer, emulator: EmulatorServer) -> No
     assert failed.error == "given up by mira: one less is fine"
 
 
-def test_what_was_given_up_can_still_be_resubmitted(buyer: Buyer, emulator: EmulatorServer) -> None:
+def test_what_was_given_up_can_still_be_resubmitted(
+    buyer: Buyer, emulator: EmulatorServer, lost: str
+) -> None:
     """Giving up is no last word: a later decision buys the request once, and both are kept."""
-    prompts = prompts_of(numbered_rows(1))
-    emulator.set_faults(DROPPED)
-    buyer.buy(prompts)
-    key = only_entry(buyer).request_key
-
-    with buyer.open_ledger() as ledger:
-        decide(ledger, [key], FORGET, who="mira", why="enough")
-        decide(ledger, [key], RESUBMIT, who="jon", why="needed after all")
-        with ledger.reading() as connection:
-            taken = decisions_about(connection, key)
-    bought = buyer.buy(prompts)
+    told(buyer, lost, FORGET, RESUBMIT)
+    with buyer.open_ledger() as ledger, ledger.reading() as connection:
+        taken = decisions_about(connection, lost)
+    bought = buyer.buy(ONE)
 
     assert [each.decision for each in taken] == [FORGET, RESUBMIT]
     assert bought.outcomes == {"generated": 1}
     assert emulator.stats.posts_accepted == 2
 
 
-def test_a_resubmission_can_be_taken_back(buyer: Buyer, emulator: EmulatorServer) -> None:
+def test_a_resubmission_can_be_taken_back(
+    buyer: Buyer, emulator: EmulatorServer, lost: str
+) -> None:
     """Forgetting a resubmitted request before a run bought it leaves nothing to buy."""
-    prompts = prompts_of(numbered_rows(1))
-    emulator.set_faults(DROPPED)
-    buyer.buy(prompts)
-    key = only_entry(buyer).request_key
+    told(buyer, lost, RESUBMIT, FORGET)
 
-    with buyer.open_ledger() as ledger:
-        decide(ledger, [key], RESUBMIT, who="mira", why="try")
-        decide(ledger, [key], FORGET, who="mira", why="found it in the vendor's list")
-
-    assert buyer.buy(prompts).outcomes == {"failed": 1}
+    assert buyer.buy(ONE).outcomes == {"failed": 1}
     assert emulator.stats.posts_accepted == 1
 
 
@@ -153,23 +157,20 @@ def test_what_is_failed_for_good_gets_one_more_job(
     fault: Fault, outcome: str, buyer: Buyer, emulator: EmulatorServer
 ) -> None:
     """A resubmission of what no run would buy again is worth one job, also if that fails too."""
-    prompts = prompts_of(numbered_rows(1))
     emulator.set_faults(fault)
-    assert buyer.buy(prompts, link_lifetime_hours=0).outcomes == {outcome: 1}
+    assert buyer.buy(ONE, link_lifetime_hours=0).outcomes == {outcome: 1}
     before = only_entry(buyer)
     posts = emulator.stats.posts_accepted
 
-    with buyer.open_ledger() as ledger:
-        decide(ledger, [before.request_key], RESUBMIT, who="mira", why="once more")
-    still = buyer.buy(prompts, link_lifetime_hours=0)
-    buyer.buy(prompts)
+    told(buyer, before.request_key, RESUBMIT)
+    still = buyer.buy(ONE, link_lifetime_hours=0)
+    buyer.buy(ONE)
     assert emulator.stats.posts_accepted == posts + 1
     assert still.outcomes == {outcome: 1}
 
     emulator.set_faults()
-    with buyer.open_ledger() as ledger:
-        decide(ledger, [before.request_key], RESUBMIT, who="mira", why="and again")
-    assert buyer.buy(prompts).outcomes == {"generated": 1}
+    told(buyer, before.request_key, RESUBMIT)
+    assert buyer.buy(ONE).outcomes == {"generated": 1}
     assert emulator.stats.posts_accepted == posts + 2
     jobs = [attempt.job_id for attempt in only_entry(buyer).earlier]
     assert before.job_id in jobs
@@ -187,8 +188,7 @@ def test_pictures_that_came_stay_when_the_rest_is_bought_again(
     assert half.outcomes == {"undecodable": 1, "generated": 1}
     (kept,) = [image for image in half.images if image.outcome == "generated"]
 
-    with buyer.open_ledger() as ledger:
-        decide(ledger, [only_entry(buyer).request_key], RESUBMIT, who="mira", why="half is missing")
+    told(buyer, only_entry(buyer).request_key, RESUBMIT)
     whole = buyer.buy(prompts)
 
     assert whole.outcomes == {"generated": 2}
@@ -200,8 +200,7 @@ def test_pictures_that_came_stay_when_the_rest_is_bought_again(
 
 def test_a_dead_process_claim_counts_as_unknown(buyer: Buyer, emulator: EmulatorServer) -> None:
     """A claim whose process died is listed and can be decided about without waiting for a run."""
-    prompts = prompts_of(numbered_rows(1))
-    buyer.buy(prompts)
+    buyer.buy(ONE)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     key = only_entry(buyer).request_key
@@ -209,20 +208,15 @@ def test_a_dead_process_claim_counts_as_unknown(buyer: Buyer, emulator: Emulator
         host = only_entry(buyer).owner.name.rsplit("/", 2)[0]
         with ledger.engine.begin() as connection:
             connection.exec_driver_sql("DELETE FROM ledger_samples")
-            connection.execute(
-                update(requests).values(
-                    state=State.CLAIMED, job_id=None, owner=f"{host}/{gone.pid}/0"
-                )
-            )
+            died = {"state": State.CLAIMED, "job_id": None, "owner": f"{host}/{gone.pid}/0"}
+            connection.execute(update(requests).values(died))
         assert [each.request_key for each in unknown_requests(ledger)] == [key]
         decide(ledger, [key], FORGET, who="mira", why="it died")
 
         with ledger.engine.begin() as connection:
-            mine = f"{host}/{os.getpid()}/0"
-            in_a_minute = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1)
-            connection.execute(
-                update(requests).values(state=State.CLAIMED, owner=mine, lease_until=in_a_minute)
-            )
+            until = dt.datetime.now(dt.UTC) + dt.timedelta(minutes=1)
+            mine = {"owner": f"{host}/{os.getpid()}/0", "lease_until": until}
+            connection.execute(update(requests).values(state=State.CLAIMED, **mine))
         assert unknown_requests(ledger) == []
         with pytest.raises(DecisionRefused, match="a run is buying it"):
             decide(ledger, [key], RESUBMIT, who="mira", why="impatient")
@@ -230,21 +224,14 @@ def test_a_dead_process_claim_counts_as_unknown(buyer: Buyer, emulator: Emulator
 
 
 def test_an_answer_that_comes_after_the_decision_is_not_bought_again(
-    buyer: Buyer, emulator: EmulatorServer
+    buyer: Buyer, lost: str
 ) -> None:
     """A job id that arrives although a person resubmitted keeps the job that it names."""
-    emulator.set_faults(DROPPED)
-    buyer.buy(prompts_of(numbered_rows(1)))
     entry = only_entry(buyer)
-    with buyer.open_ledger() as ledger:
-        decide(ledger, [entry.request_key], RESUBMIT, who="mira", why="too long")
-        with ledger.engine.begin() as connection:
-            record_submitted(
-                connection,
-                Hold(request_key=entry.request_key, owner=entry.owner, attempt=entry.attempt),
-                job_id="late",
-                links=(),
-            )
+    hold = Hold(request_key=lost, owner=entry.owner, attempt=entry.attempt)
+    told(buyer, lost, RESUBMIT)
+    with buyer.open_ledger() as ledger, ledger.engine.begin() as connection:
+        record_submitted(connection, hold, job_id="late", links=())
     found = only_entry(buyer)
     assert (found.state, found.failure, found.job_id) == (State.SUBMITTED, None, "late")
 
@@ -274,13 +261,11 @@ def test_what_the_checker_held_back_is_bought_again_on_a_persons_word_alone(
     buyer: Buyer, emulator: EmulatorServer
 ) -> None:
     """No run buys a filtered sample again; a person may doubt the filter, and overrule it."""
-    prompts = prompts_of(numbered_rows(1))
     emulator.set_faults(Fault(kind=FaultKind.JOB_FAILURE, message="NSFW content detected", times=1))
-    buyer.buy(prompts)
-    left_alone = buyer.buy(prompts)
-    with buyer.open_ledger() as ledger:
-        decide(ledger, [only_entry(buyer).request_key], RESUBMIT, who="mira", why="it is a boat")
-    bought = buyer.buy(prompts)
+    buyer.buy(ONE)
+    left_alone = buyer.buy(ONE)
+    told(buyer, only_entry(buyer).request_key, RESUBMIT)
+    bought = buyer.buy(ONE)
 
     assert left_alone.outcomes == {"vendor_filtered": 1}
     assert bought.outcomes == {"generated": 1}
@@ -292,115 +277,95 @@ def test_a_job_without_an_end_can_be_decided_about_once_it_is_old(
     decision: LedgerDecision, buyer: Buyer, emulator: EmulatorServer
 ) -> None:
     """A job that stays pending is nobody's to decide at first, and a person's after an hour."""
-    prompts = prompts_of(numbered_rows(1))
     emulator.set_faults(Fault(kind=FaultKind.UNKNOWN_STATUS))
-    buyer.buy(prompts, job_timeout_seconds=0.1)
+    buyer.buy(ONE, job_timeout_seconds=0.1)
     key = only_entry(buyer).request_key
-    with buyer.open_ledger() as ledger:
-        with pytest.raises(DecisionRefused, match="1 h after it was submitted"):
-            decide(ledger, [key], decision, who="mira", why="impatient")
-        long_ago = dt.datetime.now(dt.UTC) - STUCK_AFTER
-        with ledger.engine.begin() as connection:
-            connection.execute(update(requests).values(submitted_at=long_ago))
-        decide(ledger, [key], decision, who="mira", why="it will never end")
+    with pytest.raises(DecisionRefused, match="1 h after it was submitted"):
+        told(buyer, key, decision)
+    long_ago = dt.datetime.now(dt.UTC) - STUCK_AFTER
+    with buyer.open_ledger() as ledger, ledger.engine.begin() as connection:
+        connection.execute(update(requests).values(submitted_at=long_ago))
+    told(buyer, key, decision)
     emulator.set_faults()
-    bought = buyer.buy(prompts)
+    bought = buyer.buy(ONE)
 
     buys = decision is RESUBMIT
     assert bought.outcomes == {"generated" if buys else "failed": 1}
     assert emulator.stats.posts_accepted == 1 + buys
 
 
-def test_keys_must_name_one_request(buyer: Buyer, emulator: EmulatorServer) -> None:
+def test_keys_must_name_one_request(buyer: Buyer, lost: str) -> None:
     """Too short, unknown and ambiguous keys are refused, and so is a decision without a why."""
-    emulator.set_faults(DROPPED)
-    buyer.buy(prompts_of(numbered_rows(1)))
-    entry = only_entry(buyer)
-    twin = entry.request_key[:10] + "0" * 54
+    twin = lost[:10] + "0" * 54
     with buyer.open_ledger() as ledger:
         with ledger.engine.begin() as connection:
             row = dict(connection.execute(select(requests)).mappings().one())
             connection.execute(insert(requests).values({**row, "request_key": twin}))
         cases = {
-            entry.request_key[:7]: "is no request key",
+            lost[:7]: "is no request key",
             "%%%%%%%%": "is no request key",
             "f" * 64: "has no request",
-            entry.request_key[:9]: "several requests",
+            lost[:9]: "several requests",
         }
         for key, message in cases.items():
             with pytest.raises(DecisionRefused, match=message):
                 concerned(ledger, [key], RESUBMIT)
         with pytest.raises(ValueError, match="who takes it, and why"):
-            decide(ledger, [entry.request_key], FORGET, who="mira", why=" ")
-        (found,) = concerned(ledger, [entry.request_key.upper(), entry.request_key], FORGET)
-        assert found.request_key == entry.request_key
+            decide(ledger, [lost], FORGET, who="mira", why=" ")
+        (found,) = concerned(ledger, [lost.upper(), lost], FORGET)
+        assert found.request_key == lost
 
 
-def test_a_resubmission_makes_its_set_incomplete(buyer: Buyer, emulator: EmulatorServer) -> None:
+def test_a_resubmission_makes_its_set_incomplete(buyer: Buyer, lost: str) -> None:
     """The schedule that asks again for incomplete sets finds the set of a resubmitted request."""
-    emulator.set_faults(DROPPED)
-    buyer.buy(prompts_of(numbered_rows(1)))
     row = {"dataset": "images", "prompt_set": "spring", "attempt": 1, "retries": 0, "pending": 0}
     with buyer.open_ledger() as ledger:
         with ledger.engine.begin() as connection:
             connection.execute(insert(prompt_sets).values(row))
-        decide(ledger, [only_entry(buyer).request_key], RESUBMIT, who="mira", why="again")
+        told(buyer, lost, RESUBMIT)
         with ledger.reading() as connection:
             assert connection.scalars(select(prompt_sets.c.pending)).one() == 1
 
 
 def test_a_resubmitted_request_that_cannot_be_sent_waits_on(
-    buyer: Buyer, emulator: EmulatorServer
+    buyer: Buyer, emulator: EmulatorServer, lost: str
 ) -> None:
     """A resubmission that the API would not take yet is still worth its one job."""
-    prompts = prompts_of(numbered_rows(1))
-    emulator.set_faults(DROPPED)
-    buyer.buy(prompts)
-    with buyer.open_ledger() as ledger:
-        decide(ledger, [only_entry(buyer).request_key], RESUBMIT, who="mira", why="again")
+    told(buyer, lost, RESUBMIT)
     emulator.set_faults(Fault(kind=FaultKind.RATE_LIMITED, retry_after_seconds=0))
-    assert dataclasses.replace(buyer, max_attempts=1).buy(prompts).outcomes == {"pending": 1}
+    assert dataclasses.replace(buyer, max_attempts=1).buy(ONE).outcomes == {"pending": 1}
     entry = only_entry(buyer)
     assert (entry.failure, len(entry.earlier)) == (Failure.NOT_SENT, 1)
     emulator.set_faults()
-    assert buyer.buy(prompts).outcomes == {"generated": 1}
+    assert buyer.buy(ONE).outcomes == {"generated": 1}
     assert emulator.stats.posts_accepted == 2
 
 
 def test_reading_creates_no_ledger(buyer: Buyer) -> None:
     """A ledger that is only read makes neither a file nor a folder, and reads as empty."""
-    ledger = Ledger(buyer.ledger_url.replace("ledger.db", "new/ledger.db"), create=False)
-    try:
+    url = buyer.ledger_url.replace("ledger.db", "new/ledger.db")
+    with closing(Ledger(url, create=False)) as ledger:
         assert unknown_requests(ledger) == []
         assert ledger.entries(["0" * 64]) == {}
         assert ledger.latest_uses("images", "spring") == {}
-    finally:
-        ledger.close()
     assert not (buyer.folder.parent / "new").exists()
 
 
 def test_reading_creates_no_tables(postgres_url: str) -> None:
     """A database without a ledger's tables keeps none, and reads as an empty ledger."""
-    ledger = Ledger(postgres_url, create=False)
-    try:
+    with closing(Ledger(postgres_url, create=False)) as ledger:
         assert unknown_requests(ledger) == []
-    finally:
-        ledger.close()
-    again = Ledger(postgres_url, create=False)
-    assert again.engine.dialect.name == "sqlite"
-    again.close()
+    with closing(Ledger(postgres_url, create=False)) as again:
+        assert again.engine.dialect.name == "sqlite"
 
 
 def test_reading_sees_what_was_bought_and_cannot_write(any_buyer: Buyer) -> None:
     """A ledger opened for reading shows what there is, and refuses every change."""
     bought = any_buyer.buy(prompts_of(numbered_rows(1)))
-    ledger = Ledger(any_buyer.ledger_url, create=False)
-    try:
+    with closing(Ledger(any_buyer.ledger_url, create=False)) as ledger:
         assert ledger.entries(bought.entries) == bought.entries
         with (
             pytest.raises(Exception, match=r"(?i)read.?only"),
             ledger.engine.begin() as connection,
         ):
             connection.execute(update(requests).values(error="changed"))
-    finally:
-        ledger.close()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
 import shutil
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +12,7 @@ from psycopg import sql
 from sqlalchemy import delete
 from typing_extensions import override
 
+from imagepipeline_dagster.databases import copy_sqlite
 from imagepipeline_dagster.emulator import EmulatorServer
 from imagepipeline_dagster.ledger.identity import (
     LedgerMismatch,
@@ -32,11 +33,10 @@ MORE = prompts_of(numbered_rows(5))
 
 
 @pytest.fixture
-def shopper(ledger_url: str, emulator: EmulatorServer, tmp_path: Path) -> Buyer:
+def shopper(any_buyer: Buyer) -> Buyer:
     """A buyer who bought a set, on both databases in turn."""
-    buyer = Buyer(ledger_url=ledger_url, folder=tmp_path / "data", base_url=emulator.url)
-    assert buyer.buy(PROMPTS).outcomes == {"generated": 3}
-    return buyer
+    assert any_buyer.buy(PROMPTS).outcomes == {"generated": 3}
+    return any_buyer
 
 
 def assert_buys_nothing(buyer: Buyer, emulator: EmulatorServer, *, match: str) -> None:
@@ -121,9 +121,7 @@ def test_a_ledger_in_another_folder_buys_nothing(
 ) -> None:
     """A relative path that leads elsewhere makes a new ledger; its absolute path is named."""
     elsewhere = tmp_path / "elsewhere" / "ledger.db"
-    other = Buyer(
-        ledger_url=f"sqlite:///{elsewhere}", folder=shopper.folder, base_url=shopper.base_url
-    )
+    other = dataclasses.replace(shopper, ledger_url=f"sqlite:///{elsewhere}")
     assert_buys_nothing(other, emulator, match=str(elsewhere))
 
 
@@ -143,16 +141,11 @@ def test_a_ledger_of_before_marks_the_storage(shopper: Buyer) -> None:
     assert len(list((shopper.folder / "ledgers").iterdir())) == 1
 
 
-def test_an_older_copy_buys_nothing(emulator: EmulatorServer, tmp_path: Path) -> None:
+def test_an_older_copy_buys_nothing(buyer: Buyer, emulator: EmulatorServer, tmp_path: Path) -> None:
     """A copy that is put back lacks what was bought since; how much is counted in the message."""
     file = tmp_path / "ledger.db"
-    buyer = Buyer(ledger_url=f"sqlite:///{file}", folder=tmp_path / "data", base_url=emulator.url)
     buyer.buy(PROMPTS)
-    with (
-        closing(sqlite3.connect(file)) as source,
-        closing(sqlite3.connect(tmp_path / "copy")) as copy,
-    ):
-        source.backup(copy)
+    copy_sqlite(file, tmp_path / "copy")
     buyer.buy(prompts_of(numbered_rows(4)))
 
     (tmp_path / "copy").replace(file)
@@ -161,10 +154,11 @@ def test_an_older_copy_buys_nothing(emulator: EmulatorServer, tmp_path: Path) ->
     assert_buys_nothing(buyer, emulator, match="is an older copy of the one that bought into")
 
 
-def test_a_copy_without_its_log_buys_nothing(emulator: EmulatorServer, tmp_path: Path) -> None:
+def test_a_copy_without_its_log_buys_nothing(
+    buyer: Buyer, emulator: EmulatorServer, tmp_path: Path
+) -> None:
     """The file alone, copied while the ledger was in use, lacks what its -wal file holds."""
     file = tmp_path / "ledger.db"
-    buyer = Buyer(ledger_url=f"sqlite:///{file}", folder=tmp_path / "data", base_url=emulator.url)
     buyer.buy(PROMPTS)
     with buyer.open_ledger() as in_use, in_use.reading() as connection:
         connection.exec_driver_sql("SELECT count(*) FROM ledger_requests")
@@ -172,7 +166,7 @@ def test_a_copy_without_its_log_buys_nothing(emulator: EmulatorServer, tmp_path:
         moved = tmp_path / "moved" / "ledger.db"
         moved.parent.mkdir()
         shutil.copyfile(file, moved)
-    other = Buyer(ledger_url=f"sqlite:///{moved}", folder=buyer.folder, base_url=buyer.base_url)
+    other = dataclasses.replace(buyer, ledger_url=f"sqlite:///{moved}")
     assert_buys_nothing(other, emulator, match="Nothing was bought.")
 
 

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from sqlalchemy import insert, inspect, select, text
@@ -45,6 +47,7 @@ from imagepipeline_dagster.ledger.steps import (
 )
 from imagepipeline_dagster.ledger.uses import Use, record_uses
 
+T = TypeVar("T")
 ME, OTHER = Owner("a-host/1/me"), Owner("a-host/2/other")
 NOW = dt.datetime(2030, 5, 17, 12, 30, 15, 250_000, tzinfo=dt.UTC)
 LATER = NOW + dt.timedelta(minutes=1)
@@ -68,8 +71,14 @@ def claim_named(key: str, *, samples: int = 1) -> Claim:
 
 def claim(ledger: Ledger, key: str = "k", *, owner: Owner = ME, seen: int = 0) -> bool:
     """Claim a request in a transaction of its own."""
+    how = {"owner": owner, "lease_until": LATER, "seen": seen}
+    return commit(ledger, record_claim, claim_named(key), **how)
+
+
+def commit(ledger: Ledger, record: Callable[..., T], *what: object, **how: object) -> T:
+    """Record a step in a transaction of its own."""
     with ledger.engine.begin() as connection:
-        return record_claim(connection, claim_named(key), owner=owner, lease_until=LATER, seen=seen)
+        return record(connection, *what, **how)
 
 
 def hold_on(key: str = "k", *, owner: Owner = ME, attempt: int = 1) -> Hold:
@@ -81,9 +90,8 @@ def submit(
     ledger: Ledger, key: str = "k", *, owner: Owner = ME, job_id: str = "job", attempt: int = 1
 ) -> JobRecord:
     """Record a request's job in a transaction of its own."""
-    with ledger.engine.begin() as connection:
-        hold = hold_on(key, owner=owner, attempt=attempt)
-        return record_submitted(connection, hold, job_id=job_id, links=())
+    hold = hold_on(key, owner=owner, attempt=attempt)
+    return commit(ledger, record_submitted, hold, job_id=job_id, links=())
 
 
 def fail(
@@ -94,8 +102,7 @@ def fail(
     error: str = "went wrong",
 ) -> None:
     """Record that a request failed in a transaction of its own."""
-    with ledger.engine.begin() as connection:
-        record_failed(connection, "k", failure, error, owner=owner)
+    commit(ledger, record_failed, "k", failure, error, owner=owner)
 
 
 def the_entry(ledger: Ledger) -> Entry:
@@ -134,38 +141,26 @@ def test_a_request_goes_from_claimed_to_succeeded(ledger: Ledger) -> None:
     assert done.stored == (sample_at(0, image_sha256="ab" * 32, bytes=7),)
 
 
-def test_only_one_of_many_threads_gets_a_claim(ledger: Ledger) -> None:
-    """Sixteen that claim the same request at once leave one with the right to send it."""
+@pytest.mark.parametrize("jobs_before", [0, 1])
+def test_only_one_of_many_threads_gets_a_claim(ledger: Ledger, jobs_before: int) -> None:
+    """Of sixteen that claim a request at once one may send it, after a failure too."""
+    if jobs_before:
+        claim(ledger)
+        submit(ledger)
+        fail(ledger)
     together = threading.Barrier(16)
     owners = [Owner(f"a-host/{number}/x") for number in range(16)]
 
     def compete(owner: Owner) -> bool:
         together.wait()
-        return claim(ledger, owner=owner)
+        return claim(ledger, owner=owner, seen=jobs_before)
 
     with ThreadPoolExecutor(16) as threads:
         won = list(threads.map(compete, owners))
 
     assert won.count(True) == 1
     assert the_entry(ledger).owner == owners[won.index(True)]
-
-
-def test_only_one_of_many_threads_gets_a_second_job(ledger: Ledger) -> None:
-    """After a failure, too, one of sixteen claims the request, and its attempts count two."""
-    claim(ledger)
-    submit(ledger)
-    fail(ledger)
-    together = threading.Barrier(16)
-
-    def compete(number: int) -> bool:
-        together.wait()
-        return claim(ledger, owner=Owner(f"a-host/{number}/x"), seen=1)
-
-    with ThreadPoolExecutor(16) as threads:
-        won = list(threads.map(compete, range(16)))
-
-    assert won.count(True) == 1
-    assert the_entry(ledger).attempt == 2
+    assert the_entry(ledger).attempt == jobs_before + 1
 
 
 def test_a_claim_can_be_repeated_by_its_owner_alone(ledger: Ledger) -> None:
@@ -220,8 +215,7 @@ def test_a_late_failure_does_not_touch_another_owners_new_job(ledger: Ledger) ->
 def test_an_answer_that_comes_after_all_is_kept(ledger: Ledger) -> None:
     """A claim that another process judged lost is found again when its answer arrives."""
     claim(ledger)
-    with ledger.engine.begin() as connection:
-        record_unknown(connection, "k", "lost", owner=ME, was=State.CLAIMED)
+    commit(ledger, record_unknown, "k", "lost", owner=ME, was=State.CLAIMED)
     assert the_entry(ledger).state is State.UNKNOWN
 
     submit(ledger)
@@ -235,19 +229,16 @@ def test_a_claim_judged_lost_too_late_keeps_its_job(ledger: Ledger) -> None:
     claim(ledger)
     submit(ledger)
 
-    with ledger.engine.begin() as connection:
-        record_unknown(connection, "k", "lost", owner=ME, was=State.CLAIMED)
+    commit(ledger, record_unknown, "k", "lost", owner=ME, was=State.CLAIMED)
 
     assert the_entry(ledger).state is State.SUBMITTED
 
 
 def test_samples_are_kept_one_by_one_and_replaced_in_place(ledger: Ledger) -> None:
     """A sample that is stored again has its latest form, and a request knows what it lacks."""
-    with ledger.engine.begin() as connection:
-        record_claim(connection, claim_named("k", samples=2), owner=ME, lease_until=LATER, seen=0)
+    commit(ledger, record_claim, claim_named("k", samples=2), owner=ME, lease_until=LATER, seen=0)
     submit(ledger)
-    with ledger.engine.begin() as connection:
-        record_stored(connection, hold_on(), sample_at(1, outcome="expired", error="gone"))
+    commit(ledger, record_stored, hold_on(), sample_at(1, outcome="expired", error="gone"))
     assert not the_entry(ledger).settled
     with ledger.engine.begin() as connection:
         record_stored(connection, hold_on(), sample_at(1))
@@ -266,8 +257,7 @@ def test_links_are_kept_only_where_no_id_can_ask_for_them(ledger: Ledger) -> Non
     links = ["http://a/1.png", "http://a/2.png"]
     for key, job_id in (("k", None), ("named", "job")):
         claim(ledger, key)
-        with ledger.engine.begin() as connection:
-            record_submitted(connection, hold_on(key), job_id=job_id, links=links)
+        commit(ledger, record_submitted, hold_on(key), job_id=job_id, links=links)
 
     assert the_entry(ledger).links == tuple(links)
     assert ledger.entries(["named"])["named"].links == ()
@@ -277,8 +267,7 @@ def test_any_error_text_can_be_stored(ledger: Ledger) -> None:
     """An API's message may hold what a database refuses: NUL and halves of characters."""
     claim(ledger)
     submit(ledger)
-    with ledger.engine.begin() as connection:
-        record_trouble(connection, "k", "a\0b \ud800 c")
+    commit(ledger, record_trouble, "k", "a\0b \ud800 c")
     assert the_entry(ledger).error == "a?b ? c"
 
     fail(ledger, error="x" * 5000 + "\0\udfff")
@@ -291,11 +280,9 @@ def test_leases_are_renewed_and_released_for_one_owner(ledger: Ledger) -> None:
     claim(ledger, "k")
     claim(ledger, "theirs", owner=OTHER)
     much_later = LATER + dt.timedelta(hours=1)
-    with ledger.engine.begin() as connection:
-        record_renewal(connection, ME, lease_until=much_later)
+    commit(ledger, record_renewal, ME, lease_until=much_later)
     renewed = ledger.entries(["k", "theirs"])
-    with ledger.engine.begin() as connection:
-        record_release(connection, ME)
+    commit(ledger, record_release, ME)
     released = ledger.entries(["k", "theirs"])
 
     assert renewed["k"].lease_until == much_later
@@ -319,8 +306,7 @@ def test_the_latest_use_of_a_call_is_the_one_noted_last(ledger: Ledger) -> None:
         )
 
     for key, row in (("a", "1"), ("b", "2"), ("a", "3")):
-        with ledger.engine.begin() as connection:
-            record_uses(connection, [use(key, row), use("z", "9", "other")])
+        commit(ledger, record_uses, [use(key, row), use("z", "9", "other")])
 
     assert ledger.latest_uses("images", "spring") == {("p", 0): use("a", "3")}
     assert ledger.latest_uses("images", "winter") == {}

@@ -181,11 +181,8 @@ WORDS = st.lists(
 ).map(" ".join)
 TEXTS = st.one_of(WORDS, st.text(max_size=40))
 ODD = st.one_of(
-    st.none(),
-    st.integers(min_value=-5, max_value=200),
-    st.floats(),
-    st.integers(),
-    st.text(max_size=4),
+    *(st.none(), st.integers(min_value=-5, max_value=200), st.floats()),
+    *(st.integers(), st.text(max_size=4)),
 )
 COLUMNS = {
     "prompt_set": st.just("spring"),
@@ -217,7 +214,7 @@ ALL_EMBEDDINGS = {
 @given(st.lists(ROWS, min_size=1, max_size=5))
 def test_any_rows_are_judged_without_fail(rows: list[PromptRow]) -> None:
     """Whatever stands in a table, each row is valid and fits the model, or says what is wrong."""
-    prompts = validated_prompts(rows, ALL_EMBEDDINGS, defaults=DEFAULTS)
+    prompts = list(validated_prompts(rows, ALL_EMBEDDINGS, defaults=DEFAULTS))
 
     assert [(p.prompt_set, p.prompt_id) for p in prompts] == [
         (r.prompt_set, r.prompt_id) for r in rows
@@ -242,10 +239,7 @@ def test_any_rows_are_judged_without_fail(rows: list[PromptRow]) -> None:
     [
         ({"num_inference_steps": 300}, "num_inference_steps: 300 is outside 1 to 100"),
         ({"samples": 0}, "samples: 0 is outside 1 to 10000"),
-        (
-            {"task": "painting"},
-            "task\n  Input should be 'text2image', 'image2image' or",
-        ),
+        ({"task": "painting"}, "task\n  Input should be 'text2image', 'image2image' or"),
     ],
 )
 def test_defaults_that_no_request_takes_are_refused_at_once(

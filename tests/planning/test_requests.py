@@ -37,6 +37,7 @@ from imagepipeline_dagster.planning.requests import (
 )
 from imagepipeline_dagster.planning.seeds import seed_for
 from imagepipeline_dagster.purchase.images import images_of_plan
+from imagepipeline_dagster.rows import fields_of
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow
 from tests.buying import numbered_rows, prompts_of
 from tests.planning.test_prompts import ALL_EMBEDDINGS, ROWS
@@ -59,13 +60,9 @@ def entry_of(
     """Return what the ledger would say of a call; all samples are stored unless told otherwise."""
     slots = range(call.samples if stored is None else stored)
     return Entry(
-        request_key=call.request_key,
+        **fields_of(call, "request_key", "task", "request", "samples", "embedding_version"),
         state=state,
         attempt=attempt,
-        task=call.task,
-        request=call.request,
-        samples=call.samples,
-        embedding_version=call.embedding_version,
         endpoint="http://127.0.0.1/sdxl/text2image/v1",
         emulated=True,
         run_id="run",
@@ -114,11 +111,8 @@ class Books:
                 bought += 1
                 self.entries[call.request_key] = entry_of(call)
             self.uses[call.prompt_id, call.call_index] = Use(
+                **fields_of(call, "prompt_set", "prompt_id", "call_index", "request_key"),
                 dataset="images",
-                prompt_set=call.prompt_set,
-                prompt_id=call.prompt_id,
-                call_index=call.call_index,
-                request_key=call.request_key,
                 prompt_row="{}",
                 embedding_row=None,
                 run_id="run",
@@ -129,19 +123,14 @@ class Books:
 def test_a_requests_key_is_the_same_in_every_version() -> None:
     """These very keys are in the ledgers of earlier versions; another one would buy again."""
     request = '{"model_id":"sdxl","prompt":"a boat","safety_checker":true,"samples":1,"seed":7}'
-    assert (
-        request_key(task="text2image", request=request, embedding_version=None, origin="emulator")
-        == "522219f88fcdb2dd93980930de04bfca8c8f418f185e841fd3affbeac7389981"
-    )
-    assert (
-        request_key(
-            task="text2image",
-            request=request,
-            embedding_version="v2",
-            origin="https://api.imagepipeline.io",
-        )
-        == "0f3519b426e45ab46c535088cf5bbba1752a63d14e64b292b380bbe296c68fb7"
-    )
+    keys = [
+        request_key(task="text2image", request=request, embedding_version=version, origin=origin)
+        for version, origin in ((None, "emulator"), ("v2", "https://api.imagepipeline.io"))
+    ]
+    assert keys == [
+        "522219f88fcdb2dd93980930de04bfca8c8f418f185e841fd3affbeac7389981",
+        "0f3519b426e45ab46c535088cf5bbba1752a63d14e64b292b380bbe296c68fb7",
+    ]
 
 
 def test_a_rows_request_is_the_same_in_every_version() -> None:

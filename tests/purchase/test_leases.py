@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from contextlib import closing
 from pathlib import Path
@@ -29,60 +30,60 @@ HOUR = dt.timedelta(hours=1)
 
 
 @pytest.fixture
-def buyer(ledger_url: str, emulator: EmulatorServer, tmp_path: Path) -> Buyer:
+def owner(any_buyer: Buyer) -> Buyer:
     """A buyer who bought one picture, whose job another machine works on."""
-    buyer = Buyer(ledger_url=ledger_url, folder=tmp_path / "data", base_url=emulator.url)
-    buyer.buy(prompts_of(numbered_rows(1)))
-    return buyer
+    any_buyer.buy(prompts_of(numbered_rows(1)))
+    return any_buyer
 
 
 def leave_leased(buyer: Buyer, until: dt.datetime) -> None:
     """Leave the request as another machine's process does that holds it until then."""
     with buyer.open_ledger() as ledger, ledger.engine.begin() as connection:
         connection.execute(samples.delete())
-        connection.execute(
-            update(requests).values(
-                state=State.SUBMITTED, owner=ELSEWHERE.name, lease_until=until, run_id="theirs"
-            )
-        )
+        theirs = {"owner": ELSEWHERE.name, "lease_until": until, "run_id": "theirs"}
+        connection.execute(update(requests).values(state=State.SUBMITTED, **theirs))
+
+
+def keep_of(decided_at: dt.datetime) -> Override:
+    """Return a person's decision to keep the picture."""
+    return Override(
+        decision=OverrideDecision.KEEP,
+        reviewer="ana",
+        reason="art",
+        decided_at=decided_at,
+        prompt_set="spring",
+        prompt_id="p0000",
+    )
 
 
 @pytest.mark.timeout(20)
-def test_a_lease_from_a_wrong_clock_blocks_nobody(buyer: Buyer, emulator: EmulatorServer) -> None:
+def test_a_lease_from_a_wrong_clock_blocks_nobody(owner: Buyer, emulator: EmulatorServer) -> None:
     """A machine whose clock was an hour ahead died: the next run goes on with its job at once."""
-    leave_leased(buyer, dt.datetime.now(dt.UTC) + HOUR)
-    again = buyer.buy(prompts_of(numbered_rows(1)))
+    leave_leased(owner, dt.datetime.now(dt.UTC) + HOUR)
+    again = owner.buy(prompts_of(numbered_rows(1)))
     assert again.outcomes == {"generated": 1}
     assert emulator.stats.posts_accepted == 1
 
 
-def test_what_a_run_waits_for_is_said(buyer: Buyer) -> None:
+def test_what_a_run_waits_for_is_said(owner: Buyer) -> None:
     """A run with nothing else to do says whose requests it waits for, and until when."""
-    leave_leased(buyer, dt.datetime.now(dt.UTC) + dt.timedelta(seconds=1.5))
+    leave_leased(owner, dt.datetime.now(dt.UTC) + dt.timedelta(seconds=1.5))
     progress: list[str] = []
-    again = buyer.buy(prompts_of(numbered_rows(1)), on_progress=lambda it: progress.append(str(it)))
+    again = owner.buy(prompts_of(numbered_rows(1)), on_progress=lambda it: progress.append(str(it)))
     assert again.outcomes == {"generated": 1}
     waiting = f"waits for 1 request of run theirs, whose process {ELSEWHERE.name} has them until"
     assert any(waiting in line for line in progress)
 
 
 def test_pictures_and_decisions_are_told_by_the_databases_clock(
-    postgres_url: str, emulator: EmulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    buyer: Buyer, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A keep covers what came before it, though each was noted on a machine with a wrong clock."""
     real = databases._now
-    buyer = Buyer(ledger_url=postgres_url, folder=tmp_path / "data", base_url=emulator.url)
+    buyer = dataclasses.replace(buyer, ledger_url=postgres_url)
     monkeypatch.setattr(databases, "_now", lambda: real() - HOUR)
     bought = buyer.buy(prompts_of(numbered_rows(1)))
-    keep = Override(
-        decision=OverrideDecision.KEEP,
-        reviewer="ana",
-        reason="art",
-        decided_at=real(),
-        prompt_set="spring",
-        prompt_id="p0000",
-    )
-    record_overrides(postgres_url, [keep])
+    record_overrides(postgres_url, [keep_of(real())])
     [kept], [image] = read_overrides(postgres_url), bought.images
 
     assert image.completed_at is not None
@@ -99,17 +100,9 @@ def test_a_keep_covers_what_was_seen_though_tables_and_ledger_have_two_clocks(
     real = databases._now
     now, minute = real(), dt.timedelta(minutes=1)
     monkeypatch.setattr(databases, "_now", lambda: real() - ahead)
-    keep = Override(
-        decision=OverrideDecision.KEEP,
-        reviewer="ana",
-        reason="art",
-        decided_at=now,
-        prompt_set="spring",
-        prompt_id="p0000",
-    )
     url = f"sqlite:///{tmp_path}/tables.db"
     create_tables(url)
-    record_overrides(url, [keep])
+    record_overrides(url, [keep_of(now)])
     with closing(Ledger(postgres_url)) as ledger:
         [kept] = overrides_by_set(ledger, read_overrides(url), dataset="images")["spring"]
     assert kept == read_overrides(url)[0]

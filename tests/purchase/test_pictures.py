@@ -106,9 +106,8 @@ def test_a_picture_is_measured_as_it_is_shown() -> None:
     """Size and thumbnail are of the turned picture, and what is transparent is white."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    encoded = io.BytesIO()
-    Image.linear_gradient("L").resize((40, 24)).convert("RGB").save(encoded, "JPEG", exif=exif)
-    turned = read_picture(encoded.getvalue())
+    lying = Image.linear_gradient("L").resize((40, 24)).convert("RGB")
+    turned = read_picture(encoded(lying, "JPEG", exif=exif))
     assert (turned.width, turned.height) == (24, 40)
     with Image.open(io.BytesIO(turned.thumbnail)) as thumbnail:
         assert thumbnail.size == (24, 40)
@@ -119,13 +118,8 @@ def test_what_alpha_hides_is_not_there_and_what_it_paints_is() -> None:
     gradient = Image.linear_gradient("L").resize((32, 32))
     hidden = Image.merge("RGBA", [gradient] * 3 + [Image.new("L", (32, 32), 0)])
     painted = Image.merge("RGBA", [Image.new("L", (32, 32), 0)] * 3 + [gradient])
-    ranges = []
-    for picture in (hidden, painted):
-        encoded = io.BytesIO()
-        picture.save(encoded, "PNG")
-        ranges.append(read_picture(encoded.getvalue()).value_range)
-    assert ranges[0] == 0
-    assert ranges[1] > 200
+    assert read_picture(encoded(hidden)).value_range == 0
+    assert read_picture(encoded(painted)).value_range > 200
 
 
 @pytest.mark.parametrize("compressed", [False, True])

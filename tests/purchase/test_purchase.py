@@ -9,9 +9,8 @@ import re
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +27,7 @@ from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.purchase import landing, submission
 from imagepipeline_dagster.purchase.state import PurchaseProgress
+from imagepipeline_dagster.rows import fields_of
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.buying import (
     API_KEY,
@@ -54,27 +54,18 @@ class ListeningClient(ImagePipelineClient):
         self._jobs = 0
         self.most_jobs = 0
 
-    async def submit(
-        self, request: GenerationRequest, *, sending: Callable[[bool], None] = lambda _: None
-    ) -> Job:
+    async def submit(self, request: GenerationRequest, **options: Any) -> Job:  # noqa: ANN401
         """Note the POST."""
         self._heard.append(f"submit {request.prompt}")
         self._jobs += 1
         self.most_jobs = max(self.most_jobs, self._jobs)
-        return await super().submit(request, sending=sending)
+        return await super().submit(request, **options)
 
-    async def wait(
-        self,
-        job: Job,
-        *,
-        timeout: float,
-        delays: Iterable[float] | None = None,
-        request: GenerationRequest | None = None,
-    ) -> Job:
+    async def wait(self, job: Job, **options: Any) -> Job:  # noqa: ANN401 - the client's own
         """Note the end of a job."""
         self._heard.append(f"wait {job.word}")
         try:
-            return await super().wait(job, timeout=timeout, delays=delays, request=request)
+            return await super().wait(job, **options)
         finally:
             self._jobs -= 1
 
@@ -82,11 +73,7 @@ class ListeningClient(ImagePipelineClient):
 def claim_of(call: PlannedRequest, *, endpoint: str = "http://elsewhere") -> Claim:
     """Return the claim of a planned call, as some process makes it."""
     return Claim(
-        request_key=call.request_key,
-        task=call.task,
-        request=call.request,
-        samples=call.samples,
-        embedding_version=call.embedding_version,
+        **fields_of(call, "request_key", "task", "request", "samples", "embedding_version"),
         endpoint=endpoint,
         emulated=True,
         run_id="another run",
@@ -161,26 +148,16 @@ def test_a_key_refused_midway_lets_paid_jobs_come_home(
     vendor = start_emulator(latency_seconds=0.6, latency_spread=0)
     prompts = prompts_of(numbered_rows(3))
 
-    @asynccontextmanager
-    async def open_client() -> AsyncIterator[ImagePipelineClient]:
-        class Refusing(ListeningClient):
-            async def submit(
-                self,
-                request: GenerationRequest,
-                *,
-                sending: Callable[[bool], None] = lambda _: None,
-            ) -> Job:
-                if request.prompt != "boat number 0":
-                    await asyncio.to_thread(
-                        until, lambda: bool(vendor.stats.posts_accepted), what="a job is bought"
-                    )
-                    raise AccessRefused("the key was withdrawn")
-                return await super().submit(request, sending=sending)
+    class Refusing(ListeningClient):
+        async def submit(self, request: GenerationRequest, **options: Any) -> Job:  # noqa: ANN401
+            if request.prompt != "boat number 0":
+                await asyncio.to_thread(
+                    until, lambda: bool(vendor.stats.posts_accepted), what="a job is bought"
+                )
+                raise AccessRefused("the key was withdrawn")
+            return await super().submit(request, **options)
 
-        async with Refusing(vendor.url, []) as client:
-            yield client
-
-    bought = buyer.buy(prompts, open_client=open_client)
+    bought = buyer.buy(prompts, open_client=lambda: Refusing(vendor.url, []))
 
     assert isinstance(bought.report.stopper, AccessRefused)
     assert bought.outcomes == {"generated": 1, "pending": 2}
@@ -268,13 +245,7 @@ def test_a_job_past_its_deadline_is_asked_for_first_by_the_next_run(
     rows = numbered_rows(5)
     slow = buyer.buy(prompts_of(rows[4:]), job_timeout_seconds=0.2)
     heard: list[str] = []
-
-    @asynccontextmanager
-    async def open_client() -> AsyncIterator[ImagePipelineClient]:
-        async with ListeningClient(vendor.url, heard) as client:
-            yield client
-
-    bought = buyer.buy(prompts_of(rows), open_client=open_client)
+    bought = buyer.buy(prompts_of(rows), open_client=lambda: ListeningClient(vendor.url, heard))
 
     assert slow.outcomes == {"pending": 1}
     assert [entry.state for entry in slow.entries.values()] == [State.SUBMITTED]
@@ -288,18 +259,12 @@ def test_a_job_past_its_deadline_is_asked_for_first_by_the_next_run(
 
 def test_no_more_jobs_are_in_flight_than_allowed(buyer: Buyer, emulator: EmulatorServer) -> None:
     """However long the plan, `max_in_flight` jobs are under way at most."""
-    opened: list[ListeningClient] = []
+    client = ListeningClient(emulator.url, [])
 
-    @asynccontextmanager
-    async def open_client() -> AsyncIterator[ImagePipelineClient]:
-        async with ListeningClient(emulator.url, []) as client:
-            opened.append(client)
-            yield client
-
-    bought = buyer.buy(prompts_of(numbered_rows(20)), open_client=open_client, max_in_flight=3)
+    bought = buyer.buy(prompts_of(numbered_rows(20)), open_client=lambda: client, max_in_flight=3)
 
     assert bought.outcomes == {"generated": 20}
-    assert opened[0].most_jobs == 3
+    assert client.most_jobs == 3
 
 
 def occupied(tmp_path: Path) -> LocalFolder:
@@ -502,21 +467,15 @@ def test_a_status_that_is_confused_for_a_while_does_not_make_a_picture_expire(
 ) -> None:
     """Renewing a link meets a job that is pending again: the picture waits for the next run."""
     prompts = prompts_of(numbered_rows(1))
-    heard: list[str] = []
 
-    @asynccontextmanager
-    async def open_client() -> AsyncIterator[ImagePipelineClient]:
-        class Confusing(ListeningClient):
-            async def download(self, link: str) -> bytes:
-                emulator.set_faults(
-                    Fault(kind=FaultKind.EXPIRED_LINK), Fault(kind=FaultKind.UNKNOWN_STATUS)
-                )
-                return await super().download(link)
+    class Confusing(ListeningClient):
+        async def download(self, link: str) -> bytes:
+            emulator.set_faults(
+                Fault(kind=FaultKind.EXPIRED_LINK), Fault(kind=FaultKind.UNKNOWN_STATUS)
+            )
+            return await super().download(link)
 
-        async with Confusing(emulator.url, heard) as client:
-            yield client
-
-    confused = buyer.buy(prompts, open_client=open_client)
+    confused = buyer.buy(prompts, open_client=lambda: Confusing(emulator.url, []))
     emulator.set_faults()
     bought = buyer.buy(prompts)
 
@@ -576,14 +535,9 @@ def test_an_expired_claim_without_an_answer_is_unknown(
     buyer = dataclasses.replace(buyer, ledger_url=ledger_url)
     prompts = prompts_of(numbered_rows(2))
     call = buyer.plan(prompts)[0]
+    owner = Owner("elsewhere/1/abc")
     with buyer.open_ledger() as ledger, ledger.engine.begin() as connection:
-        record_claim(
-            connection,
-            claim_of(call),
-            owner=Owner("elsewhere/1/abc"),
-            lease_until=in_seconds(0.5),
-            seen=0,
-        )
+        record_claim(connection, claim_of(call), owner=owner, lease_until=in_seconds(0.5), seen=0)
 
     bought = buyer.buy(prompts)
 
@@ -711,22 +665,13 @@ def test_an_answer_with_another_requests_job_is_no_answer(
     """Where the API repeats a job's id for another request, nothing of it is stored."""
     jobs: list[Job] = []
 
-    @asynccontextmanager
-    async def open_client() -> AsyncIterator[ImagePipelineClient]:
-        class Repeating(ListeningClient):
-            async def submit(
-                self,
-                request: GenerationRequest,
-                *,
-                sending: Callable[[bool], None] = lambda _: None,
-            ) -> Job:
-                jobs.append(await super().submit(request, sending=sending))
-                return jobs[0]
+    class Repeating(ListeningClient):
+        async def submit(self, request: GenerationRequest, **options: Any) -> Job:  # noqa: ANN401
+            jobs.append(await super().submit(request, **options))
+            return jobs[0]
 
-        async with Repeating(emulator.url, []) as client:
-            yield client
-
-    bought = buyer.buy(prompts_of(numbered_rows(2)), open_client=open_client, max_in_flight=1)
+    client = Repeating(emulator.url, [])
+    bought = buyer.buy(prompts_of(numbered_rows(2)), open_client=lambda: client, max_in_flight=1)
 
     assert bought.outcomes == {"generated": 1, "unknown": 1}
     [unknown] = [image for image in bought.images if image.outcome == Outcome.UNKNOWN]

@@ -7,7 +7,6 @@ import datetime as dt
 import io
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -36,29 +35,19 @@ ALLOWANCE = Allowance(scope="images@emulator", budget=Budget(images=100))
 
 
 @pytest.fixture
-def buyer(ledger_url: str, emulator: EmulatorServer, tmp_path: Path) -> Buyer:
+def pair(any_buyer: Buyer) -> Buyer:
     """A buyer of two samples a call."""
-    return Buyer(
-        ledger_url=ledger_url,
-        folder=tmp_path / "data",
-        base_url=emulator.url,
-        samples_per_call=2,
-    )
+    return dataclasses.replace(any_buyer, samples_per_call=2)
 
 
-def store(
-    buyer: Buyer,
-    prompts: Sequence[Prompt],
-    plan: Sequence[PlannedRequest],
-    images: Sequence[GeneratedImage] | None,
-) -> None:
+def store(buyer: Buyer, prompts: Sequence[Prompt], bought: Bought, *, died: bool = False) -> None:
     """Store a set's tables as a run does; one that died in its purchase has no images."""
     tables = {
         "prompt_sets": arrow_table(prompts, Prompt),
-        "generation_requests": arrow_table(plan, PlannedRequest),
+        "generation_requests": arrow_table(bought.plan, PlannedRequest),
     }
-    if images is not None:
-        tables["generated_images"] = arrow_table(images, GeneratedImage)
+    if not died:
+        tables["generated_images"] = arrow_table(bought.images, GeneratedImage)
     for folder, table in tables.items():
         encoded = io.BytesIO()
         pq.write_table(table, encoded)
@@ -96,104 +85,104 @@ def facts(bought: Bought) -> list[tuple[object, ...]]:
     ]
 
 
-def test_a_lost_ledger_costs_nothing(buyer: Buyer, emulator: EmulatorServer) -> None:
+def test_a_lost_ledger_costs_nothing(pair: Buyer, emulator: EmulatorServer) -> None:
     """Pictures, lost answers and refusals are known again, and nothing is sent once more."""
     prompts = prompts_of(numbered_rows(5, samples=2))
     emulator.set_faults(
         Fault(kind=FaultKind.DROPPED_ANSWER, times=1), Fault(kind=FaultKind.REFUSED, times=1)
     )
-    bought = buyer.buy(prompts, allowance=ALLOWANCE)
+    bought = pair.buy(prompts, allowance=ALLOWANCE)
     assert set(bought.outcomes) == {"generated", "unknown", "failed"}
-    store(buyer, prompts, bought.plan, bought.images)
-    lose_the_ledger(buyer.ledger_url)
+    store(pair, prompts, bought)
+    lose_the_ledger(pair.ledger_url)
 
-    assert rebuild(buyer) == [Restored("spring", 5, 6, 1)]
+    assert rebuild(pair) == [Restored("spring", 5, 6, 1)]
 
     posts = emulator.stats.posts_accepted
-    again = buyer.buy(prompts, allowance=ALLOWANCE)
+    again = pair.buy(prompts, allowance=ALLOWANCE)
     assert emulator.stats.posts_accepted == posts
     assert facts(again) == facts(bought)
     assert {image.error for image in again.images} == {image.error for image in bought.images}
     today = dt.datetime.now(dt.UTC).date()
-    with buyer.open_ledger() as ledger:
+    with pair.open_ledger() as ledger:
         assert ALLOWANCE.spent(ledger, today=today)["total"].images == 6
         assert len(ledger.latest_uses("images", "spring")) == 5
-    assert rebuild(buyer) == [Restored("spring", 0, 0, 0)]
+    assert rebuild(pair) == [Restored("spring", 0, 0, 0)]
 
 
-def test_what_a_dead_run_may_have_bought_is_unknown(buyer: Buyer, emulator: EmulatorServer) -> None:
+def test_what_a_dead_run_may_have_bought_is_unknown(pair: Buyer, emulator: EmulatorServer) -> None:
     """A plan without its images is sent by no run until a person takes it for not bought."""
     prompts = prompts_of(numbered_rows(2, samples=2))
-    bought = buyer.buy(prompts)
-    store(buyer, prompts, bought.plan, None)
-    lose_the_ledger(buyer.ledger_url)
+    bought = pair.buy(prompts)
+    store(pair, prompts, bought, died=True)
+    lose_the_ledger(pair.ledger_url)
 
-    refused = buyer.buy(prompts).report
+    refused = pair.buy(prompts).report
     assert isinstance(refused.stopper, LedgerMismatch)
-    assert rebuild(buyer) == [Restored("spring", 2, 0, 2)]
-    assert buyer.buy(prompts).outcomes == {"unknown": 4}
+    assert rebuild(pair) == [Restored("spring", 2, 0, 2)]
+    assert pair.buy(prompts).outcomes == {"unknown": 4}
     assert emulator.stats.posts_accepted == 2
 
-    lose_the_ledger(buyer.ledger_url)
-    assert rebuild(buyer, unbought=True) == [Restored("spring", 0, 0, 0)]
-    assert buyer.buy(prompts).outcomes == {"generated": 4}
+    lose_the_ledger(pair.ledger_url)
+    assert rebuild(pair, unbought=True) == [Restored("spring", 0, 0, 0)]
+    assert pair.buy(prompts).outcomes == {"generated": 4}
 
 
-def test_a_job_under_way_is_resumed_after_a_rebuild(buyer: Buyer, emulator: EmulatorServer) -> None:
+def test_a_job_under_way_is_resumed_after_a_rebuild(pair: Buyer, emulator: EmulatorServer) -> None:
     """A job whose id stands in the tables is asked for again, and not bought once more."""
     emulator.set_faults(Fault(kind=FaultKind.STUCK))
     prompts = prompts_of(numbered_rows(1, samples=2))
-    bought = buyer.buy(prompts, job_timeout_seconds=0.3)
+    bought = pair.buy(prompts, job_timeout_seconds=0.3)
     assert bought.outcomes == {"pending": 2}
-    store(buyer, prompts, bought.plan, bought.images)
-    lose_the_ledger(buyer.ledger_url)
+    store(pair, prompts, bought)
+    lose_the_ledger(pair.ledger_url)
     emulator.set_faults()
 
-    assert rebuild(buyer) == [Restored("spring", 1, 0, 0)]
-    again = buyer.buy(prompts)
+    assert rebuild(pair) == [Restored("spring", 1, 0, 0)]
+    again = pair.buy(prompts)
     assert again.outcomes == {"generated": 2}
     assert emulator.stats.posts_accepted == 1
 
 
-def test_an_older_copy_learns_what_was_bought_since(buyer: Buyer, emulator: EmulatorServer) -> None:
+def test_an_older_copy_learns_what_was_bought_since(pair: Buyer, emulator: EmulatorServer) -> None:
     """What an older copy would buy, and the tables show as bought, is known again."""
     prompts = prompts_of(numbered_rows(2, samples=2))
     emulator.set_faults(Fault(kind=FaultKind.OUT_OF_QUOTA))
-    assert buyer.buy(prompts).outcomes == {"pending": 4}
-    with buyer.open_ledger() as ledger, ledger.reading() as connection:
+    assert pair.buy(prompts).outcomes == {"pending": 4}
+    with pair.open_ledger() as ledger, ledger.reading() as connection:
         older = [dict(row) for row in connection.execute(requests.select()).mappings()]
     emulator.set_faults()
-    bought = buyer.buy(prompts)
-    store(buyer, prompts, bought.plan, bought.images)
-    with buyer.open_ledger() as ledger, ledger.engine.begin() as connection:
+    bought = pair.buy(prompts)
+    store(pair, prompts, bought)
+    with pair.open_ledger() as ledger, ledger.engine.begin() as connection:
         for table in (samples, requests):
             connection.execute(table.delete())
         connection.execute(requests.insert(), older)
 
     assert older
-    assert rebuild(buyer) == [Restored("spring", 2, 4, 0)]
-    assert facts(buyer.buy(prompts)) == facts(bought)
+    assert rebuild(pair) == [Restored("spring", 2, 4, 0)]
+    assert facts(pair.buy(prompts)) == facts(bought)
     assert emulator.stats.posts_accepted == 2
 
 
-def test_what_people_decided_is_known_again(buyer: Buyer, emulator: EmulatorServer) -> None:
+def test_what_people_decided_is_known_again(pair: Buyer, emulator: EmulatorServer) -> None:
     """A request that was given up, and a picture that was withdrawn, stay so, with who and why."""
     prompts = prompts_of(numbered_rows(2, samples=2))
     emulator.set_faults(Fault(kind=FaultKind.DROPPED_ANSWER, times=1))
-    bought = buyer.buy(prompts)
+    bought = pair.buy(prompts)
     [lost] = {i.request_key for i in bought.images if i.outcome == "unknown"}
     [picture, *_] = [str(i.image_sha256) for i in bought.images if i.outcome == "generated"]
-    with buyer.open_ledger() as ledger:
+    with pair.open_ledger() as ledger:
         decide(ledger, [str(lost)], LedgerDecision.FORGET, who="mira", why="not in: their list")
         withdraw_images(ledger, [picture], who="jo", why="a face", at=dt.datetime.now(dt.UTC))
-    decided = buyer.buy(prompts)
-    store(buyer, prompts, decided.plan, decided.images)
-    lose_the_ledger(buyer.ledger_url)
-    rebuild(buyer)
+    decided = pair.buy(prompts)
+    store(pair, prompts, decided)
+    lose_the_ledger(pair.ledger_url)
+    rebuild(pair)
 
-    assert facts(buyer.buy(prompts)) == facts(decided)
+    assert facts(pair.buy(prompts)) == facts(decided)
     assert decided.outcomes == {"failed": 2, "withdrawn": 1, "generated": 1}
-    with buyer.open_ledger() as ledger, ledger.reading() as connection:
+    with pair.open_ledger() as ledger, ledger.reading() as connection:
         taken = [it for key in decided.entries for it in decisions_about(connection, key)]
         with pytest.raises(DecisionRefused, match="given_up"):
             decide(ledger, [str(lost)], LedgerDecision.FORGET, who="mira", why="again")
@@ -203,15 +192,15 @@ def test_what_people_decided_is_known_again(buyer: Buyer, emulator: EmulatorServ
     ]
 
 
-def test_a_ledger_that_has_entries_keeps_them(buyer: Buyer) -> None:
+def test_a_ledger_that_has_entries_keeps_them(pair: Buyer) -> None:
     """What the ledger knows is newer than any table: only what it lacks is restored."""
     few, all_of_them = prompts_of(numbered_rows(1)), prompts_of(numbered_rows(3))
-    bought = buyer.buy(all_of_them)
-    store(buyer, all_of_them, bought.plan, bought.images)
-    lose_the_ledger(buyer.ledger_url)
-    with buyer.open_ledger() as ledger:
-        adopt(ledger, buyer.storage)
-    kept = buyer.buy(few, run_id="later")
+    bought = pair.buy(all_of_them)
+    store(pair, all_of_them, bought)
+    lose_the_ledger(pair.ledger_url)
+    with pair.open_ledger() as ledger:
+        adopt(ledger, pair.storage)
+    kept = pair.buy(few, run_id="later")
 
-    assert rebuild(buyer) == [Restored("spring", 2, 2, 0)]
-    assert buyer.entries(kept.plan) == kept.entries
+    assert rebuild(pair) == [Restored("spring", 2, 2, 0)]
+    assert pair.entries(kept.plan) == kept.entries
