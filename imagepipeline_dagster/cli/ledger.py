@@ -267,12 +267,12 @@ def _decide(
         raise click.UsageError("Give either request keys or --all-unknown.")
     who = decider(who, why)
     # Read first: a ledger that is not there must not be made by a decision about it.
-    with present_ledger(dataset) as ledger:
+    with present_ledger(dataset) as ledger, ledger.reading() as connection:
         if all_unknown:
             keys = tuple(request.request_key for request in decisions.unknown_requests(ledger))
         if not keys:
             return _decided(decision, [], [])
-        entries = decisions.concerned(ledger, keys, decision)
+        entries = decisions.concerned(connection, keys, decision)
     buys = decision is decisions.LedgerDecision.RESUBMIT
     about = _requests_text(entries)
     agree(f"Buy {about} once more?" if buys else f"Give up {about}?", yes=yes)

@@ -58,6 +58,11 @@ class Budget(Options):
             raise ValueError("budget: give either images or money")
         return self
 
+    @property
+    def per(self) -> str:
+        """The period in words."""
+        return "in all" if self.period == Period.TOTAL else f"per {self.period}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
@@ -110,13 +115,12 @@ class Allowance:
         if self.budget is None:
             return None
         before = spent[self.budget.period]
-        per = "in all" if self.budget.period == Period.TOTAL else f"per {self.budget.period}"
         if self.budget.images is not None:
             left = max(self.budget.images - before.images, 0)
-            return f"{left:,} of {self.budget.images:,} images {per}"
+            return f"{left:,} of {self.budget.images:,} images {self.budget.per}"
         limit = self.budget.money or 0.0
         left_money = self._money_text(max(limit - before.money, 0.0))
-        return f"{left_money} of {self._money_text(limit)} {per}"
+        return f"{left_money} of {self._money_text(limit)} {self.budget.per}"
 
     def share_spent(self, spent: Mapping[str, Spent]) -> float | None:
         """Return the share of the budget that is spent in its period; None where there is none."""
@@ -145,7 +149,8 @@ class Allowance:
         if self.budget is None:
             return None
         spent, micros = _spent(connection, self.scope, self.budget.period, today)
-        refusal = self._refusal((spent - images, micros - self._micros(images)), images)
+        before = spent - images, micros - self._micros(images)
+        refusal = self._refusal(self.budget, *before, images)
         if refusal is not None:
             self._add(connection, -images, today)
         return refusal
@@ -160,17 +165,12 @@ class Allowance:
             totals = {period: _spent(connection, self.scope, period, today) for period in Period}
         return {period: Spent.of(*counted) for period, counted in totals.items()}
 
-    def _refusal(self, spent: tuple[int, int], images: int) -> str | None:
-        budget = self.budget
-        if budget is None:
-            return None
-        per = "in all" if budget.period == Period.TOTAL else f"per {budget.period}"
-        if budget.images is not None and spent[0] + images > budget.images:
-            return (
-                f"the budget of {budget.images:,} images {per} is reached: {spent[0]:,} are spent"
-            )
-        if budget.money is not None and spent[1] + self._micros(images) > budget.money * _MICROS:
-            money = spent[1] / _MICROS
+    def _refusal(self, budget: Budget, spent: int, micros: int, images: int) -> str | None:
+        per = budget.per
+        if budget.images is not None and spent + images > budget.images:
+            return f"the budget of {budget.images:,} images {per} is reached: {spent:,} are spent"
+        if budget.money is not None and micros + self._micros(images) > budget.money * _MICROS:
+            money = micros / _MICROS
             return f"the budget of {budget.money:,.2f} {per} is reached: {money:,.2f} are spent"
         return None
 

@@ -100,18 +100,6 @@ def unknown_requests(ledger: Ledger) -> list[Entry]:
     ]
 
 
-def concerned(ledger: Ledger, keys: Sequence[str], decision: LedgerDecision) -> list[Entry]:
-    """Return the requests that a decision would be about; nothing is changed.
-
-    `keys` are request keys, or unique prefixes of at least `MIN_PREFIX` hex digits.
-
-    Raises:
-        DecisionRefused: names each key that cannot be decided about, and its state.
-    """
-    with ledger.reading() as connection:
-        return _concerned(connection, keys, decision)
-
-
 def entries_named(ledger: Ledger, keys: Sequence[str]) -> list[Entry]:
     """Return the requests that these keys, or unique prefixes of them, name.
 
@@ -140,7 +128,7 @@ def decide(
         raise ValueError("a decision needs who takes it, and why")
     now = dt.datetime.now(dt.UTC)
     with ledger.engine.begin() as connection:
-        entries = _concerned(connection, keys, decision, lock=True)
+        entries = concerned(connection, keys, decision, lock=True)
         for entry in entries:
             _record(connection, [entry.request_key], decision, who=who, why=why, at=now)
             if decision is LedgerDecision.RESUBMIT:
@@ -236,10 +224,18 @@ def _troubles(entry: Entry) -> list[str]:
     return [*([entry.error] if entry.error else []), *texts]
 
 
-def _concerned(
-    connection: Connection, prefixes: Sequence[str], decision: LedgerDecision, *, lock: bool = False
+def concerned(
+    connection: Connection, keys: Sequence[str], decision: LedgerDecision, *, lock: bool = False
 ) -> list[Entry]:
-    keys = list(dict.fromkeys(_key(connection, prefix) for prefix in prefixes))
+    """Return the requests that a decision would be about; nothing is changed.
+
+    `keys` are request keys, or unique prefixes of at least `MIN_PREFIX` hex digits. With `lock`
+    nobody else changes them before the transaction ends.
+
+    Raises:
+        DecisionRefused: names each key that cannot be decided about, and its state.
+    """
+    keys = list(dict.fromkeys(_key(connection, prefix) for prefix in keys))
     if lock:
         # PostgreSQL: nothing may happen between looking and deciding.
         mine = requests.c.request_key.in_(keys)

@@ -301,15 +301,12 @@ def _with_trigger_words(
     for word in embedding.trigger_words if embedding else ():
         in_prompt = _stands_in(word, prompt)
         in_negative = _stands_in(word, negative_prompt or "")
-        match embedding.placement if embedding else None:
-            case "negative":
-                if not in_negative:
-                    negative_prompt = f"{negative_prompt}, {word}" if negative_prompt else word
-            case "positive":
-                prompt = prompt if in_prompt or not prompt.strip() else f"{prompt}, {word}"
-            case _:
-                stands = in_prompt or in_negative
-                prompt = prompt if stands or not prompt.strip() else f"{prompt}, {word}"
+        placement = embedding.placement if embedding else None
+        if placement == "negative":
+            if not in_negative:
+                negative_prompt = f"{negative_prompt}, {word}" if negative_prompt else word
+        elif prompt.strip() and not (in_prompt or (in_negative and placement != "positive")):
+            prompt = f"{prompt}, {word}"
     return prompt, negative_prompt
 
 

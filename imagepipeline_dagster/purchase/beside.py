@@ -109,16 +109,8 @@ def _text_of(part: _Part) -> bytes:
 
 def _walked(data: bytes, picture_format: str) -> tuple[list[_Part], int]:
     """Return the parts that are not of the picture, and where the file's picture truly ends."""
-    match picture_format:
-        case "PNG":
-            walk = _chunks_of_png(data)
-        case "WEBP":
-            walk = _chunks_of_webp(data)
-        case "AVIF":
-            walk = _boxes_of_avif(data)
-        case _:
-            walk = _segments_of_jpeg(data)
-    steps = list(walk)
+    walks = {"PNG": _chunks_of_png, "WEBP": _chunks_of_webp, "AVIF": _boxes_of_avif}
+    steps = list(walks.get(picture_format, _segments_of_jpeg)(data))
     return [part for part, _ in steps if part is not None], steps[-1][1] if steps else 0
 
 

@@ -12,10 +12,9 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Self, TypeVar
 
 from sqlalchemy import Connection
 
@@ -45,26 +44,9 @@ class HoldLost(Exception):
     """A request is another process's by now, or a person decided about it."""
 
 
-class LandingThreads(NamedTuple):
-    """Threads that verify pictures, as many as processors, and threads that wait for a storage."""
-
-    verifying: Executor
-    storing: Executor
-
-
-@contextmanager
-def landing_threads() -> Iterator[LandingThreads]:
-    """Give the threads of a landing for as long as the block lasts."""
-    with (
-        ThreadPoolExecutor(max(2, os.cpu_count() or 2), "pictures") as verifying,
-        ThreadPoolExecutor(2 * _PICTURES_WRITTEN_AT_ONCE, "storage") as storing,
-    ):
-        yield LandingThreads(verifying, storing)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Landing:
-    """Brings the pictures of finished jobs home, some at a time.
+    """Brings the pictures of finished jobs home, some at a time; its threads end with its block.
 
     `patience_seconds` is how long a run goes on asking for one that cannot be had. The ledger's
     clock is `ahead` of this machine's, and tells when a picture came.
@@ -73,7 +55,6 @@ class Landing:
     client: ImagePipelineClient
     writer: LedgerWriter
     storage: Storage
-    threads: LandingThreads
     patience_seconds: float
     ahead: dt.timedelta
     _downloads: asyncio.Semaphore = field(
@@ -82,6 +63,23 @@ class Landing:
     _writes: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(_PICTURES_WRITTEN_AT_ONCE), init=False
     )
+
+    # As many as processors verify pictures; the others wait for the storage.
+    _verifying: Executor = field(
+        default_factory=lambda: ThreadPoolExecutor(max(2, os.cpu_count() or 2), "pictures"),
+        init=False,
+    )
+    _storing: Executor = field(
+        default_factory=lambda: ThreadPoolExecutor(2 * _PICTURES_WRITTEN_AT_ONCE, "storage"),
+        init=False,
+    )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._verifying.shutdown()
+        self._storing.shutdown()
 
     async def land(
         self,
@@ -228,7 +226,7 @@ class Landing:
         """
         async with self._downloads:
             data = await self.client.download(job.download_urls[slot])
-            picture = await _in_thread(self.threads.verifying, read_picture, data)
+            picture = await _in_thread(self._verifying, read_picture, data)
             # Before its place is another's: what waits for the storage is held in memory.
             await self._writes.acquire()
         try:
@@ -267,13 +265,13 @@ class Landing:
         # and of several writers all bring the same bytes.
         _, uri = await asyncio.gather(
             _in_thread(
-                self.threads.storing,
+                self._storing,
                 partial(self.storage.write, derived=True),
                 thumbnail_path(picture.sha256),
                 picture.thumbnail,
             ),
             _in_thread(
-                self.threads.storing,
+                self._storing,
                 self.storage.write,
                 image_path(picture.sha256, picture.format),
                 data,

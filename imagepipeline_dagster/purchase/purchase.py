@@ -26,7 +26,7 @@ from imagepipeline_dagster.purchase.counting import PurchaseCount
 from imagepipeline_dagster.purchase.endings import Endings
 from imagepipeline_dagster.purchase.fence import Fence, Moment
 from imagepipeline_dagster.purchase.images import GeneratedImage
-from imagepipeline_dagster.purchase.landing import Landing, LandingThreads, landing_threads
+from imagepipeline_dagster.purchase.landing import Landing
 from imagepipeline_dagster.purchase.means import Means
 from imagepipeline_dagster.purchase.pacing import RequestPace
 from imagepipeline_dagster.purchase.places import AccountShare, Places
@@ -157,29 +157,11 @@ class Purchase:
             time.sleep(0.02)
 
     async def _carry_out(self) -> PurchaseReport:
-        with (
-            LedgerWriter(self.means.ledger.engine) as writer,
-            landing_threads() as threads,
-        ):
+        with LedgerWriter(self.means.ledger.engine) as writer:
             async with self.means.open_client() as client:
-                count = PurchaseCount(means=self.means, writer=writer, state=self._state)
-                rounds = self._rounds(client, writer, threads, count)
-                attendants = [
-                    asyncio.create_task(self._keep_lease(writer)),
-                    asyncio.create_task(self._keep_count(count)),
-                    asyncio.create_task(self._share(client, rounds.places).keep()),
-                    asyncio.create_task(self._report_progress()),
-                ]
-                try:
-                    entries = await rounds.work()
-                finally:
-                    for attendant in attendants:
-                        attendant.cancel()
-                    try:
-                        await count.follow()
-                    except OSError as error:
-                        self._state.stop(error)
-                    await writer.write(record_release, self._lease.owner)
+                rounds = self._rounds(client, writer)
+                with rounds.landing:
+                    entries = await self._attended(rounds)
         if rounds.defect is not None:
             raise rounds.defect
         return PurchaseReport(
@@ -189,6 +171,25 @@ class Purchase:
             known_before=rounds.known_before,
             entries=entries,
         )
+
+    async def _attended(self, rounds: Rounds) -> Mapping[str, Entry]:
+        """Work in rounds, while others keep what the work stands on."""
+        attendants = [
+            asyncio.create_task(self._keep_lease(rounds.writer)),
+            asyncio.create_task(self._keep_count(rounds.count)),
+            asyncio.create_task(self._share(rounds.client, rounds.places).keep()),
+            asyncio.create_task(self._report_progress()),
+        ]
+        try:
+            return await rounds.work()
+        finally:
+            for attendant in attendants:
+                attendant.cancel()
+            try:
+                await rounds.count.follow()
+            except OSError as error:
+                self._state.stop(error)
+            await rounds.writer.write(record_release, self._lease.owner)
 
     def _share(self, client: ImagePipelineClient, places: Places) -> AccountShare:
         """Return what opens the places, and keeps the client to the account's rate."""
@@ -212,13 +213,7 @@ class Purchase:
             state=self._state,
         )
 
-    def _rounds(
-        self,
-        client: ImagePipelineClient,
-        writer: LedgerWriter,
-        threads: LandingThreads,
-        count: PurchaseCount,
-    ) -> Rounds:
+    def _rounds(self, client: ImagePipelineClient, writer: LedgerWriter) -> Rounds:
         """Return the work on the plan, put together of its parts."""
         uses: dict[str, list[Use]] = {key: [] for key in self._calls}
         for use in self.uses:
@@ -243,7 +238,6 @@ class Purchase:
             client=client,
             writer=writer,
             storage=self.means.storage,
-            threads=threads,
             patience_seconds=self._settings.link_patience_seconds,
             ahead=self._lease.ahead,
         )
@@ -256,7 +250,7 @@ class Purchase:
             submission=submission,
             landing=landing,
             endings=endings,
-            count=count,
+            count=PurchaseCount(means=self.means, writer=writer, state=self._state),
             state=self._state,
             lease=self._lease,
         )

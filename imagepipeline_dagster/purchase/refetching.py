@@ -19,7 +19,7 @@ from imagepipeline_dagster.ledger.records import Entry, Outcome, StoredSample
 from imagepipeline_dagster.ledger.steps import record_refetched
 from imagepipeline_dagster.ledger.verification import damage_of
 from imagepipeline_dagster.ledger.writer import LedgerWriter
-from imagepipeline_dagster.purchase.landing import Landing, landing_threads
+from imagepipeline_dagster.purchase.landing import Landing
 from imagepipeline_dagster.purchase.means import Means
 from imagepipeline_dagster.purchase.pictures import Undecodable
 
@@ -44,21 +44,17 @@ def refetch(entries: Sequence[Entry], means: Means) -> list[Refetched]:
     """
 
     async def ask_all() -> list[Refetched]:
-        with (
-            LedgerWriter(means.ledger.engine) as writer,
-            landing_threads() as threads,
-        ):
+        with LedgerWriter(means.ledger.engine) as writer:
             async with means.open_client() as client:
-                landing = Landing(
+                with Landing(
                     client=client,
                     writer=writer,
                     storage=means.storage,
-                    threads=threads,
                     patience_seconds=0.0,
                     ahead=means.ledger.clock_ahead(),
-                )
-                refetching = _Refetching(means, landing)
-                return [await refetching.of(entry) for entry in entries]
+                ) as landing:
+                    refetching = _Refetching(means, landing)
+                    return [await refetching.of(entry) for entry in entries]
 
     return asyncio.run(ask_all())
 
