@@ -201,7 +201,9 @@ def decisions_about(connection: Connection, request_key: str) -> list[TakenDecis
 def _resubmit(connection: Connection, entry: Entry, error: str) -> None:
     # The next claim overwrites the request's job; here it stays known, as a failed one does.
     if entry.attempt:
-        why = "; ".join([*_troubles(entry), error])
+        lost = [sample for sample in entry.stored if sample.outcome in _NO_PICTURE]
+        troubles = [f"sample {sample.slot} {sample.outcome}: {sample.error}" for sample in lost]
+        why = "; ".join([*filter(None, [entry.error]), *troubles, error])
         keep_attempt(connection, entry, Failure.RESUBMITTED, why)
     connection.execute(
         delete(samples).where(
@@ -216,12 +218,6 @@ def _resubmit(connection: Connection, entry: Entry, error: str) -> None:
             .where(prompt_sets.c.dataset == dataset, prompt_sets.c.prompt_set == prompt_set)
             .values(pending=prompt_sets.c.pending + entry.samples)
         )
-
-
-def _troubles(entry: Entry) -> list[str]:
-    lost = [sample for sample in entry.stored if sample.outcome in _NO_PICTURE]
-    texts = [f"sample {sample.slot} {sample.outcome}: {sample.error}" for sample in lost]
-    return [*([entry.error] if entry.error else []), *texts]
 
 
 def concerned(

@@ -168,7 +168,8 @@ def _of_file(connection: Connection, path: Path) -> str:
         return named
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if named is None or named == sha256 or _is_known(connection, sha256):
+    is_known = bool(images_beginning_with(connection, sha256, at_most=1))
+    if named is None or named == sha256 or is_known:
         return sha256
     if path.parent.parent.name == "thumbnails":
         return named
@@ -180,11 +181,6 @@ def _of_file(connection: Connection, path: Path) -> str:
 
 def _named(path: Path) -> str | None:
     return path.stem if _SHA256.fullmatch(path.stem) else None
-
-
-def _is_known(connection: Connection, sha256: str) -> bool:
-    query = select(samples.c.slot).where(samples.c.image_sha256 == sha256).limit(1)
-    return connection.execute(query).first() is not None
 
 
 def _completed(connection: Connection, prefix: str) -> str:

@@ -60,8 +60,10 @@ def open_ledger_for_reading(url: URL) -> Engine:
         LedgerTooNew: the tables are of a later version than this package knows.
         LedgerTooOld: they are of an earlier one.
     """
-    engine = _reading_engine(url)
-    if engine is not None:
+    file = sqlite_file(url)
+    in_memory = url.get_backend_name() == "sqlite" and (url.database or ":memory:") == ":memory:"
+    if not in_memory and (file is None or file.exists()):
+        engine = engine_that_reads(url)
         with engine.connect() as connection:
             version = _version_in(connection)
         if version == SCHEMA_VERSION:
@@ -76,15 +78,6 @@ def open_ledger_for_reading(url: URL) -> Engine:
     empty = create_engine("sqlite://", poolclass=StaticPool)
     metadata.create_all(empty)
     return empty
-
-
-def _reading_engine(url: URL) -> Engine | None:
-    file = sqlite_file(url)
-    if url.get_backend_name() == "sqlite" and (url.database or ":memory:") == ":memory:":
-        return None
-    if file is not None and not file.exists():
-        return None
-    return engine_that_reads(url)
 
 
 def upgrade(engine: Engine) -> None:
@@ -106,8 +99,9 @@ def upgrade(engine: Engine) -> None:
         version = _version_in(connection)
         if version == SCHEMA_VERSION:
             return
-        if version is not None:
-            _copy_file(engine.url, version)
+        # Under the lock of its writers.
+        if version is not None and (file := sqlite_file(engine.url)) is not None:
+            copy_sqlite(file, file.with_name(f"{file.name}.version-{version}"))
         _migrate(connection, version)
 
 
@@ -141,12 +135,6 @@ def _migrate(connection: Connection, version: int | None) -> None:
         connection.exec_driver_sql(f"DROP TABLE {_VERSION.name}")
     with Operations.context(context):
         context.run_migrations()
-
-
-def _copy_file(url: URL, version: int) -> None:
-    """Copy an SQLite ledger beside itself; the caller holds the lock of its writers."""
-    if (file := sqlite_file(url)) is not None:
-        copy_sqlite(file, file.with_name(f"{file.name}.version-{version}"))
 
 
 def _version_in(connection: Connection) -> int | None:

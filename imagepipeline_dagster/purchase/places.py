@@ -51,13 +51,9 @@ class Places:
         self._taken -= 1
         self._changed.set()
 
-    def allow_all(self) -> None:
-        """Let as many be taken as the run may have."""
-        self.allow(self._most)
-
-    def allow(self, places: int) -> None:
-        """Let so many be taken from now on; those that are taken stay."""
-        self._allowed = min(self._most, places)
+    def allow(self, places: int | None) -> None:
+        """Let so many be taken from now on, None: all of them; those that are taken stay."""
+        self._allowed = self._most if places is None else min(self._most, places)
         self._changed.set()
 
 
@@ -75,7 +71,7 @@ class AccountShare:
     async def keep(self) -> None:
         """Renew the share from the first job on, until cancelled."""
         if not self.limits.exist:
-            self.places.allow_all()
+            self.places.allow(None)
             return
         await self.places.asked.wait()
         while True:
@@ -98,9 +94,7 @@ class AccountShare:
     def _apply(self, share: Share) -> None:
         if share.requests_per_second is not None:
             self.pace.requests_per_second = share.requests_per_second
-        if share.places is None:
-            self.places.allow_all()
-            return
         self.places.allow(share.places)
-        waits = share.places == 0 and self.places.demand.wanted > 0
-        self.state.waits_for = "other runs' jobs at the API's account" if waits else None
+        if share.places is not None:
+            waits = share.places == 0 and self.places.demand.wanted > 0
+            self.state.waits_for = "other runs' jobs at the API's account" if waits else None

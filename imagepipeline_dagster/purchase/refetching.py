@@ -112,7 +112,7 @@ class _Refetching:
                 samples.append(await self.landing.fetch(slot, job, index))
             except (ImagePipelineError, Undecodable) as error:
                 trouble = f"sample {slot}: {error}"
-        return [sample for sample in samples if sample.outcome == Outcome.GENERATED], trouble
+        return samples, trouble
 
 
 def _answer_of(job: Job, entry: Entry) -> str:
