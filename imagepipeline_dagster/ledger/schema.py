@@ -1,7 +1,4 @@
-"""The ledger's tables, and how an older ledger becomes a current one.
-
-The engine of a ledger: SQLite in WAL mode with every commit on disk, or PostgreSQL.
-"""
+"""The ledger's tables; `migrations` bring an older ledger up to them."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -69,9 +69,11 @@ class GenerationDefaults(Options):
 
 
 _NO_PARAMETER = frozenset({"task", "samples"})
-_LINKS: Mapping[str, tuple[str, ...]] = {
+_ALL_LINKS = frozenset({"init_image", "mask_image"})
+_LINKS: Mapping[str, Collection[str]] = {
+    Task.TEXT2IMAGE: (),
     Task.IMAGE2IMAGE: ("init_image",),
-    Task.INPAINTING: ("init_image", "mask_image"),
+    Task.INPAINTING: _ALL_LINKS,
 }
 
 
@@ -170,11 +172,8 @@ def _meant_values(
     for name in _DEFAULTED:
         if values[name] is None:
             values[name] = getattr(defaults, name)
-    if values["task"] == Task.TEXT2IMAGE:
-        # These columns mean nothing to text2image: no value in them may stop the row.
-        values["init_image"] = values["mask_image"] = None
-    elif values["task"] == Task.IMAGE2IMAGE:
-        values["mask_image"] = None
+    # A link that its task does not read means nothing: no value of it may stop the row.
+    values |= dict.fromkeys(_ALL_LINKS - set(_LINKS.get(values["task"], _ALL_LINKS)))
     if values["seed"] != -1:
         return values, None
     values["seed"] = None

@@ -203,13 +203,15 @@ def test_a_run_that_buys_nothing_useful_stops(
 def test_a_request_is_sent_max_attempts_times_in_a_run(
     buyer: Buyer, emulator: EmulatorServer
 ) -> None:
-    """Repeats of one request count together, and what was never bought gives its money back."""
+    """Repeats of one request count together, and what was never bought can be bought later."""
     emulator.set_faults(Fault(kind=FaultKind.RATE_LIMITED, retry_after_seconds=0))
+    prompts = prompts_of(numbered_rows(1))
 
-    bought = dataclasses.replace(buyer, max_attempts=3).buy(prompts_of(numbered_rows(1)))
-
-    assert bought.outcomes == {"pending": 1}
+    assert dataclasses.replace(buyer, max_attempts=3).buy(prompts).outcomes == {"pending": 1}
     assert emulator.stats.posts_received == 3
+    emulator.set_faults()
+    assert buyer.buy(prompts).outcomes == {"generated": 1}
+    assert emulator.stats.posts_accepted == 1
 
 
 def test_503_after_taking_is_bought_once(buyer: Buyer, emulator: EmulatorServer) -> None:

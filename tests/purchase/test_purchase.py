@@ -20,7 +20,6 @@ from imagepipeline_dagster.api.errors import AccessRefused, CreditsExhausted, Un
 from imagepipeline_dagster.api.jobs import Job
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation
 from imagepipeline_dagster.ledger.records import Claim, Failure, Hold, Outcome, Owner, State
-from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import requests
 from imagepipeline_dagster.ledger.steps import record_claim, record_failed, record_submitted
 from imagepipeline_dagster.planning.prompts import Prompt
@@ -70,27 +69,25 @@ class ListeningClient(ImagePipelineClient):
             self._jobs -= 1
 
 
-def claim_of(call: PlannedRequest, *, endpoint: str = "http://elsewhere") -> Claim:
-    """Return the claim of a planned call, as some process makes it."""
-    return Claim(
+def leave_claimed(buyer: Buyer, call: PlannedRequest, *, owner: Owner, seconds: float) -> None:
+    """Leave a call as a process does that claimed it, with a lease of so many seconds."""
+    claim = Claim(
         **fields_of(call, "request_key", "task", "request", "samples", "embedding_version"),
-        endpoint=endpoint,
+        endpoint="http://elsewhere",
         emulated=True,
         run_id="another run",
     )
-
-
-def in_seconds(seconds: float) -> dt.datetime:
-    """Return the moment in so many seconds."""
-    return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
+    until = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
+    with buyer.open_ledger() as ledger, ledger.engine.begin() as connection:
+        record_claim(connection, claim, owner=owner, lease_until=until, seen=0)
 
 
 def leave_submitted(buyer: Buyer, call: PlannedRequest, *, job_id: str | None) -> None:
     """Leave a call as a process does that died once the API had taken it."""
     owner = Owner("a host that is gone/1/abc")
+    leave_claimed(buyer, call, owner=owner, seconds=-1)
+    hold = Hold(request_key=call.request_key, owner=owner, attempt=1)
     with buyer.open_ledger() as ledger, ledger.engine.begin() as connection:
-        record_claim(connection, claim_of(call), owner=owner, lease_until=in_seconds(-1), seen=0)
-        hold = Hold(request_key=call.request_key, owner=owner, attempt=1)
         record_submitted(connection, hold, job_id=job_id, links=())
 
 
@@ -217,23 +214,6 @@ def test_throttling_slows_the_purchase_and_all_is_bought_in_the_end(
     assert bought.outcomes == {"generated": 6}
     assert emulator.stats.posts_accepted == 6
     assert {entry.attempt for entry in bought.entries.values()} == {1}
-
-
-def test_lasting_throttling_ends_the_run_and_not_the_plan(
-    buyer: Buyer, emulator: EmulatorServer
-) -> None:
-    """A server that only ever says 429 ends in a run that stops by itself and can be repeated."""
-    emulator.set_faults(Fault(kind=FaultKind.RATE_LIMITED, retry_after_seconds=0))
-    buyer = dataclasses.replace(buyer, max_attempts=1)
-    prompts = prompts_of(numbered_rows(2))
-
-    throttled = buyer.buy(prompts)
-    emulator.set_faults()
-    bought = buyer.buy(prompts)
-
-    assert throttled.outcomes == {"pending": 2}
-    assert bought.outcomes == {"generated": 2}
-    assert emulator.stats.posts_accepted == 2
 
 
 def test_a_job_past_its_deadline_is_asked_for_first_by_the_next_run(
@@ -501,45 +481,38 @@ def test_a_job_that_the_api_does_not_know_is_unknown(
 
 
 def test_a_live_claim_of_another_process_is_waited_for(
-    ledger_url: str, buyer: Buyer, emulator: EmulatorServer
+    any_buyer: Buyer, emulator: EmulatorServer
 ) -> None:
     """What a living process has claimed is not bought by another, which waits for its job."""
-    buyer = dataclasses.replace(buyer, ledger_url=ledger_url)
     prompts = prompts_of(numbered_rows(2))
-    call = buyer.plan(prompts)[0]
+    call = any_buyer.plan(prompts)[0]
     other = Owner.this_process()
-    ledger = Ledger(buyer.ledger_url)
-    with ledger.engine.begin() as connection:
-        record_claim(connection, claim_of(call), owner=other, lease_until=in_seconds(60), seen=0)
 
-    def fail_later() -> None:
+    def fail() -> None:
         with ledger.engine.begin() as connection:
-            record_failed(
-                connection, call.request_key, Failure.INPUT_REFUSED, "too wide", owner=other
-            )
+            failure = Failure.INPUT_REFUSED
+            record_failed(connection, call.request_key, failure, "too wide", owner=other)
 
-    timer = threading.Timer(0.7, fail_later)
-    timer.start()
-    bought = buyer.buy(prompts)
-    timer.join()
-    ledger.close()
+    with any_buyer.open_ledger() as ledger:
+        leave_claimed(any_buyer, call, owner=other, seconds=60)
+        timer = threading.Timer(0.7, fail)
+        timer.start()
+        bought = any_buyer.buy(prompts)
+        timer.join()
 
     assert bought.outcomes == {"generated": 1, "failed": 1}
     assert emulator.stats.posts_received == 1
 
 
 def test_an_expired_claim_without_an_answer_is_unknown(
-    ledger_url: str, buyer: Buyer, emulator: EmulatorServer
+    any_buyer: Buyer, emulator: EmulatorServer
 ) -> None:
     """A claim whose lease ran out is not bought again: nobody knows what became of its POST."""
-    buyer = dataclasses.replace(buyer, ledger_url=ledger_url)
     prompts = prompts_of(numbered_rows(2))
-    call = buyer.plan(prompts)[0]
-    owner = Owner("elsewhere/1/abc")
-    with buyer.open_ledger() as ledger, ledger.engine.begin() as connection:
-        record_claim(connection, claim_of(call), owner=owner, lease_until=in_seconds(0.5), seen=0)
+    call = any_buyer.plan(prompts)[0]
+    leave_claimed(any_buyer, call, owner=Owner("elsewhere/1/abc"), seconds=0.5)
 
-    bought = buyer.buy(prompts)
+    bought = any_buyer.buy(prompts)
 
     assert bought.outcomes == {"generated": 1, "unknown": 1}
     assert emulator.stats.posts_received == 1
