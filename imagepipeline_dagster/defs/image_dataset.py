@@ -24,7 +24,7 @@ from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
 from imagepipeline_dagster.previews import markdown_picture
 from imagepipeline_dagster.purchase.canaries import drift_of, look_at_canaries
 from imagepipeline_dagster.release.card import Release
-from imagepipeline_dagster.release.changes_sheet import changes_sheet, first_changes
+from imagepipeline_dagster.release.changes_sheet import changes_sheet
 from imagepipeline_dagster.release.columns import shard_schema
 from imagepipeline_dagster.release.dataset_release import DatasetRelease, latest_release
 from imagepipeline_dagster.release.held_rows import HeldRows
@@ -37,7 +37,7 @@ from imagepipeline_dagster.release.publish import (
     publish,
 )
 from imagepipeline_dagster.release.readiness import Today, alike_pictures, ready_sets
-from imagepipeline_dagster.release.reading import splits_in
+from imagepipeline_dagster.release.reading import splits_in, stored_changes
 from imagepipeline_dagster.release.splits import SplitsLeak, leaks, place_of
 from imagepipeline_dagster.resources import LedgerResource, StorageResource, TablesResource
 from imagepipeline_dagster.storage.contract import Storage
@@ -294,8 +294,8 @@ def _changes(release: Release) -> dict[str, dg.MarkdownMetadataValue]:
 
 
 def _before_and_after(storage: Storage, release: Release) -> dict[str, dg.MarkdownMetadataValue]:
-    first = first_changes(storage, release)
-    sheet = changes_sheet(first, storage, byte_budget=_CHANGES_BYTES)
+    changes = stored_changes(storage, release) or ()
+    sheet = changes_sheet(changes, storage, byte_budget=_CHANGES_BYTES)
     if sheet is None:
         return {}
     picture = markdown_picture(sheet, f"before and after, since {release.previous}")

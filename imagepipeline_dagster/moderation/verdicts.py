@@ -125,20 +125,28 @@ class Counts:
     overridden: int = 0
 
     def __add__(self, other: Counts) -> Counts:
-        """Return the counts of both."""
+        return self._with(other, 1)
+
+    def __sub__(self, other: Counts) -> Counts:
+        return self._with(other, -1)
+
+    def _with(self, other: Counts, times: int) -> Counts:
         return Counts(
-            requested=self.requested + other.requested,
-            kept=self.kept + other.kept,
-            rejected=self.rejected + other.rejected,
-            quarantined=self.quarantined + other.quarantined,
-            by_reason=_sum(self.by_reason, other.by_reason),
-            why_not_kept=_sum(self.why_not_kept, other.why_not_kept),
-            overridden=self.overridden + other.overridden,
+            requested=self.requested + times * other.requested,
+            kept=self.kept + times * other.kept,
+            rejected=self.rejected + times * other.rejected,
+            quarantined=self.quarantined + times * other.quarantined,
+            by_reason=_sum(self.by_reason, other.by_reason, times),
+            why_not_kept=_sum(self.why_not_kept, other.why_not_kept, times),
+            overridden=self.overridden + times * other.overridden,
         )
 
 
-def _sum(some: Mapping[str, int], others: Mapping[str, int]) -> dict[str, int]:
-    return dict(sorted((Counter(some) + Counter(others)).items()))
+def _sum(some: Mapping[str, int], others: Mapping[str, int], times: int) -> dict[str, int]:
+    counts = Counter(some)
+    for reason, number in others.items():
+        counts[reason] += times * number
+    return {reason: number for reason, number in sorted(counts.items()) if number}
 
 
 NO_COUNTS = Counts(requested=0, kept=0, rejected=0, quarantined=0, by_reason={})

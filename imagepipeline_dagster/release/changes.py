@@ -37,6 +37,7 @@ _LISTED = 100  # a page of ten thousand lines is read by nobody; the Parquet fil
 _WRITTEN = 10_000  # that are held until they are written
 
 Lineage = Mapping[str, Any]
+_NO_ROW: Lineage = {}
 
 
 class Cause(StrEnum):
@@ -78,6 +79,7 @@ class Change:
 
 
 _Place = tuple[str, str, int | None, int | None, int]
+_Why = tuple[Cause, str | None, str | None]  # with what was, and what is now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +116,7 @@ def changes_between(
     return [
         change
         for place in sorted(old.keys() | new.keys(), key=_sortable)
-        if (change := _change(place, old.get(place), new.get(place), known))
+        if (change := _change(place, old.get(place, _NO_ROW), new.get(place, _NO_ROW), known))
     ]
 
 
@@ -133,40 +135,29 @@ def _sortable(place: _Place) -> tuple[Any, ...]:
     return tuple(-1 if part is None else part for part in place)
 
 
-def _change(place: _Place, old: Lineage | None, new: Lineage | None, known: Known) -> Change | None:
+def _change(place: _Place, old: Lineage, new: Lineage, known: Known) -> Change | None:
+    if not old:
+        kind, why = "added", _why_added(place, new, known)
+    elif not new:
+        kind, why = "removed", _why_removed(place, old, known)
+    elif difference := _difference(old, new):
+        kind, why = "changed", difference
+    else:
+        return None
+    cause, before, after = why
     named: dict[str, Any] = dict(zip(PLACE, place, strict=False))
-    if old is not None and new is not None:
-        difference = _difference(old, new)
-        if difference is None:
-            return None
-        cause, was, is_now = difference
-        return Change(
-            change="changed",
-            cause=cause,
-            before=was,
-            after=is_now,
-            image_before=old["image_sha256"],
-            image_after=new["image_sha256"],
-            **named,
-        )
-    if new is not None:
-        cause, is_now = _why_added(place, new, known)
-        return Change(
-            change="added", cause=cause, after=is_now, image_after=new["image_sha256"], **named
-        )
-    assert old is not None  # noqa: S101 - a place is of one of the two
-    cause, is_now = _why_removed(place, known)
     return Change(
-        change="removed",
+        change=kind,
         cause=cause,
-        before=old["prompt"],
-        after=is_now,
-        image_before=old["image_sha256"],
+        before=before,
+        after=after,
+        image_before=old.get("image_sha256"),
+        image_after=new.get("image_sha256"),
         **named,
     )
 
 
-def _difference(old: Lineage, new: Lineage) -> tuple[Cause, str | None, str | None] | None:
+def _difference(old: Lineage, new: Lineage) -> _Why | None:
     for name in ("prompt", "negative_prompt"):
         if old[name] != new[name]:
             return Cause.PROMPT_CHANGED, old[name], new[name]
@@ -201,29 +192,30 @@ def _parameters(old: str | None, new: str | None) -> tuple[str, str]:
     return was, is_now
 
 
-def _why_added(place: _Place, new: Lineage, known: Known) -> tuple[Cause, str | None]:
+def _why_added(place: _Place, new: Lineage, known: Known) -> _Why:
     if place[:2] not in known.old_prompts:
-        return Cause.NEW_PROMPT, new["prompt"]
+        return Cause.NEW_PROMPT, None, new["prompt"]
     if new["overridden_by"] is not None:
-        return Cause.OVERRIDE, new["overridden_by"]
-    return Cause.NEW_SAMPLE, new["prompt"]
+        return Cause.OVERRIDE, None, new["overridden_by"]
+    return Cause.NEW_SAMPLE, None, new["prompt"]
 
 
-def _why_removed(place: _Place, known: Known) -> tuple[Cause, str | None]:
+def _why_removed(place: _Place, old: Lineage, known: Known) -> _Why:
     row = known.judged.get(place[:4])
     if row is None:
-        removed = Cause.PROMPT_REMOVED if place[0] in known.new_sets else Cause.SET_REMOVED
-        return removed, None
-    if row.moderation_reason == Outcome.WITHDRAWN:
-        return Cause.WITHDRAWN, row.error
-    if row.overridden_by is not None:
-        return Cause.OVERRIDE, row.overridden_by
-    if row.outcome == Outcome.VENDOR_FILTERED:
-        return Cause.VENDOR_FILTERED, row.error
-    if row.outcome != Outcome.GENERATED:
-        return Cause.NOT_BOUGHT, row.moderation_reason
-    cause = Cause.LEFT_OUT if row.moderation_reason == "lost" else Cause.POLICY
-    return cause, row.moderation_reason
+        cause, now = Cause.PROMPT_REMOVED if place[0] in known.new_sets else Cause.SET_REMOVED, None
+    elif row.moderation_reason == Outcome.WITHDRAWN:
+        cause, now = Cause.WITHDRAWN, row.error
+    elif row.overridden_by is not None:
+        cause, now = Cause.OVERRIDE, row.overridden_by
+    elif row.outcome == Outcome.VENDOR_FILTERED:
+        cause, now = Cause.VENDOR_FILTERED, row.error
+    elif row.outcome != Outcome.GENERATED:
+        cause, now = Cause.NOT_BOUGHT, row.moderation_reason
+    else:
+        cause = Cause.LEFT_OUT if row.moderation_reason == "lost" else Cause.POLICY
+        now = row.moderation_reason
+    return cause, old["prompt"], now
 
 
 class ChangesTable:

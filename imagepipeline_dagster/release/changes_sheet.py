@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from imagepipeline_dagster.previews import Tile, contact_sheet, stored_thumbnails
-from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.changes import Change
-from imagepipeline_dagster.rows import rows_of
-from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
+from imagepipeline_dagster.storage.contract import Storage
 
 _SHOWN = 32  # changes, two tiles each
-_READ = 1_000  # of a release's changes: many differ in their texts alone
+_LOOKED_AT = 1_000  # of all changes: many differ in their texts alone
 _SHEET_BYTES = 200_000
 
 
@@ -27,22 +22,13 @@ def changes_sheet(
     A lost picture is blurred: nobody should have to look at what was filtered out. None where
     no picture differs.
     """
-    differing = (change for change in changes if change.image_before != change.image_after)
+    first = islice(changes, _LOOKED_AT)
+    differing = (change for change in first if change.image_before != change.image_after)
     shown = list(islice(differing, _SHOWN))
     pictures = chain.from_iterable((c.image_before, c.image_after) for c in shown)
     thumbnails = iter(stored_thumbnails(storage, pictures))
     tiles = [tile for change in shown for tile in _before_and_after(change, thumbnails)]
     return contact_sheet(tiles, byte_budget=byte_budget) if tiles else None
-
-
-def first_changes(storage: Storage, release: Release) -> list[Change]:
-    """Return the first of the changes that were found when a release was made."""
-    try:
-        table = storage.read(f"{release.path}/changes.parquet")
-    except ObjectMissing:
-        return []
-    batch = next(pq.ParquetFile(pa.BufferReader(table)).iter_batches(_READ), None)
-    return [] if batch is None else rows_of(batch.to_pandas(), Change)
 
 
 def _before_and_after(change: Change, thumbnails: Iterator[bytes | None]) -> Iterator[Tile]:

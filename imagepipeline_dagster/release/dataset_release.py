@@ -13,9 +13,13 @@ from imagepipeline_dagster.moderation.verdicts import Counts
 from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.changes import Change
 from imagepipeline_dagster.release.comparing import changes_of
-from imagepipeline_dagster.release.reading import latest_manifest, manifests, read_rows
-from imagepipeline_dagster.rows import parquet_table, rows_of
-from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
+from imagepipeline_dagster.release.reading import (
+    latest_manifest,
+    manifests,
+    read_rows,
+    stored_changes,
+)
+from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.storage.opening import open_storage
 
 if TYPE_CHECKING:
@@ -69,9 +73,12 @@ class DatasetRelease:
     def changes_since(self, former: DatasetRelease) -> list[Change]:
         """Return which samples differ from another release of the dataset, and why."""
         # The verdicts of that time say more of what went than the two releases do.
-        if self.manifest.previous == former.version and (causes := self._causes()) is not None:
-            return causes
-        return list(changes_of(self.storage, former.manifest, self.manifest))
+        stored = (
+            stored_changes(self.storage, self.manifest)
+            if self.manifest.previous == former.version
+            else None
+        )
+        return list(stored or changes_of(self.storage, former.manifest, self.manifest))
 
     def as_hf_dataset(self) -> Any:  # noqa: ANN401 - `datasets` has no types
         """Return the rows as a Hugging Face `datasets.Dataset`; its column `image` is a picture.
@@ -87,14 +94,6 @@ class DatasetRelease:
         from datasets import Dataset  # type: ignore[import-untyped] # it has no types
 
         return Dataset(self.as_arrow())
-
-    def _causes(self) -> list[Change] | None:
-        """Return the changes that were found when it was made, None where it has none written."""
-        try:
-            table = self.storage.read(f"{self.manifest.path}/changes.parquet")
-        except ObjectMissing:
-            return None
-        return rows_of(parquet_table(table), Change)
 
 
 def releases_in(storage: Storage, folder: str = "releases") -> list[DatasetRelease]:

@@ -247,15 +247,17 @@ def _judged(asked: Publication) -> Iterator[ModeratedImage]:
     """Yield the rows; verdicts that are older than a withdrawal bring no picture back."""
     withdrawn = _withdrawn(asked.storage)
     for row in asked.images:
-        if row.image_sha256 not in withdrawn:
-            yield row
-        else:
-            yield dataclasses.replace(
-                row,
-                verdict=Verdict.REJECTED.value,
-                moderation_reason=Outcome.WITHDRAWN.value,
-                outcome=Outcome.WITHDRAWN.value,
-            )
+        yield taken_back(row) if row.image_sha256 in withdrawn else row
+
+
+def taken_back(row: ModeratedImage) -> ModeratedImage:
+    """Return a row as it is counted once its picture was withdrawn."""
+    return dataclasses.replace(
+        row,
+        verdict=Verdict.REJECTED.value,
+        moderation_reason=Outcome.WITHDRAWN.value,
+        outcome=Outcome.WITHDRAWN.value,
+    )
 
 
 def _withdrawn(storage: Storage) -> set[str]:

@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from imagepipeline_dagster.release.card import Release, ReleaseFile
+from imagepipeline_dagster.release.changes import Change
 from imagepipeline_dagster.release.splits import Place
-from imagepipeline_dagster.rows import parquet_table
+from imagepipeline_dagster.rows import parquet_table, rows_of
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 if TYPE_CHECKING:
@@ -75,6 +76,21 @@ def splits_in(storage: Storage, release: Release) -> dict[Place, str]:
         column.to_pylist() for column in read_rows(storage, release, columns).itercolumns()
     )
     return dict(zip(zip(*places, strict=True), splits, strict=True))
+
+
+def stored_changes(storage: Storage, release: Release) -> Iterator[Change] | None:
+    """Return the changes that were found when a release was made; None where none are written."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        stored = pa.BufferReader(storage.read(f"{release.path}/changes.parquet"))
+    except ObjectMissing:
+        return None
+    batches = pq.ParquetFile(stored).iter_batches(use_threads=False)
+    return (
+        change for batch in batches for change in rows_of(pa.Table.from_batches([batch]), Change)
+    )
 
 
 def read_lineage(storage: Storage, release: Release, shard: ReleaseFile) -> list[dict[str, Any]]:

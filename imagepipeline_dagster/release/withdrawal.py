@@ -13,8 +13,7 @@ import dataclasses
 import datetime as dt
 import json
 import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
@@ -24,24 +23,24 @@ from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.decisions import withdraw_images
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage
+from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage, summarise
 from imagepipeline_dagster.release.card import Release
-from imagepipeline_dagster.release.changes import Change, ChangesTable
+from imagepipeline_dagster.release.changes import ChangesTable
 from imagepipeline_dagster.release.columns import fingerprint
 from imagepipeline_dagster.release.packing import pack
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.publish import point_to_latest, write_beside
+from imagepipeline_dagster.release.publish import point_to_latest, taken_back, write_beside
 from imagepipeline_dagster.release.reading import (
     VERSION,
     delete_release,
     manifests,
     read_lineage,
     read_rows,
+    stored_changes,
 )
 from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.release.verifying import problems_of
-from imagepipeline_dagster.rows import parquet_table, rows_of
 from imagepipeline_dagster.storage.contract import Storage, thumbnail_path, tombstone_path
 
 
@@ -183,7 +182,7 @@ def _rewritten(
     )
     changes = ChangesTable(
         change
-        for change in _stored_changes(storage, release)
+        for change in stored_changes(storage, release) or ()
         if withdrawals.keys().isdisjoint((change.image_before, change.image_after))
     )
     changed = write_beside(storage, changed, kept, changes, policy)
@@ -239,20 +238,7 @@ def _judged(lineage: Mapping[str, object], size: int) -> ModeratedImage:
 
 def _counts_without(counts: Counts, gone: Sequence[ModeratedImage]) -> Counts:
     """Return the counts with these kept samples as withdrawn ones."""
-    if not gone:
-        return counts
-    by_reason = Counter(counts.by_reason)
-    by_reason.subtract(row.moderation_reason for row in gone)
-    by_reason[Outcome.WITHDRAWN.value] += len(gone)
-    why_not_kept = Counter(counts.why_not_kept)
-    why_not_kept[Outcome.WITHDRAWN.value] += len(gone)
-    return dataclasses.replace(
-        counts,
-        kept=counts.kept - len(gone),
-        rejected=counts.rejected + len(gone),
-        by_reason={reason: number for reason, number in sorted(by_reason.items()) if number},
-        why_not_kept=dict(sorted(why_not_kept.items())),
-    )
+    return counts - summarise(gone) + summarise(map(taken_back, gone))
 
 
 def _told(row: ModeratedImage, withdrawal: Withdrawal) -> str:
@@ -260,13 +246,6 @@ def _told(row: ModeratedImage, withdrawal: Withdrawal) -> str:
         f"{row.prompt_set!r}, prompt {row.prompt_id!r}: its picture {withdrawal.image_sha256[:12]} "
         f"was withdrawn by {withdrawal.who} on {withdrawal.at:%Y-%m-%d}: {withdrawal.why}"
     )
-
-
-def _stored_changes(storage: Storage, release: Release) -> Iterable[Change]:
-    path = f"{release.path}/changes.parquet"
-    if not storage.exists(path):
-        return []
-    return rows_of(parquet_table(storage.read(path)), Change)
 
 
 def _clear_strangers(storage: Storage, release: Release) -> None:

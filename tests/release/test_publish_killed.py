@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from imagepipeline_dagster.release import scratch
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.reading import latest_manifest, manifests
 from imagepipeline_dagster.release.verifying import problems_of
@@ -23,22 +24,29 @@ from tests.release.samples import kept_row, publish_rows
 
 pytest_plugins = ["tests.s3"]
 
-POLICY = ReleasePolicy(formats=("parquet", "webdataset", "imagefolder", "lance"), max_lost_share=1)
+FORMATS = (("parquet", "webdataset", "imagefolder", "lance"), ("imagefolder",))
 PICTURES = 30
 KILLS = 50
+OF_ONE_POLICY = 5  # one after the other, so that they take files over
 PUBLISHER = """
 import sys
 import lance.file  # ahead: its import takes longer than what is to be interrupted
 from imagepipeline_dagster.storage.opening import open_storage
 from tests.release.samples import kept_row, publish_rows
-from tests.release.test_publish_killed import PICTURES, POLICY
+from tests.release.test_publish_killed import PICTURES, policy_of
 
 storage = open_storage(sys.argv[1])
 rows = [kept_row(storage, number) for number in range(PICTURES)]
 rows[0] = kept_row(storage, 1000 + int(sys.argv[2]))
 print("ready", flush=True)
-publish_rows(storage, rows, policy=POLICY)
+publish_rows(storage, rows, policy=policy_of(int(sys.argv[2])))
 """
+
+
+def policy_of(turn: int) -> ReleasePolicy:
+    """Return how the publisher of a turn releases: in all formats, or an image folder alone."""
+    formats = FORMATS[turn // OF_ONE_POLICY % len(FORMATS)]
+    return ReleasePolicy.model_validate({"formats": formats, "max_lost_share": 1})
 
 
 @pytest.mark.slow
@@ -69,10 +77,12 @@ def test_a_publisher_killed_at_any_moment_leaves_nothing_half(
             assert problems_of(storage, release) == []
 
     monkeypatch.setattr(folder, "_SUSPENDED", 0)  # as if it were hours later
+    monkeypatch.setattr(scratch, "_JUST_MADE", 0)
     rows = [kept_row(storage, number) for number in range(PICTURES)]
-    published = publish_rows(storage, rows, policy=POLICY)
-    assert published.created
-    assert latest_manifest(storage) == published.model_copy(update={"created": False})
+    for turn in (KILLS, KILLS + OF_ONE_POLICY):
+        published = publish_rows(storage, rows, policy=policy_of(turn))
+        assert published.created
+        assert latest_manifest(storage) == published.model_copy(update={"created": False})
     for release in manifests(storage):
         assert problems_of(storage, release) == []
     assert_nothing_is_left_behind(storage)
