@@ -4,7 +4,7 @@
 - `peers`: the loops that people write around the API.
 - `stage`: ours, the whole stage with ledger, decoding and storing, measured from outside.
 - `purchase`: runs them one after another against one emulator; the table, and the JSON file.
-- `promises`: what is promised, beside what was measured.
+- `promises`: figures that were measured, beside what is promised of them.
 
 - `releases`: a release, the next one, further formats and a diff, beside a plain copy.
 - `released_sets`: a release of many small prompt sets.

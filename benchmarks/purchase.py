@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peers import Peer, buy_in_a_pool, buy_one_by_one
-from benchmarks.promises import Verdict, table_of_verdicts
+from benchmarks.promises import Figure, as_json, table_of
 from benchmarks.stage import Api, Decoding, Stage, buy_a_set, measure_decoding, store_a_set
 from benchmarks.vendor import PICTURE_BYTES, Vendor
 
@@ -228,7 +228,7 @@ def _verdicts(
     again: Stage,
     asked: int,
     stored: int,
-) -> list[Verdict]:
+) -> list[Figure]:
     with_32, with_40 = lines[3], lines[4]
     true_colours = decoding.true_colour_ms - decoding.quick_ms
     few, many = (line.peak_mib or 0.0 for line in grown)
@@ -260,8 +260,8 @@ def _verdicts(
     ]
 
 
-def _verdict(what: str, at_most: float, measured: float, unit: str) -> Verdict:
-    return Verdict(what=what, bound=at_most, measured=measured, unit=unit)
+def _verdict(what: str, at_most: float, measured: float, unit: str) -> Figure:
+    return Figure(what=what, at_most=at_most, measured=measured, unit=unit)
 
 
 def _table_of_lines(lines: list[Line], scale: Scale) -> Table:
@@ -328,7 +328,7 @@ def main(*, jobs: int, quick: bool, json_path: Path | None) -> None:
         f"colours {decoding.true_colour_ms:.1f} ms. "
         f"Load before: {load_before:.1f} on {os.cpu_count()} cores."
     )
-    console.print(table_of_verdicts(verdicts))
+    console.print(table_of(verdicts))
     if json_path is not None:
         figures = {
             "load_before": load_before,
@@ -336,7 +336,7 @@ def main(*, jobs: int, quick: bool, json_path: Path | None) -> None:
             "decoding": asdict(decoding),
             "lines": [asdict(line) for line in (*lines, limit, *grown)],
             "second_run": {**asdict(again), "requests": scale.stored, "api_requests": asked},
-            "verdicts": [{**asdict(verdict), "met": verdict.met} for verdict in verdicts],
+            "verdicts": as_json(verdicts),
         }
         json_path.write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -109,8 +109,8 @@ def _write(file: Path, data: bytes) -> None:
     file.write_bytes(data)
 
 
-def materialize_release(folder: Path, sets: int, report: Path) -> None:
-    """Materialize `image_dataset`, and write how many seconds that took and if it was new."""
+def materialize_release(folder: Path, sets: int) -> tuple[bool, float]:
+    """Materialize `image_dataset`; return whether it was new, and how many seconds that took."""
     definitions = build_definitions(_DATASET, _resources(folder), start=False)
     key = _DATASET.key("image_dataset")
     with dg.DagsterInstance.ephemeral() as instance:
@@ -122,8 +122,7 @@ def materialize_release(folder: Path, sets: int, report: Path) -> None:
         )
         seconds = time.perf_counter() - began
     [made] = result.asset_materializations_for_node("image_dataset")
-    created = made.metadata["new_version"].value
-    report.write_text(json.dumps({"seconds": seconds, "created": created}))
+    return bool(made.metadata["new_version"].value), seconds
 
 
 def _resources(folder: Path) -> Mapping[str, Any]:

@@ -19,18 +19,16 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.moderation import Line
+from benchmarks.promises import Figure, as_json, table_of
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, summarise
 from imagepipeline_dagster.release.card import Release, ReleaseFile
 from imagepipeline_dagster.release.changes import ChangesTable
@@ -42,6 +40,7 @@ from imagepipeline_dagster.storage.contract import image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 _NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 _PICTURE_BYTES = 100_000
@@ -52,23 +51,32 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Spent:
+    """What a piece of work took; the peak is its process's, with all that is imported."""
+
     seconds: float
+    cpu_seconds: float
     peak_mib: float
 
 
-def _apart(work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> _Spent:
-    """Return what a piece of work took in a process of its own."""
+def _apart(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do it in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(_measured, partial(work, *args, **kwargs)).result()
+        return process.submit(work, *args, **kwargs).result()
 
 
-def _measured(work: Callable[[], object]) -> _Spent:
-    began = time.perf_counter()
-    work()
-    seconds = time.perf_counter() - began
+def _timed(work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> _Spent:
+    """Do it, and return what it took."""
+    began, cpu_began = time.perf_counter(), time.process_time()
+    work(*args, **kwargs)
     return _Spent(
-        seconds=seconds, peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        seconds=time.perf_counter() - began,
+        cpu_seconds=time.process_time() - cpu_began,
+        peak_mib=_peak_mib(),
     )
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _row(number: int, *, pictures: int) -> ModeratedImage:
@@ -124,33 +132,31 @@ def _copy(folder: Path, target: Path) -> None:
 
 def _publish(
     folder: Path, pictures: int, *, to: str, formats: tuple[str, ...], edited: range
-) -> None:
-    """Publish all pictures; the edited ones are others, which were bought in their place."""
+) -> _Spent:
+    """Publish all pictures, and return what that took, without making the rows.
+
+    The edited ones are others, which were bought in their place.
+    """
     rows = [_row(number, pictures=pictures) for number in range(pictures)]
     for number in edited:
         bought = _row(pictures + number, pictures=pictures)
         rows[number] = replace(rows[number], image_sha256=bought.image_sha256)
-    began = time.perf_counter()
-    publish(
-        Publication(
-            storage=LocalFolder(folder),
-            name="bench",
-            images=rows,
-            run_id="bench",
-            created_at=_NOW,
-            folder=to,
-            policy=ReleasePolicy.model_validate({"formats": formats}),
-        )
+    publication = Publication(
+        storage=LocalFolder(folder),
+        name="bench",
+        images=rows,
+        run_id="bench",
+        created_at=_NOW,
+        folder=to,
+        policy=ReleasePolicy.model_validate({"formats": formats}),
     )
-    (folder / f"{to}.seconds").write_text(str(time.perf_counter() - began))
+    return _timed(publish, publication)
 
 
 def _released(
     folder: Path, pictures: int, *, to: str, formats: tuple[str, ...], edited: range = range(0)
 ) -> _Spent:
-    """Return what publishing took, without making the rows."""
-    spent = _apart(_publish, folder, pictures, to=to, formats=formats, edited=edited)
-    return replace(spent, seconds=float((folder / f"{to}.seconds").read_text()))
+    return _apart(_publish, folder, pictures, to=to, formats=formats, edited=edited)
 
 
 def _bytes_below(folder: Path, version: str) -> int:
@@ -159,12 +165,13 @@ def _bytes_below(folder: Path, version: str) -> int:
     return sum(stat.st_size for stat in files if stat.st_nlink == 1)
 
 
-def measure_releases(folder: Path, pictures: int) -> list[Line]:
+def measure_releases(folder: Path, pictures: int) -> list[Figure]:
     """Publish, publish again after a change in one set, and publish with further formats."""
     edited = range(pictures // 100)
     bought = [pictures + number for number in {*edited, *range(0, pictures, 100)}]
     _store(folder, [*range(pictures), *bought], pictures)
-    copied = min(_apart(_copy, folder, folder / f"copy {turn}").seconds for turn in range(2))
+    copies = [_apart(_timed, _copy, folder, folder / f"copy {turn}") for turn in range(2)]
+    copied = min(copy.seconds for copy in copies)
     first = min(
         (_released(folder, pictures, to=to, formats=("parquet",)) for to in ("other", "releases")),
         key=lambda spent: spent.seconds,
@@ -175,21 +182,23 @@ def measure_releases(folder: Path, pictures: int) -> list[Line]:
         path.stat().st_size for path in (folder / "releases/v0001").rglob("*") if path.is_file()
     )
     lines = [
-        Line(what="a plain copy with fsync", measured=copied, unit="s"),
-        Line(
+        Figure(what="a plain copy with fsync", measured=copied, unit="s"),
+        Figure(
             what="first release",
             measured=first.seconds / copied,
             unit="x the copy",
             at_most=2,
         ),
-        Line(what="first release, peak", measured=first.peak_mib, unit="MiB", at_most=400),
-        Line(
+        # What others do on the machine shows less in it.
+        Figure(what="first release, CPU", measured=first.cpu_seconds, unit="s"),
+        Figure(what="first release, peak", measured=first.peak_mib, unit="MiB", at_most=400),
+        Figure(
             what="1 % changed in one set, bytes",
             measured=100 * sizes[1] / whole,
             unit="% of the first",
             at_most=5,
         ),
-        Line(
+        Figure(
             what="1 % changed in one set, time",
             measured=100 * changed.seconds / first.seconds,
             unit="% of the first",
@@ -199,7 +208,7 @@ def measure_releases(folder: Path, pictures: int) -> list[Line]:
     for name in ("webdataset", "imagefolder", "lance"):
         spent = _released(folder, pictures, to=name, formats=("parquet", name))
         lines.append(
-            Line(
+            Figure(
                 what=f"{name} beside parquet",
                 measured=max(0.0, spent.seconds - first.seconds) / copied,
                 unit="x the copy",
@@ -209,7 +218,7 @@ def measure_releases(folder: Path, pictures: int) -> list[Line]:
     return [*lines, *_scattered(folder, pictures)]
 
 
-def _scattered(folder: Path, pictures: int) -> list[Line]:
+def _scattered(folder: Path, pictures: int) -> list[Figure]:
     """Publish an image folder alone, and again after changes all over the sets."""
     of_all = range(0, pictures, 100)
     first, changed = (
@@ -219,13 +228,13 @@ def _scattered(folder: Path, pictures: int) -> list[Line]:
     files = [path for path in (folder / "scattered/v0001").rglob("*") if path.is_file()]
     whole = sum(path.stat().st_size for path in files)
     return [
-        Line(
+        Figure(
             what="1 % changed all over, image folder alone, bytes",
             measured=100 * _bytes_below(folder / "scattered", "v0002") / whole,
             unit="% of the first",
             at_most=5,
         ),
-        Line(
+        Figure(
             what="1 % changed all over, image folder alone, time",
             measured=100 * changed.seconds / first.seconds,
             unit="% of the first",
@@ -282,38 +291,43 @@ def _differ(folder: Path, former: Release, newer: Release, expected: int) -> Non
     assert changes.by_cause == {"changed: prompt_changed": expected}  # noqa: S101
 
 
-def measure_differences(folder: Path, rows: int) -> list[Line]:
+def measure_differences(folder: Path, rows: int) -> list[Figure]:
     """Compare two releases of so many rows, of which 1 % differ, all over the files."""
     former, newer = (
         _compared_release(folder, version, rows, edited=edited)
         for version, edited in (("v0001", False), ("v0002", True))
     )
-    spent = _apart(_differ, folder, former, newer, -(-rows // 100))
+    spent = _apart(_timed, _differ, folder, former, newer, -(-rows // 100))
+    what = f"diff of {rows:,} rows"
     return [
-        Line(what=f"diff of {rows:,} rows", measured=spent.seconds, unit="s", at_most=30),
-        Line(what=f"diff of {rows:,} rows, peak", measured=spent.peak_mib, unit="MiB", at_most=300),
+        Figure(what=what, measured=spent.seconds, unit="s", at_most=30),
+        Figure(what=f"{what}, peak", measured=spent.peak_mib, unit="MiB", at_most=300),
     ]
 
 
-def measure_sets(folder: Path, sets: int) -> list[Line]:
+def measure_sets(folder: Path, sets: int) -> list[Figure]:
     """Materialize the release of so many sets of ten prompts, and again with nothing changed."""
     # Not above: Dagster's memory would count among that of the releases without it.
-    from benchmarks.released_sets import materialize_release, write_sets
+    from benchmarks.released_sets import write_sets
 
     write_sets(folder, sets)
-    report = folder / "report.json"
-    lines: list[Line] = []
+    lines: list[Figure] = []
     for what, created in (("first", True), ("unchanged", False)):
-        spent = _apart(materialize_release, folder, sets, report)
-        told = json.loads(report.read_text())
-        assert told["created"] is created  # noqa: S101
+        is_new, seconds, peak_mib = _apart(_materialize, folder, sets)
+        assert is_new is created  # noqa: S101
         name = f"{sets:,} sets of 10, {what}"
         at_most = None if created else 10
         lines += [
-            Line(what=name, measured=told["seconds"], unit="s", at_most=at_most),
-            Line(what=f"{name}, peak", measured=spent.peak_mib, unit="MiB", at_most=400),
+            Figure(what=name, measured=seconds, unit="s", at_most=at_most),
+            Figure(what=f"{name}, peak", measured=peak_mib, unit="MiB", at_most=400),
         ]
     return lines
+
+
+def _materialize(folder: Path, sets: int) -> tuple[bool, float, float]:
+    from benchmarks.released_sets import materialize_release
+
+    return *materialize_release(folder, sets), _peak_mib()
 
 
 @click.command()
@@ -323,17 +337,17 @@ def measure_sets(folder: Path, sets: int) -> list[Line]:
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write figures here.")
 def main(pictures: int, rows: int, sets: int, json_path: Path | None) -> None:
     """Measure releases and differences, and judge what is promised of them."""
+    load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="releases-") as folder:
         lines = measure_releases(Path(folder, "releases"), pictures)
         lines += measure_differences(Path(folder, "differences"), rows)
         lines += measure_sets(Path(folder, "sets"), sets)
-    table = Table("what", "measured", "promised", "met", title="promised and measured")
-    for line in lines:
-        measured = f"{line.measured:.3g} {line.unit}"
-        table.add_row(line.what, measured, line.promised, "" if line.met else "NO")
-    Console(width=110).print(table)
+    console = Console(width=110)
+    console.print(table_of(lines))
+    console.print(f"Load before: {load_before:.1f} on {os.cpu_count()} cores.")
     if json_path:
-        json_path.write_text(json.dumps({"lines": [asdict(line) for line in lines]}, indent=2))
+        told = {"load_before": load_before, "lines": as_json(lines)}
+        json_path.write_text(json.dumps(told, indent=2))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.bucket import bucket
 from benchmarks.databases import postgresql
-from benchmarks.promises import Verdict, table_of_verdicts
+from benchmarks.promises import Figure, as_json, table_of
 from benchmarks.sets import PROMPTS_OF_A_SET, MadeSets, Place, make_sets_alone, make_sets_in_a_batch
 from benchmarks.shards import MadeLargeSet, launch_a_set, make_large_set
 from benchmarks.stage import Api, Stage, buy_a_set
@@ -57,7 +57,7 @@ class Bench:
         self._folder = folder
         self._console = console
         self.lines: list[Line] = []
-        self.verdicts: list[Verdict] = []
+        self.verdicts: list[Figure] = []
         self.sets: dict[str, MadeSets] = {}
         self.large_sets: list[MadeLargeSet] = []
 
@@ -68,7 +68,9 @@ class Bench:
             with self._vendor() as vendor, bucket(delay_seconds=delay) as uri:
                 [line] = self._buy(who, vendor, 1, storage_uri=uri)
             rates.append(line.pictures_per_second)
-        self._judge("a bucket 100 ms away: pictures/s, to one nearby", 0.8, rates[1] / rates[0])
+        self._judge(
+            "a bucket 100 ms away: pictures/s, to one nearby", rates[1] / rates[0], at_least=0.8
+        )
 
     def measure_sharing(self) -> None:
         """Buy on PostgreSQL without an account's limit and with one, alone and with others."""
@@ -90,17 +92,16 @@ class Bench:
                     self._buy(who, vendor, processes, ledger_url=url, account=_IN_FLIGHT)
                     stats = vendor.stats()
         ratio = median(seconds[_IN_FLIGHT]) / median(seconds[None])
-        self._judge("an account's limit: wall, to none", 1.02, ratio, at_most=True)
+        self._judge("an account's limit: wall, to none", ratio, at_most=1.02)
         of_limit = stats.peak_in_flight / _IN_FLIGHT
-        self._judge("the account's limit: jobs in flight, to it", 1.0, of_limit, at_most=True)
-        self._judge("the account's limit: how far it is used", 0.95, of_limit)
-        self._judge("bought twice", 0, len(stats.bought_twice), at_most=True)
+        self._judge("the account's limit: jobs in flight, to it", of_limit, at_most=1)
+        self._judge("the account's limit: how far it is used", of_limit, at_least=0.95)
+        self._judge("bought twice", len(stats.bought_twice), at_most=0)
         alone, *together = (line.cpu_ms for line in self.lines[-_SHARING - 1 :])
         self._judge(
             f"client CPU a picture, {_SHARING} processes to one",
-            1.15,
             mean(together) / alone,
-            at_most=True,
+            at_most=1.15,
         )
 
     def measure_sets(self, sets: int) -> None:
@@ -118,8 +119,8 @@ class Bench:
         alone, batch = made
         self.sets = {"alone": alone, "in one run": batch, "in a run each": launched}
         ratio = batch.cpu_seconds / alone.cpu_seconds
-        self._judge("sets of 10: CPU in a run, to the bare domain code", 2.0, ratio, at_most=True)
-        self._judge("sets of 10: kB of events a set", 60, batch.event_kb, at_most=True)
+        self._judge("sets of 10: CPU in a run, to the bare domain code", ratio, at_most=2)
+        self._judge("sets of 10: kB of events a set", batch.event_kb, at_most=60)
 
     def measure_shards(self, prompts: int) -> None:
         """Make a large set in one process, and in shards by two; and a tenth of it."""
@@ -133,20 +134,16 @@ class Bench:
         tenth, alone, sharded = self.large_sets
         self._judge(
             "a large set in two processes: wall, to one",
-            0.75,
             sharded.seconds / alone.seconds,
-            at_most=True,
+            at_most=0.75,
         )
         self._judge(
             "a large set: wall a prompt, to a tenth of it",
-            1.1,
             alone.seconds / tenth.seconds * tenth.prompts / alone.prompts,
-            at_most=True,
+            at_most=1.1,
         )
         largest = max(alone.peak_mib, sharded.peak_mib)
-        self._judge(
-            "a large set: memory, to a tenth of it", 1.2, largest / tenth.peak_mib, at_most=True
-        )
+        self._judge("a large set: memory, to a tenth of it", largest / tenth.peak_mib, at_most=1.2)
 
     def _place(self, vendor: Vendor, instance_url: str) -> Place:
         return Place(
@@ -193,9 +190,16 @@ class Bench:
         self.lines += lines
         return lines
 
-    def _judge(self, what: str, bound: float, measured: float, *, at_most: bool = False) -> None:
+    def _judge(
+        self,
+        what: str,
+        measured: float,
+        *,
+        at_least: float | None = None,
+        at_most: float | None = None,
+    ) -> None:
         self.verdicts.append(
-            Verdict(what=what, bound=bound, measured=measured, at_least=not at_most)
+            Figure(what=what, measured=measured, at_least=at_least, at_most=at_most)
         )
 
     def _vendor(self, *, latency_seconds: float = 0.2, answer_at_once: bool = False) -> Vendor:
@@ -276,7 +280,7 @@ def main(*, jobs: int, sets: int, prompts: int, json_path: Path | None) -> None:
             f"{large.peak_mib:.0f} MiB at most in a process"
         )
     console.print(f"Load before: {load_before:.1f} on {os.cpu_count()} cores.")
-    console.print(table_of_verdicts(bench.verdicts))
+    console.print(table_of(bench.verdicts))
     if json_path is not None:
         figures = {
             "load_before": load_before,
@@ -284,7 +288,7 @@ def main(*, jobs: int, sets: int, prompts: int, json_path: Path | None) -> None:
             "lines": [asdict(line) for line in bench.lines],
             "sets": {way: asdict(made) for way, made in bench.sets.items()},
             "large_sets": [asdict(made) for made in bench.large_sets],
-            "verdicts": [{**asdict(verdict), "met": verdict.met} for verdict in bench.verdicts],
+            "verdicts": as_json(bench.verdicts),
         }
         json_path.write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -28,6 +28,7 @@ from benchmarks import watching
 from benchmarks.catalogue import fill_catalogue
 from benchmarks.daemon import QuietTicks, measure_quiet_ticks
 from benchmarks.databases import postgresql
+from benchmarks.promises import Figure, as_json, table_of
 from benchmarks.watching import Place, Spent
 from imagepipeline_dagster.watching.options import Watching
 
@@ -61,21 +62,6 @@ class Figures:
     daemon: QuietTicks
     daemon_few_sets: QuietTicks
     daemon_many_sets: QuietTicks
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """A promised figure: the largest value that keeps the promise, and the measured one."""
-
-    what: str
-    at_most: float
-    measured: float
-    unit: str = ""
-
-    @property
-    def met(self) -> bool:
-        """Whether the promise is kept."""
-        return self.measured <= self.at_most
 
 
 def _alone(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -137,44 +123,44 @@ def _quiet_ticks(place: Place, scale: Scale) -> QuietTicks:
         )
 
 
-def _verdicts(found: Figures) -> list[Verdict]:
+def _verdicts(found: Figures) -> list[Figure]:
     name, pandas = found.database, found.pandas.seconds
     few, many = found.daemon_few_sets, found.daemon_many_sets
     inside = name == "PostgreSQL"
     return [
-        Verdict(
+        Figure(
             what=f"{name}: nothing changed, to an empty sensor's tick",
             at_most=1.5,
             measured=found.daemon.prompts / found.daemon.empty,
         ),
-        Verdict(
+        Figure(
             what=f"{name}: no embedding changed, to an empty sensor's tick",
             at_most=1.5,
             measured=found.daemon.embeddings / found.daemon.empty,
         ),
-        Verdict(
+        Figure(
             what=f"{name}: count and newest time of each set, to pandas",
             at_most=0.03,
             measured=found.audit.seconds / pandas,
         ),
-        Verdict(
+        Figure(
             what=f"{name}: full verification, to pandas",
             at_most=0.15 if inside else 0.6,
             measured=found.verification.seconds / pandas,
         ),
-        Verdict(
+        Figure(
             what=f"{name}: full verification, memory",
             at_most=64,
             measured=found.verification.mib,
             unit="MiB",
         ),
-        Verdict(
+        Figure(
             what=f"{name}: 10 changed sets, more than none",
             at_most=0.3,
             measured=found.ten_changed - found.nothing_changed,
             unit="s",
         ),
-        Verdict(
+        Figure(
             what=f"{name}: a tick at many sets, to one at few",
             at_most=1.2,
             measured=(many.prompts / many.empty) / (few.prompts / few.empty),
@@ -193,7 +179,7 @@ def _databases(folder: Path) -> Iterator[dict[str, Callable[[], str]]]:
         }
 
 
-def _show(console: Console, figures: list[Figures], scale: Scale) -> list[Verdict]:
+def _show(console: Console, figures: list[Figures], scale: Scale) -> list[Figure]:
     table = Table(title=f"{scale.rows:,} rows in {scale.sets:,} prompt sets")
     for heading in ("look", *(each.database for each in figures)):
         table.add_column(heading, justify="left" if heading == "look" else "right")
@@ -219,18 +205,7 @@ def _show(console: Console, figures: list[Figures], scale: Scale) -> list[Verdic
         table.add_row(name, *(_ticks(each) for each in ticks))
     console.print(table)
     verdicts = [verdict for each in figures for verdict in _verdicts(each)]
-    judged = Table(title="promised and measured")
-    for heading in ("what", "at most", "measured", "met"):
-        judged.add_column(heading, justify="left" if heading == "what" else "right")
-    for verdict in verdicts:
-        limit, measured = f"{verdict.at_most:g}", f"{verdict.measured:.3f}"
-        judged.add_row(
-            verdict.what,
-            f"{limit} {verdict.unit}",
-            f"{measured} {verdict.unit}",
-            "yes" if verdict.met else "NO",
-        )
-    console.print(judged)
+    console.print(table_of(verdicts))
     return verdicts
 
 
@@ -271,7 +246,7 @@ def main(rows: int, sets: int, json_file: Path | None, *, quick: bool) -> None:
         told = {
             "scale": asdict(scale),
             "figures": [asdict(each) for each in figures],
-            "verdicts": [{**asdict(each), "met": each.met} for each in verdicts],
+            "verdicts": as_json(verdicts),
         }
         json_file.write_text(json.dumps(told, indent=2))
 
