@@ -22,14 +22,7 @@ from imagepipeline_dagster.databases import (
 from imagepipeline_dagster.tables.errors import RowRefused, TablesUnavailable
 
 
-def _parsed(url: str) -> URL:
-    try:
-        return parsed_url(url)
-    except ValueError as error:
-        raise TablesUnavailable(f"The tables' database: {error}") from None
-
-
-def _check_exists(file: Path, url: URL) -> None:
+def _check_exists(file: Path, url: str) -> None:
     if not file.exists():
         raise TablesUnavailable(
             f"There is no SQLite file {file.absolute()} (from {shown_url(url)}). "
@@ -46,13 +39,12 @@ def source_engine(url: str) -> sa.Engine:
         TablesUnavailable: when the URL cannot be read, its driver is not installed, or the SQLite
             file does not exist.
     """
-    parsed = _parsed(url)
-    engine = _opened(engine_that_reads, parsed)
-    file = sqlite_file(parsed)
+    engine = _opened(engine_that_reads, url)
+    file = sqlite_file(parsed_url(url))
     if file is not None:
-        _check_exists(file, parsed)
+        _check_exists(file, url)
         # At each connection: the engine may be older than the loss of the file.
-        sa.event.listen(engine, "do_connect", lambda *_: _check_exists(file, parsed))
+        sa.event.listen(engine, "do_connect", lambda *_: _check_exists(file, url))
     return engine
 
 
@@ -81,13 +73,12 @@ def writing(url: str, *, create_file: bool = False) -> Iterator[sa.Connection]:
         TablesUnavailable: when the database cannot be used.
         RowRefused: when a constraint does not allow what is written.
     """
-    parsed = _parsed(url)
-    file = sqlite_file(parsed)
+    engine = _opened(engine_that_writes, url)
+    file = sqlite_file(parsed_url(url))
     if file is not None and create_file:
         make_private_file(file)
     elif file is not None:
-        _check_exists(file, parsed)
-    engine = _opened(engine_that_writes, parsed)
+        _check_exists(file, url)
     try:
         with reporting_database_errors(url), engine.begin() as connection:
             yield connection
@@ -95,9 +86,11 @@ def writing(url: str, *, create_file: bool = False) -> Iterator[sa.Connection]:
         engine.dispose()
 
 
-def _opened(open_engine: Callable[[URL], sa.Engine], url: URL) -> sa.Engine:
+def _opened(open_engine: Callable[[URL], sa.Engine], url: str) -> sa.Engine:
     try:
-        return open_engine(url)
+        return open_engine(parsed_url(url))
+    except ValueError as error:
+        raise TablesUnavailable(f"The tables' database: {error}") from None
     except DriverMissing as error:
         raise TablesUnavailable(str(error)) from error
 
@@ -115,12 +108,12 @@ def reporting_database_errors(url: str) -> Iterator[None]:
     except (sa.exc.IntegrityError, sa.exc.DataError) as error:
         refused = isinstance(error, sa.exc.IntegrityError)
         raise RowRefused(
-            f"The tables at {shown_url(_parsed(url))} "
+            f"The tables at {shown_url(url)} "
             f"{'refuse a row' if refused else 'cannot hold a value'}, and nothing was changed: "
             f"{cause_of(error)}"
         ) from error
     except (sa.exc.StatementError, sa.exc.TimeoutError) as error:
         raise TablesUnavailable(
-            f"The tables at {shown_url(_parsed(url))} cannot be used: {cause_of(error)} "
+            f"The tables at {shown_url(url)} cannot be used: {cause_of(error)} "
             "Check that the database runs, and the URL in IMAGEPIPELINE_TABLES_URL."
         ) from error

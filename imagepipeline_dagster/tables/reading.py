@@ -77,15 +77,10 @@ class SourceTables:
         """Yield the rows of these sets, or of all, in no order, 2,000 in memory at a time."""
         with self._connected() as connection:
             prompts = PromptsTable(self, connection, self.table(connection, PromptRow))
-            if prompt_sets is None:
-                assigned = prompts.table.column("prompt_set").is_not(None)
-                yield from self._rows(connection, PromptRow, assigned)
-                return
-            wanted = prompts.among(prompt_sets)
             # Compared here too, because some collations ignore case.
-            names = frozenset(prompt_sets)
-            for row in self._rows(connection, PromptRow, wanted):
-                if row.prompt_set in names:
+            names = None if prompt_sets is None else frozenset(prompt_sets)
+            for row in self._rows(connection, PromptRow, prompts.among(names)):
+                if names is None or row.prompt_set in names:
                     yield row
 
     def prompt_ids(self) -> dict[str, set[str]]:
@@ -185,9 +180,11 @@ class PromptsTable:
         """The column of the sets, to group by."""
         return self.table.exact_prompt_set(self.connection)
 
-    def among(self, prompt_sets: Collection[str]) -> sa.ColumnElement[bool]:
-        """Return the condition that a row is of one of these sets."""
+    def among(self, prompt_sets: Collection[str] | None) -> sa.ColumnElement[bool]:
+        """Return the condition that a row is of one of these sets, or of any."""
         column = self.table.prompt_set
+        if prompt_sets is None:
+            return column.is_not(None)
         if isinstance(column.type, sa.types.NullType):
             return column.in_(prompt_sets)
         # A number, a uuid or an enum: compared as the database has it, not as text.

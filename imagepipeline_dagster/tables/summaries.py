@@ -61,14 +61,10 @@ def summarise_sets(
     """Return the summaries of these sets, or of all, in the database's own order of their names."""
     table = prompts.table
     with prompts.reporting() as connection:
-        column = table.column("prompt_set")
-        wanted: sa.ColumnElement[bool] = column.is_not(None)
-        if prompt_sets is not None:
-            wanted = prompts.among(prompt_sets)
         exact = prompts.exact_prompt_set
         query = (
             table.select(exact, sa.func.count(), sa.func.max(table.updated_at))
-            .where(wanted)
+            .where(prompts.among(prompt_sets))
             .group_by(exact)
             .order_by(exact)
         )

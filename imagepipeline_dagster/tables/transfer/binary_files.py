@@ -41,7 +41,7 @@ class ParquetFile(RowsFile):
             return tuple(file.schema_arrow.names)
 
     @override
-    def rows(self) -> Iterator[FileRow | RowUnreadable]:
+    def _rows(self) -> Iterator[FileRow | RowUnreadable]:
         numbers = count(1)
         with self._opened() as file:
             try:
@@ -83,7 +83,7 @@ class ExcelFile(RowsFile):
         return tuple("" if name is None else str(name).strip() for name in first[1])
 
     @override
-    def rows(self) -> Iterator[FileRow | RowUnreadable]:
+    def _rows(self) -> Iterator[FileRow | RowUnreadable]:
         headers = self.headers()
         records = self._records()
         number, _ = next(records)
@@ -120,7 +120,8 @@ def _rows_of(book: Any) -> Iterator[tuple[int, tuple[Any, ...]]]:  # noqa: ANN40
     sheet, first = headed
     for number, cells in enumerate(sheet.iter_rows(min_row=first, values_only=True), start=first):
         if _has_cells(cells):
-            yield number, tuple(map(_cell, cells))
+            texts = (_RETURN.sub("\r", cell) if isinstance(cell, str) else cell for cell in cells)
+            yield number, tuple(texts)
 
 
 def _sheet_with_headers(sheets: Sequence[Any]) -> tuple[Any, int] | None:
@@ -139,7 +140,3 @@ def _sheet_with_headers(sheets: Sequence[Any]) -> tuple[Any, int] | None:
 
 def _has_cells(cells: Sequence[Any]) -> bool:
     return any(cell not in (None, "") for cell in cells)
-
-
-def _cell(value: Any) -> Any:  # noqa: ANN401 - whatever a cell holds
-    return _RETURN.sub("\r", value) if isinstance(value, str) else value

@@ -40,7 +40,7 @@ class DelimitedFile(RowsFile):
         return tuple(header.strip() for header in first[1])
 
     @override
-    def rows(self) -> Iterator[FileRow | RowUnreadable]:
+    def _rows(self) -> Iterator[FileRow | RowUnreadable]:
         headers = self.headers()
         width = len(headers)
         records = self._records()
@@ -206,11 +206,8 @@ class PromptLinesFile(RowsFile):
         return ("prompt",)
 
     @override
-    def rows(self) -> Iterator[FileRow | RowUnreadable]:
-        try:
-            for number, line in enumerate(text_lines(self.path, self.options.encoding), start=1):
-                prompt = line.strip()
-                if prompt and not (number == 1 and plain_name(prompt) in _TELLING):
-                    yield FileRow(f"line {number}", {"prompt": prompt})
-        except LineUnreadable as error:
-            yield RowUnreadable(error.place, error.problem)
+    def _rows(self) -> Iterator[FileRow]:
+        for number, line in enumerate(text_lines(self.path, self.options.encoding), start=1):
+            prompt = line.strip()
+            if prompt and not (number == 1 and plain_name(prompt) in _TELLING):
+                yield FileRow(f"line {number}", {"prompt": prompt})

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from imagepipeline_dagster.tables.transfer.text_lines import LineUnreadable
+
 
 class FileUnreadable(ValueError):
     """The file as a whole cannot be read; says why and what is expected."""
@@ -60,6 +62,12 @@ class RowsFile(ABC):
             FileUnreadable: where the file has none.
         """
 
-    @abstractmethod
     def rows(self) -> Iterator[FileRow | RowUnreadable]:
         """Yield the rows in their order, those that cannot be read among them."""
+        try:
+            yield from self._rows()
+        except LineUnreadable as error:
+            yield RowUnreadable(error.place, error.problem)
+
+    @abstractmethod
+    def _rows(self) -> Iterator[FileRow | RowUnreadable]: ...

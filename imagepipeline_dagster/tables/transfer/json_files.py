@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from abc import abstractmethod
 from collections.abc import Iterator
 from decimal import Decimal
 
@@ -16,7 +15,7 @@ from imagepipeline_dagster.tables.transfer.file_rows import (
     RowsFile,
     RowUnreadable,
 )
-from imagepipeline_dagster.tables.transfer.text_lines import LineUnreadable, text_lines
+from imagepipeline_dagster.tables.transfer.text_lines import text_lines
 
 _LIKE_THIS = '{"prompt": "…"}'
 _READ_AT_ONCE = 1 << 16  # characters
@@ -40,22 +39,12 @@ class _JsonFile(RowsFile):
             raise FileUnreadable(f"cannot be read: {first.place} {first.problem}")
         return tuple(names)
 
-    @override
-    def rows(self) -> Iterator[FileRow | RowUnreadable]:
-        try:
-            yield from self._objects()
-        except LineUnreadable as error:
-            yield RowUnreadable(error.place, error.problem)
-
-    @abstractmethod
-    def _objects(self) -> Iterator[FileRow | RowUnreadable]: ...
-
 
 class JsonLinesFile(_JsonFile):
     """A file with a JSON object a line; a key that some rows lack is null in them."""
 
     @override
-    def _objects(self) -> Iterator[FileRow | RowUnreadable]:
+    def _rows(self) -> Iterator[FileRow | RowUnreadable]:
         for number, line in enumerate(text_lines(self.path, self.options.encoding), start=1):
             if not line.strip():
                 continue
@@ -72,7 +61,7 @@ class JsonArrayFile(_JsonFile):
     """A file with an array of JSON objects, however its lines are broken."""
 
     @override
-    def _objects(self) -> Iterator[FileRow | RowUnreadable]:
+    def _rows(self) -> Iterator[FileRow | RowUnreadable]:
         text = _Window(text_lines(self.path, self.options.encoding))
         text.take("[")
         while text.following() not in ("]", ""):
@@ -83,9 +72,7 @@ class JsonArrayFile(_JsonFile):
                 yield RowUnreadable(place, _no_json(error))
                 return
             yield _row(place, value)
-            if text.following() == ",":
-                text.take(",")
-            elif text.following() != "]":
+            if not text.take(",") and text.following() != "]":
                 yield RowUnreadable(f"line {text.line}", "is not JSON: a ',' or the ']' is missing")
                 return
 
@@ -108,10 +95,11 @@ class _Window:
         self._pass(sign.start())
         return sign[0]
 
-    def take(self, sign: str) -> None:
-        """Pass over the next character."""
-        if self.following() == sign:
-            self._pass(self._start + 1)
+    def take(self, sign: str) -> bool:
+        """Pass over the next character if it is this one, and tell whether it was."""
+        is_next = self.following() == sign
+        self._start += is_next
+        return is_next
 
     def decode(self) -> object:
         """Return the next value; the text grows twofold until it is whole.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any
 
 from imagepipeline_dagster.tables.transfer.file_rows import FileRow, RowUnreadable
 from imagepipeline_dagster.tables.values import read_text
@@ -13,7 +14,7 @@ from imagepipeline_dagster.tables.values import read_text
 _PLACE, _REASON = "refused_at", "refused_because"
 
 
-class RefusedRows:
+class RefusedRows(ExitStack):
     """Writes refused rows as they came, each with its reasons, in memory that does not grow.
 
     The file is made with its first row; without a path nothing is written. `count` is how many rows
@@ -21,17 +22,10 @@ class RefusedRows:
     """
 
     def __init__(self, path: Path | None) -> None:
+        super().__init__()
         self._path = path
-        self._file: IO[str] | None = None
         self._writer: Any = None
         self.count = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
 
     def add(
         self, headers: Sequence[str], row: FileRow | RowUnreadable, problems: Sequence[str]
@@ -39,12 +33,10 @@ class RefusedRows:
         """Add a row of a file with these headers."""
         if self._path is None:
             return
-        if self._file is None:
+        if self._writer is None:
             # A person has to mend what is no text, too.
-            self._file = self._path.open(
-                "w", newline="", encoding="utf-8", errors="backslashreplace"
-            )
-            self._writer = csv.writer(self._file)
+            file = self._path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
+            self._writer = csv.writer(self.enter_context(file))
             self._writer.writerow((_PLACE, _REASON, *headers))
         if isinstance(row, FileRow):
             cells = tuple(read_text(row.values.get(header)) for header in headers)
