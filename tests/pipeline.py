@@ -18,14 +18,12 @@ import pandas as pd
 import sqlalchemy as sa
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
-from imagepipeline_dagster.databases import parsed_url
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.defs.resource_keys import bound_resources
 from imagepipeline_dagster.environment import resources_for
-from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.ledger.schema import requests
 from imagepipeline_dagster.resources import ImagePipelineResource
 from imagepipeline_dagster.tables.creating import create_tables
+from tests.tables.filling import insert, run_sql
 
 STAGES = ("prompt_sets", "generation_requests", "generated_images", "moderated_images")
 SENSORS = ("prompts_sensor", "embeddings_sensor")
@@ -67,11 +65,11 @@ class Pipeline:
 
     def sql(self, statement: str, **values: object) -> list[sa.Row[Any]]:
         """Run a statement on the tables' database as somebody would who edits them."""
-        return _execute(self.tables_url, statement, values)
+        return run_sql(self.tables_url, statement, **values)
 
     def add(self, prompt_set: str | None, prompt_id: str, prompt: str = "", **row: object) -> None:
         """Add a row to the prompts table: a small picture of a boat unless told otherwise."""
-        values = {
+        values: dict[str, object] = {
             "prompt_set": prompt_set,
             "prompt_id": prompt_id,
             "prompt": prompt or f"a boat called {prompt_id}",
@@ -79,16 +77,11 @@ class Pipeline:
             "height": 64,
             **row,
         }
-        names = ", ".join(values)
-        places = ", ".join(f":{name}" for name in values)
-        self.sql(f"INSERT INTO prompts ({names}) VALUES ({places})", **values)  # noqa: S608
+        insert(self.tables_url, "prompts", values)
 
     def add_embedding(self, embedding_id: str, **row: object) -> None:
         """Add a row to the embeddings table."""
-        values = {"embedding_id": embedding_id, "version": "1", **row}
-        names = ", ".join(values)
-        places = ", ".join(f":{name}" for name in values)
-        self.sql(f"INSERT INTO embeddings ({names}) VALUES ({places})", **values)  # noqa: S608
+        insert(self.tables_url, "embeddings", {"embedding_id": embedding_id, "version": "1", **row})
 
     # The daemon
 
@@ -182,22 +175,11 @@ class Pipeline:
 
     def ledger_rows(self) -> list[dict[str, Any]]:
         """Return the ledger's requests."""
-        ledger = Ledger(self.ledger_url)
-        try:
-            with ledger.reading() as connection:
-                return [dict(row) for row in connection.execute(sa.select(requests)).mappings()]
-        finally:
-            ledger.close()
+        return [dict(row._mapping) for row in self.ledger_sql("SELECT * FROM ledger_requests")]
 
-
-def _execute(url: str, statement: str, values: Mapping[str, object]) -> list[sa.Row[Any]]:
-    engine = sa.create_engine(parsed_url(url))
-    try:
-        with engine.begin() as connection:
-            result = connection.execute(sa.text(statement), values or None)
-            return list(result) if result.returns_rows else []
-    finally:
-        engine.dispose()
+    def ledger_sql(self, statement: str, **values: object) -> list[sa.Row[Any]]:
+        """Run a statement on the ledger's database as somebody would who mends it."""
+        return run_sql(self.ledger_url, statement, **values)
 
 
 @cache

@@ -12,10 +12,10 @@ from pathlib import Path
 import dagster as dg
 import httpx
 import pytest
-import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.creating import create_tables
 from tests.processes import DRIVE, PROJECT, environment, files_with, run, serving_emulator
+from tests.tables.filling import insert, run_sql
 
 KEY = "sk-distinctive-4f1c9a7e2b"
 WRONG_KEY = "sk-mistaken-77aa01be93"
@@ -126,17 +126,9 @@ with dg.DagsterInstance.get() as instance:
 def _small_tables(folder: Path) -> str:
     url = f"sqlite:///{folder}/tables.db"
     create_tables(url)
-    engine = sa.create_engine(url)
-    with engine.begin() as connection:
-        for number in range(3):
-            connection.execute(
-                sa.text(
-                    "INSERT INTO prompts (prompt_set, prompt_id, prompt, width, height)"
-                    " VALUES ('boats', :id, :text, 64, 64)"
-                ),
-                {"id": f"boat_{number}", "text": f"boat {number}"},
-            )
-    engine.dispose()
+    small = {"prompt_set": "boats", "width": 64, "height": 64}
+    ids = [f"boat_{number}" for number in range(3)]
+    insert(url, "prompts", *({**small, "prompt_id": name, "prompt": name} for name in ids))
     return url
 
 
@@ -197,10 +189,7 @@ def test_a_killed_run_buys_only_the_rest(tmp_path: Path) -> None:
     script = tmp_path / "drive.py"
     script.write_text(DRIVE)
     tables = _small_tables(tmp_path / "data")
-    engine = sa.create_engine(tables)
-    with engine.begin() as connection:
-        connection.execute(sa.text("UPDATE prompts SET samples = 5"))
-    engine.dispose()
+    run_sql(tables, "UPDATE prompts SET samples = 5")
     ledger = tmp_path / "data/ledger.db"
 
     with subprocess.Popen(  # noqa: S603 - this Python

@@ -7,21 +7,15 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-import sqlalchemy as sa
 
 from tests.cli.shop import Shop
+from tests.tables.filling import run_sql
 
 
-def approvals(shop: Shop) -> list[tuple[str, int, str]]:
+def approvals(shop: Shop) -> list[tuple[object, ...]]:
     """Return set, images and who of each approval."""
-    engine = sa.create_engine(shop.buyer.ledger_url)
-    with engine.connect() as connection:
-        rows = connection.execute(
-            sa.text("SELECT prompt_set, max_images, who FROM ledger_approvals ORDER BY number")
-        )
-        found = [(row[0], row[1], row[2]) for row in rows]
-    engine.dispose()
-    return found
+    query = "SELECT prompt_set, max_images, who FROM ledger_approvals ORDER BY number"
+    return [tuple(row) for row in run_sql(shop.buyer.ledger_url, query)]
 
 
 def test_approve_records_who_and_how_much(shop: Shop) -> None:

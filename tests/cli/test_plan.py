@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-import sqlalchemy as sa
 
 from imagepipeline_dagster.ledger.schema import SCHEMA_VERSION
 from tests.cli.shop import DROPPED, Shop, files_in, row_of
+from tests.tables.filling import run_sql
 
 
 def test_plan_touches_nothing(shop: Shop) -> None:
@@ -36,15 +36,11 @@ def test_a_ledger_of_another_version_is_not_taken_for_an_empty_one(shop: Shop) -
     """A ledger of a later version is named instead of planned against."""
     shop.add("a")
     shop.buy()
-    engine = sa.create_engine(shop.buyer.ledger_url)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE ledger_version SET version_num = '99'")
+    newer = "UPDATE ledger_version SET version_num = :version"
+    run_sql(shop.buyer.ledger_url, newer, version="99")
     assert "schema version 99" in shop.run("plan", ok=False)
     assert "schema version 99" in shop.run("ledger", "unknown", ok=False)
-    with engine.begin() as connection:
-        known = {"known": str(SCHEMA_VERSION)}
-        connection.execute(sa.text("UPDATE ledger_version SET version_num = :known"), known)
-    engine.dispose()
+    run_sql(shop.buyer.ledger_url, newer, version=str(SCHEMA_VERSION))
     assert shop.buy().outcomes == {"generated": 1}
     assert row_of(shop.run("plan"), "spring")[:2] == ["·", "1"]
 

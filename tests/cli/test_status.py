@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from imagepipeline_dagster.ledger.requests import Ledger
 from tests.cli.running import do
 from tests.pipeline import Pipeline, open_pipeline, partition_keys
 
@@ -121,15 +120,12 @@ def test_a_retry_of_open_samples_is_asked_for_by_the_schedule(pipeline: Pipeline
     pipeline.add("spring", "one")
     pipeline.tick()
     pipeline.run("spring")
-    ledger = Ledger(pipeline.ledger_url)
-    with ledger.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE ledger_prompt_sets SET pending = 1")
+    pipeline.ledger_sql("UPDATE ledger_prompt_sets SET pending = 1")
     assert pipeline.reconcile() == []
 
     do("retry", "spring")
 
     assert partition_keys(pipeline.reconcile()) == ["spring"]
-    ledger.close()
 
 
 @pytest.mark.slow

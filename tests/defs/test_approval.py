@@ -10,7 +10,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-import sqlalchemy as sa
 
 from imagepipeline_dagster.defs import ImageDataset
 from imagepipeline_dagster.ledger.budget import Budget
@@ -123,17 +122,12 @@ def test_an_approval_that_cannot_be_meant_is_refused(
 def test_a_row_of_sql_approves(careful: Pipeline) -> None:
     """The fingerprint that the plan shows, put into the ledger's table by hand, is an approval."""
     fingerprint = figures(careful.run("spring"))["fingerprint"]
-    engine = sa.create_engine(careful.ledger_url)
-    with engine.begin() as connection:
-        connection.execute(
-            sa.text(
-                "INSERT INTO ledger_approvals (dataset, prompt_set, fingerprint, who, why,"
-                " approved_at, expires_at) VALUES ('image_dataset', 'spring', :fingerprint, 'ana',"
-                " 'by hand', '2026-05-01 12:00:00', '2999-01-01 00:00:00')"
-            ),
-            {"fingerprint": fingerprint},
-        )
-    engine.dispose()
+    careful.ledger_sql(
+        "INSERT INTO ledger_approvals (dataset, prompt_set, fingerprint, who, why, approved_at,"
+        " expires_at) VALUES ('image_dataset', 'spring', :fingerprint, 'ana', 'by hand',"
+        " '2026-05-01 12:00:00', '2999-01-01 00:00:00')",
+        fingerprint=fingerprint,
+    )
 
     assert partition_keys(careful.tick(SENSOR)) == ["spring"]
     careful.run("spring")
@@ -231,13 +225,8 @@ def test_approvals_are_watched_where_purchases_wait(careful: Pipeline) -> None:
 def test_an_approval_expires(careful: Pipeline) -> None:
     """An approval that nobody used in time lets nothing be bought, and is not asked for."""
     do(careful, "approve_plan", who="ana", why="tests")
-    engine = sa.create_engine(careful.ledger_url)
-    with engine.begin() as connection:
-        past = dt.datetime.now(dt.UTC).replace(tzinfo=None) - dt.timedelta(seconds=1)
-        connection.execute(
-            sa.text("UPDATE ledger_approvals SET expires_at = :past"), {"past": str(past)}
-        )
-    engine.dispose()
+    past = dt.datetime.now(dt.UTC).replace(tzinfo=None) - dt.timedelta(seconds=1)
+    careful.ledger_sql("UPDATE ledger_approvals SET expires_at = :past", past=str(past))
 
     assert careful.tick(SENSOR) == []
     careful.run("spring")

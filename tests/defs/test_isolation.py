@@ -12,7 +12,6 @@ import pytest
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.defs.batches import run_config_of
 from imagepipeline_dagster.environment import resources_for
-from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.tables.schema import TableMapping
 from tests.pipeline import STAGES, figures, open_pipeline
 
@@ -226,10 +225,7 @@ def test_the_emulator_never_takes_over(tmp_path: Path) -> None:
     with open_pipeline(tmp_path) as pipeline:
         pipeline.add("boats", "one")
         assert figures(pipeline.sync()["boats"])["bought"] == 1
-        ledger = Ledger(pipeline.ledger_url)
-        with ledger.engine.begin() as connection:
-            connection.exec_driver_sql("UPDATE ledger_requests SET emulated = 0")
-        ledger.close()
+        pipeline.ledger_sql("UPDATE ledger_requests SET emulated = 0")
         pipeline.add("boats", "two")
         refused = pipeline.run("boats", ok=False)
         rows = pipeline.ledger_rows()

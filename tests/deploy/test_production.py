@@ -16,15 +16,14 @@ from pathlib import Path
 import boto3
 import httpx
 import pytest
-import sqlalchemy as sa
 import yaml
 
-from imagepipeline_dagster.databases import parsed_url
 from imagepipeline_dagster.emulator import EmulatorServer
-from imagepipeline_dagster.tables.creating import create_tables, tables_metadata
+from imagepipeline_dagster.tables.creating import create_tables
 from tests.buying import API_KEY
 from tests.e2e.serving import free_port, until
 from tests.processes import PROJECT, environment
+from tests.tables.filling import insert
 
 pytest_plugins = ["tests.s3"]
 
@@ -40,15 +39,12 @@ query Runs { runsOrError(filter: {pipelineName: "materialize_prompt_set"}) {
 def database(postgres_url: str) -> str:
     """A database with many small prompt sets; the ledger and Dagster are in it too."""
     create_tables(postgres_url)
-    engine = sa.create_engine(parsed_url(postgres_url))
-    rows = [
+    rows: list[dict[str, object]] = [
         {"prompt_set": f"set-{n:02}", "prompt_id": f"p{m}", "prompt": f"boat {n} of {m}"}
         for n in range(SETS)
         for m in range(PROMPTS)
     ]
-    with engine.begin() as connection:
-        connection.execute(tables_metadata().tables["prompts"].insert(), rows)
-    engine.dispose()
+    insert(postgres_url, "prompts", *rows)
     return postgres_url
 
 

@@ -24,7 +24,7 @@ def tables_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
-Execute = Callable[..., None]
+Execute = Callable[..., object]
 
 
 @pytest.fixture

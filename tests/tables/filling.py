@@ -22,12 +22,13 @@ EMBEDDINGS = TableMapping("embeddings")
 HEADERS = ("prompt_set", "prompt_id", "prompt")
 
 
-def run_sql(url: str, *statements: str, **values: object) -> None:
-    """Run statements as somebody would who does not know this package."""
+def run_sql(url: str, *statements: str, **values: object) -> list[sa.Row[Any]]:
+    """Run statements as somebody would who does not know this package; return the last's rows."""
     engine = sa.create_engine(parsed_url(url), poolclass=sa.NullPool)
     with engine.begin() as connection:
         for statement in statements:
-            connection.execute(sa.text(statement), values or None)
+            result = connection.execute(sa.text(statement), values or None)
+        return list(result) if result.returns_rows else []
 
 
 def insert(url: str, table: str, *rows: dict[str, object]) -> None:
