@@ -32,7 +32,6 @@ from imagepipeline_dagster.ledger.opening import LedgerTooNew, LedgerTooOld
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.planning.prompts import token_problems
 from imagepipeline_dagster.purchase.means import PurchaseSettings
-from imagepipeline_dagster.purchase.pacing import Brake
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.storage.opening import folder_at, open_storage
 from imagepipeline_dagster.tables.overrides import Override, count_overrides, read_overrides
@@ -184,7 +183,6 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
             max_attempts=self.max_attempts,
             requests_per_second=self.requests_per_second,
             max_image_bytes=self.max_image_bytes,
-            submit_pace=Brake(),
             refusing_statuses=self.refusing_statuses,
             allow_insecure=self.allow_insecure,
         ) as client:

@@ -25,7 +25,6 @@ from imagepipeline_dagster.planning.prompts import GenerationDefaults, Prompt, v
 from imagepipeline_dagster.planning.requests import PlannedRequest, plan_prompt_set, uses_of_plan
 from imagepipeline_dagster.purchase.images import GeneratedImage, images_of_plan
 from imagepipeline_dagster.purchase.means import Means, PurchaseSettings
-from imagepipeline_dagster.purchase.pacing import Brake
 from imagepipeline_dagster.purchase.purchase import Purchase, PurchaseReport
 from imagepipeline_dagster.purchase.state import PurchaseProgress
 from imagepipeline_dagster.storage.contract import Storage, image_path
@@ -114,7 +113,6 @@ class Buyer:
             max_attempts=self.max_attempts,
             request_timeout=self.request_timeout,
             wait_initial=0.01,
-            submit_pace=Brake(),
         ) as client:
             yield client
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
-from typing import Protocol, Self
+from typing import Self
 
 import httpx
-from aiolimiter import AsyncLimiter
 
 from imagepipeline_dagster import telemetry
 from imagepipeline_dagster.api.address import origin_of
@@ -33,6 +32,7 @@ from imagepipeline_dagster.api.errors import (
 )
 from imagepipeline_dagster.api.jobs import NO_MESSAGE, Job, JobStatus
 from imagepipeline_dagster.api.links import is_loopback
+from imagepipeline_dagster.api.pacing import Brake, RequestPace
 from imagepipeline_dagster.api.redaction import KeyRedaction
 from imagepipeline_dagster.api.retrying import repeating, retrying
 from imagepipeline_dagster.api.rulings import Answer, Ruling, error_of, refusal_of, ruling_on_post
@@ -47,23 +47,6 @@ _FETCH_AGAIN = repeating(DownloadFailed)
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
-class RequestPace(Protocol):
-    """What keeps requests to a rate."""
-
-    async def turn(self) -> None:
-        """Return when the next request may be sent."""
-
-
-class SubmitPace(RequestPace, Protocol):
-    """What slows POSTs down when the server asks for it."""
-
-    def throttled(self, retry_after: float | None) -> None:
-        """Take in that the server refused one for now; `retry_after` is in seconds."""
-
-    def accepted(self) -> None:
-        """Take in that the server took one."""
-
-
 class ImagePipelineClient:
     """An asynchronous client of the API; use it as an async context manager.
 
@@ -75,9 +58,9 @@ class ImagePipelineClient:
         max_attempts: of a request that is safe to repeat.
         requests_per_second: limit over all API requests; None is no limit.
         max_image_bytes: a larger download is refused.
-        wait_initial: seconds before the first repetition; doubled for each further one.
+        wait_initial: seconds before the first repetition, and without a POST after a refusal;
+            doubled for each further one.
         not_found_patience: seconds in which `wait` asks again for a job unknown to the API.
-        submit_pace: is asked before each POST, and told what came of it.
         refusing_statuses: HTTP statuses by which this API says that it took nothing for now.
         allow_insecure: lets the key go to another machine over plain http.
         transport: stands in for the network in tests.
@@ -94,7 +77,6 @@ class ImagePipelineClient:
         max_image_bytes: int = 64 * 1024 * 1024,
         wait_initial: float = 0.2,
         not_found_patience: float = 5.0,
-        submit_pace: SubmitPace | None = None,
         refusing_statuses: Collection[int] = (429,),
         allow_insecure: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -106,10 +88,8 @@ class ImagePipelineClient:
         self._refusing = frozenset(refusing_statuses)
         self._retrying = retrying(attempts=max_attempts, wait_initial=wait_initial)
         self._not_found_patience = not_found_patience
-        self._submit_pace = submit_pace
-        self._turns: list[Callable[[], Awaitable[None]]] = []
-        if requests_per_second:
-            self._turns.append(AsyncLimiter(1, 1 / requests_per_second).acquire)
+        self._brake = Brake(wait_initial)
+        self._paces = [RequestPace(requests_per_second)] if requests_per_second else []
         self._redaction = KeyRedaction(api_key)
         self._answers = AnswerReader(redaction=self._redaction)
         url = httpx.URL(base_url)
@@ -136,7 +116,7 @@ class ImagePipelineClient:
 
     def keep_pace(self, pace: RequestPace) -> None:
         """Ask `pace` before each API request from now on."""
-        self._turns.append(pace.turn)
+        self._paces.append(pace)
 
     def endpoint(self, task: str) -> str:
         """Return the URL that requests of `task` are POSTed to."""
@@ -160,19 +140,17 @@ class ImagePipelineClient:
     async def _submit_once(
         self, request: GenerationRequest, sending: Callable[[bool], None]
     ) -> Job:
-        if self._submit_pace is not None:
-            await self._submit_pace.turn()
+        await self._brake.turn()
         await self._pace()
         sending(True)  # noqa: FBT003 - the callback's only argument
         try:
             job = await self._post(request, sending=partial(sending, True))  # noqa: FBT003
         except (Throttled, Unreachable) as error:
             sending(False)  # noqa: FBT003
-            if self._submit_pace is not None and isinstance(error, Throttled):
-                self._submit_pace.throttled(error.retry_after)
+            if isinstance(error, Throttled):
+                self._brake.throttled(error.retry_after)
             raise
-        if self._submit_pace is not None:
-            self._submit_pace.accepted()
+        self._brake.accepted()
         return job
 
     async def _post(self, request: GenerationRequest, *, sending: Callable[[], None]) -> Job:
@@ -313,8 +291,8 @@ class ImagePipelineClient:
         return await self._retrying(_FETCH_AGAIN, self._downloads.fetch, link)
 
     async def _pace(self) -> None:
-        for turn in self._turns:
-            await turn()
+        for pace in self._paces:
+            await pace.turn()
 
     def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
         reason = self._redaction.text(str(error)) or type(error).__name__

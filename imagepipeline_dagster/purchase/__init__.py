@@ -1,7 +1,7 @@
 """The plan carried out: from requests to stored bytes.
 
 - `means`: what a run buys with. `purchase`: puts its purchase together. `rounds`: its work; its
-  tasks share a `state`, and `pacing` says when to send and to ask, `places` how many jobs may be
+  tasks share a `state`, and `pacing` says when to ask, `places` how many jobs may be
   in flight.
 - `submission`: a call into a job: claimed, POSTed, recorded. `fence`: which claims
   are certain at that moment. `endings`: what an error makes of a call, and of the run.

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import OperationalError
 
+from imagepipeline_dagster.api.pacing import RequestPace
 from imagepipeline_dagster.ledger.records import Lease
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.shares import AccountLimits, Demand, Share, record_share
-from imagepipeline_dagster.purchase.pacing import RequestPace
 from imagepipeline_dagster.purchase.state import RunState
 
 _RENEWAL_SECONDS = 1.0

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy.exc import OperationalError
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
+from imagepipeline_dagster.api.pacing import RequestPace
 from imagepipeline_dagster.ledger.records import Attempt, Entry, Lease, Owner
 from imagepipeline_dagster.ledger.shares import AccountLimits
 from imagepipeline_dagster.ledger.steps import record_release, record_renewal
@@ -28,7 +29,6 @@ from imagepipeline_dagster.purchase.fence import Fence, Moment
 from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.purchase.landing import Landing
 from imagepipeline_dagster.purchase.means import Means
-from imagepipeline_dagster.purchase.pacing import RequestPace
 from imagepipeline_dagster.purchase.places import AccountShare, Places
 from imagepipeline_dagster.purchase.rounds import Rounds
 from imagepipeline_dagster.purchase.state import PurchaseProgress, RunState

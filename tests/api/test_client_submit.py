@@ -33,6 +33,7 @@ from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings, Fau
 from tests.api.servers import (
     KEY,
     PENDING,
+    Received,
     Reply,
     a_request,
     answering,
@@ -580,37 +581,24 @@ def test_requests_per_second() -> None:
         assert len(server.received) == 16
 
 
-class RecordingPace:
-    """A pace that holds nothing back and writes down what it is told."""
+def test_a_refusal_holds_back_all_that_would_be_sent() -> None:
+    """After a refusal no POST of the client leaves before the time that the server named."""
+    sent_at: list[float] = []
 
-    def __init__(self) -> None:
-        self.told: list[str] = []
+    def script(_: Received) -> Reply:
+        sent_at.append(time.monotonic())
+        busy = Reply(status=429, headers={"Retry-After": "1"})
+        return busy if len(sent_at) == 1 else Reply(value=PENDING)
 
-    async def turn(self) -> None:
-        """Let it pass."""
-        self.told.append("turn")
+    async def go(client: ImagePipelineClient) -> None:
+        refused = asyncio.create_task(client.submit(a_request(seed=1)))
+        await asyncio.sleep(0.2)
+        await asyncio.gather(refused, client.submit(a_request(seed=2)))
 
-    def throttled(self, retry_after: float | None) -> None:
-        """Write it down."""
-        self.told.append(f"throttled {retry_after}")
+    with answering(script) as server:
+        closing(client_of(server.url), go)
 
-    def accepted(self) -> None:
-        """Write it down."""
-        self.told.append("accepted")
-
-
-def test_pace_is_told() -> None:
-    """The pace is asked before each POST, and told of each refusal and of the acceptance."""
-    pace = RecordingPace()
-    replies = (
-        Reply(status=429, headers={"Retry-After": "0"}),
-        Reply(status=503, headers={"Retry-After": "1"}),
-        Reply(value=PENDING),
-    )
-    with serving(*replies) as server:
-        submit(client_of(server.url, submit_pace=pace))
-
-    assert pace.told == ["turn", "throttled 0.0", "turn", "throttled 1.0", "turn", "accepted"]
+    assert [when - sent_at[0] > 0.95 for when in sent_at] == [False, True, True]
 
 
 def test_nothing_stays_open() -> None:

@@ -11,11 +11,11 @@ from itertools import cycle
 
 import pytest
 
+from imagepipeline_dagster.api.pacing import RequestPace
 from imagepipeline_dagster.ledger.records import Lease, Owner
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.shares import AccountLimits, Demand, Share, record_share
 from imagepipeline_dagster.ledger.steps import record_release
-from imagepipeline_dagster.purchase.pacing import RequestPace
 from imagepipeline_dagster.purchase.places import AccountShare, Places
 from imagepipeline_dagster.purchase.state import RunState
 from tests.purchase.forking import Order
