@@ -2,7 +2,7 @@
 
 import datetime as dt
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -45,6 +45,14 @@ from imagepipeline_dagster.storage.contract import Storage
 RELEASE_IO_MANAGER = "release_io_manager"
 """The resource that hands a release on, before its dataset's prefix."""
 
+_CHECKS = {
+    "nothing_unchecked": "Every released image was checked for safety, or a person decided.",
+    "only_kept_is_released": "The release holds the images kept by today's rules, and no others.",
+    "splits_do_not_leak": "Pictures that tell of each other are in one split.",
+    "every_set_is_released": "No set and no picture had to be left out.",
+}
+_WARNS = {"every_set_is_released"}  # the others are blocking
+
 _SHOWN = 20
 # Beside a contact sheet there is no room for every set of a large dataset.
 _COUNTS_BYTES = 4_000
@@ -77,29 +85,8 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
         # Their tables are read one after the other: all at once they take gigabytes.
         deps=[dataset.key(name) for name in ("prompt_sets", "moderated_images")],
         check_specs=[
-            dg.AssetCheckSpec(
-                "nothing_unchecked",
-                asset=key,
-                blocking=True,
-                description="Every released image was checked for safety, or a person decided.",
-            ),
-            dg.AssetCheckSpec(
-                "only_kept_is_released",
-                asset=key,
-                blocking=True,
-                description="The release holds the images kept by today's rules, and no others.",
-            ),
-            dg.AssetCheckSpec(
-                "splits_do_not_leak",
-                asset=key,
-                blocking=True,
-                description="Pictures that tell of each other are in one split.",
-            ),
-            dg.AssetCheckSpec(
-                "every_set_is_released",
-                asset=key,
-                description="No set and no picture had to be left out.",
-            ),
+            dg.AssetCheckSpec(name, asset=key, blocking=name not in _WARNS, description=meaning)
+            for name, meaning in _CHECKS.items()
         ],
         io_manager_key=dataset.resource(RELEASE_IO_MANAGER),
         kinds={"parquet", "huggingface"},
@@ -138,12 +125,9 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
             },
         )
         if unchanged := unchanged_release(home, dataset.releases, basis):
-            yield dg.MaterializeResult(
-                value=DatasetRelease(unchanged, home),
-                data_version=dg.DataVersion(unchanged.fingerprint),
-                check_results=_check_results(unchanged, unchanged.counts.kept),
-                metadata=_metadata(dataset, unchanged, home, started=started),
-            )
+            value = DatasetRelease(unchanged, home)
+            checked = _check_results(unchanged, unchanged.counts.kept)
+            yield _result(value, checked, _metadata(dataset, value, started=started))
             return
         with ledger.open() as opened:
             today = Today(
@@ -185,25 +169,31 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
             return (image for image in ready.images if image.verdict == Verdict.KEPT)
 
         number = sum(1 for _ in kept())
-        metadata = _metadata(
-            dataset, release, home, started=started, judged_anew=len(ready.judged_anew)
+        value = DatasetRelease(release, home)
+        checked = _check_results(
+            release,
+            number,
+            unchecked=objections(kept()),
+            leaks=_leaks(value, ready.images, policy, alike),
         )
+        metadata = _metadata(dataset, value, started=started, judged_anew=len(ready.judged_anew))
         shown = ((image, None) for image in kept())
         sheet = contact_sheet_of(shown, home, count=number, byte_budget=_SHEET_BYTES)
-        value = DatasetRelease(release, home)
-        yield dg.MaterializeResult(
-            value=value,
-            data_version=dg.DataVersion(release.fingerprint),
-            check_results=_check_results(
-                release,
-                number,
-                unchecked=objections(kept()),
-                leaks=_leaks(value, ready.images, policy, alike),
-            ),
-            metadata={**metadata, "contact_sheet": sheet, **_before_and_after(home, release)},
-        )
+        pictures = {"contact_sheet": sheet, **_before_and_after(home, release)}
+        yield _result(value, checked, metadata | pictures)
 
     return [image_dataset]
+
+
+def _result(
+    value: DatasetRelease, checked: Sequence[dg.AssetCheckResult], metadata: Mapping[str, Any]
+) -> dg.MaterializeResult[DatasetRelease]:
+    return dg.MaterializeResult(
+        value=value,
+        data_version=dg.DataVersion(value.manifest.fingerprint),
+        check_results=checked,
+        metadata=metadata,
+    )
 
 
 def _freshness(hours: float | None) -> dg.FreshnessPolicy | None:
@@ -257,15 +247,11 @@ def _leaks(
 
 
 def _metadata(
-    dataset: ImageDataset,
-    release: Release,
-    storage: Storage,
-    *,
-    started: float,
-    judged_anew: int = 0,
+    dataset: ImageDataset, value: DatasetRelease, *, started: float, judged_anew: int = 0
 ) -> dict[str, Any]:
+    release = value.manifest
     return {
-        "dagster/uri": f"{storage.uri}/{release.path}",
+        "dagster/uri": value.uri,
         "dagster/row_count": release.counts.kept,
         **column_metadata(dataset, "image_dataset", shard_schema()),
         "seconds": seconds_since(started),

@@ -37,18 +37,7 @@ _LISTED_SETS = 100  # a card of ten thousand lines is read by nobody; the manife
 
 
 _DEFAULT_POLICY = ReleasePolicy()
-_SIZES = [
-    (10**3, "n<1K"),
-    (10**4, "1K<n<10K"),
-    (10**5, "10K<n<100K"),
-    (10**6, "100K<n<1M"),
-    (10**7, "1M<n<10M"),
-    (10**8, "10M<n<100M"),
-    (10**9, "100M<n<1B"),
-    (10**10, "1B<n<10B"),
-    (10**11, "10B<n<100B"),
-    (10**12, "100B<n<1T"),
-]
+_SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 
 
 class _Manifest(BaseModel):
@@ -200,7 +189,12 @@ def card(
 
 def _size_category(images: int) -> str:
     """Return the range of sizes that the Hub sorts the dataset into."""
-    return next((name for most, name in _SIZES if images < most), "n>1T")
+    place = len(str(images)) - 3
+    if place <= 0:
+        return f"n<{_SIZES[0]}"
+    if place >= len(_SIZES):
+        return f"n>{_SIZES[-1]}"
+    return f"{_SIZES[place - 1]}<n<{_SIZES[place]}"
 
 
 def features() -> Iterator[tuple[str, str]]:

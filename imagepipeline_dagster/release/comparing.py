@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate, groupby, pairwise
 from operator import attrgetter
 from typing import Any
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.card import Release, ReleaseFile
 from imagepipeline_dagster.release.changes import COMPARED, PLACE, Change, Known, changes_between
-from imagepipeline_dagster.release.reading import shard_source
+from imagepipeline_dagster.release.reading import opened_shard
 from imagepipeline_dagster.storage.contract import Storage
 
 _BAND = 10_000  # rows of both releases that are held at once
@@ -123,8 +123,7 @@ class _Rows:
     contents: _Hashes
 
     def __init__(self, storage: Storage, release: Release, shared: set[str]) -> None:
-        self._storage = storage
-        self._folder = release.path
+        self._open = partial(opened_shard, storage, release)
         self._shards = [shard for shard in release.shards if shard.sha256 not in shared]
         self._sizes: dict[str, list[int]] = {}
         hashes: list[tuple[_Hashes, _Hashes]] = []
@@ -187,9 +186,6 @@ class _Rows:
                 rows += batch.filter(pc.and_(own, inside)).to_pylist()
         return rows
 
-    def _open(self, shard: ReleaseFile) -> pq.ParquetFile:
-        return pq.ParquetFile(shard_source(self._storage, f"{self._folder}/{shard.path}"))
-
 
 class _Prompts:
     """The prompts of a release, which are read when first asked for."""
@@ -211,10 +207,7 @@ class _Prompts:
                 map(_prompt_hash, *(column.to_pylist() for column in batch.columns)), np.uint64
             )
             for shard in self._release.shards
-            for batch in _batches(
-                pq.ParquetFile(shard_source(self._storage, f"{self._release.path}/{shard.path}")),
-                PLACE[:2],
-            )
+            for batch in _batches(opened_shard(self._storage, self._release, shard), PLACE[:2])
         ]
         return np.unique(np.concatenate(found))
 

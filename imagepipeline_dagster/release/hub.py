@@ -104,7 +104,7 @@ def _commit(api: HfApi, repo: str, release: Release, there: bytes | None, folder
         path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()
     }
     # Files that others put into the repository stay.
-    ours = {file.path for file in _read(there).files} if there else set()
+    ours = {file.path for file in Release.model_validate_json(there).files} if there else set()
     head = api.dataset_info(repo).sha
     gone = ours.intersection(api.list_repo_files(repo, repo_type="dataset", revision=head))
     commit = api.create_commit(
@@ -138,7 +138,7 @@ def _refuse_to_replace(there: bytes | None, release: Release, repo: str) -> None
     if there is None:
         return
     try:
-        newest = _read(there)
+        newest = Release.model_validate_json(there)
     except ValidationError:
         raise HubRefused(f"{repo} has a {_MANIFEST} that is no release's: name another.") from None
     if PurePosixPath(newest.path).parent != PurePosixPath(release.path).parent:
@@ -148,10 +148,6 @@ def _refuse_to_replace(there: bytes | None, release: Release, repo: str) -> None
             f"{repo} is at {newest.version}, and {release.version} is older: publish that one or "
             "a later one."
         )
-
-
-def _read(manifest: bytes) -> Release:
-    return Release.model_validate_json(manifest)
 
 
 @contextmanager

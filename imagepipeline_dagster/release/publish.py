@@ -52,7 +52,7 @@ from imagepipeline_dagster.release.pictures import LostImage
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.reading import delete_release, latest_manifest, splits_in
 from imagepipeline_dagster.release.scratch import scratch_folder
-from imagepipeline_dagster.release.splits import Place, SplitsLeak, leaks, splits_of
+from imagepipeline_dagster.release.splits import SplitsLeak, leaks, splits_of
 from imagepipeline_dagster.storage.contract import Storage
 
 
@@ -236,7 +236,8 @@ def _content(asked: Publication, latest: Release | None) -> _Content:
         raise UnmoderatedImage(problems)
     if not kept:
         raise NothingToRelease(summarise(others), asked.left_out)
-    former = _former_splits(asked.storage, latest, policy)
+    same_policy = latest and latest.split_policy == policy.splitting and len(policy.splits) > 1
+    former = splits_in(asked.storage, latest) if latest and same_policy else {}
     splits = splits_of(kept, policy, former=former, alike=asked.alike)
     if sentences := leaks(kept, splits, policy, alike=asked.alike):
         raise SplitsLeak(" ".join(sentences[:3]))
@@ -262,15 +263,6 @@ def taken_back(row: ModeratedImage) -> ModeratedImage:
 
 def _withdrawn(storage: Storage) -> set[str]:
     return {PurePosixPath(path).stem for path in storage.list("withdrawn")}
-
-
-def _former_splits(
-    storage: Storage, former: Release | None, policy: ReleasePolicy
-) -> dict[Place, str]:
-    """Return the splits of the former release's samples, where it was split by the same policy."""
-    if former is None or former.split_policy != policy.splitting or len(policy.splits) == 1:
-        return {}
-    return splits_in(storage, former)
 
 
 def _packed(

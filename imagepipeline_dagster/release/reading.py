@@ -18,6 +18,7 @@ from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 
 VERSION = re.compile(r"v\d+")
@@ -95,12 +96,16 @@ def stored_changes(storage: Storage, release: Release) -> Iterator[Change] | Non
 
 def read_lineage(storage: Storage, release: Release, shard: ReleaseFile) -> list[dict[str, Any]]:
     """Return the rows of one Parquet file, all columns but the picture."""
-    import pyarrow.parquet as pq
-
-    source = shard_source(storage, f"{release.path}/{shard.path}")
-    opened = pq.ParquetFile(source)
+    opened = opened_shard(storage, release, shard)
     columns = [name for name in opened.schema_arrow.names if name != "image"]
     return opened.read(columns).to_pylist()
+
+
+def opened_shard(storage: Storage, release: Release, shard: ReleaseFile) -> pq.ParquetFile:
+    """Return one of a release's Parquet files, opened."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(shard_source(storage, f"{release.path}/{shard.path}"))
 
 
 def shard_source(storage: Storage, path: str) -> pa.NativeFile:
