@@ -44,17 +44,6 @@ def fields_of(record: DataclassInstance, *names: str) -> dict[str, Any]:
     return {name: getattr(record, name) for name in wanted}
 
 
-@cache
-def _field_types(row_type: type[DataclassInstance]) -> dict[str, tuple[type, bool]]:
-    """Map each field to its plain type and whether None is allowed."""
-    fields = {}
-    for name, hint in typing.get_type_hints(row_type).items():
-        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        plain = [option for option in options if option is not type(None)]
-        fields[name] = (plain[0], len(options) > len(plain))
-    return fields
-
-
 def parquet_table(
     file: Path | bytes | pa.NativeFile, columns: Sequence[str] | None = None
 ) -> pa.Table:
@@ -80,40 +69,24 @@ def arrow_schema(row_type: type[DataclassInstance]) -> pa.Schema:
         bool: pa.bool_(),
         dt.datetime: pa.timestamp("us", tz="UTC"),
     }
-    columns = _field_types(row_type)
-    return pa.schema(
-        [
-            pa.field(
-                field.name,
-                next(arrow for plain, arrow in arrow_types.items() if plain in _plain_bases(of)),
-                nullable=nullable,
-                metadata={"description": str(field.metadata.get("description", ""))},
-            )
-            for field in dataclasses.fields(row_type)
-            for of, nullable in [columns[field.name]]
-        ]
-    )
-
-
-def _plain_bases(of: type) -> tuple[type, ...]:
-    # bool is an int, and a StrEnum a str: the most specific column type wins.
-    return (bool,) if of is bool else of.__mro__
-
-
-def arrow_table(rows: Iterable[RowT], row_type: type[RowT]) -> pa.Table:
-    """Return the rows as an Arrow table with the row type's schema, also when there are none.
-
-    Raises:
-        ValueError: when a row has None where the row type has no None.
-    """
-    import pyarrow as pa
-
-    parts = _arrow_tables(rows, row_type)
-    return pa.concat_tables([arrow_schema(row_type).empty_table(), *parts])
+    descriptions = {
+        field.name: str(field.metadata.get("description", ""))
+        for field in dataclasses.fields(row_type)
+    }
+    fields = []
+    for name, hint in typing.get_type_hints(row_type).items():
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        plain = next(option for option in options if option is not types.NoneType)
+        # bool is an int, and a StrEnum a str: the most specific column type wins.
+        bases = (bool,) if plain is bool else plain.__mro__
+        arrow = next(arrow for base, arrow in arrow_types.items() if base in bases)
+        described = {"description": descriptions[name]}
+        fields.append(pa.field(name, arrow, types.NoneType in options, described))
+    return pa.schema(fields)
 
 
 def _arrow_tables(rows: Iterable[RowT], row_type: type[RowT]) -> Iterator[pa.Table]:
-    """Yield the same in parts, some rows at a time."""
+    """Yield the rows as tables of the row type's schema, some rows at a time."""
     import pyarrow as pa
 
     schema, remaining = arrow_schema(row_type), iter(rows)

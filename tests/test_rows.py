@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.purchase.images import GeneratedImage
-from imagepipeline_dagster.rows import StoredTable, arrow_schema, arrow_table, column, rows_of
+from imagepipeline_dagster.rows import StoredTable, arrow_schema, column, parquet_table, rows_of
 from tests.frames import frame_of
 
 
@@ -80,7 +80,9 @@ def test_the_schema_says_what_the_dataclass_says() -> None:
 
 def test_no_rows_make_a_table_with_every_column() -> None:
     """An empty stage has the same columns and types as a full one."""
-    assert arrow_table([], Row).schema.equals(arrow_schema(Row), check_metadata=True)
+    assert parquet_table(StoredTable.of([], Row).encoded).schema.equals(
+        arrow_schema(Row), check_metadata=True
+    )
     full = frame_of([Row(name="a")], Row)
     pd.testing.assert_series_equal(frame_of([], Row).dtypes, full.dtypes)
     assert rows_of(frame_of([], Row), Row) == []
@@ -93,7 +95,7 @@ def test_an_iterator_of_rows_is_read_once() -> None:
 
 def _in_one_group(rows: list[Row]) -> StoredTable:
     file = io.BytesIO()
-    pq.write_table(arrow_table(rows, Row), file)
+    pq.write_table(parquet_table(StoredTable.of(rows, Row).encoded), file)
     return StoredTable(file.getvalue())
 
 
@@ -126,7 +128,10 @@ def test_a_long_table_is_decoded_some_rows_at_a_time() -> None:
 
 def test_a_text_that_all_rows_have_is_held_once() -> None:
     """Rows of many small tables share what they have in common, as a model's name."""
-    tables = [arrow_table([Row(name="the very same")] * 3, Row) for _ in range(2)]
+    tables = [
+        parquet_table(StoredTable.of([Row(name="the very same")] * 3, Row).encoded)
+        for _ in range(2)
+    ]
     names = {id(row.name) for table in tables for row in rows_of(table, Row)}
     assert len(names) == 1
 
@@ -159,7 +164,7 @@ def test_times_of_another_zone_are_the_same_moment() -> None:
 def test_a_null_in_a_required_column_is_refused() -> None:
     """A column that is never null takes no null, on the way in and on the way out."""
     with pytest.raises(ValueError, match="name is never null"):
-        arrow_table([Row(name=None)], Row)  # type: ignore[arg-type]
+        StoredTable.of([Row(name=None)], Row)  # type: ignore[arg-type]
 
     frame = frame_of([Row(name="a")], Row)
     frame["name"] = pd.array([None], dtype="string")

@@ -12,16 +12,12 @@ from collections import Counter
 from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from io import BytesIO
-from itertools import islice
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.markup import template
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
-from imagepipeline_dagster.rows import arrow_schema, arrow_table, column
+from imagepipeline_dagster.rows import StoredTable, column
 
 PLACE = ("prompt_set", "prompt_id", "call_index", "sample_index")
 """The columns that tell a sample from every other."""
@@ -34,7 +30,6 @@ COMPARED = (
 """The columns of a release that a comparison needs."""
 
 _LISTED = 100  # a page of ten thousand lines is read by nobody; the Parquet file has them all
-_WRITTEN = 10_000  # that are held until they are written
 
 Lineage = Mapping[str, Any]
 _NO_ROW: Lineage = {}
@@ -229,14 +224,13 @@ class ChangesTable:
     def __init__(self, changes: Iterable[Change]) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.listed: list[Change] = []
-        table = BytesIO()
-        remaining = iter(changes)
-        with pq.ParquetWriter(table, arrow_schema(Change), compression="zstd") as writer:
-            while some := list(islice(remaining, _WRITTEN)):
-                self.counts.update((change.change, change.cause) for change in some)
-                self.listed += some[: _LISTED - len(self.listed)]
-                writer.write_table(arrow_table(some, Change))
-        self.parquet = table.getvalue()
+        self.parquet = StoredTable.of(map(self._counted, changes), Change).encoded
+
+    def _counted(self, change: Change) -> Change:
+        self.counts[change.change, change.cause] += 1
+        if len(self.listed) < _LISTED:
+            self.listed.append(change)
+        return change
 
     @property
     def by_cause(self) -> dict[str, int]:

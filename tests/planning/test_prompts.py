@@ -20,7 +20,7 @@ from imagepipeline_dagster.planning.prompts import (
 )
 from imagepipeline_dagster.planning.requests import unplanned_requests
 from imagepipeline_dagster.planning.tokens import MAX_TOKENS, TOKENS_ARE_ESTIMATED, count_tokens
-from imagepipeline_dagster.rows import arrow_table, rows_of
+from imagepipeline_dagster.rows import StoredTable, rows_of
 from imagepipeline_dagster.tables.schema import PLACEMENTS, EmbeddingRow, PromptRow, row_reader
 from tests.frames import frame_of
 
@@ -219,7 +219,7 @@ def test_any_rows_are_judged_without_fail(rows: list[PromptRow]) -> None:
     assert [(p.prompt_set, p.prompt_id) for p in prompts] == [
         (r.prompt_set, r.prompt_id) for r in rows
     ]
-    arrow_table(prompts, Prompt)
+    StoredTable.of(prompts, Prompt)
     for prompt in prompts:
         assert prompt.valid == (prompt.problems is None)
         assert prompt.samples >= 1

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import io
 from collections.abc import Sequence
 from contextlib import closing
 
-import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import MetaData
 
@@ -28,7 +26,7 @@ from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.purchase.rebuild import Rebuilding, Restored
-from imagepipeline_dagster.rows import arrow_table
+from imagepipeline_dagster.rows import StoredTable
 from tests.buying import Bought, Buyer, numbered_rows, prompts_of
 
 ALLOWANCE = Allowance(scope="images@emulator", budget=Budget(images=100))
@@ -43,15 +41,13 @@ def pair(any_buyer: Buyer) -> Buyer:
 def store(buyer: Buyer, prompts: Sequence[Prompt], bought: Bought, *, died: bool = False) -> None:
     """Store a set's tables as a run does; one that died in its purchase has no images."""
     tables = {
-        "prompt_sets": arrow_table(prompts, Prompt),
-        "generation_requests": arrow_table(bought.plan, PlannedRequest),
+        "prompt_sets": StoredTable.of(prompts, Prompt),
+        "generation_requests": StoredTable.of(bought.plan, PlannedRequest),
     }
     if not died:
-        tables["generated_images"] = arrow_table(bought.images, GeneratedImage)
+        tables["generated_images"] = StoredTable.of(bought.images, GeneratedImage)
     for folder, table in tables.items():
-        encoded = io.BytesIO()
-        pq.write_table(table, encoded)
-        buyer.storage.write(f"{folder}/spring.parquet", encoded.getvalue())
+        buyer.storage.write(f"{folder}/spring.parquet", table.encoded)
 
 
 def lose_the_ledger(ledger_url: str) -> None:
