@@ -40,8 +40,7 @@ def column(description: str, **options: Any) -> Any:  # noqa: ANN401 - dataclass
 
 def fields_of(record: DataclassInstance, *names: str) -> dict[str, Any]:
     """Return these fields of a record by their names; all of them where none is named."""
-    wanted = names or tuple(field.name for field in dataclasses.fields(record))
-    return {name: getattr(record, name) for name in wanted}
+    return {name: getattr(record, name) for name in names or record.__dataclass_fields__}
 
 
 def parquet_table(

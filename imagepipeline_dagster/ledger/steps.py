@@ -168,13 +168,7 @@ def keep_attempt(
 
 
 def _other_request(connection: Connection, request_key: str, job_id: str) -> str | None:
-    before = select(attempts.c.request_key).where(attempts.c.job_id == job_id)
-    has_job = or_(requests.c.job_id == job_id, requests.c.request_key.in_(before))
-    rows = connection.execute(
-        select(requests.c.request_key, requests.c.endpoint, requests.c.task).where(
-            or_(requests.c.request_key == request_key, has_job)
-        )
-    ).all()
+    rows = connection.execute(_WITH_JOB, {"of_key": request_key, "of_job_id": job_id})
     apis = {key: endpoint.removesuffix(submit_path(task)) for key, endpoint, task in rows}
     mine = apis.pop(request_key, None)
     return next((key for key, api in sorted(apis.items()) if api == mine), None)
@@ -351,6 +345,16 @@ def record_release(connection: Connection, owner: Owner) -> None:
     record_renewal(connection, owner, lease_until=_LONG_AGO)
 
 
+# Both are made once: it costs more than to carry them out.
+_WITH_JOB = select(requests.c.request_key, requests.c.endpoint, requests.c.task).where(
+    or_(
+        requests.c.request_key == bindparam("of_key"),
+        requests.c.job_id == bindparam("of_job_id"),
+        requests.c.request_key.in_(
+            select(attempts.c.request_key).where(attempts.c.job_id == bindparam("of_job_id"))
+        ),
+    )
+)
 _SUBMITTED = (
     update(requests)
     .where(
