@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from PIL import ExifTags, Image, ImageOps, features
 
 from imagepipeline_dagster.previews import thumbnail
-from imagepipeline_dagster.purchase.beside import carries_more, without_texts
+from imagepipeline_dagster.purchase.beside import carries_more
+from imagepipeline_dagster.purchase.pieces import PNG, without_texts
 
 FORMATS = ("PNG", "JPEG", "WEBP", *(("AVIF",) if features.check("avif") else ()))
 """The formats that are accepted, as Pillow names them; AVIF where it was built with it."""
@@ -21,7 +22,6 @@ MAX_PIXELS = 8192 * 8192
 """The largest picture that is decoded; a header that promises more is a decompression bomb."""
 
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 _OTHER_FORMATS = (
     (b"GIF8", "GIF"),
     (b"BM", "BMP"),
@@ -69,7 +69,7 @@ def read_picture(data: bytes) -> Picture:
             # Pillow's own limit is a warning; ours is below, in pixels, and an error.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             # Pillow refuses a PNG for the length of its texts, which are no part of the picture.
-            pixels = without_texts(data) if data.startswith(_PNG) else data
+            pixels = without_texts(data) if data.startswith(PNG) else data
             with Image.open(io.BytesIO(pixels), formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Undecodable(f"{image.width} x {image.height} pixels are too many")

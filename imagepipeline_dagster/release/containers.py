@@ -7,14 +7,25 @@ with one such picture cannot be read to its end.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 from PIL import Image, ImageOps
 
-from imagepipeline_dagster.purchase.beside import without_texts
+from imagepipeline_dagster.purchase.pieces import (
+    TEXTS_OF_PNG,
+    Piece,
+    pieces_of,
+    without,
+    without_texts,
+)
 
-_EXIF_IN_JPEG = b"Exif\0\0"
-_EXIF_IN_PNG_TEXT = (b"Raw profile type exif\0", b"Raw profile type APP1\0")
+_BEGINNINGS: Mapping[bytes, tuple[bytes, ...]] = {
+    b"EXIF": (b"",),
+    b"eXIf": (b"",),
+    b"APP1": (b"Exif\0\0",),
+    **dict.fromkeys(TEXTS_OF_PNG, (b"Raw profile type exif\0", b"Raw profile type APP1\0")),
+}
+"""What the content of a piece with EXIF begins with, by its kind."""
 _PACKED_TEXTS = (b"zTXt", b"iTXt", b"iCCP")
 _HAS_EXIF = 0x08  # a flag of WebP's VP8X chunk
 
@@ -22,7 +33,7 @@ _HAS_EXIF = 0x08  # a flag of WebP's VP8X chunk
 def readable(data: bytes, picture_format: str) -> bytes:
     """Return the file as it is, or without the metadata that a reader could not make sense of."""
     suspects = (b"Exif", b"eXIf", b"EXIF", b"Raw profile type", *_PACKED_TEXTS)
-    beside = b"".join(_png_beside(data)) if picture_format == "PNG" else data
+    beside = _without_pixels(data) if picture_format == "PNG" else data
     if picture_format == "AVIF" or not any(word in beside for word in suspects):
         return data
     if _can_be_turned(data):
@@ -30,6 +41,11 @@ def readable(data: bytes, picture_format: str) -> bytes:
     without = without_exif(data, picture_format)
     # Pillow, and whoever reads with it, refuses a PNG whose texts are longer than a megabyte.
     return without_texts(without) if picture_format == "PNG" else without
+
+
+def _without_pixels(png: bytes) -> bytes:
+    """Return all but the pixels, which are most of a file and slow to search."""
+    return without(png, (piece for piece in pieces_of(png, "PNG") if piece.kind == b"IDAT"))
 
 
 def _can_be_turned(data: bytes) -> bool:
@@ -45,63 +61,16 @@ def _can_be_turned(data: bytes) -> bool:
 
 def without_exif(data: bytes, picture_format: str) -> bytes:
     """Return a PNG, JPEG or WebP file without its EXIF, all else byte for byte."""
-    match picture_format:
-        case "JPEG":
-            return b"".join(_jpeg_without_exif(data))
-        case "PNG":
-            return b"".join(_png_without_exif(data))
-        case _:
-            body = b"".join(_webp_without_exif(data))
-            return b"RIFF" + (len(body) + 4).to_bytes(4, "little") + b"WEBP" + body
+    exif = (piece for piece in pieces_of(data, picture_format) if _is_exif(data, piece))
+    shorter = bytearray(without(data, exif))
+    if picture_format == "WEBP":
+        size = int.from_bytes(data[4:8], "little") - (len(data) - len(shorter))
+        shorter[4:8] = size.to_bytes(4, "little")
+        if shorter[12:16] == b"VP8X":
+            shorter[20] &= ~_HAS_EXIF
+    return bytes(shorter)
 
 
-def _png_beside(data: bytes) -> Iterator[bytes]:
-    """Yield all that is no pixels, which are most of a file and slow to search."""
-    at = 8
-    while at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        if data[at + 4 : at + 8] != b"IDAT":
-            yield data[at:end]
-        at = end
-    yield data[at:]
-
-
-def _jpeg_without_exif(data: bytes) -> Iterator[bytes]:
-    yield data[:2]
-    at = 2
-    while data[at : at + 1] == b"\xff" and data[at + 1] not in (0xDA, 0xD9):
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        is_exif = data[at + 1] == 0xE1 and data[at + 4 :].startswith(_EXIF_IN_JPEG)
-        if not is_exif:
-            yield data[at:end]
-        at = end
-    yield data[at:]
-
-
-def _png_without_exif(data: bytes) -> Iterator[bytes]:
-    yield data[:8]
-    at = 8
-    while at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        kind, content = data[at + 4 : at + 8], data[at + 8 : end - 4]
-        is_exif = kind == b"eXIf" or (
-            kind in (b"tEXt", b"zTXt", b"iTXt") and content.startswith(_EXIF_IN_PNG_TEXT)
-        )
-        if not is_exif:
-            yield data[at:end]
-        at = end
-    yield data[at:]
-
-
-def _webp_without_exif(data: bytes) -> Iterator[bytes]:
-    at = 12
-    while at + 8 <= len(data):
-        size = int.from_bytes(data[at + 4 : at + 8], "little")
-        end = at + 8 + size + size % 2
-        kind = data[at : at + 4]
-        if kind == b"VP8X":
-            flags = data[at + 8] & ~_HAS_EXIF
-            yield data[at : at + 8] + bytes([flags]) + data[at + 9 : end]
-        elif kind != b"EXIF":
-            yield data[at:end]
-        at = end
+def _is_exif(data: bytes, piece: Piece) -> bool:
+    beginnings = _BEGINNINGS.get(piece.kind)
+    return beginnings is not None and data.startswith(beginnings, piece.content.start)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.purchase.pieces import PNG, TEXTS_OF_PNG, Piece, pieces_of
 from imagepipeline_dagster.release.marks import LINEAGE_NAMESPACE, Marks
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 _XMP_IN_PNG = b"XML:com.adobe.xmp\0"
 _PARAMETERS = b"parameters\0"
 _XMP_IN_JPEG = b"http://ns.adobe.com/xap/1.0/\0"
@@ -60,16 +60,6 @@ class _CannotBeStamped(ValueError):
 
 class _HasCredentials(ValueError):
     """The file is signed; it stays as it is."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """A chunk or segment: its kind, where it begins and ends, and where its content does."""
-
-    kind: bytes
-    start: int
-    content: slice
-    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,34 +120,23 @@ def _packet(marks: Marks, former: bytes | None, *, longest: int | None = None) -
 
 
 def _edits_of_png(data: bytes, marks: Marks) -> Iterator[_Edit]:
-    pieces = list(_chunks_of_png(data))
-    texts = [piece for piece in pieces if piece.kind in (b"tEXt", b"zTXt", b"iTXt")]
-    if any(piece.kind == b"caBX" for piece in pieces):
+    pieces = list(pieces_of(data, "PNG"))
+    kinds = {piece.kind for piece in pieces}
+    is_whole = b"IEND" in kinds and pieces[-1].end <= len(data)
+    if data[:16] != PNG + b"\0\0\0\x0dIHDR" or not is_whole:
+        raise _CannotBeStamped
+    if b"caBX" in kinds:
         raise _HasCredentials
+    texts = [piece for piece in pieces if piece.kind in TEXTS_OF_PNG]
     xmp = next((text for text in texts if data.startswith(_XMP_IN_PNG, text.content.start)), None)
-    former = _xmp_of_png(data[xmp.content]) if xmp else None
-    packet = _packet(marks, former)
+    packet = _packet(marks, _xmp_of_png(data[xmp.content]) if xmp else None)
     if packet is None:
         return
-    chunk = _png_chunk(b"iTXt", _XMP_IN_PNG + b"\0\0\0\0" + packet)
     after_header = pieces[0].end
     start, end = (xmp.start, xmp.end) if xmp else (after_header, after_header)
-    yield _Edit(start, end, chunk)
+    yield _Edit(start, end, _png_chunk(b"iTXt", _XMP_IN_PNG + b"\0\0\0\0" + packet))
     if not any(data.startswith(_PARAMETERS, text.content.start) for text in texts):
         yield _Edit(after_header, after_header, _png_text(_PARAMETERS, marks.parameters))
-
-
-def _chunks_of_png(data: bytes) -> Iterator[_Piece]:
-    if data[:16] != _PNG + b"\0\0\0\x0dIHDR":
-        raise _CannotBeStamped
-    at, kind = len(_PNG), b""
-    while kind != b"IEND":
-        kind = data[at + 4 : at + 8]
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        if end > len(data):
-            raise _CannotBeStamped
-        yield _Piece(kind, at, slice(at + 8, end - 4), end)
-        at = end
 
 
 def _xmp_of_png(content: bytes) -> bytes:
@@ -183,18 +162,17 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _edits_of_jpeg(data: bytes, marks: Marks) -> Iterator[_Edit]:
-    pieces = list(_segments_of_jpeg(data))
     xmp = exif = None
     first = 2  # where the segments of the file's own format end, which have to come first
-    for piece in pieces:
-        if piece.kind == b"\xeb" and data.startswith(b"JP", piece.content.start):
+    for piece in list(_before_pixels(data)):
+        if piece.kind == b"APP11" and data.startswith(b"JP", piece.content.start):
             raise _HasCredentials
-        if piece.kind == b"\xe0" and piece.start == first:
+        if piece.kind == b"APP0" and piece.start == first:
             first = piece.end
-        if piece.kind == b"\xe1" and data.startswith(_EXIF_IN_JPEG, piece.content.start):
+        if piece.kind == b"APP1" and data.startswith(_EXIF_IN_JPEG, piece.content.start):
             exif = piece
             first = piece.end if piece.start == first else first
-        if piece.kind == b"\xe1" and data.startswith(_XMP_IN_JPEG, piece.content.start):
+        if piece.kind == b"APP1" and data.startswith(_XMP_IN_JPEG, piece.content.start):
             xmp = piece
     former = data[xmp.content][len(_XMP_IN_JPEG) :] if xmp else None
     packet = _packet(marks, former, longest=_LONGEST_SEGMENT - len(_XMP_IN_JPEG))
@@ -207,22 +185,21 @@ def _edits_of_jpeg(data: bytes, marks: Marks) -> Iterator[_Edit]:
     yield _Edit(start, end, _jpeg_segment(_XMP_IN_JPEG + packet))
 
 
-def _segments_of_jpeg(data: bytes) -> Iterator[_Piece]:
-    """Yield the segments before the pixels."""
+def _before_pixels(data: bytes) -> Iterator[Piece]:
+    """Yield a JPEG's segments before its pixels."""
     if data[:2] != b"\xff\xd8":
         raise _CannotBeStamped
-    at = 2
-    while (kind := data[at + 1 : at + 2]) != b"\xda":
-        if kind == b"\xff":  # a filler
-            at += 1
-            continue
-        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if data[at : at + 1] != b"\xff" or kind < b"\xc0" or b"\xd0" <= kind <= b"\xd9":
+    end = 2
+    for piece in pieces_of(data, "JPEG"):
+        if data[end : piece.start].strip(b"\xff"):  # fillers alone may stand between two
             raise _CannotBeStamped
-        if end > len(data) or end < at + 4:
+        if piece.kind == b"\xda":
+            return
+        end = piece.end
+        if not piece.content.start <= end <= len(data):
             raise _CannotBeStamped
-        yield _Piece(kind, at, slice(at + 4, end), end)
-        at = end
+        yield piece
+    raise _CannotBeStamped
 
 
 def _jpeg_segment(content: bytes) -> bytes:
@@ -243,7 +220,11 @@ def _exif_of(comment: str) -> bytes:
 
 
 def _edits_of_webp(data: bytes, marks: Marks) -> Iterator[_Edit]:
-    pieces = list(_chunks_of_webp(data))
+    *pieces, end = pieces_of(data, "WEBP")
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or end.start > len(data):
+        raise _CannotBeStamped
+    if not pieces or pieces[-1].end != end.start:
+        raise _CannotBeStamped
     by_kind = {piece.kind: piece for piece in reversed(pieces)}
     if b"C2PA" in by_kind:
         raise _HasCredentials
@@ -251,34 +232,19 @@ def _edits_of_webp(data: bytes, marks: Marks) -> Iterator[_Edit]:
     packet = _packet(marks, data[xmp.content] if xmp else None)
     if packet is None:
         return
-    end = pieces[-1].end
-    place = xmp or _Piece(b"", end, slice(end, end), end)
+    place = xmp or end
     edits = [_Edit(place.start, place.end, _webp_chunk(b"XMP ", packet))]
     flags = _XMP
     if b"EXIF" not in by_kind:
-        edits.insert(0, _Edit(end, end, _webp_chunk(b"EXIF", _exif_of(marks.parameters))))
+        edits.insert(0, _Edit(end.start, end.end, _webp_chunk(b"EXIF", _exif_of(marks.parameters))))
         flags |= _EXIF
     edits.append(_webp_header(data, pieces[0], flags))
     grown = sum(len(edit.data) - (edit.end - edit.start) for edit in edits)
-    yield _Edit(4, 8, struct.pack("<I", end - 8 + grown))
+    yield _Edit(4, 8, struct.pack("<I", end.start - 8 + grown))
     yield from edits
 
 
-def _chunks_of_webp(data: bytes) -> Iterator[_Piece]:
-    whole = 8 + int.from_bytes(data[4:8], "little")
-    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or not 20 <= whole <= len(data):
-        raise _CannotBeStamped
-    at = 12
-    while at < whole:
-        size = int.from_bytes(data[at + 4 : at + 8], "little")
-        end = at + 8 + size + size % 2
-        if end > whole:
-            raise _CannotBeStamped
-        yield _Piece(data[at : at + 4], at, slice(at + 8, at + 8 + size), end)
-        at = end
-
-
-def _webp_header(data: bytes, first: _Piece, flags: int) -> _Edit:
+def _webp_header(data: bytes, first: Piece, flags: int) -> _Edit:
     """Return the edit that lets the file's header say what more there is."""
     content = data[first.content]
     match first.kind:
