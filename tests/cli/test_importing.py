@@ -40,14 +40,8 @@ def test_a_file_comes_in_once() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("a.csv", "prompt_set,prompt\nboats,x\nboats,\n", ["a.csv", "line 3", "'prompt'"]),
-        ("a.csv", "prompt_set,prompt,seed\nb,x,1\nb,y,many\n", ["line 3", "'seed'", "many"]),
         ("a.tsv", "prompt_set\tprompt\tsamples\nb\tx\t0.5\n", ["a.tsv", "line 2", "'samples'"]),
-        ("a.jsonl", '{"prompt_set": "b", "prompt": "x"}\n{"prompt": \n', ["a.jsonl", "line 2"]),
         ("a.csv", "Category,Text\nb,x\n", ["a.csv", "--map prompt=", "'Category'"]),
-        ("a.parquet", "no parquet at all", ["a.parquet"]),
-        ("a.xls", "x", ["a.xls"]),
-        ("a.csv", "", ["a.csv"]),
         (
             "a.csv",
             "prompt_set,prompt_id,prompt\nb,1,x\nb,1,y\n",
@@ -91,16 +85,6 @@ def test_a_map_that_is_none_is_refused(pair: str) -> None:
     result = do("import-prompts", "a.csv", "--map", pair)
     assert result.exit_code == 2
     assert "is not COLUMN=HEADER" in result.output
-
-
-@pytest.mark.parametrize("pair", ["nothing=prompt", "prompt=Nothing"])
-def test_a_map_of_what_is_not_there_is_refused(pair: str) -> None:
-    """A `--map` to an unknown column or header names it and those that there are."""
-    Path("a.csv").write_text("prompt_set,prompt\nb,x\n")
-    result = do("import-prompts", "a.csv", "--map", pair)
-    assert result.exit_code == 1
-    assert "othing" in result.output
-    assert "'prompt_set'" in result.output
 
 
 def test_embeddings_come_in() -> None:

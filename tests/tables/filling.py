@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+import datetime as dt
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,30 @@ from imagepipeline_dagster.tables.transfer.progress import OnProgress
 PROMPTS = TableMapping("prompts")
 EMBEDDINGS = TableMapping("embeddings")
 HEADERS = ("prompt_set", "prompt_id", "prompt")
+FULL_PROMPT: dict[str, Any] = {
+    "prompt_set": "s",
+    "prompt_id": "full",
+    "prompt": "p",
+    "negative_prompt": "n",
+    "task": "inpainting",
+    "model_id": "sdxl",
+    "embeddings": "e",
+    "samples": 12,
+    "seed": 2**63 - 1,
+    "num_inference_steps": 30,
+    "guidance_scale": 7.5,
+    "strength": 0.1,
+    "width": 768,
+    "height": 1024,
+    "refiner": True,
+    "scheduler": "ddim",
+    "safety_checker": False,
+    "init_image": "https://a.example/x.png",
+    "mask_image": "https://a.example/m.png",
+    "original_seed": "18446744073709551615",
+    "updated_at": dt.datetime(2026, 5, 1, 12, 30, 15, 123456, tzinfo=dt.UTC),
+}
+"""A value for each column of the prompts table."""
 
 
 def run_sql(url: str, *statements: str, **values: object) -> list[sa.Row[Any]]:
@@ -31,13 +56,13 @@ def run_sql(url: str, *statements: str, **values: object) -> list[sa.Row[Any]]:
         return list(result) if result.returns_rows else []
 
 
-def insert(url: str, table: str, *rows: dict[str, object]) -> None:
+def insert(url: str, table: str, *rows: Mapping[str, object]) -> None:
     """Insert rows in the same way."""
     engine = sa.create_engine(parsed_url(url), poolclass=sa.NullPool)
     with engine.begin() as connection:
         for row in rows:
             columns: list[sa.ColumnClause[object]] = [sa.column(name) for name in row]
-            connection.execute(sa.insert(sa.table(table, *columns)).values(row))
+            connection.execute(sa.insert(sa.table(table, *columns)).values(dict(row)))
 
 
 def rows_in(url: str) -> list[PromptRow]:

@@ -1,17 +1,16 @@
 from __future__ import annotations
 
 import datetime as dt
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.errors import TablesUnavailable
 from imagepipeline_dagster.tables.overrides import (
+    OVERRIDES,
     Override,
     OverrideDecision,
     OverrideInvalid,
@@ -20,9 +19,11 @@ from imagepipeline_dagster.tables.overrides import (
     record_overrides,
 )
 from tests.tables.conftest import Execute
+from tests.tables.filling import insert
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 SHA256 = "ab" * 32
+BY_SQL = {"image_sha256": SHA256, "decision": "keep", "reviewer": "ben", "reason": "seen"}
 
 
 def override(**changes: Any) -> Override:  # noqa: ANN401 - any field
@@ -67,16 +68,10 @@ def test_a_table_may_have_any_name(tables_url: str, execute: Execute, table: str
         execute(f'DELETE FROM "{table}"')  # noqa: S608 - the names above
 
 
-def test_a_decision_by_sql_needs_no_number_and_no_time(tables_url: str, execute: Execute) -> None:
+def test_a_decision_by_sql_needs_no_number_and_no_time(tables_url: str) -> None:
     """A person inserts four columns; among decisions of one second the later row counts."""
     create_tables(tables_url)
-    for decision in ("keep", "reject"):
-        execute(
-            "INSERT INTO moderation_overrides (image_sha256, decision, reviewer, reason) "
-            "VALUES (:sha256, :decision, 'ben', 'seen')",
-            sha256=SHA256,
-            decision=decision,
-        )
+    insert(tables_url, OVERRIDES, *({**BY_SQL, "decision": word} for word in ("keep", "reject")))
     found = read_overrides(tables_url)
     assert [each.decision for each in found] == ["keep", "reject"]
     assert abs(found[0].decided_at - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=5)
@@ -94,17 +89,12 @@ def test_nobody_changes_what_was_decided(tables_url: str, execute: Execute, stat
     assert [each.decision for each in read_overrides(tables_url)] == ["reject"]
 
 
-def test_a_word_that_is_no_decision_is_refused_by_the_database(
-    tables_url: str, execute: Execute
-) -> None:
+def test_a_word_that_is_no_decision_is_refused_by_the_database(tables_url: str) -> None:
     """A decision that nobody could act on never gets into the table, nor one about nothing."""
     create_tables(tables_url)
-    insert = (
-        "INSERT INTO moderation_overrides (image_sha256, prompt_set, decision, reviewer, reason)"
-    )
-    for values in ("'x', NULL, 'drop', 'a', 'b'", "NULL, NULL, 'keep', 'a', 'b'"):
+    for changes in ({"decision": "drop"}, {"image_sha256": None}):
         with pytest.raises(DatabaseError):
-            execute(f"{insert} VALUES ({values})")
+            insert(tables_url, OVERRIDES, {**BY_SQL, **changes})
 
 
 @pytest.mark.parametrize(
@@ -127,22 +117,19 @@ def test_a_decision_names_what_it_is_about_and_who_made_it(
 
 
 @pytest.mark.parametrize(
-    ("sha256", "reviewer", "reason"),
-    [("ab" * 31, "a", "b"), ("xy" * 32, "a", "b"), (SHA256, " ", "b"), (SHA256, "a", "")],
+    "values",
+    [
+        {"image_sha256": "ab" * 31},
+        {"image_sha256": "xy" * 32},
+        {"reviewer": " "},
+        {"reason": ""},
+    ],
 )
-def test_what_cannot_be_meant_never_gets_in(
-    tables_url: str, execute: Execute, sha256: str, reviewer: str, reason: str
-) -> None:
+def test_what_cannot_be_meant_never_gets_in(tables_url: str, values: dict[str, object]) -> None:
     """The database refuses a picture that is none and a decision of nobody: it could not go."""
     create_tables(tables_url)
     with pytest.raises(DatabaseError):
-        execute(
-            "INSERT INTO moderation_overrides (image_sha256, decision, reviewer, reason) "
-            "VALUES (:sha256, 'keep', :reviewer, :reason)",
-            sha256=sha256,
-            reviewer=reviewer,
-            reason=reason,
-        )
+        insert(tables_url, OVERRIDES, {**BY_SQL, **values})
     assert read_overrides(tables_url) == []
 
 
@@ -153,27 +140,15 @@ def test_sqlite_refuses_what_other_databases_have_types_for(
     """SQLite would keep bytes for a text and words for a time, and every reading would stop."""
     url = f"sqlite:///{tmp_path / 'tables.db'}"
     create_tables(url)
-    row: dict[str, object] = {
-        "image_sha256": SHA256,
-        "decision": "keep",
-        "reviewer": "a",
-        "reason": "b",
-    }
-    row |= {"decided_at": "2026-03-01 12:00:00", column: value}
-    with closing(sqlite3.connect(tmp_path / "tables.db")) as database:
-        insert = f"INSERT INTO moderation_overrides ({', '.join(row)}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608
-        with pytest.raises(sqlite3.IntegrityError):
-            database.execute(insert, list(row.values()))
+    row = {**BY_SQL, "decided_at": "2026-03-01 12:00:00", column: value}
+    with pytest.raises(IntegrityError):
+        insert(url, OVERRIDES, row)
 
 
-def test_a_hash_in_capitals_is_the_same_picture(tables_url: str, execute: Execute) -> None:
+def test_a_hash_in_capitals_is_the_same_picture(tables_url: str) -> None:
     """A person who pastes a SHA-256 in capitals decides about the picture of that SHA-256."""
     create_tables(tables_url)
-    execute(
-        "INSERT INTO moderation_overrides (image_sha256, decision, reviewer, reason) "
-        "VALUES (:sha256, 'reject', 'a', 'b')",
-        sha256=SHA256.upper(),
-    )
+    insert(tables_url, OVERRIDES, {**BY_SQL, "image_sha256": SHA256.upper()})
     assert [each.image_sha256 for each in read_overrides(tables_url)] == [SHA256]
 
 

@@ -21,7 +21,7 @@ from imagepipeline_dagster.tables.summaries import (
 )
 from tests.tables.asking import asked
 from tests.tables.conftest import Execute
-from tests.tables.filling import run_sql
+from tests.tables.filling import FULL_PROMPT, insert, run_sql
 
 THREE = (
     "CREATE TABLE prompts (prompt_set TEXT, prompt_id TEXT, prompt TEXT)",
@@ -59,42 +59,16 @@ def test_a_change_is_seen_at_once(tables: SourceTables, execute: Execute) -> Non
 
 
 def test_tables_of_this_package_are_read_in_full(
-    tables_url: str, tables: SourceTables, execute: Execute
+    created_url: str, tables: SourceTables, execute: Execute
 ) -> None:
     """Every column of the created tables is read as its own type."""
-    create_tables(tables_url)
+    insert(created_url, "prompts", FULL_PROMPT)
     execute(
-        "INSERT INTO prompts VALUES ('s', '1', 'p', 'n', 'inpainting', 'sdxl', 'e', 2, 7, 30, 7.5,"
-        " 0.5, 768, 1024, true, 'euler', false, 'https://a.example', 'https://b.example',"
-        " NULL, :time)",
         "INSERT INTO embeddings VALUES ('e', 'name', 'sdxl', 'a, b', 'either', '2', :time)",
         time="2026-05-01 12:00:00+00:00",
     )
     time = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)
-    assert tables.prompts("s") == [
-        PromptRow(
-            prompt_set="s",
-            prompt_id="1",
-            prompt="p",
-            negative_prompt="n",
-            task="inpainting",
-            model_id="sdxl",
-            embeddings="e",
-            samples=2,
-            seed=7,
-            num_inference_steps=30,
-            guidance_scale=7.5,
-            strength=0.5,
-            width=768,
-            height=1024,
-            refiner=True,
-            scheduler="euler",
-            safety_checker=False,
-            init_image="https://a.example",
-            mask_image="https://b.example",
-            updated_at=time,
-        )
-    ]
+    assert tables.prompts("s") == [PromptRow(**FULL_PROMPT)]
     assert tables.embeddings() == {
         "e": EmbeddingRow(
             embedding_id="e",

@@ -22,6 +22,7 @@ from imagepipeline_dagster.tables.values import is_no_value
 from tests.tables.conftest import Execute
 from tests.tables.filling import (
     EMBEDDINGS,
+    FULL_PROMPT,
     PROMPTS,
     import_embeddings,
     import_prompts,
@@ -68,28 +69,8 @@ def prompt(prompt_id: str, **values: object) -> dict[str, object]:
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_an_export_imports_unchanged(created_url: str, tmp_path: Path, ending: str) -> None:
     """Every value of every column comes back, into the same table and into an empty one."""
-    full = prompt(
-        "full",
-        negative_prompt="n",
-        task="inpainting",
-        model_id="sdxl",
-        embeddings="e",
-        samples=12,
-        seed=2**63 - 1,
-        num_inference_steps=30,
-        guidance_scale=7.5,
-        strength=0.1,
-        width=768,
-        height=1024,
-        refiner=True,
-        scheduler="ddim",
-        safety_checker=False,
-        init_image="https://a.example/x.png",
-        mask_image="https://a.example/m.png",
-        updated_at=dt.datetime(2026, 5, 1, 12, 30, 15, 123456, tzinfo=dt.UTC),
-    )
     texts = [prompt(f"{n:02}", prompt=text, seed=n) for n, text in enumerate(HARD_TEXTS)]
-    insert(created_url, "prompts", full, *texts)
+    insert(created_url, "prompts", FULL_PROMPT, *texts)
     file = tmp_path / f"out{ending}"
 
     report = export_table(created_url, PROMPTS, PromptRow, file)

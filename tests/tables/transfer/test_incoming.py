@@ -21,7 +21,6 @@ from imagepipeline_dagster.tables.schema import PromptRow, TableMapping
 from imagepipeline_dagster.tables.spelling import visible_name
 from imagepipeline_dagster.tables.transfer.incoming import ImportRefused
 from imagepipeline_dagster.tables.transfer.merge import ImportReport
-from imagepipeline_dagster.tables.transfer.progress import RowProgress
 from imagepipeline_dagster.tables.values import is_no_value
 from tests.tables.conftest import Execute
 from tests.tables.filling import (
@@ -173,18 +172,6 @@ def test_defaults_fill_what_the_file_lacks(
     assert [row.seed for row in tables.prompts("new set")] == [30, 7]
 
 
-def test_progress_counts_rows(sqlite_url: str, tmp_path: Path) -> None:
-    """A long import tells how many rows it has read and written, now and then and at the end."""
-    file = csv_file(tmp_path, [("s", number, "p") for number in range(4500)])
-    told: list[RowProgress] = []
-    import_prompts(sqlite_url, PROMPTS, file, on_progress=told.append)
-    assert told == [
-        *(RowProgress("read", rows) for rows in (2000, 4000)),
-        RowProgress("read", 4500, 4500),
-        *(RowProgress("written", rows, 4500) for rows in (2000, 4000, 4500)),
-    ]
-
-
 def test_all_problems_are_shown(created_url: str, tmp_path: Path, tables: SourceTables) -> None:
     """A refused file names each problem's line, column and value, what is expected, and its own."""
     headers = (*HEADERS, "samples", "Scale", "task", "refiner", "updated_at")
@@ -290,18 +277,6 @@ def test_mapping_mistakes_are_refused(
     file = csv_file(tmp_path, [], headers)
     with pytest.raises(ImportRefused, match=problem):
         import_prompts(sqlite_url, PROMPTS, file, column_map=column_map, defaults=defaults)
-
-
-@pytest.mark.parametrize(("name", "problem"), [("x.csv", "is not there"), ("x.odt", "ends in")])
-def test_unreadable_files_are_refused(
-    sqlite_url: str, tmp_path: Path, name: str, problem: str
-) -> None:
-    """A file that cannot be read is refused by its name."""
-    if name == "x.odt":
-        (tmp_path / name).touch()
-    with pytest.raises(ImportRefused, match=problem) as caught:
-        import_prompts(sqlite_url, PROMPTS, tmp_path / name)
-    assert name in str(caught.value)
 
 
 def test_import_needs_its_table(tmp_path: Path, tables_url: str) -> None:

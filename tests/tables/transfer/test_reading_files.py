@@ -95,17 +95,11 @@ def test_parquet(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "problem"),
-    [
-        ("x.csv", "", "is empty"),
-        ("x.jsonl", "\n\n", "is empty"),
-        ("x.parquet", "no", "is not a Parquet file"),
-        ("x.xls", "", r"ends in '\.xls'.*\.csv, \.tsv"),
-    ],
+    ("name", "problem"), [("x.jsonl", "is empty"), ("x.xls", r"ends in '\.xls'.*\.csv, \.tsv")]
 )
-def test_unreadable_files(tmp_path: Path, name: str, content: str, problem: str) -> None:
+def test_unreadable_files(tmp_path: Path, name: str, problem: str) -> None:
     """A file that cannot be read at all says why, and what can be."""
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text("\n\n")
     with pytest.raises(FileUnreadable, match=problem):
         open_file(tmp_path / name).headers()
 
