@@ -18,7 +18,7 @@ from imagepipeline_dagster.defs.metadata import (
     column_metadata,
     contact_sheet_of,
     found_table,
-    markdown_table,
+    shown_table,
     table_metadata,
 )
 from imagepipeline_dagster.defs.plan_metadata import plan_figures
@@ -185,9 +185,7 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
             **table_metadata(dataset, "generated_images", len(images), started=started),
             **told,
             "emulated": means.emulated,
-            "outcomes": dg.MetadataValue.md(
-                markdown_table(["outcome", "samples"], list(outcomes.items()))
-            ),
+            "outcomes": shown_table(["outcome", "samples"], list(outcomes.items())),
             "contact_sheet": contact_sheet_of(
                 (
                     (image, None if image.outcome == Outcome.GENERATED else image.outcome)

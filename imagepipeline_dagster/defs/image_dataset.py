@@ -13,8 +13,8 @@ from imagepipeline_dagster.defs.metadata import (
     column_metadata,
     contact_sheet_of,
     found_table,
-    markdown_table,
     seconds_since,
+    shown_table,
 )
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.stopped_sets import stopped_sets
@@ -262,15 +262,13 @@ def _metadata(
         "emulated": bool(release.emulated),
         "judged_anew": judged_anew,
         **_left_out(release),
-        "prompt_sets": dg.MetadataValue.md(
-            markdown_table(
-                ["prompt set", "requested", "kept", "rejected", "quarantined"],
-                [
-                    (name, c.requested, c.kept, c.rejected, c.quarantined)
-                    for name, c in release.prompt_sets.items()
-                ],
-                most_bytes=_COUNTS_BYTES,
-            )
+        "prompt_sets": shown_table(
+            ["prompt set", "requested", "kept", "rejected", "quarantined"],
+            [
+                (name, c.requested, c.kept, c.rejected, c.quarantined)
+                for name, c in release.prompt_sets.items()
+            ],
+            most_bytes=_COUNTS_BYTES,
         ),
     }
 
@@ -289,11 +287,8 @@ def _before_and_after(storage: Storage, release: Release) -> dict[str, dg.Markdo
 
 
 def _left_out(release: Release) -> dict[str, dg.MarkdownMetadataValue]:
-    if not release.left_out:
-        return {}
     sentences = [[sentence] for sentence in release.left_out]
-    table = markdown_table(["left out"], sentences, most_bytes=_LEFT_OUT_BYTES)
-    return {"left_out": dg.MetadataValue.md(table)}
+    return found_table("left_out", ["left out"], sentences, most_bytes=_LEFT_OUT_BYTES)
 
 
 class _Releases(dg.IOManager):

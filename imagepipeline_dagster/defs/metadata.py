@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _TILES = 64
 _TILES_OF_A_SMALL_SHEET = 6
 _SMALL_SHEET_BYTES = 5_000
+_TABLE_BYTES = 20_000
 # An event's metadata stays under 48 kB: as base64 this leaves room for the columns' descriptions.
 _SHEET_BYTES = 25_000
 
@@ -109,9 +110,9 @@ def contact_sheet_of(
     return dg.MetadataValue.md(markdown_picture(sheet, f"{count} samples"))
 
 
-def markdown_table(
-    headers: Sequence[str], rows: Sequence[Sequence[object]], *, most_bytes: int = 20_000
-) -> str:
+def shown_table(
+    headers: Sequence[str], rows: Sequence[Sequence[object]], *, most_bytes: int = _TABLE_BYTES
+) -> dg.MarkdownMetadataValue:
     """Return a Markdown table; cells are text, whatever characters stand in them.
 
     Rows that would take it beyond `most_bytes` as JSON are left out and counted in a last one.
@@ -126,7 +127,7 @@ def markdown_table(
             lines.append(_line([more, *[""] * (len(headers) - 1)]))
             break
         lines.append(line)
-    return "\n".join(lines)
+    return dg.MetadataValue.md("\n".join(lines))
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -134,7 +135,11 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def found_table(
-    name: str, headers: Sequence[str], rows: Sequence[Sequence[object]]
+    name: str,
+    headers: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    most_bytes: int = _TABLE_BYTES,
 ) -> dict[str, dg.MarkdownMetadataValue]:
     """Return a Markdown table as metadata, or none where it would have no row."""
-    return {name: dg.MetadataValue.md(markdown_table(headers, rows))} if rows else {}
+    return {name: shown_table(headers, rows, most_bytes=most_bytes)} if rows else {}

@@ -6,17 +6,16 @@ from typing import Any
 
 import dagster as dg
 
-from imagepipeline_dagster.defs.metadata import contact_sheet_of, markdown_table
+from imagepipeline_dagster.defs.metadata import contact_sheet_of, shown_table
 from imagepipeline_dagster.moderation.policy import Rules
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict, summarise
 from imagepipeline_dagster.storage.contract import Storage
 
-# Bytes of pictures; as base64, with the columns, an event stays under 48 kB.
-_SHEET_BYTES = {Verdict.KEPT: 9_000, Verdict.QUARANTINED: 6_000, Verdict.REJECTED: 4_500}
-_SHEET_NAMES = {
-    Verdict.KEPT: "contact_sheet",
-    Verdict.QUARANTINED: "quarantined_pictures",
-    Verdict.REJECTED: "rejected_pictures",
+# Name, and bytes of pictures: as base64, with the columns, an event stays under 48 kB.
+_SHEETS = {
+    Verdict.KEPT: ("contact_sheet", 9_000),
+    Verdict.QUARANTINED: ("quarantined_pictures", 6_000),
+    Verdict.REJECTED: ("rejected_pictures", 4_500),
 }
 
 
@@ -36,11 +35,6 @@ def moderation_metadata(
         by_reason[image.verdict, image.moderation_reason] += 1
         classified += image.nsfw_score is not None
         duplicates += image.duplicate_of is not None
-    number_of = {
-        Verdict.KEPT: counts.kept,
-        Verdict.QUARANTINED: counts.quarantined,
-        Verdict.REJECTED: counts.rejected,
-    }
     metadata: dict[str, Any] = {
         "requested": counts.requested,
         "kept": counts.kept,
@@ -48,22 +42,21 @@ def moderation_metadata(
         "quarantined": counts.quarantined,
         "overridden": counts.overridden,
         "duplicates": duplicates,
-        "reasons": dg.MetadataValue.md(
-            markdown_table(
-                ["verdict", "reason", "samples"],
-                [(*why, number) for why, number in by_reason.most_common()],
-            )
+        "reasons": shown_table(
+            ["verdict", "reason", "samples"],
+            [(*why, number) for why, number in by_reason.most_common()],
         ),
     }
     if classified or rules.classifies:
         metadata |= {"classified": classified, "classified_now": classified_now}
-    for verdict, name in _SHEET_NAMES.items():
-        if number_of[verdict] or verdict is Verdict.KEPT:
+    for verdict, (name, byte_budget) in _SHEETS.items():
+        count: int = getattr(counts, verdict)
+        if count or verdict is Verdict.KEPT:
             metadata[name] = contact_sheet_of(
                 ((image, _mark(image)) for image in images if image.verdict == verdict),
                 storage,
-                count=number_of[verdict],
-                byte_budget=_SHEET_BYTES[verdict],
+                count=count,
+                byte_budget=byte_budget,
                 small=small_sheets,
             )
     # Last, as it is long and mostly the same.

@@ -6,9 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import dagster as dg
-
-from imagepipeline_dagster.defs.metadata import found_table, markdown_table
+from imagepipeline_dagster.defs.metadata import found_table, shown_table
 from imagepipeline_dagster.ledger.budget import Allowance, Spent
 from imagepipeline_dagster.ledger.records import PlanState
 from imagepipeline_dagster.planning.prompts import Prompt
@@ -48,8 +46,8 @@ def plan_figures(
         "images_unknown": summary.images[PlanState.UNKNOWN],
         **({} if cost is None else {"cost": cost, "price": str(price)}),
         "budget_left": budget,
-        "spent": dg.MetadataValue.md(markdown_table(["period", "images", "money"], periods)),
-        "plan": dg.MetadataValue.md(markdown_table(["state", "API calls", "images"], calls)),
+        "spent": shown_table(["period", "images", "money"], periods),
+        "plan": shown_table(["state", "API calls", "images"], calls),
         **found_table("why", ["reason", "images to buy"], list(summary.to_buy_by_reason.items())),
     }
 
@@ -71,21 +69,17 @@ def requests_to_buy(plan: Iterable[PlannedRequest], allowance: Allowance) -> dic
         ]
         for call in distinct.values()
     ]
-    if not rows:
-        return {}
     headers = ["prompt_id", "prompt", "parameters", "why", "price"]
-    table = markdown_table(headers, rows, most_bytes=_TABLE_BYTES)
-    return {"requests_to_buy": dg.MetadataValue.md(table)}
+    return found_table("requests_to_buy", headers, rows, most_bytes=_TABLE_BYTES)
 
 
 def refused_rows(prompts: Iterable[Prompt]) -> dict[str, Any]:
     """Return how many rows are refused, and a table of what is wrong with each."""
     refused = [prompt for prompt in prompts if not prompt.valid]
     rows = [[prompt.prompt_id, prompt.problems] for prompt in refused[:_ROWS_SHOWN]]
-    if not rows:
-        return {"refused": 0}
-    table = markdown_table(["prompt_id", "problems"], rows, most_bytes=_TABLE_BYTES)
-    return {"refused": len(refused), "refused_rows": dg.MetadataValue.md(table)}
+    headers = ["prompt_id", "problems"]
+    table = found_table("refused_rows", headers, rows, most_bytes=_TABLE_BYTES)
+    return {"refused": len(refused), **table}
 
 
 def _shown_request(call: PlannedRequest) -> tuple[str, str]:

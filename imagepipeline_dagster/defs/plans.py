@@ -9,7 +9,7 @@ import dagster as dg
 from pydantic import Field
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.metadata import found_table, markdown_table
+from imagepipeline_dagster.defs.metadata import found_table, shown_table
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.sensor_resources import ledger_of
 from imagepipeline_dagster.ledger.approvals import approvals_since
@@ -261,4 +261,4 @@ def _plans_table(plans: Sequence[SetPlan], allowance: Allowance) -> dg.MarkdownM
         ]
         for planned in plans
     ]
-    return dg.MetadataValue.md(markdown_table(headers, rows))
+    return shown_table(headers, rows)
