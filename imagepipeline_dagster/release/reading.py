@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -41,7 +42,13 @@ def _manifests(storage: Storage, folder: str) -> Iterator[Release]:
     versions = filter(VERSION.fullmatch, storage.folders(folder))
     for version in sorted(versions, key=lambda name: int(name[1:]), reverse=True):
         with suppress(ObjectMissing):
-            yield Release.model_validate_json(storage.read(f"{folder}/{version}/manifest.json"))
+            yield _release(storage.read(f"{folder}/{version}/manifest.json"))
+
+
+@lru_cache(maxsize=1)
+def _release(manifest: bytes) -> Release:
+    """Return what a manifest says; a publisher asks for the newest one again and again."""
+    return Release.model_validate_json(manifest)
 
 
 def made_mark(path: str) -> str:

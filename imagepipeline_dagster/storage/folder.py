@@ -9,7 +9,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import accumulate, islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from imagepipeline_dagster.storage.contract import (
 )
 
 _CHUNK = 2**20
-_SYNCS = 8  # at once
+_SYNCS = 4  # at once, of one call
 _SUSPENDED = 3600  # seconds that a writer may sleep between two steps and still go on
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
@@ -57,18 +57,17 @@ class LocalFolder(Storage):
 
     @override
     def write_all(self, objects: Mapping[str, bytes | memoryview]) -> None:
-        with ExitStack() as temporaries:
+        with ExitStack() as temporaries, ThreadPoolExecutor(_SYNCS) as syncs:
             written: dict[Path, Path] = {}
-            for path, data in objects.items():
-                location = self._location(path)
+            for location, data in zip(self._locations(objects), objects.values(), strict=True):
                 temporary = temporaries.enter_context(_temporary_beside(location))
                 temporary.write_bytes(data)
                 written[temporary] = location
             # All are written before the first is synced: a disk takes many together.
-            _sync_together(written)
+            _sync_together(written, syncs)
             for temporary, location in written.items():
                 temporary.replace(location)
-            _sync_together({location.parent for location in written.values()})
+            _sync_together({location.parent for location in written.values()}, syncs)
 
     @override
     def upload(self, path: str, file: Path) -> str:
@@ -85,14 +84,15 @@ class LocalFolder(Storage):
     @override
     def copy(self, sources: Mapping[str, str]) -> None:
         folders: set[Path] = set()
-        for target, source in sources.items():
-            original, location = self._location(source), self._location(target)
+        for location, source in zip(self._locations(sources), sources.values(), strict=True):
+            original = self._location(source)
             try:
                 location.hardlink_to(original)  # whole at once, and most names are free
             except OSError:
                 self._copy_over(source, original, location)
             folders.add(location.parent)
-        _sync_together(folders)
+        with ThreadPoolExecutor(_SYNCS) as syncs:
+            _sync_together(folders, syncs)
 
     @override
     def read(self, path: str) -> bytes:
@@ -154,6 +154,18 @@ class LocalFolder(Storage):
             raise ValueError(f"{path!r} leads out of {self.uri} by a symbolic link")
         return location
 
+    def _locations(self, targets: Iterable[str]) -> Iterator[Path]:
+        """Yield where objects are put; each folder is looked at once.
+
+        An object itself may be a link: what is put takes its place.
+        """
+        folders: dict[str, Path] = {}
+        for path in targets:
+            folder, _, name = checked_path(path).rpartition("/")
+            if folder not in folders:
+                folders[folder] = self._folder(folder)
+            yield folders[folder] / name
+
     def _folder(self, prefix: str) -> Path:
         return self._location(prefix) if prefix else self._root
 
@@ -203,11 +215,10 @@ def _make_folder(folder: Path) -> None:
         _sync_path(folder.parent)
 
 
-def _sync_together(paths: Iterable[Path]) -> None:
+def _sync_together(paths: Iterable[Path], syncs: Executor) -> None:
     """Sync them side by side, a share of them a thread."""
     listed = list(paths)
-    with ThreadPoolExecutor(_SYNCS) as syncs:
-        deque(syncs.map(_sync_each, (listed[at::_SYNCS] for at in range(_SYNCS))), maxlen=0)
+    deque(syncs.map(_sync_each, (listed[at::_SYNCS] for at in range(_SYNCS))), maxlen=0)
 
 
 def _sync_each(paths: Iterable[Path]) -> None:
