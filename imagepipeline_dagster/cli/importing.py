@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -48,6 +48,39 @@ _NAMED_SETS = 5  # more are only counted
 _JUDGED_ROWS = 5_000  # more would take longer than their import
 
 
+def _pairs(context: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str]:
+    del context, option
+    pairs: dict[str, str] = {}
+    for pair in given:
+        column, equals, header = pair.partition("=")
+        column = column.strip()
+        if not (column and equals and header):
+            raise click.BadParameter(f"{pair!r} is not COLUMN=HEADER")
+        if column in pairs:
+            raise click.BadParameter(
+                f"{column} is mapped twice: to {pairs[column]!r} and {header!r}"
+            )
+        pairs[column] = header
+    return pairs
+
+
+def _encoding(context: click.Context, option: click.Parameter, name: str | None) -> str | None:
+    del context, option
+    try:
+        codecs.lookup(name or "utf-8")
+    except LookupError as error:
+        raise click.BadParameter(str(error)) from error
+    return name
+
+
+def _sign(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
+    del context, option
+    sign = {"\\t": "\t", "tab": "\t"}.get(text or "", text)
+    if sign is not None and len(sign) != 1:
+        raise click.BadParameter(f"{text!r} is not one sign")
+    return sign
+
+
 def _import_options(command: Callable[..., Answer]) -> Callable[..., None]:
     optional = on_dataset(command)
     for option in (
@@ -62,8 +95,9 @@ def _import_options(command: Callable[..., Answer]) -> Callable[..., None]:
         ),
         click.option(
             "--map",
-            "mapped",
+            "column_map",
             multiple=True,
+            callback=_pairs,
             metavar="COLUMN=HEADER",
             help="A column of the table, and the file's header for it. May be repeated.",
         ),
@@ -77,9 +111,17 @@ def _import_options(command: Callable[..., Answer]) -> Callable[..., None]:
             metavar="HEADER",
             help="A header that nothing is read from. May be repeated.",
         ),
-        click.option("--encoding", metavar="NAME", help="The file's encoding, as cp1252."),
         click.option(
-            "--delimiter", metavar="SIGN", help="What separates the fields of a CSV file."
+            "--encoding",
+            metavar="NAME",
+            callback=_encoding,
+            help="The file's encoding, as cp1252.",
+        ),
+        click.option(
+            "--delimiter",
+            metavar="SIGN",
+            callback=_sign,
+            help="What separates the fields of a CSV file.",
         ),
         click.option("--no-quotes", is_flag=True, help="Quotes in a CSV file are part of texts."),
         click.option(
@@ -180,12 +222,18 @@ def _import(
     *,
     dry_run: bool,
     report: Path | None,
+    encoding: str | None,
+    delimiter: str | None,
+    no_quotes: bool,
     replace_set: bool = False,
     yes: bool = False,
-    **written: Any,  # noqa: ANN401 - see _options
+    **of_rows: Any,  # noqa: ANN401 - those of ImportOptions
 ) -> Answer:
     if report is not None and report.resolve() == file.resolve():
         raise click.BadParameter("is the file that is imported", param_hint="--report")
+    options = ImportOptions(
+        file=FileOptions(encoding=encoding, delimiter=delimiter, quotes=not no_quotes), **of_rows
+    )
     with (
         closing(ShownProgress()) as on_progress,
         RefusedRows(report) as refused,
@@ -193,19 +241,15 @@ def _import(
     ):
         try:
             incoming = IncomingRows(
-                file,
-                row_type,
-                options=_options(**written),
-                on_progress=on_progress,
-                on_refused=refused.add,
+                file, row_type, options=options, on_progress=on_progress, on_refused=refused.add
             )
             merge = Merge(url, mapping, incoming, replace_sets=replace_set)
         finally:
             if refused.count:
                 click.echo(f"Refused: {count_of(refused.count, 'row')}, in {report}", err=True)
         with closing(merge):
-            if not dry_run:
-                _make_default_tables(dataset)
+            if not dry_run and resources_of(dataset)["tables"].create_samples:
+                create_tables(url)  # our own default file, empty, unless it is there
             with SourceTables(
                 url, prompts=dataset.prompts, embeddings=dataset.embeddings
             ) as tables:
@@ -232,37 +276,6 @@ def _dry_run(
             *change_lines(changes),
             *cost_lines(dataset, planned),
         ],
-    )
-
-
-def _options(
-    *,
-    mapped: tuple[str, ...],
-    guess: bool,
-    ignored: tuple[str, ...],
-    encoding: str | None,
-    delimiter: str | None,
-    no_quotes: bool,
-    decimal: str,
-    defaults: Mapping[str, str] | None = None,
-    seed_modulo: int | None = None,
-) -> ImportOptions:
-    if encoding is not None:
-        try:
-            codecs.lookup(encoding)
-        except LookupError as error:
-            raise click.BadParameter(str(error), param_hint="--encoding") from error
-    sign = {"\\t": "\t", "tab": "\t"}.get(delimiter or "", delimiter)
-    if sign is not None and len(sign) != 1:
-        raise click.BadParameter(f"{delimiter!r} is not one sign", param_hint="--delimiter")
-    return ImportOptions(
-        column_map=_pairs(mapped),
-        defaults=defaults or {},
-        ignored=ignored,
-        guess=guess,
-        decimal=decimal,
-        seed_modulo=seed_modulo,
-        file=FileOptions(encoding=encoding, delimiter=sign, quotes=not no_quotes),
     )
 
 
@@ -320,28 +333,6 @@ def _url_of_tables(dataset: ImageDataset, *, dry_run: bool) -> Iterator[str]:
         empty = f"sqlite:///{folder}/tables.db"
         create_tables(empty)
         yield empty
-
-
-def _make_default_tables(dataset: ImageDataset) -> None:
-    """Make our own default file, empty, where it is meant and not there."""
-    tables = resources_of(dataset)["tables"]
-    if tables.create_samples:
-        create_tables(tables.url)
-
-
-def _pairs(mapped: tuple[str, ...]) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for pair in mapped:
-        column, equals, header = pair.partition("=")
-        if not (column and equals and header):
-            raise click.BadParameter(f"{pair!r} is not COLUMN=HEADER", param_hint="--map")
-        if column.strip() in pairs:
-            raise click.BadParameter(
-                f"{column.strip()} is mapped twice: to {pairs[column.strip()]!r} and {header!r}",
-                param_hint="--map",
-            )
-        pairs[column.strip()] = header
-    return pairs
 
 
 def _report(report: ImportReport, merge: Merge, refusals: Sequence[Refusal] | None) -> Answer:
