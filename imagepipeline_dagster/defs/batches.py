@@ -48,8 +48,6 @@ from imagepipeline_dagster.tables.reading import SourceTables
 # A set waits for the API for most of its time; each buys with its part of the run's places.
 _SETS_AT_ONCE = 4
 _FAILURES_SHOWN = 50
-# The assets have their columns themselves; in thousands of events they would be most of the log.
-_COLUMNS = {"dagster/column_schema", "dagster/column_lineage"}
 
 _Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 
@@ -276,12 +274,11 @@ class _Batch:
         uri = self.storage.write(table_path(key, partition), result.table.encoded)
         if made.stage == STAGES[-1]:
             record_built(self.dataset, result.rows, self.ledger)
-        metadata = {name: told for name, told in result.metadata.items() if name not in _COLUMNS}
         made.events.append(
             dg.AssetMaterialization(
                 key,
                 partition=partition,
-                metadata={**metadata, "dagster/uri": uri},
+                metadata={**result.metadata, "dagster/uri": uri},
                 tags={"dagster/data_version": result.data_version},
             )
         )

@@ -182,7 +182,7 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
         row_type=GeneratedImage,
         data_version=content_hash(images, leave_out=CIRCUMSTANCES),
         metadata={
-            **table_metadata(dataset, "generated_images", len(images), started=started),
+            **table_metadata(len(images), started=started),
             **told,
             "emulated": means.emulated,
             "outcomes": shown_table(["outcome", "samples"], list(outcomes.items())),

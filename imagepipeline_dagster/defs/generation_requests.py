@@ -61,7 +61,7 @@ def plan_set(
         # Neither states nor reasons: the plan is the same before and after its purchase.
         data_version=fingerprint,
         metadata={
-            **table_metadata(dataset, "generation_requests", len(plan), started=started),
+            **table_metadata(len(plan), started=started),
             **plan_figures(summarise_plan(plan), allowance, spent, emulated=api.emulated),
             **requests_to_buy(plan, allowance),
             **refused_rows(prompts.rows(Prompt)),

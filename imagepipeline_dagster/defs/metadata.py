@@ -30,15 +30,9 @@ _TABLE_BYTES = 20_000
 _SHEET_BYTES = 25_000
 
 
-def table_metadata(
-    dataset: ImageDataset, stage: str, row_count: int, *, started: float
-) -> dict[str, Any]:
+def table_metadata(row_count: int, *, started: float) -> dict[str, Any]:
     """Return the metadata that every stage's table has; `started` is of the monotonic clock."""
-    return {
-        "dagster/row_count": row_count,
-        **column_metadata(dataset, stage),
-        "seconds": seconds_since(started),
-    }
+    return {"dagster/row_count": row_count, "seconds": seconds_since(started)}
 
 
 def column_metadata(

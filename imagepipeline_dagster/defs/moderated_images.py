@@ -61,7 +61,7 @@ def moderate(
         row_type=ModeratedImage,
         data_version=f"{content}-{moderation.rules.digest[:8]}",
         metadata={
-            **table_metadata(dataset, "moderated_images", len(rows), started=started),
+            **table_metadata(len(rows), started=started),
             **moderation_metadata(
                 rows,
                 moderation.rules,

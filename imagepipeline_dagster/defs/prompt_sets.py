@@ -49,7 +49,7 @@ def make_prompt_set(dataset: ImageDataset, prompt_set: str, source: SourceTables
         row_type=Prompt,
         data_version=content_hash(prompts, leave_out=_AS_THEY_STAND),
         metadata={
-            **table_metadata(dataset, "prompt_sets", len(prompts), started=started),
+            **table_metadata(len(prompts), started=started),
             "valid": len(prompts) - refused,
             "refused": refused,
             "images_wanted": sum(prompt.samples for prompt in prompts),

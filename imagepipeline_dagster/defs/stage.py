@@ -59,8 +59,10 @@ class Made(Generic[RowT]):
             return dg.Output(self.table, data_version=dg.DataVersion(self.data_version))
 
     def _tell(self, context: dg.AssetExecutionContext) -> None:
-        # The metadata of an output would be stored twice: with its own event, and the asset's.
-        context.add_asset_metadata(self.metadata)
+        # The metadata of an output would be stored twice: with its own event, and the asset's. What
+        # the asset says of its columns shows beside the table's own figures.
+        columns = context.assets_def.metadata_by_key[context.asset_key]
+        context.add_asset_metadata({**columns, **self.metadata})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
