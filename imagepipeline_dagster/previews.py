@@ -80,6 +80,7 @@ class Tile:
 
 
 _MOST_TILES = 64
+_LONGEST_TEXT = 200  # characters
 _QUALITIES = (80, 70, 60, 50, 40, 30)
 _SHEET_METHOD = 2  # a third of the time of WebP's usual 4, and 4 % more bytes
 
@@ -200,20 +201,16 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(_FONT_SIZE)
 
 
-def _plain(text: str) -> str:
-    """Return the text's first 200 characters as one line, without invisible characters."""
-    visible = (" " if unicodedata.category(c)[0] in "CZ" else c for c in text[:200])
-    return " ".join("".join(visible).split())
-
-
 def _drawable(text: str) -> str:
-    """Return the text in the letters that Pillow's own font has: ASCII, '?' for all others.
+    """Return the beginning of the text as one line of the letters that Pillow's own font has.
 
-    Other fonts differ between machines, and so would the sheets.
+    They are ASCII; '?' stands for all others. Other fonts differ between machines, and so would the
+    sheets.
     """
-    parted = unicodedata.normalize("NFKD", _plain(text))
+    parted = unicodedata.normalize("NFKD", text[:_LONGEST_TEXT])
     letters = "".join(c for c in parted if not unicodedata.combining(c))
-    return _plain(letters).encode("ascii", "replace").decode()
+    visible = (" " if unicodedata.category(c)[0] in "CZ" else c for c in letters)
+    return " ".join("".join(visible).split()).encode("ascii", "replace").decode()
 
 
 def _cut(text: str, width: float) -> str:
@@ -250,4 +247,4 @@ def _webp(image: Image.Image, *, quality: int, method: int = 4) -> bytes:
 def markdown_picture(webp: bytes, alt: str) -> str:
     """Return Markdown that shows a WebP picture without a file; `alt` is taken as plain text."""
     encoded = base64.b64encode(webp).decode()
-    return f"![{markdown_text(_plain(alt))}](data:image/webp;base64,{encoded})"
+    return f"![{markdown_text(alt, longest=_LONGEST_TEXT)}](data:image/webp;base64,{encoded})"
