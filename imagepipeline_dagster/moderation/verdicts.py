@@ -280,13 +280,12 @@ def _targets_of(image: GeneratedImage) -> Iterator[_Target]:
 
 def decision_about(image: GeneratedImage, decisions: Decisions) -> Override | None:
     """Return the decision that counts for a picture; None where nobody decided."""
-    about = [
-        decisions[target, decision]
+    about = (
+        override
         for target in _targets_of(image)
         for decision in OverrideDecision
-        if (target, decision) in decisions
-        and decisions[target, decision].covers(image.completed_at)
-    ]
+        if (override := decisions.get((target, decision))) and override.covers(image.completed_at)
+    )
     return max(about, key=lambda override: override.rank, default=None)
 
 
