@@ -6,7 +6,9 @@ there with every run, and could not launch a masked one.
 """
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -97,10 +99,17 @@ def _without_config(name: str, resource: Any) -> dg.ResourceDefinition:  # noqa:
         # In the run's own instance: Dagster would make another one for each resource.
         with (
             dg.build_init_resource_context(config=config, instance=context.instance) as inner,
-            resource.from_resource_context_cm(
-                inner, nested_resources=resource.nested_resources
-            ) as ready,
+            ExitStack() as opened,
         ):
+            with warnings.catch_warnings():
+                # Dagster warns about its own code when one resource holds another.
+                about = r"InitResourceContext\.dagster_run"
+                warnings.filterwarnings("ignore", about, DeprecationWarning)
+                ready = opened.enter_context(
+                    resource.from_resource_context_cm(
+                        inner, nested_resources=resource.nested_resources
+                    )
+                )
             yield ready
 
     kind: Any = dg.ResourceDefinition
