@@ -11,6 +11,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 
 from sqlalchemy.exc import OperationalError
@@ -117,44 +118,35 @@ class Purchase:
         """
         self._state.stopper = withheld
         loop = self._loop = asyncio.new_event_loop()
-        outcome: list[PurchaseReport | BaseException] = []
+        ended: Future[PurchaseReport] = Future()
 
         def work() -> None:
             try:
                 with asyncio.Runner(loop_factory=lambda: loop) as runner:
-                    outcome.append(runner.run(self._carry_out()))
+                    report = runner.run(self._carry_out())
             except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-                outcome.append(error)
-            finally:
-                ended.set()
+                ended.set_exception(error)
+            else:
+                ended.set_result(report)
 
-        # Not Thread.join: interrupted, it takes the running thread for ended (CPython 3.11), and
-        # the second wait below would not wait.
-        ended = threading.Event()
-        thread = threading.Thread(target=work, name="purchase", daemon=True)
-        thread.start()
+        threading.Thread(target=work, name="purchase", daemon=True).start()
         try:
-            ended.wait()
-        except BaseException:
-            self.interrupt()
-            ended.wait(_CLEANUP_SECONDS)
-            raise
-        if isinstance(outcome[0], BaseException):
-            raise outcome[0]
-        return outcome[0]
+            return ended.result()
+        finally:
+            if not ended.done():
+                self.interrupt()
+                wait([ended], _CLEANUP_SECONDS)
 
     def interrupt(self) -> None:
         """End soon, asked by any thread: nothing more is sent, and every job id is kept."""
         self._state.interrupted = True
-        self._let_posts_end(until=time.monotonic() + _GRACE_SECONDS)
+        until = time.monotonic() + _GRACE_SECONDS
+        # Each answer that is under way may name a job that is paid.
+        while self._state.sending and time.monotonic() < until:
+            time.sleep(0.02)
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop may have ended by itself
                 self._loop.call_soon_threadsafe(_cancel_all, self._loop)
-
-    def _let_posts_end(self, *, until: float) -> None:
-        """Wait for the answers to POSTs that are under way: each may name a job that is paid."""
-        while self._state.sending and time.monotonic() < until:
-            time.sleep(0.02)
 
     async def _carry_out(self) -> PurchaseReport:
         with LedgerWriter(self.means.ledger.engine) as writer:

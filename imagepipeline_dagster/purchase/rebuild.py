@@ -125,6 +125,8 @@ class Rebuilding:
         there = {prompt.prompt_id for prompt in prompts}
         plan = [call for call in plan if call.prompt_id in there]
         uses = uses_of_plan(plan, prompts, dataset=self.dataset, run_id=_RESTORED)
+        # What is bought is counted, whatever the budget says.
+        spending = dataclasses.replace(self.means.allowance, budget=None)
         restored: dict[str, Mapping[str, Any]] = {}
         stored = 0
         for call in plan:
@@ -143,7 +145,9 @@ class Rebuilding:
             for sample in _stored_samples(call.request_key, rows, attempt=entry["attempt"]):
                 put(connection, samples, sample)
                 stored += sample["image_sha256"] is not None
-            self._count_as_spent(connection, entry)
+            if entry["submitted_at"] is not None:
+                day = entry["submitted_at"].date()
+                spending.reserve(connection, images=call.samples, today=day)
         record_uses(connection, (use for use in uses if use.request_key in restored))
         return Restored(
             plan[0].prompt_set if plan else "",
@@ -188,13 +192,6 @@ class Rebuilding:
             "error": error,
         }
 
-    def _count_as_spent(self, connection: Connection, entry: Mapping[str, Any]) -> None:
-        if entry["submitted_at"] is not None:
-            recording = dataclasses.replace(self.means.allowance, budget=None)
-            recording.reserve(
-                connection, images=entry["samples"], today=entry["submitted_at"].date()
-            )
-
     def _rows(self, path: str, row_type: type[RowT]) -> list[RowT]:
         try:
             data = self.means.storage.read(path)
@@ -207,14 +204,14 @@ def _samples_by_request(
     images: Sequence[GeneratedImage],
 ) -> dict[str, list[GeneratedImage]]:
     """Return each request's samples in the order of their slots, as its first call shows them."""
-    calls: dict[tuple[str, str, int | None], list[GeneratedImage]] = {}
-    for image in images:
-        if image.request_key is not None:
-            call = (image.request_key, image.prompt_id, image.call_index)
-            calls.setdefault(call, []).append(image)
     shown: dict[str, list[GeneratedImage]] = {}
-    for (key, _, _), of_call in calls.items():
-        shown.setdefault(key, of_call)
+    for image in images:
+        if image.request_key is None:
+            continue
+        of_call = shown.setdefault(image.request_key, [])
+        first = of_call[0] if of_call else image
+        if (first.prompt_id, first.call_index) == (image.prompt_id, image.call_index):
+            of_call.append(image)
     return shown
 
 
