@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,3 +26,17 @@ def either_home(request: pytest.FixtureRequest) -> Storage:
     if request.param == "folder":
         return LocalFolder(request.getfixturevalue("tmp_path") / "storage")
     return open_storage(f"s3://{request.getfixturevalue('s3_bucket')}/data/sets")
+
+
+@pytest.fixture(scope="session")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Hugging Face `datasets`, cut off from the hub and from the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        # The library reads these when it is imported.
+        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+        patch.setenv("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        import datasets  # type: ignore[import-untyped] # it has no types
+
+        yield datasets

@@ -17,6 +17,11 @@ from imagepipeline_dagster.release.publish import Publication, publish
 from imagepipeline_dagster.storage.contract import Storage, image_path
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+FORMATS = ["PNG", "JPEG", "WEBP"]
+EVERYTHING = ReleasePolicy(
+    formats=("parquet", "webdataset", "imagefolder", "lance"), max_lost_share=1
+)
+HALVES = EVERYTHING.changed(splits={"train": 0.5, "test": 0.5})
 
 
 def picture(number: int, *, format: str = "PNG", side: int = 24) -> bytes:  # noqa: A002

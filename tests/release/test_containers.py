@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -11,9 +10,8 @@ from imagepipeline_dagster.release.containers import readable, without_exif
 from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.storage.folder import LocalFolder
-from tests.release.samples import kept_row, publish_rows
+from tests.release.samples import FORMATS, kept_row, publish_rows
 
-FORMATS = ["PNG", "JPEG", "WEBP"]
 # It asks for a turn, and has a tag whose value does not fit its type: to write it anew fails.
 BROKEN = (
     b"Exif\0\0MM\0*\0\0\0\x08\0\x02"
@@ -64,13 +62,9 @@ def test_nothing_else_is_dropped(format: str) -> None:  # noqa: A002
     assert pixels(without_exif(with_exif(format, TURNED), format)) == pixels(with_exif(format, b""))
 
 
-def test_datasets_reads_a_release_with_broken_exif(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("datasets")
+def test_datasets_reads_a_release_with_broken_exif(storage: LocalFolder) -> None:
     """One picture with a broken EXIF does not stop Hugging Face's reader; the original is kept."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    storage = LocalFolder(tmp_path / "data")
     original = with_exif("JPEG", BROKEN)
     row = kept_row(storage, 1, data=original, format="JPEG")
     as_delivered = ReleasePolicy(stamp=False)

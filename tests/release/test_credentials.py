@@ -29,7 +29,7 @@ from imagepipeline_dagster.release.verifying import problems_of
 from imagepipeline_dagster.release.withdrawal import withdraw
 from imagepipeline_dagster.storage.contract import image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
-from tests.release.samples import NOON, kept_row, picture, publish_rows
+from tests.release.samples import FORMATS, NOON, kept_row, picture, publish_rows
 from tests.release.test_stamping import LEFT_ALONE, pixels, xmp_of
 
 SIGNED = ReleasePolicy(content_credentials=True, max_lost_share=1)
@@ -148,8 +148,7 @@ def rows_of(storage: LocalFolder, path: str) -> list[dict[str, Any]]:
 def test_a_reader_believes_a_picture_until_a_byte_changes(tmp_path: Path, own: Owner) -> None:
     """Valid to all, trusted by who knows the root, broken by one byte; pixels and XMP are there."""
     storage = LocalFolder(tmp_path / "data")
-    formats = ["PNG", "JPEG", "WEBP"]
-    pictures = [kept_row(storage, n, format=name) for n, name in enumerate(formats)]
+    pictures = [kept_row(storage, n, format=name) for n, name in enumerate(FORMATS)]
     theirs = kept_row(storage, 3, data=LEFT_ALONE[0][1])
     release = publish_rows(storage, [*pictures, theirs], policy=SIGNED)
     assert release.marks == {"credentials": 1, "signed": 3}
@@ -159,7 +158,7 @@ def test_a_reader_believes_a_picture_until_a_byte_changes(tmp_path: Path, own: O
     assert "3 of these carry content credentials (C2PA) that the publisher signed." in card
     *signed, left = rows_of(storage, f"{release.path}/{release.shards[0].path}")
     assert left["image"]["bytes"] == LEFT_ALONE[0][1]
-    for number, (row, format) in enumerate(zip(signed, formats, strict=True)):  # noqa: A001
+    for number, (row, format) in enumerate(zip(signed, FORMATS, strict=True)):  # noqa: A001
         data = row["image"]["bytes"]
         assert row["file_sha256"] == hashlib.sha256(data).hexdigest()
         original = picture(number, format=format)

@@ -40,11 +40,9 @@ def test_a_release_is_read_in_a_notebook(tmp_path: Path) -> None:
     assert release.as_arrow(["seed"]).to_pydict() == {"seed": [0, 1, 2]}
 
 
-def test_datasets_has_the_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("datasets")
+def test_datasets_has_the_pictures(storage: LocalFolder) -> None:
     """`as_hf_dataset()` is a Hugging Face dataset whose images are Pillow's."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    storage = LocalFolder(tmp_path / "data")
     publish_rows(storage, [kept_row(storage, number) for number in range(2)])
     rows = latest_release(storage).as_hf_dataset()
     assert [row["prompt_id"] for row in rows] == ["p000", "p001"]

@@ -19,14 +19,11 @@ from imagepipeline_dagster.release.verifying import problems_of
 from imagepipeline_dagster.release.withdrawal import NotRewritten, withdraw
 from imagepipeline_dagster.storage.contract import Storage, image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
-from tests.release.samples import NOON, kept_row, picture, publish_rows
+from tests.release.samples import FORMATS, HALVES, NOON, kept_row, picture, publish_rows
 
 pytest_plugins = ["tests.s3"]
 
-POLICY = ReleasePolicy(
-    formats=("parquet", "lance"), splits={"train": 0.5, "test": 0.5}, max_lost_share=1
-)
-FORMATS = ["PNG", "JPEG", "WEBP"]
+POLICY = HALVES.changed(formats=("parquet", "lance"))
 PNG_HEADER = 33  # bytes
 
 

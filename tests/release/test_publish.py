@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
@@ -41,7 +41,7 @@ from imagepipeline_dagster.storage.contract import (
 )
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.storage.opening import open_storage
-from tests.release.samples import kept_row, picture, publish_rows, rejected_row
+from tests.release.samples import EVERYTHING, kept_row, picture, publish_rows, rejected_row
 
 if TYPE_CHECKING:
     from tests.s3 import Requests
@@ -549,8 +549,6 @@ def test_a_release_that_is_half_deleted_is_cleared(storage: LocalFolder) -> None
 
 # What a change costs
 
-ALL_FORMATS = ("parquet", "webdataset", "imagefolder", "lance")
-
 
 def test_unchanged_parts_are_taken_over(
     either_home: Storage, monkeypatch: pytest.MonkeyPatch
@@ -558,17 +556,16 @@ def test_unchanged_parts_are_taken_over(
     """After a change in one of three sets, no picture of the others is read or written again."""
     monkeypatch.setattr(parts, "_PART_BYTES", 1)
     monkeypatch.setattr(webdataset, "_TAR_BYTES", 1)
-    policy = ReleasePolicy(formats=ALL_FORMATS, max_lost_share=1)
     rows = [
         kept_row(either_home, 10 * n + k, prompt_set=name)
         for n, name in enumerate(["a", "b", "c"])
         for k in range(3)
     ]
-    first = publish_rows(either_home, rows, policy=policy)
+    first = publish_rows(either_home, rows, policy=EVERYTHING)
     for row in (*rows[:3], *rows[6:]):
         either_home.delete(image_path(str(row.image_sha256), "PNG"))
     changed = [*rows[:3], kept_row(either_home, 77, prompt_set="b"), *rows[4:]]
-    second = publish_rows(either_home, changed, policy=policy)
+    second = publish_rows(either_home, changed, policy=EVERYTHING)
     assert second.counts.kept == 9
     sums = {file.sha256 for file in first.files if file.part}
     new = [file.path for file in second.files if file.part and file.sha256 not in sums]
@@ -598,109 +595,3 @@ def test_another_format_reuses_what_is_there(storage: LocalFolder) -> None:
     assert second.semantic_version == "1.0.1"
     paths = [folder_of(storage, f"{r.path}/{r.shards[0].path}") for r in (first, second)]
     assert paths[0].samefile(paths[1])
-
-
-# Reading it back
-
-
-@pytest.fixture(scope="module")
-def load_dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
-    """Return Hugging Face's loader, cut off from the hub and from the user's own cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        # The library reads these when it is imported.
-        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
-        patch.setenv("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-        import datasets  # type: ignore[import-untyped] # it has no types
-
-        yield datasets.load_dataset
-
-
-@pytest.fixture
-def released(storage: LocalFolder) -> Path:
-    """Return the folder of a release of 11 images in three formats and several shards."""
-    rows = [
-        kept_row(
-            storage,
-            number,
-            format=["PNG", "JPEG", "WEBP"][number % 3],
-            prompt="<b>hostile</b> | prompt\n🦊" if number else None,
-            nsfw_score=0.5 if number == 2 else None,
-        )
-        for number in range(11)
-    ]
-    release = publish_rows(storage, rows, bytes_per_shard=5 * len(picture(0)))
-    assert len(release.shards) > 1
-    return folder_of(storage, release.path)
-
-
-def assert_is_released(dataset: Any) -> None:  # noqa: ANN401 - datasets has no types
-    """Check that a loaded dataset is the release of `released`."""
-    assert len(dataset) == 11
-    for number, row in enumerate(dataset):
-        original = Image.open(BytesIO(picture(number, format=["PNG", "JPEG", "WEBP"][number % 3])))
-        assert isinstance(row["image"], Image.Image)
-        assert row["image"].tobytes() == original.tobytes()
-        assert row["prompt_id"] == f"p{number:03d}"
-        assert row["seed"] == number
-        assert row["submitted_at"].isoformat() == "2026-03-01T12:00:00+00:00"
-    assert dataset[0]["prompt"] is None
-    assert dataset[1]["prompt"] == "<b>hostile</b> | prompt\n🦊"
-    assert [row["nsfw_score"] for row in dataset].count(0.5) == 1
-
-
-def test_datasets_loads_the_folder(released: Path, load_dataset: Callable[..., Any]) -> None:
-    """`load_dataset(folder)` gives the pictures as Pillow images, with their lineage."""
-    assert_is_released(load_dataset(str(released), split="train"))
-
-
-def test_datasets_loads_the_shards(released: Path, load_dataset: Callable[..., Any]) -> None:
-    """`load_dataset("parquet", data_files=…)` does so without the card."""
-    files = sorted(str(file) for file in released.glob("parquet/data/*.parquet"))
-    assert_is_released(load_dataset("parquet", data_files=files, split="train"))
-
-
-def test_datasets_streams_the_folder(released: Path, load_dataset: Callable[..., Any]) -> None:
-    """Streaming needs no cast either."""
-    rows = list(load_dataset(str(released), split="train", streaming=True))
-    assert [row["image"].size for row in rows] == [(24, 24)] * 11
-
-
-def test_the_described_features_are_the_columns(
-    released: Path, load_dataset: Callable[..., Any]
-) -> None:
-    """What `datasets` is told of the columns is what they are."""
-    dataset = load_dataset(str(released), split="train")
-    schema = pq.read_schema(next(released.glob("parquet/data/*.parquet")))
-    assert {name: str(feature.dtype) for name, feature in dataset.features.items()} == {
-        field.name: {
-            "double": "float64",
-            "struct<bytes: binary, path: string>": "PIL.Image.Image",
-        }.get(str(field.type), str(field.type))
-        for field in schema
-    }
-
-
-def test_the_cards_own_lines_run(
-    released: Path, load_dataset: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each way of loading that the card shows works as it stands."""
-    monkeypatch.chdir(released)
-    snippets = re.findall(r"```python\n(.+?)```", Path("README.md").read_text(), re.DOTALL)
-    assert len(snippets) == 3
-    names: dict[str, Any] = {}
-    for snippet in snippets:
-        exec(snippet, names)  # noqa: S102 - the card's own lines
-    assert names["images"][1]["image"].size == names["picture"].size == (24, 24)
-    assert names["lineage"].column_names == ["prompt_set", "prompt_id", "seed", "request"]
-    assert names["lineage"].num_rows == 11
-    assert load_dataset is names["load_dataset"]
-
-
-def test_a_release_leaks_no_local_path(storage: LocalFolder, released: Path) -> None:
-    """No file of a release names a folder of the machine that made it."""
-    home = os.fsencode(folder_of(storage, "x").parent)
-    assert not [
-        file for file in released.rglob("*") if file.is_file() and home in file.read_bytes()
-    ]

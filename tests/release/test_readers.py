@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +18,18 @@ import yaml
 from PIL import Image
 
 from imagepipeline_dagster.release.card import Release
-from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.storage.folder import LocalFolder
-from tests.release.samples import kept_row, publish_rows
+from tests.release.samples import EVERYTHING, FORMATS, kept_row, publish_rows
 
 pytestmark = pytest.mark.slow
 
 PICTURES = 30
-POLICY = ReleasePolicy(
-    formats=("parquet", "webdataset", "imagefolder", "lance"),
+POLICY = EVERYTHING.changed(
     splits={"train": 0.6, "test": 0.4},
     license="cc-by-4.0",
     homepage="https://example.com/foxes",
     citation="@misc{foxes}",
-    max_lost_share=1,
 )
-FORMATS = ["PNG", "JPEG", "WEBP"]
 
 Released = tuple[Path, Release, dict[str, dict[str, Any]]]
 """A release's folder, its manifest, and its rows by prompt id."""
@@ -54,6 +50,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Released:
                 n,
                 format=FORMATS[n % 3],
                 prompt_set=f"test set {n // 10}",
+                prompt=f"<b>hostile</b> | prompt {n}\n🦊" if n else None,
                 sample_index=None if n % 2 else 0,
                 nsfw_score=n / 100 if n % 3 else None,
                 # A reader that looks at the first rows alone would take the column for null.
@@ -71,18 +68,6 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Released:
         read |= {row["prompt_id"]: row for row in shard}
     assert len(read) == release.counts.kept == sum(release.splits.values()) == PICTURES
     return folder, release, read
-
-
-@pytest.fixture(scope="module")
-def datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Return Hugging Face `datasets`, cut off from the hub and from the user's own cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-        import datasets  # type: ignore[import-untyped] # it has no types
-
-        yield datasets
 
 
 def same(read: Mapping[Any, Any], expected: Mapping[str, Any]) -> bool:
@@ -149,13 +134,14 @@ def test_webdataset_reads_the_tars(released: Released) -> None:
             data = Path(tar).read_bytes()
             index = json.loads(Path(tar).with_suffix(".index.json").read_text())
             for entry in index:
-                entries[entry["key"]] = data[entry["offset"] : entry["offset"] + entry["size"]]
+                picture = data[entry["offset"] : entry["offset"] + entry["size"]]
+                entries[entry["key"]] = (picture, entry["caption"])
         for sample in samples:
             lineage = json.loads(sample["json"])
             expected = rows[lineage["prompt_id"]]
             assert is_its_picture(sample["jpg"], expected)
-            assert entries[sample["__key__"]] == sample["jpg"]
-            assert sample["txt"].decode() == expected["prompt"]
+            assert entries[sample["__key__"]] == (sample["jpg"], expected["prompt"])
+            assert sample["txt"].decode() == (expected["prompt"] or "")
 
 
 def test_the_image_folder_holds_what_its_table_says(released: Released) -> None:

@@ -12,9 +12,9 @@ from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.splits import leaks, place_of, splits_of
 from imagepipeline_dagster.storage.folder import LocalFolder
-from tests.release.samples import kept_row, picture, publish_rows
+from tests.release.samples import HALVES, kept_row, picture, publish_rows
 
-HALVES = ReleasePolicy(splits={"train": 0.5, "test": 0.5}, max_lost_share=1)
+POLICY = HALVES.changed(formats=("parquet",))
 
 
 def row(number: int, **changes: object) -> ModeratedImage:
@@ -57,8 +57,8 @@ def test_shares_are_about_what_was_asked_for() -> None:
 def test_what_tells_of_each_other_stays_together(changes: dict[str, object]) -> None:
     """Pictures of one prompt, one init image, and near-duplicates are in one split, any order."""
     rows = [row(number, **changes) for number in range(40)]
-    assert len(set(splits_of(rows, HALVES, former={}))) == 1
-    assert splits_of(rows[::-1], HALVES, former={}) == splits_of(rows, HALVES, former={})
+    assert len(set(splits_of(rows, POLICY, former={}))) == 1
+    assert splits_of(rows[::-1], POLICY, former={}) == splits_of(rows, POLICY, former={})
 
 
 def test_near_duplicates_of_several_sets_stay_together() -> None:
@@ -66,10 +66,10 @@ def test_near_duplicates_of_several_sets_stay_together() -> None:
     rows = [row(number, prompt_set=f"set {number}") for number in range(40)]
     images = [str(own.image_sha256) for own in rows]
     alike = list(pairwise(images))
-    splits = splits_of(rows, HALVES, former={}, alike=alike)
+    splits = splits_of(rows, POLICY, former={}, alike=alike)
     assert len(set(splits)) == 1
-    assert leaks(rows, splits, HALVES, alike=alike) == []
-    [leak] = leaks(rows, ["train"] + ["test"] * 39, HALVES, alike=alike)
+    assert leaks(rows, splits, POLICY, alike=alike) == []
+    [leak] = leaks(rows, ["train"] + ["test"] * 39, POLICY, alike=alike)
     assert leak == (
         f"Picture {images[0][:12]} is in 'train', and its near-duplicate {images[1][:12]} in "
         "'test'."
@@ -78,7 +78,7 @@ def test_near_duplicates_of_several_sets_stay_together() -> None:
 
 def test_a_split_may_be_given_by_a_column() -> None:
     """Named values go where they are said to go, before all else, and leak nowhere."""
-    policy = HALVES.changed(group_by="prompt_set", split_of={"holdout": "test"})
+    policy = POLICY.changed(group_by="prompt_set", split_of={"holdout": "test"})
     held = [row(number, prompt_set="holdout") for number in range(20)]
     others = [row(number, prompt_set=f"set {number}") for number in range(20, 60)]
     former = {place_of(held[0]): "train"}
@@ -95,16 +95,16 @@ def test_a_split_may_be_given_by_a_column() -> None:
 def test_a_sample_keeps_its_split() -> None:
     """What was in a split stays there, and takes what comes to its group along."""
     old = row(1)
-    for split in HALVES.splits:
+    for split in POLICY.splits:
         former = {place_of(old): split}
-        assert splits_of([row(2, prompt="prompt 1"), old], HALVES, former=former) == [split] * 2
+        assert splits_of([row(2, prompt="prompt 1"), old], POLICY, former=former) == [split] * 2
 
 
 def test_a_leak_is_found() -> None:
     """A picture whose like is in another split is named."""
     rows = [row(1, prompt="the same"), row(2, prompt="the same"), row(3)]
-    assert leaks(rows, ["train", "train", "test"], HALVES) == []
-    assert leaks(rows, ["train", "test", "test"], HALVES) == [
+    assert leaks(rows, ["train", "train", "test"], POLICY) == []
+    assert leaks(rows, ["train", "test", "test"], POLICY) == [
         "'spring', prompt 'p2' is in 'test', and 'train' has its like."
     ]
 
@@ -118,10 +118,10 @@ def test_splits_last_from_release_to_release(tmp_path: Path) -> None:
         table = latest_release(storage).as_arrow(["prompt_id", "split"]).to_pydict()
         return dict(zip(table["prompt_id"], table["split"], strict=True))
 
-    publish_rows(storage, rows[:15], policy=HALVES)
+    publish_rows(storage, rows[:15], policy=POLICY)
     first = splits()
     assert set(first.values()) == {"train", "test"}
-    manifest = publish_rows(storage, rows, policy=HALVES)
+    manifest = publish_rows(storage, rows, policy=POLICY)
     assert first.items() <= splits().items()
     assert sum(manifest.splits.values()) == 30
     repacked = publish_rows(storage, rows, policy=ReleasePolicy())

@@ -27,9 +27,8 @@ from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.stamping import Mark, Stamped, stamp
 from imagepipeline_dagster.release.verifying import problems_of
 from imagepipeline_dagster.storage.folder import LocalFolder
-from tests.release.samples import kept_row, picture, publish_rows
+from tests.release.samples import FORMATS, kept_row, picture, publish_rows
 
-FORMATS = ["PNG", "JPEG", "WEBP"]
 EXTENSION = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
 IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"

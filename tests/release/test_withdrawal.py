@@ -25,19 +25,13 @@ from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.buying import Buyer, numbered_rows, prompts_of
 from tests.moderation.judging import moderate
-from tests.release.samples import NOON, kept_row, picture, publish_rows
+from tests.release.samples import HALVES, NOON, kept_row, picture, publish_rows
 
 pytest_plugins = ["tests.s3"]
 
 PNG_HEADER = 33  # bytes
-EVERYTHING = ReleasePolicy(
-    formats=("parquet", "webdataset", "imagefolder", "lance"),
-    splits={"train": 0.5, "test": 0.5},
-    license="cc-by-4.0",
-    max_lost_share=1,
-)
-
-POLICIES = [EVERYTHING, EVERYTHING.changed(formats=("imagefolder",))]
+LICENSED = HALVES.changed(license="cc-by-4.0")
+POLICIES = [LICENSED, LICENSED.changed(formats=("imagefolder",))]
 """With Parquet files, and without."""
 
 
@@ -106,9 +100,9 @@ def test_a_withdrawal_makes_no_version_where_pictures_are_alike(
     storage = LocalFolder(tmp_path / "storage")
     rows = [kept_row(storage, number) for number in range(8)]
     images = [str(row.image_sha256) for row in rows]
-    publish_rows(storage, rows, policy=EVERYTHING, alike=list(pairwise(images[:4])))
+    publish_rows(storage, rows, policy=LICENSED, alike=list(pairwise(images[:4])))
     take_back(storage, ledger, images[7])
-    again = publish_rows(storage, rows[:7], policy=EVERYTHING, alike=list(pairwise(images[:4])))
+    again = publish_rows(storage, rows[:7], policy=LICENSED, alike=list(pairwise(images[:4])))
     assert (again.version, again.created) == ("v0001", False)
 
 
@@ -116,7 +110,7 @@ def test_an_old_release_stays_what_it_is(tmp_path: Path, ledger: Ledger) -> None
     """Where the manifest does not say how it was made, formats, licence and bytes stay the same."""
     storage = LocalFolder(tmp_path / "storage")
     rows = [kept_row(storage, number) for number in range(2)]
-    policy = EVERYTHING.model_copy(update={"stamp": False, "splits": {"train": 1.0}})
+    policy = LICENSED.model_copy(update={"stamp": False, "splits": {"train": 1.0}})
     release = publish_rows(storage, rows, policy=policy)
     old = release.model_copy(update={"policy": "", "split_policy": ""})
     storage.write(f"{release.path}/manifest.json", old.model_dump_json().encode())
