@@ -7,10 +7,9 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from imagepipeline_dagster.alerts.alert import News, Notify
+from imagepipeline_dagster.alerts.alert import News, Notify, Telling, tell
 from imagepipeline_dagster.alerts.runs import news_of_run
 from imagepipeline_dagster.alerts.standing import standing_news
-from imagepipeline_dagster.alerts.telling import Telling, tell
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.plans import forecast_of_sets
 from imagepipeline_dagster.defs.resource_keys import with_resources_of

@@ -10,10 +10,9 @@ import dagster as dg
 import pytest
 
 from imagepipeline_dagster import Alert, slack_webhook
-from imagepipeline_dagster.alerts.alert import News
+from imagepipeline_dagster.alerts.alert import News, tell
 from imagepipeline_dagster.alerts.runs import news_of_run
 from imagepipeline_dagster.alerts.slack import AlertUndelivered
-from imagepipeline_dagster.alerts.telling import tell
 from tests.alerts.receivers import receiving
 
 _ALERT: dict[str, Any] = {"title": "t", "text": "x", "about": "budget"}
