@@ -115,8 +115,8 @@ def _read(
     released: list[Mapping[str, Any]] = []
     lost: list[LostImage] = []
     names: list[str] = []
-    # Arrow copies while other threads run, and keeps its memory for what is read next.
-    files = pa.BufferOutputStream()
+    pieces: list[bytes | memoryview] = []
+    size = 0
     ends = [0]
     for row in rows:
         data = _bought(storage, row)
@@ -128,7 +128,8 @@ def _read(
         sha256 = hashlib.sha256()
         for piece in stamped.pieces if stamped else (shown,):
             sha256.update(piece)
-            files.write(piece)
+            pieces.append(piece)
+            size += len(piece)
         sources.append(row)
         released.append(
             released_row(
@@ -139,12 +140,17 @@ def _read(
             )
         )
         names.append(PurePosixPath(_path_of(row)).name)
-        ends.append(files.tell())
+        ends.append(size)
+    # Arrow copies while other threads run, and keeps its memory for what is read next.
+    files = pa.allocate_buffer(size)
+    writer = pa.FixedSizeBufferWriter(files)
+    for piece in pieces:
+        writer.write(piece)
     columns: list[pa.Array[Any]] = [
         pa.Array.from_buffers(
             pa.binary(),
             len(names),
-            [None, pa.array(ends, pa.int32()).buffers()[1], files.getvalue()],
+            [None, pa.array(ends, pa.int32()).buffers()[1], files],
         ),
         pa.array(names, pa.string()),
     ]
