@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 
+_BATCH = 1000  # rows
+
 VERSION = re.compile(r"v\d+")
 """A release's folder; the number says which of two is newer."""
 
@@ -101,11 +103,12 @@ def stored_changes(storage: Storage, release: Release) -> Iterator[Change] | Non
     )
 
 
-def read_lineage(storage: Storage, release: Release, shard: ReleaseFile) -> list[dict[str, Any]]:
-    """Return the rows of one Parquet file, all columns but the picture."""
+def lineage_in(storage: Storage, release: Release, shard: ReleaseFile) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one Parquet file, all columns but the picture."""
     opened = opened_shard(storage, release, shard)
     columns = [name for name in opened.schema_arrow.names if name != "image"]
-    return opened.read(columns).to_pylist()
+    for batch in opened.iter_batches(_BATCH, columns=columns, use_threads=False):
+        yield from batch.to_pylist()
 
 
 def opened_shard(storage: Storage, release: Release, shard: ReleaseFile) -> pq.ParquetFile:

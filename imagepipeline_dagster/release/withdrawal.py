@@ -13,8 +13,9 @@ import dataclasses
 import datetime as dt
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,6 +28,7 @@ from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage, su
 from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.changes import ChangesTable
 from imagepipeline_dagster.release.columns import fingerprint
+from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.packing import pack
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.policy import ReleasePolicy
@@ -34,8 +36,8 @@ from imagepipeline_dagster.release.publish import point_to_latest, taken_back, w
 from imagepipeline_dagster.release.reading import (
     VERSION,
     delete_release,
+    lineage_in,
     manifests,
-    read_lineage,
     read_rows,
     stored_changes,
 )
@@ -145,10 +147,10 @@ def _rewritten(
     """Write a release without the pictures; None where nothing is left of it."""
     policy = _policy_of(storage, release)
     parts, gone = _parts(storage, release, withdrawals, shaping=policy.shaping)
-    placed = [
-        (row, part.split) for of_split in parts.values() for part in of_split for row in part.rows
-    ]
-    kept = [row for row, _ in placed]
+    kept, splits = HeldRows(), list[str]()
+    for part in chain.from_iterable(parts.values()):
+        kept.extend(part.rows)
+        splits += [part.split] * len(part.rows)
     if not kept:
         delete_release(storage, release)
         return None
@@ -166,14 +168,8 @@ def _rewritten(
     changed = release.model_copy(
         update={
             "files": files,
-            "fingerprint": fingerprint(
-                kept, [split for _, split in placed], packing=policy.packing
-            ),
-            "splits": {
-                split: number
-                for split, of_split in parts.items()
-                if (number := sum(len(part.rows) for part in of_split))
-            },
+            "fingerprint": fingerprint(kept, splits, packing=policy.packing),
+            "splits": dict(Counter(splits)),
             "emulated": sum(row.emulated for row in kept),
             "counts": _counts_without(release.counts, gone),
             "prompt_sets": by_set,
@@ -220,7 +216,7 @@ def _parts(
     gone: list[ModeratedImage] = []
     for shard in release.shards:
         size = shard.size // max(1, shard.rows or 1)  # a row does not say it; tars are cut by it
-        lineage = read_lineage(storage, release, shard)
+        lineage = lineage_in(storage, release, shard)
         for split, of_split in groupby(lineage, key=lambda row: row.get("split", "train")):
             rows = [_judged(row, size) for row in of_split]
             gone += [row for row in rows if row.image_sha256 in withdrawals]
