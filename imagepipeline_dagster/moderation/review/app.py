@@ -9,7 +9,6 @@ served runs no script but its own file, and no picture is found by a path.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
 from dataclasses import asdict
 from importlib.resources import files
 from typing import Literal
@@ -45,6 +44,7 @@ _HEADERS = {
     # Pictures that nobody released stay out of the browser's own store.
     "Cache-Control": "no-store",
 }
+_FILES = {"page.js": "text/javascript", "base.css": "text/css", "page.css": "text/css"}
 _LARGEST_BODY = 10_000  # bytes
 
 
@@ -69,14 +69,7 @@ def review_app(session: ReviewSession, *, title: str, token: str) -> ASGIApp:
             Route("/{token}/thumbnails/{sha256}", handlers.thumbnail, methods=["GET"]),
             Route("/{token}/pictures/{sha256}", handlers.picture, methods=["GET"]),
             Route("/{token}/decisions", handlers.decide, methods=["POST"]),
-            *(
-                Route(f"/{{token}}/{name}", _file(name, media_type), methods=["GET"])
-                for name, media_type in (
-                    ("page.js", "text/javascript"),
-                    ("base.css", "text/css"),
-                    ("page.css", "text/css"),
-                )
-            ),
+            Route("/{token}/{name}", handlers.file, methods=["GET"]),
         ],
         middleware=[Middleware(_Guard, token=token)],
     )
@@ -122,6 +115,14 @@ class _Handlers:
         )
         return HTMLResponse(page)
 
+    def file(self, request: Request) -> Response:
+        """The page's script, or one of its styles."""
+        name = request.path_params["name"]
+        if name not in _FILES:
+            return _nothing()
+        content = files(__package__).joinpath(name).read_bytes()
+        return Response(content, media_type=_FILES[name])
+
     def samples(self, _request: Request) -> Response:
         """The samples, and how it stands with each."""
         try:
@@ -165,17 +166,8 @@ class _Handlers:
         )
 
 
-def _file(name: str, media_type: str) -> Callable[[Request], Response]:
-    content = files(__package__).joinpath(name).read_bytes()
-
-    def answer(_request: Request) -> Response:
-        return Response(content, media_type=media_type)
-
-    return answer
-
-
 def _nothing() -> Response:
-    return PlainTextResponse("There is no such picture here.", 404)
+    return PlainTextResponse("There is nothing of that name here.", 404)
 
 
 def _problem(text: str, status: int) -> Response:
