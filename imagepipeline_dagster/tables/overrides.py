@@ -8,10 +8,9 @@ its evidence, as if nobody had decided.
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -121,6 +120,10 @@ class Override:
         return self.decided_at.replace(microsecond=0), self.number
 
 
+_COLUMNS = tuple(each.name for each in fields(Override) if each.compare)
+"""The table's columns; how far a clock is off is not stored."""
+
+
 def overrides_table(metadata: sa.MetaData, name: str = OVERRIDES) -> sa.Table:
     """Define the table, with triggers that let nobody change or delete a row."""
     table = sa.Table(
@@ -202,12 +205,12 @@ def read_overrides(url: str, *, table: str = OVERRIDES) -> list[Override]:
         TablesUnavailable: the database cannot be used.
         OverrideInvalid: a row that somebody wrote cannot be meant; names its number.
     """
-    with _reading(url, table) as (connection, definition):
-        if definition is None:
+    with reading(url) as connection:
+        if not sa.inspect(connection).has_table(table):
             return []
-        # Times as the driver gives them: SQLite keeps whatever people wrote.
-        columns: list[Any] = [sa.column(column.name) for column in definition.columns]
-        rows = connection.execute(sa.select(*columns).select_from(sa.table(table))).mappings().all()
+        # Without types, times come as the driver gives them: SQLite keeps whatever people wrote.
+        columns: list[Any] = [sa.column(name) for name in _COLUMNS]
+        rows = connection.execute(sa.select(sa.table(table, *columns))).mappings().all()
         ahead = clock_ahead(connection) if rows else dt.timedelta(0)
         decided = (_override(dict(row) | {"ahead": ahead}) for row in rows)
         return sorted(decided, key=lambda override: override.rank)
@@ -215,10 +218,10 @@ def read_overrides(url: str, *, table: str = OVERRIDES) -> list[Override]:
 
 def count_overrides(url: str, *, table: str = OVERRIDES) -> int:
     """Return how many decisions there are: as rows are only added, a change shows here."""
-    with _reading(url, table) as (connection, definition):
-        if definition is None:
+    with reading(url) as connection:
+        if not sa.inspect(connection).has_table(table):
             return 0
-        return connection.scalar(sa.select(sa.func.count()).select_from(definition)) or 0
+        return connection.scalar(sa.select(sa.func.count()).select_from(sa.table(table))) or 0
 
 
 def record_overrides(url: str, overrides: Iterable[Override], *, table: str = OVERRIDES) -> int:
@@ -232,11 +235,7 @@ def record_overrides(url: str, overrides: Iterable[Override], *, table: str = OV
     with writing(url) as connection:
         ahead = clock_ahead(connection)
         rows = [
-            {
-                name: getattr(override, name)
-                for name in Override.__slots__
-                if name not in ("number", "decision", "ahead", "apart")
-            }
+            {name: getattr(override, name) for name in _COLUMNS if name != "number"}
             | {"decision": override.decision.value, "decided_at": override.decided_at + ahead}
             for override in overrides
         ]
@@ -246,14 +245,6 @@ def record_overrides(url: str, overrides: Iterable[Override], *, table: str = OV
         if rows:
             connection.execute(sa.insert(definition), rows)
     return len(rows)
-
-
-@contextlib.contextmanager
-def _reading(url: str, table: str) -> Iterator[tuple[sa.Connection, sa.Table | None]]:
-    """Give a connection that only reads, and the table where it is there."""
-    with reading(url) as connection:
-        there = sa.inspect(connection).has_table(table)
-        yield connection, overrides_table(sa.MetaData(), table) if there else None
 
 
 def _override(row: Mapping[str, Any]) -> Override:
