@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import hashlib
+from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from typing_extensions import override
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import Publication, publish
 from imagepipeline_dagster.storage.contract import Storage, image_path
+from imagepipeline_dagster.storage.folder import LocalFolder
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 FORMATS = ["PNG", "JPEG", "WEBP"]
@@ -33,6 +37,21 @@ def picture(number: int, *, format: str = "PNG", side: int = 24) -> bytes:  # no
     return encoded.getvalue()
 
 
+def row(**changes: Any) -> ModeratedImage:  # noqa: ANN401 - any column
+    """Return a kept row with these changes, whose picture nobody has stored."""
+    usual: dict[str, Any] = {
+        "prompt_set": "spring",
+        "prompt_id": "p1",
+        "call_index": 0,
+        "sample_index": 0,
+        "outcome": "generated",
+        "content_version": "c1",
+        "verdict": "kept",
+        "moderation_reason": "ok",
+    }
+    return ModeratedImage(**(usual | changes))
+
+
 def kept_row(
     storage: Storage,
     number: int,
@@ -44,17 +63,11 @@ def kept_row(
     """Return a kept row whose picture is in the storage."""
     data = data or picture(number, format=format)
     sha256 = hashlib.sha256(data).hexdigest()
-    row = ModeratedImage(
-        prompt_set="spring",
+    whole = row(
         prompt_id=f"p{number:03d}",
-        call_index=0,
-        sample_index=0,
-        outcome="generated",
-        content_version="c1",
         task="text2image",
         model_id="sdxl",
         prompt=f"a fox, number {number}",
-        negative_prompt=None,
         seed=number,
         samples=1,
         safety_checker=True,
@@ -72,25 +85,37 @@ def kept_row(
         completed_at=NOON,
         run_id="run1",
         endpoint="https://api.imagepipeline.io/sdxl/text2image/v1",
-        verdict="kept",
-        moderation_reason="ok",
     )
-    return dataclasses.replace(row, **changes)
+    return dataclasses.replace(whole, **changes)
 
 
 def rejected_row(number: int, reason: str = "failed", **changes: Any) -> ModeratedImage:  # noqa: ANN401
     """Return a rejected row, which has no picture."""
-    row = ModeratedImage(
-        prompt_set="spring",
-        prompt_id=f"p{number:03d}",
-        call_index=0,
-        sample_index=0,
-        outcome="failed",
-        content_version="c1",
-        verdict="rejected",
-        moderation_reason=reason,
-    )
-    return dataclasses.replace(row, **changes)
+    refused: dict[str, Any] = {"outcome": "failed", "verdict": "rejected"}
+    return row(prompt_id=f"p{number:03d}", moderation_reason=reason, **(refused | changes))
+
+
+class Interrupted(LocalFolder):
+    """A local storage; something happens before each of its changes, told the path."""
+
+    def __init__(self, folder: Path, happening: Callable[[str], object]) -> None:
+        super().__init__(folder)
+        self._happening = happening
+
+    @override
+    def write(self, path: str, data: bytes, *, derived: bool = False) -> str:
+        self._happening(path)
+        return super().write(path, data, derived=derived)
+
+    @override
+    def upload(self, path: str, file: Path) -> str:
+        self._happening(path)
+        return super().upload(path, file)
+
+    @override
+    def delete(self, path: str) -> None:
+        self._happening(path)
+        super().delete(path)
 
 
 def publish_rows(storage: Storage, rows: list[ModeratedImage], **options: Any) -> Release:  # noqa: ANN401

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 from PIL import Image
 
@@ -27,12 +26,11 @@ def change(kind: str, cause: str, before: str | None, after: str | None) -> Chan
     )
 
 
-def test_before_and_after_stand_side_by_side(tmp_path: Path) -> None:
+def test_before_and_after_stand_side_by_side(storage: LocalFolder) -> None:
     """A changed sample shows both pictures; one that came has no former; one that left is blurred.
 
     A picture whose thumbnail is gone, and one that is the same, take nothing away from the others.
     """
-    storage = LocalFolder(tmp_path)
     stripes = Image.new("RGB", (8, 8), "red")
     stripes.paste("white", (0, 0, 4, 8))
     for sha256, picture in ((OLD, stripes), (NEW, Image.new("RGB", (8, 8), "blue"))):
@@ -61,6 +59,6 @@ def test_before_and_after_stand_side_by_side(tmp_path: Path) -> None:
     assert edge[0] != edge[1]  # the picture that left has no edge any more
 
 
-def test_where_no_picture_differs_nothing_is_drawn(tmp_path: Path) -> None:
+def test_where_no_picture_differs_nothing_is_drawn(storage: LocalFolder) -> None:
     """Changes of words alone have no sheet."""
-    assert changes_sheet([change("changed", "policy", OLD, OLD)], LocalFolder(tmp_path)) is None
+    assert changes_sheet([change("changed", "policy", OLD, OLD)], storage) is None

@@ -145,9 +145,10 @@ def rows_of(storage: LocalFolder, path: str) -> list[dict[str, Any]]:
     return pq.ParquetFile(Path(storage.uri_of(path).removeprefix("file://"))).read().to_pylist()
 
 
-def test_a_reader_believes_a_picture_until_a_byte_changes(tmp_path: Path, own: Owner) -> None:
+def test_a_reader_believes_a_picture_until_a_byte_changes(
+    tmp_path: Path, storage: LocalFolder, own: Owner
+) -> None:
     """Valid to all, trusted by who knows the root, broken by one byte; pixels and XMP are there."""
-    storage = LocalFolder(tmp_path / "data")
     pictures = [kept_row(storage, n, format=name) for n, name in enumerate(FORMATS)]
     theirs = kept_row(storage, 3, data=LEFT_ALONE[0][1])
     release = publish_rows(storage, [*pictures, theirs], policy=SIGNED)
@@ -179,18 +180,16 @@ def test_a_reader_believes_a_picture_until_a_byte_changes(tmp_path: Path, own: O
 
 @pytest.mark.usefixtures("own")
 @pytest.mark.parametrize("kind", KEYS)
-def test_keys_of_each_kind_sign(kind: str, tmp_path: Path) -> None:
+def test_keys_of_each_kind_sign(kind: str, tmp_path: Path, storage: LocalFolder) -> None:
     """Nobody has to say which algorithm a key is for."""
     owner(tmp_path, kind)
-    storage = LocalFolder(tmp_path / "data")
     assert publish_rows(storage, [kept_row(storage, 1)], policy=SIGNED).marks == {"signed": 1}
 
 
 def test_a_withdrawal_signs_what_it_writes_anew(
-    tmp_path: Path, ledger: Ledger, own: Owner, monkeypatch: pytest.MonkeyPatch
+    storage: LocalFolder, ledger: Ledger, own: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the key it stops and says so; with it, a further call finishes, and all is signed."""
-    storage = LocalFolder(tmp_path / "data")
     rows = [kept_row(storage, 1), kept_row(storage, 2)]
     publish_rows(storage, rows, policy=SIGNED)
     monkeypatch.delenv(KEY)
@@ -223,10 +222,9 @@ UNUSABLE: list[tuple[Callable[[Owner], object], str]] = [
 
 @pytest.mark.parametrize(("spoil", "message"), UNUSABLE)
 def test_what_cannot_sign_is_told_before_anything_is_released(
-    spoil: Callable[[Owner], object], message: str, tmp_path: Path, own: Owner
+    spoil: Callable[[Owner], object], message: str, storage: LocalFolder, own: Owner
 ) -> None:
     """No release pretends to be signed; the message names the file, and quotes none of it."""
-    storage = LocalFolder(tmp_path / "data")
     rows = [kept_row(storage, 1)]
     spoil(own)
     with pytest.raises(CorrectableError, match=message) as raised:
@@ -236,11 +234,10 @@ def test_what_cannot_sign_is_told_before_anything_is_released(
 
 
 def test_credentials_need_their_variables_and_a_stamp(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    storage: LocalFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message names the variables; credentials without a stamp are no policy."""
     monkeypatch.delenv(CERTIFICATE, raising=False)
-    storage = LocalFolder(tmp_path)
     with pytest.raises(CorrectableError, match=f"set {CERTIFICATE} and {KEY}"):
         publish_rows(storage, [kept_row(storage, 1)], policy=SIGNED)
     with pytest.raises(ValueError, match="content_credentials: they vouch for the stamp"):

@@ -41,7 +41,14 @@ from imagepipeline_dagster.storage.contract import (
 )
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.storage.opening import open_storage
-from tests.release.samples import EVERYTHING, kept_row, picture, publish_rows, rejected_row
+from tests.release.samples import (
+    EVERYTHING,
+    Interrupted,
+    kept_row,
+    picture,
+    publish_rows,
+    rejected_row,
+)
 
 if TYPE_CHECKING:
     from tests.s3 import Requests
@@ -306,28 +313,17 @@ def test_release_counts_are_by_prompt_set(storage: LocalFolder) -> None:
 # Crashes and other publishers
 
 
-class Interrupting(LocalFolder):
-    """A local storage where something happens before a certain object is put."""
+def interrupting(
+    storage: LocalFolder, *, before: str, happening: Callable[[], object]
+) -> LocalFolder:
+    """Return the storage as one where something happens once, before a certain change."""
+    awaited = [happening]
 
-    def __init__(self, folder: Path, *, before: str, happening: Callable[[], object]) -> None:
-        super().__init__(folder)
-        self._before = re.compile(before)
-        self._happening = happening
+    def maybe(path: str) -> None:
+        if awaited and re.search(before, path):
+            awaited.pop()()
 
-    @override
-    def write(self, path: str, data: bytes, *, derived: bool = False) -> str:
-        self._maybe(path)
-        return super().write(path, data, derived=derived)
-
-    @override
-    def upload(self, path: str, file: Path) -> str:
-        self._maybe(path)
-        return super().upload(path, file)
-
-    def _maybe(self, path: str) -> None:
-        if self._before.search(path):
-            self._before = re.compile("(?!)")  # once
-            self._happening()
+    return Interrupted(folder_of(storage, "x").parent, maybe)
 
 
 def interrupt() -> None:
@@ -342,7 +338,7 @@ def test_a_publisher_that_dies_leaves_no_version(storage: LocalFolder, before: s
     """Wherever a publisher dies there is no release, and the next one makes a whole one."""
     rows = [kept_row(storage, number) for number in range(4)]
     size = 2 * max(row.bytes or 0 for row in rows)
-    dying = Interrupting(folder_of(storage, "x").parent, before=before, happening=interrupt)
+    dying = interrupting(storage, before=before, happening=interrupt)
     with pytest.raises(KeyboardInterrupt):
         publish_rows(dying, rows, bytes_per_shard=size)
     assert latest_manifest(storage) is None
@@ -426,8 +422,8 @@ def test_two_publishers_never_mix(storage: LocalFolder) -> None:
     ours = [kept_row(storage, number) for number in range(4)]
     theirs = [kept_row(storage, number) for number in range(10, 15)]
     size = 2 * max(row.bytes or 0 for row in ours)
-    shared = Interrupting(
-        folder_of(storage, "x").parent,
+    shared = interrupting(
+        storage,
         before="train-00001-",
         happening=lambda: publish_rows(storage, theirs, bytes_per_shard=size),
     )
@@ -440,8 +436,8 @@ def test_two_publishers_never_mix(storage: LocalFolder) -> None:
 
 def test_a_number_taken_meanwhile_is_passed_over(storage: LocalFolder) -> None:
     """Of two publishers that want the same number, none takes one that the other claimed."""
-    shared = Interrupting(
-        folder_of(storage, "x").parent,
+    shared = interrupting(
+        storage,
         before=r"claims/v0001",
         happening=lambda: publish_rows(storage, [kept_row(storage, 2)]),
     )
@@ -452,8 +448,8 @@ def test_a_picture_withdrawn_meanwhile_is_not_released(storage: LocalFolder) -> 
     """A withdrawal that found no release yet is seen by the publisher, which begins again."""
     rows = [kept_row(storage, number) for number in range(2)]
     tombstone = tombstone_path(str(rows[0].image_sha256))
-    shared = Interrupting(
-        folder_of(storage, "x").parent,
+    shared = interrupting(
+        storage,
         before="manifest",
         happening=lambda: storage.write(tombstone, b"{}"),
     )
@@ -467,8 +463,8 @@ def test_what_is_alike_stays_in_one_split_when_a_release_begins_again(storage: L
     """A publisher that begins again after a withdrawal still knows the near-duplicates."""
     rows = [kept_row(storage, number) for number in range(8)]
     images = [str(row.image_sha256) for row in rows]
-    shared = Interrupting(
-        folder_of(storage, "x").parent,
+    shared = interrupting(
+        storage,
         before="manifest",
         happening=lambda: storage.write(tombstone_path(images[0]), b"{}"),
     )
@@ -495,8 +491,8 @@ def test_many_publishers_at_once_each_make_a_whole_version(either_home: Storage)
 def test_two_publishers_of_the_same_make_one_version(storage: LocalFolder) -> None:
     """While one writes, another publishes the same: the first one finds it and steps back."""
     rows = [kept_row(storage, number) for number in range(4)]
-    shared = Interrupting(
-        folder_of(storage, "x").parent,
+    shared = interrupting(
+        storage,
         before="README",
         happening=lambda: publish_rows(storage, rows),
     )

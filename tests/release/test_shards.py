@@ -20,7 +20,7 @@ from imagepipeline_dagster.release.pictures import LostImage
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.storage.contract import image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
-from tests.release.samples import kept_row, picture
+from tests.release.samples import kept_row, picture, row
 
 
 def write_shard(file: Path, rows: list[ModeratedImage], storage: LocalFolder) -> list[LostImage]:
@@ -37,24 +37,9 @@ def write_shard(file: Path, rows: list[ModeratedImage], storage: LocalFolder) ->
     return lost
 
 
-def of_size(size: int) -> ModeratedImage:
-    """Return a row whose image takes this many bytes."""
-    return ModeratedImage(
-        prompt_set="s",
-        prompt_id="p",
-        call_index=0,
-        sample_index=0,
-        outcome="generated",
-        content_version="c",
-        bytes=size,
-        verdict="kept",
-        moderation_reason="ok",
-    )
-
-
 def test_shards_are_cut_by_the_size_of_their_images() -> None:
     """No shard takes more than the limit, but for one image that alone does."""
-    rows = [of_size(size) for size in (60, 40, 1, 250, 10, 90)]
+    rows = [row(bytes=size) for size in (60, 40, 1, 250, 10, 90)]
     cut = split_into_shards(rows, bytes_per_shard=100)
     assert [[row.bytes for row in shard] for shard in cut] == [[60, 40], [1], [250], [10, 90]]
 
@@ -66,7 +51,7 @@ def test_a_change_of_one_set_changes_one_part(
     """Whatever the sizes of the sets: a set that grew, came or went leaves the others alone."""
     monkeypatch.setattr(parts, "_PART_BYTES", 4)
     sets = [
-        dataclasses.replace(of_size(size), prompt_set=f"set {number:03d}")
+        dataclasses.replace(row(bytes=size), prompt_set=f"set {number:03d}")
         for number, size in enumerate(sizes)
     ]
 
@@ -187,8 +172,8 @@ def test_an_image_that_is_gone_or_changed_is_left_out_and_named(
 
 def test_a_row_without_an_image_is_refused(storage: LocalFolder, tmp_path: Path) -> None:
     """A shard has a picture in each row."""
-    with pytest.raises(ValueError, match="'s', prompt 'p': there is no image"):
-        write_shard(tmp_path / "s.parquet", [of_size(0)], storage)
+    with pytest.raises(ValueError, match="'spring', prompt 'p1': there is no image"):
+        write_shard(tmp_path / "s.parquet", [row()], storage)
 
 
 def test_the_fingerprint_does_not_depend_on_order(storage: LocalFolder) -> None:

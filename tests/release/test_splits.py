@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -12,6 +11,7 @@ from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.splits import leaks, place_of, splits_of
 from imagepipeline_dagster.storage.folder import LocalFolder
+from tests.release import samples
 from tests.release.samples import HALVES, kept_row, picture, publish_rows
 
 POLICY = HALVES.changed(formats=("parquet",))
@@ -19,19 +19,8 @@ POLICY = HALVES.changed(formats=("parquet",))
 
 def row(number: int, **changes: object) -> ModeratedImage:
     """Return a kept sample with a prompt and a picture of its own."""
-    sample = ModeratedImage(
-        prompt_set="spring",
-        prompt_id=f"p{number}",
-        call_index=0,
-        sample_index=0,
-        outcome="generated",
-        content_version="c",
-        prompt=f"prompt {number}",
-        image_sha256=f"{number:064x}",
-        verdict="kept",
-        moderation_reason="ok",
-    )
-    return dataclasses.replace(sample, **changes)  # type: ignore[arg-type] # any column
+    own = {"prompt": f"prompt {number}", "image_sha256": f"{number:064x}"}
+    return samples.row(prompt_id=f"p{number}", **(own | changes))
 
 
 def test_shares_are_about_what_was_asked_for() -> None:
@@ -109,9 +98,8 @@ def test_a_leak_is_found() -> None:
     ]
 
 
-def test_splits_last_from_release_to_release(tmp_path: Path) -> None:
+def test_splits_last_from_release_to_release(storage: LocalFolder) -> None:
     """More samples move none of those that were there; another policy splits anew."""
-    storage = LocalFolder(tmp_path)
     rows = [kept_row(storage, number) for number in range(30)]
 
     def splits() -> dict[str, str]:

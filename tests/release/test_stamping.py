@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -27,7 +28,8 @@ from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.stamping import Mark, Stamped, stamp
 from imagepipeline_dagster.release.verifying import problems_of
 from imagepipeline_dagster.storage.folder import LocalFolder
-from tests.release.samples import FORMATS, kept_row, picture, publish_rows
+from tests.release import samples
+from tests.release.samples import EVERYTHING, FORMATS, kept_row, picture, publish_rows
 
 EXTENSION = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}
 IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
@@ -48,25 +50,20 @@ def row(
 ) -> ModeratedImage:
     """Return a row whose picture is of this format."""
     request = {"prompt": "a", "num_inference_steps": 30, "guidance_scale": 7.5, "scheduler": "DDIM"}
-    values: dict[str, Any] = {
-        "prompt_set": "spring",
-        "prompt_id": "p1",
-        "call_index": 0,
-        "sample_index": 2,
-        "outcome": "generated",
-        "content_version": "c",
-        "model_id": "sdxl",
-        "seed": 7,
-        "negative_prompt": "blurry",
-        "request_key": "key1",
-        "request": json.dumps(request),
-        "image_sha256": "ab" * 32,
-        "pixel_width": 24,
-        "pixel_height": 24,
-        "verdict": "kept",
-        "moderation_reason": "ok",
-    }
-    return ModeratedImage(prompt=prompt, format=format, **(values | changes))
+    usual = samples.row(
+        sample_index=2,
+        model_id="sdxl",
+        seed=7,
+        prompt=prompt,
+        negative_prompt="blurry",
+        request_key="key1",
+        request=json.dumps(request),
+        image_sha256="ab" * 32,
+        format=format,
+        pixel_width=24,
+        pixel_height=24,
+    )
+    return dataclasses.replace(usual, **changes)
 
 
 def encoded(format: str, mode: str = "RGB", **options: Any) -> bytes:  # noqa: A002, ANN401
@@ -292,16 +289,14 @@ def _output(command: Sequence[str | Path]) -> str:
     return ran.stdout
 
 
-def test_a_release_counts_its_marks_and_keeps_the_originals(tmp_path: Path) -> None:
+def test_a_release_counts_its_marks_and_keeps_the_originals(storage: LocalFolder) -> None:
     """Both hashes stand in each row; the manifest and the card count; the store is untouched."""
-    storage = LocalFolder(tmp_path)
     rows = [
         kept_row(storage, 1),
         kept_row(storage, 2, format="JPEG"),
         kept_row(storage, 3, data=LEFT_ALONE[0][1]),
     ]
-    everything = ReleasePolicy(formats=("parquet", "webdataset", "imagefolder"), max_lost_share=1)
-    release = publish_rows(storage, rows, policy=everything)
+    release = publish_rows(storage, rows, policy=EVERYTHING)
     assert release.marks == {"credentials": 1, "stamped": 2}
     assert problems_of(storage, release) == []
     table = pq.read_table(Path(latest_release(storage).path, release.shards[0].path))
@@ -320,13 +315,12 @@ def test_a_release_counts_its_marks_and_keeps_the_originals(tmp_path: Path) -> N
     for file in listed:
         data = (folder / file["file_name"]).read_bytes()
         assert hashlib.sha256(data).hexdigest() == file["file_sha256"]
-    again = publish_rows(storage, [*rows, kept_row(storage, 4, prompt_set="z")], policy=everything)
+    again = publish_rows(storage, [*rows, kept_row(storage, 4, prompt_set="z")], policy=EVERYTHING)
     assert again.marks == {"credentials": 1, "stamped": 3}, "also of files that are taken over"
 
 
-def test_without_stamps_files_are_as_delivered(tmp_path: Path) -> None:
+def test_without_stamps_files_are_as_delivered(storage: LocalFolder) -> None:
     """`stamp: false` releases the very bytes that were bought; it is a new, patched version."""
-    storage = LocalFolder(tmp_path)
     rows = [kept_row(storage, 1)]
     publish_rows(storage, rows)
     release = publish_rows(storage, rows, policy=ReleasePolicy(stamp=False))

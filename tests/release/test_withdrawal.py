@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from typing_extensions import override
 
 from imagepipeline_dagster.cli import main
 from imagepipeline_dagster.emulator import EmulatorServer
@@ -25,7 +24,7 @@ from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.buying import Buyer, numbered_rows, prompts_of
 from tests.moderation.judging import moderate
-from tests.release.samples import HALVES, NOON, kept_row, picture, publish_rows
+from tests.release.samples import HALVES, NOON, Interrupted, kept_row, picture, publish_rows
 
 pytest_plugins = ["tests.s3"]
 
@@ -82,9 +81,8 @@ def test_a_withdrawn_picture_is_nowhere(
     assert publish_rows(either_home, rows, policy=policy).version == "v0002"
 
 
-def test_a_release_of_nothing_else_is_deleted(tmp_path: Path, ledger: Ledger) -> None:
+def test_a_release_of_nothing_else_is_deleted(storage: LocalFolder, ledger: Ledger) -> None:
     """A release that held that picture alone is gone, and `latest` names the one before."""
-    storage = LocalFolder(tmp_path / "storage")
     rows = [kept_row(storage, number) for number in range(2)]
     for row in rows:
         publish_rows(storage, [row])
@@ -94,10 +92,9 @@ def test_a_release_of_nothing_else_is_deleted(tmp_path: Path, ledger: Ledger) ->
 
 
 def test_a_withdrawal_makes_no_version_where_pictures_are_alike(
-    tmp_path: Path, ledger: Ledger
+    storage: LocalFolder, ledger: Ledger
 ) -> None:
     """The rest keeps its splits, near-duplicates among it too: nothing is published anew."""
-    storage = LocalFolder(tmp_path / "storage")
     rows = [kept_row(storage, number) for number in range(8)]
     images = [str(row.image_sha256) for row in rows]
     publish_rows(storage, rows, policy=LICENSED, alike=list(pairwise(images[:4])))
@@ -106,9 +103,8 @@ def test_a_withdrawal_makes_no_version_where_pictures_are_alike(
     assert (again.version, again.created) == ("v0001", False)
 
 
-def test_an_old_release_stays_what_it_is(tmp_path: Path, ledger: Ledger) -> None:
+def test_an_old_release_stays_what_it_is(storage: LocalFolder, ledger: Ledger) -> None:
     """Where the manifest does not say how it was made, formats, licence and bytes stay the same."""
-    storage = LocalFolder(tmp_path / "storage")
     rows = [kept_row(storage, number) for number in range(2)]
     policy = LICENSED.model_copy(update={"stamp": False, "splits": {"train": 1.0}})
     release = publish_rows(storage, rows, policy=policy)
@@ -125,47 +121,24 @@ def test_an_old_release_stays_what_it_is(tmp_path: Path, ledger: Ledger) -> None
     assert 'license: "cc-by-4.0"' in storage.read(f"{release.path}/README.md").decode()
 
 
-class Dying(LocalFolder):
-    """A local storage whose process dies before one of its changes."""
-
-    def __init__(self, folder: Path, *, changes: int) -> None:
-        super().__init__(folder)
-        self._left = changes
-
-    def _spend(self) -> None:
-        self._left -= 1
-        if self._left < 0:
-            raise KeyboardInterrupt
-
-    @override
-    def write(self, path: str, data: bytes, *, derived: bool = False) -> str:
-        self._spend()
-        return super().write(path, data, derived=derived)
-
-    @override
-    def upload(self, path: str, file: Path) -> str:
-        self._spend()
-        return super().upload(path, file)
-
-    @override
-    def delete(self, path: str) -> None:
-        self._spend()
-        super().delete(path)
-
-
 @pytest.mark.parametrize(
     ("policy", "changes"),
     [*((POLICIES[0], n) for n in range(0, 60, 4)), *((POLICIES[1], n) for n in range(1, 40, 5))],
 )
 def test_the_next_call_finishes_what_a_killed_one_began(
-    tmp_path: Path, ledger: Ledger, policy: ReleasePolicy, changes: int
+    tmp_path: Path, storage: LocalFolder, ledger: Ledger, policy: ReleasePolicy, changes: int
 ) -> None:
     """Wherever it dies, a further call for nothing leaves the picture nowhere and all whole."""
-    storage = LocalFolder(tmp_path / "storage")
     rows = [kept_row(storage, number) for number in range(5)]
     publish_rows(storage, rows[:4], policy=policy)
     publish_rows(storage, rows, policy=policy)
-    dying = Dying(tmp_path / "storage", changes=changes)
+    left = iter(range(changes))
+
+    def spend(_: str) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    dying = Interrupted(tmp_path / "storage", spend)
     try:
         take_back(dying, ledger, str(rows[2].image_sha256))
     except KeyboardInterrupt:
