@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -113,11 +114,8 @@ def _read(
     """Return a few rows as they are released, with the pictures that were bought."""
     sources: list[ModeratedImage] = []
     released: list[Mapping[str, Any]] = []
+    files: list[tuple[bytes | memoryview, ...]] = []
     lost: list[LostImage] = []
-    names: list[str] = []
-    pieces: list[bytes | memoryview] = []
-    size = 0
-    ends = [0]
     for row in rows:
         data = _bought(storage, row)
         if isinstance(data, LostImage):
@@ -125,12 +123,12 @@ def _read(
             continue
         shown = readable(data, row.format or "")
         stamped = stamp(row, shown) if stamp else None
+        pieces = stamped.pieces if stamped else (shown,)
         sha256 = hashlib.sha256()
-        for piece in stamped.pieces if stamped else (shown,):
+        for piece in pieces:
             sha256.update(piece)
-            pieces.append(piece)
-            size += len(piece)
         sources.append(row)
+        files.append(pieces)
         released.append(
             released_row(
                 row,
@@ -139,23 +137,26 @@ def _read(
                 mark=stamped.mark.value if stamped else None,
             )
         )
-        names.append(PurePosixPath(_path_of(row)).name)
-        ends.append(size)
-    # Arrow copies while other threads run, and keeps its memory for what is read next.
-    files = pa.allocate_buffer(size)
-    writer = pa.FixedSizeBufferWriter(files)
-    for piece in pieces:
+    names = [PurePosixPath(_path_of(row)).name for row in sources]
+    images = pa.chunked_array([_images(names, files)])
+    return Batch(sources=sources, rows=released, images=images, lost=lost)
+
+
+def _images(
+    names: Sequence[str], files: Sequence[tuple[bytes | memoryview, ...]]
+) -> pa.StructArray:
+    """Return the column `image`. Arrow joins the files' pieces while other threads run."""
+    sizes = [sum(map(len, pieces)) for pieces in files]
+    joined = pa.allocate_buffer(sum(sizes))
+    writer = pa.FixedSizeBufferWriter(joined)
+    for piece in chain.from_iterable(files):
         writer.write(piece)
+    _, ends = pa.array(accumulate(sizes, initial=0), pa.int32()).buffers()
     columns: list[pa.Array[Any]] = [
-        pa.Array.from_buffers(
-            pa.binary(),
-            len(names),
-            [None, pa.array(ends, pa.int32()).buffers()[1], files],
-        ),
+        pa.Array.from_buffers(pa.binary(), len(names), [None, ends, joined]),
         pa.array(names, pa.string()),
     ]
-    images = pa.StructArray.from_arrays(columns, names=["bytes", "path"])
-    return Batch(sources=sources, rows=released, images=pa.chunked_array([images]), lost=lost)
+    return pa.StructArray.from_arrays(columns, names=["bytes", "path"])
 
 
 def _bought(storage: Storage, row: ModeratedImage) -> bytes | LostImage:
