@@ -23,8 +23,17 @@ FORMAT_VERSION = 5
 
 _JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
-_OF_THE_RELEASE = ("image", "init_image", "mask_image", "split", "file_sha256", "mark")
-"""Columns that are no field of a moderated image."""
+_OF_THE_RELEASE = {
+    "init_image": "Link of the first picture that the request named; what it leads to is not kept",
+    "mask_image": "Link of the mask that the request named; what it leads to is not kept",
+    "split": "The split that it is in",
+    "file_sha256": "SHA-256 of the picture's bytes here; another than image_sha256 "
+    "where its origin was written into the file, or broken metadata was dropped",
+    "mark": "stamped: the file says its origin; signed: and carries our content "
+    "credentials; credentials: it carries others' and is as delivered; none: it could "
+    "not be stamped; null: no stamp was asked for",
+}
+"""Columns that are no field of a moderated image, each a text."""
 
 _LEFT_OUT = frozenset(
     {
@@ -40,14 +49,12 @@ _LEFT_OUT = frozenset(
     }
 )
 
-_CIRCUMSTANCES = frozenset(
-    {
-        *("job_id", "submitted_at", "completed_at", "run_id", "endpoint", "content_version"),
-        "overridden_at",
-    }
-)
 # How an image came to be here. The same image of the same request is the same content, whichever
 # run fetched it, and whatever else changed in its prompt set.
+_CIRCUMSTANCES = {
+    *("job_id", "submitted_at", "completed_at", "overridden_at"),
+    *("run_id", "endpoint", "content_version"),
+}
 
 
 @cache
@@ -59,32 +66,9 @@ def shard_schema() -> pa.Schema:
         metadata={"description": "The picture: its pixels as delivered, and a file name"},
     )
     lineage = [field for field in arrow_schema(ModeratedImage) if field.name not in _LEFT_OUT]
-    for name, what in (("init_image", "first picture"), ("mask_image", "mask")):
-        meaning = f"Link of the {what} that the request named; what it leads to is not kept"
-        lineage.append(pa.field(name, pa.string(), metadata={"description": meaning}))
-    lineage.append(
-        pa.field("split", pa.string(), metadata={"description": "The split that it is in"})
-    )
-    lineage.append(
-        pa.field(
-            "file_sha256",
-            pa.string(),
-            metadata={
-                "description": "SHA-256 of the picture's bytes here; another than image_sha256 "
-                "where its origin was written into the file, or broken metadata was dropped"
-            },
-        )
-    )
-    lineage.append(
-        pa.field(
-            "mark",
-            pa.string(),
-            metadata={
-                "description": "stamped: the file says its origin; signed: and carries our content "
-                "credentials; credentials: it carries others' and is as delivered; none: it could "
-                "not be stamped; null: no stamp was asked for"
-            },
-        )
+    lineage += (
+        pa.field(name, pa.string(), metadata={"description": description})
+        for name, description in _OF_THE_RELEASE.items()
     )
     features = {"image": {"_type": "Image"}} | {
         field.name: {"_type": "Value", "dtype": _dtype(field.type)} for field in lineage
@@ -95,7 +79,8 @@ def shard_schema() -> pa.Schema:
 
 @cache
 def _lineage() -> tuple[str, ...]:
-    return tuple(name for name in shard_schema().names if name not in _OF_THE_RELEASE)
+    own = ("image", *_OF_THE_RELEASE)
+    return tuple(name for name in shard_schema().names if name not in own)
 
 
 def _dtype(arrow_type: pa.DataType) -> str:
@@ -145,5 +130,4 @@ def released_row(
 
 def lineage_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Return released rows as a table, without their pictures."""
-    schema = shard_schema().remove(0).remove_metadata()
-    return pa.table({name: [row[name] for row in rows] for name in schema.names}, schema=schema)
+    return pa.Table.from_pylist(rows, schema=shard_schema().remove(0).remove_metadata())
