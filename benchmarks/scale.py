@@ -13,9 +13,7 @@ import multiprocessing
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -216,10 +214,8 @@ class Bench:
         return folder
 
 
-@contextmanager
-def _processes(number: int) -> Iterator[ProcessPoolExecutor]:
-    with ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield pool
+def _processes(number: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("spawn"))
 
 
 def _line(who: str, stage: Stage) -> Line:
