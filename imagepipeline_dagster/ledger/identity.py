@@ -102,8 +102,7 @@ def adopt(ledger: Ledger, storage: Storage) -> LedgerIdentity:
 
 
 def _identity_in(connection: Connection) -> LedgerIdentity:
-    row = connection.execute(select(identity)).mappings().one()
-    return LedgerIdentity(ledger_id=row["ledger_id"], purchases=row["purchases"])
+    return LedgerIdentity.model_validate(connection.execute(select(identity)).mappings().one())
 
 
 def _mark_of(own: LedgerIdentity, storage: Storage) -> LedgerIdentity | None:

@@ -204,6 +204,11 @@ class Entry(Claim):
         return self.state is State.UNKNOWN and self.job_id is not None
 
     @property
+    def is_under_way(self) -> bool:
+        """Whether it was sent, and can be brought to its end without buying anything."""
+        return self.lost_its_job or plan_state(self) is PlanState.IN_FLIGHT
+
+    @property
     def lapse(self) -> str:
         """What is known of a claim that outlived its lease without an answer."""
         ended = "process ended" if self.owner.is_gone else "lease ended"

@@ -21,7 +21,7 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.uses import Use
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.seeds import seed_for
-from imagepipeline_dagster.rows import column, content_hash
+from imagepipeline_dagster.rows import column, content_hash, fields_of
 
 
 class Reason(StrEnum):
@@ -179,13 +179,9 @@ def uses_of_plan(
     rows = {prompt.prompt_id: prompt for prompt in prompts}
     return [
         Use(
+            **fields_of(call, "prompt_set", "prompt_id", "call_index", "request_key"),
+            **fields_of(rows[call.prompt_id], "prompt_row", "embedding_row"),
             dataset=dataset,
-            prompt_set=call.prompt_set,
-            prompt_id=call.prompt_id,
-            call_index=call.call_index,
-            request_key=call.request_key,
-            prompt_row=rows[call.prompt_id].prompt_row,
-            embedding_row=rows[call.prompt_id].embedding_row,
             run_id=run_id,
         )
         for call in plan

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-__all__ = ["MAX_TOKENS", "TOKENS_ARE_ESTIMATED", "count_tokens"]
 
 MAX_TOKENS = 75
 """The longest text that the API's page allows, start and end marks not counted."""

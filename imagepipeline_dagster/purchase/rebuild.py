@@ -169,14 +169,10 @@ class Rebuilding:
         submitted_at = row.submitted_at if row else None
         ended = [row.completed_at for row in rows if row.completed_at]
         return {
-            "request_key": call.request_key,
+            **fields_of(call, "request_key", "task", "request", "samples", "embedding_version"),
             "state": state,
             # Of one that failed for good nobody knows how many there were.
             "attempt": MAX_JOBS_PER_REQUEST if failure is Failure.MODEL_ERROR else 1,
-            "task": call.task,
-            "request": call.request,
-            "samples": call.samples,
-            "embedding_version": call.embedding_version,
             "endpoint": (row and row.endpoint) or f"{self.means.origin}{submit_path(call.task)}",
             "emulated": row.emulated if row and row.endpoint else self.means.emulated,
             "run_id": (row and row.run_id) or _RESTORED,

@@ -22,6 +22,7 @@ from imagepipeline_dagster.planning.requests import PlannedRequest, Reason
 from imagepipeline_dagster.purchase.likeness import Comparison, Likeness, compare_pictures
 from imagepipeline_dagster.purchase.means import Means
 from imagepipeline_dagster.purchase.purchase import Purchase
+from imagepipeline_dagster.rows import fields_of
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
 
 REPLAYS = "replay"
@@ -132,13 +133,13 @@ class Replay:
         ledger = self._means.ledger
         if self._occasion is not None:
             replays = replays_of(self._original, ledger)
-            unfinished = [entry.request_key for entry in replays if _is_unfinished(entry)]
+            unfinished = [entry.request_key for entry in replays if entry.is_under_way]
             return unfinished[0] if unfinished else self._key_of(self._occasion)
         ordinal = 1
         while True:
             key = self._key_of(str(ordinal))
             entry = ledger.entries([key]).get(key)
-            if _is_unfinished(entry) or plan_state(entry) is PlanState.TO_BUY:
+            if (entry and entry.is_under_way) or plan_state(entry) is PlanState.TO_BUY:
                 return key
             ordinal += 1
 
@@ -148,17 +149,10 @@ class Replay:
 
 
 def _planned_again(original: SampleLineage, use: Use) -> PlannedRequest:
-    entry = original.entry
     return PlannedRequest(
-        request_key=use.request_key,
-        prompt_set=use.prompt_set,
-        prompt_id=use.prompt_id,
-        call_index=use.call_index,
-        task=entry.task,
+        **fields_of(use, "request_key", "prompt_set", "prompt_id", "call_index"),
+        **fields_of(original.entry, "task", "samples", "embedding_version", "request"),
         seed=original.seed or 0,
-        samples=entry.samples,
-        embedding_version=entry.embedding_version,
-        request=entry.request,
         reason=Reason.NEW,
         state=PlanState.TO_BUY,
     )
@@ -179,13 +173,6 @@ def replays_of(original: SampleLineage, ledger: Ledger) -> list[Entry]:
         if of.use.dataset == REPLAYS and _is_same_call(of.entry, original.entry)
     }
     return sorted(replays.values(), key=lambda entry: entry.claimed_at, reverse=True)
-
-
-def _is_unfinished(entry: Entry | None) -> bool:
-    """Tell whether it was sent, and can be brought to its end without buying anything."""
-    if entry is not None and entry.lost_its_job:
-        return True
-    return plan_state(entry) is PlanState.IN_FLIGHT
 
 
 def _is_same_call(entry: Entry, original: Entry) -> bool:

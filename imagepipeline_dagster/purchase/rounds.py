@@ -118,9 +118,9 @@ class Rounds:
         others: list[Entry] = []
         for key, call in self.calls.items():
             entry = entries.get(key)
-            state = plan_state(entry)
-            under_way = state is PlanState.IN_FLIGHT or (entry is not None and entry.lost_its_job)
-            if key in self.state.given_up or not (under_way or state is PlanState.TO_BUY):
+            under_way = entry is not None and entry.is_under_way
+            is_open = under_way or plan_state(entry) is PlanState.TO_BUY
+            if key in self.state.given_up or not is_open:
                 continue
             if entry and entry.owner != self.lease.owner and entry.is_live(now):
                 others.append(entry)
@@ -165,11 +165,8 @@ class Rounds:
     async def _buy_or_note_why_not(self, call: PlannedRequest, entry: Entry | None) -> None:
         bought_now = plan_state(entry) is PlanState.TO_BUY
         attempts = entry.attempt if entry else 0
-        hold = Hold(
-            request_key=call.request_key,
-            owner=self.lease.owner,
-            attempt=attempts + 1 if bought_now else attempts,
-        )
+        attempt = attempts + 1 if bought_now else attempts
+        hold = Hold(request_key=call.request_key, owner=self.lease.owner, attempt=attempt)
         links_since = None
         try:
             try:
