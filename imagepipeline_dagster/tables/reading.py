@@ -17,7 +17,6 @@ from imagepipeline_dagster.tables.mapped import MappedTable, find_table, rows_in
 from imagepipeline_dagster.tables.schema import (
     EmbeddingRow,
     PromptRow,
-    RowT,
     RowType,
     TableMapping,
     source_json,
@@ -79,7 +78,7 @@ class SourceTables:
             prompts = PromptsTable(self, connection, self.table(connection, PromptRow))
             # Compared here too, because some collations ignore case.
             names = None if prompt_sets is None else frozenset(prompt_sets)
-            for row in self._rows(connection, PromptRow, prompts.among(names)):
+            for row in rows_in(connection, prompts.table, PromptRow, prompts.among(names)):
                 if names is None or row.prompt_set in names:
                     yield row
 
@@ -102,9 +101,10 @@ class SourceTables:
     def embeddings(self) -> dict[str, EmbeddingRow]:
         """Return the embeddings by id. Where an id stands twice, the newest row counts."""
         with self._connected() as connection:
-            known = self.table(connection, EmbeddingRow).column("embedding_id").is_not(None)
-            rows = list(self._rows(connection, EmbeddingRow, known))
-        return {row.embedding_id: row for row in sorted(rows, key=_age)}
+            table = self.table(connection, EmbeddingRow)
+            known = table.column("embedding_id").is_not(None)
+            rows = sorted(rows_in(connection, table, EmbeddingRow, known), key=_age)
+        return {row.embedding_id: row for row in rows}
 
     def look_up_again(self) -> None:
         """Forget which columns the tables have: somebody may have added one."""
@@ -144,11 +144,6 @@ class SourceTables:
             # Another thread may forget it at any moment.
             self._tables[row_type] = table = find_table(connection, mapping, row_type)
         return table
-
-    def _rows(
-        self, connection: sa.Connection, row_type: type[RowT], wanted: sa.ColumnElement[bool]
-    ) -> Iterator[RowT]:
-        return rows_in(connection, self.table(connection, row_type), row_type, wanted)
 
 
 @dataclass(frozen=True, slots=True)

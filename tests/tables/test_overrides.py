@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
-from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.errors import TablesUnavailable
 from imagepipeline_dagster.tables.overrides import (
     OVERRIDES,
@@ -68,11 +67,10 @@ def test_a_table_may_have_any_name(tables_url: str, execute: Execute, table: str
         execute(f'DELETE FROM "{table}"')  # noqa: S608 - the names above
 
 
-def test_a_decision_by_sql_needs_no_number_and_no_time(tables_url: str) -> None:
+def test_a_decision_by_sql_needs_no_number_and_no_time(created_url: str) -> None:
     """A person inserts four columns; among decisions of one second the later row counts."""
-    create_tables(tables_url)
-    insert(tables_url, OVERRIDES, *({**BY_SQL, "decision": word} for word in ("keep", "reject")))
-    found = read_overrides(tables_url)
+    insert(created_url, OVERRIDES, *({**BY_SQL, "decision": word} for word in ("keep", "reject")))
+    found = read_overrides(created_url)
     assert [each.decision for each in found] == ["keep", "reject"]
     assert abs(found[0].decided_at - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=5)
 
@@ -89,12 +87,11 @@ def test_nobody_changes_what_was_decided(tables_url: str, execute: Execute, stat
     assert [each.decision for each in read_overrides(tables_url)] == ["reject"]
 
 
-def test_a_word_that_is_no_decision_is_refused_by_the_database(tables_url: str) -> None:
+def test_a_word_that_is_no_decision_is_refused_by_the_database(created_url: str) -> None:
     """A decision that nobody could act on never gets into the table, nor one about nothing."""
-    create_tables(tables_url)
     for changes in ({"decision": "drop"}, {"image_sha256": None}):
         with pytest.raises(DatabaseError):
-            insert(tables_url, OVERRIDES, {**BY_SQL, **changes})
+            insert(created_url, OVERRIDES, {**BY_SQL, **changes})
 
 
 @pytest.mark.parametrize(
@@ -125,31 +122,27 @@ def test_a_decision_names_what_it_is_about_and_who_made_it(
         {"reason": ""},
     ],
 )
-def test_what_cannot_be_meant_never_gets_in(tables_url: str, values: dict[str, object]) -> None:
+def test_what_cannot_be_meant_never_gets_in(created_url: str, values: dict[str, object]) -> None:
     """The database refuses a picture that is none and a decision of nobody: it could not go."""
-    create_tables(tables_url)
     with pytest.raises(DatabaseError):
-        insert(tables_url, OVERRIDES, {**BY_SQL, **values})
-    assert read_overrides(tables_url) == []
+        insert(created_url, OVERRIDES, {**BY_SQL, **values})
+    assert read_overrides(created_url) == []
 
 
 @pytest.mark.parametrize(("column", "value"), [("reason", b"\xff"), ("decided_at", "yesterday")])
 def test_sqlite_refuses_what_other_databases_have_types_for(
-    tmp_path: Path, column: str, value: object
+    sqlite_url: str, column: str, value: object
 ) -> None:
     """SQLite would keep bytes for a text and words for a time, and every reading would stop."""
-    url = f"sqlite:///{tmp_path / 'tables.db'}"
-    create_tables(url)
     row = {**BY_SQL, "decided_at": "2026-03-01 12:00:00", column: value}
     with pytest.raises(IntegrityError):
-        insert(url, OVERRIDES, row)
+        insert(sqlite_url, OVERRIDES, row)
 
 
-def test_a_hash_in_capitals_is_the_same_picture(tables_url: str) -> None:
+def test_a_hash_in_capitals_is_the_same_picture(created_url: str) -> None:
     """A person who pastes a SHA-256 in capitals decides about the picture of that SHA-256."""
-    create_tables(tables_url)
-    insert(tables_url, OVERRIDES, {**BY_SQL, "image_sha256": SHA256.upper()})
-    assert [each.image_sha256 for each in read_overrides(tables_url)] == [SHA256]
+    insert(created_url, OVERRIDES, {**BY_SQL, "image_sha256": SHA256.upper()})
+    assert [each.image_sha256 for each in read_overrides(created_url)] == [SHA256]
 
 
 def test_a_row_that_slipped_in_is_named(tables_url: str, execute: Execute) -> None:
