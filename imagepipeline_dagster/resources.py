@@ -305,39 +305,36 @@ class TablesResource(dg.ConfigurableResource[Any]):
 
     def open(self, prompts: TableMapping, embeddings: TableMapping) -> SourceTables:
         """Open the two tables for reading; close them, or use them in a `with` block."""
-        self._ensure_samples()
-        return SourceTables(self.url, prompts=prompts, embeddings=embeddings)
+        return SourceTables(self._ready_url, prompts=prompts, embeddings=embeddings)
 
     def watched(self, prompts: TableMapping, embeddings: TableMapping) -> SourceTables:
         """Return the two tables, open as long as the process lives: for who asks again and again.
 
         Opening a connection and looking up the tables would cost more than what a tick asks.
         """
-        self._ensure_samples()
-        key = (self.url, repr(prompts), repr(embeddings))
+        key = (self._ready_url, repr(prompts), repr(embeddings))
         with _opening_tables:
             if key not in _watched_tables:
-                _watched_tables[key] = SourceTables(
-                    self.url, prompts=prompts, embeddings=embeddings
-                )
+                _watched_tables[key] = self.open(prompts, embeddings)
             return _watched_tables[key]
 
     def overrides(self, table: str) -> list[Override]:
         """Return what people decided about pictures, oldest first."""
-        self._ensure_samples()
-        return read_overrides(self.url, table=table)
+        return read_overrides(self._ready_url, table=table)
 
     def count_overrides(self, table: str) -> int:
         """Return how many decisions there are."""
-        self._ensure_samples()
-        return count_overrides(self.url, table=table)
+        return count_overrides(self._ready_url, table=table)
 
-    def _ensure_samples(self) -> None:
+    @property
+    def _ready_url(self) -> str:
+        """The URL, where samples were made if they are wanted and there was no such file."""
         file = parsed_url(self.url).database if self.create_samples else None
         if file is not None and not Path(file).exists():
             from imagepipeline_dagster.tables.samples import create_sample_tables
 
             create_sample_tables(self.url)
+        return self.url
 
 
 class LedgerUnavailable(CorrectableError):

@@ -29,6 +29,12 @@ _QUICK = {"poll_min_seconds": 0.02, "poll_max_seconds": 0.2}
 _SMALL = {"width": 64, "height": 64}
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave out a warning of Dagster's about its own code, where one resource holds another."""
+    about = r"InitResourceContext\.dagster_run is deprecated"
+    config.addinivalue_line("filterwarnings", f"ignore:{about}:DeprecationWarning")
+
+
 class EmulatedApi:
     """The API as a test's own server on loopback: its base URL, and the key that it asks for."""
 

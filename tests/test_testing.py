@@ -16,14 +16,10 @@ from tests.processes import PROJECT, environment
 PLUGIN = ["-p", kit.__name__]
 """What the entry point does where the package is installed; said twice, it is loaded once."""
 
-# Dagster warns about its own code when one resource holds another.
-_DAGSTERS_OWN = "ignore:InitResourceContext.dagster_run is deprecated:DeprecationWarning"
-_STRICT = ["-W", "error", "-W", _DAGSTERS_OWN]
-
 
 def _pytest(folder: Path, *arguments: str, packages: Path = PROJECT) -> str:
     done = subprocess.run(  # noqa: S603
-        [sys.executable, *_STRICT, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
+        [sys.executable, "-W", "error", "-m", "pytest", "-p", "no:cacheprovider", *arguments],
         cwd=folder,
         env=environment(PYTHONPATH=str(packages)),
         capture_output=True,

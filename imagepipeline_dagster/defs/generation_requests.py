@@ -90,7 +90,7 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
         prompt_sets: StoredTable,
         imagepipeline: ImagePipelineResource,
         ledger: LedgerResource,
-    ) -> dg.MaterializeResult[StoredTable]:
+    ) -> dg.Output[StoredTable]:
         with ledger.open() as opened:
             return plan_set(
                 dataset,
@@ -98,6 +98,6 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
                 prompt_sets,
                 api=imagepipeline,
                 ledger=opened,
-            ).result(context)
+            ).output(context)
 
     return [generation_requests]

@@ -118,9 +118,9 @@ def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
     @with_resources_of(dataset)
     def prompt_sets(
         context: dg.AssetExecutionContext, tables: TablesResource
-    ) -> dg.MaterializeResult[StoredTable]:
+    ) -> dg.Output[StoredTable]:
         with tables.open(dataset.prompts, dataset.embeddings) as source:
             made = make_prompt_set(dataset, prompt_set_of(context.partition_key), source)
-        return made.result(context)
+        return made.output(context)
 
     return [prompt_sets, build_checks(dataset, "prompt_sets", check_prompt_sets(dataset))]

@@ -6,9 +6,7 @@ there with every run, and could not launch a masked one.
 """
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -87,7 +85,9 @@ def bound_resources(
 
 def _without_config(name: str, resource: Any) -> dg.ResourceDefinition:  # noqa: ANN401
     if not isinstance(resource, dg.ConfigurableResource | dg.ConfigurableIOManager):
-        return resource if isinstance(resource, dg.ResourceDefinition) else _hardcoded(resource)
+        if isinstance(resource, dg.ResourceDefinition):
+            return resource
+        return dg.ResourceDefinition.hardcoded_resource(resource)
 
     def made(context: dg.InitResourceContext) -> Iterator[Any]:
         fields = {field: getattr(resource, field) for field in type(resource).model_fields}
@@ -99,17 +99,10 @@ def _without_config(name: str, resource: Any) -> dg.ResourceDefinition:  # noqa:
         # In the run's own instance: Dagster would make another one for each resource.
         with (
             dg.build_init_resource_context(config=config, instance=context.instance) as inner,
-            ExitStack() as opened,
+            resource.from_resource_context_cm(
+                inner, nested_resources=resource.nested_resources
+            ) as ready,
         ):
-            with warnings.catch_warnings():
-                # Dagster warns about its own code when one resource holds another.
-                about = r"InitResourceContext\.dagster_run"
-                warnings.filterwarnings("ignore", about, DeprecationWarning)
-                ready = opened.enter_context(
-                    resource.from_resource_context_cm(
-                        inner, nested_resources=resource.nested_resources
-                    )
-                )
             yield ready
 
     kind: Any = dg.ResourceDefinition
@@ -119,10 +112,6 @@ def _without_config(name: str, resource: Any) -> dg.ResourceDefinition:  # noqa:
         resource_fn=made, config_schema={}, description=_description(name, resource)
     )
     return definition
-
-
-def _hardcoded(resource: object) -> dg.ResourceDefinition:
-    return dg.ResourceDefinition.hardcoded_resource(resource)
 
 
 def _description(name: str, resource: object) -> str | None:

@@ -43,26 +43,14 @@ class Made(Generic[RowT]):
         """The rows of the table."""
         return self.table.rows(self.row_type)
 
-    def result(self, context: dg.AssetExecutionContext) -> dg.MaterializeResult[StoredTable]:
-        """Return what the stage's asset returns to Dagster."""
-        self._tell(context)
-        return dg.MaterializeResult(
-            value=self.table, data_version=dg.DataVersion(self.data_version)
-        )
-
     def output(self, context: dg.AssetExecutionContext) -> dg.Output[StoredTable]:
-        """Return what the last op of the stage's asset returns to Dagster."""
-        self._tell(context)
+        """Return what the stage's asset, or its last op, returns to Dagster."""
+        # The metadata of an output would be stored twice: with its own event, and the asset's.
+        context.add_asset_metadata(self.metadata)
         with warnings.catch_warnings():
             # An op says its data version in no other way; Dagster marks this one as beta.
             warnings.filterwarnings("ignore", "Parameter `data_version`", dg.BetaWarning)
             return dg.Output(self.table, data_version=dg.DataVersion(self.data_version))
-
-    def _tell(self, context: dg.AssetExecutionContext) -> None:
-        # The metadata of an output would be stored twice: with its own event, and the asset's. What
-        # the asset says of its columns shows beside the table's own figures.
-        columns = context.assets_def.metadata_by_key[context.asset_key]
-        context.add_asset_metadata({**columns, **self.metadata})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
