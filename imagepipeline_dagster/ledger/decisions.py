@@ -107,8 +107,17 @@ def entries_named(ledger: Ledger, keys: Sequence[str]) -> list[Entry]:
         DecisionRefused: one names no single request.
     """
     with ledger.reading() as connection:
-        whole = list(dict.fromkeys(_key(connection, key) for key in keys))
-        entries = entries_seen_by(connection, whole)
+        return _named(connection, keys)
+
+
+def _named(connection: Connection, keys: Sequence[str], *, lock: bool = False) -> list[Entry]:
+    whole = list(dict.fromkeys(_key(connection, key) for key in keys))
+    if lock:
+        # PostgreSQL: nothing may happen between looking and deciding.
+        mine = requests.c.request_key.in_(whole)
+        locked = select(requests.c.request_key).where(mine).order_by(requests.c.request_key)
+        connection.execute(locked.with_for_update())
+    entries = entries_seen_by(connection, whole)
     return [entries[key] for key in whole]
 
 
@@ -231,23 +240,15 @@ def concerned(
     Raises:
         DecisionRefused: names each key that cannot be decided about, and its state.
     """
-    keys = list(dict.fromkeys(_key(connection, prefix) for prefix in keys))
-    if lock:
-        # PostgreSQL: nothing may happen between looking and deciding.
-        mine = requests.c.request_key.in_(keys)
-        locked = select(requests.c.request_key).where(mine).order_by(requests.c.request_key)
-        connection.execute(locked.with_for_update())
-    entries = entries_seen_by(connection, keys)
-    refusals = {key: _refusal(entries[key], decision) for key in keys}
-    if any(refusals.values()):
-        raise DecisionRefused(
-            "\n".join(
-                f"{key[:12]} cannot be {_PAST[decision]}: {refusal}"
-                for key, refusal in refusals.items()
-                if refusal
-            )
-        )
-    return [entries[key] for key in keys]
+    entries = _named(connection, keys, lock=lock)
+    refusals = [
+        f"{entry.request_key[:12]} cannot be {_PAST[decision]}: {refusal}"
+        for entry in entries
+        if (refusal := _refusal(entry, decision))
+    ]
+    if refusals:
+        raise DecisionRefused("\n".join(refusals))
+    return entries
 
 
 _PAST: Mapping[LedgerDecision, str] = {

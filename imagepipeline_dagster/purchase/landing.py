@@ -25,6 +25,7 @@ from imagepipeline_dagster.ledger.records import Hold, Outcome, StoredSample
 from imagepipeline_dagster.ledger.steps import record_stored, record_succeeded
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.purchase.pictures import Picture, Undecodable, read_picture
+from imagepipeline_dagster.rows import fields_of
 from imagepipeline_dagster.storage.contract import Storage, image_path, thumbnail_path
 
 T = TypeVar("T")
@@ -241,13 +242,10 @@ class Landing:
             outcome=Outcome.GENERATED,
             image_sha256=picture.sha256,
             uri=uri,
-            format=picture.format,
             pixel_width=picture.width,
             pixel_height=picture.height,
             bytes=len(data),
-            value_range=picture.value_range,
-            has_alpha=picture.has_alpha,
-            carries_more=picture.carries_more,
+            **fields_of(picture, "format", "value_range", "has_alpha", "carries_more"),
         )
 
     async def _renewed(self, job: Job) -> Job:

@@ -34,6 +34,7 @@ from imagepipeline_dagster.purchase.places import AccountShare, Places
 from imagepipeline_dagster.purchase.rounds import Rounds
 from imagepipeline_dagster.purchase.state import PurchaseProgress, RunState
 from imagepipeline_dagster.purchase.submission import Submission
+from imagepipeline_dagster.rows import fields_of
 
 # A run that is told to end has ten seconds.
 _GRACE_SECONDS = 7.0
@@ -269,13 +270,10 @@ class Purchase:
             await asyncio.sleep(self._settings.progress_seconds)
             rate = (self._state.done - at_first) / (time.monotonic() - started)
             progress = PurchaseProgress(
-                done=self._state.done,
+                **fields_of(self._state, "done", "failed", "in_flight", "waits_for"),
                 total=total,
-                failed=self._state.failed,
-                in_flight=self._state.in_flight,
                 rate=rate,
                 eta=(total - self._state.done) / rate if rate > 0 else None,
-                waits_for=self._state.waits_for,
             )
             await asyncio.to_thread(self.on_progress, progress)
 
