@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -66,8 +67,7 @@ class Costs:
 
 def costs_of(ledger: Ledger, *, dataset: str, scope: str, emulated: bool) -> Costs:
     """Return what a dataset bought; `scope` is that of its allowance."""
-    by_set: dict[str, Bought] = {}
-    by_model: dict[str, Bought] = {}
+    by_set, by_model = defaultdict[str, Bought](Bought), defaultdict[str, Bought](Bought)
     total = Bought()
     used: set[str] = set()
     query = (
@@ -84,18 +84,13 @@ def costs_of(ledger: Ledger, *, dataset: str, scope: str, emulated: bool) -> Cos
         by_day = _spent_by_day(connection, scope)
         for key, samples, request, prompt_set in connection.execute(query):
             model = str(json.loads(request).get("model_id"))
-            counts = (
-                total,
-                by_set.setdefault(prompt_set, Bought()),
-                by_model.setdefault(model, Bought()),
-            )
-            for count in counts:
+            for count in (total, by_set[prompt_set], by_model[model]):
                 if key in used:
                     count.reused += samples
                 else:
                     count.bought += samples
             used.add(key)
-    return Costs(by_day=by_day, by_set=by_set, by_model=by_model, total=total)
+    return Costs(by_day=by_day, by_set=dict(by_set), by_model=dict(by_model), total=total)
 
 
 def _spent_by_day(connection: Connection, scope: str) -> dict[str, Spent]:
