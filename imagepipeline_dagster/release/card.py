@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import islice
 from typing import Self
@@ -21,6 +21,7 @@ from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage
 from imagepipeline_dagster.previews import Tile, contact_sheet, stored_thumbnails
 from imagepipeline_dagster.purchase.canaries import Drift
 from imagepipeline_dagster.release.columns import FORMAT_VERSION, shard_schema
+from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.storage.contract import Storage
 
@@ -147,10 +148,9 @@ class Release(_Manifest):
         }
 
 
-def pick_examples(kept: Collection[ModeratedImage]) -> list[ModeratedImage]:
+def pick_examples(kept: HeldRows) -> list[ModeratedImage]:
     """Return at most 48 rows, from all over the dataset."""
-    step = -(-len(kept) // _SHEET_TILES) or 1
-    return list(islice(kept, 0, None, step))
+    return list(kept.every(-(-len(kept) // _SHEET_TILES) or 1))
 
 
 def examples_sheet(storage: Storage, examples: Sequence[ModeratedImage]) -> bytes:

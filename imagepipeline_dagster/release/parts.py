@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, groupby
-from operator import attrgetter
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.columns import fingerprint
@@ -44,49 +43,40 @@ class Part:
     shaping: str = ""
 
     @classmethod
-    def of(
-        cls, split: str, number: int, rows: Collection[ModeratedImage], *, shaping: str = ""
-    ) -> Part:
+    def of(cls, split: str, number: int, rows: HeldRows, *, shaping: str = "") -> Part:
         """Return the part that these rows are; `shaping` is what else makes the files' bytes."""
-        return cls(split, number, HeldRows(rows), _key(rows, split, shaping), shaping)
+        return cls(split, number, rows, _key(rows.digests, split, shaping), shaping)
 
-    def key_of(self, row: ModeratedImage) -> str:
-        """Return what a part of this row alone would be known by."""
-        return _key([row], self.split, self.shaping)
+    def key_of(self, digest: bytes) -> str:
+        """Return what a part of the row with this digest alone would be known by."""
+        return _key([digest], self.split, self.shaping)
 
     def without(self, lost: Collection[ModeratedImage]) -> Part:
         """Return the part as it is without these rows."""
         if not lost:
             return self
-        rows = [row for row in self.rows if row not in lost]
+        rows = HeldRows(row for row in self.rows if row not in lost)
         return self.of(self.split, self.number, rows, shaping=self.shaping)
 
 
-def _key(rows: Iterable[ModeratedImage], split: str, shaping: str) -> str:
-    return fingerprint(rows, packing=f"{split} {shaping}")[:32]
+def _key(digests: Iterable[bytes], split: str, shaping: str) -> str:
+    return fingerprint(digests, packing=f"{split} {shaping}")[:32]
 
 
-def in_order(rows: Iterable[ModeratedImage], *, shuffled: bool) -> HeldRows:
+def in_order(rows: Iterable[ModeratedImage], *, shuffled: bool) -> dict[str, HeldRows]:
     """Return the rows in the order of a release, which makes the same content the same bytes.
 
-    The rows of a prompt set are held as objects at once, and no others.
+    They are runs by name: those of a prompt set or, where rows are shuffled, those whose places
+    begin alike. One is held as objects at once.
     """
     place = _shuffled_place if shuffled else _place
-    runs: dict[str, list[HeldRows]] = defaultdict(list)
-    for name, some in groupby(rows, key=_run_of(shuffled=shuffled)):
-        runs[name].append(HeldRows(sorted(some, key=place)))
-    ordered = HeldRows()
-    for name in sorted(runs):
-        run, *others = runs.pop(name)
-        if others:
-            run = HeldRows(sorted(chain(run, *others), key=place))
-        ordered.extend(run)
-    return ordered
-
-
-def _run_of(*, shuffled: bool) -> Callable[[ModeratedImage], str]:
-    """Return what names the run of a row: its prompt set, or how its place begins."""
-    return (lambda row: _hashed_place(row)[:3]) if shuffled else attrgetter("prompt_set")
+    portions: dict[str, list[HeldRows]] = defaultdict(list)
+    for name, some in groupby(rows, lambda row: place(row)[0][:3] if shuffled else row.prompt_set):
+        portions[name].append(HeldRows(sorted(some, key=place)))
+    return {
+        name: own[0] if len(own) == 1 else HeldRows(sorted(chain.from_iterable(own), key=place))
+        for name, own in sorted(portions.items())
+    }
 
 
 def _place(row: ModeratedImage) -> tuple[str, str, int, int, str]:
@@ -106,44 +96,40 @@ def _hashed_place(row: ModeratedImage) -> str:
 
 
 def parts_of(
-    split: str,
-    rows: HeldRows,
-    *,
-    bytes_per_shard: int,
-    shaping: str = "",
-    shuffled: bool = False,
+    split: str, runs: Mapping[str, HeldRows], *, bytes_per_shard: int, shaping: str = ""
 ) -> Iterator[Part]:
-    """Yield the rows of a split, in order, in parts that end where prompt sets end.
+    """Yield the rows of a split, in order, in parts that end where runs end.
 
-    A large set has parts of its own. Of the small ones the names decide which end a part: so no
-    change of one set moves the borders between others. Where rows are shuffled, those whose places
-    begin alike are as a set.
+    A large run has parts of its own. Of the small ones the names decide which end a part: so no
+    change of one set moves the borders between others.
     """
-    runs = _runs(rows, shuffled=shuffled)
     shards = chain.from_iterable(
-        split_into_shards(run, bytes_per_shard=bytes_per_shard) for run in runs
+        [run]
+        if run.picture_bytes <= bytes_per_shard
+        else map(HeldRows, split_into_shards(run, bytes_per_shard=bytes_per_shard))
+        for run in _merged(runs)
+        if run
     )
     for number, shard in enumerate(shards):
         yield Part.of(split, number, shard, shaping=shaping)
 
 
-def _runs(rows: HeldRows, *, shuffled: bool) -> Iterator[list[ModeratedImage]]:
-    """Yield the rows of a large prompt set, or of several small ones."""
+def _merged(runs: Mapping[str, HeldRows]) -> Iterator[HeldRows]:
+    """Yield the rows of a large run, or of several small ones."""
     least = _PART_BYTES
-    while rows.picture_bytes > least * _MOST_PARTS:
+    total = sum(run.picture_bytes for run in runs.values())
+    while total > least * _MOST_PARTS:
         least *= 2
-    run: list[ModeratedImage] = []
-    for name, of_set in groupby(rows, key=_run_of(shuffled=shuffled)):
-        listed = list(of_set)
-        size = sum(row.bytes or 0 for row in listed)
-        if size >= least:
-            yield run
-            run = []
-        run += listed
-        if size >= least * _share(name):
-            yield run
-            run = []
-    yield run
+    merged = HeldRows()
+    for name, run in runs.items():
+        if run.picture_bytes >= least:
+            yield merged
+            merged = HeldRows()
+        merged.extend(run)
+        if run.picture_bytes >= least * _share(name):
+            yield merged
+            merged = HeldRows()
+    yield merged
 
 
 def _share(name: str) -> float:

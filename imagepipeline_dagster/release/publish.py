@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import chain, compress, groupby
+from itertools import chain, compress, groupby, islice
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
@@ -45,7 +45,7 @@ from imagepipeline_dagster.release.claims import claimed_version, clear_leftover
 from imagepipeline_dagster.release.columns import fingerprint
 from imagepipeline_dagster.release.comparing import changes_of
 from imagepipeline_dagster.release.croissant import CROISSANT, croissant
-from imagepipeline_dagster.release.held_rows import HeldRows
+from imagepipeline_dagster.release.held_rows import HeldRows, joined
 from imagepipeline_dagster.release.packing import format_cards, pack
 from imagepipeline_dagster.release.parts import SHARD_BYTES, Part, in_order, parts_of
 from imagepipeline_dagster.release.pictures import LostImage
@@ -121,25 +121,32 @@ class _Content:
     """The rows of a release.
 
     Attributes:
-        kept: those that are released, in order.
+        runs: those that are released, in order, by the name of their run.
+        kept: the same, one after the other.
         splits: the split of each.
         others: those that are counted, and no more.
         fingerprint: of what is released.
     """
 
+    runs: Mapping[str, HeldRows]
     kept: HeldRows
     splits: Sequence[str]
     others: HeldRows
-    fingerprint: str
+    packing: str
 
-    @classmethod
-    def of(
-        cls, kept: HeldRows, splits: Sequence[str], others: HeldRows, policy: ReleasePolicy
-    ) -> _Content:
-        content = fingerprint(kept, splits, packing=policy.packing)
-        return cls(kept=kept, splits=splits, others=others, fingerprint=content)
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.kept.digests, self.splits, packing=self.packing)
 
-    def without(self, lost: Sequence[LostImage], policy: ReleasePolicy) -> _Content:
+    def runs_where(self, wanted: Iterable[bool]) -> dict[str, HeldRows]:
+        """Return the runs with those of the rows alone."""
+        remaining = iter(wanted)
+        return {
+            name: HeldRows(compress(run, islice(remaining, len(run))))
+            for name, run in self.runs.items()
+        }
+
+    def without(self, lost: Sequence[LostImage]) -> _Content:
         """Return what is left without lost pictures, which are counted as quarantined."""
         if not lost:
             return self
@@ -150,11 +157,13 @@ class _Content:
             for row, stay in zip(self.kept, stays, strict=True)
             if not stay
         )
-        return _Content.of(
-            HeldRows(compress(self.kept, stays)),
-            list(compress(self.splits, stays)),
-            HeldRows(chain(self.others, set_aside)),
-            policy,
+        left = self.runs_where(stays)
+        return dataclasses.replace(
+            self,
+            runs=left,
+            kept=joined(left.values()),
+            splits=list(compress(self.splits, stays)),
+            others=HeldRows(chain(self.others, set_aside)),
         )
 
 
@@ -231,7 +240,8 @@ def _content(asked: Publication, latest: Release | None) -> _Content:
             else:
                 others.append(row)
 
-    kept = in_order(released(), shuffled=policy.order == "shuffled")
+    runs = in_order(released(), shuffled=policy.order == "shuffled")
+    kept = joined(runs.values())
     if problems:
         raise UnmoderatedImage(problems)
     if not kept:
@@ -241,7 +251,7 @@ def _content(asked: Publication, latest: Release | None) -> _Content:
     splits = splits_of(kept, policy, former=former, alike=asked.alike)
     if sentences := leaks(kept, splits, policy, alike=asked.alike):
         raise SplitsLeak(" ".join(sentences[:3]))
-    return _Content.of(kept, splits, others, policy)
+    return _Content(runs=runs, kept=kept, splits=splits, others=others, packing=policy.packing)
 
 
 def _judged(asked: Publication) -> Iterator[ModeratedImage]:
@@ -282,7 +292,7 @@ def _packed(
         scratch=scratch,
         former=former,
     )
-    content = content.without(lost, policy)
+    content = content.without(lost)
     left_out = (*asked.left_out, *map(_told, lost))
     by_set = release_counts(chain(content.others, content.kept))
     counts = sum(by_set.values(), start=NO_COUNTS)
@@ -299,7 +309,7 @@ def _packed(
         policy=policy.model_dump_json(),
         created_at=asked.created_at,
         run_id=asked.run_id,
-        emulated=sum(row.emulated for row in content.kept),
+        emulated=content.kept.emulated,
         counts=counts,
         prompt_sets=by_set,
         drift=asked.drift,
@@ -312,10 +322,9 @@ def _parts(asked: Publication, content: _Content, split: str) -> Iterator[Part]:
     inside = [own == split for own in content.splits]
     return parts_of(
         split,
-        content.kept if all(inside) else HeldRows(compress(content.kept, inside)),
+        content.runs if all(inside) else content.runs_where(inside),
         bytes_per_shard=asked.bytes_per_shard,
         shaping=asked.policy.shaping,
-        shuffled=asked.policy.order == "shuffled",
     )
 
 
@@ -362,7 +371,7 @@ def _described(
 def write_beside(
     storage: Storage,
     release: Release,
-    kept: Collection[ModeratedImage],
+    kept: HeldRows,
     changes: ChangesTable,
     policy: ReleasePolicy,
 ) -> Release:

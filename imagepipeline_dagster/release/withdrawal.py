@@ -28,7 +28,7 @@ from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage, su
 from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.changes import ChangesTable
 from imagepipeline_dagster.release.columns import fingerprint
-from imagepipeline_dagster.release.held_rows import HeldRows
+from imagepipeline_dagster.release.held_rows import HeldRows, joined
 from imagepipeline_dagster.release.packing import pack
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.policy import ReleasePolicy
@@ -147,10 +147,9 @@ def _rewritten(
     """Write a release without the pictures; None where nothing is left of it."""
     policy = _policy_of(storage, release)
     parts, gone = _parts(storage, release, withdrawals, shaping=policy.shaping)
-    kept, splits = HeldRows(), list[str]()
-    for part in chain.from_iterable(parts.values()):
-        kept.extend(part.rows)
-        splits += [part.split] * len(part.rows)
+    held = list(chain.from_iterable(parts.values()))
+    kept = joined(part.rows for part in held)
+    splits = [part.split for part in held for _ in range(len(part.rows))]
     if not kept:
         delete_release(storage, release)
         return None
@@ -168,9 +167,9 @@ def _rewritten(
     changed = release.model_copy(
         update={
             "files": files,
-            "fingerprint": fingerprint(kept, splits, packing=policy.packing),
+            "fingerprint": fingerprint(kept.digests, splits, packing=policy.packing),
             "splits": dict(Counter(splits)),
-            "emulated": sum(row.emulated for row in kept),
+            "emulated": kept.emulated,
             "counts": _counts_without(release.counts, gone),
             "prompt_sets": by_set,
             "left_out": (*release.left_out, *told),
@@ -222,7 +221,7 @@ def _parts(
             gone += [row for row in rows if row.image_sha256 in withdrawals]
             if kept := [row for row in rows if row.image_sha256 not in withdrawals]:
                 number = len(parts[split])
-                parts[split].append(Part.of(split, number, kept, shaping=shaping))
+                parts[split].append(Part.of(split, number, HeldRows(kept), shaping=shaping))
     return parts, gone
 
 

@@ -11,6 +11,7 @@ import yaml
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, summarise
 from imagepipeline_dagster.release.card import Release, card, pick_examples
 from imagepipeline_dagster.release.columns import shard_schema
+from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import release_counts
 from imagepipeline_dagster.storage.folder import LocalFolder
@@ -183,9 +184,9 @@ def test_thousands_of_sets_make_a_short_card(storage: LocalFolder) -> None:
 def test_examples_come_from_all_over_the_dataset(storage: LocalFolder) -> None:
     """The contact sheet shows at most 48 rows, spread evenly; few rows are all shown."""
     row = kept_row(storage, 1)
-    assert len(pick_examples([row] * 5)) == 5
+    assert len(pick_examples(HeldRows([row] * 5))) == 5
     rows = [kept_row(storage, 1, prompt_id=str(number)) for number in range(1000)]
-    picked = [int(example.prompt_id) for example in pick_examples(rows)]
+    picked = [int(example.prompt_id) for example in pick_examples(HeldRows(rows))]
     assert 40 <= len(picked) <= 48
     assert picked[-1] > 950
 

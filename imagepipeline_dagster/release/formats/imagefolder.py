@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.card import ROWS, ReleaseFile
-from imagepipeline_dagster.release.columns import lineage_table, released_row
+from imagepipeline_dagster.release.columns import digest_of, lineage_table, released_row
 from imagepipeline_dagster.release.formats.contract import Writer
 from imagepipeline_dagster.release.formats.files import PackedFiles
 from imagepipeline_dagster.release.held_rows import HeldRows
@@ -41,9 +41,8 @@ class ImageFolder(Writer):
         self._split = split
         self._packed = packed
         self._alone = alone
-        self._keys = {part.number: [part.key_of(row) for row in part.rows] for part in parts}
         # Samples that are alike in all have one key, and are a file each.
-        wanted = Counter(chain.from_iterable(self._keys.values()))
+        wanted = Counter(chain.from_iterable(map(_keys, parts)))
         same = {
             key: files
             for key, number in wanted.items()
@@ -62,7 +61,7 @@ class ImageFolder(Writer):
 
     @override
     def wants(self, part: Part) -> HeldRows:
-        keys = self._keys[part.number]
+        keys = _keys(part)
         if not any(self._missing[key] for key in keys):
             self.end(part)
             return HeldRows()
@@ -74,7 +73,7 @@ class ImageFolder(Writer):
         for source, row, (plain, data) in zip(
             batch.sources, batch.rows, batch.files(), strict=True
         ):
-            key = part.key_of(source)
+            key = part.key_of(digest_of(source))
             if not self._missing[key]:
                 continue
             self._missing[key] -= 1
@@ -96,7 +95,7 @@ class ImageFolder(Writer):
 
     @override
     def end(self, part: Part) -> None:
-        named = [self._named(row, part.key_of(row)) for row in part.rows]
+        named = [self._named(*keyed) for keyed in zip(part.rows, _keys(part), strict=True)]
         files = pa.array([f"{name[:2]}/{name}" for name, _ in named], pa.string())
         rows = [row for _, row in named]
         self._tables[part.number] = lineage_table(rows).add_column(0, "file_name", files)
@@ -127,3 +126,8 @@ class ImageFolder(Writer):
             name = f"{ROWS}/{self._split}-{file.sha256[:16]}.parquet"
             again = {"path": name, "rows": rows, "marks": dict(self._marks)}
             self._packed.put([(file.model_copy(update=again), data)])
+
+
+def _keys(part: Part) -> list[str]:
+    """Return what a part of each of its rows alone would be known by."""
+    return [part.key_of(digest) for digest in part.rows.digests]
