@@ -153,91 +153,67 @@ def _publish(
     return _timed(publish, publication)
 
 
-def _released(
-    folder: Path, pictures: int, *, to: str, formats: tuple[str, ...], edited: range = range(0)
-) -> _Spent:
-    return _apart(_publish, folder, pictures, to=to, formats=formats, edited=edited)
-
-
-def _bytes_below(folder: Path, version: str) -> int:
-    """Return the bytes that only this version's files take."""
-    files = [path.stat() for path in (folder / version).rglob("*") if path.is_file()]
-    return sum(stat.st_size for stat in files if stat.st_nlink == 1)
+def _changed(
+    what: str, folder: Path, first: _Spent, changed: _Spent, *, at_most: float
+) -> list[Figure]:
+    """Return what the second version took: bytes that are in no other, and time."""
+    of_first, of_second = (
+        [path.stat() for path in (folder / version).rglob("*") if path.is_file()]
+        for version in ("v0001", "v0002")
+    )
+    whole = sum(file.st_size for file in of_first)
+    added = sum(file.st_size for file in of_second if file.st_nlink == 1)
+    shares = {"bytes": (added / whole, 5), "time": (changed.seconds / first.seconds, at_most)}
+    return [
+        Figure(
+            what=f"{what}, {of_what}", measured=100 * share, unit="% of the first", at_most=promised
+        )
+        for of_what, (share, promised) in shares.items()
+    ]
 
 
 def measure_releases(folder: Path, pictures: int) -> list[Figure]:
-    """Publish, publish again after a change in one set, and publish with further formats."""
-    edited = range(pictures // 100)
-    bought = [pictures + number for number in {*edited, *range(0, pictures, 100)}]
+    """Publish, publish again after changes, and publish with further formats."""
+    in_one_set, all_over = range(pictures // 100), range(0, pictures, 100)
+    bought = [pictures + number for number in {*in_one_set, *all_over}]
     _store(folder, [*range(pictures), *bought], pictures)
     copies = [_apart(_timed, _copy, folder, folder / f"copy {turn}") for turn in range(2)]
     copied = min(copy.seconds for copy in copies)
-    first = min(
-        (_released(folder, pictures, to=to, formats=("parquet",)) for to in ("other", "releases")),
-        key=lambda spent: spent.seconds,
+
+    def released(to: str, *formats: str, edited: range = range(0)) -> _Spent:
+        return _apart(_publish, folder, pictures, to=to, formats=formats, edited=edited)
+
+    firsts = [released(to, "parquet") for to in ("other", "releases")]
+    first = min(firsts, key=lambda spent: spent.seconds)
+    changed = released("releases", "parquet", edited=in_one_set)
+    beside = {
+        name: released(name, "parquet", name).seconds - first.seconds
+        for name in ("webdataset", "imagefolder", "lance")
+    }
+    folder_alone, scattered = (
+        released("scattered", "imagefolder", edited=edited) for edited in (range(0), all_over)
     )
-    changed = _released(folder, pictures, to="releases", formats=("parquet",), edited=edited)
-    sizes = [_bytes_below(folder / "releases", version) for version in ("v0001", "v0002")]
-    whole = sum(
-        path.stat().st_size for path in (folder / "releases/v0001").rglob("*") if path.is_file()
-    )
-    lines = [
+    return [
         Figure(what="a plain copy with fsync", measured=copied, unit="s"),
-        Figure(
-            what="first release",
-            measured=first.seconds / copied,
-            unit="x the copy",
-            at_most=2,
-        ),
+        Figure(what="first release", measured=first.seconds / copied, unit="x the copy", at_most=2),
         # What others do on the machine shows less in it.
         Figure(what="first release, CPU", measured=first.cpu_seconds, unit="s"),
         Figure(what="first release, peak", measured=first.peak_mib, unit="MiB", at_most=400),
-        Figure(
-            what="1 % changed in one set, bytes",
-            measured=100 * sizes[1] / whole,
-            unit="% of the first",
-            at_most=5,
-        ),
-        Figure(
-            what="1 % changed in one set, time",
-            measured=100 * changed.seconds / first.seconds,
-            unit="% of the first",
-            at_most=15,
-        ),
-    ]
-    for name in ("webdataset", "imagefolder", "lance"):
-        spent = _released(folder, pictures, to=name, formats=("parquet", name))
-        lines.append(
+        *_changed("1 % changed in one set", folder / "releases", first, changed, at_most=15),
+        *(
             Figure(
                 what=f"{name} beside parquet",
-                measured=max(0.0, spent.seconds - first.seconds) / copied,
+                measured=max(0.0, seconds) / copied,
                 unit="x the copy",
                 at_most=1.5,
             )
-        )
-    return [*lines, *_scattered(folder, pictures)]
-
-
-def _scattered(folder: Path, pictures: int) -> list[Figure]:
-    """Publish an image folder alone, and again after changes all over the sets."""
-    of_all = range(0, pictures, 100)
-    first, changed = (
-        _released(folder, pictures, to="scattered", formats=("imagefolder",), edited=edited)
-        for edited in (range(0), of_all)
-    )
-    files = [path for path in (folder / "scattered/v0001").rglob("*") if path.is_file()]
-    whole = sum(path.stat().st_size for path in files)
-    return [
-        Figure(
-            what="1 % changed all over, image folder alone, bytes",
-            measured=100 * _bytes_below(folder / "scattered", "v0002") / whole,
-            unit="% of the first",
-            at_most=5,
+            for name, seconds in beside.items()
         ),
-        Figure(
-            what="1 % changed all over, image folder alone, time",
-            measured=100 * changed.seconds / first.seconds,
-            unit="% of the first",
+        *_changed(
+            "1 % changed all over, image folder alone",
+            folder / "scattered",
+            folder_alone,
+            scattered,
             at_most=5,
         ),
     ]
