@@ -30,10 +30,10 @@ from imagepipeline_dagster.scaffolding import ImageDatasetScaffolder
 _REFERENCE = re.compile(r"\s*\{\{\s*env(?:\.(\w+)|\(\s*['\"](\w+)['\"]\s*\))\s*\}\}\s*")
 _TEMPLATE: JsonDict = {"pattern": r"\{\{.*\}\}"}
 
+# Their limits are the resource's: here a value may still be a reference to a variable.
 _API_OPTIONS: dict[str, Any] = {
-    name: (field.rebuild_annotation(), field)
+    name: (field.annotation, Field(field.default, description=field.description))
     for name, field in ImagePipelineResource.model_fields.items()
-    if name != "api_key"
 }
 _ApiOptions: Any = create_model("_ApiOptions", **_API_OPTIONS)
 
@@ -169,7 +169,7 @@ class ImageDatasetComponent(_ApiOptions, ImageDataset, dg.Component, dg.Resolvab
             storage_options=self.storage_options,
             tables_url=referred(self.tables_url),
             ledger_url=referred(self.ledger_url),
-            **self.model_dump(include=set(_API_OPTIONS)),
+            **self.model_dump(include=_API_OPTIONS.keys() - {"api_key"}),
         )
 
 

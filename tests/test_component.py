@@ -100,6 +100,13 @@ def test_what_yaml_says_of_the_api_reaches_it(
     assert "max_attempts" in _refusal(storage=str(tmp_path), max_attempts=0)
 
 
+def test_a_number_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number may be a reference to a variable, also where the API's resource limits it."""
+    monkeypatch.setenv("OURS", "7")
+    component = ImageDatasetComponent.resolve_from_yaml('max_in_flight: "{{ env.OURS }}"')
+    assert component.max_in_flight == 7
+
+
 @pytest.mark.slow
 def test_attributes_reach_the_dataset(tmp_path: Path) -> None:
     """Prefix, mapped tables and defaults from YAML make a dataset that materializes."""

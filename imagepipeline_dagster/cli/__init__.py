@@ -54,10 +54,6 @@ class _Commands(click.Group):
     """Knows the commands by name, and imports the one that is asked for."""
 
     @override
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    @override
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
@@ -71,7 +67,12 @@ class _Commands(click.Group):
             formatter.write_dl([(name, about) for name, (_, about) in _COMMANDS.items()])
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands,
+    # The names are enough for click to ask "Did you mean …?".
+    commands=dict.fromkeys(_COMMANDS, click.Command(None)),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="imagepipeline-dagster")
 def main() -> None:
     """Image datasets out of ImagePipeline's SDXL API, as Dagster assets.

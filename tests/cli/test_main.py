@@ -38,8 +38,10 @@ def test_each_command_is_told_on_one_line(group: tuple[str, ...]) -> None:
 
 
 def test_a_wrong_command_is_a_wrong_use() -> None:
-    """An unknown command or option is told with status 2, and the version is known."""
-    assert do("nonsense").exit_code == 2
+    """An unknown command or option has status 2, a misspelt one a hint; the version is known."""
+    misspelt = do("releses")
+    assert misspelt.exit_code == 2
+    assert "'releases'" in misspelt.output
     assert do("init", "--nonsense").exit_code == 2
     version = do("--version")
     assert version.exit_code == 0
