@@ -27,7 +27,6 @@ from imagepipeline_dagster.defs.stage import SHARD_RETRIES, Made, StageCheck, bu
 from imagepipeline_dagster.ledger.bought import refuse_emulator
 from imagepipeline_dagster.ledger.budget import BudgetReached
 from imagepipeline_dagster.ledger.records import Outcome
-from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.planning.approval import NotApproved, why_withheld
 from imagepipeline_dagster.planning.prompts import Prompt
@@ -260,102 +259,7 @@ def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
     `in_shards`, those of a large set are steps of their own before it, which the executor can run
     side by side.
     """
-    io_manager = dataset.resource("io_manager")
-    nothing = dg.Out(dg.Nothing, io_manager_key=io_manager)
-
-    @dg.op(
-        name=dataset.named("shards_to_buy"),
-        out=dg.DynamicOut(dg.Nothing, io_manager_key=io_manager),
-        description="Names the shards of a large set that something of is to be bought.",
-    )
-    def shards_to_buy(
-        prompt_sets: StoredTable, generation_requests: StoredTable
-    ) -> Iterator[dg.DynamicOutput[None]]:
-        shards = shards_of(prompt_sets.num_rows, shard_rows=dataset.shard_rows)
-        for shard in shards if len(shards) > 1 else []:
-            if shard.buys(prompt_sets, generation_requests):
-                yield dg.DynamicOutput(None, mapping_key=shard.key)
-
-    @dg.op(
-        name=dataset.named("buy_shard"),
-        ins={"shard": dg.In(dg.Nothing)},
-        out=nothing,
-        pool=dataset.api_pool,
-        retry_policy=SHARD_RETRIES,
-        description="Buys what one shard lacks. Where it dies, it is tried again alone.",
-    )
-    @with_resources_of(dataset)
-    def buy_shard(
-        context: dg.OpExecutionContext,
-        prompt_sets: StoredTable,
-        generation_requests: StoredTable,
-        imagepipeline: ImagePipelineResource,
-        ledger: LedgerResource,
-        storage: StorageResource,
-    ) -> None:
-        with ledger.open() as opened:
-            to_buy = _set_of_step(
-                context, prompt_sets, generation_requests, imagepipeline, opened, storage
-            )
-            bought = to_buy.buy(
-                Shard.of_key(str(context.get_mapping_key())),
-                withheld=to_buy.why_withheld(),
-                beside_others=True,
-            )
-        figures = _Figures()
-        figures.add(bought, run_id=to_buy.means.run_id)
-        if _is_failure(bought.report.stopper):
-            raise _failure(bought.report.stopper, asdict(figures))
-        context.add_output_metadata(asdict(figures))
-
-    @dg.op(
-        name=dataset.named("buy_set"),
-        ins={"bought": dg.In(dg.Nothing)},
-        out=dg.Out(io_manager_key=io_manager),
-        pool=dataset.api_pool,
-        description="Buys what the plan lacks, and stores the table.",
-    )
-    @with_resources_of(dataset)
-    def buy_rest(
-        context: dg.AssetExecutionContext,
-        prompt_sets: StoredTable,
-        generation_requests: StoredTable,
-        imagepipeline: ImagePipelineResource,
-        ledger: LedgerResource,
-        storage: StorageResource,
-    ) -> dg.Output[StoredTable]:
-        with ledger.open() as opened:
-            purchased = buy_set(
-                _set_of_step(
-                    context, prompt_sets, generation_requests, imagepipeline, opened, storage
-                )
-            )
-        # The plan's page would go on saying what there was to buy before this.
-        context.log_event(
-            dg.AssetObservation(
-                dataset.key("generation_requests"),
-                partition=context.partition_key,
-                metadata=purchased.plan_figures,
-            )
-        )
-        return purchased.images.output(context)
-
-    def _set_of_step(
-        context: dg.OpExecutionContext | dg.AssetExecutionContext,
-        prompt_sets: StoredTable,
-        generation_requests: StoredTable,
-        imagepipeline: ImagePipelineResource,
-        ledger: Ledger,
-        storage: StorageResource,
-    ) -> SetToBuy:
-        return SetToBuy(
-            dataset=dataset,
-            prompt_set=prompt_set_of(context.partition_key),
-            prompts=prompt_sets,
-            plan=generation_requests,
-            means=dataset.means(imagepipeline, ledger, storage.open(), run_id=context.run.run_id),
-            log=context.log,
-        )
+    buy_rest = _op_for_set(dataset)
 
     @dg.graph_asset(
         key=dataset.key("generated_images"),
@@ -373,9 +277,110 @@ def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
         tables = prompt_sets, generation_requests
         if not in_shards:
             return buy_rest(*tables)
-        shards = shards_to_buy(*tables)
+        buy_shard = _op_for_shard(dataset)
+        shards = _op_that_names_shards(dataset)(*tables)
         bought = shards.map(lambda shard: buy_shard(*tables, shard=shard))
         return buy_rest(*tables, bought=bought.collect())
 
     checks = build_checks(dataset, "generated_images", check_generated_images(dataset))
     return [generated_images, checks]
+
+
+def _op_that_names_shards(dataset: ImageDataset) -> dg.OpDefinition:
+    @dg.op(
+        name=dataset.named("shards_to_buy"),
+        out=dg.DynamicOut(dg.Nothing, io_manager_key=dataset.resource("io_manager")),
+        description="Names the shards of a large set that something of is to be bought.",
+    )
+    def shards_to_buy(
+        prompt_sets: StoredTable, generation_requests: StoredTable
+    ) -> Iterator[dg.DynamicOutput[None]]:
+        shards = shards_of(prompt_sets.num_rows, shard_rows=dataset.shard_rows)
+        for shard in shards if len(shards) > 1 else []:
+            if shard.buys(prompt_sets, generation_requests):
+                yield dg.DynamicOutput(None, mapping_key=shard.key)
+
+    return shards_to_buy
+
+
+def _op_for_shard(dataset: ImageDataset) -> dg.OpDefinition:
+    @dg.op(
+        name=dataset.named("buy_shard"),
+        ins={"shard": dg.In(dg.Nothing)},
+        out=dg.Out(dg.Nothing, io_manager_key=dataset.resource("io_manager")),
+        pool=dataset.api_pool,
+        retry_policy=SHARD_RETRIES,
+        description="Buys what one shard lacks. Where it dies, it is tried again alone.",
+    )
+    @with_resources_of(dataset)
+    def buy_shard(
+        context: dg.OpExecutionContext,
+        prompt_sets: StoredTable,
+        generation_requests: StoredTable,
+        imagepipeline: ImagePipelineResource,
+        ledger: LedgerResource,
+        storage: StorageResource,
+    ) -> None:
+        figures, shard = _Figures(), Shard.of_key(str(context.get_mapping_key()))
+        with ledger.open() as opened:
+            means = dataset.means(imagepipeline, opened, storage.open(), run_id=context.run_id)
+            to_buy = _set_of_step(context, dataset, prompt_sets, generation_requests, means)
+            bought = to_buy.buy(shard, withheld=to_buy.why_withheld(), beside_others=True)
+        figures.add(bought, run_id=context.run_id)
+        if _is_failure(bought.report.stopper):
+            raise _failure(bought.report.stopper, asdict(figures))
+        context.add_output_metadata(asdict(figures))
+
+    return buy_shard
+
+
+def _op_for_set(dataset: ImageDataset) -> dg.OpDefinition:
+    @dg.op(
+        name=dataset.named("buy_set"),
+        ins={"bought": dg.In(dg.Nothing)},
+        out=dg.Out(io_manager_key=dataset.resource("io_manager")),
+        pool=dataset.api_pool,
+        description="Buys what the plan lacks, and stores the table.",
+    )
+    @with_resources_of(dataset)
+    def buy_rest(
+        context: dg.AssetExecutionContext,
+        prompt_sets: StoredTable,
+        generation_requests: StoredTable,
+        imagepipeline: ImagePipelineResource,
+        ledger: LedgerResource,
+        storage: StorageResource,
+    ) -> dg.Output[StoredTable]:
+        with ledger.open() as opened:
+            run_id = context.run.run_id
+            means = dataset.means(imagepipeline, opened, storage.open(), run_id=run_id)
+            to_buy = _set_of_step(context, dataset, prompt_sets, generation_requests, means)
+            purchased = buy_set(to_buy)
+        # The plan's page would go on saying what there was to buy before this.
+        context.log_event(
+            dg.AssetObservation(
+                dataset.key("generation_requests"),
+                partition=context.partition_key,
+                metadata=purchased.plan_figures,
+            )
+        )
+        return purchased.images.output(context)
+
+    return buy_rest
+
+
+def _set_of_step(
+    context: dg.OpExecutionContext | dg.AssetExecutionContext,
+    dataset: ImageDataset,
+    prompts: StoredTable,
+    plan: StoredTable,
+    means: Means,
+) -> SetToBuy:
+    return SetToBuy(
+        dataset=dataset,
+        prompt_set=prompt_set_of(context.partition_key),
+        prompts=prompts,
+        plan=plan,
+        means=means,
+        log=context.log,
+    )

@@ -118,15 +118,38 @@ def build_moderated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
     `in_shards`, and where the policy looks at pictures, those of a large set are looked at before
     it, in steps that the executor can run side by side.
     """
-    io_manager = dataset.resource("io_manager")
     looks = any(
         rules.classifies or rules.near_duplicate_distance is not None
         for rules in dataset.moderation.possible_rules
     )
+    give_verdicts = _op_for_set(dataset).with_hooks({_hook_after_set(dataset)})
 
+    @dg.graph_asset(
+        key=dataset.key("moderated_images"),
+        ins={"generated_images": dg.AssetIn(dataset.key("generated_images"))},
+        partitions_def=dataset.partitions,
+        kinds={"pandas", "parquet"},
+        metadata=column_metadata(dataset, "moderated_images"),
+        description="The verdicts: a row a sample asked for, kept, rejected or quarantined, and "
+        "why. The pictures: Partitions, a prompt set, `contact_sheet`, where what is not kept is "
+        "blurred.",
+    )
+    def moderated_images(generated_images: Any) -> Any:  # noqa: ANN401
+        if not (looks and in_shards):
+            return give_verdicts(generated_images)
+        look_at_shard = _op_for_shard(dataset)
+        shards = _op_that_names_shards(dataset)(generated_images)
+        looked_at = shards.map(lambda shard: look_at_shard(generated_images, shard=shard))
+        return give_verdicts(generated_images, looked_at=looked_at.collect())
+
+    checks = build_checks(dataset, "moderated_images", check_moderated_images(dataset))
+    return [moderated_images, checks]
+
+
+def _op_that_names_shards(dataset: ImageDataset) -> dg.OpDefinition:
     @dg.op(
         name=dataset.named("shards_to_look_at"),
-        out=dg.DynamicOut(dg.Nothing, io_manager_key=io_manager),
+        out=dg.DynamicOut(dg.Nothing, io_manager_key=dataset.resource("io_manager")),
         description="Names the shards of a large set.",
     )
     def shards_to_look_at(generated_images: StoredTable) -> Iterator[dg.DynamicOutput[None]]:
@@ -134,10 +157,14 @@ def build_moderated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
         for shard in shards if len(shards) > 1 else []:
             yield dg.DynamicOutput(None, mapping_key=shard.key)
 
+    return shards_to_look_at
+
+
+def _op_for_shard(dataset: ImageDataset) -> dg.OpDefinition:
     @dg.op(
         name=dataset.named("look_at_shard"),
         ins={"shard": dg.In(dg.Nothing)},
-        out=dg.Out(dg.Nothing, io_manager_key=io_manager),
+        out=dg.Out(dg.Nothing, io_manager_key=dataset.resource("io_manager")),
         retry_policy=SHARD_RETRIES,
         description="Measures the pictures of one shard: scores and hashes, each once for ever.",
     )
@@ -159,10 +186,14 @@ def build_moderated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
             )
         context.add_output_metadata({"classified_now": measured.computed})
 
+    return look_at_shard
+
+
+def _op_for_set(dataset: ImageDataset) -> dg.OpDefinition:
     @dg.op(
         name=dataset.named("give_verdicts"),
         ins={"looked_at": dg.In(dg.Nothing)},
-        out=dg.Out(io_manager_key=io_manager),
+        out=dg.Out(io_manager_key=dataset.resource("io_manager")),
         description="Gives each sample its verdict, and stores the table.",
     )
     @with_resources_of(dataset)
@@ -183,6 +214,10 @@ def build_moderated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
                 storage=storage.open(),
             ).output(context)
 
+    return give_verdicts
+
+
+def _hook_after_set(dataset: ImageDataset) -> dg.HookDefinition:
     @dg.success_hook(
         name=dataset.named("record_what_was_moderated"),
         required_resource_keys={dataset.resource("ledger")},
@@ -194,23 +229,4 @@ def build_moderated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
         with ledger.open() as opened:
             record_built(dataset, stored.rows(ModeratedImage), opened)
 
-    @dg.graph_asset(
-        key=dataset.key("moderated_images"),
-        ins={"generated_images": dg.AssetIn(dataset.key("generated_images"))},
-        partitions_def=dataset.partitions,
-        kinds={"pandas", "parquet"},
-        metadata=column_metadata(dataset, "moderated_images"),
-        description="The verdicts: a row a sample asked for, kept, rejected or quarantined, and "
-        "why. The pictures: Partitions, a prompt set, `contact_sheet`, where what is not kept is "
-        "blurred.",
-    )
-    def moderated_images(generated_images: Any) -> Any:  # noqa: ANN401
-        verdicts = give_verdicts.with_hooks({record_what_was_moderated})
-        if not (looks and in_shards):
-            return verdicts(generated_images)
-        shards = shards_to_look_at(generated_images)
-        looked_at = shards.map(lambda shard: look_at_shard(generated_images, shard=shard))
-        return verdicts(generated_images, looked_at=looked_at.collect())
-
-    checks = build_checks(dataset, "moderated_images", check_moderated_images(dataset))
-    return [moderated_images, checks]
+    return record_what_was_moderated
