@@ -117,20 +117,19 @@ def _field(value: object) -> object:
 def _json(
     file: IO[bytes], _: RowType, names: Sequence[str], *, is_array: bool = False
 ) -> Iterator[Write]:
-    before = "[\n" if is_array else ""
+    before, between, after = ("[\n", ",\n", "") if is_array else ("", "", "\n")
 
     def write(rows: Sequence[Any]) -> None:
         nonlocal before
         for row in rows:
             values = {name: getattr(row, name) for name in names}
             text = json.dumps(values, ensure_ascii=False, default=read_text)
-            file.write(f"{before}{text}".encode())
-            before = ",\n" if is_array else "\n"
+            file.write(f"{before}{text}{after}".encode())
+            before = between
 
     yield write
     if is_array:
-        file.write(b"\n]" if before == ",\n" else b"[]")
-    file.write(b"\n")
+        file.write(b"\n]\n" if before == between else b"[]\n")
 
 
 _LONGEST_CELL = 32_767  # characters

@@ -221,6 +221,14 @@ def test_an_empty_table(sqlite_url: str, tmp_path: Path, ending: str) -> None:
     assert import_prompts(sqlite_url, PROMPTS, file).inserted == 0
 
 
+@pytest.mark.parametrize(("ending", "written"), [(".jsonl", ""), (".json", "[]\n")])
+def test_an_empty_table_as_json(sqlite_url: str, tmp_path: Path, ending: str, written: str) -> None:
+    """The export of a table without rows has no line, or an empty list."""
+    file = tmp_path / f"out{ending}"
+    export_table(sqlite_url, PROMPTS, PromptRow, file)
+    assert file.read_text() == written
+
+
 def test_files_that_cannot_be_written(sqlite_url: str, tmp_path: Path) -> None:
     """An unknown ending and a folder that is not there are told by the file's name."""
     for name, problem in (("x.txt", r"x\.txt ends in '\.txt'"), ("no/x.csv", "No such file")):
