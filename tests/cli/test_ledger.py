@@ -6,10 +6,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from imagepipeline_dagster.cli import main
 from imagepipeline_dagster.ledger.requests import Ledger
+from tests.cli.running import do
 from tests.cli.shop import Shop, files_in, lose_one, row_of
 from tests.pipeline import open_pipeline
 
@@ -143,20 +142,15 @@ def test_a_lost_ledger_is_rebuilt_by_the_command(
     """After `ledger rebuild` a plan has nothing to buy, as before the ledger was lost."""
     monkeypatch.setenv("IMAGEPIPELINE_STORAGE", str(tmp_path / "data"))
 
-    def do(*arguments: str) -> str:
-        result = CliRunner().invoke(main, arguments)
-        assert result.exit_code == 0, result.output
-        return result.output
-
     with open_pipeline(tmp_path) as pipeline:
         pipeline.add("spring", "a", samples=2)
         pipeline.sync()
-        before = do("plan")
+        before = do("plan").output
         for file in (tmp_path / "data").glob("ledger.db*"):
             file.unlink()
-        assert "'spring': 2 requests, 2 images" in do("ledger", "rebuild", "--yes")
-        assert do("plan") == before
-        assert "lacks nothing" in do("ledger", "rebuild", "--yes")
+        assert "'spring': 2 requests, 2 images" in do("ledger", "rebuild", "--yes").output
+        assert do("plan").output == before
+        assert "lacks nothing" in do("ledger", "rebuild", "--yes").output
 
 
 def test_a_paid_picture_is_asked_for_again(shop: Shop) -> None:

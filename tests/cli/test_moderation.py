@@ -8,13 +8,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from click.testing import CliRunner, Result
 
-from imagepipeline_dagster.cli import main
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.overrides import read_overrides
+from tests.cli.running import do
 from tests.cli.shop import Shop
 from tests.frames import frame_of
 from tests.moderation.test_review import ROWS
@@ -31,11 +30,6 @@ def tables_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     url = f"sqlite:///{tmp_path / 'data' / 'tables.db'}"
     create_tables(url)
     return url
-
-
-def run(*arguments: str) -> Result:
-    """Run the command."""
-    return CliRunner().invoke(main, arguments)
 
 
 HEADER = "image_sha256,prompt_set,prompt_id,decision,reviewer,reason\n"
@@ -102,7 +96,7 @@ def test_a_ledger_that_cannot_be_read_stops_no_decision(
 ) -> None:
     """Without a ledger to look in a decision is recorded, and it is said that nobody looked."""
     monkeypatch.setenv("IMAGEPIPELINE_LEDGER_URL", "postgresql://me:sesame@127.0.0.1:9/ledger")
-    result = run("override", "keep", "--image", SHA256, *BY)
+    result = do("override", "keep", "--image", SHA256, *BY)
     assert result.exit_code == 0
     assert "Not checked whether the pictures are there" in result.stderr
     assert "sesame" not in result.stderr
@@ -157,7 +151,7 @@ def test_a_file_of_decisions_is_taken_whole_or_not_at_all(shop: Shop) -> None:
 @pytest.mark.usefixtures("tables_url")
 def test_what_is_missing_is_said(arguments: tuple[str, ...], message: str) -> None:
     """An incomplete command says what it lacks, without a traceback."""
-    result = run(*arguments)
+    result = do(*arguments)
     assert result.exit_code in (1, 2)
     assert message in result.output
     assert "Traceback" not in result.output
@@ -172,7 +166,7 @@ def test_the_sheet_of_a_set_is_written(tmp_path: Path) -> None:
     storage.write("shoes/moderated_images/50%25%20off.parquet", table.read_bytes())
     arguments = ("review", "50% off", "--prefix", "shoes", "--reviewer", "ana")
 
-    result = run(*arguments)
+    result = do(*arguments)
     assert result.output == (
         "Waiting for a decision: 1 of 3 pictures.\n"
         f"Open {tmp_path}/review-50%25%20off.html in a browser.\n"
@@ -182,11 +176,11 @@ def test_the_sheet_of_a_set_is_written(tmp_path: Path) -> None:
     assert "<code>imagepipeline-dagster override --dataset shoes --from FILE.csv</code>" in page
     assert page.count("<article") == len(ROWS)
 
-    said = run(*arguments, "--only", "kept", "--output", "kept.html").output
+    said = do(*arguments, "--only", "kept", "--output", "kept.html").output
     assert "1 of 3 pictures" in said
     assert (tmp_path / "kept.html").read_text().count("<article") == 1
 
-    asked = run("review", "50 % off", "--prefix", "shoes").output
+    asked = do("review", "50 % off", "--prefix", "shoes").output
     assert asked.startswith("Error: Prompt set '50 % off' was not moderated yet. Did you mean '50%")
 
 

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from imagepipeline_dagster.cli import main
+from tests.cli.running import do
 from tests.cli.shop import Shop, files_in
 
 
@@ -44,7 +43,7 @@ def test_each_damage_is_found(shop: Shop) -> None:
     assert "3 images of 4 are missing or differ." in output
     assert f"ledger refetch {str(images[0].request_key)[:12]}" in output
 
-    found = CliRunner().invoke(main, ["verify", "--json"])
+    found = do("verify", "--json")
     assert found.exit_code == 1
     facts = json.loads(found.stdout)
     assert facts["images"] == 4
