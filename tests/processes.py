@@ -75,6 +75,14 @@ def run(
     )
 
 
+def built_wheel(folder: Path) -> Path:
+    """Build the wheel of this project into a folder."""
+    build = ["hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run([sys.executable, "-m", *build], cwd=PROJECT, check=True, capture_output=True)  # noqa: S603
+    (wheel,) = folder.iterdir()
+    return wheel
+
+
 def files_with(folder: Path, secret: str) -> list[Path]:
     """Return the files below a folder that hold a secret, compressed or not."""
     return [

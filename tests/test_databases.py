@@ -18,35 +18,43 @@ from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.tables.samples import create_sample_tables
 
+NAMES = ["a b", "100%20", "a%2Fb", "what?", "nr #1", "ü & =", "it's", "at@home:5"]
 
-@pytest.mark.parametrize("folder", ["a b", "100%20", "a%2Fb", "what?", "nr #1", "ü & =", "it's"])
+
+@pytest.mark.parametrize(
+    ("uri", "folder"),
+    [
+        *zip(NAMES, NAMES, strict=True),
+        ("~/pictures", "home/pictures"),
+        ("{}/with space", "with space"),
+        ("file://{}/with%20space", "with space"),
+    ],
+)
 def test_a_folder_of_any_name_holds_its_databases(
-    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uri: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The default databases are files in the storage's folder, whatever its name has in it."""
+    """Pictures and databases are in the storage's folder, however it is named and spelled."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    resources = resources_for(storage_uri=folder)
+    resources = resources_for(storage_uri=uri.format(tmp_path))
+    resources["storage"].open().write("a", b"")
     create_sample_tables(resources["tables"].url)
     with closing(Ledger(resources["ledger"].url)) as ledger:
         assert ledger.entries([]) == {}
         assert not ledger.is_absent
     with closing(Ledger(resources["ledger"].url, create=False)) as ledger:
         assert not ledger.is_absent
-    assert [path.name for path in tmp_path.iterdir()] == [folder]
-    assert {path.name for path in (tmp_path / folder).iterdir()} >= {"ledger.db", "tables.db"}
+    assert [path.name for path in tmp_path.iterdir()] == [Path(folder).parts[0]]
+    made = {path.name for path in (tmp_path / folder).iterdir()}
+    assert made >= {"a", "ledger.db", "tables.db"}
 
 
-def test_the_home_folder_is_expanded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`~` in the storage or in a URL is the home folder, for pictures and databases alike."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    resources = resources_for(storage_uri="~/shop")
-    for url in (resources["ledger"].url, "sqlite:///~/other.db"):
-        with closing(Ledger(url)) as ledger:
-            ledger.entries([])
-    resources["storage"].open().write("an object", b"")
-    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert found == {"home/shop/ledger.db", "home/other.db", "home/shop/an object"}
+def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~` in a URL is the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with closing(Ledger("sqlite:///~/other.db")) as ledger:
+        ledger.entries([])
+    assert [path.name for path in tmp_path.glob("*.db")] == ["other.db"]
 
 
 def test_our_databases_are_their_owners_alone(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 
 import dagster as dg
@@ -88,14 +89,33 @@ def test_spending_begins_when_a_person_says_so(
     assert (len(sensors), len(schedules)) == (4, 2)
 
 
+@pytest.fixture
+def variables(tmp_path: Path) -> dict[str, str]:
+    """The variables of a process with a home, a storage and tables of three small boats.
+
+    What drives it as the daemon would is beside these, as `drive.py`.
+    """
+    for name in ("home", "data"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "drive.py").write_text(DRIVE)
+    tables = f"sqlite:///{tmp_path}/data/tables.db"
+    create_tables(tables)
+    small = {"prompt_set": "boats", "width": 64, "height": 64}
+    ids = [f"boat_{number}" for number in range(3)]
+    insert(tables, "prompts", *({**small, "prompt_id": name, "prompt": name} for name in ids))
+    return {
+        "DAGSTER_HOME": str(tmp_path / "home"),
+        "IMAGEPIPELINE_STORAGE": str(tmp_path / "data"),
+        "IMAGEPIPELINE_TABLES_URL": tables,
+    }
+
+
 @pytest.mark.slow
-def test_killed_runs_leave_the_purchase_free_for_the_next(tmp_path: Path) -> None:
+def test_killed_runs_leave_the_purchase_free_for_the_next(
+    tmp_path: Path, variables: dict[str, str]
+) -> None:
     """However many purchases were killed on the local instance, a later run is not kept waiting."""
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "dagster.yaml").symlink_to(PROJECT / "dagster.yaml")
-    script = tmp_path / "drive.py"
-    script.write_text(DRIVE)
+    (tmp_path / "home/dagster.yaml").symlink_to(PROJECT / "dagster.yaml")
     # As many as the pool takes, as in a process that dies in the middle of its purchase.
     killed = """
 import os, sys
@@ -109,13 +129,7 @@ with dg.DagsterInstance.get() as instance:
         assert slots.claim("imagepipeline_api", "generated_images")
     os._exit(0)
 """
-    variables = {
-        "DAGSTER_HOME": str(home),
-        "IMAGEPIPELINE_STORAGE": str(tmp_path / "data"),
-        "IMAGEPIPELINE_TABLES_URL": _small_tables(tmp_path),
-    }
-
-    for program in (["-c", killed], [str(script)]):
+    for program in (["-c", killed], ["drive.py"]):
         # A run that waits for the slots of the dead would wait for ever.
         ran = run([sys.executable, *program], cwd=tmp_path, variables=variables)
         assert ran.returncode == 0, ran.stderr[-4000:]
@@ -123,34 +137,18 @@ with dg.DagsterInstance.get() as instance:
     assert _counts(tmp_path / "data/ledger.db") == {"succeeded": 3}
 
 
-def _small_tables(folder: Path) -> str:
-    url = f"sqlite:///{folder}/tables.db"
-    create_tables(url)
-    small = {"prompt_set": "boats", "width": 64, "height": 64}
-    ids = [f"boat_{number}" for number in range(3)]
-    insert(url, "prompts", *({**small, "prompt_id": name, "prompt": name} for name in ids))
-    return url
-
-
 @pytest.mark.slow
-def test_another_server_is_driven_and_the_key_is_nowhere(tmp_path: Path) -> None:
+def test_another_server_is_driven_and_the_key_is_nowhere(
+    tmp_path: Path, variables: dict[str, str]
+) -> None:
     """With URL and key, images are bought there; no file, log or message ever holds the key."""
-    for name in ("home", "data", "work"):
-        (tmp_path / name).mkdir()
-    variables = {
-        "DAGSTER_HOME": str(tmp_path / "home"),
-        "IMAGEPIPELINE_STORAGE": str(tmp_path / "data"),
-        "IMAGEPIPELINE_TABLES_URL": _small_tables(tmp_path),
-    }
-    script = tmp_path / "work" / "drive.py"
-    script.write_text(DRIVE)
     said = []
-    with serving_emulator("--api-key", KEY, "--latency", "0.1", cwd=tmp_path / "work") as url:
+    with serving_emulator("--api-key", KEY, "--latency", "0.1", cwd=tmp_path) as url:
         variables["IMAGEPIPELINE_BASE_URL"] = url
         for key, failures in ((WRONG_KEY, 1), (KEY, 0)):
             ran = run(
-                [sys.executable, str(script), *(["--release"] if key == KEY else [])],
-                cwd=tmp_path / "work",
+                [sys.executable, "drive.py", *(["--release"] if key == KEY else [])],
+                cwd=tmp_path,
                 variables={**variables, "IMAGEPIPELINE_API_KEY": key},
             )
             assert ran.returncode == failures, ran.stderr[-4000:]
@@ -177,23 +175,14 @@ _COUNTS = "SELECT state, count(*) FROM ledger_requests GROUP BY state"
 
 
 @pytest.mark.slow
-def test_a_killed_run_buys_only_the_rest(tmp_path: Path) -> None:
+def test_a_killed_run_buys_only_the_rest(tmp_path: Path, variables: dict[str, str]) -> None:
     """After SIGKILL amid a purchase on the embedded default, the next run buys what is left."""
-    variables = {
-        "DAGSTER_HOME": str(tmp_path / "home"),
-        "IMAGEPIPELINE_STORAGE": str(tmp_path / "data"),
-        "IMAGEPIPELINE_MAX_IN_FLIGHT": "2",
-    }
-    (tmp_path / "home").mkdir()
-    (tmp_path / "data").mkdir()
-    script = tmp_path / "drive.py"
-    script.write_text(DRIVE)
-    tables = _small_tables(tmp_path / "data")
-    run_sql(tables, "UPDATE prompts SET samples = 5")
+    run_sql(variables.pop("IMAGEPIPELINE_TABLES_URL"), "UPDATE prompts SET samples = 5")
+    variables["IMAGEPIPELINE_MAX_IN_FLIGHT"] = "2"
     ledger = tmp_path / "data/ledger.db"
 
-    with subprocess.Popen(  # noqa: S603 - this Python
-        [sys.executable, str(script)],
+    with subprocess.Popen(
+        [sys.executable, "drive.py"],
         cwd=tmp_path,
         env=environment(**variables),
         stdout=subprocess.DEVNULL,
@@ -208,7 +197,7 @@ def test_a_killed_run_buys_only_the_rest(tmp_path: Path) -> None:
     before = _counts(ledger)
     assert 3 <= before["succeeded"] < 15
 
-    again = run([sys.executable, str(script)], cwd=tmp_path, variables=variables)
+    again = run([sys.executable, "drive.py"], cwd=tmp_path, variables=variables)
 
     assert again.returncode == 0, again.stderr[-4000:]
     after = _counts(ledger)
@@ -216,27 +205,18 @@ def test_a_killed_run_buys_only_the_rest(tmp_path: Path) -> None:
     assert after.get("unknown", 0) <= before.get("claimed", 0) <= 2
     assert after.pop("unknown", 0) + after.pop("succeeded") == 15
     assert after == {}
-    with sqlite3.connect(ledger) as opened:
-        assert opened.execute("SELECT max(attempt) FROM ledger_requests").fetchone() == (1,)
-        assert opened.execute("SELECT count(DISTINCT run_id) FROM ledger_requests").fetchone() == (
-            2,
-        )
-    opened.close()
-    with sqlite3.connect(tmp_path / "home/history/runs.db") as opened:
-        assert len(opened.execute("SELECT run_id FROM runs").fetchall()) == 2
-    opened.close()
+    attempts_and_runs = "SELECT max(attempt), count(DISTINCT run_id) FROM ledger_requests"
+    assert run_sql(f"sqlite:///{ledger}", attempts_and_runs) == [(1, 2)]
+    runs = f"sqlite:///{tmp_path}/home/history/runs.db"
+    assert run_sql(runs, "SELECT count(*) FROM runs") == [(2,)]
 
 
 def _counts(ledger: Path) -> dict[str, int]:
     if not ledger.exists():
         return {}
-    opened = sqlite3.connect(ledger)
-    try:
+    with closing(sqlite3.connect(ledger)) as opened, suppress(sqlite3.OperationalError):
         return dict(opened.execute(_COUNTS).fetchall())
-    except sqlite3.OperationalError:
-        return {}
-    finally:
-        opened.close()
+    return {}
 
 
 def test_the_local_instance_tells_nobody() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from dagster.components.resolved.form_schema import split_form_schema
 
 from imagepipeline_dagster.component import ImageDatasetComponent
-from tests.processes import environment
+from tests.processes import PROJECT, run
 
 TYPE = "imagepipeline_dagster.ImageDatasetComponent"
 
@@ -69,16 +68,9 @@ def project(tmp_path: Path) -> Path:
 
 def _dg(project: Path, *arguments: str, ok: bool = True) -> str:
     command = [str(Path(sys.executable).with_name("dg")), *arguments]
-    variables = {"PYTHONPATH": f"{Path.cwd()}:{project / 'src'}", "COLUMNS": "200"}
-    done = subprocess.run(  # noqa: S603 - the dg of this environment
-        command,
-        cwd=project,
-        env={**environment(**variables), "DAGSTER_HOME": str(project), "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
+    path = f"{PROJECT}:{project / 'src'}"
+    variables = {"PYTHONPATH": path, "COLUMNS": "200", "NO_COLOR": "1"}
+    done = run(command, cwd=project, variables={**variables, "DAGSTER_HOME": str(project)})
     output = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
     assert (done.returncode == 0) is ok, output
     return output

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import dagster as dg
@@ -13,30 +12,6 @@ from imagepipeline_dagster.environment import (
 )
 
 KEY = "a-key-that-nobody-may-see"
-
-
-@pytest.mark.parametrize(
-    "folder", ["~/pictures", "a b", "a%20b", "a%2Fb", "what?", "no#1", "at@home:5", "ä"]
-)
-def test_all_lies_in_the_folder_of_the_storage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
-) -> None:
-    """Pictures and both databases lie in the same folder, whatever its name holds."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    resources = resources_from_environment(
-        {"IMAGEPIPELINE_STORAGE": folder}, secret=os.environ.__getitem__
-    )
-
-    resources["storage"].open().write("a", b"")
-    with resources["ledger"].open():
-        pass
-    resources["tables"].count_overrides("moderation_overrides")
-
-    made = Path(folder).expanduser()
-    assert {"a", "ledger.db", "tables.db"} <= {file.name for file in made.iterdir()}
-    [beside] = tmp_path.iterdir()
-    assert made.absolute().is_relative_to(beside)
 
 
 def test_defaults() -> None:
@@ -126,20 +101,6 @@ def test_a_bucket_needs_databases(given: dict[str, str], missing: str) -> None:
     with pytest.raises(EnvironmentInvalid, match=f"{missing}: is required when") as raised:
         resources_from_environment({"IMAGEPIPELINE_STORAGE": "s3://bucket/prefix", **given})
     assert "postgresql://user:password@host/database" in str(raised.value)
-
-
-@pytest.mark.parametrize("spelling", ["{}", "file://{}"])
-def test_databases_are_where_the_folder_is(tmp_path: Path, spelling: str) -> None:
-    """However the folder is spelled, storage and databases are in the same one."""
-    folder = tmp_path / "with space"
-    uri = spelling.format(str(folder).replace(" ", "%20") if "://" in spelling else folder)
-    found = resources_for(storage_uri=uri)
-
-    found["storage"].open().write("a", b"a")
-    with found["ledger"].open():
-        pass
-    assert {path.name for path in folder.iterdir()} >= {"a", "ledger.db"}
-    assert [path.name for path in tmp_path.iterdir()] == ["with space"]
 
 
 def test_io_manager_uses_the_storage() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from imagepipeline_dagster import ImageDataset, ImagePipelineResource
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings, Fault, FaultKind
 from tests.pipeline import open_pipeline
-from tests.processes import environment
+from tests.processes import PROJECT, run
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +81,6 @@ def test_without_opentelemetry_nothing_is_counted(tmp_path: Path) -> None:
         "from imagepipeline_dagster import telemetry\n"
         "telemetry.jobs_under_way(+1); telemetry.api_answered('GET', status=200, seconds=1.0)\n"
     )
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, "-W", "error", "-c", script],
-        cwd=tmp_path,
-        env=environment(PYTHONPATH=str(Path.cwd())),
-        capture_output=True,
-        check=False,
-    )
+    command = [sys.executable, "-W", "error", "-c", script]
+    done = run(command, cwd=tmp_path, variables={"PYTHONPATH": str(PROJECT)})
     assert done.returncode == 0, done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -11,22 +10,19 @@ from pathlib import Path
 import pytest
 
 import imagepipeline_dagster.testing as kit
-from tests.processes import PROJECT, environment
+from tests.processes import PROJECT, built_wheel, run
 
 PLUGIN = ["-p", kit.__name__]
 """What the entry point does where the package is installed; said twice, it is loaded once."""
 
 
 def _pytest(folder: Path, *arguments: str, packages: Path = PROJECT) -> str:
-    done = subprocess.run(  # noqa: S603
-        [sys.executable, "-W", "error", "-m", "pytest", "-p", "no:cacheprovider", *arguments],
-        cwd=folder,
-        env=environment(PYTHONPATH=str(packages)),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    command = ["-W", "error", "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    return _python(folder, *command, packages=packages)
+
+
+def _python(folder: Path, *arguments: str, packages: Path) -> str:
+    done = run([sys.executable, *arguments], cwd=folder, variables={"PYTHONPATH": str(packages)})
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -49,11 +45,8 @@ def test_the_examples_of_the_page_are_true(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_wheel_brings_the_kit(tmp_path: Path) -> None:
     """Pytest finds the plugin in the wheel alone, without a warning; so does a new project's."""
-    wheels, packages, project = (tmp_path / name for name in ("wheels", "packages", "project"))
-    build = ["-m", "hatchling", "build", "--target", "wheel", "--directory", str(wheels)]
-    subprocess.run([sys.executable, *build], cwd=PROJECT, check=True, capture_output=True)  # noqa: S603
-    (wheel,) = wheels.iterdir()
-    with zipfile.ZipFile(wheel) as archive:
+    packages, project = tmp_path / "packages", tmp_path / "project"
+    with zipfile.ZipFile(built_wheel(tmp_path / "wheels")) as archive:
         archive.extractall(packages)
     _write_examples(project)
 
@@ -63,14 +56,8 @@ def test_the_wheel_brings_the_kit(tmp_path: Path) -> None:
     assert "2 passed" in output
     assert "PytestAssertRewriteWarning" not in output
     assert "warnings summary" not in output
-    _new_project(tmp_path / "boats", packages)
+    _python(tmp_path, "-m", "imagepipeline_dagster.cli", "new", "boats", packages=packages)
     assert "1 passed" in _pytest(tmp_path / "boats", packages=packages)
-
-
-def _new_project(folder: Path, packages: Path) -> None:
-    command = [sys.executable, "-m", "imagepipeline_dagster.cli", "new", str(folder)]
-    variables = environment(PYTHONPATH=str(packages))
-    subprocess.run(command, cwd=folder.parent, env=variables, check=True, capture_output=True)  # noqa: S603
 
 
 def test_a_start_of_pytest_loads_nothing_heavy(tmp_path: Path) -> None:

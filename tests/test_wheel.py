@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import PROJECT, environment, run
+from tests.processes import built_wheel, environment, run
 
 TYPE = "imagepipeline_dagster.ImageDatasetComponent"
 
@@ -82,10 +82,7 @@ class _Installation:
         (own,) = (folder / "venv/lib").glob("python*/site-packages")
         # Of the paths below it, the file that makes the sources importable is not read again.
         (own / "libraries.pth").write_text(libraries)
-        wheels = str(folder / "wheels")
-        build = ["hatchling", "build", "--target", "wheel", "--directory", wheels]
-        subprocess.run([sys.executable, "-m", *build], cwd=PROJECT, check=True, capture_output=True)  # noqa: S603
-        (wheel,) = Path(wheels).iterdir()
+        wheel = built_wheel(folder / "wheels")
         python = str(self._bin / "python")
         install = ["pip", "--python", python, "install", "--ignore-installed", "--no-deps"]
         offline = ["--no-index", "--disable-pip-version-check", str(wheel)]

@@ -160,7 +160,7 @@ class ServedPipeline:
         assert {run.status for run in runs} == {"SUCCESS"}, runs
         return runs
 
-    def wait_for_next_run(self, prompt_set: str, *, after: list[Run]) -> Run:
+    def wait_for_next_run(self, prompt_set: str, *, after: list[Run], seconds: float = 60.0) -> Run:
         """Wait until a run that is not among the earlier ones has succeeded; return it."""
         known = {run.run_id for run in after}
 
@@ -168,7 +168,7 @@ class ServedPipeline:
             new = [run for run in self.runs(prompt_set) if run.run_id not in known]
             return new[-1] if new and new[-1].finished else None
 
-        run = until(ended, what=f"another run of {prompt_set} to end")
+        run = until(ended, what=f"another run of {prompt_set} to end", seconds=seconds)
         assert run.status == "SUCCESS", run
         return run
 

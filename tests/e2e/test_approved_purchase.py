@@ -88,7 +88,6 @@ def test_a_plan_is_approved_in_the_launchpad_and_bought(
         page.get_by_role("button", name="Materialize").first.click()
         manifest = served.releases / "v0001/manifest.json"
         until(manifest.is_file, what="the release")
-        until(manifest.is_file, what="the release")
         page.goto("/assets/image_dataset")
         expect(page.get_by_text("v0001").first).to_be_visible()
         screenshot("release")

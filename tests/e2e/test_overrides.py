@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import Screenshot
-from tests.e2e.serving import Run, ServedPipeline, until
+from tests.e2e.serving import ServedPipeline, until
 
 _PATIENCE = 240.0  # seconds, for a busy machine that starts a process for each run
 _SETS = ("harbour_at_night", "portraits", "spring_catalogue")
@@ -64,13 +64,8 @@ def test_a_release_shows(page: Page, pipeline: ServedPipeline, screenshot: Scree
 @pytest.mark.timeout(900)
 def test_a_decision_by_sql_is_applied_by_the_daemon(pipeline: ServedPipeline) -> None:
     """An override inserted while the daemon runs is in the next release, with who and why."""
-
-    def finished() -> list[Run]:
-        runs = pipeline.runs("portraits")
-        return runs if all(run.finished for run in runs) else []
-
     _wait_until_built(pipeline)
-    before = finished()
+    before = pipeline.runs("portraits")
     assert _released(pipeline) == []
     with closing(sqlite3.connect(pipeline.tables, timeout=30)) as tables, tables:
         tables.execute(
@@ -78,13 +73,8 @@ def test_a_decision_by_sql_is_applied_by_the_daemon(pipeline: ServedPipeline) ->
             " VALUES ('portraits', 'potter', 'keep', 'ana', 'hands and clay')"
         )
 
-    def finished_anew() -> list[Run]:
-        runs = finished()
-        return runs if len(runs) > len(before) else []
-
-    after = until(finished_anew, what="the run that the decision leads to", seconds=_PATIENCE)
-    run = next(run for run in after if run.sensor == "moderation_overrides_sensor")
-    assert run.status == "SUCCESS"
+    run = pipeline.wait_for_next_run("portraits", after=before, seconds=_PATIENCE)
+    assert run.sensor == "moderation_overrides_sensor"
     figures = pipeline.figures("moderated_images", prompt_set="portraits", run_id=run.run_id)
     assert (figures["kept"], figures["quarantined"], figures["overridden"]) == (12, 0, 1)
     assert _released(pipeline) == [
