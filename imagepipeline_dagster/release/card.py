@@ -14,7 +14,7 @@ from importlib.metadata import version
 from itertools import islice
 from typing import Self
 
-from pydantic import AliasChoices, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, AwareDatetime, BaseModel, Field
 
 from imagepipeline_dagster.markup import template
 from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage
@@ -41,11 +41,7 @@ _DEFAULT_POLICY = ReleasePolicy()
 _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 
 
-class _Manifest(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class ReleaseFile(_Manifest):
+class ReleaseFile(BaseModel, frozen=True):
     """One file of a release."""
 
     path: str = Field(description="Where it is, below the release's folder")
@@ -66,7 +62,7 @@ class ReleaseFile(_Manifest):
         return cls(path=path, sha256=hashlib.sha256(data).hexdigest(), size=len(data), part=part)
 
 
-class Release(_Manifest):
+class Release(BaseModel, frozen=True):
     """One version of a dataset; what its `manifest.json` says."""
 
     name: str = Field(description="The dataset's name")

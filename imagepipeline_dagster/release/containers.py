@@ -65,7 +65,7 @@ def without_exif(data: bytes, picture_format: str) -> bytes:
     shorter = bytearray(without(data, exif))
     if picture_format == "WEBP":
         size = int.from_bytes(data[4:8], "little") - (len(data) - len(shorter))
-        shorter[4:8] = size.to_bytes(4, "little")
+        shorter[4:8] = max(0, size).to_bytes(4, "little")
         if shorter[12:16] == b"VP8X":
             shorter[20] &= ~_HAS_EXIF
     return bytes(shorter)

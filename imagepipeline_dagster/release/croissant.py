@@ -59,6 +59,14 @@ _ORIGIN_OF_A_ROW = {
     "completed_at": "generatedAtTime",
 }
 
+_DATA_TYPES = {
+    "bool": "sc:Boolean",
+    "int64": "sc:Integer",
+    "double": "sc:Float",
+    "timestamp[us, tz=UTC]": "sc:DateTime",
+}
+"""By the types of columns; the others are texts."""
+
 
 def croissant(release: Release, policy: ReleasePolicy) -> bytes:
     """Return the release's description as JSON-LD."""
@@ -123,28 +131,17 @@ def _distribution(release: Release) -> Iterator[dict[str, Any]]:
 
 def _field(column: pa.Field[Any]) -> dict[str, Any]:
     extract: dict[str, Any] = {"fileSet": {"@id": _SHARDS}, "extract": {"column": column.name}}
-    if column.name == "image":
-        extract["transform"] = {"jsonPath": "bytes"}
-    field = {
+    field: dict[str, Any] = {
         "@type": "cr:Field",
         "@id": f"{_IMAGES}/{column.name}",
         "name": column.name,
         "description": (column.metadata or {})[b"description"].decode(),
-        "dataType": _data_type(column),
+        "dataType": _DATA_TYPES.get(str(column.type), "sc:Text"),
         "source": extract,
     }
+    if column.name == "image":
+        extract["transform"] = {"jsonPath": "bytes"}
+        field["dataType"] = "sc:ImageObject"
     if term := _ORIGIN_OF_A_ROW.get(column.name):
         field["equivalentProperty"] = f"{_PROV}{term}"
     return field
-
-
-def _data_type(column: pa.Field[Any]) -> str:
-    if column.name == "image":
-        return "sc:ImageObject"
-    if pa.types.is_boolean(column.type):
-        return "sc:Boolean"
-    if pa.types.is_integer(column.type):
-        return "sc:Integer"
-    if pa.types.is_floating(column.type):
-        return "sc:Float"
-    return "sc:DateTime" if pa.types.is_timestamp(column.type) else "sc:Text"

@@ -6,10 +6,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from imagepipeline_dagster.release.dataset_release import releases_in
-from imagepipeline_dagster.rows import parquet_table
+from imagepipeline_dagster.rows import arrow_schema, parquet_table, rows_of
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
-
-_COLUMNS = ["prompt_set", "prompt_id", "image_sha256", "verdict", "moderation_reason"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +33,9 @@ def verdicts_in(
             data = storage.read(path)
         except ObjectMissing:
             continue
-        table = parquet_table(data, _COLUMNS)
+        table = parquet_table(data, arrow_schema(SampleVerdict).names)
         wanted = table.filter(pc.field("image_sha256").isin(sorted(images)))
-        verdicts += [SampleVerdict(**row) for row in wanted.to_pylist()]
+        verdicts += rows_of(wanted, SampleVerdict)
     return verdicts
 
 

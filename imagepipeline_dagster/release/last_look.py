@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.release.card import Release
@@ -19,9 +19,7 @@ from imagepipeline_dagster.release.reading import latest_manifest
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 
-class _Look(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
+class _Look(BaseModel, frozen=True):
     version: str
     basis: str
     left_out: tuple[str, ...] = ()

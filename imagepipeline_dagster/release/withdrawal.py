@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from pathlib import Path, PurePosixPath
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.decisions import withdraw_images
@@ -50,10 +50,8 @@ class NotRewritten(CorrectableError):
     """A release could not be written without a picture; it is as it was."""
 
 
-class Withdrawal(BaseModel):
+class Withdrawal(BaseModel, frozen=True):
     """A picture that was taken back: who decided so, when and why."""
-
-    model_config = ConfigDict(frozen=True)
 
     image_sha256: str
     who: str
