@@ -45,8 +45,10 @@ class Made(Generic[RowT]):
 
     def output(self, context: dg.AssetExecutionContext) -> dg.Output[StoredTable]:
         """Return what the stage's asset, or its last op, returns to Dagster."""
-        # The metadata of an output would be stored twice: with its own event, and the asset's.
-        context.add_asset_metadata(self.metadata)
+        # The metadata of an output would be stored twice: with its own event, and the asset's. What
+        # the asset says of its columns shows beside the table's own figures.
+        columns = context.assets_def.metadata_by_key[context.asset_key]
+        context.add_asset_metadata({**columns, **self.metadata})
         with warnings.catch_warnings():
             # An op says its data version in no other way; Dagster marks this one as beta.
             warnings.filterwarnings("ignore", "Parameter `data_version`", dg.BetaWarning)
