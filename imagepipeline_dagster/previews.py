@@ -19,7 +19,6 @@ from imagepipeline_dagster.markup import markdown_text
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumbnail_path
 
 _LARGEST_THUMBNAIL = 100_000  # bytes; ours have at most a tenth of it
-_READERS = 8  # a bucket answers each read after tens of milliseconds
 
 
 def thumbnail(image: Image.Image, *, side: int = 128) -> bytes:
@@ -58,7 +57,7 @@ def stored_thumbnail(storage: Storage, sha256: str | None) -> bytes | None:
 
 def stored_thumbnails(storage: Storage, pictures: Iterable[str | None]) -> list[bytes | None]:
     """Return the same for each of many pictures, read some at a time."""
-    with ThreadPoolExecutor(_READERS) as readers:
+    with ThreadPoolExecutor(storage.reads_at_once) as readers:
         return list(readers.map(partial(stored_thumbnail, storage), pictures))
 
 

@@ -16,7 +16,6 @@ from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 _STAGES = ("prompt_sets", "moderated_images")
 _DATA_VERSION = "dagster/data_version"
-_READERS = 8  # a bucket answers each read after tens of milliseconds
 _READ_AHEAD = 64  # sets
 
 
@@ -43,7 +42,7 @@ def stored_sets(
         instance.get_dynamic_partitions(dataset.partitions.name or ""), key=prompt_set_of
     )
     read = partial(_stored_set, dataset, storage)
-    with ThreadPoolExecutor(_READERS) as readers:
+    with ThreadPoolExecutor(storage.reads_at_once) as readers:
         for start in range(0, len(partitions), _READ_AHEAD):
             yield from filter(None, readers.map(read, partitions[start : start + _READ_AHEAD]))
 

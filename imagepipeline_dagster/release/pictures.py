@@ -25,7 +25,6 @@ _ROW_GROUP = 100  # rows
 _ROW_GROUP_BYTES = 16 * 2**20
 _AHEAD = 2  # batches that are read while one is written
 _SHARE = 13  # rows that a thread reads at once
-_READERS = 8  # threads: a bucket answers one read after tens of milliseconds, and eight as soon
 
 Stamp = Callable[[ModeratedImage, bytes], Stamped]
 """What turns a picture's bytes into those of its file in a release."""
@@ -78,7 +77,7 @@ def read_batches(
     Raises:
         ValueError: when a row has no image.
     """
-    with ThreadPoolExecutor(_READERS) as readers:
+    with ThreadPoolExecutor(storage.reads_at_once) as readers:
         ahead: deque[tuple[Part, list[Future[Batch]]]] = deque()
         for part in parts:
             for group in _row_groups(part.rows):

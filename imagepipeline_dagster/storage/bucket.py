@@ -105,6 +105,8 @@ class S3Bucket(Storage):
         ValueError: a write option has another name.
     """
 
+    reads_at_once = 8  # each is answered after tens of milliseconds
+
     def __init__(
         self,
         bucket: str,

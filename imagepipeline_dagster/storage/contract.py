@@ -51,10 +51,13 @@ class Storage(ABC):
     Every method that takes a path raises ValueError for one with an empty, '.' or '..' part, a
     backslash or a control character. `uri` is the root's, without a trailing slash. `scratch` is a
     local folder from which an upload is quick, None where any is as quick as another.
+    `reads_at_once` is how many threads read much in the shortest time: a folder answers at once, so
+    that further ones only wait for each other.
     """
 
     uri: str
     scratch: Path | None = None
+    reads_at_once: int = 2
 
     @abstractmethod
     def uri_of(self, path: str) -> str:
