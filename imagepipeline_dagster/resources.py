@@ -305,14 +305,14 @@ class TablesResource(dg.ConfigurableResource[Any]):
 
     def open(self, prompts: TableMapping, embeddings: TableMapping) -> SourceTables:
         """Open the two tables for reading; close them, or use them in a `with` block."""
-        return SourceTables(self._ready_url, prompts=prompts, embeddings=embeddings)
+        return SourceTables(self._ready_url(), prompts=prompts, embeddings=embeddings)
 
     def watched(self, prompts: TableMapping, embeddings: TableMapping) -> SourceTables:
         """Return the two tables, open as long as the process lives: for who asks again and again.
 
         Opening a connection and looking up the tables would cost more than what a tick asks.
         """
-        key = (self._ready_url, repr(prompts), repr(embeddings))
+        key = (self._ready_url(), repr(prompts), repr(embeddings))
         with _opening_tables:
             if key not in _watched_tables:
                 _watched_tables[key] = self.open(prompts, embeddings)
@@ -320,15 +320,14 @@ class TablesResource(dg.ConfigurableResource[Any]):
 
     def overrides(self, table: str) -> list[Override]:
         """Return what people decided about pictures, oldest first."""
-        return read_overrides(self._ready_url, table=table)
+        return read_overrides(self._ready_url(), table=table)
 
     def count_overrides(self, table: str) -> int:
         """Return how many decisions there are."""
-        return count_overrides(self._ready_url, table=table)
+        return count_overrides(self._ready_url(), table=table)
 
-    @property
     def _ready_url(self) -> str:
-        """The URL, where samples were made if they are wanted and there was no such file."""
+        """Return the URL, where samples were made if they are wanted and there was no such file."""
         file = parsed_url(self.url).database if self.create_samples else None
         if file is not None and not Path(file).exists():
             from imagepipeline_dagster.tables.samples import create_sample_tables

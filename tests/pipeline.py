@@ -18,6 +18,7 @@ import pandas as pd
 import sqlalchemy as sa
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
+from imagepipeline_dagster.cli.demo import change_partitions
 from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.defs.resource_keys import bound_resources
 from imagepipeline_dagster.environment import resources_for
@@ -113,14 +114,7 @@ class Pipeline:
         asked: list[dg.RunRequest] = []
         for sensor in sensors or SENSORS:
             result = self.evaluate(sensor)
-            for change in result.dynamic_partitions_requests or ():
-                if isinstance(change, dg.AddDynamicPartitionsRequest):
-                    self.instance.add_dynamic_partitions(
-                        change.partitions_def_name, list(change.partition_keys)
-                    )
-                else:
-                    for key in change.partition_keys:
-                        self.instance.delete_dynamic_partition(change.partitions_def_name, key)
+            change_partitions(result.dynamic_partitions_requests or (), self.instance)
             for event in result.asset_events or ():
                 self.instance.report_runless_asset_event(event)
             asked += result.run_requests or ()

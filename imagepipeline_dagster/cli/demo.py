@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,14 +110,7 @@ class _Daemon:
         ) as context:
             ticked = sensor.evaluate_tick(context)
         self._cursors[name] = ticked.cursor
-        for change in ticked.dynamic_partitions_requests or ():
-            if isinstance(change, dg.AddDynamicPartitionsRequest):
-                self._instance.add_dynamic_partitions(
-                    change.partitions_def_name, list(change.partition_keys)
-                )
-            else:
-                for key in change.partition_keys:
-                    self._instance.delete_dynamic_partition(change.partitions_def_name, key)
+        change_partitions(ticked.dynamic_partitions_requests or (), self._instance)
         for event in ticked.asset_events:
             self._instance.report_runless_asset_event(event)
         requests = ticked.run_requests or ()
@@ -160,3 +153,17 @@ def _table(runs: Sequence[_Run]) -> Table:
         cells = (figures[name] for name in _COLUMNS)
         table.add_row(key, *(f"{v:.1f}" if isinstance(v, float) else str(v) for v in cells))
     return table
+
+
+def change_partitions(
+    changes: Iterable[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest],
+    instance: dg.DagsterInstance,
+) -> None:
+    """Add and delete the partitions that a sensor's tick asks for, as the daemon does."""
+    for change in changes:
+        name, keys = change.partitions_def_name, change.partition_keys
+        if isinstance(change, dg.AddDynamicPartitionsRequest):
+            instance.add_dynamic_partitions(name, list(keys))
+        else:
+            for key in keys:
+                instance.delete_dynamic_partition(name, key)

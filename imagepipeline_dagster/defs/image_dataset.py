@@ -2,7 +2,7 @@
 
 import datetime as dt
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -27,7 +27,6 @@ from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.changes_sheet import changes_sheet
 from imagepipeline_dagster.release.columns import shard_schema
 from imagepipeline_dagster.release.dataset_release import DatasetRelease, latest_release
-from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.last_look import basis_of_release, record_look, unchanged_release
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import (
@@ -37,8 +36,8 @@ from imagepipeline_dagster.release.publish import (
     publish,
 )
 from imagepipeline_dagster.release.readiness import Today, alike_pictures, ready_sets
-from imagepipeline_dagster.release.reading import splits_in, stored_changes
-from imagepipeline_dagster.release.splits import SplitsLeak, leaks, place_of
+from imagepipeline_dagster.release.reading import leaks_in, stored_changes
+from imagepipeline_dagster.release.splits import SplitsLeak
 from imagepipeline_dagster.resources import LedgerResource, StorageResource, TablesResource
 from imagepipeline_dagster.storage.contract import Storage
 
@@ -174,7 +173,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
             release,
             number,
             unchecked=objections(kept()),
-            leaks=_leaks(value, ready.images, policy, alike),
+            leaks=leaks_in(home, release, ready.images, policy, alike=alike),
         )
         metadata = _metadata(dataset, value, started=started, judged_anew=len(ready.judged_anew))
         shown = ((image, None) for image in kept())
@@ -231,19 +230,6 @@ def _check_results(
             metadata=found_table("leaks", ["leak"], [[sentence] for sentence in leaks[:_SHOWN]]),
         ),
     ]
-
-
-def _leaks(
-    release: DatasetRelease,
-    images: Iterable[ModeratedImage],
-    policy: ReleasePolicy,
-    alike: Sequence[tuple[str, str]],
-) -> list[str]:
-    if len(release.manifest.splits) == 1:
-        return []
-    split_of = splits_in(release.storage, release.manifest)
-    rows = HeldRows(image for image in images if place_of(image) in split_of)
-    return leaks(rows, [split_of[place_of(image)] for image in rows], policy, alike=alike)
 
 
 def _metadata(

@@ -7,7 +7,7 @@ import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
-from imagepipeline_dagster.moderation.ticks import watch_verdicts
+from imagepipeline_dagster.moderation.ticks import looked_at, watch_verdicts
 from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
 from imagepipeline_dagster.resources import LedgerResource, TablesResource
 
@@ -35,10 +35,9 @@ def build_moderation_overrides(
     def moderation_overrides_sensor(
         context: dg.SensorEvaluationContext, tables: TablesResource, ledger: LedgerResource
     ) -> dg.SensorResult | dg.SkipReason:
-        # Rows are only ever added, so their number and the policy tell whether to look closer.
-        count = tables.count_overrides(dataset.overrides)
-        looked_at = f"{dataset.moderation.digest}/{count}"
-        if context.cursor == looked_at:
+        decisions = tables.count_overrides(dataset.overrides)
+        cursor = looked_at(dataset.moderation, decisions=decisions)
+        if context.cursor == cursor:
             return dg.SkipReason("no override and no rule changed")
         keys = context.instance.get_dynamic_partitions(dataset.named("prompt_set"))
         now = dt.datetime.now(dt.UTC)
@@ -63,7 +62,7 @@ def build_moderation_overrides(
                 for key in [partition_key(name)]
             ],
             # Until every set is as it should be, each tick looks again.
-            cursor=looked_at if tick.settled else "",
+            cursor=cursor if tick.settled else "",
         )
 
     return job, moderation_overrides_sensor

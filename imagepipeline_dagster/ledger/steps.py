@@ -50,7 +50,13 @@ from imagepipeline_dagster.ledger.upserts import insert, put
 from imagepipeline_dagster.rows import fields_of
 
 _LEFT_BY_A_JOB = (
-    *("job_id", "links", "submitted_at", "links_since", "completed_at", "failure", "error"),
+    "job_id",
+    "links",
+    "submitted_at",
+    "links_since",
+    "completed_at",
+    "failure",
+    "error",
 )
 _LONG_AGO = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 

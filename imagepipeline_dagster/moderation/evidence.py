@@ -30,7 +30,6 @@ from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image
 
 _BATCH = 16  # pictures: the model is fastest so, and a batch's evidence is stored together
 _BATCH_BYTES = 64 * 2**20
-_READERS = 8
 
 
 class ScoreInvalid(CorrectableError, ValueError):
@@ -63,7 +62,7 @@ def scores_of(
     known = {sha256: score for sha256, score in stored.items() if _is_score(score)}
     unknown = [picture for sha256, picture in pictures.items() if sha256 not in known]
     computed = 0
-    with ThreadPoolExecutor(_READERS) as readers:
+    with ThreadPoolExecutor(storage.reads_at_once) as readers:
         reads = ((b, readers.map(partial(_bytes_of, storage), b)) for b in _batches(unknown))
         # The next batch is being read while the model looks at this one.
         for (batch, read), _ in pairwise(chain(reads, [((), ())])):

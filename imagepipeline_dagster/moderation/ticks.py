@@ -29,6 +29,14 @@ class VerdictsTick:
     settled: bool
 
 
+def looked_at(policy: ModerationPolicy, *, decisions: int) -> str:
+    """Return what a tick looks at, in short: while it is the same, no settled verdict changes.
+
+    People's decisions are only ever added, so their number tells.
+    """
+    return f"{policy.digest}/{decisions}"
+
+
 def watch_verdicts(
     ledger: Ledger,
     policy: ModerationPolicy,

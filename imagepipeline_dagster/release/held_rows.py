@@ -5,11 +5,9 @@ A row as Python's objects takes 1.2 kB, and some 170 bytes as it is held here.
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 import zlib
 from collections.abc import Collection, Iterable, Iterator
-from operator import attrgetter
 
 from typing_extensions import override
 
@@ -18,9 +16,6 @@ from imagepipeline_dagster.release.columns import digest_of
 
 _TOGETHER = 50  # rows
 _QUICK = 1  # of zlib's levels
-_NAMES = [field.name for field in dataclasses.fields(ModeratedImage)]
-_VALUES = attrgetter(*_NAMES)
-_SETTERS = [getattr(ModeratedImage, name).__set__ for name in _NAMES]
 
 
 class HeldRows(Collection[ModeratedImage]):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.card import Release, ReleaseFile
 from imagepipeline_dagster.release.changes import Change
-from imagepipeline_dagster.release.splits import Place
+from imagepipeline_dagster.release.held_rows import HeldRows
+from imagepipeline_dagster.release.policy import ReleasePolicy
+from imagepipeline_dagster.release.splits import Place, leaks, place_of
 from imagepipeline_dagster.rows import parquet_table, rows_of
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
@@ -86,6 +89,25 @@ def splits_in(storage: Storage, release: Release) -> dict[Place, str]:
         column.to_pylist() for column in read_rows(storage, release, columns).itercolumns()
     )
     return dict(zip(zip(*places, strict=True), splits, strict=True))
+
+
+def leaks_in(
+    storage: Storage,
+    release: Release,
+    images: Iterable[ModeratedImage],
+    policy: ReleasePolicy,
+    *,
+    alike: Sequence[tuple[str, str]] = (),
+) -> list[str]:
+    """Return which pictures of a release tell of each other and are in several of its splits.
+
+    `images` are the rows that it was made from, among others; `alike` the near-duplicates.
+    """
+    if len(release.splits) == 1:
+        return []
+    split_of = splits_in(storage, release)
+    rows = HeldRows(image for image in images if place_of(image) in split_of)
+    return leaks(rows, [split_of[place_of(image)] for image in rows], policy, alike=alike)
 
 
 def stored_changes(storage: Storage, release: Release) -> Iterator[Change] | None:

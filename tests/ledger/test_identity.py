@@ -79,6 +79,7 @@ class Busy(LocalFolder):
         super().__init__(folder)
         self._ledger = ledger
         self._before = before
+        self.has_bought = False
 
     @override
     def read(self, path: str) -> bytes:
@@ -92,14 +93,14 @@ class Busy(LocalFolder):
 
     def _begin_another(self, step: str) -> None:
         if step == self._before:
-            self._before = "never again"
+            self._before, self.has_bought = "never again", True
             with self._ledger.engine.begin() as connection:
                 counted = record_purchase(connection)
             mark_storage(self, counted)
 
 
-@pytest.mark.parametrize("before", ["read", "list"])
-@pytest.mark.parametrize("marked", [False, True])
+# A storage with a mark is known by it, and is not listed.
+@pytest.mark.parametrize(("marked", "before"), [(False, "read"), (False, "list"), (True, "read")])
 def test_a_run_that_begins_at_the_same_time_is_no_stranger(
     ledger: Ledger, tmp_path: Path, *, marked: bool, before: str
 ) -> None:
@@ -107,7 +108,9 @@ def test_a_run_that_begins_at_the_same_time_is_no_stranger(
     if marked:
         adopt(ledger, LocalFolder(tmp_path))
 
-    check_ledger(ledger, Busy(tmp_path, ledger, before=before))
+    storage = Busy(tmp_path, ledger, before=before)
+    check_ledger(storage=storage, ledger=ledger)
+    assert storage.has_bought
 
 
 def test_an_emptied_ledger_buys_nothing(shopper: Buyer, emulator: EmulatorServer) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 
 from imagepipeline_dagster.release.card import Release, ReleaseFile
+from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 _FINISHERS = 4  # threads: one has its file on the disk soon, and the others theirs as soon
@@ -91,7 +92,7 @@ class PackedFiles:
 
     def former_files(self, format: str, part: str) -> list[ReleaseFile]:  # noqa: A002 - its name
         """Return what the former release has in a format of a part."""
-        return [file for file in self._of_part[part] if file.path.startswith(f"{format}/")]
+        return [file for file in self._of_part.get(part, ()) if file.path.startswith(f"{format}/")]
 
     def take_over(self, files: Mapping[str, ReleaseFile]) -> bool:
         """Put files of the former release under these names; False where one of them is gone."""
@@ -105,6 +106,20 @@ class PackedFiles:
             return False
         self.files += [file.model_copy(update={"path": name}) for name, file in files.items()]
         return True
+
+    def parts_taken_over(
+        self,
+        format: str,  # noqa: A002 - its name
+        parts: Sequence[Part],
+        name_of: Callable[[Part], str],
+    ) -> dict[Part, ReleaseFile]:
+        """Put the former release's file of each part that is the same, and return those files."""
+        same = {
+            part: former[0] for part in parts if (former := self.former_files(format, part.key))
+        }
+        # All at once: the names in one folder are synced once.
+        taken_over = self.take_over({name_of(part): file for part, file in same.items()})
+        return same if taken_over else {}
 
     def _finish(self, task: Callable[[], Sequence[ReleaseFile]]) -> None:
         assert self._finishers is not None  # noqa: S101 - files are put while all are finished

@@ -39,17 +39,8 @@ class LanceDatasets(Writer):
         self._folder = f"lance/{split}.lance"
         self._packed = packed
         self._open: tuple[LanceFileWriter, Path] | None = None
-        same = {
-            part: former[0] for part in parts if (former := packed.former_files("lance", part.key))
-        }
-        # All at once: the names in one folder are synced once.
-        names = {f"{self._folder}/data/{_name(part)}": file for part, file in same.items()}
-        taken_over = packed.take_over(names)
-        self._fragments = (
-            {part.number: _fragment(part, file.size) for part, file in same.items()}
-            if taken_over
-            else {}
-        )
+        same = packed.parts_taken_over("lance", parts, self._path)
+        self._fragments = {part.number: _fragment(part, file.size) for part, file in same.items()}
 
     @override
     def wants(self, part: Part) -> HeldRows:
@@ -74,7 +65,7 @@ class LanceDatasets(Writer):
         (writer, file), self._open = self._open, None
         writer.close()
         self._fragments[part.number] = _fragment(part, file.stat().st_size)
-        self._packed.move(f"{self._folder}/data/{_name(part)}", file, part=part.key)
+        self._packed.move(self._path(part), file, part=part.key)
 
     @override
     def finish(self) -> None:
@@ -93,6 +84,9 @@ class LanceDatasets(Writer):
             if file.is_file()
         }
         self._packed.put([(ReleaseFile.of(name, data), data) for name, data in files.items()])
+
+    def _path(self, part: Part) -> str:
+        return f"{self._folder}/data/{_name(part)}"
 
 
 def _writer(file: Path) -> LanceFileWriter:

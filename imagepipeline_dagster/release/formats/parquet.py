@@ -29,17 +29,11 @@ class ParquetFiles(Writer):
         self._packed = packed
         self._open: tuple[pq.ParquetWriter, Path] | None = None
         self._marks: Counter[str] = Counter()
-        same = {
-            part.number: (self._name(part), former[0])
-            for part in parts
-            if (former := packed.former_files("parquet", part.key))
-        }
-        # All at once: the names in one folder are synced once.
-        self._same = set(same) if packed.take_over(dict(same.values())) else set()
+        self._same = packed.parts_taken_over("parquet", parts, _name)
 
     @override
     def wants(self, part: Part) -> HeldRows:
-        return HeldRows() if part.number in self._same else part.rows
+        return HeldRows() if part in self._same else part.rows
 
     @override
     def add(self, part: Part, batch: Batch) -> None:
@@ -62,15 +56,16 @@ class ParquetFiles(Writer):
         writer.close()
         marks, self._marks = dict(sorted(self._marks.items())), Counter()
         rows = len(part.rows)
-        self._packed.move(self._name(part), file, part=part.key, rows=rows, marks=marks)
+        self._packed.move(_name(part), file, part=part.key, rows=rows, marks=marks)
 
     @override
     def abandon(self) -> None:
         if self._open is not None:
             self._open[0].close()
 
-    def _name(self, part: Part) -> str:
-        return f"parquet/data/{part.split}-{part.number:05d}-{part.key[:16]}.parquet"
+
+def _name(part: Part) -> str:
+    return f"parquet/data/{part.split}-{part.number:05d}-{part.key[:16]}.parquet"
 
 
 def _writer(file: Path) -> pq.ParquetWriter:
