@@ -28,7 +28,8 @@ def misleading_time(prompts: PromptsTable, *, now: dt.datetime) -> str | None:
     """Return which row's time hides newer ones from whoever asks for the newest, and why.
 
     None where none does: the newest is a time that has come, and all are spelled alike, so that
-    their order in the database is that of the times.
+    their order in the database is that of the times. Of a table of more than a million rows, so
+    many are looked at for their spelling.
     """
     table = prompts.table
     time = table.updated_at
