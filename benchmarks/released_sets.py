@@ -18,8 +18,8 @@ import dagster as dg
 import sqlalchemy as sa
 
 from benchmarks.sets import QUIET
+from imagepipeline_dagster import ImageDataset, build_definitions
 from imagepipeline_dagster.databases import parsed_url
-from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.io_manager import table_path
 from imagepipeline_dagster.moderation.states import basis_of

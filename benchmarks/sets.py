@@ -12,8 +12,8 @@ from typing import Any
 import dagster as dg
 import sqlalchemy as sa
 
+from imagepipeline_dagster import ImageDataset, build_definitions
 from imagepipeline_dagster.databases import parsed_url
-from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.defs.batches import run_config_of
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.ledger.requests import Ledger

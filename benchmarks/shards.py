@@ -18,7 +18,7 @@ from pathlib import Path
 import dagster as dg
 
 from benchmarks.sets import QUIET, MadeSets, Place
-from imagepipeline_dagster.defs import ImageDataset, build_definitions
+from imagepipeline_dagster import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.planning.prompts import GenerationDefaults
 

@@ -4,7 +4,7 @@ import os
 
 import dagster as dg
 
-from imagepipeline_dagster.defs import ImageDataset, build_definitions
+from imagepipeline_dagster import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_from_environment
 from imagepipeline_dagster.watching.options import Watching
 

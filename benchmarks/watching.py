@@ -15,8 +15,8 @@ from typing import ClassVar
 import dagster as dg
 import sqlalchemy as sa
 
+from imagepipeline_dagster import ImageDataset, build_definitions
 from imagepipeline_dagster.databases import parsed_url
-from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.partition_names import partition_key

@@ -3,9 +3,9 @@
 from .alerts.alert import Alert as Alert
 from .alerts.slack import slack_webhook as slack_webhook
 from .component import ImageDatasetComponent as ImageDatasetComponent
-from .defs import ImageDataset as ImageDataset
-from .defs import build_definitions as build_definitions
 from .defs.alert_sensors import build_alerts as build_alerts
+from .defs.dataset import ImageDataset as ImageDataset
+from .defs.definitions import build_definitions as build_definitions
 from .environment import resources_from_environment as resources_from_environment
 from .io_manager import ParquetIOManager as ParquetIOManager
 from .ledger.budget import Budget as Budget

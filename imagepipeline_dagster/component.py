@@ -21,7 +21,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 from typing_extensions import override
 
-from imagepipeline_dagster.defs import ImageDataset, build_definitions
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.definitions import build_definitions
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.resources import ImagePipelineResource, StorageResource

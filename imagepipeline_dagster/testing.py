@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import dagster as dg
     import pandas as pd
 
-    from imagepipeline_dagster.defs import ImageDataset
+    from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.emulator import EmulatorServer, EmulatorStats, Fault
     from imagepipeline_dagster.resources import ImagePipelineResource
 
@@ -76,7 +76,8 @@ class DatasetUnderTest:
     ) -> None:
         import dagster as dg
 
-        from imagepipeline_dagster.defs import ImageDataset, build_definitions
+        from imagepipeline_dagster.defs.dataset import ImageDataset
+        from imagepipeline_dagster.defs.definitions import build_definitions
         from imagepipeline_dagster.environment import resources_for
         from imagepipeline_dagster.tables.creating import create_tables
 

@@ -18,8 +18,8 @@ import pandas as pd
 import sqlalchemy as sa
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
+from imagepipeline_dagster import ImageDataset, build_definitions
 from imagepipeline_dagster.cli.demo import change_partitions
-from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.defs.resource_keys import bound_resources
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.resources import ImagePipelineResource

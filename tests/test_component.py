@@ -11,8 +11,8 @@ import pytest
 from dagster.components.core.component_tree import ComponentTreeException
 from dagster.components.testing import create_defs_folder_sandbox
 
+from imagepipeline_dagster import ImageDataset, build_definitions
 from imagepipeline_dagster.component import ImageDatasetComponent
-from imagepipeline_dagster.defs import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.resources import ImagePipelineResource
 from tests.pipeline import figures, open_pipeline

@@ -9,12 +9,18 @@
 - To begin: `new`. To try: `emulator`, `demo`.
 - What they share: `configured` (what the environment says), `terminal` (what a person sees).
 
-A command's module is imported when the command is asked for, so that `--help` answers at once.
+A command's module is imported when the command is asked for. It imports modules of the flow, and
+no names from them: these are executed at the first use of a name, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import LazyLoader
 
 import click
 from typing_extensions import override
@@ -50,6 +56,30 @@ _COMMANDS = {
 """Where each command is, and what the list of them says of it."""
 
 
+class _LazyFinder:
+    """Finds Dagster and our modules, which are executed once a name of theirs is used."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None, _target: object = None
+    ) -> ModuleSpec | None:
+        if name != "dagster" and name.partition(".")[0] != "imagepipeline_dagster":
+            return None
+        spec = PathFinder.find_spec(name, path)
+        if spec and spec.loader:
+            spec.loader = LazyLoader(spec.loader)
+        return spec
+
+
+@contextmanager
+def _lazy_imports() -> Iterator[None]:
+    sys.meta_path.insert(0, _LazyFinder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(_LazyFinder)
+
+
 class _Commands(click.Group):
     """Knows the commands by name, and imports the one that is asked for."""
 
@@ -58,7 +88,8 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module, _, name = _COMMANDS[cmd_name][0].partition(".")
-        command: click.Command = getattr(import_module(f"{__name__}.{module}"), name)
+        with _lazy_imports():
+            command: click.Command = getattr(import_module(f"{__name__}.{module}"), name)
         return command
 
     @override

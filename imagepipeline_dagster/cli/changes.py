@@ -5,21 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from imagepipeline_dagster.cli.configured import configured_ledger, resources_of
 from imagepipeline_dagster.cli.plan import refusal_lines, to_buy_text
 from imagepipeline_dagster.cli.terminal import counts_table, printable, shown_number
-from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.plans import forecast
-from imagepipeline_dagster.planning.forecast import Forecast
-from imagepipeline_dagster.tables.reading import SourceTables
+from imagepipeline_dagster.defs import plans
 from imagepipeline_dagster.tables.spelling import quoted
-from imagepipeline_dagster.tables.transfer.changes import Changes, RowChange, RowCounts
-from imagepipeline_dagster.tables.transfer.merge import Merge
 from imagepipeline_dagster.tables.transfer.progress import OnProgress, counted
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.planning.forecast import Forecast
+    from imagepipeline_dagster.tables.reading import SourceTables
+    from imagepipeline_dagster.tables.transfer.changes import Changes, RowChange, RowCounts
+    from imagepipeline_dagster.tables.transfer.merge import Merge
 
 _KINDS = ("inserted", "updated", "unchanged", "deleted")
 _NAMES = ("prompt_set", "prompt_id", "embedding_id")
@@ -81,7 +83,9 @@ def forecast_after(
     with configured_ledger(dataset, create=False) as ledger:
         sets = merge.sets_after(tables, changes)
         embeddings = merge.embeddings_after(tables)
-        return forecast(counted(sets, on_progress), embeddings, dataset, ledger, origin=origin)
+        return plans.forecast(
+            counted(sets, on_progress), embeddings, dataset, ledger, origin=origin
+        )
 
 
 def dry_run_facts(

@@ -9,45 +9,30 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import stamina.instrumentation
 
-from imagepipeline_dagster.cli.terminal import (
-    AliasedOption,
-    Answer,
-    answering,
-    json_option,
-    plain_errors,
-)
-from imagepipeline_dagster.component import ImageDatasetComponent, datasets_in_yaml, project_around
-from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.environment import resources_from_environment
+import imagepipeline_dagster as package
+from imagepipeline_dagster import component, environment
+from imagepipeline_dagster.cli.terminal import AliasedOption, Answer, answering, json_option
 from imagepipeline_dagster.errors import CorrectableError
-from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.resources import LedgerResource
-from imagepipeline_dagster.tables.reading import SourceTables
-from imagepipeline_dagster.tables.schema import TableMapping
+from imagepipeline_dagster.tables import reading, schema
 
-_CHOSEN_NAME = f"{__name__}.dataset"
-
-
-def _chosen(context: click.Context, option: click.Parameter, where: str | None) -> ImageDataset:
-    del option
-    context.meta[_CHOSEN_NAME] = where
-    with plain_errors():
-        where = _where_of_project() if where is None else where
-        return _dataset_at(where) if where and ":" in where else _dataset_named(where)
-
+if TYPE_CHECKING:
+    from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.ledger.requests import Ledger
+    from imagepipeline_dagster.resources import LedgerResource
+    from imagepipeline_dagster.tables.reading import SourceTables
 
 _dataset_option = click.option(
     "--dataset",
     "--prefix",
     "dataset",
     cls=AliasedOption,
-    callback=_chosen,
     metavar="NAME",
     help="The dataset, where a project has several: its key prefix, or an ImageDataset in Python "
     "as definitions:dataset.",
@@ -56,7 +41,14 @@ _dataset_option = click.option(
 
 def on_dataset(command: Callable[..., Answer | None]) -> Callable[..., None]:
     """Give a command its dataset, and print its answer."""
-    return json_option(_dataset_option(answering(command)))
+
+    @wraps(command)
+    def with_dataset(*, dataset: str | None, **options: Any) -> Answer | None:  # noqa: ANN401 - the command's own
+        where = _where_of_project() if dataset is None else dataset
+        chosen = _dataset_at(where) if where and ":" in where else _dataset_named(where)
+        return command(dataset=chosen, **options)
+
+    return json_option(_dataset_option(answering(with_dataset)))
 
 
 who_option = click.option(
@@ -71,7 +63,7 @@ who_option = click.option(
 
 def chosen_name() -> str | None:
     """Return what `--dataset` said, for another command of the same dataset."""
-    name: str | None = click.get_current_context().meta[_CHOSEN_NAME]
+    name: str | None = click.get_current_context().params["dataset"]
     return name
 
 
@@ -95,7 +87,7 @@ def _dataset_at(where: str) -> ImageDataset:
         dataset = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError, CorrectableError) as error:
         raise click.BadParameter(str(error), param_hint="--dataset") from error
-    if not isinstance(dataset, ImageDataset):
+    if not isinstance(dataset, package.ImageDataset):
         raise click.BadParameter(f"{where} is no ImageDataset", param_hint="--dataset")
     return dataset
 
@@ -104,13 +96,13 @@ def _dataset_named(name: str | None) -> ImageDataset:
     """Return the dataset of this key prefix: of the project's YAML, or else a default one."""
     # `status` tells the name in the ledger, which ends with the last asset's.
     prefix = tuple(filter(None, (name or "").removesuffix("image_dataset").split("/")))
-    project = project_around(Path.cwd())
+    project = component.project_around(Path.cwd())
     if project is not None:
         for folder in (project, project / "src"):
             _make_importable(folder)
-    written = datasets_in_yaml(project) if project else []
+    written = component.datasets_in_yaml(project) if project else []
     if not written:
-        return ImageDataset(key_prefix=prefix)
+        return package.ImageDataset(key_prefix=prefix)
     if name is None and len(written) == 1:
         return written[0]
     of_prefix = [dataset for dataset in written if dataset.key_prefix == prefix]
@@ -137,8 +129,8 @@ def changed_dataset(
     """Return a dataset with another price, or with tables under the names of our columns."""
     changes: dict[str, Any] = {
         "price_per_image": price_per_image,
-        "prompts": TableMapping(prompts) if prompts else None,
-        "embeddings": TableMapping(embeddings) if embeddings else None,
+        "prompts": schema.TableMapping(prompts) if prompts else None,
+        "embeddings": schema.TableMapping(embeddings) if embeddings else None,
     }
     return dataset.changed(**{name: to for name, to in changes.items() if to is not None})
 
@@ -148,9 +140,9 @@ def resources_of(dataset: ImageDataset) -> dict[str, Any]:
     # It tells of requests that are repeated on standard output, where a command's answer belongs.
     stamina.instrumentation.set_on_retry_hooks(())
     secret = os.environ.__getitem__
-    if isinstance(dataset, ImageDatasetComponent):
+    if isinstance(dataset, component.ImageDatasetComponent):
         return dataset.resources(secret)
-    return resources_from_environment(os.environ, secret=secret)
+    return environment.resources_from_environment(os.environ, secret=secret)
 
 
 def tables_url(dataset: ImageDataset) -> str:
@@ -164,7 +156,9 @@ def configured_tables(dataset: ImageDataset) -> SourceTables:
 
     The resource would make sample tables where there are none.
     """
-    return SourceTables(tables_url(dataset), prompts=dataset.prompts, embeddings=dataset.embeddings)
+    return reading.SourceTables(
+        tables_url(dataset), prompts=dataset.prompts, embeddings=dataset.embeddings
+    )
 
 
 def configured_ledger(dataset: ImageDataset, *, create: bool) -> AbstractContextManager[Ledger]:

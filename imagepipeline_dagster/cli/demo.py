@@ -19,10 +19,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+import imagepipeline_dagster as package
+from imagepipeline_dagster import environment
 from imagepipeline_dagster.cli.terminal import plain_errors
-from imagepipeline_dagster.defs import ImageDataset, build_definitions
-from imagepipeline_dagster.environment import API_KEY, STORAGE, TABLES_URL, resources_for
-from imagepipeline_dagster.tables.samples import edit_sample_embedding, edit_sample_prompt
+from imagepipeline_dagster.tables import samples
 
 # What a stage's metadata is called, and what the table calls it.
 _COLUMNS = {
@@ -46,7 +46,7 @@ _Run = tuple[str, dict[str, Any]]
 @click.command()
 def demo() -> None:
     """Make a dataset from the sample tables, edit them, and watch what is bought again."""
-    for variable in (API_KEY, TABLES_URL):
+    for variable in (environment.API_KEY, environment.TABLES_URL):
         if os.environ.get(variable):
             raise click.ClickException(
                 f"the demo edits sample tables and runs on the emulator: unset {variable}"
@@ -54,12 +54,12 @@ def demo() -> None:
     home = Path(os.environ.setdefault("DAGSTER_HOME", str(Path(".dagster").absolute())))
     home.mkdir(parents=True, exist_ok=True)
     with plain_errors(), dg.DagsterInstance.from_config(str(home)) as instance:
-        _run(instance, os.environ.get(STORAGE) or "data", Console())
+        _run(instance, os.environ.get(environment.STORAGE) or "data", Console())
 
 
 def _run(instance: dg.DagsterInstance, storage_uri: str, console: Console) -> None:
-    resources = resources_for(storage_uri=storage_uri)
-    definitions = build_definitions(ImageDataset(), resources, start=True)
+    resources = environment.resources_for(storage_uri=storage_uri)
+    definitions = package.build_definitions(package.ImageDataset(), resources, start=True)
     daemon = _Daemon(definitions, instance, console)
     tables_url = resources["tables"].url
     started = time.monotonic()
@@ -69,7 +69,7 @@ def _run(instance: dg.DagsterInstance, storage_uri: str, console: Console) -> No
     daemon.release()
 
     console.rule("2  One prompt and one embedding edited")
-    for edit in (edit_sample_prompt, edit_sample_embedding):
+    for edit in (samples.edit_sample_prompt, samples.edit_sample_embedding):
         console.print(f"  {edit(tables_url)}", markup=False, highlight=False)
     daemon.tick()
     dataset = daemon.release()

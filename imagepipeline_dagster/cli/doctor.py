@@ -10,24 +10,30 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, distributions, requires, version
+from typing import TYPE_CHECKING
 
 import click
-import dagster as dg
 from packaging.requirements import Requirement
 from sqlalchemy.exc import SQLAlchemyError
 
+from imagepipeline_dagster import databases
 from imagepipeline_dagster.cli.configured import configured_tables, on_dataset, resources_of
 from imagepipeline_dagster.cli.terminal import Answer
-from imagepipeline_dagster.databases import cause_of, parsed_url
-from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.under_way import configured_instance
+from imagepipeline_dagster.defs import under_way
 from imagepipeline_dagster.errors import CorrectableError
-from imagepipeline_dagster.ledger.bought import refuse_emulator
-from imagepipeline_dagster.ledger.identity import check_ledger, is_known_to_ledgers
-from imagepipeline_dagster.ledger.opening import LedgerTooOld
-from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.resources import ImagePipelineResource, LedgerResource, StorageResource
+from imagepipeline_dagster.ledger import bought, identity, opening, requests
 from imagepipeline_dagster.storage.contract import Storage
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.ledger.requests import Ledger
+    from imagepipeline_dagster.resources import (
+        ImagePipelineResource,
+        LedgerResource,
+        StorageResource,
+    )
 
 _DISTRIBUTION = "imagepipeline-dagster"
 _REMEDIES = {
@@ -105,7 +111,7 @@ def _guarded(part: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Findi
         yield Finding(part, Grade.WRONG, str(error), _REMEDIES.get(part))
     except SQLAlchemyError as error:
         remedy = "check that the database runs, its URL, and what its user may do"
-        yield Finding(part, Grade.WRONG, cause_of(error), remedy)
+        yield Finding(part, Grade.WRONG, databases.cause_of(error), remedy)
 
 
 def _judged(part: str, trouble: str | None, *, well: str, remedy: str) -> Finding:
@@ -132,7 +138,7 @@ def _versions() -> Iterator[Finding]:
     yield _judged(
         "versions",
         "; ".join(broken),
-        well=f"{_DISTRIBUTION} {version(_DISTRIBUTION)} on dagster {dg.__version__}",
+        well=f"{_DISTRIBUTION} {version(_DISTRIBUTION)} on dagster {version('dagster')}",
         remedy="install from the lock, or `pip install --upgrade` these packages together",
     )
 
@@ -195,18 +201,18 @@ def _storage(resource: StorageResource) -> Iterator[Finding]:
 def _ledger(
     resource: LedgerResource, storage: StorageResource, api: ImagePipelineResource
 ) -> Iterator[Finding]:
-    with closing(Ledger(resource.url, create=False)) as ledger:
+    with closing(requests.Ledger(resource.url, create=False)) as ledger:
         try:
             absent = ledger.is_absent
-        except LedgerTooOld as error:
+        except opening.LedgerTooOld as error:
             yield Finding("ledger", Grade.NOTE, str(error))
             return
         if absent:
             yield _without_ledger(ledger, storage.open())
             return
-        check_ledger(ledger, storage.open())
+        identity.check_ledger(ledger, storage.open())
         if api.emulated:
-            refuse_emulator(ledger)
+            bought.refuse_emulator(ledger)
         where = f"{ledger.shown_url} is the one that the storage knows"
         yield Finding("ledger", Grade.GOOD, where)
         ahead = ledger.clock_ahead()
@@ -221,7 +227,7 @@ def _ledger(
 
 
 def _without_ledger(ledger: Ledger, storage: Storage) -> Finding:
-    if is_known_to_ledgers(storage):
+    if identity.is_known_to_ledgers(storage):
         return Finding(
             "ledger",
             Grade.WRONG,
@@ -235,7 +241,7 @@ def _without_ledger(ledger: Ledger, storage: Storage) -> Finding:
 
 def _dagster(dataset: ImageDataset) -> Iterator[Finding]:
     try:
-        opened = configured_instance(os.environ)
+        opened = under_way.configured_instance(os.environ)
     except CorrectableError:
         raise
     except Exception as error:  # noqa: BLE001 - its storage is anybody's, with errors of its own
@@ -265,7 +271,7 @@ def _dagster_storage(instance: dg.DagsterInstance) -> Iterator[Finding]:
         )
         return
     # SQLAlchemy takes the plain form for a driver that dagster-postgres does not work with.
-    of_another = parsed_url(url).drivername != "postgresql+psycopg2"
+    of_another = databases.parsed_url(url).drivername != "postgresql+psycopg2"
     wrong = "the instance's PostgreSQL URL does not begin with postgresql+psycopg2://"
     yield _judged(
         "dagster",

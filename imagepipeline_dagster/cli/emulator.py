@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from imagepipeline_dagster.cli.terminal import plain_errors
-from imagepipeline_dagster.emulator.faults import Fault
-from imagepipeline_dagster.emulator.server import serve
-from imagepipeline_dagster.emulator.settings import EmulatorSettings
+from imagepipeline_dagster.emulator import faults as fault_rules
+from imagepipeline_dagster.emulator import server
+from imagepipeline_dagster.emulator import settings as emulator_settings
 
 
 @click.command()
@@ -53,7 +53,7 @@ def emulator(
         raise click.BadParameter("an API key is never empty", param_hint="--api-key")
 
     try:
-        parsed = tuple(map(Fault.parse, faults))
+        parsed = tuple(map(fault_rules.Fault.parse, faults))
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--fault") from error
 
@@ -62,7 +62,7 @@ def emulator(
         click.echo(f"  IMAGEPIPELINE_BASE_URL={url} IMAGEPIPELINE_API_KEY={api_key}")
 
     with plain_errors():
-        settings = EmulatorSettings(
+        settings = emulator_settings.EmulatorSettings(
             api_key=api_key, latency_seconds=latency, concurrency=concurrency, faults=parsed
         )
-        serve(settings, port=port, on_ready=say_where)
+        server.serve(settings, port=port, on_ready=say_where)

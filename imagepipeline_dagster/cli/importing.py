@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from imagepipeline_dagster import databases
 from imagepipeline_dagster.cli.changes import (
     change_lines,
     cost_lines,
@@ -31,18 +32,21 @@ from imagepipeline_dagster.cli.terminal import (
     wants_json,
     yes_option,
 )
-from imagepipeline_dagster.databases import parsed_url
-from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.planning.forecast import Refusal
-from imagepipeline_dagster.planning.prompts import validated_prompts
-from imagepipeline_dagster.tables.creating import create_tables
-from imagepipeline_dagster.tables.reading import SourceTables
-from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, RowType, TableMapping
+from imagepipeline_dagster.planning import forecast, prompts
+from imagepipeline_dagster.tables import creating, reading, schema
 from imagepipeline_dagster.tables.spelling import quoted
-from imagepipeline_dagster.tables.transfer.file_rows import FileOptions, FileRow
-from imagepipeline_dagster.tables.transfer.incoming import ImportOptions, IncomingRows
-from imagepipeline_dagster.tables.transfer.merge import ImportReport, Merge
-from imagepipeline_dagster.tables.transfer.refusals import RefusedRows
+from imagepipeline_dagster.tables.transfer import file_rows
+from imagepipeline_dagster.tables.transfer import incoming as incoming_rows
+from imagepipeline_dagster.tables.transfer import merge as merging
+from imagepipeline_dagster.tables.transfer import refusals as refused_rows
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.planning.forecast import Refusal
+    from imagepipeline_dagster.tables.reading import SourceTables
+    from imagepipeline_dagster.tables.schema import RowType, TableMapping
+    from imagepipeline_dagster.tables.transfer.merge import ImportReport, Merge
+    from imagepipeline_dagster.tables.transfer.refusals import RefusedRows
 
 _NAMED_SETS = 5  # more are only counted
 _JUDGED_ROWS = 5_000  # more would take longer than their import
@@ -186,7 +190,7 @@ def import_prompts(
     name = file.name.split(".")[0] if set_from else prompt_set
     chosen = changed_dataset(dataset, price_per_image=price_per_image, prompts=table)
     return _import(
-        PromptRow,
+        schema.PromptRow,
         file,
         chosen,
         chosen.prompts,
@@ -211,7 +215,7 @@ def import_embeddings(
     FILE is as for import-prompts. A file with anything wrong in it changes nothing.
     """
     chosen = changed_dataset(dataset, price_per_image=price_per_image, embeddings=table)
-    return _import(EmbeddingRow, file, chosen, chosen.embeddings, **written)
+    return _import(schema.EmbeddingRow, file, chosen, chosen.embeddings, **written)
 
 
 def _import(
@@ -231,26 +235,27 @@ def _import(
 ) -> Answer:
     if report is not None and report.resolve() == file.resolve():
         raise click.BadParameter("is the file that is imported", param_hint="--report")
-    options = ImportOptions(
-        file=FileOptions(encoding=encoding, delimiter=delimiter, quotes=not no_quotes), **of_rows
+    options = incoming_rows.ImportOptions(
+        file=file_rows.FileOptions(encoding=encoding, delimiter=delimiter, quotes=not no_quotes),
+        **of_rows,
     )
     with (
         closing(ShownProgress()) as on_progress,
-        RefusedRows(report) as refused,
+        refused_rows.RefusedRows(report) as refused,
         _url_of_tables(dataset, dry_run=dry_run) as url,
     ):
         try:
-            incoming = IncomingRows(
+            incoming = incoming_rows.IncomingRows(
                 file, row_type, options=options, on_progress=on_progress, on_refused=refused.add
             )
-            merge = Merge(url, mapping, incoming, replace_sets=replace_set)
+            merge = merging.Merge(url, mapping, incoming, replace_sets=replace_set)
         finally:
             if refused.count:
                 click.echo(f"Refused: {count_of(refused.count, 'row')}, in {report}", err=True)
         with closing(merge):
             if not dry_run and resources_of(dataset)["tables"].create_samples:
-                create_tables(url)  # our own default file, empty, unless it is there
-            with SourceTables(
+                creating.create_tables(url)  # our own default file, empty, unless it is there
+            with reading.SourceTables(
                 url, prompts=dataset.prompts, embeddings=dataset.embeddings
             ) as tables:
                 if dry_run:
@@ -293,7 +298,7 @@ def _refusals(
     columns = merge.rows.columns  # the keys too: a mended row has to find the one that it mends
     for name in next(merge.rows.prompt_sets(_JUDGED_ROWS), []):
         rows = merge.prompts_after(name, tables.prompts(name))
-        judged = validated_prompts(
+        judged = prompts.validated_prompts(
             rows,
             embeddings,
             defaults=dataset.defaults,
@@ -303,9 +308,9 @@ def _refusals(
             if prompt.valid or (name, row.prompt_id) not in merge.rows:
                 continue
             problems = prompt.problems or ""
-            refusals.append(Refusal(name, row.prompt_id, problems))
+            refusals.append(forecast.Refusal(name, row.prompt_id, problems))
             values = {column: getattr(row, column) for column in columns}
-            report.add(columns, FileRow(quoted(name, row.prompt_id), values), [problems])
+            report.add(columns, file_rows.FileRow(quoted(name, row.prompt_id), values), [problems])
     return refusals
 
 
@@ -326,12 +331,12 @@ def _url_of_tables(dataset: ImageDataset, *, dry_run: bool) -> Iterator[str]:
     tables = resources_of(dataset)["tables"]
     # Where we would make the tables the URL is our own default, of a file.
     makes_tables = dry_run and tables.create_samples
-    if not makes_tables or Path(str(parsed_url(tables.url).database)).exists():
+    if not makes_tables or Path(str(databases.parsed_url(tables.url).database)).exists():
         yield tables.url
         return
     with TemporaryDirectory() as folder:
         empty = f"sqlite:///{folder}/tables.db"
-        create_tables(empty)
+        creating.create_tables(empty)
         yield empty
 
 

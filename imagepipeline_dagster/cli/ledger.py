@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from imagepipeline_dagster import databases
 from imagepipeline_dagster.cli.configured import (
     configured_ledger,
     decider,
@@ -26,17 +27,20 @@ from imagepipeline_dagster.cli.terminal import (
     why_option,
     yes_option,
 )
-from imagepipeline_dagster.databases import copy_sqlite
-from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.ledger import decisions, identity
-from imagepipeline_dagster.ledger.decisions import LedgerDecision, entries_named, unknown_requests
+from imagepipeline_dagster.ledger import uses as request_uses
 from imagepipeline_dagster.ledger.records import Entry
-from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.ledger.uses import Use, sets_using, uses_of
-from imagepipeline_dagster.purchase.rebuild import Rebuilding, Restored
-from imagepipeline_dagster.purchase.refetching import refetch as ask_again
+from imagepipeline_dagster.purchase import rebuild as rebuilding_ledgers
+from imagepipeline_dagster.purchase import refetching
 from imagepipeline_dagster.rows import fields_of
 from imagepipeline_dagster.tables.spelling import quoted
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.ledger.decisions import LedgerDecision
+    from imagepipeline_dagster.ledger.requests import Ledger
+    from imagepipeline_dagster.ledger.uses import Use
+    from imagepipeline_dagster.purchase.rebuild import Restored
 
 _KEY_DIGITS = 12
 _NONE_UNKNOWN = "No request is unknown."
@@ -52,8 +56,8 @@ def ledger_group() -> None:
 def ledger_unknown(*, dataset: ImageDataset) -> Answer:
     """List the requests of which nobody knows whether they were bought."""
     with present_ledger(dataset) as ledger, ledger.reading() as connection:
-        lost = unknown_requests(ledger)
-        uses = uses_of(connection, (request.request_key for request in lost))
+        lost = decisions.unknown_requests(ledger)
+        uses = request_uses.uses_of(connection, (request.request_key for request in lost))
     facts = [
         fields_of(request, *_OF_UNKNOWN)
         | {"calls": [fields_of(use, *_OF_CALL) for use in uses[request.request_key]]}
@@ -124,7 +128,7 @@ def backup(*, file: Path, dataset: ImageDataset) -> Answer:
                 f"The ledger at {ledger.shown_url} is no SQLite file: back it up by its database's "
                 "own means, such as pg_dump."
             )
-        copy_sqlite(ledger.file, file)
+        databases.copy_sqlite(ledger.file, file)
     facts = {"file": file, "ledger": ledger.shown_url}
     return Answer(facts, f"{file} is a copy of {ledger.file}.")
 
@@ -171,7 +175,7 @@ def rebuild(*, unbought: bool, yes: bool, dataset: ImageDataset) -> Answer:
     api, storage = resources["imagepipeline"], resources["storage"].open()
     with configured_ledger(dataset, create=True) as ledger:
         agree(f"Restore {dataset.name} from {storage.uri} in {ledger.shown_url}?", yes=yes)
-        rebuilding = Rebuilding(
+        rebuilding = rebuilding_ledgers.Rebuilding(
             means=dataset.means(api, ledger, storage, run_id="rebuild"),
             dataset=dataset.name,
             key_prefix=dataset.key_prefix,
@@ -235,11 +239,11 @@ def refetch(*, keys: tuple[str, ...], dataset: ImageDataset) -> Answer:
     lacks a picture, final ones too, and pictures that the storage lost or holds in other bytes.
     """
     with present_ledger(dataset) as ledger:
-        entries = entries_named(ledger, keys)
+        entries = decisions.entries_named(ledger, keys)
         resources = resources_of(dataset)
     api, storage = resources["imagepipeline"], resources["storage"].open()
     with configured_ledger(dataset, create=True) as ledger:
-        answers = ask_again(entries, dataset.means(api, ledger, storage, run_id="refetch"))
+        answers = refetching.refetch(entries, dataset.means(api, ledger, storage, run_id="refetch"))
         sets = _sets_of(ledger, entries)
     lines = []
     for answer in answers:
@@ -308,7 +312,7 @@ def _set_text(of: Mapping[str, str]) -> str:
 
 def _sets_of(ledger: Ledger, entries: Iterable[Entry]) -> list[dict[str, str]]:
     with ledger.reading() as connection:
-        names = sets_using(connection, (entry.request_key for entry in entries))
+        names = request_uses.sets_using(connection, (entry.request_key for entry in entries))
     return [{"dataset": dataset, "prompt_set": name} for dataset, name in names]
 
 

@@ -6,10 +6,11 @@ import dataclasses
 import json
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from imagepipeline_dagster import io_manager
 from imagepipeline_dagster.cli.configured import configured_ledger, on_dataset, resources_of
 from imagepipeline_dagster.cli.ledger import call_text
 from imagepipeline_dagster.cli.terminal import (
@@ -22,25 +23,21 @@ from imagepipeline_dagster.cli.terminal import (
     shown_id,
     yes_option,
 )
-from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.io_manager import table_path
-from imagepipeline_dagster.ledger.lineage import (
-    ImageLineage,
-    RequestUse,
-    SampleLineage,
-    lineage_of,
-    uses_of_embedding,
-    uses_of_prompt,
-)
-from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.ledger.uses import Use
+from imagepipeline_dagster.ledger import lineage as traces
 from imagepipeline_dagster.partition_names import partition_key
-from imagepipeline_dagster.purchase.likeness import Comparison
-from imagepipeline_dagster.purchase.replay import Replay, ReplayReport
-from imagepipeline_dagster.release.fates import releases_with, verdicts_in
+from imagepipeline_dagster.purchase import replay as replaying
+from imagepipeline_dagster.release import fates as image_fates
 from imagepipeline_dagster.rows import fields_of
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.spelling import quoted
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.ledger.lineage import ImageLineage, RequestUse, SampleLineage
+    from imagepipeline_dagster.ledger.requests import Ledger
+    from imagepipeline_dagster.ledger.uses import Use
+    from imagepipeline_dagster.purchase.likeness import Comparison
+    from imagepipeline_dagster.purchase.replay import ReplayReport
 
 
 @click.command()
@@ -75,7 +72,7 @@ def lineage(
             images = {sha256 for of in uses for sha256 in of.images}
             sets = {of.use.prompt_set for of in uses}
         else:
-            traced = lineage_of(ledger, image)
+            traced = traces.lineage_of(ledger, image)
             images = {traced.image_sha256}
             sets = {use.prompt_set for of in traced.samples for use in of.uses}
     fates = _fates(dataset, storage, sets, images)
@@ -90,11 +87,11 @@ def lineage(
 def uses_named(ledger: Ledger, prompt: str | None, embedding: str | None) -> list[RequestUse]:
     """Return the uses of a prompt, as SET/ID, or of an embedding."""
     if prompt is None:
-        return uses_of_embedding(ledger, embedding or "")
+        return traces.uses_of_embedding(ledger, embedding or "")
     # A slash may stand in either name; the first split that the ledger knows is meant.
     parts = prompt.split("/")
     for place in range(1, len(parts)):
-        if uses := uses_of_prompt(ledger, "/".join(parts[:place]), "/".join(parts[place:])):
+        if uses := traces.uses_of_prompt(ledger, "/".join(parts[:place]), "/".join(parts[place:])):
             return uses
     return []
 
@@ -104,10 +101,10 @@ def _fates(
 ) -> dict[str, dict[str, list[str]]]:
     """Return verdicts and releases of each image."""
     key = dataset.key("moderated_images")
-    tables = [table_path(key, partition_key(name)) for name in sorted(prompt_sets)]
-    releases = releases_with(storage, dataset.releases, images) if images else {}
+    tables = [io_manager.table_path(key, partition_key(name)) for name in sorted(prompt_sets)]
+    releases = image_fates.releases_with(storage, dataset.releases, images) if images else {}
     verdicts: dict[str, list[str]] = {}
-    for of in verdicts_in(storage, tables, images):
+    for of in image_fates.verdicts_in(storage, tables, images):
         text = f"{quoted(of.prompt_set, of.prompt_id)}: {of.verdict} ({of.moderation_reason})"
         verdicts.setdefault(of.image_sha256, []).append(text)
     return {
@@ -174,11 +171,11 @@ def replay(*, image: str, yes: bool, elsewhere: bool, dataset: ImageDataset) -> 
     resources = resources_of(dataset)
     api = resources["imagepipeline"]
     with configured_ledger(dataset, create=False) as ledger:
-        original = lineage_of(ledger, image)
+        original = traces.lineage_of(ledger, image)
     with configured_ledger(dataset, create=True) as ledger:
         storage = resources["storage"].open()
         means = dataset.means(api, ledger, storage, run_id=f"replay-{uuid.uuid4()}")
-        again = Replay(original, means, elsewhere=elsewhere)
+        again = replaying.Replay(original, means, elsewhere=elsewhere)
         agree(f"This buys {count_of(again.images, 'image')}. Go on?", yes=yes or api.emulated)
         report = again.carry_out()
     facts = {**dataclasses.asdict(report), "likeness": report.likeness}

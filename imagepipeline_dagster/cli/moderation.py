@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path, PurePosixPath
 from secrets import token_urlsafe
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import click
 
+from imagepipeline_dagster import databases, loopback
 from imagepipeline_dagster.cli.configured import (
     chosen_name,
     configured_ledger,
@@ -28,25 +30,23 @@ from imagepipeline_dagster.cli.terminal import (
     wants_json,
     why_option,
 )
-from imagepipeline_dagster.databases import shown_url
-from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.errors import CorrectableError
-from imagepipeline_dagster.loopback import QuietServer
-from imagepipeline_dagster.moderation.decisions import KnownTargets, decision_of, decisions_of_file
-from imagepipeline_dagster.moderation.review.app import review_app
-from imagepipeline_dagster.moderation.review.samples import (
-    moderated_set,
-    most_urgent_first,
-    sets_that_wait,
-)
-from imagepipeline_dagster.moderation.review.session import ReviewSession
-from imagepipeline_dagster.moderation.review.sheet import review_sheet
-from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict, latest_decisions
+from imagepipeline_dagster.moderation import decisions, verdicts
+from imagepipeline_dagster.moderation.review import app as review_page
+from imagepipeline_dagster.moderation.review import samples
+from imagepipeline_dagster.moderation.review import session as review_session
+from imagepipeline_dagster.moderation.review import sheet as review_sheet
 from imagepipeline_dagster.partition_names import partition_key, path_part, prompt_set_of
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
+from imagepipeline_dagster.tables import overrides
 from imagepipeline_dagster.tables.errors import TablesError
-from imagepipeline_dagster.tables.overrides import read_overrides, record_overrides
 from imagepipeline_dagster.tables.spelling import did_you_mean
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.moderation.decisions import KnownTargets
+    from imagepipeline_dagster.moderation.review.session import ReviewSession
+    from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 
 _ROWS_OF_A_SHEET = 2_000
 _PICTURES_OF_A_PAGE = 5_000
@@ -97,7 +97,7 @@ def review(
         return None
     _say_if_cut(len(chosen), _ROWS_OF_A_SHEET)
     file = output or Path(f"review-{path_part(partition_key(prompt_set))}.html")
-    sheet = review_sheet(
+    sheet = review_sheet.review_sheet(
         chosen[:_ROWS_OF_A_SHEET],
         storage,
         title=f"Review of {prompt_set}",
@@ -107,7 +107,7 @@ def review(
     )
     file.write_text(sheet, encoding="utf-8")
     pictures = [image for image in images if image.image_sha256]
-    waiting = sum(image.verdict == Verdict.QUARANTINED for image in pictures)
+    waiting = sum(image.verdict == verdicts.Verdict.QUARANTINED for image in pictures)
     return Answer(
         {"file": file.absolute(), "pictures": len(pictures), "waiting": waiting},
         [
@@ -125,13 +125,13 @@ def _images_to_review(
     if prompt_set is not None:
         part = path_part(partition_key(prompt_set))
         try:
-            return moderated_set(storage, f"{folder}/{part}.parquet")
+            return samples.moderated_set(storage, f"{folder}/{part}.parquet")
         except ObjectMissing as error:
             told = _not_moderated(dataset, prompt_set, storage)
             raise click.ClickException(f"{told} ({error})") from error
-    decided = read_overrides(tables_url(dataset), table=table or dataset.overrides)
+    decided = overrides.read_overrides(tables_url(dataset), table=table or dataset.overrides)
     images: list[ModeratedImage] = []
-    for of_set in sets_that_wait(storage, folder, latest_decisions(decided)):
+    for of_set in samples.sets_that_wait(storage, folder, verdicts.latest_decisions(decided)):
         images += of_set
         if len(images) >= _PICTURES_OF_A_PAGE:
             break
@@ -149,11 +149,11 @@ def _session(
     reviewer = who or system_user()
     if reviewer is None:
         raise click.UsageError("nobody knows who decides here: give --who NAME")
-    pictures = [image for image in most_urgent_first(images) if image.image_sha256]
+    pictures = [image for image in samples.most_urgent_first(images) if image.image_sha256]
     if not pictures:
         raise click.ClickException("There is no picture to decide about.")
     _say_if_cut(len(pictures), _PICTURES_OF_A_PAGE)
-    return ReviewSession(
+    return review_session.ReviewSession(
         pictures[:_PICTURES_OF_A_PAGE],
         storage,
         tables_url=tables_url(dataset),
@@ -173,8 +173,8 @@ def _serve(session: ReviewSession, what: str, *, port: int) -> None:
         where = Answer({"url": address, "who": session.reviewer}, text)
         echo_answer(where, as_json=as_json)
 
-    app = review_app(session, title=f"Review of {what}", token=token)
-    QuietServer(app, port=port, on_ready=say_where).serve_until_stopped()
+    app = review_page.review_app(session, title=f"Review of {what}", token=token)
+    loopback.QuietServer(app, port=port, on_ready=say_where).serve_until_stopped()
     click.echo(f"{count_of(session.recorded, 'decision')} recorded.", err=as_json)
 
 
@@ -258,7 +258,7 @@ def override(
     with contextlib.ExitStack() as stack:
         known = _known_targets(dataset, stack, force=force)
         if file is not None:
-            decided = decisions_of_file(file, known)
+            decided = decisions.decisions_of_file(file, known)
         else:
             row = {
                 "image_sha256": image,
@@ -268,8 +268,10 @@ def override(
                 "reviewer": who or system_user(),
                 "reason": why,
             }
-            decided = [decision_of(row, known)]
-        recorded = record_overrides(tables_url(dataset), decided, table=table or dataset.overrides)
+            decided = [decisions.decision_of(row, known)]
+        recorded = overrides.record_overrides(
+            tables_url(dataset), decided, table=table or dataset.overrides
+        )
     return Answer({"decisions": recorded}, f"{count_of(recorded, 'decision')} recorded.")
 
 
@@ -285,5 +287,5 @@ def _known_targets(
         click.echo(f"Not checked whether the pictures are there. {told}", err=True)
         return None
     connection = stack.enter_context(ledger.reading())
-    where = f"The ledger at {shown_url(resources_of(dataset)['ledger'].url)}"
-    return KnownTargets(connection, where=where, force=force)
+    where = f"The ledger at {databases.shown_url(resources_of(dataset)['ledger'].url)}"
+    return decisions.KnownTargets(connection, where=where, force=force)

@@ -13,7 +13,7 @@ import click
 from sqlalchemy.engine import URL
 
 from imagepipeline_dagster.cli.terminal import Answer, answering, json_option
-from imagepipeline_dagster.tables.samples import create_sample_tables
+from imagepipeline_dagster.tables import samples
 
 # Those of this repository itself, which a wheel brings along.
 _SHARED = ("definitions.py", "dagster.yaml")
@@ -39,7 +39,7 @@ def new(*, folder: Path) -> Answer:
         written.append(file.name)
     (folder / "data").mkdir()
     tables = folder / "data" / "tables.db"
-    create_sample_tables(URL.create("sqlite", database=str(tables)).render_as_string())
+    samples.create_sample_tables(URL.create("sqlite", database=str(tables)).render_as_string())
     return Answer(
         {"folder": folder, "files": [*written, "data/tables.db"]},
         [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -28,14 +28,16 @@ from imagepipeline_dagster.cli.terminal import (
     shown_number,
     why_option,
 )
-from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.plans import forecast_of_sets
-from imagepipeline_dagster.ledger.budget import Allowance
+from imagepipeline_dagster.defs import plans
 from imagepipeline_dagster.ledger.records import PlanState
-from imagepipeline_dagster.planning.approval import approve_plans
-from imagepipeline_dagster.planning.forecast import Forecast, Refusal, SetPlan
-from imagepipeline_dagster.planning.requests import Reason
+from imagepipeline_dagster.planning import approval as approving
+from imagepipeline_dagster.planning import requests
 from imagepipeline_dagster.tables.spelling import quoted
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.ledger.budget import Allowance
+    from imagepipeline_dagster.planning.forecast import Forecast, Refusal, SetPlan
 
 _REFUSALS_SHOWN = 20
 
@@ -63,7 +65,7 @@ def plan(
     with configured_tables(dataset) as tables, configured_ledger(dataset, create=False) as ledger:
         origin = api.origin
         names = chosen_sets(tables, prompt_sets)
-        planned = forecast_of_sets(names, tables, dataset, ledger, origin=origin)
+        planned = plans.forecast_of_sets(names, tables, dataset, ledger, origin=origin)
         allowance = dataset.allowance(origin)
         spent = allowance.spent(ledger, today=dt.datetime.now(dt.UTC).date())
         warning = None if api.emulated else ledger.warning
@@ -153,7 +155,7 @@ def _states_table(planned: Sequence[SetPlan], cost: Callable[[int], float | None
 def _reasons_table(planned: Sequence[SetPlan]) -> Table:
     # The total may lack a reason that a set has: of two equal requests one is bought.
     present = {reason for row in planned for reason in row.summary.to_buy_by_reason}
-    reasons = [reason for reason in Reason if reason in present]
+    reasons = [reason for reason in requests.Reason if reason in present]
     rows = []
     for row in planned:
         counts = (row.summary.to_buy_by_reason.get(reason, 0) for reason in reasons)
@@ -194,8 +196,8 @@ def approve(
     allowance = dataset.allowance(origin)
     with configured_tables(dataset) as tables, configured_ledger(dataset, create=True) as ledger:
         names = chosen_sets(tables, prompt_sets)
-        planned = forecast_of_sets(names, tables, dataset, ledger, origin=origin)
-        approved = approve_plans(
+        planned = plans.forecast_of_sets(names, tables, dataset, ledger, origin=origin)
+        approved = approving.approve_plans(
             planned,
             up_to=up_to,
             who=who or system_user() or "",

@@ -7,6 +7,7 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -29,17 +30,22 @@ from imagepipeline_dagster.cli.terminal import (
     why_option,
     yes_option,
 )
-from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.ledger.lineage import lineage_of
-from imagepipeline_dagster.release import signing, withdrawal
-from imagepipeline_dagster.release.changes import Change
-from imagepipeline_dagster.release.changes_sheet import changes_sheet
-from imagepipeline_dagster.release.dataset_release import DatasetRelease, releases_in
-from imagepipeline_dagster.release.hub import publish_to_hub
-from imagepipeline_dagster.release.reading import delete_release
-from imagepipeline_dagster.release.signing import signature_problem
-from imagepipeline_dagster.release.verifying import export_release, problems_of
+from imagepipeline_dagster.ledger import lineage
+from imagepipeline_dagster.release import (
+    changes_sheet,
+    dataset_release,
+    hub,
+    reading,
+    signing,
+    verifying,
+    withdrawal,
+)
 from imagepipeline_dagster.tables.spelling import quoted
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.release.changes import Change
+    from imagepipeline_dagster.release.dataset_release import DatasetRelease
 
 _SHOWN = 50  # samples of a difference
 
@@ -50,7 +56,7 @@ def releases_group() -> None:
 
 
 def _all(dataset: ImageDataset) -> list[DatasetRelease]:
-    return releases_in(resources_of(dataset)["storage"].open(), dataset.releases)
+    return dataset_release.releases_in(resources_of(dataset)["storage"].open(), dataset.releases)
 
 
 def _release(dataset: ImageDataset, version: str) -> DatasetRelease:
@@ -146,7 +152,7 @@ def _change_lines(changes: Sequence[Change]) -> Iterator[str]:
 
 
 def _write_sheet(file: Path, changes: list[Change], release: DatasetRelease) -> None:
-    picture = changes_sheet(changes, release.storage)
+    picture = changes_sheet.changes_sheet(changes, release.storage)
     if picture is None:
         click.echo("No picture differs: there is nothing to draw.", err=True)
         return
@@ -165,9 +171,9 @@ def _write_sheet(file: Path, changes: list[Change], release: DatasetRelease) -> 
 def verify(*, version: str, public_key: Path | None, dataset: ImageDataset) -> Answer:
     """Read every byte of VERSION again, and compare it with the manifest."""
     release = _release(dataset, version)
-    problems = problems_of(release.storage, release.manifest)
+    problems = verifying.problems_of(release.storage, release.manifest)
     if public_key and (
-        unsigned := signature_problem(release.storage, release.manifest, public_key)
+        unsigned := signing.signature_problem(release.storage, release.manifest, public_key)
     ):
         problems.append(f"{unsigned}.")
     number = len(release.manifest.files)
@@ -210,7 +216,7 @@ def prune(*, keep: int, yes: bool, dataset: ImageDataset) -> Answer:
     if old:
         agree(f"Delete {', '.join(versions)}, for good?", yes=yes)
     for release in old:
-        delete_release(release.storage, release.manifest)
+        reading.delete_release(release.storage, release.manifest)
     deleted = f"Deleted: {', '.join(versions)}."
     said = deleted if old else f"There are no more than {count_of(keep, 'release')}."
     return Answer({"deleted": versions}, said)
@@ -247,7 +253,7 @@ def withdraw(
     # Read first: a ledger that is not there must not be made by a decision about it.
     with present_ledger(dataset) as ledger:
         if image is not None:
-            images = {lineage_of(ledger, image).image_sha256}
+            images = {lineage.lineage_of(ledger, image).image_sha256}
         else:
             uses = uses_named(ledger, prompt, embedding)
             images = {sha256 for of in uses for sha256 in of.images}
@@ -273,7 +279,7 @@ def export(*, version: str, folder: Path, dataset: ImageDataset) -> Answer:
     release = _release(dataset, version)
     if folder.exists() and any(folder.iterdir()):
         raise click.ClickException(f"{folder} is not empty.")
-    copied = export_release(release.storage, release.manifest, folder)
+    copied = verifying.export_release(release.storage, release.manifest, folder)
     return Answer(
         {"version": release.version, "folder": folder, "files": copied},
         f"{count_of(copied, 'file')} copied to {folder}.",
@@ -293,7 +299,7 @@ def publish(*, version: str, repo: str, yes: bool, dataset: ImageDataset) -> Ans
     """
     release = _release(dataset, version)
     agree(f"Publish {release.version} to {printable(repo)}?", yes=yes)
-    published = publish_to_hub(release.storage, release.manifest, repo)
+    published = hub.publish_to_hub(release.storage, release.manifest, repo)
     state = "is published" if published.created else "was there already"
     told = f"{published.version} {state}: {published.url}"
     return Answer(dataclasses.asdict(published), told)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from imagepipeline_dagster.cli.configured import configured_ledger, configured_tables, on_dataset
 from imagepipeline_dagster.cli.terminal import Answer, count_of
-from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.registration import register_sets
-from imagepipeline_dagster.defs.under_way import configured_instance
+from imagepipeline_dagster.defs import registration, under_way
 from imagepipeline_dagster.tables.spelling import quoted
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.defs.dataset import ImageDataset
 
 
 @click.group("sets")
@@ -27,8 +29,11 @@ def sync(*, dataset: ImageDataset) -> Answer:
 
     Buys nothing. The partitions are those of the Dagster instance in DAGSTER_HOME.
     """
-    with configured_instance(os.environ) as instance, configured_tables(dataset) as tables:
-        changes = register_sets(
+    with (
+        under_way.configured_instance(os.environ) as instance,
+        configured_tables(dataset) as tables,
+    ):
+        changes = registration.register_sets(
             dataset,
             tables=tables,
             open_ledger=lambda: configured_ledger(dataset, create=True),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -27,19 +27,20 @@ from imagepipeline_dagster.cli.terminal import (
     moment,
     shown_number,
 )
-from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.plans import forecast_of_sets
-from imagepipeline_dagster.defs.schedules import next_ticks
-from imagepipeline_dagster.ledger.bought import Bought, costs_of
-from imagepipeline_dagster.ledger.budget import Spent
-from imagepipeline_dagster.ledger.decisions import unknown_requests
+from imagepipeline_dagster.defs import plans, schedules
+from imagepipeline_dagster.ledger import bought, budget, decisions
 from imagepipeline_dagster.ledger.records import PlanState
-from imagepipeline_dagster.planning.approval import waits_for_person
-from imagepipeline_dagster.planning.forecast import SetPlan
-from imagepipeline_dagster.release.reading import latest_manifest
+from imagepipeline_dagster.planning import approval
+from imagepipeline_dagster.release import reading
 from imagepipeline_dagster.tables.spelling import quoted
-from imagepipeline_dagster.watching.contents import SetContents
-from imagepipeline_dagster.watching.states import PromptSetState, PromptSetStates
+from imagepipeline_dagster.watching import contents
+from imagepipeline_dagster.watching import states as set_states
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.ledger.bought import Bought
+    from imagepipeline_dagster.planning.forecast import SetPlan
+    from imagepipeline_dagster.watching.states import PromptSetState
 
 
 @click.command()
@@ -53,20 +54,22 @@ def status(*, dataset: ImageDataset) -> Answer:
     origin = resources["imagepipeline"].origin
     allowance = dataset.allowance(origin)
     with configured_tables(dataset) as tables, configured_ledger(dataset, create=False) as ledger:
-        planned = forecast_of_sets(tables.prompt_sets(), tables, dataset, ledger, origin=origin)
-        states = PromptSetStates(ledger, dataset=dataset.name).all()
+        planned = plans.forecast_of_sets(
+            tables.prompt_sets(), tables, dataset, ledger, origin=origin
+        )
+        states = set_states.PromptSetStates(ledger, dataset=dataset.name).all()
         sets = [
             {
                 **_set_facts(plan, states.get(plan.name)),
-                "waits_for_approval": waits_for_person(
+                "waits_for_approval": approval.waits_for_person(
                     dataset.approval, ledger, plan.wanted(dataset.name, allowance), now=now
                 ),
             }
             for plan in planned.sets
         ]
         spent = allowance.spent(ledger, today=now.date())
-        unknown = len(unknown_requests(ledger))
-    release = latest_manifest(resources["storage"].open(), dataset.releases)
+        unknown = len(decisions.unknown_requests(ledger))
+    release = reading.latest_manifest(resources["storage"].open(), dataset.releases)
     facts = {
         "dataset": dataset.name,
         "api": origin,
@@ -82,7 +85,7 @@ def status(*, dataset: ImageDataset) -> Answer:
             "created_at": release.created_at,
             "images": release.counts.kept,
         },
-        "next_runs": next_ticks(dataset, now=now),
+        "next_runs": schedules.next_ticks(dataset, now=now),
     }
     return Answer(facts, _status_lines(facts))
 
@@ -155,9 +158,11 @@ def costs(*, price_per_image: float | None, dataset: ImageDataset) -> Answer:
     api = resources["imagepipeline"]
     allowance = dataset.allowance(api.origin)
     with configured_ledger(dataset, create=False) as ledger:
-        spent = costs_of(ledger, dataset=dataset.name, scope=allowance.scope, emulated=api.emulated)
+        spent = bought.costs_of(
+            ledger, dataset=dataset.name, scope=allowance.scope, emulated=api.emulated
+        )
     priced = allowance.price_text
-    everything = Spent(
+    everything = budget.Spent(
         images=sum(of.images for of in spent.by_day.values()),
         money=sum(of.money for of in spent.by_day.values()),
     )
@@ -209,11 +214,11 @@ def retry(*, prompt_sets: tuple[str, ...], all_sets: bool, dataset: ImageDataset
         raise click.UsageError("Name prompt sets, or give --all.")
     with configured_tables(dataset) as tables, configured_ledger(dataset, create=True) as ledger:
         names = set(chosen_sets(tables, prompt_sets))
-        states = PromptSetStates(ledger, dataset=dataset.name)
+        states = set_states.PromptSetStates(ledger, dataset=dataset.name)
         unbuilt = sorted(names.intersection(states.not_whole()))
         # No sensor may have looked yet at what a set was built from.
         with tables.open_prompts() as prompts:
-            SetContents(ledger, dataset=dataset.name).look_at(prompts, unbuilt)
+            contents.SetContents(ledger, dataset=dataset.name).look_at(prompts, unbuilt)
         open_sets = sorted(set(unbuilt).intersection(states.not_whole()))
         states.end_pauses(open_sets)
     told = (

@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from imagepipeline_dagster import databases
 from imagepipeline_dagster.cli.configured import changed_dataset, on_dataset, tables_url
 from imagepipeline_dagster.cli.progress import ShownProgress
 from imagepipeline_dagster.cli.terminal import Answer, count_of, printable
-from imagepipeline_dagster.databases import shown_url
-from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.tables.creating import create_tables
-from imagepipeline_dagster.tables.reading import SourceTables
-from imagepipeline_dagster.tables.samples import create_sample_tables
-from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow
+from imagepipeline_dagster.tables import creating, reading, samples, schema
 from imagepipeline_dagster.tables.spelling import did_you_mean
-from imagepipeline_dagster.tables.transfer.export import export_table
+from imagepipeline_dagster.tables.transfer import export as exporting
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.tables.reading import SourceTables
 
 
 @click.command()
@@ -30,9 +30,9 @@ def init(*, empty: bool, dataset: ImageDataset) -> Answer:
     """Create the prompts and embeddings tables, with samples to start from."""
     url = tables_url(dataset)
     if empty:
-        create_tables(url)
-    with_samples = not empty and create_sample_tables(url)
-    where = shown_url(url)
+        creating.create_tables(url)
+    with_samples = not empty and samples.create_sample_tables(url)
+    where = databases.shown_url(url)
     if empty:
         said = f"The tables prompts and embeddings are at {where}."
     elif with_samples:
@@ -80,10 +80,10 @@ def export(
         dataset = changed_dataset(dataset, prompts=table, embeddings=table)
         url = tables_url(dataset)
         if prompt_sets:
-            with SourceTables(url, prompts=dataset.prompts) as tables:
+            with reading.SourceTables(url, prompts=dataset.prompts) as tables:
                 prompt_sets = tuple(chosen_sets(tables, prompt_sets))
-        row_type: type[Any] = EmbeddingRow if embeddings else PromptRow
-        report = export_table(
+        row_type: type[Any] = schema.EmbeddingRow if embeddings else schema.PromptRow
+        report = exporting.export_table(
             url,
             dataset.embeddings if embeddings else dataset.prompts,
             row_type,

@@ -5,13 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from imagepipeline_dagster.cli.configured import on_dataset, present_ledger, resources_of
 from imagepipeline_dagster.cli.terminal import Answer, count_of
-from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.ledger.verification import DamagedImage, count_images, damaged_images
+from imagepipeline_dagster.ledger import verification
+
+if TYPE_CHECKING:
+    from imagepipeline_dagster.defs.dataset import ImageDataset
+    from imagepipeline_dagster.ledger.verification import DamagedImage
 
 
 @click.command()
@@ -24,9 +28,12 @@ def verify(*, repair: bool, dataset: ImageDataset) -> Answer:
     """
     storage = resources_of(dataset)["storage"].open()
     with present_ledger(dataset) as ledger:
-        number = count_images(ledger)
+        number = verification.count_images(ledger)
         with click.progressbar(
-            damaged_images(ledger, storage), length=number, label="images", file=sys.stderr
+            verification.damaged_images(ledger, storage),
+            length=number,
+            label="images",
+            file=sys.stderr,
         ) as looked_at:
             damaged = [image for image in looked_at if image is not None]
     return Answer(

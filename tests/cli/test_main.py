@@ -25,6 +25,45 @@ def test_help_is_quick() -> None:
     assert list(Path.cwd().iterdir()) == []
 
 
+def test_no_command_loads_much_before_it_runs() -> None:
+    """Help, a wrong use and completion load neither Dagster nor what reads tables."""
+    ended = run([sys.executable, "-c", _ASK_EVERY_COMMAND], cwd=Path.cwd(), variables={})
+
+    assert ended.returncode == 0, ended.stderr
+    asked = ended.stdout.splitlines()
+    assert {"releases list", "import-prompts", "ledger resubmit", "demo"} <= set(asked)
+    assert len(asked) > 30
+
+
+_ASK_EVERY_COMMAND = """
+import sys
+import click
+from click.testing import CliRunner
+from imagepipeline_dagster.cli import main
+
+def paths(group, path=()):
+    for name in group.list_commands(None):
+        command = group.get_command(None, name)
+        yield [*path, name]
+        if isinstance(command, click.Group):
+            yield from paths(command, [*path, name])
+
+def ask(arguments, **variables):
+    output = CliRunner().invoke(main, arguments, prog_name="ip", env=variables).output
+    loaded = {"dagster._core", "pandas", "pyarrow"} & set(sys.modules)
+    assert not loaded, f"{' '.join(arguments)} loads {loaded}"
+    return output
+
+for path in paths(main):
+    words = " ".join(["ip", *path])
+    assert words in ask([*path, "--help"])
+    assert "No such option" in ask([*path, "--nonsense"])
+    typed = {"COMP_WORDS": f"{words} --he", "COMP_CWORD": str(len(path) + 1)}
+    assert "--help" in ask([], _IP_COMPLETE="bash_complete", **typed)
+    print(*path)
+"""
+
+
 @pytest.mark.parametrize("group", [(), ("ledger",)])
 def test_each_command_is_told_on_one_line(group: tuple[str, ...]) -> None:
     """In the list of commands each has its whole summary on one line of 80 columns."""

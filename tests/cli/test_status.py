@@ -13,7 +13,7 @@ from tests.cli.running import do
 from tests.pipeline import Pipeline, open_pipeline, partition_keys
 
 DATASET = """
-from imagepipeline_dagster.defs import ImageDataset
+from imagepipeline_dagster import ImageDataset
 from imagepipeline_dagster.planning.approval import Approval
 dataset = ImageDataset(approval=Approval(required="always"), price_per_image=0.25, currency="EUR")
 """

@@ -11,7 +11,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from imagepipeline_dagster.defs import ImageDataset
+from imagepipeline_dagster import ImageDataset
 from imagepipeline_dagster.ledger.budget import Budget
 from imagepipeline_dagster.planning.approval import Approval
 from tests.pipeline import (

@@ -12,7 +12,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from imagepipeline_dagster.defs import ImageDataset
+from imagepipeline_dagster import ImageDataset
 from imagepipeline_dagster.defs.batches import run_config_of
 from imagepipeline_dagster.defs.under_way import partitions_in_use
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from imagepipeline_dagster.defs import ImageDataset
+from imagepipeline_dagster import ImageDataset
 from imagepipeline_dagster.ledger.budget import Budget
 from tests.pipeline import checks_of, metadata_of, open_pipeline
 

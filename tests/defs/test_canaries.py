@@ -8,8 +8,13 @@ from pathlib import Path
 
 import dagster as dg
 
-from imagepipeline_dagster import Alert, DatasetRelease, ImageDataset, build_alerts
-from imagepipeline_dagster.defs import build_definitions
+from imagepipeline_dagster import (
+    Alert,
+    DatasetRelease,
+    ImageDataset,
+    build_alerts,
+    build_definitions,
+)
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.purchase.canaries import Canaries, buy_canaries
 from tests.buying import Buyer

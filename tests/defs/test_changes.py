@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 from dagster._serdes import serialize_value
 
-from imagepipeline_dagster.defs import ImageDataset
+from imagepipeline_dagster import ImageDataset
 from imagepipeline_dagster.tables.errors import ColumnMissing
 from imagepipeline_dagster.tables.schema import TableMapping
 from imagepipeline_dagster.watching.options import Watching
@@ -211,7 +211,7 @@ def test_a_mapping_of_no_column_of_ours_is_refused_at_once(
 @pytest.mark.slow
 def test_two_datasets_in_one_code_location(tmp_path: Path) -> None:
     """Datasets with prefixes of their own mix neither runs, nor tables, nor releases."""
-    from imagepipeline_dagster.defs import build_definitions
+    from imagepipeline_dagster import build_definitions
 
     shoes = ImageDataset(key_prefix=("shoes",), prompts=TableMapping("shoes"))
     with open_pipeline(tmp_path) as alone:

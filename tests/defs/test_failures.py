@@ -62,7 +62,7 @@ def test_a_refused_key_stops_the_run_and_says_what_to_do(
 
 
 def _use(pipeline: Pipeline, api: ImagePipelineResource) -> None:
-    from imagepipeline_dagster.defs import build_definitions
+    from imagepipeline_dagster import build_definitions
 
     pipeline.resources["imagepipeline"] = api
     pipeline.definitions = build_definitions(pipeline.dataset, pipeline.resources, start=True)

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from imagepipeline_dagster.defs import ImageDataset, build_definitions
+from imagepipeline_dagster import ImageDataset, build_definitions
 from imagepipeline_dagster.defs.batches import run_config_of
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.tables.schema import TableMapping

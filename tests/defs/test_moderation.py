@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from dagster._serdes import serialize_value
 
-from imagepipeline_dagster.defs import ImageDataset, build_definitions
+from imagepipeline_dagster import ImageDataset, build_definitions
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings, Fault, FaultKind
 from imagepipeline_dagster.moderation import classifier
 from imagepipeline_dagster.moderation.classifier import ClassifierMissing

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
-from imagepipeline_dagster.defs import ImageDataset
+from imagepipeline_dagster import ImageDataset
 from imagepipeline_dagster.environment import EnvironmentInvalid
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.release.dataset_release import latest_release

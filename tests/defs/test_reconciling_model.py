@@ -19,7 +19,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from imagepipeline_dagster.defs import ImageDataset
+from imagepipeline_dagster import ImageDataset
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.tables.fingerprints import SetFingerprint, fingerprint_sets

@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from imagepipeline_dagster.defs import ImageDataset
+from imagepipeline_dagster import ImageDataset
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import prompt_sets
 from imagepipeline_dagster.release.policy import ReleasePolicy

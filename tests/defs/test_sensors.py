@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 
-from imagepipeline_dagster.defs import ImageDataset
+from imagepipeline_dagster import ImageDataset
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.tables.fingerprints import fingerprint_sets
 from imagepipeline_dagster.watching.looking import Watch

@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from imagepipeline_dagster.defs import ImageDataset
+from imagepipeline_dagster import ImageDataset
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.planning.shards import Shard, shards_of
 from tests.pipeline import Pipeline, data_versions, figures, open_pipeline

@@ -6,7 +6,7 @@ import sys
 import dagster as dg
 from dagster_celery import celery_executor
 
-from imagepipeline_dagster.defs import ImageDataset, build_definitions
+from imagepipeline_dagster import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_from_environment
 from imagepipeline_dagster.planning.prompts import GenerationDefaults
 

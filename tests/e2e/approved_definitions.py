@@ -2,7 +2,7 @@
 
 import os
 
-from imagepipeline_dagster.defs import ImageDataset, build_definitions
+from imagepipeline_dagster import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_from_environment
 from imagepipeline_dagster.ledger.budget import Budget
 from imagepipeline_dagster.planning.approval import Approval

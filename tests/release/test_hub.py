@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from huggingface_hub import constants
 
-from imagepipeline_dagster.defs import ImageDataset, build_definitions
+from imagepipeline_dagster import ImageDataset, build_definitions
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.hub import HubRefused, publish_to_hub
