@@ -169,13 +169,13 @@ class Bench:
             poll_min_seconds=0.1,
             account_max_in_flight=account,
         )
-        jobs = self._jobs // processes
         with _processes(processes) as pool:
             bought = [
                 pool.submit(
                     buy_a_set,
                     api,
-                    jobs=jobs,
+                    # As many as one alone: what a process takes to start is the same part of each.
+                    jobs=self._jobs,
                     folder=self._new_folder(),
                     prompt_set=f"set-{number}",
                     storage_uri=storage_uri,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,8 +16,9 @@ from imagepipeline_dagster.ledger.shares import AccountLimits, Demand, Share, re
 from imagepipeline_dagster.purchase.state import RunState
 
 _RENEWAL_SECONDS = 1.0
-# While a run waits for its first place, or has to give some back.
+# While a run waits for its first place, or has to give some back; then less and less often.
 _EARLY_RENEWAL_SECONDS = 0.2
+_SHARE_OF_THE_WAIT = 0.25
 
 
 class Places:
@@ -74,6 +76,7 @@ class AccountShare:
             self.places.allow(None)
             return
         await self.places.asked.wait()
+        settled_at = time.monotonic()
         while True:
             pause = _RENEWAL_SECONDS
             # While the ledger cannot be reached nothing is claimed, so nothing new is sent.
@@ -84,7 +87,10 @@ class AccountShare:
                 if share.places is not None and (
                     demand.held > share.places or demand.wanted > share.places == 0
                 ):
-                    pause = _EARLY_RENEWAL_SECONDS
+                    early = _SHARE_OF_THE_WAIT * (time.monotonic() - settled_at)
+                    pause = min(max(_EARLY_RENEWAL_SECONDS, early), _RENEWAL_SECONDS)
+                else:
+                    settled_at = time.monotonic()
             await asyncio.sleep(pause)
 
     def _renewed(self, demand: Demand) -> Share:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import cycle
 
 import pytest
+import sqlalchemy as sa
 
 from imagepipeline_dagster.api.pacing import RequestPace
 from imagepipeline_dagster.ledger.records import Lease, Owner
@@ -137,6 +138,20 @@ def test_shares_never_add_up_to_more_than_the_limit(
     assert shared(ledger, second, Demand(0, 10), places=10).places == 5
 
 
+def account_share(ledger: Ledger, lease: Lease) -> AccountShare:
+    """Return what keeps the share of one run at an account of four places."""
+    return AccountShare(
+        limits=AccountLimits(
+            account="https://api.example", max_in_flight=4, requests_per_second=None
+        ),
+        ledger=ledger,
+        lease=lease,
+        places=Places(4),
+        pace=RequestPace(0.0),
+        state=RunState(max_failure_ratio=0.5),
+    )
+
+
 def test_who_comes_later_soon_has_a_place(ledger: Ledger, lease: Callable[[], Lease]) -> None:
     """A run that has all places gives some back at its next look, and the newcomer looks often."""
 
@@ -144,16 +159,7 @@ def test_who_comes_later_soon_has_a_place(ledger: Ledger, lease: Callable[[], Le
         async with asyncio.TaskGroup() as tasks:
             keepers = []
             for _ in range(2):
-                share = AccountShare(
-                    limits=AccountLimits(
-                        account="https://api.example", max_in_flight=4, requests_per_second=None
-                    ),
-                    ledger=ledger,
-                    lease=lease(),
-                    places=Places(4),
-                    pace=RequestPace(0.0),
-                    state=RunState(max_failure_ratio=0.5),
-                )
+                share = account_share(ledger, lease())
                 keepers.append(tasks.create_task(share.keep()))
                 began = time.monotonic()
                 await share.places.take(waiting=9)
@@ -162,6 +168,27 @@ def test_who_comes_later_soon_has_a_place(ledger: Ledger, lease: Callable[[], Le
         return time.monotonic() - began
 
     assert asyncio.run(seconds_until_the_second_has_one()) < 1.8
+
+
+@pytest.mark.slow
+def test_who_waits_longer_asks_less_often(ledger: Ledger, lease: Callable[[], Lease]) -> None:
+    """A run for which nothing is free looks often at first, and then once a second."""
+    shared(ledger, lease(), Demand(4, 4), places=4)
+    looks: list[float] = []
+    sa.event.listen(ledger.engine, "commit", lambda _: looks.append(time.monotonic()))
+
+    async def wait_in_vain() -> None:
+        share = account_share(ledger, lease())
+        keeper = asyncio.create_task(share.keep())
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(share.places.take(waiting=9), 7)
+        keeper.cancel()
+
+    began = time.monotonic()
+    asyncio.run(wait_in_vain())
+
+    assert sum(at < began + 1 for at in looks) >= 3
+    assert sum(at >= began + 4 for at in looks) <= 4
 
 
 def test_what_one_does_not_want_is_anothers(ledger: Ledger, lease: Callable[[], Lease]) -> None:
