@@ -84,7 +84,7 @@ class Bench:
                         [line] = self._buy(who, vendor, 1, ledger_url=url, account=limit)
                     seconds[limit].append(line.seconds)
             for processes in (1, _SHARING):
-                with self._vendor() as vendor:
+                with self._vendor(latency_seconds=1.0) as vendor:
                     who = f"an account's limit, {processes} at once"
                     url = new_database()
                     self._buy(who, vendor, processes, ledger_url=url, account=_IN_FLIGHT)

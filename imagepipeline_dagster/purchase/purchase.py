@@ -150,9 +150,12 @@ class Purchase:
                 self._loop.call_soon_threadsafe(_cancel_all, self._loop)
 
     async def _carry_out(self) -> PurchaseReport:
-        with LedgerWriter(self.means.ledger.engine) as writer:
+        engine = self.means.ledger.engine
+        # All runs count in one row: in a transaction with claims, two of them would wait for each
+        # other's rows.
+        with LedgerWriter(engine) as writer, LedgerWriter(engine) as writer_of_count:
             async with self.means.open_client() as client:
-                rounds = self._rounds(client, writer)
+                rounds = self._rounds(client, writer, writer_of_count)
                 with rounds.landing:
                     entries = await self._attended(rounds)
         if rounds.defect is not None:
@@ -206,7 +209,9 @@ class Purchase:
             state=self._state,
         )
 
-    def _rounds(self, client: ImagePipelineClient, writer: LedgerWriter) -> Rounds:
+    def _rounds(
+        self, client: ImagePipelineClient, writer: LedgerWriter, writer_of_count: LedgerWriter
+    ) -> Rounds:
         """Return the work on the plan, put together of its parts."""
         uses: dict[str, list[Use]] = {key: [] for key in self._calls}
         for use in self.uses:
@@ -243,7 +248,7 @@ class Purchase:
             submission=submission,
             landing=landing,
             endings=endings,
-            count=PurchaseCount(means=self.means, writer=writer, state=self._state),
+            count=PurchaseCount(means=self.means, writer=writer_of_count, state=self._state),
             state=self._state,
             lease=self._lease,
         )

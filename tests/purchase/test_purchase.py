@@ -9,10 +9,12 @@ import re
 import socket
 import threading
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.contract import GenerationRequest
@@ -24,7 +26,7 @@ from imagepipeline_dagster.ledger.schema import requests
 from imagepipeline_dagster.ledger.steps import record_claim, record_failed, record_submitted
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest
-from imagepipeline_dagster.purchase import landing, submission
+from imagepipeline_dagster.purchase import landing, purchase, submission
 from imagepipeline_dagster.purchase.state import PurchaseProgress
 from imagepipeline_dagster.rows import fields_of
 from imagepipeline_dagster.storage.folder import LocalFolder
@@ -544,6 +546,34 @@ def test_an_empty_plan_is_carried_out_without_a_word(
 
     assert bought.outcomes == {"invalid": 2}
     assert bought.report.posts == emulator.stats.posts_received == 0
+
+
+def test_a_run_counts_in_a_transaction_of_its_own(
+    any_buyer: Buyer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never holds the row in which all runs count beside a row that another's claim waits for.
+
+    Two runs would hold one each and wait for the other's, until PostgreSQL stops one of them.
+    """
+    monkeypatch.setattr(purchase, "_COUNT_SECONDS", 0.001)
+    touched: dict[sa.Connection, set[str]] = defaultdict(set)
+
+    def note(connection: sa.Connection, _: object, statement: str, *_more: object) -> None:
+        touched[connection].update(
+            name
+            for name in ("ledger_identity", "ledger_spending")
+            if statement.startswith(f"UPDATE {name} ")
+        )
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        any_buyer.buy(prompts_of(numbered_rows(40)))
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+
+    assert {"ledger_identity"} in touched.values()
+    assert {"ledger_spending"} in touched.values()
+    assert {"ledger_identity", "ledger_spending"} not in touched.values()
 
 
 def test_a_ledger_that_fails_is_raised_and_does_not_hang(
