@@ -3,6 +3,7 @@
 Declarative automation knows no quiet period, and would look at every partition at each tick.
 """
 
+import hashlib
 import time
 from collections.abc import Iterator
 
@@ -16,8 +17,13 @@ from dagster._core.storage.asset_check_execution_record import (
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.moderated_images import check_moderated_images
+from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.under_way import partitions_in_use
+from imagepipeline_dagster.partition_names import partition_key
 from imagepipeline_dagster.release.on_change import ChangedSet, ReleasedDataset, watch_changes
+from imagepipeline_dagster.release.reading import latest_manifest
+from imagepipeline_dagster.resources import StorageResource
+from imagepipeline_dagster.storage.contract import Storage
 
 
 def build_release_sensor(
@@ -32,26 +38,32 @@ def build_release_sensor(
         job_name=dataset.named("release_image_dataset"),
         minimum_interval_seconds=dataset.watching.sensor_seconds,
         default_status=status,
-        description="Asks for a release once sets changed, passed their blocking checks, and were "
-        f"quiet for {dataset.release.quiet_minutes:g} minutes.",
+        description="Asks for a release once sets changed and passed their blocking checks, or are "
+        f"gone, and all were quiet for {dataset.release.quiet_minutes:g} minutes.",
     )
-    def image_dataset_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    @with_resources_of(dataset)
+    def image_dataset_sensor(
+        context: dg.SensorEvaluationContext, storage: StorageResource
+    ) -> dg.SensorResult:
         instance = context.instance
         tick = watch_changes(
             ReleasedDataset(
                 newest=lambda: _newest(dataset, instance),
                 changed_after=lambda event: _changed_after(dataset, instance, event),
+                sets=lambda: _sets(dataset, instance),
+                lacks_sets=lambda: _lacks_sets(dataset, instance, storage.open()),
                 under_way=lambda: _is_under_way(dataset, instance),
                 quiet_seconds=60 * dataset.release.quiet_minutes,
                 clock=time.time,
             ),
             context.cursor,
         )
-        run = dg.RunRequest(run_key=f"{dataset.name}/release/{tick.cursor}")
+        cursor = tick.seen.model_dump_json()
+        run = dg.RunRequest(run_key=f"{dataset.name}/release/{cursor}")
         return dg.SensorResult(
             skip_reason=tick.why or None,
             run_requests=[run] if tick.asks else [],
-            cursor=tick.cursor,
+            cursor=cursor,
         )
 
     return [image_dataset_sensor]
@@ -96,6 +108,26 @@ def _changed_after(
         )
 
 
+def _partitions(dataset: ImageDataset, instance: dg.DagsterInstance) -> set[str]:
+    return set(instance.get_dynamic_partitions(dataset.named("prompt_set")))
+
+
+def _sets(dataset: ImageDataset, instance: dg.DagsterInstance) -> str:
+    """Return a digest of the sets that there are, and of which release is the newest."""
+    released = instance.fetch_materializations(dataset.key("image_dataset"), limit=1).records
+    newest = [str(record.storage_id) for record in released]
+    text = "\n".join([*newest, *sorted(_partitions(dataset, instance))])
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _lacks_sets(dataset: ImageDataset, instance: dg.DagsterInstance, storage: Storage) -> bool:
+    """Tell whether the newest release has pictures of sets that are gone."""
+    release = latest_manifest(storage, dataset.releases)
+    if release is None:
+        return False
+    held = {partition_key(name) for name, counts in release.prompt_sets.items() if counts.kept}
+    return not held <= _partitions(dataset, instance)
+
+
 def _is_under_way(dataset: ImageDataset, instance: dg.DagsterInstance) -> bool:
-    partitions = set(instance.get_dynamic_partitions(dataset.named("prompt_set")))
-    return bool(partitions_in_use(instance, partitions))
+    return bool(partitions_in_use(instance, _partitions(dataset, instance)))

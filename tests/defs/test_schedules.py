@@ -10,9 +10,10 @@ import pytest
 from imagepipeline_dagster import ImageDataset
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import prompt_sets
+from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.watching.options import Watching
-from tests.pipeline import STAGES, Pipeline, open_pipeline, partition_keys
+from tests.pipeline import STAGES, Pipeline, failure_of, open_pipeline, partition_keys
 
 
 def _asked(pipeline: Pipeline, *, ago: dt.timedelta) -> None:
@@ -184,3 +185,32 @@ def test_a_burst_of_sets_makes_one_release(tmp_path: Path) -> None:
         checks = every_job.get_subset(asset_selection=set(), asset_check_selection={check})
         checks.execute_in_process(instance=pipeline.instance, partition_key="set_0")
         assert len(pipeline.tick("image_dataset_sensor")) == 1
+
+
+def test_a_removed_set_makes_one_release(tmp_path: Path) -> None:
+    """A set that left the table is asked to leave the release, once; so is one too many to lose."""
+    release = ReleasePolicy(on_change=True, quiet_minutes=0)
+    dataset = ImageDataset(release=release)
+    with open_pipeline(tmp_path, dataset=dataset) as pipeline:
+        for name in ("a", "b", "c", "d", "e", "f"):
+            pipeline.add(name, "one")
+        pipeline.sync()
+        assert len(pipeline.tick("image_dataset_sensor")) == 1
+        pipeline.release()
+        assert pipeline.tick("image_dataset_sensor") == []
+
+        pipeline.sql("DELETE FROM prompts WHERE prompt_set = 'a'")
+        assert pipeline.tick("prompts_sensor") == []
+        assert len(pipeline.tick("image_dataset_sensor")) == 1
+        pipeline.release()
+        home = pipeline.resources["storage"].open()
+        assert latest_release(home).manifest.changes == {"removed: set_removed": 1}
+        assert pipeline.tick("image_dataset_sensor") == []
+
+        for name in ("b", "c"):
+            pipeline.instance.delete_dynamic_partition("prompt_set", name)
+        assert len(pipeline.tick("image_dataset_sensor")) == 1
+        refused = pipeline.release(ok=False)
+        assert "set_removed" in failure_of(refused)
+        assert "max_lost_share: 1" in failure_of(refused)
+        assert pipeline.tick("image_dataset_sensor") == []
