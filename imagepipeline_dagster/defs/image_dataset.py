@@ -167,13 +167,16 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
         def kept() -> Iterator[ModeratedImage]:
             return (image for image in ready.images if image.verdict == Verdict.KEPT)
 
-        number = sum(1 for _ in kept())
+        number, unchecked = 0, list[str]()
+        for image in kept():  # decoded anew each time: gone through once
+            number += 1
+            unchecked += objections([image])
         value = DatasetRelease(release, home)
         checked = _check_results(
             release,
             number,
-            unchecked=objections(kept()),
-            leaks=leaks_in(home, release, ready.images, policy, alike=alike),
+            unchecked=unchecked,
+            leaks=leaks_in(home, release, policy, alike=alike),
         )
         metadata = _metadata(dataset, value, started=started, judged_anew=len(ready.judged_anew))
         shown = ((image, None) for image in kept())

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.release.policy import NOT_RELEASED
 from imagepipeline_dagster.rows import arrow_schema
 
 FORMAT_VERSION = 5
@@ -35,20 +36,6 @@ _OF_THE_RELEASE = {
 }
 """Columns that are no field of a moderated image, each a text."""
 
-_LEFT_OUT = frozenset(
-    {
-        "uri",  # the maker's own folders are nobody else's business
-        "bytes",  # the image tells its size
-        "value_range",
-        "has_alpha",
-        "carries_more",
-        "moderation_basis",
-        # The same for every kept image:
-        "outcome",
-        "error",
-    }
-)
-
 # How an image came to be here. The same image of the same request is the same content, whichever
 # run fetched it, and whatever else changed in its prompt set.
 _CIRCUMSTANCES = {
@@ -65,7 +52,7 @@ def shard_schema() -> pa.Schema:
         pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
         metadata={"description": "The picture: its pixels as delivered, and a file name"},
     )
-    lineage = [field for field in arrow_schema(ModeratedImage) if field.name not in _LEFT_OUT]
+    lineage = [field for field in arrow_schema(ModeratedImage) if field.name not in NOT_RELEASED]
     lineage += (
         pa.field(name, pa.string(), metadata={"description": description})
         for name, description in _OF_THE_RELEASE.items()
@@ -115,7 +102,7 @@ def digest_of(row: ModeratedImage) -> bytes:
 @cache
 def _content() -> attrgetter[tuple[object, ...]]:
     """Return what takes from a row the columns that are its content."""
-    left_out = _LEFT_OUT | _CIRCUMSTANCES
+    left_out = NOT_RELEASED | _CIRCUMSTANCES
     return attrgetter(*sorted(set(arrow_schema(ModeratedImage).names) - left_out))
 
 

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, groupby
+from operator import attrgetter
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.columns import fingerprint
@@ -67,15 +68,31 @@ def in_order(rows: Iterable[ModeratedImage], *, shuffled: bool) -> dict[str, Hel
     """Return the rows in the order of a release, which makes the same content the same bytes.
 
     They are runs by name: those of a prompt set or, where rows are shuffled, those whose places
-    begin alike. One is held as objects at once.
+    begin alike. A few at most are held as objects at once.
     """
-    place = _shuffled_place if shuffled else _place
+    return _shuffled(rows) if shuffled else _by_set(rows)
+
+
+def _by_set(rows: Iterable[ModeratedImage]) -> dict[str, HeldRows]:
     portions: dict[str, list[HeldRows]] = defaultdict(list)
-    for name, some in groupby(rows, lambda row: place(row)[0][:3] if shuffled else row.prompt_set):
-        portions[name].append(HeldRows(sorted(some, key=place)))
+    for name, some in groupby(rows, attrgetter("prompt_set")):
+        portions[name].append(HeldRows(sorted(some, key=_place)))
     return {
-        name: own[0] if len(own) == 1 else HeldRows(sorted(chain.from_iterable(own), key=place))
+        name: own[0] if len(own) == 1 else HeldRows(sorted(chain.from_iterable(own), key=_place))
         for name, own in sorted(portions.items())
+    }
+
+
+def _shuffled(rows: Iterable[ModeratedImage]) -> dict[str, HeldRows]:
+    portions: dict[str, HeldRows] = defaultdict(HeldRows)
+    for row in rows:  # which come set by set: a run's rows are far apart
+        portions[_hashed_place(row)[:2]].append(row)
+    return {
+        name: HeldRows(run)
+        for portion in sorted(portions)
+        for name, run in groupby(
+            sorted(portions.pop(portion), key=_shuffled_place), lambda row: _hashed_place(row)[:3]
+        )
     }
 
 

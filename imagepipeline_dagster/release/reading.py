@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from itertools import tee
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.card import Release, ReleaseFile
 from imagepipeline_dagster.release.changes import Change
-from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.splits import Place, leaks, place_of
+from imagepipeline_dagster.release.splits import leaks, place_of
 from imagepipeline_dagster.rows import parquet_table, rows_of
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
@@ -82,32 +83,37 @@ def read_rows(storage: Storage, release: Release, columns: Sequence[str] | None 
     )
 
 
-def splits_in(storage: Storage, release: Release) -> dict[Place, str]:
-    """Return the split of each of a release's samples."""
+def splits_in(storage: Storage, release: Release) -> dict[int, str]:
+    """Return the split of each of a release's samples, by its place."""
     columns = ("prompt_set", "prompt_id", "call_index", "sample_index", "image_sha256", "split")
-    *places, splits = (
-        column.to_pylist() for column in read_rows(storage, release, columns).itercolumns()
-    )
-    return dict(zip(zip(*places, strict=True), splits, strict=True))
+    return {place_of(row): sys.intern(row.split) for row in _samples(storage, release, columns)}
 
 
 def leaks_in(
     storage: Storage,
     release: Release,
-    images: Iterable[ModeratedImage],
     policy: ReleasePolicy,
     *,
     alike: Sequence[tuple[str, str]] = (),
 ) -> list[str]:
     """Return which pictures of a release tell of each other and are in several of its splits.
 
-    `images` are the rows that it was made from, among others; `alike` the near-duplicates.
+    `alike` are the near-duplicates among the pictures that it was made from.
     """
     if len(release.splits) == 1:
         return []
-    split_of = splits_in(storage, release)
-    rows = HeldRows(image for image in images if place_of(image) in split_of)
-    return leaks(rows, [split_of[place_of(image)] for image in rows], policy, alike=alike)
+    columns = {"prompt_set", "prompt_id", "split", "image_sha256", "duplicate_of", "request"}
+    samples, again = tee(_samples(storage, release, {*columns, policy.group_by}))
+    return leaks(samples, (sample.split for sample in again), policy, alike=alike)
+
+
+def _samples(
+    storage: Storage, release: Release, columns: Iterable[str]
+) -> Iterator[SimpleNamespace]:
+    """Yield the rows of a release with these columns, some of which are held at once."""
+    for shard in release.shards:
+        for row in lineage_in(storage, release, shard, columns):
+            yield SimpleNamespace(**row)
 
 
 def stored_changes(storage: Storage, release: Release) -> Iterator[Change] | None:
@@ -125,11 +131,14 @@ def stored_changes(storage: Storage, release: Release) -> Iterator[Change] | Non
     )
 
 
-def lineage_in(storage: Storage, release: Release, shard: ReleaseFile) -> Iterator[dict[str, Any]]:
-    """Yield the rows of one Parquet file, all columns but the picture."""
+def lineage_in(
+    storage: Storage, release: Release, shard: ReleaseFile, columns: Iterable[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one Parquet file, with these columns or all but the picture."""
     opened = opened_shard(storage, release, shard)
-    columns = [name for name in opened.schema_arrow.names if name != "image"]
-    for batch in opened.iter_batches(_BATCH, columns=columns, use_threads=False):
+    names = [name for name in opened.schema_arrow.names if name != "image"]
+    wanted = names if columns is None else list(columns)
+    for batch in opened.iter_batches(_BATCH, columns=wanted, use_threads=False):
         yield from batch.to_pylist()
 
 

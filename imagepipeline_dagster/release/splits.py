@@ -9,31 +9,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.policy import ReleasePolicy
 
-Place = tuple[str, str, int | None, int | None, str | None]
-"""Prompt set, prompt id, call, sample and SHA-256: what tells a sample from every other."""
+_KINDS = ("group", "image", "init")  # of bonds
 
 
 class SplitsLeak(CorrectableError):
     """Pictures that tell of each other are in several splits; names the first."""
 
 
-def place_of(row: ModeratedImage) -> Place:
+def place_of(row: Any) -> int:  # noqa: ANN401 - a row before its release, or read from one
     """Return what tells a sample from every other."""
-    return row.prompt_set, row.prompt_id, row.call_index, row.sample_index, row.image_sha256
+    place = row.prompt_set, row.prompt_id, row.call_index, row.sample_index, row.image_sha256
+    return _hash(repr(place))
 
 
 def splits_of(
     rows: Collection[ModeratedImage],
     policy: ReleasePolicy,
     *,
-    former: Mapping[Place, str],
+    former: Mapping[int, str],
     alike: Iterable[tuple[str, str]] = (),
 ) -> list[str]:
     """Return the split of each row.
@@ -41,58 +41,85 @@ def splits_of(
     Args:
         rows: those of the release.
         policy: names the splits, their shares, and what makes a group.
-        former: the splits of the samples that the former release held.
+        former: the splits of the samples that the former release held, by their places.
         alike: near-duplicates among the pictures, in pairs of their SHA-256.
     """
     if len(policy.splits) == 1:
         return list(policy.splits) * len(rows)
-    parents: dict[str, str] = {}
+    joined = _Joined()
+    groups: list[int] = []
+    given: list[str | None] = []
+    before: list[str | None] = []
+    for row in rows:
+        group, *others = _bonds(row, policy)
+        for bond in others:
+            joined.join(group, bond)
+        groups.append(group)
+        given.append(policy.split_of.get(str(getattr(row, policy.group_by))))
+        before.append(former.get(place_of(row)) if former else None)
+    for one, other in alike:
+        joined.join(_bond("image", one), _bond("image", other))
+    groups = list(map(joined.first, groups))
+    of_group, of_former = _firsts(groups, given), _firsts(groups, before)
+    return [
+        split or of_group.get(group) or of_former.get(group) or _split_by_hash(group, policy)
+        for group, split in zip(groups, given, strict=True)
+    ]
 
-    def root(bond: str) -> str:
+
+class _Joined:
+    """Bonds that hold the same samples together, by the first of them."""
+
+    def __init__(self) -> None:
+        self._parents: dict[int, int] = {}
+
+    def first(self, bond: int) -> int:
+        """Return the smallest bond that this one is joined with, whatever the order of rows."""
+        parents = self._parents
         while (parent := parents.setdefault(bond, bond)) != bond:
             parents[bond] = parents[parent]
             bond = parents[bond]
         return bond
 
-    bonds = (_bonds(row, policy) for row in rows)
-    for first, *others in chain(bonds, (map("image {}".format, pair) for pair in alike)):
-        for other in others:
-            # The smaller name stands for both, so that no order of rows matters.
-            low, high = sorted((root(first), root(other)))
-            parents[high] = low
-    groups: list[str] = []
-    given: list[str | None] = []
-    of_group: dict[str, str] = {}
-    before: dict[str, str] = {}
-    for row in rows:
-        group = root(next(_bonds(row, policy)))
-        split = policy.split_of.get(str(getattr(row, policy.group_by)))
-        groups.append(group)
-        given.append(split)
+    def join(self, one: int, other: int) -> None:
+        low, high = sorted((self.first(one), self.first(other)))
+        self._parents[high] = low
+
+
+def _firsts(groups: Iterable[int], splits: Iterable[str | None]) -> dict[int, str]:
+    """Return the first split that each group has, where it has any."""
+    firsts: dict[int, str] = {}
+    for group, split in zip(groups, splits, strict=True):
         if split is not None:
-            of_group.setdefault(group, split)
-        if (kept := former.get(place_of(row))) in policy.splits:
-            before.setdefault(group, str(kept))
-    return [
-        split or of_group.get(group) or before.get(group) or _split_by_hash(group, policy)
-        for group, split in zip(groups, given, strict=True)
-    ]
+            firsts.setdefault(group, split)
+    return firsts
 
 
-def _bonds(row: ModeratedImage, policy: ReleasePolicy) -> Iterator[str]:
-    """Yield what a sample shares with those that it stays together with."""
-    yield f"group {getattr(row, policy.group_by)}"
+def _bonds(row: Any, policy: ReleasePolicy) -> Iterator[int]:  # noqa: ANN401 - as for place_of
+    """Yield what a sample shares with those that it stays together with: first its group."""
+    yield _bond("group", getattr(row, policy.group_by))
     for sha256 in (row.image_sha256, row.duplicate_of):
         if sha256 is not None:
-            yield f"image {sha256}"
+            yield _bond("image", sha256)
     init_image = json.loads(row.request or "{}").get("init_image")
     if init_image:
-        yield f"init {init_image}"
+        yield _bond("init", init_image)
 
 
-def _split_by_hash(group: str, policy: ReleasePolicy) -> str:
-    digest = hashlib.blake2b(group.encode(), digest_size=8).digest()
-    place = int.from_bytes(digest, "big") / 2**64 * sum(policy.splits.values())
+def _bond(kind: str, value: object) -> int:
+    """Return a hash of a bond, below those of any kind whose name comes later.
+
+    Hundreds of thousands of bonds are held: as texts they would take several times the memory.
+    """
+    return _KINDS.index(kind) << 64 | _hash(f"{kind} {value}")
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _split_by_hash(group: int, policy: ReleasePolicy) -> str:
+    place = group / 2**64 * sum(policy.splits.values())
     for split, share in policy.splits.items():
         if place < share:
             return split
@@ -101,19 +128,23 @@ def _split_by_hash(group: str, policy: ReleasePolicy) -> str:
 
 
 def leaks(
-    rows: Iterable[ModeratedImage],
-    splits: Sequence[str],
+    rows: Iterable[Any],
+    splits: Iterable[str],
     policy: ReleasePolicy,
     *,
     alike: Iterable[tuple[str, str]] = (),
 ) -> list[str]:
     """Return a sentence for each bond that reaches from one split into another.
 
-    `alike` are near-duplicates among the pictures, in pairs of their SHA-256.
+    Args:
+        rows: samples before their release, or read from one, each gone through once.
+        splits: the split that each is in.
+        policy: says what makes a group.
+        alike: near-duplicates among the pictures, in pairs of their SHA-256.
     """
-    if len(policy.splits) == 1 and set(splits) <= set(policy.splits):
+    if len(policy.splits) == 1:
         return []  # nothing can leak: no bond of a hundred thousand rows need be held
-    where: dict[str, str] = {}
+    where: dict[int, str] = {}
     sentences: list[str] = []
     for row, split in zip(rows, splits, strict=True):
         for bond in _bonds(row, policy):
@@ -124,7 +155,7 @@ def leaks(
                 )
                 break
     for pair in alike:
-        one, other = (where.get(f"image {sha256}") for sha256 in pair)
+        one, other = (where.get(_bond("image", sha256)) for sha256 in pair)
         if one and other and one != other:
             sentences.append(
                 f"Picture {pair[0][:12]} is in {one!r}, and its near-duplicate {pair[1][:12]} in "

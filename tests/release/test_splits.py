@@ -126,6 +126,7 @@ def test_splits_last_from_release_to_release(storage: LocalFolder) -> None:
         ({"splits": {}}, "needs shares above 0"),
         ({"split_of": {"holdout": "tset"}}, "'tset' is none of the splits"),
         ({"group_by": "colour"}, "'colour' is no column"),
+        ({"group_by": "uri"}, "'uri' is no column of a release"),
     ],
 )
 def test_a_policy_that_cannot_be_meant_is_refused(options: dict[str, object], message: str) -> None:
