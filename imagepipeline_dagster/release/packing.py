@@ -19,8 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import groupby
-from operator import itemgetter
+from itertools import chain
 from pathlib import Path
 
 from imagepipeline_dagster.markup import template
@@ -33,11 +32,15 @@ from imagepipeline_dagster.release.formats.imagefolder import ImageFolder
 from imagepipeline_dagster.release.formats.lance import LanceDatasets
 from imagepipeline_dagster.release.formats.parquet import ParquetFiles
 from imagepipeline_dagster.release.formats.webdataset import WebDatasetTars, member_extension
+from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import LostImage, read_batches
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.storage.contract import Storage
 
+# A thread takes its run from the pictures to the synced files: each hand-over to another would wait
+# for it. Two keep as many cores busy, and hold two batches of pictures.
+_RUNS_AT_ONCE = 2
 _WRITERS: Mapping[str, Callable[[str, Sequence[Part], PackedFiles], Writer]] = {
     "parquet": ParquetFiles,
     "webdataset": WebDatasetTars,
@@ -83,10 +86,9 @@ def pack(
     made = _WRITERS if policy.has_parquet else _WRITERS_WITHOUT_PARQUET
     packed = PackedFiles(storage, path, scratch, former, extension)
     lost: list[LostImage] = []
-    with packed.all_finished():
-        for split, of_split in parts.items():
-            writers = [made[name](split, of_split, packed) for name in policy.formats]
-            lost += _write(storage, of_split, writers, policy)
+    for split, of_split in parts.items():
+        writers = [made[name](split, of_split, packed) for name in policy.formats]
+        lost += _write(storage, of_split, writers, policy)
     return tuple(sorted(packed.files, key=lambda file: file.path)), lost
 
 
@@ -95,28 +97,31 @@ def _write(
 ) -> list[LostImage]:
     """Write what the writers want of the parts, each picture read once."""
     stamped = stamp_of(policy)
-    needed: dict[Part, tuple[Part, list[Writer]]] = {}
-    for part in parts:
-        if wants := {writer: rows for writer in writers if (rows := writer.wants(part))}:
+    wanted = {part: _wanted(part, writers) for part in parts}
+
+    def write(run: Sequence[Part]) -> list[LostImage]:
+        """Write some parts, from their pictures to the synced files, and return what was lost."""
+        lost: list[LostImage] = []
+        for part in run:
+            if not wanted[part]:
+                continue
             # Some formats want all pictures of a part or none, and no other wants further ones.
-            read = replace(part, rows=max(wants.values(), key=len))
-            needed[read] = part, list(wants)
-    lost: list[LostImage] = []
+            read = replace(part, rows=max(wanted[part].values(), key=len))
+            gone: list[LostImage] = []
+            for batch in read_batches(storage, read, stamp=stamped):
+                for writer in wanted[part]:
+                    writer.add(part, batch)
+                gone += batch.lost
+            written = part.without({loss.row for loss in gone})
+            for writer in wanted[part]:
+                writer.end(written)
+            lost += gone
+        return lost
+
+    runs = min((writer.runs(parts) for writer in writers), key=len)
     try:
-        with ThreadPoolExecutor(len(writers)) as formats:
-            for read, batches in groupby(
-                read_batches(storage, needed, stamp=stamped), itemgetter(0)
-            ):
-                part, wanting = needed[read]
-                gone: list[LostImage] = []
-                for _, batch in batches:
-                    for added in [formats.submit(w.add, part, batch) for w in wanting]:
-                        added.result()
-                    gone += batch.lost
-                written = part.without({loss.row for loss in gone})
-                for writer in wanting:
-                    writer.end(written)
-                lost += gone
+        with ThreadPoolExecutor(_RUNS_AT_ONCE) as threads:
+            lost = list(chain.from_iterable(threads.map(write, runs)))
         for writer in writers:
             writer.finish()
     except BaseException:
@@ -124,6 +129,10 @@ def _write(
             writer.abandon()
         raise
     return lost
+
+
+def _wanted(part: Part, writers: Sequence[Writer]) -> dict[Writer, HeldRows]:
+    return {writer: rows for writer in writers if (rows := writer.wants(part))}
 
 
 def format_cards(

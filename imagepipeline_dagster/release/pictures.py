@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from pathlib import PurePosixPath
@@ -23,8 +21,6 @@ from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image
 # A reader of a release holds a row group at a time, and so does its writer.
 _ROW_GROUP = 100  # rows
 _ROW_GROUP_BYTES = 16 * 2**20
-_AHEAD = 2  # batches that are read while one is written
-_SHARE = 13  # rows that a thread reads at once
 
 Stamp = Callable[[ModeratedImage, bytes], Stamped]
 """What turns a picture's bytes into those of its file in a release."""
@@ -62,32 +58,19 @@ class Batch:
                 yield name.as_py(), data.as_buffer()
 
 
-def read_batches(
-    storage: Storage, parts: Iterable[Part], *, stamp: Stamp | None = None
-) -> Iterator[tuple[Part, Batch]]:
-    """Yield the rows of each part with their pictures, a batch at a time.
-
-    The next pictures are read while these are written; about 50 MB are held at once.
+def read_batches(storage: Storage, part: Part, *, stamp: Stamp | None = None) -> Iterator[Batch]:
+    """Yield the rows of a part with their pictures, a batch at a time.
 
     Args:
         storage: where the pictures are.
-        parts: in the order that they are written in.
+        part: whose rows they are.
         stamp: writes a picture's origin into its file; None leaves it out.
 
     Raises:
         ValueError: when a row has no image.
     """
-    with ThreadPoolExecutor(storage.reads_at_once) as readers:
-        ahead: deque[tuple[Part, list[Future[Batch]]]] = deque()
-        for part in parts:
-            for group in _row_groups(part.rows):
-                shares = [group[at : at + _SHARE] for at in range(0, len(group), _SHARE)]
-                reading = [readers.submit(_read, storage, part, rows, stamp) for rows in shares]
-                ahead.append((part, reading))
-                if len(ahead) > _AHEAD:
-                    yield _joined(*ahead.popleft())
-        while ahead:
-            yield _joined(*ahead.popleft())
+    for rows in _row_groups(part.rows):
+        yield _read(storage, part, rows, stamp)
 
 
 def _row_groups(rows: Iterable[ModeratedImage]) -> Iterator[list[ModeratedImage]]:
@@ -97,28 +80,26 @@ def _row_groups(rows: Iterable[ModeratedImage]) -> Iterator[list[ModeratedImage]
             yield group[start : start + _ROW_GROUP]
 
 
-def _joined(part: Part, reading: Sequence[Future[Batch]]) -> tuple[Part, Batch]:
-    read = [future.result() for future in reading]
-    return part, Batch(
-        sources=[source for some in read for source in some.sources],
-        rows=[row for some in read for row in some.rows],
-        images=pa.chunked_array([chunk for some in read for chunk in some.images.chunks]),
-        lost=[loss for some in read for loss in some.lost],
-    )
-
-
 def _read(
     storage: Storage, part: Part, rows: Sequence[ModeratedImage], stamp: Stamp | None
 ) -> Batch:
-    """Return a few rows as they are released, with the pictures that were bought."""
+    """Return the rows as they are released, with the pictures that were bought."""
     sources: list[ModeratedImage] = []
     released: list[Mapping[str, Any]] = []
     files: list[tuple[bytes | memoryview, ...]] = []
     lost: list[LostImage] = []
-    for row in rows:
-        data = _bought(storage, row)
-        if isinstance(data, LostImage):
-            lost.append(data)
+    paths = [_path_of(row) for row in rows]
+    for row, path, data in zip(rows, paths, storage.read_each(paths), strict=True):
+        if isinstance(data, ObjectMissing):
+            why = f"{data}: restore it from a backup, or fetch it again"
+            lost.append(LostImage(row, why))
+            continue
+        if hashlib.sha256(data).hexdigest() != row.image_sha256:
+            why = (
+                f"{storage.uri_of(path)} does not hold the bytes that were bought: their SHA-256 "
+                "differs. Restore it from a backup, or delete it and fetch it again"
+            )
+            lost.append(LostImage(row, why))
             continue
         shown = readable(data, row.format or "")
         stamped = stamp(row, shown) if stamp else None
@@ -136,7 +117,7 @@ def _read(
                 mark=stamped.mark.value if stamped else None,
             )
         )
-    names = [PurePosixPath(_path_of(row)).name for row in sources]
+    names = [file_name(row) for row in sources]
     images = pa.chunked_array([_images(names, files)])
     return Batch(sources=sources, rows=released, images=images, lost=lost)
 
@@ -158,19 +139,9 @@ def _images(
     return pa.StructArray.from_arrays(columns, names=["bytes", "path"])
 
 
-def _bought(storage: Storage, row: ModeratedImage) -> bytes | LostImage:
-    path = _path_of(row)
-    try:
-        data = storage.read(path)
-    except ObjectMissing as error:
-        return LostImage(row, f"{error}: restore it from a backup, or fetch it again")
-    if hashlib.sha256(data).hexdigest() != row.image_sha256:
-        return LostImage(
-            row,
-            f"{storage.uri_of(path)} does not hold the bytes that were bought: their SHA-256 "
-            "differs. Restore it from a backup, or delete it and fetch it again",
-        )
-    return data
+def file_name(row: ModeratedImage) -> str:
+    """Return the name of a picture's file, which tells its content."""
+    return PurePosixPath(_path_of(row)).name
 
 
 def _path_of(row: ModeratedImage) -> str:

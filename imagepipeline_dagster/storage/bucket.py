@@ -169,6 +169,17 @@ class S3Bucket(Storage):
             return client.get_object(**self._at(path))["Body"].read()
 
     @override
+    def read_each(self, paths: Sequence[str]) -> Iterator[bytes | ObjectMissing]:
+        def read(path: str) -> bytes | ObjectMissing:
+            try:
+                return self.read(path)
+            except ObjectMissing as missing:
+                return missing
+
+        with ThreadPoolExecutor(self.reads_at_once) as reads:
+            yield from reads.map(read, paths)
+
+    @override
     def chunks(self, path: str) -> Iterator[bytes]:
         with self._asking(path) as client:
             yield from client.get_object(**self._at(path))["Body"].iter_chunks(_CHUNK)

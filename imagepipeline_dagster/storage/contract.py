@@ -102,6 +102,14 @@ class Storage(ABC):
             ObjectMissing: when there is none.
         """
 
+    def read_each(self, paths: Sequence[str]) -> Iterator[bytes | ObjectMissing]:
+        """Yield the bytes of each object, or that there is none, in the order of the paths."""
+        for path in paths:
+            try:
+                yield self.read(path)
+            except ObjectMissing as missing:
+                yield missing
+
     @abstractmethod
     def chunks(self, path: str) -> Iterator[bytes]:
         """Yield the object's bytes, about a megabyte at a time.

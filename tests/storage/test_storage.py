@@ -89,6 +89,16 @@ def test_a_large_object_is_read_in_chunks(storage: Storage) -> None:
         list(storage.chunks("absent"))
 
 
+def test_many_are_read_in_their_order(storage: Storage) -> None:
+    """Each gives its bytes, or says that it is missing; that stops no other."""
+    storage.write_all({f"a/{number}": b"%d" % number for number in range(30)})
+    storage.delete("a/3")
+    read = list(storage.read_each([f"a/{number}" for number in range(30)]))
+    assert isinstance(read[3], ObjectMissing)
+    assert storage.uri_of("a/3") in str(read[3])
+    assert read[:3] + read[4:] == [b"%d" % number for number in range(30) if number != 3]
+
+
 def test_many_are_written_together(storage: Storage) -> None:
     """Each of them has its bytes, also in place of others, and nothing else is left."""
     storage.write("a/old", b"before")

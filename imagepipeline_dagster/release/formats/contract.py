@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Sequence
 
 from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.parts import Part
@@ -11,11 +12,18 @@ from imagepipeline_dagster.release.pictures import Batch
 
 
 class Writer(ABC):
-    """Writes the parts of one split in a format of its own."""
+    """Writes the parts of one split in a format of its own.
+
+    Two threads write two runs of parts at the same time; all else is asked by one.
+    """
 
     @abstractmethod
     def wants(self, part: Part) -> HeldRows:
         """Return the rows whose pictures must be read; the files of the others are taken over."""
+
+    def runs(self, parts: Sequence[Part]) -> Sequence[Sequence[Part]]:
+        """Return the parts in runs, each of which one thread writes in its order."""
+        return [[part] for part in parts]
 
     @abstractmethod
     def add(self, part: Part, batch: Batch) -> None:

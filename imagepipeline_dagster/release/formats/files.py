@@ -3,26 +3,54 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from io import BufferedWriter, FileIO
 from itertools import count
 from pathlib import Path
-from threading import Lock
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
 
 from imagepipeline_dagster.release.card import Release, ReleaseFile
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
-_FINISHERS = 4  # threads: one has its file on the disk soon, and the others theirs as soon
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 _NO_MARKS: Mapping[str, int] = {}
+_BUFFER = 2**20  # bytes that are hashed and written at once
+
+
+class NewFile(BufferedWriter):
+    """A new local file, hashed as it is written: it is not read again for that."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = _HashedFile(path, "xb")
+        super().__init__(self._file, _BUFFER)
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written, once the file is closed."""
+        return self._file.sha256.hexdigest()
+
+
+class _HashedFile(FileIO):
+    def __init__(self, path: Path, mode: str) -> None:
+        super().__init__(path, mode)
+        self.sha256 = hashlib.sha256()
+
+    @override
+    def write(self, data: Buffer, /) -> int:
+        written = super().write(data)
+        self.sha256.update(memoryview(data)[:written])
+        return written
 
 
 class PackedFiles:
-    """The files put so far, below a release's folder.
-
-    A disk or a bucket takes its time for each: that is waited for while others are made.
+    """The files put so far, below a release's folder. Several threads may put theirs at once.
 
     Attributes:
         files: what is in its place.
@@ -43,52 +71,36 @@ class PackedFiles:
             if file.part is not None:
                 self._of_part[file.part].append(file)
         self._numbers = count()
-        self._finishing: deque[Future[Sequence[ReleaseFile]]] = deque()
-        self._lock = Lock()
-        self._finishers: ThreadPoolExecutor | None = None
-
-    @contextmanager
-    def all_finished(self) -> Iterator[None]:
-        """Have every file in its place at the end."""
-        with ThreadPoolExecutor(_FINISHERS) as self._finishers:
-            yield
-            self._wait(0)
 
     def new_path(self) -> Path:
         """Return where a new local file or folder can be."""
         return self._scratch / f"{next(self._numbers)}"
 
+    def new_file(self) -> NewFile:
+        """Return a new local file."""
+        return NewFile(self.new_path())
+
     def put(self, files: Sequence[tuple[ReleaseFile, bytes | memoryview]]) -> None:
         """Write small files, all together."""
-
-        def put() -> Sequence[ReleaseFile]:
-            self._storage.write_all({f"{self._path}/{file.path}": data for file, data in files})
-            return [file for file, _ in files]
-
-        self._finish(put)
+        self._storage.write_all({f"{self._path}/{file.path}": data for file, data in files})
+        self.files.extend(file for file, _ in files)
 
     def move(
         self,
         name: str,
         local: Path,
         *,
+        sha256: str,
         part: str,
         rows: int | None = None,
         marks: Mapping[str, int] = _NO_MARKS,
     ) -> None:
         """Put a local file that is written and closed."""
-
-        def move() -> Sequence[ReleaseFile]:
-            size = local.stat().st_size
-            # From memory, where it still is; the thread that wrote it goes on with the next file.
-            with local.open("rb") as written:
-                sha256 = hashlib.file_digest(written, "sha256").hexdigest()
-            self._storage.upload(f"{self._path}/{name}", local)
-            return [
-                ReleaseFile(path=name, sha256=sha256, size=size, rows=rows, part=part, marks=marks)
-            ]
-
-        self._finish(move)
+        size = local.stat().st_size
+        self._storage.upload(f"{self._path}/{name}", local)
+        self.files.append(
+            ReleaseFile(path=name, sha256=sha256, size=size, rows=rows, part=part, marks=marks)
+        )
 
     def former_files(self, format: str, part: str) -> list[ReleaseFile]:  # noqa: A002 - its name
         """Return what the former release has in a format of a part."""
@@ -104,7 +116,7 @@ class PackedFiles:
             self._storage.copy(sources)
         except ObjectMissing:
             return False
-        self.files += [file.model_copy(update={"path": name}) for name, file in files.items()]
+        self.files.extend(file.model_copy(update={"path": name}) for name, file in files.items())
         return True
 
     def parts_taken_over(
@@ -120,13 +132,3 @@ class PackedFiles:
         # All at once: the names in one folder are synced once.
         taken_over = self.take_over({name_of(part): file for part, file in same.items()})
         return same if taken_over else {}
-
-    def _finish(self, task: Callable[[], Sequence[ReleaseFile]]) -> None:
-        assert self._finishers is not None  # noqa: S101 - files are put while all are finished
-        with self._lock:  # the formats put their files at the same time
-            self._wait(_FINISHERS - 1)  # each may hold a batch of pictures
-            self._finishing.append(self._finishers.submit(task))
-
-    def _wait(self, most: int) -> None:
-        while len(self._finishing) > most:
-            self.files += self._finishing.popleft().result()

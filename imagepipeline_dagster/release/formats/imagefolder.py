@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import chain, count
+from itertools import chain, compress, count
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -26,7 +26,10 @@ from imagepipeline_dagster.release.formats.contract import Writer
 from imagepipeline_dagster.release.formats.files import PackedFiles
 from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.parts import Part
-from imagepipeline_dagster.release.pictures import Batch
+from imagepipeline_dagster.release.pictures import Batch, file_name
+
+_Named = tuple[str, Mapping[str, Any]]
+"""A picture's file, and its row as it is released."""
 
 
 class ImageFolder(Writer):
@@ -55,39 +58,53 @@ class ImageFolder(Writer):
         self._same: dict[str, list[ReleaseFile]] = same
         self._used = {PurePosixPath(file.path).name for file in taken_over}
         self._missing = wanted - Counter({key: len(files) for key, files in same.items()})
-        self._new: dict[str, list[tuple[str, Mapping[str, Any]]]] = defaultdict(list)
+        self._names: dict[int, dict[bytes, list[str]]] = {}
+        self._new: dict[int, dict[bytes, list[_Named]]] = {}
         self._tables: dict[int, pa.Table] = {}
-        self._marks: Counter[str] = Counter()
 
     @override
     def wants(self, part: Part) -> HeldRows:
-        keys = _keys(part)
-        if not any(self._missing[key] for key in keys):
+        wanted = [self._is_missing(part.key_of(digest)) for digest in part.rows.digests]
+        if not any(wanted):
             self.end(part)
             return HeldRows()
-        return HeldRows(row for row, key in zip(part.rows, keys, strict=True) if self._missing[key])
+        rows = part.rows if all(wanted) else HeldRows(compress(part.rows, wanted))
+        # Parts are asked for in their order: the same content has the same names.
+        names = self._names[part.number] = defaultdict(list)
+        for row, digest in zip(rows, rows.digests, strict=True):
+            names[digest].append(self._new_name(file_name(row)))
+        return rows
+
+    def _is_missing(self, key: str) -> bool:
+        """Tell whether a row with this key has to be written, and count it as one that is."""
+        is_missing = self._missing[key] > 0
+        self._missing[key] -= is_missing
+        return is_missing
+
+    def _new_name(self, plain: str) -> str:
+        """Return a file's name: a reader knows a row by it, so a picture of two prompts has two."""
+        path = PurePosixPath(plain)
+        others = (f"{path.stem}-{again}{path.suffix}" for again in count(1))
+        name = next(name for name in chain([plain], others) if name not in self._used)
+        self._used.add(name)
+        return name
 
     @override
     def add(self, part: Part, batch: Batch) -> None:
+        names = self._names[part.number]
+        new = self._new.setdefault(part.number, defaultdict(list))
         files: list[tuple[ReleaseFile, memoryview]] = []
-        for source, row, (plain, data) in zip(
-            batch.sources, batch.rows, batch.files(), strict=True
-        ):
-            key = part.key_of(digest_of(source))
-            if not self._missing[key]:
-                continue
-            self._missing[key] -= 1
-            path = PurePosixPath(plain)
-            # A reader knows a row by its file: the same picture of two prompts is two files.
-            others = (f"{path.stem}-{again}{path.suffix}" for again in count(1))
-            name = next(name for name in chain([plain], others) if name not in self._used)
-            self._used.add(name)
-            self._new[key].append((name, row))
+        for source, row, (_, data) in zip(batch.sources, batch.rows, batch.files(), strict=True):
+            digest = digest_of(source)
+            if not names[digest]:
+                continue  # another format asked for it
+            name = names[digest].pop()
+            new[digest].append((name, row))
             file = ReleaseFile(
                 path=f"imagefolder/{self._split}/{name[:2]}/{name}",
                 sha256=row["file_sha256"],
                 size=data.size,
-                part=key,
+                part=part.key_of(digest),
                 marks={} if row["mark"] is None else {row["mark"]: 1},
             )
             files.append((file, memoryview(data)))
@@ -95,17 +112,18 @@ class ImageFolder(Writer):
 
     @override
     def end(self, part: Part) -> None:
-        named = [self._named(*keyed) for keyed in zip(part.rows, _keys(part), strict=True)]
+        new = self._new.pop(part.number, {})
+        self._names.pop(part.number, None)
+        named = [
+            new[digest].pop() if new.get(digest) else self._taken_over(row, part.key_of(digest))
+            for row, digest in zip(part.rows, part.rows.digests, strict=True)
+        ]
         files = pa.array([f"{name[:2]}/{name}" for name, _ in named], pa.string())
-        rows = [row for _, row in named]
-        self._tables[part.number] = lineage_table(rows).add_column(0, "file_name", files)
-        self._marks.update(row["mark"] for row in rows if row["mark"] is not None)
+        table = lineage_table([row for _, row in named])
+        self._tables[part.number] = table.add_column(0, "file_name", files)
 
-    def _named(self, row: ModeratedImage, key: str) -> tuple[str, Mapping[str, Any]]:
-        """Return a row's file name, and the row as it is released."""
-        if not self._same.get(key):
-            return self._new[key].pop(0)
-        file = self._same[key].pop(0)
+    def _taken_over(self, row: ModeratedImage, key: str) -> _Named:
+        file = self._same[key].pop()
         mark = next(iter(file.marks), None)
         lineage = released_row(row, split=self._split, file_sha256=file.sha256, mark=mark)
         return PurePosixPath(file.path).name, lineage
@@ -116,16 +134,23 @@ class ImageFolder(Writer):
         rows = sum(table.num_rows for table in tables)
         if not rows:
             return
+        table = pa.concat_tables(tables)
         metadata = io.BytesIO()
-        pq.write_table(pa.concat_tables(tables), metadata)
+        pq.write_table(table, metadata)
         data = metadata.getvalue()
         file = ReleaseFile.of(f"imagefolder/{self._split}/metadata.parquet", data)
         self._packed.put([(file, data)])
         if self._alone:
             # Named by its content: what is written anew stands beside it until it is whole.
             name = f"{ROWS}/{self._split}-{file.sha256[:16]}.parquet"
-            again = {"path": name, "rows": rows, "marks": dict(self._marks)}
+            again = {"path": name, "rows": rows, "marks": _marks_of(table)}
             self._packed.put([(file.model_copy(update=again), data)])
+
+
+def _marks_of(table: pa.Table) -> dict[str, int]:
+    """Return how many pictures say what of their origin."""
+    marks = Counter(mark for mark in table["mark"].to_pylist() if mark is not None)
+    return dict(sorted(marks.items()))
 
 
 def _keys(part: Part) -> list[str]:

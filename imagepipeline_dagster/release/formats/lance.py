@@ -9,6 +9,7 @@ deleted within a file, and the bytes of what left a release are in none of its f
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ class LanceDatasets(Writer):
     def __init__(self, split: str, parts: Sequence[Part], packed: PackedFiles) -> None:
         self._folder = f"lance/{split}.lance"
         self._packed = packed
-        self._open: tuple[LanceFileWriter, Path] | None = None
+        self._open: dict[int, tuple[LanceFileWriter, Path]] = {}
         same = packed.parts_taken_over("lance", parts, self._path)
         self._fragments = {part.number: _fragment(part, file.size) for part, file in same.items()}
 
@@ -48,24 +49,26 @@ class LanceDatasets(Writer):
 
     @override
     def add(self, part: Part, batch: Batch) -> None:
-        del part
         if not batch.rows:
             return  # a file without a row is of no use to anybody
-        if self._open is None:
+        if part.number not in self._open:
             path = self._packed.new_path()
-            self._open = _writer(path), path
+            self._open[part.number] = _writer(path), path
+        writer, _ = self._open[part.number]
         images = pc.struct_field(batch.images, "bytes").cast(pa.large_binary())
         columns = [images, *lineage_table(batch.rows).columns]
-        self._open[0].write_batch(pa.Table.from_arrays(columns, schema=_schema()))
+        writer.write_batch(pa.Table.from_arrays(columns, schema=_schema()))
 
     @override
     def end(self, part: Part) -> None:
-        if self._open is None:
+        if part.number not in self._open:
             return
-        (writer, file), self._open = self._open, None
+        writer, file = self._open.pop(part.number)
         writer.close()
         self._fragments[part.number] = _fragment(part, file.stat().st_size)
-        self._packed.move(self._path(part), file, part=part.key)
+        with file.open("rb") as written:  # from memory, where it still is
+            sha256 = hashlib.file_digest(written, "sha256").hexdigest()
+        self._packed.move(self._path(part), file, sha256=sha256, part=part.key)
 
     @override
     def finish(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,10 +15,19 @@ from typing_extensions import override
 
 from imagepipeline_dagster.release.columns import lineage_table, shard_schema
 from imagepipeline_dagster.release.formats.contract import Writer, marks_of
-from imagepipeline_dagster.release.formats.files import PackedFiles
+from imagepipeline_dagster.release.formats.files import NewFile, PackedFiles
 from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A file that is being written, and how many of its pictures say what of their origin."""
+
+    file: NewFile
+    writer: pq.ParquetWriter
+    marks: Counter[str] = field(default_factory=Counter)
 
 
 class ParquetFiles(Writer):
@@ -27,8 +36,7 @@ class ParquetFiles(Writer):
     def __init__(self, split: str, parts: Sequence[Part], packed: PackedFiles) -> None:
         del split
         self._packed = packed
-        self._open: tuple[pq.ParquetWriter, Path] | None = None
-        self._marks: Counter[str] = Counter()
+        self._open: dict[int, _Open] = {}
         self._same = packed.parts_taken_over("parquet", parts, _name)
 
     @override
@@ -37,38 +45,42 @@ class ParquetFiles(Writer):
 
     @override
     def add(self, part: Part, batch: Batch) -> None:
-        del part
         if not batch.rows:
             return  # a file without a row is of no use to anybody
-        if self._open is None:
-            file = self._packed.new_path()
-            self._open = _writer(file), file
+        if part.number not in self._open:
+            file = self._packed.new_file()
+            self._open[part.number] = _Open(file, _writer(file))
+        opened = self._open[part.number]
         columns = [batch.images, *lineage_table(batch.rows).columns]
-        self._open[0].write_table(pa.Table.from_arrays(columns, schema=shard_schema()))
-        self._marks += marks_of(batch)
+        opened.writer.write_table(pa.Table.from_arrays(columns, schema=shard_schema()))
+        opened.marks.update(marks_of(batch))
 
     @override
     def end(self, part: Part) -> None:
-        if self._open is None:
-            return
-        writer, file = self._open
-        self._open = None
-        writer.close()
-        marks, self._marks = dict(sorted(self._marks.items())), Counter()
-        rows = len(part.rows)
-        self._packed.move(_name(part), file, part=part.key, rows=rows, marks=marks)
+        if opened := self._open.pop(part.number, None):
+            opened.writer.close()
+            opened.file.close()
+            self._packed.move(
+                _name(part),
+                opened.file.path,
+                sha256=opened.file.sha256,
+                part=part.key,
+                rows=len(part.rows),
+                marks=dict(sorted(opened.marks.items())),
+            )
 
     @override
     def abandon(self) -> None:
-        if self._open is not None:
-            self._open[0].close()
+        for opened in self._open.values():
+            opened.writer.close()
+            opened.file.close()
 
 
 def _name(part: Part) -> str:
     return f"parquet/data/{part.split}-{part.number:05d}-{part.key[:16]}.parquet"
 
 
-def _writer(file: Path) -> pq.ParquetWriter:
+def _writer(file: NewFile) -> pq.ParquetWriter:
     schema = shard_schema()
     lineage = [name for name in schema.names if name not in ("image", "file_sha256")]
     return pq.ParquetWriter(

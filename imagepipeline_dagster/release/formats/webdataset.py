@@ -9,9 +9,8 @@ import hashlib
 import json
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from io import BufferedWriter
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +20,7 @@ from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.card import ReleaseFile
 from imagepipeline_dagster.release.formats.contract import Writer
-from imagepipeline_dagster.release.formats.files import PackedFiles
+from imagepipeline_dagster.release.formats.files import NewFile, PackedFiles
 from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import Batch
@@ -31,13 +30,25 @@ _TAR_BYTES = 500 * 2**20
 _JSON = json.JSONEncoder(default=str)
 
 
-@dataclass(frozen=True, slots=True)
-class _PlannedTar:
-    """A tar of whole parts: its place, its parts, and how many pictures lie before it."""
+@dataclass(slots=True)
+class _Tar:
+    """A tar of whole parts.
+
+    Attributes:
+        number: its place.
+        parts: those that are planned.
+        first: how many pictures lie before it.
+        file: what is written of it, where it is not taken over.
+        index: of the pictures that are written.
+        written: keys of the parts that are.
+    """
 
     number: int
     parts: Sequence[Part]
     first: int
+    file: NewFile | None = None
+    index: list[dict[str, Any]] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
 
     def key(self, parts: Iterable[str], extension: str) -> str:
         """Return the key of the tar, with these parts in it, its pictures named like that."""
@@ -54,14 +65,11 @@ class WebDatasetTars(Writer):
     def __init__(self, split: str, parts: Sequence[Part], packed: PackedFiles) -> None:
         self._split = split
         self._packed = packed
-        tars = list(_planned_tars(parts))
-        self._tar_of = {part.number: tar for tar in tars for part in tar.parts}
-        self._same = {tar.number for tar in tars if self._is_taken_over(tar)}
-        self._open: BufferedWriter | None = None
-        self._index: list[dict[str, Any]] = []
-        self._written: list[str] = []
+        self._tars = list(_planned_tars(parts))
+        self._tar_of = {part.number: tar for tar in self._tars for part in tar.parts}
+        self._same = {tar.number for tar in self._tars if self._is_taken_over(tar)}
 
-    def _is_taken_over(self, tar: _PlannedTar) -> bool:
+    def _is_taken_over(self, tar: _Tar) -> bool:
         key = tar.key((part.key for part in tar.parts), self._packed.extension)
         former = self._packed.former_files("webdataset", key)
         names = {f"{self._stem(tar)}.{file.path.partition('.')[2]}": file for file in former}
@@ -72,47 +80,52 @@ class WebDatasetTars(Writer):
         return HeldRows() if self._tar_of[part.number].number in self._same else part.rows
 
     @override
+    def runs(self, parts: Sequence[Part]) -> Sequence[Sequence[Part]]:
+        return [tar.parts for tar in self._tars]
+
+    @override
     def add(self, part: Part, batch: Batch) -> None:
-        if self._open is None:
-            self._open = self._packed.new_path().open("xb")
+        tar = self._tar_of[part.number]
+        if tar.file is None:
+            tar.file = self._packed.new_file()
         for row, (_, data) in zip(batch.rows, batch.files(), strict=True):
-            key = f"{self._tar_of[part.number].first + len(self._index):09d}"
+            key = f"{tar.first + len(tar.index):09d}"
             caption = row["prompt"]
-            offset = _add_member(self._open, f"{key}.{self._packed.extension}", data)
+            offset = _add_member(tar.file, f"{key}.{self._packed.extension}", data)
             lineage = _JSON.encode(row).encode()
-            _add_member(self._open, f"{key}.json", pa.py_buffer(lineage))
-            _add_member(self._open, f"{key}.txt", pa.py_buffer((caption or "").encode()))
-            self._index.append(
-                {"key": key, "offset": offset, "size": data.size, "caption": caption}
-            )
+            _add_member(tar.file, f"{key}.json", pa.py_buffer(lineage))
+            _add_member(tar.file, f"{key}.txt", pa.py_buffer((caption or "").encode()))
+            tar.index.append({"key": key, "offset": offset, "size": data.size, "caption": caption})
 
     @override
     def end(self, part: Part) -> None:
-        self._written.append(part.key)
         tar = self._tar_of[part.number]
-        if self._open is None or part.number != tar.parts[-1].number:
+        tar.written.append(part.key)
+        if tar.file is None or part.number != tar.parts[-1].number:
             return
         # Two empty blocks end a tar, and its size is one of whole records.
-        self._open.write(bytes(2 * tarfile.BLOCKSIZE))
-        self._open.write(bytes(-self._open.tell() % tarfile.RECORDSIZE))
-        self._open.close()
-        key = tar.key(self._written, self._packed.extension)
-        self._packed.move(f"{self._stem(tar)}.tar", Path(self._open.name), part=key)
-        data = json.dumps(self._index).encode()
+        tar.file.write(bytes(2 * tarfile.BLOCKSIZE))
+        tar.file.write(bytes(-tar.file.tell() % tarfile.RECORDSIZE))
+        tar.file.close()
+        key = tar.key(tar.written, self._packed.extension)
+        name = f"{self._stem(tar)}.tar"
+        self._packed.move(name, tar.file.path, sha256=tar.file.sha256, part=key)
+        data = json.dumps(tar.index).encode()
         index = ReleaseFile.of(f"{self._stem(tar)}.index.json", data, part=key)
         self._packed.put([(index, data)])
-        self._open, self._index, self._written = None, [], []
+        tar.index.clear()
 
     @override
     def abandon(self) -> None:
-        if self._open is not None:
-            self._open.close()
+        for tar in self._tars:
+            if tar.file is not None:
+                tar.file.close()
 
-    def _stem(self, tar: _PlannedTar) -> str:
+    def _stem(self, tar: _Tar) -> str:
         return f"webdataset/{self._split}-{tar.number:05d}"
 
 
-def _add_member(tar: BufferedWriter, name: str, data: pa.Buffer) -> int:
+def _add_member(tar: NewFile, name: str, data: pa.Buffer) -> int:
     """Add a file to a tar, and return where its bytes begin."""
     member = tarfile.TarInfo(name)
     member.size = data.size
@@ -123,20 +136,20 @@ def _add_member(tar: BufferedWriter, name: str, data: pa.Buffer) -> int:
     return offset
 
 
-def _planned_tars(parts: Sequence[Part]) -> Iterator[_PlannedTar]:
+def _planned_tars(parts: Sequence[Part]) -> Iterator[_Tar]:
     """Yield the tars, each of about 500 MB at most or of one part."""
     number = first = size = 0
     run: list[Part] = []
     for part in parts:
         added = part.rows.picture_bytes
         if run and size + added > _TAR_BYTES:
-            yield _PlannedTar(number, run, first)
+            yield _Tar(number, run, first)
             number, first = number + 1, first + sum(len(own.rows) for own in run)
             run, size = [], 0
         run.append(part)
         size += added
     if run:
-        yield _PlannedTar(number, run, first)
+        yield _Tar(number, run, first)
 
 
 def member_extension(rows: Iterable[ModeratedImage]) -> str:
