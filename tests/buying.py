@@ -170,7 +170,7 @@ class Buyer:
             purchase = Purchase(plan=plan, uses=uses, means=means, on_progress=on_progress)
             report = purchase.carry_out()
             entries = ledger.entries(call.request_key for call in plan)
-        images = images_of_plan(prompts, plan, entries)
+        images = images_of_plan(prompts, plan, entries, report.sources)
         return Bought(report=report, plan=plan, entries=entries, images=images)
 
     def entries(self, plan: Iterable[PlannedRequest]) -> dict[str, Entry]:

@@ -39,14 +39,14 @@ def read_link(link: str, *, base: httpx.URL | None = None) -> httpx.URL:
     try:
         url = httpx.URL(link) if base is None else base.join(link)
     except (httpx.InvalidURL, ValueError) as error:
-        raise LinkRefused("the API gave a link that is no URL") from error
+        raise LinkRefused("the link is no URL") from error
     if url.scheme not in ("http", "https"):
         raise LinkRefused(f"only http(s) links are downloaded, not {url.scheme or 'other'} links")
     # httpx reads any number as a port, and the socket would fail on it in its own way.
     if not url.raw_host or (url.port or 0) > 65535:
-        raise LinkRefused("the API gave a link without a proper host")
+        raise LinkRefused("the link has no proper host")
     if url.userinfo:
-        raise LinkRefused("the API gave a link with a user name in it")
+        raise LinkRefused("the link has a user name in it")
     return url
 
 

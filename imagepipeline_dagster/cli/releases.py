@@ -253,7 +253,7 @@ def withdraw(
     # Read first: a ledger that is not there must not be made by a decision about it.
     with present_ledger(dataset) as ledger:
         if image is not None:
-            images = {lineage.lineage_of(ledger, image).image_sha256}
+            images = {lineage.picture_named(ledger, image)}
         else:
             uses = uses_named(ledger, prompt, embedding)
             images = {sha256 for of in uses for sha256 in of.images}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from imagepipeline_dagster.cli.configured import on_dataset, present_ledger, resources_of
-from imagepipeline_dagster.cli.terminal import Answer, count_of
+from imagepipeline_dagster.cli.terminal import Answer, count_of, printable
 from imagepipeline_dagster.ledger import verification
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def _lines(damaged: Sequence[DamagedImage], number: int, *, repair: bool) -> Ite
         yield f"{image.damage}: {image.uri}"
         for key in image.request_keys if repair else ():
             yield f"  imagepipeline-dagster ledger refetch {key[:12]}"
+        for link in image.links if repair else ():
+            yield f"  a backup, or its link: {printable(link)}"
     yield f"{count_of(len(damaged), 'image')} of {number:,} are missing or differ."
     if repair:
         yield "The API keeps an image for a limited time; `ledger resubmit` buys it anew."

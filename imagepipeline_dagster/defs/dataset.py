@@ -88,6 +88,13 @@ class ImageDataset(Options):
     max_failure_ratio: float = bounded(
         0.5, "A purchase stops once more of its samples than this have failed.", low=0, high=1
     )
+    keep_source_pictures: bool = Field(
+        default=False,
+        description="Keep the pictures that the links init_image and mask_image of bought requests "
+        "lead to, for releases to have beside the results; they are not moderated. Off, since a "
+        "run then opens links from inside your network that whoever writes the table chose: those "
+        "to public addresses alone, without the key.",
+    )
     moderation: ModerationPolicy = Field(
         ModerationPolicy(),
         description="What is kept, rejected and set aside; another policy buys nothing.",
@@ -178,7 +185,11 @@ class ImageDataset(Options):
             origin=api.origin,
             emulated=api.emulated,
             allowance=self.allowance(api.origin),
-            settings=replace(api.purchase_settings, max_failure_ratio=self.max_failure_ratio),
+            settings=replace(
+                api.purchase_settings,
+                max_failure_ratio=self.max_failure_ratio,
+                keep_source_pictures=self.keep_source_pictures,
+            ),
             run_id=run_id,
         )
 

@@ -4,7 +4,7 @@ import datetime as dt
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from imagepipeline_dagster.defs.stage import SHARD_RETRIES, Made, StageCheck, bu
 from imagepipeline_dagster.ledger.bought import refuse_emulator
 from imagepipeline_dagster.ledger.budget import BudgetReached
 from imagepipeline_dagster.ledger.records import Outcome
+from imagepipeline_dagster.ledger.sources import SourcePicture
 from imagepipeline_dagster.partition_names import prompt_set_of
 from imagepipeline_dagster.planning.approval import NotApproved, why_withheld
 from imagepipeline_dagster.planning.prompts import Prompt
@@ -115,7 +116,9 @@ class SetToBuy:
         )
         self.on_start(purchase)
         report = purchase.carry_out(withheld=withheld)
-        images = noting_why_withheld(images_of_plan(prompts, plan, report.entries), withheld)
+        images = noting_why_withheld(
+            images_of_plan(prompts, plan, report.entries, report.sources), withheld
+        )
         return _BoughtShard(report, images, plan_states_now(plan, report.entries))
 
 
@@ -146,12 +149,14 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
     withheld = to_buy.why_withheld()
     figures, stoppers, plan = _Figures(), [], PlanCount()
     outcomes, of_this_run = Counter[str](), Counter[str]()
+    sources: dict[str, SourcePicture] = {}
 
     def images_bought() -> Iterator[GeneratedImage]:
         for shard in to_buy.shards:
             bought = to_buy.buy(shard, withheld=withheld, beside_others=False)
             figures.add(bought, run_id=means.run_id)
             plan.add(bought.plan)
+            sources.update(bought.report.sources)
             outcomes.update(image.outcome for image in bought.images)
             of_this_run.update(i.outcome for i in bought.images if i.run_id == means.run_id)
             yield from bought.images
@@ -185,6 +190,7 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
             **told,
             "emulated": means.emulated,
             "outcomes": shown_table(["outcome", "samples"], list(outcomes.items())),
+            **_source_figures(sources.values()),
             "contact_sheet": contact_sheet_of(
                 (
                     (image, None if image.outcome == Outcome.GENERATED else image.outcome)
@@ -198,6 +204,13 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
     )
     spent = allowance.spent(means.ledger, today=dt.datetime.now(dt.UTC).date())
     return PurchasedSet(made, plan_figures(plan.summary, allowance, spent, emulated=means.emulated))
+
+
+def _source_figures(sources: Collection[SourcePicture]) -> dict[str, Any]:
+    """Return how many links led to pictures that are kept, and why others did not."""
+    lost = [(source.link, source.error) for source in sources if not source.is_kept]
+    kept = {"source_pictures": len(sources) - len(lost)} if sources else {}
+    return kept | found_table("source_pictures_not_kept", ["link", "why"], lost[:_ROWS_SHOWN])
 
 
 def _is_failure(stopper: Exception | None) -> bool:

@@ -5,6 +5,7 @@
 - `requests`: a ledger opened, and its entries read. `steps`: each step of a request recorded.
 - `writer`: steps committed together, off the event loop. `upserts`: rows that may be there already.
 - `uses`: which prompts use which requests, with their rows as they were.
+- `sources`: the pictures that requests start from, by their links.
 - `identity`: whether a ledger is the one that its storage knows.
 - `bought`: whether anything was bought, and how much of what; the emulator must not replace it.
 - `budget`: what may be spent, reserved before each request.

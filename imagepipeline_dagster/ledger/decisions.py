@@ -27,6 +27,7 @@ from imagepipeline_dagster.ledger.records import (
 )
 from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by
 from imagepipeline_dagster.ledger.schema import decisions, prompt_sets, requests, samples
+from imagepipeline_dagster.ledger.sources import withdraw_sources
 from imagepipeline_dagster.ledger.steps import end_request, keep_attempt
 from imagepipeline_dagster.ledger.uses import sets_using
 
@@ -166,20 +167,20 @@ def withdraw_images(
 ) -> None:
     """Let every sample with one of these pictures be `withdrawn`: no run fetches or buys it again.
 
-    `images` are SHA-256. A request stays paid; RESUBMIT alone allows one more job. Doing it again
-    is no harm.
+    `images` are SHA-256, also of pictures that requests start from. A request stays paid; RESUBMIT
+    alone allows one more job. Doing it again is no harm.
     """
+    error = f"{_WITHDRAWN}{who}: {why}"
     has_one = and_(
         samples.c.image_sha256.in_(sorted(images)), samples.c.outcome != Outcome.WITHDRAWN
     )
     with ledger.engine.begin() as connection:
+        withdraw_sources(connection, images, error)
         keys = connection.scalars(select(samples.c.request_key).where(has_one).distinct()).all()
         if not keys:
             return
         connection.execute(
-            update(samples)
-            .where(has_one)
-            .values(outcome=Outcome.WITHDRAWN, uri=None, error=f"{_WITHDRAWN}{who}: {why}")
+            update(samples).where(has_one).values(outcome=Outcome.WITHDRAWN, uri=None, error=error)
         )
         _record(connection, keys, LedgerDecision.WITHDRAW, who=who, why=why, at=at)
 

@@ -15,13 +15,13 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import Column, ColumnElement, Connection, select
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.decisions import MIN_PREFIX, TakenDecision, decisions_about
 from imagepipeline_dagster.ledger.records import Attempt, Entry, StoredSample
 from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by
-from imagepipeline_dagster.ledger.schema import samples, uses
+from imagepipeline_dagster.ledger.schema import samples, sources, uses
 from imagepipeline_dagster.ledger.uses import Use, uses_of
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -123,9 +123,12 @@ def lineage_of(ledger: Ledger, image: str) -> ImageLineage:
         query = select(samples.c.request_key).where(samples.c.image_sha256 == sha256).distinct()
         entries = entries_seen_by(connection, connection.scalars(query).all())
         if not entries:
+            link = _link_of(connection, sha256)
             raise ImageUnknown(
                 f"The ledger knows no image with the SHA-256 {sha256} (from {image}). It was made "
                 "elsewhere, or its bytes were changed."
+                if link is None
+                else f"The image {sha256} was not bought: requests start from it, by {link}."
             )
         calls = uses_of(connection, entries)
         decisions = {key: tuple(decisions_about(connection, key)) for key in entries}
@@ -137,6 +140,26 @@ def lineage_of(ledger: Ledger, image: str) -> ImageLineage:
     ]
     traced.sort(key=lambda of: (of.sample.stored_at, of.entry.request_key, of.sample.slot))
     return ImageLineage(image_sha256=sha256, samples=tuple(traced))
+
+
+def picture_named(ledger: Ledger, image: str) -> str:
+    """Return the SHA-256 of a picture, named as in `lineage_of`; requests may start from it.
+
+    Raises:
+        ImageUnknown: it names no picture, several, or one that the ledger does not know.
+        OSError: the file cannot be read.
+    """
+    with ledger.reading() as connection:
+        sha256 = _sha256(connection, image)
+        if _link_of(connection, sha256) is not None:
+            return sha256
+    return lineage_of(ledger, image).image_sha256
+
+
+def _link_of(connection: Connection, sha256: str) -> str | None:
+    """Return a link that led to a picture which requests start from."""
+    query = select(sources.c.link).where(sources.c.image_sha256 == sha256).limit(1)
+    return connection.scalars(query).first()
 
 
 def _sha256(connection: Connection, image: str) -> str:
@@ -184,7 +207,13 @@ def _named(path: Path) -> str | None:
 
 
 def _completed(connection: Connection, prefix: str) -> str:
-    matching = images_beginning_with(connection, prefix, at_most=2)
+    matching = sorted(
+        {
+            sha256
+            for table in (samples, sources)
+            for sha256 in _beginning_with(connection, table.c.image_sha256, prefix, at_most=2)
+        }
+    )
     if not matching:
         raise ImageUnknown(f"The ledger knows no image whose SHA-256 begins with {prefix}.")
     if len(matching) > 1:
@@ -194,7 +223,12 @@ def _completed(connection: Connection, prefix: str) -> str:
 
 def images_beginning_with(connection: Connection, digits: str, *, at_most: int) -> list[str]:
     """Return the SHA-256 of images that the ledger knows which begin so, in their order."""
-    column = samples.c.image_sha256
+    return _beginning_with(connection, samples.c.image_sha256, digits, at_most=at_most)
+
+
+def _beginning_with(
+    connection: Connection, column: Column[str], digits: str, *, at_most: int
+) -> list[str]:
     # A range and no LIKE, which SQLite does not look up in an index: "g" follows every hex digit.
     begins_so = column.between(digits, f"{digits}g")
     query = select(column).where(begins_so).distinct().order_by(column).limit(at_most)

@@ -133,6 +133,20 @@ attempts = Table(
     Index("ledger_attempts_by_job", "job_id"),
 )
 
+# What each link to a picture that requests start from led to. Without a picture it is looked up
+# again; a picture with an error was withdrawn.
+sources = Table(
+    "ledger_sources",
+    metadata,
+    Column("link_sha256", String(64), primary_key=True),
+    Column("link", Text, nullable=False),
+    Column("image_sha256", String(64), index=True),
+    Column("format", String(8)),
+    Column("bytes", Integer),
+    Column("error", Text),
+    Column("looked_up_at", _Utc, nullable=False),
+)
+
 # Which prompt asked for which request, with its row as it was: from a picture back to its prompts.
 uses = Table(
     "ledger_uses",

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice
+from itertools import chain, islice
 from pathlib import PurePosixPath
 
-from sqlalchemy import ColumnElement, Row, func, select
+from sqlalchemy import ColumnElement, Row, Table, func, select
 
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.ledger.schema import samples
+from imagepipeline_dagster.ledger.schema import samples, sources
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
 
 _IMAGES_AT_ONCE = 500
@@ -31,19 +31,27 @@ class Damage(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DamagedImage:
-    """An image that the storage lacks, or holds other than it was bought."""
+    """An image that the storage lacks, or holds other than it was stored.
+
+    It came by these requests, or by these links to pictures that requests start from.
+    """
 
     image_sha256: str
     uri: str
     damage: Damage
     request_keys: tuple[str, ...]
+    links: tuple[str, ...]
 
 
 def count_images(ledger: Ledger) -> int:
     """Return how many images the ledger knows."""
-    query = select(func.count(samples.c.image_sha256.distinct())).where(_is_there())
     with ledger.reading() as connection:
-        return int(connection.execute(query).scalar_one())
+        return sum(
+            connection.execute(
+                select(func.count(table.c.image_sha256.distinct())).where(is_there)
+            ).scalar_one()
+            for table, is_there in _KEPT
+        )
 
 
 def damaged_images(ledger: Ledger, storage: Storage) -> Iterator[DamagedImage | None]:
@@ -52,7 +60,7 @@ def damaged_images(ledger: Ledger, storage: Storage) -> Iterator[DamagedImage | 
     However many there are, a few of them are in memory at a time.
     """
     with ThreadPoolExecutor(_READERS) as readers:
-        for page in _pages(ledger):
+        for page in chain.from_iterable(_pages(ledger, *kept) for kept in _KEPT):
             damages = readers.map(lambda image: damage_of(storage, *image), page)
             for image, damage in zip(page, damages, strict=True):
                 yield None if damage is None else _damaged(ledger, storage, image, damage)
@@ -63,25 +71,32 @@ def count_strangers(ledger: Ledger, storage: Storage) -> int:
     strangers = 0
     stored = (PurePosixPath(path).stem for path in storage.list("images"))
     while page := set(islice(stored, _IMAGES_AT_ONCE)):
-        query = select(samples.c.image_sha256).where(samples.c.image_sha256.in_(page))
+        known: set[str] = set()
         with ledger.reading() as connection:
-            strangers += len(page.difference(connection.scalars(query)))
+            for column in (samples.c.image_sha256, sources.c.image_sha256):
+                known.update(connection.scalars(select(column).where(column.in_(page))))
+        strangers += len(page - known)
     return strangers
 
 
-def _is_there() -> ColumnElement[bool]:
-    return samples.c.outcome != Outcome.WITHDRAWN
+_KEPT = (
+    (samples, samples.c.outcome != Outcome.WITHDRAWN),
+    (sources, sources.c.error.is_(None)),
+)
+"""The tables of images, each with what says of a row that its image is on the storage."""
 
 
-def _pages(ledger: Ledger) -> Iterator[list[Row[str, str, int]]]:
+def _pages(
+    ledger: Ledger, table: Table, is_there: ColumnElement[bool]
+) -> Iterator[list[Row[str, str, int]]]:
     last = ""
-    columns = (samples.c.image_sha256, samples.c.format, samples.c.bytes)
+    columns = (table.c.image_sha256, table.c.format, table.c.bytes)
     while True:
         query = (
             select(*columns)
-            .where(samples.c.image_sha256 > last, _is_there())
+            .where(table.c.image_sha256 > last, is_there)
             .distinct()
-            .order_by(samples.c.image_sha256)
+            .order_by(table.c.image_sha256)
             .limit(_IMAGES_AT_ONCE)
         )
         with ledger.reading() as connection:
@@ -108,17 +123,22 @@ def damage_of(
 def _damaged(
     ledger: Ledger, storage: Storage, image: Row[str, str, int], damage: Damage
 ) -> DamagedImage:
-    query = (
-        select(samples.c.request_key)
-        .where(samples.c.image_sha256 == image.image_sha256)
-        .distinct()
-        .order_by(samples.c.request_key)
-    )
     with ledger.reading() as connection:
-        keys = tuple(connection.scalars(query))
+        keys, links = (
+            tuple(
+                connection.scalars(
+                    select(named).where(column == image.image_sha256).distinct().order_by(named)
+                )
+            )
+            for named, column in (
+                (samples.c.request_key, samples.c.image_sha256),
+                (sources.c.link, sources.c.image_sha256),
+            )
+        )
     return DamagedImage(
         image_sha256=image.image_sha256,
         uri=storage.uri_of(image_path(image.image_sha256, image.format)),
         damage=damage,
         request_keys=keys,
+        links=links,
     )

@@ -61,7 +61,7 @@ class GenerationDefaults(Options):
     def _can_be_asked_for(self) -> Self:
         values = {name: getattr(self, name) for name in _DEFAULTED if name not in _NO_PARAMETER}
         # Prompt and links are the rows' own.
-        values |= {"prompt": "a", **dict.fromkeys(_LINKS.get(self.task, ()), "https://host/a.png")}
+        values |= {"prompt": "a", **dict.fromkeys(LINKS.get(self.task, ()), "https://host/a.png")}
         problems = [*_samples(self.samples)[1], *_request_problems(self.task, values)]
         if problems:
             raise ValueError(f"defaults: {'; '.join(problems)}")
@@ -70,11 +70,12 @@ class GenerationDefaults(Options):
 
 _NO_PARAMETER = frozenset({"task", "samples"})
 _ALL_LINKS = frozenset({"init_image", "mask_image"})
-_LINKS: Mapping[str, Collection[str]] = {
+LINKS: Mapping[str, Collection[str]] = {
     Task.TEXT2IMAGE: (),
     Task.IMAGE2IMAGE: ("init_image",),
     Task.INPAINTING: _ALL_LINKS,
 }
+"""By task, the parameters that are links to the pictures that a request starts from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +174,7 @@ def _meant_values(
         if values[name] is None:
             values[name] = getattr(defaults, name)
     # A link that its task does not read means nothing: no value of it may stop the row.
-    values |= dict.fromkeys(_ALL_LINKS - set(_LINKS.get(values["task"], _ALL_LINKS)))
+    values |= dict.fromkeys(_ALL_LINKS - set(LINKS.get(values["task"], _ALL_LINKS)))
     if values["seed"] != -1:
         return values, None
     values["seed"] = None

@@ -19,7 +19,7 @@ from imagepipeline_dagster.api.contract import GenerationRequest, canonical_json
 from imagepipeline_dagster.ledger.records import Entry, PlanState, plan_state
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.uses import Use
-from imagepipeline_dagster.planning.prompts import Prompt
+from imagepipeline_dagster.planning.prompts import LINKS, Prompt
 from imagepipeline_dagster.planning.seeds import seed_for
 from imagepipeline_dagster.rows import column, content_hash, fields_of
 
@@ -54,6 +54,11 @@ class PlannedRequest:
     def parsed(self) -> GenerationRequest:
         """The request as the API's client takes it."""
         return _parsed(self.task, self.request)
+
+    @property
+    def source_links(self) -> dict[str, str]:
+        """The links to the pictures that it starts from, by parameter."""
+        return {name: getattr(self.parsed, name) for name in LINKS[self.task]}
 
 
 @lru_cache(maxsize=1024)

@@ -9,6 +9,7 @@ import dataclasses
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from imagepipeline_dagster.ledger.records import (
@@ -19,6 +20,7 @@ from imagepipeline_dagster.ledger.records import (
     StoredSample,
     plan_state,
 )
+from imagepipeline_dagster.ledger.sources import SourcePicture
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.rows import column, fields_of
@@ -67,6 +69,12 @@ class GeneratedImage:
     )
     has_alpha: bool | None = column("Whether a pixel is not fully opaque", default=None)
     carries_more: str | None = column("What the file holds beside its picture", default=None)
+    init_image_sha256: str | None = column(
+        "SHA-256 of what the link init_image led to, where that is kept", default=None
+    )
+    init_image_format: str | None = column("Its format, as Pillow names it", default=None)
+    mask_image_sha256: str | None = column("The same of mask_image", default=None)
+    mask_image_format: str | None = column("Its format, as Pillow names it", default=None)
     job_id: str | None = column("Job at the API", default=None)
     submitted_at: dt.datetime | None = column("When the API took the job", default=None)
     completed_at: dt.datetime | None = column("When the bytes were stored", default=None)
@@ -94,11 +102,15 @@ _OF_SAMPLE = (
 
 
 def images_of_plan(
-    prompts: Sequence[Prompt], plan: Sequence[PlannedRequest], entries: Mapping[str, Entry]
+    prompts: Sequence[Prompt],
+    plan: Sequence[PlannedRequest],
+    entries: Mapping[str, Entry],
+    sources: Mapping[str, SourcePicture] = MappingProxyType({}),
 ) -> list[GeneratedImage]:
     """Return a row for each sample that the prompts ask for, as the ledger knows it.
 
-    `prompts` are all of one set, refused ones too; `plan` holds the calls of the valid ones.
+    `prompts` are all of one set, refused ones too; `plan` holds the calls of the valid ones, and
+    `sources` what their links led to.
     """
     calls: dict[str, list[PlannedRequest]] = {}
     for call in plan:
@@ -107,7 +119,7 @@ def images_of_plan(
         image
         for prompt in prompts
         for image in (
-            _images_of_calls(prompt, calls.get(prompt.prompt_id, ()), entries)
+            _images_of_calls(prompt, calls.get(prompt.prompt_id, ()), entries, sources)
             if prompt.valid
             else _refused_images(prompt)
         )
@@ -140,7 +152,10 @@ def _refused_images(prompt: Prompt) -> Iterator[GeneratedImage]:
 
 
 def _images_of_calls(
-    prompt: Prompt, calls: Sequence[PlannedRequest], entries: Mapping[str, Entry]
+    prompt: Prompt,
+    calls: Sequence[PlannedRequest],
+    entries: Mapping[str, Entry],
+    sources: Mapping[str, SourcePicture],
 ) -> Iterator[GeneratedImage]:
     for call in calls:
         entry = entries.get(call.request_key)
@@ -148,6 +163,10 @@ def _images_of_calls(
             **_of_prompt(prompt),
             **fields_of(call, "call_index", "request_key", "request", "seed", "samples"),
         }
+        for name, link in call.source_links.items():
+            if (source := sources.get(link)) and source.is_kept:
+                known[f"{name}_sha256"] = source.image_sha256
+                known[f"{name}_format"] = source.format
         if entry is not None:
             known |= fields_of(entry, "endpoint", "emulated", *_OF_ATTEMPT)
         stored = {sample.slot: sample for sample in entry.stored} if entry else {}

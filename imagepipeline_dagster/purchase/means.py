@@ -20,7 +20,7 @@ class PurchaseSettings:
     stops submitting; a few failures among the first ones are not judged yet. A paid picture that
     cannot be had is asked for again for `link_patience_seconds` in this run, and by later runs
     until `link_lifetime_hours` after its job's success. The limits of the account hold for all runs
-    with one ledger together.
+    with one ledger together. `keep_source_pictures`: what the links of bought requests lead to.
     """
 
     max_in_flight: int = 16
@@ -34,6 +34,7 @@ class PurchaseSettings:
     max_failure_ratio: float = 0.5
     link_lifetime_hours: float = 24.0
     link_patience_seconds: float = 30.0
+    keep_source_pictures: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.pacing import RequestPace
 from imagepipeline_dagster.ledger.records import Attempt, Entry, Lease, Owner
 from imagepipeline_dagster.ledger.shares import AccountLimits
+from imagepipeline_dagster.ledger.sources import SourcePicture, sources_of
 from imagepipeline_dagster.ledger.steps import record_release, record_renewal
 from imagepipeline_dagster.ledger.uses import Use
 from imagepipeline_dagster.ledger.writer import LedgerWriter
@@ -32,6 +33,7 @@ from imagepipeline_dagster.purchase.landing import Landing
 from imagepipeline_dagster.purchase.means import Means
 from imagepipeline_dagster.purchase.places import AccountShare, Places
 from imagepipeline_dagster.purchase.rounds import Rounds
+from imagepipeline_dagster.purchase.sources import keeping_sources, links_of
 from imagepipeline_dagster.purchase.state import PurchaseProgress, RunState
 from imagepipeline_dagster.purchase.submission import Submission
 from imagepipeline_dagster.rows import fields_of
@@ -49,7 +51,7 @@ class PurchaseReport:
 
     `posts` are the API calls that created a job. `stopper` is what made it stop submitting before
     the plan was carried out. `known_before` are the keys that the ledger knew at the beginning,
-    `entries` what it says of each request at the end.
+    `entries` what it says of each request at the end, `sources` of each link of theirs.
     """
 
     posts: int
@@ -57,6 +59,7 @@ class PurchaseReport:
     stopper: Exception | None
     known_before: frozenset[str]
     entries: Mapping[str, Entry]
+    sources: Mapping[str, SourcePicture]
 
     def jobs_of(self, run_id: str) -> int:
         """Return how many jobs a run has at the API for these requests, this purchase's or not."""
@@ -154,10 +157,15 @@ class Purchase:
         # All runs count in one row: in a transaction with claims, two of them would wait for each
         # other's rows.
         with LedgerWriter(engine) as writer, LedgerWriter(engine) as writer_of_count:
-            async with self.means.open_client() as client:
-                rounds = self._rounds(client, writer, writer_of_count)
+            async with (
+                self.means.open_client() as client,
+                keeping_sources(self.plan, self.means, writer) as want_sources,
+            ):
+                rounds = self._rounds(client, writer, writer_of_count, want_sources)
                 with rounds.landing:
                     entries = await self._attended(rounds)
+        links = links_of(self.plan)
+        sources = await asyncio.to_thread(sources_of, self.means.ledger, links)
         if rounds.defect is not None:
             raise rounds.defect
         return PurchaseReport(
@@ -166,6 +174,7 @@ class Purchase:
             stopper=self._state.stopper,
             known_before=rounds.known_before,
             entries=entries,
+            sources=sources,
         )
 
     async def _attended(self, rounds: Rounds) -> Mapping[str, Entry]:
@@ -210,7 +219,11 @@ class Purchase:
         )
 
     def _rounds(
-        self, client: ImagePipelineClient, writer: LedgerWriter, writer_of_count: LedgerWriter
+        self,
+        client: ImagePipelineClient,
+        writer: LedgerWriter,
+        writer_of_count: LedgerWriter,
+        want_sources: Callable[[PlannedRequest], None],
     ) -> Rounds:
         """Return the work on the plan, put together of its parts."""
         uses: dict[str, list[Use]] = {key: [] for key in self._calls}
@@ -247,6 +260,7 @@ class Purchase:
             writer=writer,
             submission=submission,
             landing=landing,
+            want_sources=want_sources,
             endings=endings,
             count=PurchaseCount(means=self.means, writer=writer_of_count, state=self._state),
             state=self._state,

@@ -30,6 +30,7 @@ from imagepipeline_dagster.ledger.records import (
 )
 from imagepipeline_dagster.ledger.requests import entries_seen_by
 from imagepipeline_dagster.ledger.schema import requests, samples
+from imagepipeline_dagster.ledger.sources import record_source
 from imagepipeline_dagster.ledger.upserts import put
 from imagepipeline_dagster.ledger.uses import record_uses
 from imagepipeline_dagster.ledger.verification import count_strangers
@@ -37,6 +38,7 @@ from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest, uses_of_plan
 from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.purchase.means import Means
+from imagepipeline_dagster.purchase.sources import sources_shown_by
 from imagepipeline_dagster.rows import fields_of, parquet_table, rows_of
 from imagepipeline_dagster.storage.contract import ObjectMissing
 
@@ -149,6 +151,8 @@ class Rebuilding:
                 day = entry["submitted_at"].date()
                 spending.reserve(connection, images=call.samples, today=day)
         record_uses(connection, (use for use in uses if use.request_key in restored))
+        for source in sources_shown_by(images, self.means.storage):
+            record_source(connection, source)
         return Restored(
             plan[0].prompt_set if plan else "",
             len(restored),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from imagepipeline_dagster import telemetry
@@ -44,6 +44,7 @@ _WAIT_FOR_OTHERS_SECONDS = 0.5
 class Rounds:
     """The work on one run's calls, by parts that are made for this run.
 
+    `want_sources` is told of each call that gave pictures, for those that it started from.
     `places` are for its jobs in flight: none may be taken until somebody allows it. `known_before`
     are the keys that the ledger knew at the beginning; `defect` is an error of ours
     that stopped the run.
@@ -56,6 +57,7 @@ class Rounds:
     writer: LedgerWriter
     submission: Submission
     landing: Landing
+    want_sources: Callable[[PlannedRequest], None]
     endings: Endings
     count: PurchaseCount
     state: RunState
@@ -83,6 +85,9 @@ class Rounds:
                 first = False
                 await self._begin_to_buy(entries)
             await self._note_uses(entries)
+            for key, entry in entries.items():
+                if entry.state is State.SUCCEEDED:
+                    self.want_sources(self.calls[key])
             self.state.done = sum(len(entry.stored) for entry in entries.values())
             work, others = await self._sort(entries)
             if self.state.interrupted or not (work or others):
@@ -178,6 +183,7 @@ class Rounds:
                 telemetry.jobs_under_way(-1)
                 self.places.give_back()
             if job is not None:
+                self.want_sources(call)
                 links_since = (entry and entry.links_since) or dt.datetime.now(dt.UTC)
                 useful = await self.landing.land(
                     hold,

@@ -19,14 +19,14 @@ from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.policy import NOT_RELEASED
 from imagepipeline_dagster.rows import arrow_schema
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """Version of the shards' columns and layout; another one makes a new release."""
 
 _JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 _OF_THE_RELEASE = {
-    "init_image": "Link of the first picture that the request named; what it leads to is not kept",
-    "mask_image": "Link of the mask that the request named; what it leads to is not kept",
+    "init_image": "Link of the first picture that the request named",
+    "mask_image": "Link of the mask that the request named",
     "split": "The split that it is in",
     "file_sha256": "SHA-256 of the picture's bytes here; another than image_sha256 "
     "where its origin was written into the file, or broken metadata was dropped",

@@ -50,10 +50,11 @@ class Shop:
         """The URL of the default tables."""
         return f"sqlite:///{self.folder / 'data/tables.db'}"
 
-    def buy(self, prompt_set: str = "spring") -> Bought:
+    def buy(self, prompt_set: str = "spring", *, keep_source_pictures: bool = False) -> Bought:
         """Buy a prompt set as it is in the tables."""
         with SourceTables(self.tables_url) as tables:
-            return self.buyer.buy(prompts_of(tables.prompts(prompt_set)))
+            prompts = prompts_of(tables.prompts(prompt_set))
+        return self.buyer.buy(prompts, keep_source_pictures=keep_source_pictures)
 
     def run(self, *arguments: str, ok: bool = True, answer: str = "") -> str:
         """Run a command and return all that it says."""

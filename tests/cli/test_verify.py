@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from imagepipeline_dagster.storage.contract import image_path
+from tests.api.servers import Reply, serving
 from tests.cli.running import do
 from tests.cli.shop import Shop, files_in
+from tests.release.samples import picture
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +55,20 @@ def test_each_damage_is_found(shop: Shop) -> None:
         "other size",
         "other bytes",
     }
+
+
+def test_a_picture_that_requests_start_from_is_read_too(shop: Shop) -> None:
+    """One that is gone is named, with the link that it came by."""
+    with serving(Reply(body=picture(1))) as server:
+        link = f"{server.url}/a.png"
+        shop.add("a", task="image2image", init_image=link)
+        [image] = shop.buy(keep_source_pictures=True).images
+    path = image_path(str(image.init_image_sha256), "PNG")
+    (shop.folder / "data" / path).unlink()
+
+    output = shop.run("verify", "--repair", ok=False)
+    assert f"{path}\n  a backup, or its link: {link}" in output
+    assert "1 image of 2 are missing or differ." in output
 
 
 def test_without_a_ledger_there_is_nothing_to_verify_by(shop: Shop) -> None:

@@ -17,6 +17,7 @@ def upgrade() -> None:
     _add_identity()
     _add_approvals()
     _add_shares()
+    _add_sources()
     _add_columns_of_samples()
     op.add_column("ledger_requests", sa.Column("links_since", sa.DateTime))
     op.create_index("ledger_requests_by_job", "ledger_requests", ["job_id"])
@@ -62,6 +63,19 @@ def _add_shares() -> None:
         sa.Column("rate", sa.Float(53), nullable=False),
         sa.Column("wanted", sa.Integer, nullable=False),
         sa.Column("lease_until", sa.DateTime, nullable=False),
+    )
+
+
+def _add_sources() -> None:
+    op.create_table(
+        "ledger_sources",
+        sa.Column("link_sha256", sa.String(64), primary_key=True),
+        sa.Column("link", sa.Text, nullable=False),
+        sa.Column("image_sha256", sa.String(64), index=True),
+        sa.Column("format", sa.String(8)),
+        sa.Column("bytes", sa.Integer),
+        sa.Column("error", sa.Text),
+        sa.Column("looked_up_at", sa.DateTime, nullable=False),
     )
 
 
