@@ -5,22 +5,34 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from jinja2 import Environment, Template
 
 _MEANINGFUL = re.compile(r"""[!"#$&'()*+./:<>?@[\\\]^`{|}~]|(?<![^\W_])_|_(?![^\W_])""")
 # Every sign that means something inside a line of Markdown; not the underscore inside a word.
 
+_JOINERS = "\u200c\u200d"
 _LONGEST_TEXT = 200  # characters of a value in a Markdown template
 
 
+def is_shown(sign: str) -> bool:
+    """Tell whether a text may be shown with this sign: it is seen, or joins signs that are.
+
+    Emoji, Persian and Hindi need the two joiners; they turn no reading direction round.
+    """
+    return sign.isprintable() or sign in _JOINERS
+
+
 def visible(text: str) -> str:
-    """Return the text with a box for each sign that is not printable, but line ends.
+    """Return the text with a box for each sign that cannot be shown, but line ends.
 
     Such a sign could turn the reading direction round, or be an order to a terminal.
     """
-    return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text)
+    return "".join(sign if is_shown(sign) or sign == "\n" else "\ufffd" for sign in text)
 
 
 def markdown_text(value: object, *, longest: int | None = None) -> str:
@@ -56,6 +68,9 @@ def template(name: str) -> Template:
 
 @cache
 def _environment(finalize: Callable[[object], Markup]) -> Environment:
+    # The command line needs the rest of this module alone, and starts quickly.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("imagepipeline_dagster", ""),
         autoescape=True,

@@ -116,7 +116,8 @@ def cost_lines(dataset: ImageDataset, planned: Forecast) -> Iterator[str]:
     total = planned.total
     cost = dataset.allowance(api.origin).cost(total.to_buy)
     to_buy = to_buy_text(total.to_buy, cost, emulated=api.emulated)
-    yield f"\nThe prompt sets concerned ({len(planned.sets):,}) would then have {to_buy}"
+    if planned.sets:
+        yield f"\nThe prompt sets concerned ({len(planned.sets):,}) would then have {to_buy}"
     for reason, images in total.summary.to_buy_by_reason.items():
         yield f"  {images:,} {reason.replace('_', ' ')}"
     yield from refusal_lines(total.refusals, total.refused)

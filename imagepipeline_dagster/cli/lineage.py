@@ -24,6 +24,7 @@ from imagepipeline_dagster.cli.terminal import (
     yes_option,
 )
 from imagepipeline_dagster.ledger import lineage as traces
+from imagepipeline_dagster.ledger import records
 from imagepipeline_dagster.partition_names import partition_key
 from imagepipeline_dagster.purchase import replay as replaying
 from imagepipeline_dagster.release import fates as image_fates
@@ -71,11 +72,14 @@ def lineage(
             uses = uses_named(ledger, prompt, embedding)
             images = {sha256 for of in uses for sha256 in of.images}
             sets = {of.use.prompt_set for of in uses}
+            stored = [sample for of in uses for sample in of.entry.stored]
         else:
             traced = traces.lineage_of(ledger, image)
             images = {traced.image_sha256}
             sets = {use.prompt_set for of in traced.samples for use in of.uses}
-    fates = _fates(dataset, storage, sets, images)
+            stored = [of.sample for of in traced.samples]
+    withdrawn = [str(of.image_sha256) for of in stored if of.outcome == records.Outcome.WITHDRAWN]
+    fates = _fates(dataset, storage, sets, images, withdrawn)
     if image is None:
         return Answer([_request_as_json(of, fates) for of in uses], _uses_lines(uses, fates))
     fate = fates[traced.image_sha256]
@@ -97,9 +101,16 @@ def uses_named(ledger: Ledger, prompt: str | None, embedding: str | None) -> lis
 
 
 def _fates(
-    dataset: ImageDataset, storage: Storage, prompt_sets: Collection[str], images: Collection[str]
+    dataset: ImageDataset,
+    storage: Storage,
+    prompt_sets: Collection[str],
+    images: Collection[str],
+    withdrawn: Collection[str],
 ) -> dict[str, dict[str, list[str]]]:
-    """Return verdicts and releases of each image."""
+    """Return verdicts and releases of each image.
+
+    A set's table does not know yet what was withdrawn since it was moderated.
+    """
     key = dataset.key("moderated_images")
     tables = [io_manager.table_path(key, partition_key(name)) for name in sorted(prompt_sets)]
     releases = image_fates.releases_with(storage, dataset.releases, images) if images else {}
@@ -107,6 +118,7 @@ def _fates(
     for of in image_fates.verdicts_in(storage, tables, images):
         text = f"{quoted(of.prompt_set, of.prompt_id)}: {of.verdict} ({of.moderation_reason})"
         verdicts.setdefault(of.image_sha256, []).append(text)
+    verdicts |= {image: ["rejected (withdrawn)"] for image in withdrawn}
     return {
         image: {"verdicts": verdicts.get(image, []), "releases": releases.get(image, [])}
         for image in images

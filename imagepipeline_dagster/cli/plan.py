@@ -99,13 +99,16 @@ def _plan_lines(
     total = planned.total
     shown = planned.sets if len(planned.sets) == 1 else (*planned.sets, total)
     yield _states_table(shown, allowance.cost)
-    if total.to_buy:
+    reasons = {reason for of in planned.sets for reason in of.summary.to_buy_by_reason}
+    if len(reasons) > 1:
         yield _reasons_table(shown)
     if not emulated and allowance.budget is None:
         yield "No budget limits what is spent."
     if warning is not None:
         yield warning
     yield to_buy_text(total.to_buy, allowance.cost(total.to_buy), emulated=emulated)
+    if len(reasons) == 1:
+        yield f"Reason of all: {''.join(reasons).replace('_', ' ')}."
 
 
 def to_buy_text(images: int, cost: float | None, *, emulated: bool) -> str:

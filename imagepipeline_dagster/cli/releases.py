@@ -142,7 +142,7 @@ def _change_lines(changes: Sequence[Change]) -> Iterator[str]:
     for (change_kind, cause), number in sorted(counts.items()):
         yield f"{change_kind}, {cause}: {number:,}"
     for change in changes[:_SHOWN]:
-        before_and_after = " -> ".join(filter(None, (change.before, change.after)))
+        before_and_after = " -> ".join(filter(None, (change.before, change.shown_after)))
         place = quoted(change.prompt_set, change.prompt_id)
         yield f"  {change.change} {place} ({change.cause}) {before_and_after}".rstrip()
     if len(changes) > _SHOWN:
@@ -258,7 +258,10 @@ def withdraw(
             uses = uses_named(ledger, prompt, embedding)
             images = {sha256 for of in uses for sha256 in of.images}
     if not images:
-        raise click.ClickException("The ledger knows no picture of it.")
+        named = f"prompt {prompt}" if prompt else f"embedding {embedding}"
+        raise click.ClickException(
+            f"The ledger knows no picture of the {named}: nothing to delete."
+        )
     pictures = count_of(len(images), "picture")
     agree(f"Delete {pictures}, here and in every release, for good?", yes=yes)
     now = dt.datetime.now(dt.UTC)

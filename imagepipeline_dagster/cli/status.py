@@ -166,8 +166,10 @@ def costs(*, price_per_image: float | None, dataset: ImageDataset) -> Answer:
         images=sum(of.images for of in spent.by_day.values()),
         money=sum(of.money for of in spent.by_day.values()),
     )
+    # Money was reserved by the prices of those days, which the dataset may have no more.
+    has_money = bool(everything.money)
     days = [
-        (day, [shown_number(of.images), f"{of.money:,.2f}" if of.money else ""])
+        (day, [shown_number(of.images), *([f"{of.money:,.2f}"] if has_money else [])])
         for day, of in (*spent.by_day.items(), ("total", everything))
     ]
     reused, saved_text = count_of(spent.total.reused, "image"), priced(spent.total.reused)
@@ -179,7 +181,9 @@ def costs(*, price_per_image: float | None, dataset: ImageDataset) -> Answer:
             "currency": allowance.currency,
         },
         [
-            counts_table("Bought by day", ["images", "money"], days, of="day"),
+            counts_table(
+                "Bought by day", ["images", *(["money"] if has_money else [])], days, of="day"
+            ),
             _bought_table("prompt set", spent.by_set, spent.total, priced),
             _bought_table("model", spent.by_model, spent.total, priced),
             f"{reused} reused instead of bought{saved}.",
@@ -193,11 +197,13 @@ def _bought_table(
     total: Bought,
     priced: Callable[[int], str | None],
 ) -> Table:
-    rows = [
-        (name, [shown_number(of.bought), priced(of.bought) or "", shown_number(of.reused)])
-        for name, of in sorted((*counts.items(), ("total", total)), key=lambda row: row[1] is total)
-    ]
-    return counts_table(f"Bought by {what}", ["images", "money", "reused"], rows, of=what)
+    has_money = priced(0) is not None
+    rows = []
+    for name, of in (*sorted(counts.items()), ("total", total)):
+        money = [priced(of.bought) or ""] if has_money else []
+        rows.append((name, [shown_number(of.bought), *money, shown_number(of.reused)]))
+    headings = ["images", *(["money"] if has_money else []), "reused"]
+    return counts_table(f"Bought by {what}", headings, rows, of=what)
 
 
 @click.command()

@@ -21,6 +21,7 @@ from rich.text import Text
 from typing_extensions import override
 
 from imagepipeline_dagster.errors import CorrectableError
+from imagepipeline_dagster.markup import is_shown
 from imagepipeline_dagster.tables.spelling import quoted, visible_name
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
@@ -37,7 +38,7 @@ def printable(text: str) -> str:
     must not change what a person reads.
     """
     return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
+        character if is_shown(character) else character.encode("unicode_escape").decode()
         for character in text
     )
 

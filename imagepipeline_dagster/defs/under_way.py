@@ -41,9 +41,10 @@ def configured_instance(variables: Mapping[str, str]) -> dg.DagsterInstance:
     """
     home = variables.get("DAGSTER_HOME", "")
     if not home or not Path(home).is_dir():
+        trouble = f"is {home!r}, which is no folder" if home else "is not set"
         raise InstanceMissing(
-            f"DAGSTER_HOME is {home!r}, and not the folder of a Dagster instance: set it to the "
-            "one that your Dagster runs with."
+            f"DAGSTER_HOME {trouble}: set it to the folder of the Dagster instance that your "
+            "Dagster runs with."
         )
     return dg.DagsterInstance.from_config(str(Path(home).absolute()))
 

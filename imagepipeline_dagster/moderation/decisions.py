@@ -130,7 +130,8 @@ def decisions_of_file(file: Path, known: KnownTargets | None) -> list[Override]:
             column = f", column {error.column!r}" if error.column else ""
             problems.append(f"{row.place}{column}: {error}")
     if problems:
-        raise ImportRefused(file, tuple(problems[:_PROBLEMS]), count=len(problems))
+        further = {"": len(problems) - _PROBLEMS} if len(problems) > _PROBLEMS else {}
+        raise ImportRefused(file, tuple(problems[:_PROBLEMS]), further=further)
     return decisions
 
 

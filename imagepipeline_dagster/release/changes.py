@@ -72,6 +72,13 @@ class Change:
     image_before: str | None = column("SHA-256 of the former picture", default=None)
     image_after: str | None = column("SHA-256 of the picture", default=None)
 
+    @property
+    def shown_after(self) -> str:
+        """What it is, for a person to read: a decision is told with who decided."""
+        if self.cause == Cause.OVERRIDE and self.after:
+            return f"decided by {self.after}"
+        return self.after or ""
+
 
 _Place = tuple[str, str, int | None, int | None, int]
 _Why = tuple[Cause, str | None, str | None]  # with what was, and what is now

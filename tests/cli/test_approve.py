@@ -91,4 +91,6 @@ def test_sets_sync_brings_the_partitions_in_step(
 def test_sets_sync_needs_an_instance(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without DAGSTER_HOME the message says what to set."""
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
-    assert "set it to the one" in " ".join(shop.run("sets", "sync", ok=False).split())
+    assert "is not set: set it to the folder" in " ".join(
+        shop.run("sets", "sync", ok=False).split()
+    )

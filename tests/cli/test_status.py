@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.cli.running import do
+from tests.cli.shop import row_of
 from tests.pipeline import Pipeline, open_pipeline, partition_keys
 
 DATASET = """
@@ -36,7 +37,7 @@ def told(*arguments: str) -> Any:  # noqa: ANN401 - any JSON
 
 
 def test_status_says_how_each_set_stands(pipeline: Pipeline) -> None:
-    """New, built and changed sets, the spending, the release and the next runs are told."""
+    """New, built and changed sets, reasons, spending, the release and the next runs are told."""
     for name in ("spring", "summer"):
         pipeline.add(name, "one")
     pipeline.sync()
@@ -52,6 +53,7 @@ def test_status_says_how_each_set_stands(pipeline: Pipeline) -> None:
     assert standing["spent"]["total"]["images"] == 2
     assert (standing["last_release"]["version"], standing["last_release"]["images"]) == ("v0001", 2)
     assert standing["next_runs"].keys() == {"reconcile_schedule", "image_dataset_schedule"}
+    assert row_of(do("plan").output.split("by reason")[1], "total") == ["2", "1"]
     assert told("releases", "verify")["problems"] == []
     assert told("review", "spring")["pictures"] == 1
     shown = do("status").output

@@ -159,7 +159,9 @@ def test_hostile_text_is_text_and_nothing_else(storage: LocalFolder, text: str) 
     assert all(sign.isprintable() for sign in shown)
 
 
-@pytest.mark.parametrize("text", ["<b> & | 100% (a, b) [c] _d_", "日本語 émoji 🦊"])
+@pytest.mark.parametrize(
+    "text", ["<b> & | 100% (a, b) [c] _d_", "日本語 émoji 🦊", "👩\u200d👧 क्\u200dष"]
+)
 def test_escaped_text_reads_as_it_was(storage: LocalFolder, text: str) -> None:
     """What a browser shows is the prompt itself."""
     assert f"| {text} |" in html.unescape(card_of([kept_row(storage, 1, prompt=text)]))

@@ -167,6 +167,8 @@ def test_a_withdrawn_picture_is_not_bought_again(
     told = CliRunner().invoke(main, [*command, "--why", "a person asked", "--who", "ana"])
     assert told.output == "1 picture withdrawn.\nRewritten in releases: v0001.\n"
     assert latest_release(buyer.storage).as_arrow(["prompt_id"]).num_rows == 2
+    traced = CliRunner().invoke(main, ["lineage", "--prompt", f"spring/{prompt_id}"]).output
+    assert "rejected (withdrawn)" in traced
 
     again = buyer.buy(prompts)
     assert again.outcomes == {"generated": 2, "withdrawn": 1}

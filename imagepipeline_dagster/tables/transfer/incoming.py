@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from imagepipeline_dagster.api.contract import RANGES, Range
 from imagepipeline_dagster.tables.errors import TablesError
@@ -42,6 +43,7 @@ from imagepipeline_dagster.tables.transfer.tidying import Tidy, tidy_of
 from imagepipeline_dagster.tables.values import Kind, is_no_value, is_unread_list, shown
 
 _SHOWN_PROBLEMS = 20
+_SHOWN_ALIKE = 5  # problems of one column
 _SHOWN_SYNTAX = 20
 _PROMPTS = frozenset({"prompt", "negative_prompt"})
 _PROGRESS_ROWS = 2_000
@@ -50,17 +52,34 @@ _PROGRESS_ROWS = 2_000
 class ImportRefused(TablesError):
     """A file was not imported and nothing was changed.
 
-    `problems` holds the first 20, each naming its place, column and value, and what is expected;
+    `problems` holds the first ones, each naming its place, column and value, and what is expected;
     `count` is how many there are.
     """
 
-    def __init__(self, file: Path, problems: tuple[str, ...], *, count: int | None = None) -> None:
+    def __init__(
+        self,
+        file: Path,
+        problems: tuple[str, ...],
+        *,
+        further: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """Refuse a file; `further` counts the problems that are not named, by what has them."""
         self.file = file
         self.problems = problems
-        self.count = len(problems) if count is None else count
-        more = self.count - len(problems)
+        self.count = len(problems) + sum(further.values())
         lines = [f"{file} was not imported, and nothing was changed:", *problems]
-        super().__init__("\n  ".join(lines + ([f"… and {more:,} more"] if more else [])))
+        lines += [
+            f"… and {count:,} more" + (f" in {what}" if what else "")
+            for what, count in further.items()
+        ]
+        super().__init__("\n  ".join(lines))
+
+
+class _Problem(NamedTuple):
+    """What is wrong with a row: in which column, if in one, and in words."""
+
+    about: str
+    text: str
 
 
 OnRefused = Callable[[Sequence[str], FileRow | RowUnreadable, list[str]], object]
@@ -222,32 +241,42 @@ class IncomingRows:
 
     def _read_into(self, staged: StagedRows) -> None:
         shown_problems: list[str] = []
-        problem_count = rows = 0
+        further: Counter[str] = Counter()
+        alike: Counter[str] = Counter()
+        rows = 0
         with closing(SeenRows()) as seen:
             for rows, row in enumerate(self._file.rows(), start=1):
                 problems = self._problems_of(row, staged, seen)
                 if problems:
-                    self._on_refused(self._headers, row, problems)
-                    problem_count += len(problems)
-                    shown_problems += problems[: _SHOWN_PROBLEMS - len(shown_problems)]
+                    self._on_refused(self._headers, row, [problem.text for problem in problems])
+                for problem in problems:
+                    alike[problem.about] += 1
+                    if (
+                        alike[problem.about] > _SHOWN_ALIKE
+                        or len(shown_problems) == _SHOWN_PROBLEMS
+                    ):
+                        further[problem.about] += 1
+                    else:
+                        shown_problems.append(problem.text)
                 if rows % _PROGRESS_ROWS == 0:
                     self.on_progress(RowProgress("read", rows))
         self.on_progress(RowProgress("read", rows, rows))
         if shown_problems:
-            raise ImportRefused(self.path, tuple(shown_problems), count=problem_count)
+            raise ImportRefused(self.path, tuple(shown_problems), further=further)
 
     def _problems_of(
         self, row: FileRow | RowUnreadable, staged: StagedRows, seen: SeenRows
-    ) -> list[str]:
+    ) -> list[_Problem]:
         """Stage a row, unless it repeats one without an id; return what is wrong with it."""
         if isinstance(row, RowUnreadable):
-            return [f"{row.place} {row.problem}"]
+            return [_Problem("", f"{row.place} {row.problem}")]
         values: dict[str, Any] = dict.fromkeys(self.columns)
         problems = []
         for source in self._sources:
             problem = self._read_value(row, source, values)
             if problem:
-                problems.append(f"{row.place}, {source.label}: {problem}")
+                text = f"{row.place}, {source.label}: {problem}"
+                problems.append(_Problem(source.label, text))
         if problems:
             return problems
         if self._derives_ids:
@@ -260,7 +289,8 @@ class IncomingRows:
         if earlier:
             keys = key_columns(self.row_type)
             key = " and ".join(shown(values[name]) for name in keys)
-            return [f"{row.place} repeats the {' and '.join(keys)} of {earlier}: {key}"]
+            text = f"{row.place} repeats the {' and '.join(keys)} of {earlier}: {key}"
+            return [_Problem("", text)]
         return []
 
     def _read_value(self, row: FileRow, source: _Source, values: dict[str, Any]) -> str | None:
@@ -397,6 +427,6 @@ def _problem_of_number(column: Column, raw: object, value: float | str) -> str |
 def _number_hint(column: Column, raw: str) -> str:
     if column.kind is Kind.WHOLE and re.fullmatch(r"[+-]?[0-9.,]+[eE][+-]?[0-9]+", raw.strip()):
         return ": a spreadsheet shortened it, and digits are lost; format the column as text there"
-    if column.kind is Kind.NUMBER and re.fullmatch(r"[+-]?[0-9]+,[0-9]+", raw.strip()):
+    if re.fullmatch(r"[+-]?[0-9]+,[0-9]+", raw.strip()):
         return "; --decimal , takes a comma before the decimals"
     return ""

@@ -52,7 +52,7 @@ def tidy_of(column: Column, *, decimal: str, seed_modulo: int | None) -> Tidy | 
             return _time
         case name if name in _IDS:
             return _id
-    if column.kind is Kind.NUMBER:
+    if column.kind in {Kind.NUMBER, Kind.WHOLE}:
         return lambda raw: _number(raw, decimal)
     return None
 

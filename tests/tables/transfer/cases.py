@@ -241,9 +241,9 @@ CASES: dict[str, Case] = {
     "decimal comma": ("a.csv", cell("guidance_scale", '"7,5"'), "", "--decimal ,"),
     "decimal comma said": (
         "a.csv",
-        f"{HEAD},guidance_scale,refiner\ns,a,p,x,x\n".replace(",", ";").replace("x;x", "7,5;WAHR"),
+        "prompt_set;prompt_id;prompt;guidance_scale;samples;refiner\ns;a;p;7,5;2,0;WAHR\n",
         "--decimal ,",
-        {"guidance_scale": 7.5, "refiner": True},
+        {"guidance_scale": 7.5, "samples": 2, "refiner": True},
     ),
     # names
     "id of a frame": ("a.csv", f"{HEAD}\ns,1.0,p\n", "", {"prompt_id": "1"}),

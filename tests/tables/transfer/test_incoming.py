@@ -219,11 +219,12 @@ def test_a_late_problem_takes_everything_back(
 
 
 def test_many_problems_are_counted(sqlite_url: str, tmp_path: Path) -> None:
-    """Of many problems the first twenty are shown and the rest are counted."""
-    file = csv_file(tmp_path, [("s", number, "") for number in range(1000)])
-    with pytest.raises(ImportRefused, match="… and 980 more") as caught:
+    """Of many problems the first five of a column are shown, and the rest are counted by column."""
+    file = csv_file(tmp_path, [("s", number, "") for number in range(1000)] + [("", "x", "a kite")])
+    with pytest.raises(ImportRefused, match="… and 995 more in column 'prompt'") as caught:
         import_prompts(sqlite_url, PROMPTS, file)
-    assert (len(caught.value.problems), caught.value.count) == (20, 1000)
+    assert (len(caught.value.problems), caught.value.count) == (6, 1001)
+    assert caught.value.problems[-1] == "line 1002, column 'prompt_set': is empty"
 
 
 def test_lines_that_are_no_rows_are_refused(sqlite_url: str, tmp_path: Path) -> None:
