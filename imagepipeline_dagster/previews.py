@@ -52,7 +52,9 @@ def stored_thumbnail(storage: Storage, sha256: str | None) -> bytes | None:
     except ObjectMissing:
         return None
     is_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-    return data if is_webp and len(data) <= _LARGEST_THUMBNAIL else None
+    # A loss of power may have cut it: it was never synced.
+    is_whole = len(data) >= 8 + int.from_bytes(data[4:8], "little")
+    return data if is_webp and is_whole and len(data) <= _LARGEST_THUMBNAIL else None
 
 
 def stored_thumbnails(storage: Storage, pictures: Iterable[str | None]) -> list[bytes | None]:

@@ -257,10 +257,12 @@ def test_thumbnails_are_read_some_at_a_time(tmp_path: Path) -> None:
             return super().read(path)
 
     storage = Distant(tmp_path)
-    mine, page, missing = "a" * 64, "b" * 64, "c" * 64
+    mine, page, missing, cut = "a" * 64, "b" * 64, "c" * 64, "d" * 64
     drawn = thumbnail(Image.new("RGB", (8, 8), "red"))
     storage.write(thumbnail_path(mine), drawn)
     storage.write(thumbnail_path(page), b"<script>alert(1)</script>")
+    storage.write(thumbnail_path(cut), drawn[:-1])
 
     assert stored_thumbnails(storage, [mine, None, page]) == [drawn, None, None]
     assert stored_thumbnails(storage, [missing, mine]) == [None, drawn]
+    assert stored_thumbnails(storage, [cut, mine]) == [None, drawn]

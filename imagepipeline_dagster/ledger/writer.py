@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ P = ParamSpec("P")
 _GROUP = 200
 # A database that restarts or is locked for a while must not cost the job id of a paid picture.
 _PATIENCE_SECONDS = 60.0
+_LONGEST_REST_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,15 @@ class _Write(Generic[T]):
 class LedgerWriter:
     """One thread that commits what the event loop hands it.
 
-    A commit takes all changes that wait when it begins: no write waits for a timer, and under load
-    many share one commit. `write` returns when its commit is durable.
+    A commit takes all changes that wait once it has the database's lock: under load many share one.
+    Then the thread rests as long as it had the lock, for those who wait for it in other processes.
+    `write` returns when its commit is durable.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._waiting: queue.SimpleQueue[_Write[Any] | None] = queue.SimpleQueue()
+        self._locked_since = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
 
     def __enter__(self) -> Self:
@@ -65,17 +69,23 @@ class LedgerWriter:
     def _run(self) -> None:
         while (first := self._waiting.get()) is not None:
             group = [first]
-            while len(group) < _GROUP and not self._waiting.empty():
-                following = self._waiting.get()
-                if following is None:
-                    self._waiting.put(None)
-                    break
-                group.append(following)
+            self._take_waiting(group)
             self._commit(group)
+            # SQLite has no queue: a process that waits for its lock looks now and then whether it
+            # is free, and must find it so as often as not.
+            time.sleep(min(time.monotonic() - self._locked_since, _LONGEST_REST_SECONDS))
 
-    def _commit(self, group: list[_Write[Any]]) -> None:
+    def _take_waiting(self, group: list[_Write[Any]]) -> None:
+        while len(group) < _GROUP and not self._waiting.empty():
+            following = self._waiting.get()
+            if following is None:
+                self._waiting.put(None)
+                break
+            group.append(following)
+
+    def _commit(self, group: list[_Write[Any]], *, alone: bool = False) -> None:
         try:
-            results = self._apply(group)
+            results = self._apply(group, alone=alone)
         except Exception as error:  # noqa: BLE001 - handed to whoever waits for the write
             if len(group) == 1 or isinstance(error, OperationalError):
                 # The database is at fault, and had its time: the others would wait as long again.
@@ -84,12 +94,16 @@ class LedgerWriter:
                 return
             # One bad write must not take the others with it.
             for write in group:
-                self._commit([write])
+                self._commit([write], alone=True)
         else:
             for write, result in zip(group, results, strict=True):
                 write.done.set_result(result)
 
     @stamina.retry(on=OperationalError, attempts=None, timeout=_PATIENCE_SECONDS)
-    def _apply(self, group: list[_Write[Any]]) -> list[Any]:
+    def _apply(self, group: list[_Write[Any]], *, alone: bool) -> list[Any]:
         with self._engine.begin() as connection:
+            self._locked_since = time.monotonic()
+            if not alone:
+                # Other processes may have had the lock until now: what came meanwhile comes along.
+                self._take_waiting(group)
             return [write.change(connection) for write in group]

@@ -67,7 +67,8 @@ class Storage(ABC):
     def write(self, path: str, data: bytes, *, derived: bool = False) -> str:
         """Put the bytes at `path`, in place of what is there, and return the URI.
 
-        `derived` bytes can be made again from others: a loss of power may take them away.
+        `derived` bytes can be made again from others: a loss of power may take them away, or leave
+        a part of them, so that their readers look whether they are whole.
         """
 
     @abstractmethod

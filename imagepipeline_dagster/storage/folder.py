@@ -49,7 +49,8 @@ class LocalFolder(Storage):
         location = self._location(path)
         with _temporary_beside(location) as temporary:
             temporary.write_bytes(data)
-            _sync_path(temporary)
+            if not derived:
+                _sync_path(temporary)
             temporary.replace(location)
         if not derived:
             _sync_path(location.parent)

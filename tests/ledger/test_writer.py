@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import OperationalError
 
 from imagepipeline_dagster.ledger import writer as writer_module
@@ -50,9 +50,10 @@ def test_writes_that_wait_share_a_commit(ledger: Ledger) -> None:
         with LedgerWriter(ledger.engine) as writer:
             apply = writer._apply
 
-            def counted(group: list[Any]) -> list[Any]:
-                transactions.append(len(group))
-                return apply(group)
+            def counted(group: list[Any], *, alone: bool) -> list[Any]:
+                results = apply(group, alone=alone)
+                transactions.append(len(results))
+                return results
 
             writer._apply = counted  # type: ignore[method-assign] # counts the groups
             assert await asyncio.gather(*(writer.write(note, n) for n in range(300))) == list(
@@ -102,7 +103,7 @@ def test_what_was_handed_over_is_written_although_nobody_waits(ledger: Ledger) -
 
 
 def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
-    """A lock that somebody holds for a while delays a write, and does not lose it."""
+    """A lock that somebody holds delays the writes of that while, which then share a commit."""
     file = tmp_path / "ledger.db"
     ledger = Ledger(f"sqlite:///{file}")
     with ledger.engine.begin() as connection:
@@ -111,16 +112,21 @@ def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
     locking = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
     locking.execute("BEGIN IMMEDIATE")
     timer = threading.Timer(0.5, locking.rollback)
+    commits: list[Connection] = []
+    event.listen(ledger.engine, "commit", commits.append)
 
     async def work() -> None:
         with LedgerWriter(ledger.engine) as writer:
             timer.start()
-            assert await writer.write(note, 1) == 1
+            first = asyncio.ensure_future(writer.write(note, 1))
+            await asyncio.sleep(0.1)
+            assert list(await asyncio.gather(first, writer.write(note, 2))) == [1, 2]
 
     asyncio.run(work())
     timer.join()
     locking.close()
-    assert noted(ledger) == [0, 1]
+    assert noted(ledger) == [0, 1, 2]
+    assert len(commits) == 1
     ledger.close()
 
 
@@ -130,7 +136,7 @@ def test_a_database_that_stays_away_fails_all_that_wait_together(
     """Once its patience is over, the writer does not begin it anew for each of a group."""
     begun: list[int] = []
 
-    def away(_writer: LedgerWriter, group: list[object]) -> list[object]:
+    def away(_writer: LedgerWriter, group: list[object], **_: object) -> list[object]:
         begun.append(len(group))
         time.sleep(0.05)
         raise OperationalError("COMMIT", {}, Exception("the database is away"))
