@@ -2,7 +2,8 @@
 
 import datetime as dt
 import json
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 from urllib.parse import quote
 
 import dagster as dg
@@ -61,11 +62,24 @@ def build_alerts(
         start: whether the sensors run from the beginning.
     """
     status = dg.DefaultSensorStatus.RUNNING if start else dg.DefaultSensorStatus.STOPPED
+    ticking = {"minimum_interval_seconds": interval_seconds, "default_status": status}
+    return [
+        _standing_alerts(dataset, notify, ui_url=ui_url, nearly=nearly, ticking=ticking),
+        _run_alerts(dataset, notify, ui_url=ui_url, ticking=ticking),
+    ]
 
+
+def _standing_alerts(
+    dataset: ImageDataset,
+    notify: Notify,
+    *,
+    ui_url: str | None,
+    nearly: float,
+    ticking: Mapping[str, Any],
+) -> dg.SensorDefinition:
     @dg.sensor(
+        **ticking,
         name=dataset.named("standing_alerts_sensor"),
-        minimum_interval_seconds=interval_seconds,
-        default_status=status,
         description="Tells people of a budget that is nearly reached, of unknown requests, and of "
         "plans that wait for approval.",
     )
@@ -90,10 +104,15 @@ def build_alerts(
         telling = tell(news, json.loads(context.cursor or "{}"), notify)
         return _result(telling, json.dumps(telling.said))
 
+    return standing_alerts_sensor
+
+
+def _run_alerts(
+    dataset: ImageDataset, notify: Notify, *, ui_url: str | None, ticking: Mapping[str, Any]
+) -> dg.SensorDefinition:
     @dg.sensor(
+        **ticking,
         name=dataset.named("run_alerts_sensor"),
-        minimum_interval_seconds=interval_seconds,
-        default_status=status,
         description="Tells people of this dataset's runs that failed, and of checks that did.",
     )
     def run_alerts_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
@@ -111,7 +130,7 @@ def build_alerts(
             after = mine[telling.done][0] - 1  # the next look begins with what nobody was told of
         return _result(telling, json.dumps({"after": after, "said": telling.said}))
 
-    return [standing_alerts_sensor, run_alerts_sensor]
+    return run_alerts_sensor
 
 
 def _waiting(

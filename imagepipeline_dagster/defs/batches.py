@@ -107,13 +107,7 @@ def build_batch_job(
                 if made.failure is not None:
                     failures[made.prompt_set] = str(made.failure)
         if failures:
-            rows = [list(named) for named in sorted(failures.items())]
-            raise dg.Failure(
-                f"{len(failures)} of {len(config.prompt_sets)} prompt sets failed: "
-                f"{', '.join(sorted(failures))[:1000]}. The others are made.",
-                metadata=found_table("failed", ["prompt set", "why"], rows[:_FAILURES_SHOWN]),
-                allow_retries=False,
-            )
+            raise _failure(failures, asked_for=len(config.prompt_sets))
 
     @dg.job(
         name=dataset.named("materialize_batch"),
@@ -128,6 +122,16 @@ def build_batch_job(
         make_prompt_sets()
 
     return materialize_batch
+
+
+def _failure(failures: Mapping[str, str], *, asked_for: int) -> dg.Failure:
+    rows = [list(named) for named in sorted(failures.items())]
+    return dg.Failure(
+        f"{len(failures)} of {asked_for} prompt sets failed: "
+        f"{', '.join(sorted(failures))[:1000]}. The others are made.",
+        metadata=found_table("failed", ["prompt set", "why"], rows[:_FAILURES_SHOWN]),
+        allow_retries=False,
+    )
 
 
 def run_config_of(dataset: ImageDataset, prompt_sets: Sequence[str]) -> Mapping[str, Any]:

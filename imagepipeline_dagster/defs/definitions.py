@@ -21,13 +21,17 @@ from imagepipeline_dagster.defs.image_dataset import (
 )
 from imagepipeline_dagster.defs.moderated_images import build_moderated_images
 from imagepipeline_dagster.defs.moderation_sensor import build_moderation_overrides
-from imagepipeline_dagster.defs.plans import build_plan_jobs, build_purchase_of_approved
+from imagepipeline_dagster.defs.plans import (
+    build_approval_job,
+    build_plan_job,
+    build_purchase_of_approved,
+)
 from imagepipeline_dagster.defs.prompt_sets import build_prompt_sets
 from imagepipeline_dagster.defs.registration import build_registration
 from imagepipeline_dagster.defs.release_sensor import build_release_sensor
 from imagepipeline_dagster.defs.resource_keys import bound_resources, with_io_manager_of
 from imagepipeline_dagster.defs.schedules import build_schedules
-from imagepipeline_dagster.defs.sensors import build_sensors
+from imagepipeline_dagster.defs.sensors import build_embeddings_sensor, build_prompts_sensor
 from imagepipeline_dagster.defs.source_tables import build_source_tables
 from imagepipeline_dagster.defs.stage import STAGES
 from imagepipeline_dagster.moderation.moderating import check_policy
@@ -50,73 +54,31 @@ def build_definitions(
     Raises:
         ClassifierMissing, HashesMissing: the moderation policy needs what is not installed.
     """
-    published, canaries = build_hub_dataset(dataset), build_drift_canaries(dataset)
-    bound = bound_resources(dataset, resources)
-    job, release_job, canaries_job = (
-        dg.define_asset_job(
-            dataset.named(name),
-            selection=dg.AssetSelection.assets(*map(dataset.key, assets)),
-            executor_def=executor,
-            description=about,
-        )
-        for name, assets, about in (
-            ("materialize_prompt_set", STAGES, "Plans, buys and moderates one prompt set."),
-            (
-                "release_image_dataset",
-                ("image_dataset", *(["hub_dataset"] if published else [])),
-                "Publishes the kept images of all prompt sets, if anything changed.",
-            ),
-            (
-                "buy_canaries",
-                ("drift_canaries",),
-                "Buys the canaries again, and compares: whether the hosted model drifted.",
-            ),
-        )
-    )
-    batch_job = build_batch_job(dataset, bound, executor)
     check_policy(dataset.moderation)
+    bound = bound_resources(dataset, resources)
     # Where no step runs beside another, shards would be steps more and nothing else.
-    in_shards = executor.name != dg.in_process_executor.name
-    with warnings.catch_warnings():
-        # Checks of dynamic partitions work, and are marked as a preview.
-        warnings.filterwarnings("ignore", "Specifying a partitions_def", dg.PreviewWarning)
-        definitions = [
-            with_io_manager_of(dataset, definition)
-            for definition in (
-                *build_prompt_sets(dataset),
-                *build_generation_requests(dataset),
-                *build_generated_images(dataset, in_shards=in_shards),
-                *build_moderated_images(dataset, in_shards=in_shards),
-                *build_image_dataset(dataset),
-                *published,
-                *canaries,
-            )
-        ]
-    checks = [check for check in definitions if isinstance(check, dg.AssetChecksDefinition)]
+    stages = _stages(dataset, in_shards=executor.name != dg.in_process_executor.name)
+    checks = [stage for stage in stages if isinstance(stage, dg.AssetChecksDefinition)]
+    assets = [*build_source_tables(dataset), *(stage for stage in stages if stage not in checks)]
+    set_job, *other_jobs = _asset_jobs(dataset, executor)
+    set_jobs = [set_job, build_batch_job(dataset, bound, executor)]
     status = "RUNNING" if start else "STOPPED"
     sensor_status = dg.DefaultSensorStatus(status)
     moderation_job, moderation_sensor = build_moderation_overrides(dataset, status=sensor_status)
     return dg.Definitions(
-        assets=_described(
-            dataset,
-            [
-                *build_source_tables(dataset),
-                *(asset for asset in definitions if asset not in checks),
-            ],
-            resources["imagepipeline"],
-        ),
+        assets=_described(dataset, assets, resources["imagepipeline"]),
         asset_checks=checks,
         jobs=[
-            job,
-            batch_job,
-            release_job,
+            *set_jobs,
+            *other_jobs,
             moderation_job,
             build_registration(dataset),
-            *build_plan_jobs(dataset),
-            *([canaries_job] if canaries else []),
+            build_plan_job(dataset),
+            build_approval_job(dataset),
         ],
         sensors=[
-            *build_sensors(dataset, jobs=[job, batch_job], status=sensor_status),
+            build_prompts_sensor(dataset, jobs=set_jobs, status=sensor_status),
+            build_embeddings_sensor(dataset, jobs=set_jobs, status=sensor_status),
             build_purchase_of_approved(dataset, status=sensor_status),
             moderation_sensor,
             *build_release_sensor(dataset, status=sensor_status),
@@ -127,6 +89,53 @@ def build_definitions(
             dataset.resource(RELEASE_IO_MANAGER): release_io_manager(dataset),
         },
     )
+
+
+def _stages(dataset: ImageDataset, *, in_shards: bool) -> list[Any]:
+    """Return the assets that this package makes, in the order of the flow, with their checks."""
+    with warnings.catch_warnings():
+        # Checks of dynamic partitions work, and are marked as a preview.
+        warnings.filterwarnings("ignore", "Specifying a partitions_def", dg.PreviewWarning)
+        return [
+            with_io_manager_of(dataset, definition)
+            for definition in (
+                *build_prompt_sets(dataset),
+                *build_generation_requests(dataset),
+                *build_generated_images(dataset, in_shards=in_shards),
+                *build_moderated_images(dataset, in_shards=in_shards),
+                *build_image_dataset(dataset),
+                *build_hub_dataset(dataset),
+                *build_drift_canaries(dataset),
+            )
+        ]
+
+
+def _asset_jobs(dataset: ImageDataset, executor: dg.ExecutorDefinition) -> list[Any]:
+    """Return the jobs that materialize assets; that of the prompt sets comes first."""
+    release = ["image_dataset", *(["hub_dataset"] if dataset.release.publish_to else [])]
+    canaries = ["drift_canaries"] if dataset.canaries.images else []
+    return [
+        dg.define_asset_job(
+            dataset.named(name),
+            selection=dg.AssetSelection.assets(*map(dataset.key, assets)),
+            executor_def=executor,
+            description=about,
+        )
+        for name, assets, about in (
+            ("materialize_prompt_set", STAGES, "Plans, buys and moderates one prompt set."),
+            (
+                "release_image_dataset",
+                release,
+                "Publishes the kept images of all prompt sets, if anything changed.",
+            ),
+            (
+                "buy_canaries",
+                canaries,
+                "Buys the canaries again, and compares: whether the hosted model drifted.",
+            ),
+        )
+        if assets
+    ]
 
 
 def _described(

@@ -2,8 +2,9 @@
 
 import datetime as dt
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import dagster as dg
 from pydantic import Field
@@ -19,6 +20,7 @@ from imagepipeline_dagster.defs.metadata import (
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.stopped_sets import stopped_sets
 from imagepipeline_dagster.defs.stored_sets import data_versions, stored_sets
+from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.checks import objections
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
 from imagepipeline_dagster.previews import markdown_picture
@@ -35,11 +37,12 @@ from imagepipeline_dagster.release.publish import (
     TooMuchLost,
     publish,
 )
-from imagepipeline_dagster.release.readiness import Today, alike_pictures, ready_sets
+from imagepipeline_dagster.release.readiness import ReadySets, Today, alike_pictures, ready_sets
 from imagepipeline_dagster.release.reading import leaks_in, stored_changes
 from imagepipeline_dagster.release.splits import SplitsLeak
 from imagepipeline_dagster.resources import LedgerResource, StorageResource, TablesResource
 from imagepipeline_dagster.storage.contract import Storage
+from imagepipeline_dagster.tables.overrides import Override
 
 RELEASE_IO_MANAGER = "release_io_manager"
 """The resource that hands a release on, before its dataset's prefix."""
@@ -101,90 +104,127 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
         ledger: LedgerResource,
         tables: TablesResource,
     ) -> Iterator[dg.MaterializeResult[DatasetRelease]]:
-        started = time.monotonic()
-        home = storage.open()
-        # Looked up before anything is read: what changes meanwhile is seen by the next release.
-        versions = data_versions(dataset, context.instance)
-        stopped = stopped_sets(context, dataset)
-        with tables.open(dataset.prompts, dataset.embeddings) as source:
-            present = source.prompt_ids()
-        overrides = tables.overrides(dataset.overrides)
-        policy = config.applied_to(dataset.release)
-        basis = basis_of_release(
-            home,
-            {
-                "tables": versions,
-                "stopped": stopped,
-                "prompts": {name: sorted(ids) for name, ids in present.items()},
-                "overrides": [str(override) for override in overrides],
-                "rules": dataset.moderation.model_dump(mode="json"),
-                "on_removed": dataset.watching.on_removed,
-                "packing": policy.packing,
-                "title": dataset.title,
-            },
-        )
+        started, home = time.monotonic(), storage.open()
+        seen = _Seen.now(context, dataset, tables, config.applied_to(dataset.release))
+        basis = basis_of_release(home, seen.basis)
         if unchanged := unchanged_release(home, dataset.releases, basis):
             value = DatasetRelease(unchanged, home)
             checked = _check_results(unchanged, unchanged.counts.kept)
             yield _result(value, checked, _metadata(dataset, value, started=started))
             return
         with ledger.open() as opened:
-            today = Today(
-                present=present,
-                stopped=stopped,
-                keep_removed=dataset.watching.on_removed == "keep",
-                dataset=dataset.name,
-                policy=dataset.moderation,
-                overrides=overrides,
-                ledger=opened,
-                storage=home,
-            )
+            today = seen.today(opened, home)
             ready = ready_sets(stored_sets(dataset, context.instance, home), today)
-            alike = alike_pictures(ready.images, today) if len(policy.splits) > 1 else []
+            alike = alike_pictures(ready.images, today) if len(seen.policy.splits) > 1 else []
             looks = look_at_canaries(dataset.canaries.images, opened, home)
-        try:
-            release = publish(
-                Publication(
-                    storage=home,
-                    name=dataset.title,
-                    images=ready.images,
-                    run_id=context.run.run_id,
-                    created_at=dt.datetime.now(dt.UTC),
-                    folder=dataset.releases,
-                    left_out=ready.left_out,
-                    policy=policy,
-                    alike=alike,
-                    drift=drift_of(looks),
-                )
+        release = _published(
+            Publication(
+                storage=home,
+                name=dataset.title,
+                images=ready.images,
+                run_id=context.run.run_id,
+                created_at=dt.datetime.now(dt.UTC),
+                folder=dataset.releases,
+                left_out=ready.left_out,
+                policy=seen.policy,
+                alike=alike,
+                drift=drift_of(looks),
             )
-        except (NothingToRelease, SplitsLeak, TooMuchLost) as error:
-            raise dg.Failure(str(error), allow_retries=False) from error
+        )
         if not ready.judged_anew:  # what is judged now follows from more than the tables
             record_look(home, dataset.releases, release, basis, left_out=ready.left_out)
         for sentence in release.left_out[:_SHOWN]:
             context.log.warning(f"Left out: {sentence}")  # noqa: G004 - Dagster's own is no format
-
-        def kept() -> Iterator[ModeratedImage]:
-            return (image for image in ready.images if image.verdict == Verdict.KEPT)
-
-        number, unchecked = 0, list[str]()
-        for image in kept():  # decoded anew each time: gone through once
-            number += 1
+        kept, unchecked = 0, list[str]()
+        for image in _kept(ready):  # decoded anew each time: gone through once
+            kept += 1
             unchecked += objections([image])
         value = DatasetRelease(release, home)
         checked = _check_results(
             release,
-            number,
+            kept,
             unchecked=unchecked,
-            leaks=leaks_in(home, release, policy, alike=alike),
+            leaks=leaks_in(home, release, seen.policy, alike=alike),
         )
         metadata = _metadata(dataset, value, started=started, judged_anew=len(ready.judged_anew))
-        shown = ((image, None) for image in kept())
-        sheet = contact_sheet_of(shown, home, count=number, byte_budget=_SHEET_BYTES)
+        shown = ((image, None) for image in _kept(ready))
+        sheet = contact_sheet_of(shown, home, count=kept, byte_budget=_SHEET_BYTES)
         pictures = {"contact_sheet": sheet, **_before_and_after(home, release)}
         yield _result(value, checked, metadata | pictures)
 
     return [image_dataset]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What a release follows from, as the run found it."""
+
+    dataset: ImageDataset
+    policy: ReleasePolicy
+    versions: Mapping[str, object]
+    stopped: Mapping[str, Sequence[str]]
+    present: Mapping[str, Collection[str]]
+    overrides: Sequence[Override]
+
+    @classmethod
+    def now(
+        cls,
+        context: dg.AssetExecutionContext,
+        dataset: ImageDataset,
+        tables: TablesResource,
+        policy: ReleasePolicy,
+    ) -> Self:
+        """Look all of it up, before a set is read: later changes are the next release's."""
+        versions = data_versions(dataset, context.instance)
+        stopped = stopped_sets(context, dataset)
+        with tables.open(dataset.prompts, dataset.embeddings) as source:
+            present = source.prompt_ids()
+        return cls(
+            dataset=dataset,
+            policy=policy,
+            versions=versions,
+            stopped=stopped,
+            present=present,
+            overrides=tables.overrides(dataset.overrides),
+        )
+
+    @property
+    def basis(self) -> dict[str, object]:
+        """The same as JSON has it: a release with the same basis has the same content."""
+        return {
+            "tables": self.versions,
+            "stopped": self.stopped,
+            "prompts": {name: sorted(ids) for name, ids in self.present.items()},
+            "overrides": [str(override) for override in self.overrides],
+            "rules": self.dataset.moderation.model_dump(mode="json"),
+            "on_removed": self.dataset.watching.on_removed,
+            "packing": self.policy.packing,
+            "title": self.dataset.title,
+        }
+
+    def today(self, ledger: Ledger, storage: Storage) -> Today:
+        """Return what the stored verdicts are looked at with."""
+        return Today(
+            present=self.present,
+            stopped=self.stopped,
+            keep_removed=self.dataset.watching.on_removed == "keep",
+            dataset=self.dataset.name,
+            policy=self.dataset.moderation,
+            overrides=self.overrides,
+            ledger=ledger,
+            storage=storage,
+        )
+
+
+def _published(publication: Publication) -> Release:
+    try:
+        return publish(publication)
+    except (NothingToRelease, SplitsLeak, TooMuchLost) as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+
+
+def _kept(ready: ReadySets) -> Iterator[ModeratedImage]:
+    return (image for image in ready.images if image.verdict == Verdict.KEPT)
 
 
 def _result(

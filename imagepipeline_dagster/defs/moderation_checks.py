@@ -1,6 +1,6 @@
 """The checks of `moderated_images` that are about what the verdicts say."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import dagster as dg
 
@@ -27,23 +27,9 @@ _ROWS_SHOWN = 20
 def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
     """Return the checks."""
 
-    def rules_of(images: Iterable[ModeratedImage]) -> Rules:
-        return dataset.moderation.rules_for(next(iter(images)).prompt_set)
-
-    @StageCheck.of(
-        "Every kept sample has a picture and was checked, or a person or the policy decided; a "
-        "release takes nothing else.",
-        blocking=True,
-    )
-    def only_kept_passes_on(moderated_images: StoredTable) -> dg.AssetCheckResult:
+    def judged(moderated_images: StoredTable) -> tuple[Collection[ModeratedImage], Rules]:
         images = moderated_images.rows(ModeratedImage)
-        problems = objections(image for image in images if image.verdict == Verdict.KEPT)
-        shown = [[problem] for problem in problems[:_ROWS_SHOWN]]
-        return dg.AssetCheckResult(
-            passed=not problems,
-            description=f"{len(problems)} samples were kept that must not be",
-            metadata=found_table("problems", ["problem"], shown),
-        )
+        return images, dataset.moderation.rules_for(next(iter(images)).prompt_set)
 
     @StageCheck.of(
         "No larger share is rejected for what it shows than the policy allows. More is a sign that "
@@ -51,16 +37,7 @@ def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
         blocking=True,
     )
     def few_are_rejected(moderated_images: StoredTable) -> dg.AssetCheckResult:
-        images = moderated_images.rows(ModeratedImage)
-        judged, rejected = judged_pictures(images)
-        rules = rules_of(images)
-        limit = rules.max_rejected_share
-        return dg.AssetCheckResult(
-            passed=not too_many_are_rejected(images, rules),
-            description=f"{rejected} of {judged} judged samples are rejected; "
-            f"the policy allows {limit:.0%}",
-            metadata={"judged": judged, "rejected": rejected, "limit": limit},
-        )
+        return _rejected(*judged(moderated_images))
 
     @StageCheck.of(
         "The classifier found nothing in pictures that the API's safety checker let pass. It looks "
@@ -69,58 +46,11 @@ def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
     def classifier_agrees_with_the_api(
         moderated_images: StoredTable, storage: StorageResource
     ) -> dg.AssetCheckResult:
-        images = moderated_images.rows(ModeratedImage)
-        rules = rules_of(images)
-        compared, doubted = disagreements(images, rules)
-        description = (
-            f"the classifier doubts {len(doubted)} of {compared} pictures that the API let pass"
-            if compared
-            else "the classifier looked at no picture that the API let pass: nothing to compare"
-        )
-        rows = [[i.prompt_id, i.call_index, i.nsfw_score, i.image_sha256] for i in doubted]
-        headers = ["prompt_id", "call", "score", "image_sha256"]
-        return dg.AssetCheckResult(
-            passed=not doubted,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=description,
-            metadata={
-                "compared": compared,
-                **found_table("disagreements", headers, rows[:_ROWS_SHOWN]),
-                **_pictures_of(doubted, storage),
-            },
-        )
+        return _doubted(*judged(moderated_images), storage)
 
     @StageCheck.of("The share of pictures that repeat another of their set.")
     def few_are_duplicates(moderated_images: StoredTable) -> dg.AssetCheckResult:
-        images = moderated_images.rows(ModeratedImage)
-        rules = rules_of(images)
-        pictures, repeating = repetitions(images)
-        rows = [[i.prompt_id, i.call_index, i.image_sha256, i.duplicate_of] for i in repeating]
-        headers = ["prompt_id", "call", "image_sha256", "duplicate_of"]
-        return dg.AssetCheckResult(
-            passed=len(repeating) <= rules.max_duplicate_share * pictures,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=f"{len(repeating)} of {pictures} pictures repeat another",
-            metadata={
-                "share": len(repeating) / pictures if pictures else 0.0,
-                "near_duplicates_too": rules.near_duplicate_distance is not None,
-                **found_table("duplicates", headers, rows[:_ROWS_SHOWN]),
-            },
-        )
-
-    @StageCheck.of("Each picture has the width and height that its request asked for.")
-    def sizes_are_as_asked(moderated_images: StoredTable) -> dg.AssetCheckResult:
-        wrong = wrong_sizes(moderated_images.rows(ModeratedImage))
-        rows = [
-            [i.prompt_id, i.call_index, f"{i.pixel_width} x {i.pixel_height}", i.image_sha256]
-            for i in wrong[:_ROWS_SHOWN]
-        ]
-        return dg.AssetCheckResult(
-            passed=not wrong,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=f"pictures of another size than was asked for: {len(wrong)}",
-            metadata=found_table("sizes", ["prompt_id", "call", "size", "image_sha256"], rows),
-        )
+        return _repeating(*judged(moderated_images))
 
     return [
         sizes_are_as_asked,
@@ -129,6 +59,89 @@ def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
         classifier_agrees_with_the_api,
         few_are_duplicates,
     ]
+
+
+@StageCheck.of("Each picture has the width and height that its request asked for.")
+def sizes_are_as_asked(moderated_images: StoredTable) -> dg.AssetCheckResult:
+    """Compare each picture with its request."""
+    wrong = wrong_sizes(moderated_images.rows(ModeratedImage))
+    rows = [
+        [i.prompt_id, i.call_index, f"{i.pixel_width} x {i.pixel_height}", i.image_sha256]
+        for i in wrong[:_ROWS_SHOWN]
+    ]
+    return dg.AssetCheckResult(
+        passed=not wrong,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"pictures of another size than was asked for: {len(wrong)}",
+        metadata=found_table("sizes", ["prompt_id", "call", "size", "image_sha256"], rows),
+    )
+
+
+@StageCheck.of(
+    "Every kept sample has a picture and was checked, or a person or the policy decided; a "
+    "release takes nothing else.",
+    blocking=True,
+)
+def only_kept_passes_on(moderated_images: StoredTable) -> dg.AssetCheckResult:
+    """Look for kept samples that must not be."""
+    images = moderated_images.rows(ModeratedImage)
+    problems = objections(image for image in images if image.verdict == Verdict.KEPT)
+    shown = [[problem] for problem in problems[:_ROWS_SHOWN]]
+    return dg.AssetCheckResult(
+        passed=not problems,
+        description=f"{len(problems)} samples were kept that must not be",
+        metadata=found_table("problems", ["problem"], shown),
+    )
+
+
+def _rejected(images: Collection[ModeratedImage], rules: Rules) -> dg.AssetCheckResult:
+    judged, rejected = judged_pictures(images)
+    limit = rules.max_rejected_share
+    return dg.AssetCheckResult(
+        passed=not too_many_are_rejected(images, rules),
+        description=f"{rejected} of {judged} judged samples are rejected; "
+        f"the policy allows {limit:.0%}",
+        metadata={"judged": judged, "rejected": rejected, "limit": limit},
+    )
+
+
+def _doubted(
+    images: Collection[ModeratedImage], rules: Rules, storage: StorageResource
+) -> dg.AssetCheckResult:
+    compared, doubted = disagreements(images, rules)
+    description = (
+        f"the classifier doubts {len(doubted)} of {compared} pictures that the API let pass"
+        if compared
+        else "the classifier looked at no picture that the API let pass: nothing to compare"
+    )
+    rows = [[i.prompt_id, i.call_index, i.nsfw_score, i.image_sha256] for i in doubted]
+    headers = ["prompt_id", "call", "score", "image_sha256"]
+    return dg.AssetCheckResult(
+        passed=not doubted,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=description,
+        metadata={
+            "compared": compared,
+            **found_table("disagreements", headers, rows[:_ROWS_SHOWN]),
+            **_pictures_of(doubted, storage),
+        },
+    )
+
+
+def _repeating(images: Collection[ModeratedImage], rules: Rules) -> dg.AssetCheckResult:
+    pictures, repeating = repetitions(images)
+    rows = [[i.prompt_id, i.call_index, i.image_sha256, i.duplicate_of] for i in repeating]
+    headers = ["prompt_id", "call", "image_sha256", "duplicate_of"]
+    return dg.AssetCheckResult(
+        passed=len(repeating) <= rules.max_duplicate_share * pictures,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{len(repeating)} of {pictures} pictures repeat another",
+        metadata={
+            "share": len(repeating) / pictures if pictures else 0.0,
+            "near_duplicates_too": rules.near_duplicate_distance is not None,
+            **found_table("duplicates", headers, rows[:_ROWS_SHOWN]),
+        },
+    )
 
 
 def _pictures_of(

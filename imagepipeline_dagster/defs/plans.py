@@ -80,8 +80,8 @@ class ApprovalGiven(ChosenSets):
     why: str = Field("", description="Why; kept with the approval.")
 
 
-def build_plan_jobs(dataset: ImageDataset) -> list[dg.JobDefinition]:
-    """Return the job that plans some sets or all, and the one that approves their plans."""
+def build_plan_job(dataset: ImageDataset) -> dg.JobDefinition:
+    """Return the job that plans some prompt sets, or all."""
 
     @dg.op(
         name=dataset.named("plan_sets"),
@@ -108,6 +108,20 @@ def build_plan_jobs(dataset: ImageDataset) -> list[dg.JobDefinition]:
                 **_refusals_table(planned.total),
             }
         )
+
+    @dg.job(
+        name=dataset.named("plan_prompt_sets"),
+        executor_def=dg.in_process_executor,
+        description="Says what prompt sets would buy, and for how much, each and all. Free.",
+    )
+    def plan_prompt_sets() -> None:
+        plan_sets()
+
+    return plan_prompt_sets
+
+
+def build_approval_job(dataset: ImageDataset) -> dg.JobDefinition:
+    """Return the job that approves the plans of some prompt sets, or of all."""
 
     @dg.op(
         name=dataset.named("approve_sets"),
@@ -148,14 +162,6 @@ def build_plan_jobs(dataset: ImageDataset) -> list[dg.JobDefinition]:
         )
 
     @dg.job(
-        name=dataset.named("plan_prompt_sets"),
-        executor_def=dg.in_process_executor,
-        description="Says what prompt sets would buy, and for how much, each and all. Free.",
-    )
-    def plan_prompt_sets() -> None:
-        plan_sets()
-
-    @dg.job(
         name=dataset.named("approve_plan"),
         executor_def=dg.in_process_executor,
         description="Approves the plans of prompt sets, for what they cost now. Name yourself and "
@@ -164,7 +170,7 @@ def build_plan_jobs(dataset: ImageDataset) -> list[dg.JobDefinition]:
     def approve_plan() -> None:
         approve_sets()
 
-    return [plan_prompt_sets, approve_plan]
+    return approve_plan
 
 
 def build_purchase_of_approved(

@@ -21,13 +21,10 @@ from imagepipeline_dagster.watching.states import AskedRun
 from imagepipeline_dagster.watching.ticks import WatchedDataset, watch_embeddings, watch_prompts
 
 
-def build_sensors(
-    dataset: ImageDataset,
-    *,
-    jobs: Sequence[Any],
-    status: dg.DefaultSensorStatus,
-) -> list[dg.SensorDefinition]:
-    """Return both sensors, which ask for runs of these jobs: of one set, and of many."""
+def build_prompts_sensor(
+    dataset: ImageDataset, *, jobs: Sequence[Any], status: dg.DefaultSensorStatus
+) -> dg.SensorDefinition:
+    """Return the sensor of the prompts, which asks for runs of these jobs: of one set, of many."""
 
     @dg.sensor(
         name=dataset.named("prompts_sensor"),
@@ -66,6 +63,14 @@ def build_sensors(
             cursor=tick.cursor,
         )
 
+    return prompts_sensor
+
+
+def build_embeddings_sensor(
+    dataset: ImageDataset, *, jobs: Sequence[Any], status: dg.DefaultSensorStatus
+) -> dg.SensorDefinition:
+    """Return the sensor of the embeddings, which asks for runs of the same jobs."""
+
     @dg.sensor(
         name=dataset.named("embeddings_sensor"),
         jobs=jobs,
@@ -87,7 +92,7 @@ def build_sensors(
             cursor=tick.cursor,
         )
 
-    return [prompts_sensor, embeddings_sensor]
+    return embeddings_sensor
 
 
 def _watched(context: dg.SensorEvaluationContext, dataset: ImageDataset) -> WatchedDataset:

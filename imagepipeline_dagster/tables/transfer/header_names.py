@@ -89,27 +89,20 @@ def resolved_headers(
         for name in (*column_map, *given)
         if name not in ours
     ]
-    named = [(header, f"{name} is mapped to") for name, header in column_map.items()]
-    named += [(header, "is to be ignored") for header in ignored]
-    problems += [
-        f"the file has no column {header!r}, which {why}; it has {listed(headers) or 'none'}"
-        for header, why in named
-        if header not in headers
-    ]
+    problems += _not_there(headers, column_map, ignored)
     chosen = {name: header for name, header in column_map.items() if header in headers}
     free = [h for h in headers if h and h not in chosen.values() and h not in ignored]
     for name in ours:
         if name in column_map:
             continue
         same = [header for header in free if plain_name(header) == plain_name(name)]
-        exact = [header for header in same if header == name]
         if len(set(same)) > 1:
             problems.append(
                 f"{' and '.join(map(repr, same))} may both be {name}; leave one out: "
-                f"--ignore {shlex.quote(next(h for h in same if h not in exact))}"
+                f"--ignore {shlex.quote(next(header for header in same if header != name))}"
             )
         if same:
-            chosen[name] = (exact or same)[0]
+            chosen[name] = name if name in same else same[0]
     problems += [
         f"the file has the column {header!r} {headers.count(header)} times"
         for header in dict.fromkeys(chosen.values())
@@ -130,6 +123,19 @@ def resolved_headers(
     if problems:
         raise HeadersRefused(problems)
     return {n: chosen[n] for n in ours if n in chosen}, guesses if guess else {}
+
+
+def _not_there(
+    headers: Sequence[str], column_map: Mapping[str, str], ignored: Sequence[str]
+) -> list[str]:
+    """Return a sentence for each header that a person names and the file does not have."""
+    named = [(header, f"{name} is mapped to") for name, header in column_map.items()]
+    named += [(header, "is to be ignored") for header in ignored]
+    return [
+        f"the file has no column {header!r}, which {why}; it has {listed(headers) or 'none'}"
+        for header, why in named
+        if header not in headers
+    ]
 
 
 def _meant(written: str, headers: Sequence[str]) -> str:
