@@ -165,8 +165,9 @@ def _without_table(inspector: sa.Inspector, mapping: TableMapping, kind: str) ->
     where = f"schema {mapping.database_schema!r}" if mapping.database_schema else "the database"
     there = f"has: {listed(names)}" if names else "has no tables"
     return (
-        f"There is no {kind} table {mapping.table!r}; {where} {there}. Name your own table in the "
-        'mapping (TableMapping("schema.table", …)), or make one: `imagepipeline-dagster init`.'
+        f"There is no {kind} table {mapping.table!r}; {where} {there}. Name your own table "
+        f"(`{kind}: {{table: schema.table}}` in YAML, {kind}=TableMapping('schema.table') in "
+        "Python), or make one: `imagepipeline-dagster init`."
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.database import reporting_database_errors, source_engine
-from imagepipeline_dagster.tables.errors import TablesError
+from imagepipeline_dagster.tables.errors import TableMissing, TablesError
 from imagepipeline_dagster.tables.mapped import MappedTable, find_table, rows_in
 from imagepipeline_dagster.tables.schema import (
     EmbeddingRow,
@@ -25,6 +25,7 @@ from imagepipeline_dagster.tables.values import read_text
 
 _CHUNK = 2_000  # rows held at a time while streaming
 _QUERY_SECONDS = 40  # a sensor has 60 for everything
+_OUR_EMBEDDINGS = TableMapping("embeddings")
 _LONG_AGO = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
@@ -44,7 +45,7 @@ class SourceTables:
         url: str,
         *,
         prompts: TableMapping = TableMapping("prompts"),
-        embeddings: TableMapping = TableMapping("embeddings"),
+        embeddings: TableMapping = _OUR_EMBEDDINGS,
     ) -> None:
         self._url = url
         self._engine = source_engine(url)
@@ -99,9 +100,18 @@ class SourceTables:
         return ids
 
     def embeddings(self) -> dict[str, EmbeddingRow]:
-        """Return the embeddings by id. Where an id stands twice, the newest row counts."""
+        """Return the embeddings by id. Where an id stands twice, the newest row counts.
+
+        There are none where no table of them is there or named, and no prompt could name one.
+        """
         with self._connected() as connection:
-            table = self.table(connection, EmbeddingRow)
+            try:
+                table = self.table(connection, EmbeddingRow)
+            except TableMissing:
+                is_named = self._embeddings_mapping != _OUR_EMBEDDINGS
+                if is_named or "embeddings" in self.table(connection, PromptRow).types:
+                    raise
+                return {}
             known = table.column("embedding_id").is_not(None)
             rows = sorted(rows_in(connection, table, EmbeddingRow, known), key=_age)
         return {row.embedding_id: row for row in rows}

@@ -42,6 +42,23 @@ def test_sets_and_rows(tables: SourceTables, execute: Execute) -> None:
     assert sorted(row.prompt for row in tables.iter_prompts()) == ["x", "y", "z"]
 
 
+def test_prompts_that_name_no_embedding_need_no_table_of_them(
+    tables: SourceTables, tables_url: str, execute: Execute
+) -> None:
+    """A missing embeddings table is an error where it is named, or where a prompt may need it."""
+    execute(*THREE)
+    assert tables.embeddings() == {}
+    with (
+        SourceTables(tables_url, embeddings=TableMapping("styles")) as named,
+        pytest.raises(TableMissing, match="'styles'"),
+    ):
+        named.embeddings()
+    execute("ALTER TABLE prompts ADD COLUMN embeddings TEXT")
+    tables.look_up_again()
+    with pytest.raises(TableMissing, match="'embeddings'"):
+        tables.embeddings()
+
+
 def test_values_cannot_become_sql(tables: SourceTables, execute: Execute) -> None:
     """A prompt-set name is a value, whatever it looks like."""
     execute(*THREE)
