@@ -61,6 +61,7 @@ lint: $(EVERYTHING) ## Check style, types and the rules of the house
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/deptry imagepipeline_dagster
 
 format: $(EVERYTHING) ## Format the code
 	$(BIN)/ruff check --fix .

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.scheduler.instigation import InstigatorTick, TickStatus
+from dagster._core.scheduler.instigation import InstigatorTick, TickStatus  # noqa: TID251 - what ticks say
 
 _DEFINITIONS = Path(__file__).with_name("watched_definitions.py")
 _SENSORS = ("empty_sensor", "prompts_sensor", "embeddings_sensor")

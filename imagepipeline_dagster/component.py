@@ -14,7 +14,6 @@ from dagster.components.resolved.form_config import (
     ComponentFormConfig,
     FormWidget,
 )
-from dagster_shared.utils.config import discover_config_file
 from pydantic import BaseModel, Field, GetJsonSchemaHandler, create_model
 from pydantic.config import JsonDict
 from pydantic.json_schema import JsonSchemaValue
@@ -23,6 +22,7 @@ from typing_extensions import override
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.definitions import build_definitions
+from imagepipeline_dagster.defs.internals import discover_config_file
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.resources import ImagePipelineResource, StorageResource

@@ -13,7 +13,7 @@
 - `resource_keys`: its resources, apart from others'. `sensor_resources`: those of cheap ticks.
 - `stored_sets`: the tables that a release reads. `stopped_sets`: those that
   a team's checks keep out of it.
-- `under_way`: what Dagster is busy with.
+- `under_way`: what Dagster is busy with. `internals`: what it has no public name for.
 
 `definitions` puts one dataset together.
 """

@@ -13,14 +13,12 @@ from functools import partial
 from typing import Any
 
 import dagster as dg
-
-# Dagster exports no way to say that a run was to make a partition.
-from dagster._core.events import AssetMaterializationPlannedData
 from pydantic import Field
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.generated_images import SetToBuy, buy_set, check_generated_images
 from imagepipeline_dagster.defs.generation_requests import plan_set
+from imagepipeline_dagster.defs.internals import AssetMaterializationPlannedData
 from imagepipeline_dagster.defs.metadata import found_table
 from imagepipeline_dagster.defs.moderated_images import (
     check_moderated_images,

@@ -9,13 +9,11 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-# Dagster exports no way to read the checks of all partitions by one query.
-from dagster._core.storage.asset_check_execution_record import (
+from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.internals import (
     AssetCheckExecutionRecordStatus,
     AssetCheckPartitionInfo,
 )
-
-from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.moderated_images import check_moderated_images
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.under_way import partitions_in_use

@@ -4,10 +4,8 @@ import datetime as dt
 
 import dagster as dg
 
-# Dagster exports no iterator of its cron schedules.
-from dagster._utils.schedules import cron_string_iterator
-
 from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.defs.internals import cron_string_iterator
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.sensors import run_request, watched_dataset
 from imagepipeline_dagster.resources import LedgerResource, TablesResource

@@ -8,21 +8,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import dagster as dg
-from dagster_shared.check import CheckError
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.generated_images import check_generated_images
+from imagepipeline_dagster.defs.internals import AssetCheckExecutionRecord, CheckError
 from imagepipeline_dagster.defs.moderated_images import check_moderated_images
 from imagepipeline_dagster.defs.prompt_sets import check_prompt_sets
 from imagepipeline_dagster.partition_names import prompt_set_of
-
-if TYPE_CHECKING:
-    # Dagster exports no names for what was recorded of a check.
-    from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
-
 
 _PAGE = 1_000  # executions of a check in memory at a time
 _LONGEST_REASON = 300  # characters: it stands in a release's card

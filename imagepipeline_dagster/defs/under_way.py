@@ -7,15 +7,13 @@ from pathlib import Path
 
 import dagster as dg
 
-# Dagster exports no name for backfills.
-from dagster._core.execution.backfill import (
+from imagepipeline_dagster.defs.batches import sets_of_run
+from imagepipeline_dagster.defs.internals import (
     BULK_ACTION_TERMINAL_STATUSES,
     BulkActionsFilter,
     BulkActionStatus,
     PartitionBackfill,
 )
-
-from imagepipeline_dagster.defs.batches import sets_of_run
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.partition_names import partition_key
 
