@@ -6,9 +6,10 @@ Hugging Face `datasets` looks for: there, and in its viewer, the column is a pic
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from operator import attrgetter
 from typing import Any
@@ -104,6 +105,24 @@ def _content() -> attrgetter[tuple[object, ...]]:
     """Return what takes from a row the columns that are its content."""
     left_out = NOT_RELEASED | _CIRCUMSTANCES
     return attrgetter(*sorted(set(arrow_schema(ModeratedImage).names) - left_out))
+
+
+def sources_of(row: ModeratedImage) -> dict[str, tuple[str, str]]:
+    """Return the kept pictures that a row starts from, by kind: SHA-256 and format."""
+    sources = {
+        "init": (row.init_image_sha256, row.init_image_format),
+        "mask": (row.mask_image_sha256, row.mask_image_format),
+    }
+    return {kind: (sha, name) for kind, (sha, name) in sources.items() if sha and name}
+
+
+def without_sources(row: ModeratedImage, withdrawn: Collection[str]) -> ModeratedImage:
+    """Return a row that starts from none of these pictures, which are no more; by SHA-256."""
+    if row.init_image_sha256 in withdrawn:
+        row = dataclasses.replace(row, init_image_sha256=None, init_image_format=None)
+    if row.mask_image_sha256 in withdrawn:
+        row = dataclasses.replace(row, mask_image_sha256=None, mask_image_format=None)
+    return row
 
 
 def released_row(

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing_extensions import override
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
-from imagepipeline_dagster.release.columns import digest_of
+from imagepipeline_dagster.release.columns import digest_of, sources_of
 
 _TOGETHER = 50  # rows
 _QUICK = 1  # of zlib's levels
@@ -25,15 +25,17 @@ class HeldRows(Collection[ModeratedImage]):
         digests: of the content of each row.
         picture_bytes: the size of their pictures together.
         emulated: how many of them the emulator drew.
+        sources: which kinds of kept pictures any of them starts from.
     """
 
-    __slots__ = ("_encoded", "_last", "digests", "emulated", "picture_bytes")
+    __slots__ = ("_encoded", "_last", "digests", "emulated", "picture_bytes", "sources")
 
     def __init__(self, rows: Iterable[ModeratedImage] = ()) -> None:
         self._encoded: list[tuple[int, bytes]] = []
         self._last: list[ModeratedImage] = []
         self.digests: list[bytes] = []
         self.picture_bytes = self.emulated = 0
+        self.sources: set[str] = set()
         for row in rows:
             self.append(row)
         self._encode()
@@ -44,6 +46,7 @@ class HeldRows(Collection[ModeratedImage]):
         self.digests.append(digest_of(row))
         self.picture_bytes += row.bytes or 0
         self.emulated += row.emulated
+        self.sources.update(sources_of(row))
         if len(self._last) == _TOGETHER:
             self._encode()
 
@@ -55,6 +58,7 @@ class HeldRows(Collection[ModeratedImage]):
         self.digests += others.digests
         self.picture_bytes += others.picture_bytes
         self.emulated += others.emulated
+        self.sources |= others.sources
 
     def every(self, step: int) -> Iterator[ModeratedImage]:
         """Yield the first of every so many rows; where none is wanted, nothing is decoded."""

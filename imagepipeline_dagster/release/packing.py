@@ -3,6 +3,7 @@
     parquet/data/train-00000-1f0c….parquet        a part of the rows, named by its content
     webdataset/train-00000.tar, .index.json       ordinals as keys; where each picture lies
     imagefolder/train/ab/<sha256>.png             with metadata.parquet
+    imagefolder/train/ab/<sha256>-source.png      a picture that requests start from
     lance/train.lance/                            a dataset a split, with a fragment a part
     rows/train-1f0c….parquet                      that table, where there is no parquet/
 
@@ -70,8 +71,11 @@ def pack(
     policy: ReleasePolicy,
     scratch: Path,
     former: Release | None = None,
-) -> tuple[tuple[ReleaseFile, ...], list[LostImage]]:
-    """Write the rows with their pictures below `path`; return the files, and what was lost.
+) -> tuple[tuple[ReleaseFile, ...], list[LostImage], list[str]]:
+    """Write the rows with their pictures below `path`.
+
+    Returns:
+        The files, the rows whose pictures are lost, and a sentence for each other lost picture.
 
     Args:
         storage: where the pictures are, and where the files go.
@@ -84,12 +88,14 @@ def pack(
     rows = (row for of_split in parts.values() for part in of_split for row in part.rows)
     extension = member_extension(rows) if "webdataset" in policy.formats else ""
     made = _WRITERS if policy.has_parquet else _WRITERS_WITHOUT_PARQUET
-    packed = PackedFiles(storage, path, scratch, former, extension)
+    kinds = [part.rows.sources for of_split in parts.values() for part in of_split]
+    sources = sorted(set[str]().union(*kinds))
+    packed = PackedFiles(storage, path, scratch, former, extension=extension, sources=sources)
     lost: list[LostImage] = []
     for split, of_split in parts.items():
         writers = [made[name](split, of_split, packed) for name in policy.formats]
         lost += _write(storage, of_split, writers, policy)
-    return tuple(sorted(packed.files, key=lambda file: file.path)), lost
+    return tuple(sorted(packed.files, key=lambda file: file.path)), lost, packed.left_out
 
 
 def _write(

@@ -88,18 +88,9 @@ def _read(
     released: list[Mapping[str, Any]] = []
     files: list[tuple[bytes | memoryview, ...]] = []
     lost: list[LostImage] = []
-    paths = [_path_of(row) for row in rows]
-    for row, path, data in zip(rows, paths, storage.read_each(paths), strict=True):
-        if isinstance(data, ObjectMissing):
-            why = f"{data}: restore it from a backup, or fetch it again"
-            lost.append(LostImage(row, why))
-            continue
-        if hashlib.sha256(data).hexdigest() != row.image_sha256:
-            why = (
-                f"{storage.uri_of(path)} does not hold the bytes that were bought: their SHA-256 "
-                "differs. Restore it from a backup, or delete it and fetch it again"
-            )
-            lost.append(LostImage(row, why))
+    for row, data in zip(rows, read_each(storage, list(map(_picture_of, rows))), strict=True):
+        if isinstance(data, str):
+            lost.append(LostImage(row, data))
             continue
         shown = readable(data, row.format or "")
         stamped = stamp(row, shown) if stamp else None
@@ -122,6 +113,21 @@ def _read(
     return Batch(sources=sources, rows=released, images=images, lost=lost)
 
 
+def read_each(storage: Storage, pictures: Sequence[tuple[str, str]]) -> Iterator[bytes | str]:
+    """Yield the bytes of stored pictures, named by SHA-256 and format, or why they are lost."""
+    paths = [image_path(*picture) for picture in pictures]
+    for (sha256, _), path, data in zip(pictures, paths, storage.read_each(paths), strict=True):
+        if isinstance(data, ObjectMissing):
+            yield f"{data}: restore it from a backup, or fetch it again"
+        elif hashlib.sha256(data).hexdigest() != sha256:
+            yield (
+                f"{storage.uri_of(path)} does not hold the bytes that were stored: their SHA-256 "
+                "differs. Restore it from a backup, or delete it and fetch it again"
+            )
+        else:
+            yield data
+
+
 def _images(
     names: Sequence[str], files: Sequence[tuple[bytes | memoryview, ...]]
 ) -> pa.StructArray:
@@ -141,10 +147,10 @@ def _images(
 
 def file_name(row: ModeratedImage) -> str:
     """Return the name of a picture's file, which tells its content."""
-    return PurePosixPath(_path_of(row)).name
+    return PurePosixPath(image_path(*_picture_of(row))).name
 
 
-def _path_of(row: ModeratedImage) -> str:
+def _picture_of(row: ModeratedImage) -> tuple[str, str]:
     if row.image_sha256 is None or row.format is None:
         raise ValueError(f"{row.prompt_set!r}, prompt {row.prompt_id!r}: there is no image")
-    return image_path(row.image_sha256, row.format)
+    return row.image_sha256, row.format

@@ -42,7 +42,7 @@ from imagepipeline_dagster.release.card import (
 )
 from imagepipeline_dagster.release.changes import ChangesTable, changes_page, next_semantic_version
 from imagepipeline_dagster.release.claims import claimed_version, clear_leftovers
-from imagepipeline_dagster.release.columns import fingerprint
+from imagepipeline_dagster.release.columns import fingerprint, without_sources
 from imagepipeline_dagster.release.comparing import changes_of
 from imagepipeline_dagster.release.croissant import CROISSANT, croissant
 from imagepipeline_dagster.release.held_rows import HeldRows, joined
@@ -216,7 +216,7 @@ def publish(asked: Publication) -> Release:
     # A withdrawal names its pictures before it looks for releases, and this one is there before
     # it looks for withdrawals: whoever is later sees the other.
     withdrawn = _withdrawn(storage)
-    if withdrawn and any(row.image_sha256 in withdrawn for row in content.kept):
+    if withdrawn and any(_starts_or_is(row, withdrawn) for row in content.kept):
         delete_release(storage, described)
         return publish(asked)
     point_to_latest(storage, asked.folder)
@@ -258,7 +258,10 @@ def _judged(asked: Publication) -> Iterator[ModeratedImage]:
     """Yield the rows; verdicts that are older than a withdrawal bring no picture back."""
     withdrawn = _withdrawn(asked.storage)
     for row in asked.images:
-        yield taken_back(row) if row.image_sha256 in withdrawn else row
+        if row.image_sha256 in withdrawn:
+            yield taken_back(row)
+        else:
+            yield without_sources(row, withdrawn)
 
 
 def taken_back(row: ModeratedImage) -> ModeratedImage:
@@ -269,6 +272,10 @@ def taken_back(row: ModeratedImage) -> ModeratedImage:
         moderation_reason=Outcome.WITHDRAWN.value,
         outcome=Outcome.WITHDRAWN.value,
     )
+
+
+def _starts_or_is(row: ModeratedImage, withdrawn: Collection[str]) -> bool:
+    return row.image_sha256 in withdrawn or without_sources(row, withdrawn) is not row
 
 
 def _withdrawn(storage: Storage) -> set[str]:
@@ -284,7 +291,7 @@ def _packed(
         NothingToRelease: all pictures are lost.
     """
     policy, path = asked.policy, f"{asked.folder}/{version}"
-    files, lost = pack(
+    files, lost, sources_lost = pack(
         asked.storage,
         path,
         {split: list(_parts(asked, content, split)) for split in policy.splits},
@@ -293,7 +300,7 @@ def _packed(
         former=former,
     )
     content = content.without(lost)
-    left_out = (*asked.left_out, *map(_told, lost))
+    left_out = (*asked.left_out, *map(_told, lost), *sources_lost)
     by_set = release_counts(chain(content.others, content.kept))
     counts = sum(by_set.values(), start=NO_COUNTS)
     if not content.kept:

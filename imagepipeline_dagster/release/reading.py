@@ -102,7 +102,8 @@ def leaks_in(
     """
     if len(release.splits) == 1:
         return []
-    columns = {"prompt_set", "prompt_id", "split", "image_sha256", "duplicate_of", "request"}
+    columns = {"prompt_set", "prompt_id", "split", "request"}
+    columns |= {"image_sha256", "duplicate_of", "init_image_sha256"}
     samples, again = tee(_samples(storage, release, {*columns, policy.group_by}))
     return leaks(samples, (sample.split for sample in again), policy, alike=alike)
 

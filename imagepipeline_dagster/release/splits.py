@@ -98,7 +98,7 @@ def _firsts(groups: Iterable[int], splits: Iterable[str | None]) -> dict[int, st
 def _bonds(row: Any, policy: ReleasePolicy) -> Iterator[int]:  # noqa: ANN401 - as for place_of
     """Yield what a sample shares with those that it stays together with: first its group."""
     yield _bond("group", getattr(row, policy.group_by))
-    for sha256 in (row.image_sha256, row.duplicate_of):
+    for sha256 in (row.image_sha256, row.duplicate_of, row.init_image_sha256):
         if sha256 is not None:
             yield _bond("image", sha256)
     init_image = json.loads(row.request or "{}").get("init_image")

@@ -27,7 +27,7 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage, summarise
 from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.changes import ChangesTable
-from imagepipeline_dagster.release.columns import fingerprint
+from imagepipeline_dagster.release.columns import fingerprint, without_sources
 from imagepipeline_dagster.release.held_rows import HeldRows, joined
 from imagepipeline_dagster.release.packing import pack
 from imagepipeline_dagster.release.parts import Part
@@ -44,6 +44,8 @@ from imagepipeline_dagster.release.reading import (
 from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.release.verifying import problems_of
 from imagepipeline_dagster.storage.contract import Storage, thumbnail_path, tombstone_path
+
+_PICTURES = ("image_sha256", "init_image_sha256", "mask_image_sha256")
 
 
 class NotRewritten(CorrectableError):
@@ -126,11 +128,14 @@ def _folders(storage: Storage, below: str = "") -> Iterator[str]:
 def _rewrite_all(storage: Storage, folder: str, withdrawals: Mapping[str, Withdrawal]) -> list[str]:
     versions: list[str] = []
     for release in manifests(storage, folder):
-        held = read_rows(storage, release, ["image_sha256"]).column("image_sha256").to_pylist()
+        # The first releases lack the columns of pictures that requests start from.
+        columns = read_rows(storage, release, _PICTURES).itercolumns()
+        pictures = chain.from_iterable(column.to_pylist() for column in columns)
+        concerned = withdrawals.keys() & set(pictures)
         current: Release | None = release
-        if not withdrawals.keys().isdisjoint(held):
+        if concerned:
             with scratch_folder(storage.scratch) as scratch:
-                current = _rewritten(storage, release, withdrawals, scratch)
+                current = _rewritten(storage, release, withdrawals, concerned, scratch)
             versions.append(release.version)
         if current is not None:
             _clear_strangers(storage, current)
@@ -140,9 +145,13 @@ def _rewrite_all(storage: Storage, folder: str, withdrawals: Mapping[str, Withdr
 
 
 def _rewritten(
-    storage: Storage, release: Release, withdrawals: Mapping[str, Withdrawal], scratch: Path
+    storage: Storage,
+    release: Release,
+    withdrawals: Mapping[str, Withdrawal],
+    concerned: Collection[str],
+    scratch: Path,
 ) -> Release | None:
-    """Write a release without the pictures; None where nothing is left of it."""
+    """Write a release that some of the pictures concern without them; None if it has no other."""
     policy = _policy_of(storage, release)
     parts, gone = _parts(storage, release, withdrawals, shaping=policy.shaping)
     held = list(chain.from_iterable(parts.values()))
@@ -151,7 +160,9 @@ def _rewritten(
     if not kept:
         delete_release(storage, release)
         return None
-    files, lost = pack(storage, release.path, parts, policy=policy, scratch=scratch, former=release)
+    files, lost, _ = pack(
+        storage, release.path, parts, policy=policy, scratch=scratch, former=release
+    )
     if lost:
         raise NotRewritten(
             f"{release.version} cannot be written anew: {lost[0].why}. Then withdraw again, or "
@@ -162,6 +173,10 @@ def _rewritten(
         for name, counts in release.prompt_sets.items()
     }
     told = [_told(row, withdrawals[row.image_sha256 or ""]) for row in gone]
+    told += [
+        f"The picture {image[:12]} that requests start from {_by_whom(withdrawals[image])}"
+        for image in sorted(set(concerned).difference(row.image_sha256 for row in gone))
+    ]
     changed = release.model_copy(
         update={
             "files": files,
@@ -215,7 +230,7 @@ def _parts(
         size = shard.size // max(1, shard.rows or 1)  # a row does not say it; tars are cut by it
         lineage = lineage_in(storage, release, shard)
         for split, of_split in groupby(lineage, key=lambda row: row.get("split", "train")):
-            rows = [_judged(row, size) for row in of_split]
+            rows = [without_sources(_judged(row, size), withdrawals) for row in of_split]
             gone += [row for row in rows if row.image_sha256 in withdrawals]
             if kept := [row for row in rows if row.image_sha256 not in withdrawals]:
                 number = len(parts[split])
@@ -237,8 +252,12 @@ def _counts_without(counts: Counts, gone: Sequence[ModeratedImage]) -> Counts:
 def _told(row: ModeratedImage, withdrawal: Withdrawal) -> str:
     return (
         f"{row.prompt_set!r}, prompt {row.prompt_id!r}: its picture {withdrawal.image_sha256[:12]} "
-        f"was withdrawn by {withdrawal.who} on {withdrawal.at:%Y-%m-%d}: {withdrawal.why}"
+        f"{_by_whom(withdrawal)}"
     )
+
+
+def _by_whom(withdrawal: Withdrawal) -> str:
+    return f"was withdrawn by {withdrawal.who} on {withdrawal.at:%Y-%m-%d}: {withdrawal.why}"
 
 
 def _clear_strangers(storage: Storage, release: Release) -> None:

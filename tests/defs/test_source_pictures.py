@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from imagepipeline_dagster import ImageDataset
+from imagepipeline_dagster import ImageDataset, ReleasePolicy, latest_release
 from tests.api.servers import Received, Reply, answering
 from tests.pipeline import metadata_of, open_pipeline
 from tests.release.samples import picture
@@ -19,7 +19,8 @@ def test_the_option_keeps_them_and_says_what_could_not_be_kept(tmp_path: Path) -
         dead = is_ours and received.path == "/dead.png"
         return Reply(status=410) if dead else Reply(body=picture(1))
 
-    dataset = ImageDataset(keep_source_pictures=True)
+    policy = ReleasePolicy(formats=("imagefolder",))
+    dataset = ImageDataset(keep_source_pictures=True, release=policy)
     with (
         answering(script) as server,
         open_pipeline(tmp_path, dataset=dataset) as pipeline,
@@ -29,10 +30,15 @@ def test_the_option_keeps_them_and_says_what_could_not_be_kept(tmp_path: Path) -
         pipeline.add("s", "words")
         run = pipeline.sync()["s"]
         frame = pipeline.table("moderated_images", "s").set_index("prompt_id")
+        pipeline.release()
+        released = latest_release(pipeline.resources["storage"].open()).manifest
 
     kept = hashlib.sha256(picture(1)).hexdigest()
     assert frame["init_image_sha256"].to_dict() == {"live": kept, "dead": None, "words": None}
     assert set(frame["outcome"]) == {"generated"}
+    assert [f.path for f in released.files if kept in f.path] == [
+        f"imagefolder/train/{kept[:2]}/{kept}-source.png"
+    ]
     metadata = metadata_of(run, "generated_images")
     assert metadata["source_pictures"].value == 1
     assert "answered HTTP 410" in str(metadata["source_pictures_not_kept"].value)

@@ -30,7 +30,7 @@ from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.formats import webdataset
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import NothingToRelease, UnmoderatedImage, release_counts
-from imagepipeline_dagster.release.reading import delete_release, latest_manifest
+from imagepipeline_dagster.release.reading import delete_release, latest_manifest, read_rows
 from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.release.verifying import problems_of
 from imagepipeline_dagster.storage.contract import (
@@ -457,6 +457,22 @@ def test_a_picture_withdrawn_meanwhile_is_not_released(storage: LocalFolder) -> 
     assert (release.version, release.counts.kept) == ("v0002", 1)
     assert list(storage.list("releases/v0001")) == []
     assert storage.read("releases/latest") == b"v0002\n"
+
+
+def test_a_source_picture_withdrawn_meanwhile_is_not_released(storage: LocalFolder) -> None:
+    """The same holds for a picture that a request started from: the result stays."""
+    [source, result] = [kept_row(storage, number) for number in range(2)]
+    image = str(source.image_sha256)
+    row = dataclasses.replace(result, init_image_sha256=image, init_image_format="PNG")
+    shared = interrupting(
+        storage,
+        before="manifest",
+        happening=lambda: storage.write(tombstone_path(image), b"{}"),
+    )
+    release = publish_rows(shared, [row])
+    assert (release.version, release.counts.kept) == ("v0002", 1)
+    [column] = read_rows(storage, release, ["init_image_sha256"]).itercolumns()
+    assert column.to_pylist() == [None]
 
 
 def test_what_is_alike_stays_in_one_split_when_a_release_begins_again(storage: LocalFolder) -> None:

@@ -26,7 +26,7 @@ from tests.release.samples import kept_row, picture, row
 def write_shard(file: Path, rows: list[ModeratedImage], storage: LocalFolder) -> list[LostImage]:
     """Write the rows to a Parquet file, and return those whose pictures are lost."""
     with TemporaryDirectory() as scratch:
-        files, lost = pack(
+        files, lost, _ = pack(
             storage,
             "packed",
             {"train": [Part.of("train", 0, HeldRows(rows))]},

@@ -40,6 +40,7 @@ def test_shares_are_about_what_was_asked_for() -> None:
         {"image_sha256": "a" * 64},
         {"duplicate_of": "b" * 64},
         {"request": '{"init_image":"https://x/i.png"}'},
+        {"init_image_sha256": "c" * 64},
     ],
     ids=lambda changes: next(iter(changes)),
 )

@@ -2,4 +2,5 @@
 
 - `contract`: what each of them does. `files`: where their files go.
 - `parquet`, `webdataset`, `imagefolder`, `lance`: one each.
+- `source_files`: the pictures that requests start from, in an image folder.
 """

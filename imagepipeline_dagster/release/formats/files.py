@@ -54,15 +54,27 @@ class PackedFiles:
 
     Attributes:
         files: what is in its place.
+        storage: where they go, and where the pictures are.
         extension: of all pictures in tars, without its dot.
+        sources: the kinds of pictures that rows start from, which an image folder has a column for.
+        left_out: a sentence for each of those that cannot be put.
     """
 
     def __init__(
-        self, storage: Storage, path: str, scratch: Path, former: Release | None, extension: str
+        self,
+        storage: Storage,
+        path: str,
+        scratch: Path,
+        former: Release | None,
+        *,
+        extension: str,
+        sources: Sequence[str],
     ) -> None:
         self.files: list[ReleaseFile] = []
+        self.storage = storage
         self.extension = extension
-        self._storage = storage
+        self.sources = sources
+        self.left_out: list[str] = []
         self._path = path
         self._scratch = scratch
         self._former = former
@@ -82,7 +94,7 @@ class PackedFiles:
 
     def put(self, files: Sequence[tuple[ReleaseFile, bytes | memoryview]]) -> None:
         """Write small files, all together."""
-        self._storage.write_all({f"{self._path}/{file.path}": data for file, data in files})
+        self.storage.write_all({f"{self._path}/{file.path}": data for file, data in files})
         self.files.extend(file for file, _ in files)
 
     def move(
@@ -97,7 +109,7 @@ class PackedFiles:
     ) -> None:
         """Put a local file that is written and closed."""
         size = local.stat().st_size
-        self._storage.upload(f"{self._path}/{name}", local)
+        self.storage.upload(f"{self._path}/{name}", local)
         self.files.append(
             ReleaseFile(path=name, sha256=sha256, size=size, rows=rows, part=part, marks=marks)
         )
@@ -113,7 +125,7 @@ class PackedFiles:
         former = self._former.path
         sources = {f"{self._path}/{name}": f"{former}/{file.path}" for name, file in files.items()}
         try:
-            self._storage.copy(sources)
+            self.storage.copy(sources)
         except ObjectMissing:
             return False
         self.files.extend(file.model_copy(update={"path": name}) for name, file in files.items())

@@ -1,6 +1,7 @@
 """An image folder, as Hugging Face's loader reads it: a file a picture.
 
 imagefolder/train/ab/<sha256>.png             with metadata.parquet
+imagefolder/train/ab/<sha256>-source.png      a picture that requests start from
 rows/train-1f0c….parquet                      the same table, where no Parquet files have it
 
 Pictures are taken over one by one: a change costs what changed, wherever it is.
@@ -24,6 +25,7 @@ from imagepipeline_dagster.release.card import ROWS, ReleaseFile
 from imagepipeline_dagster.release.columns import digest_of, lineage_table, released_row
 from imagepipeline_dagster.release.formats.contract import Writer
 from imagepipeline_dagster.release.formats.files import PackedFiles
+from imagepipeline_dagster.release.formats.source_files import put_sources
 from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import Batch, file_name
@@ -61,6 +63,7 @@ class ImageFolder(Writer):
         self._names: dict[int, dict[bytes, list[str]]] = {}
         self._new: dict[int, dict[bytes, list[_Named]]] = {}
         self._tables: dict[int, pa.Table] = {}
+        self._sources = put_sources(split, parts, packed)
 
     @override
     def wants(self, part: Part) -> HeldRows:
@@ -119,8 +122,11 @@ class ImageFolder(Writer):
             for row, digest in zip(part.rows, part.rows.digests, strict=True)
         ]
         files = pa.array([f"{name[:2]}/{name}" for name, _ in named], pa.string())
-        table = lineage_table([row for _, row in named])
-        self._tables[part.number] = table.add_column(0, "file_name", files)
+        table = lineage_table([row for _, row in named]).add_column(0, "file_name", files)
+        for kind in self._packed.sources:  # in all splits: a reader wants the same columns in each
+            names = [self._sources.get(row[f"{kind}_image_sha256"]) for _, row in named]
+            table = table.append_column(f"{kind}_file_name", pa.array(names, pa.string()))
+        self._tables[part.number] = table
 
     def _taken_over(self, row: ModeratedImage, key: str) -> _Named:
         file = self._same[key].pop()
