@@ -16,7 +16,7 @@ import types
 import typing
 from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from functools import cache
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -158,9 +158,13 @@ class StoredTable:
         """
         import pyarrow.parquet as pq
 
-        file = io.BytesIO()
-        with pq.ParquetWriter(file, arrow_schema(row_type), compression="zstd") as writer:
-            for part in _arrow_tables(rows, row_type):
+        file, schema = io.BytesIO(), arrow_schema(row_type)
+        parts = _arrow_tables(rows, row_type)
+        first = next(parts, schema.empty_table())
+        # Of a few rows zstd takes most of the time, to write and to read them, and saves nothing.
+        is_long = first.num_rows == _ROWS_AT_ONCE
+        with pq.ParquetWriter(file, schema, compression="zstd" if is_long else "snappy") as writer:
+            for part in filter(len, chain([first], parts)):
                 writer.write_table(part)
         return cls(file.getvalue())
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
-from operator import attrgetter
+from operator import itemgetter
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.columns import fingerprint
@@ -64,36 +64,50 @@ def _key(digests: Iterable[bytes], split: str, shaping: str) -> str:
     return fingerprint(digests, packing=f"{split} {shaping}")[:32]
 
 
-def in_order(rows: Iterable[ModeratedImage], *, shuffled: bool) -> dict[str, HeldRows]:
-    """Return the rows in the order of a release, which makes the same content the same bytes.
+def in_order(
+    rows: Iterable[tuple[str, ModeratedImage]], *, shuffled: bool
+) -> dict[str, dict[str, HeldRows]]:
+    """Return rows, which come with their splits, in an order that makes the same content the same.
 
-    They are runs by name: those of a prompt set or, where rows are shuffled, those whose places
-    begin alike. A few at most are held as objects at once.
+    They are runs by split and name: those of a prompt set or, where rows are shuffled, those whose
+    places begin alike. A few rows at most are held as objects at once.
     """
     return _shuffled(rows) if shuffled else _by_set(rows)
 
 
-def _by_set(rows: Iterable[ModeratedImage]) -> dict[str, HeldRows]:
-    portions: dict[str, list[HeldRows]] = defaultdict(list)
-    for name, some in groupby(rows, attrgetter("prompt_set")):
-        portions[name].append(HeldRows(sorted(some, key=_place)))
+def _by_set(rows: Iterable[tuple[str, ModeratedImage]]) -> dict[str, dict[str, HeldRows]]:
+    portions: dict[str, dict[str, list[HeldRows]]] = defaultdict(lambda: defaultdict(list))
+    for name, of_set in groupby(rows, lambda own: own[1].prompt_set):
+        for split, own in groupby(sorted(of_set, key=_split_and_place), itemgetter(0)):
+            portions[split][name].append(HeldRows(row for _, row in own))
     return {
-        name: own[0] if len(own) == 1 else HeldRows(sorted(chain.from_iterable(own), key=_place))
-        for name, own in sorted(portions.items())
+        split: {name: _merged_rows(own) for name, own in sorted(of_split.items())}
+        for split, of_split in portions.items()
     }
 
 
-def _shuffled(rows: Iterable[ModeratedImage]) -> dict[str, HeldRows]:
-    portions: dict[str, HeldRows] = defaultdict(HeldRows)
-    for row in rows:  # which come set by set: a run's rows are far apart
-        portions[_hashed_place(row)[:2]].append(row)
-    return {
-        name: HeldRows(run)
-        for portion in sorted(portions)
-        for name, run in groupby(
-            sorted(portions.pop(portion), key=_shuffled_place), lambda row: _hashed_place(row)[:3]
-        )
-    }
+def _merged_rows(portions: Sequence[HeldRows]) -> HeldRows:
+    """Return the rows of a set, which mostly come at once."""
+    if len(portions) == 1:
+        return portions[0]
+    return HeldRows(sorted(chain.from_iterable(portions), key=_place))
+
+
+def _shuffled(rows: Iterable[tuple[str, ModeratedImage]]) -> dict[str, dict[str, HeldRows]]:
+    portions: dict[tuple[str, str], HeldRows] = defaultdict(HeldRows)
+    for split, row in rows:  # which come set by set: those of a run are far apart
+        portions[split, _hashed_place(row)[:2]].append(row)
+    runs: dict[str, dict[str, HeldRows]] = defaultdict(dict)
+    for key in sorted(portions):
+        portion = sorted(portions.pop(key), key=_shuffled_place)
+        for name, run in groupby(portion, lambda row: _hashed_place(row)[:3]):
+            runs[key[0]][name] = HeldRows(run)
+    return runs
+
+
+def _split_and_place(own: tuple[str, ModeratedImage]) -> tuple[object, ...]:
+    split, row = own
+    return split, *_place(row)
 
 
 def _place(row: ModeratedImage) -> tuple[str, str, int, int, str]:

@@ -13,11 +13,10 @@ The number of a version is claimed first (`claims`): its folder has one writer i
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import chain, compress, groupby, islice
+from itertools import chain, groupby, repeat
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
 
@@ -47,7 +46,7 @@ from imagepipeline_dagster.release.comparing import changes_of
 from imagepipeline_dagster.release.croissant import CROISSANT, croissant
 from imagepipeline_dagster.release.held_rows import HeldRows, joined
 from imagepipeline_dagster.release.packing import format_cards, pack
-from imagepipeline_dagster.release.parts import SHARD_BYTES, Part, in_order, parts_of
+from imagepipeline_dagster.release.parts import SHARD_BYTES, in_order, parts_of
 from imagepipeline_dagster.release.pictures import LostImage
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.reading import delete_release, latest_manifest, splits_in
@@ -121,48 +120,49 @@ class _Content:
     """The rows of a release.
 
     Attributes:
-        runs: those that are released, in order, by the name of their run.
-        kept: the same, one after the other.
-        splits: the split of each.
+        runs: those that are released, in order, by their split and the name of their run.
         others: those that are counted, and no more.
-        fingerprint: of what is released.
     """
 
-    runs: Mapping[str, HeldRows]
-    kept: HeldRows
-    splits: Sequence[str]
+    runs: Mapping[str, Mapping[str, HeldRows]]
     others: HeldRows
     packing: str
 
     @property
-    def fingerprint(self) -> str:
-        return fingerprint(self.kept.digests, self.splits, packing=self.packing)
+    def kept(self) -> HeldRows:
+        """Those that are released, one after the other."""
+        return joined(run for runs in self.runs.values() for run in runs.values())
 
-    def runs_where(self, wanted: Iterable[bool]) -> dict[str, HeldRows]:
-        """Return the runs with those of the rows alone."""
-        remaining = iter(wanted)
-        return {
-            name: HeldRows(compress(run, islice(remaining, len(run))))
-            for name, run in self.runs.items()
-        }
+    @property
+    def splits(self) -> dict[str, int]:
+        """How many are in each split."""
+        return {split: sum(map(len, runs.values())) for split, runs in self.runs.items()}
+
+    @property
+    def fingerprint(self) -> str:
+        splits = chain.from_iterable(repeat(*own) for own in self.splits.items())
+        return fingerprint(self.kept.digests, splits, packing=self.packing)
 
     def without(self, lost: Sequence[LostImage]) -> _Content:
         """Return what is left without lost pictures, which are counted as quarantined."""
         if not lost:
             return self
         gone = {loss.row for loss in lost}
-        stays = [row not in gone for row in self.kept]
         set_aside = (
-            dataclasses.replace(row, verdict=Verdict.QUARANTINED.value, moderation_reason="lost")
-            for row, stay in zip(self.kept, stays, strict=True)
-            if not stay
+            dataclasses.replace(
+                loss.row, verdict=Verdict.QUARANTINED.value, moderation_reason="lost"
+            )
+            for loss in lost
         )
-        left = self.runs_where(stays)
         return dataclasses.replace(
             self,
-            runs=left,
-            kept=joined(left.values()),
-            splits=list(compress(self.splits, stays)),
+            runs={
+                split: {
+                    name: HeldRows(row for row in run if row not in gone)
+                    for name, run in runs.items()
+                }
+                for split, runs in self.runs.items()
+            },
             others=HeldRows(chain(self.others, set_aside)),
         )
 
@@ -229,34 +229,52 @@ def _content(asked: Publication, latest: Release | None) -> _Content:
     Raises:
         NothingToRelease, UnmoderatedImage, SplitsLeak: they cannot be released.
     """
-    policy, others = asked.policy, HeldRows()
-    problems: list[str] = []
+    withdrawn = _withdrawn(asked.storage)
+    splits = _splits(asked, latest, withdrawn)
+    others, problems = HeldRows(), list[str]()
 
-    def released() -> Iterator[ModeratedImage]:
-        for row in _judged(asked):
+    def released() -> Iterator[tuple[str, ModeratedImage]]:
+        for row in _judged(asked, withdrawn):
             if row.verdict == Verdict.KEPT:
                 problems.extend(objections([row]))
-                yield row
+                yield next(splits), row
             else:
                 others.append(row)
 
-    runs = in_order(released(), shuffled=policy.order == "shuffled")
-    kept = joined(runs.values())
+    runs = in_order(released(), shuffled=asked.policy.order == "shuffled")
     if problems:
         raise UnmoderatedImage(problems)
-    if not kept:
+    if not runs:
         raise NothingToRelease(summarise(others), asked.left_out)
-    same_policy = latest and latest.split_policy == policy.splitting and len(policy.splits) > 1
+    return _Content(runs=runs, others=others, packing=asked.policy.packing)
+
+
+def _splits(
+    asked: Publication, latest: Release | None, withdrawn: Collection[str]
+) -> Iterator[str]:
+    """Return the split of each row that is released, in the order of the images.
+
+    Raises:
+        SplitsLeak: pictures that tell of each other would be in several.
+    """
+    policy = asked.policy
+    if len(policy.splits) == 1:
+        return repeat(*policy.splits)
+
+    def kept() -> Iterator[ModeratedImage]:
+        return (row for row in _judged(asked, withdrawn) if row.verdict == Verdict.KEPT)
+
+    same_policy = latest and latest.split_policy == policy.splitting
     former = splits_in(asked.storage, latest) if latest and same_policy else {}
-    splits = splits_of(kept, policy, former=former, alike=asked.alike)
-    if sentences := leaks(kept, splits, policy, alike=asked.alike):
+    splits = splits_of(kept(), policy, former=former, alike=asked.alike)
+    # A group is in one split, unless its samples are given several.
+    if policy.split_of and (sentences := leaks(kept(), splits, policy, alike=asked.alike)):
         raise SplitsLeak(" ".join(sentences[:3]))
-    return _Content(runs=runs, kept=kept, splits=splits, others=others, packing=policy.packing)
+    return iter(splits)
 
 
-def _judged(asked: Publication) -> Iterator[ModeratedImage]:
+def _judged(asked: Publication, withdrawn: Collection[str]) -> Iterator[ModeratedImage]:
     """Yield the rows; verdicts that are older than a withdrawal bring no picture back."""
-    withdrawn = _withdrawn(asked.storage)
     for row in asked.images:
         if row.image_sha256 in withdrawn:
             yield taken_back(row)
@@ -294,7 +312,17 @@ def _packed(
     files, lost, sources_lost = pack(
         asked.storage,
         path,
-        {split: list(_parts(asked, content, split)) for split in policy.splits},
+        {
+            split: list(
+                parts_of(
+                    split,
+                    content.runs.get(split, {}),
+                    bytes_per_shard=asked.bytes_per_shard,
+                    shaping=policy.shaping,
+                )
+            )
+            for split in policy.splits
+        },
         policy=policy,
         scratch=scratch,
         former=former,
@@ -305,13 +333,13 @@ def _packed(
     counts = sum(by_set.values(), start=NO_COUNTS)
     if not content.kept:
         raise NothingToRelease(counts, left_out)
-    splits = Counter(content.splits)
+    splits = content.splits
     return content, Release(
         name=asked.name,
         version=version,
         path=path,
         fingerprint=content.fingerprint,
-        splits={split: splits[split] for split in policy.splits if splits[split]},
+        splits={split: splits[split] for split in policy.splits if splits.get(split)},
         split_policy=policy.splitting,
         policy=policy.model_dump_json(),
         created_at=asked.created_at,
@@ -322,16 +350,6 @@ def _packed(
         drift=asked.drift,
         left_out=left_out,
         files=files,
-    )
-
-
-def _parts(asked: Publication, content: _Content, split: str) -> Iterator[Part]:
-    inside = [own == split for own in content.splits]
-    return parts_of(
-        split,
-        content.runs if all(inside) else content.runs_where(inside),
-        bytes_per_shard=asked.bytes_per_shard,
-        shaping=asked.policy.shaping,
     )
 
 

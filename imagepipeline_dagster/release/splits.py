@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from imagepipeline_dagster.errors import CorrectableError
@@ -30,7 +30,7 @@ def place_of(row: Any) -> int:  # noqa: ANN401 - a row before its release, or re
 
 
 def splits_of(
-    rows: Collection[ModeratedImage],
+    rows: Iterable[ModeratedImage],
     policy: ReleasePolicy,
     *,
     former: Mapping[int, str],
@@ -39,13 +39,11 @@ def splits_of(
     """Return the split of each row.
 
     Args:
-        rows: those of the release.
+        rows: those of the release, each gone through once.
         policy: names the splits, their shares, and what makes a group.
         former: the splits of the samples that the former release held, by their places.
         alike: near-duplicates among the pictures, in pairs of their SHA-256.
     """
-    if len(policy.splits) == 1:
-        return list(policy.splits) * len(rows)
     joined = _Joined()
     groups: list[int] = []
     given: list[str | None] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from itertools import repeat
 
 from imagepipeline_dagster.release.held_rows import HeldRows, joined
 from imagepipeline_dagster.release.parts import in_order
@@ -28,7 +29,7 @@ def test_many_rows_take_little_memory() -> None:
     tracemalloc.start()
     rows = [rejected_row(number, prompt=f"a fox, number {number}") for number in range(10_000)]
     as_objects, _ = tracemalloc.get_traced_memory()
-    held = joined(in_order(rows, shuffled=False).values())
+    held = joined(in_order(zip(repeat("train"), rows), shuffled=False)["train"].values())
     del rows
     as_held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()

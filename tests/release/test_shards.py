@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import random
+from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -61,7 +62,7 @@ def test_a_change_of_one_set_changes_one_part(
     ]
 
     def keys_of(rows: list[ModeratedImage]) -> set[str]:
-        runs = in_order(rows, shuffled=False)
+        runs = in_order(zip(repeat("train"), rows), shuffled=False)["train"]
         return {part.key for part in parts_of("train", runs, bytes_per_shard=1000)}
 
     keys = keys_of(sets)
