@@ -105,7 +105,8 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
         tables: TablesResource,
     ) -> Iterator[dg.MaterializeResult[DatasetRelease]]:
         started, home = time.monotonic(), storage.open()
-        seen = _Seen.now(context, dataset, tables, config.applied_to(dataset.release))
+        policy = config.applied_to(dataset.release)
+        seen = _Seen.now(context, dataset, tables, policy)
         basis = basis_of_release(home, seen.basis)
         if unchanged := unchanged_release(home, dataset.releases, basis):
             value = DatasetRelease(unchanged, home)
@@ -115,8 +116,9 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
         with ledger.open() as opened:
             today = seen.today(opened, home)
             ready = ready_sets(stored_sets(dataset, context.instance, home), today)
-            alike = alike_pictures(ready.images, today) if len(seen.policy.splits) > 1 else []
+            alike = alike_pictures(ready.images, today) if len(policy.splits) > 1 else []
             looks = look_at_canaries(dataset.canaries.images, opened, home)
+        del seen, today  # they name every prompt: not held while pictures are packed
         release = _published(
             Publication(
                 storage=home,
@@ -126,7 +128,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
                 created_at=dt.datetime.now(dt.UTC),
                 folder=dataset.releases,
                 left_out=ready.left_out,
-                policy=seen.policy,
+                policy=policy,
                 alike=alike,
                 drift=drift_of(looks),
             )
@@ -144,7 +146,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[Any]:
             release,
             kept,
             unchecked=unchecked,
-            leaks=leaks_in(home, release, seen.policy, alike=alike),
+            leaks=leaks_in(home, release, policy, alike=alike),
         )
         metadata = _metadata(dataset, value, started=started, judged_anew=len(ready.judged_anew))
         shown = ((image, None) for image in _kept(ready))

@@ -13,12 +13,14 @@ The number of a version is claimed first (`claims`): its folder has one writer i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from itertools import chain, groupby, repeat
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.records import Outcome
@@ -52,7 +54,9 @@ from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.reading import delete_release, latest_manifest, splits_in
 from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.release.splits import SplitsLeak, leaks, splits_of
-from imagepipeline_dagster.storage.contract import Storage
+from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
+
+T = TypeVar("T")
 
 
 class NothingToRelease(CorrectableError):
@@ -191,8 +195,7 @@ def publish(asked: Publication) -> Release:
         TooMuchLost: when more of the former release would be gone than the policy allows.
     """
     storage = asked.storage
-    latest = latest_manifest(storage, asked.folder)
-    content = _content(asked, latest)
+    latest, content = _beside_latest(asked, partial(_content, asked))
     if latest and latest.fingerprint == content.fingerprint:
         return _unchanged(asked, latest, asked.left_out)
     with scratch_folder(storage.scratch) as scratch:
@@ -358,13 +361,32 @@ def _newest(asked: Publication, release: Release, content: _Content) -> Release:
 
     Writing takes a while: somebody may have published meanwhile, and even the same.
     """
-    while True:
-        latest = latest_manifest(asked.storage, asked.folder)
+
+    def described(latest: Release | None) -> Release:
         if latest and latest.fingerprint == release.fingerprint:
             return latest
-        described = _described(asked, release, latest, content)
+        return _described(asked, release, latest, content)
+
+    return _beside_latest(asked, described)[1]
+
+
+def _beside_latest(
+    asked: Publication, work: Callable[[Release | None], T]
+) -> tuple[Release | None, T]:
+    """Return the newest release, and what comes of work with it.
+
+    A withdrawal may write it anew meanwhile, and others may publish: then the work is done again.
+    """
+    while True:
+        latest = latest_manifest(asked.storage, asked.folder)
+        try:
+            done = work(latest)
+        except ObjectMissing:
+            if latest_manifest(asked.storage, asked.folder) == latest:
+                raise
+            continue
         if latest_manifest(asked.storage, asked.folder) == latest:
-            return described
+            return latest, done
 
 
 def _described(

@@ -151,6 +151,30 @@ def test_the_next_call_finishes_what_a_killed_one_began(
         assert release.counts.by_reason["withdrawn"] == 1
 
 
+@pytest.mark.parametrize("read", [1, 3], ids=["before its splits", "before its changes"])
+def test_a_release_that_is_rewritten_is_followed_all_the_same(
+    tmp_path: Path, storage: LocalFolder, ledger: Ledger, read: int
+) -> None:
+    """A publisher that knows the former release as it was before a withdrawal looks again."""
+    rows = [kept_row(storage, number) for number in range(8)]
+    publish_rows(storage, rows[:6], policy=LICENSED)
+    image = str(rows[3].image_sha256)
+    reads = iter(range(read))
+
+    class Rewritten(LocalFolder):
+        def read(self, path: str) -> bytes:
+            data = super().read(path)
+            if path == "releases/v0001/manifest.json" and next(reads, None) == read - 1:
+                take_back(storage, ledger, image)
+            return data
+
+    release = publish_rows(Rewritten(tmp_path / "storage"), rows, policy=LICENSED)
+
+    assert where_it_is(storage, 3) == []
+    assert (release.previous, release.counts.kept) == ("v0001", 7)
+    assert [problems_of(storage, one) for one in manifests(storage)] == [[], []]
+
+
 def test_a_withdrawn_picture_is_not_bought_again(
     tmp_path: Path, emulator: EmulatorServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
