@@ -22,6 +22,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from threading import Event
 
 from imagepipeline_dagster.markup import template
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
@@ -35,7 +36,7 @@ from imagepipeline_dagster.release.formats.parquet import ParquetFiles
 from imagepipeline_dagster.release.formats.webdataset import WebDatasetTars, member_extension
 from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.parts import Part
-from imagepipeline_dagster.release.pictures import LostImage, read_batches
+from imagepipeline_dagster.release.pictures import LostImage, Stamp, read_batches
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.storage.contract import Storage
 
@@ -74,6 +75,9 @@ def pack(
 ) -> tuple[tuple[ReleaseFile, ...], list[LostImage], list[str]]:
     """Write the rows with their pictures below `path`.
 
+    Where a row's picture is lost the files are not all there. A format may have taken over what
+    another lacks, so all is to be packed anew without these rows.
+
     Returns:
         The files, the rows whose pictures are lost, and a sentence for each other lost picture.
 
@@ -103,37 +107,51 @@ def _write(
 ) -> list[LostImage]:
     """Write what the writers want of the parts, each picture read once."""
     stamped = stamp_of(policy)
-    wanted = {part: _wanted(part, writers) for part in parts}
+    writers_of = {part: _wanted(part, writers) for part in parts}
+    is_lost = Event()
 
     def write(run: Sequence[Part]) -> list[LostImage]:
         """Write some parts, from their pictures to the synced files, and return what was lost."""
-        lost: list[LostImage] = []
-        for part in run:
-            if not wanted[part]:
-                continue
-            # Some formats want all pictures of a part or none, and no other wants further ones.
-            read = replace(part, rows=max(wanted[part].values(), key=len))
-            gone: list[LostImage] = []
-            for batch in read_batches(storage, read, stamp=stamped):
-                for writer in wanted[part]:
-                    writer.add(part, batch)
-                gone += batch.lost
-            written = part.without({loss.row for loss in gone})
-            for writer in wanted[part]:
-                writer.end(written)
-            lost += gone
-        return lost
+        lost = (
+            _write_part(storage, part, writers_of[part], stamp=stamped, is_lost=is_lost)
+            for part in run
+            if writers_of[part]
+        )
+        return list(chain.from_iterable(lost))
 
     runs = min((writer.runs(parts) for writer in writers), key=len)
     try:
         with ThreadPoolExecutor(_RUNS_AT_ONCE) as threads:
             lost = list(chain.from_iterable(threads.map(write, runs)))
         for writer in writers:
-            writer.finish()
+            writer.abandon() if lost else writer.finish()
     except BaseException:
         for writer in writers:
             writer.abandon()
         raise
+    return lost
+
+
+def _write_part(
+    storage: Storage,
+    part: Part,
+    wanted: Mapping[Writer, HeldRows],
+    *,
+    stamp: Stamp | None,
+    is_lost: Event,
+) -> list[LostImage]:
+    """Write a part, and return what was lost; once anything is, parts are just read for that."""
+    # Some formats want all pictures of a part or none, and no other wants further ones.
+    read = replace(part, rows=max(wanted.values(), key=len))
+    lost: list[LostImage] = []
+    for batch in read_batches(storage, read, stamp=stamp):
+        lost += batch.lost
+        if lost:
+            is_lost.set()
+        for writer in () if is_lost.is_set() else wanted:
+            writer.add(part, batch)
+    for writer in () if is_lost.is_set() else wanted:
+        writer.end(part)
     return lost
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from operator import itemgetter
@@ -51,13 +51,6 @@ class Part:
     def key_of(self, digest: bytes) -> str:
         """Return what a part of the row with this digest alone would be known by."""
         return _key([digest], self.split, self.shaping)
-
-    def without(self, lost: Collection[ModeratedImage]) -> Part:
-        """Return the part as it is without these rows."""
-        if not lost:
-            return self
-        rows = HeldRows(row for row in self.rows if row not in lost)
-        return self.of(self.split, self.number, rows, shaping=self.shaping)
 
 
 def _key(digests: Iterable[bytes], split: str, shaping: str) -> str:

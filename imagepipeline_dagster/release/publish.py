@@ -20,6 +20,7 @@ from functools import partial
 from itertools import chain, groupby, repeat
 from operator import attrgetter
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 from imagepipeline_dagster.errors import CorrectableError
@@ -149,8 +150,6 @@ class _Content:
 
     def without(self, lost: Sequence[LostImage]) -> _Content:
         """Return what is left without lost pictures, which are counted as quarantined."""
-        if not lost:
-            return self
         gone = {loss.row for loss in lost}
         set_aside = (
             dataclasses.replace(
@@ -312,10 +311,9 @@ def _packed(
         NothingToRelease: all pictures are lost.
     """
     policy, path = asked.policy, f"{asked.folder}/{version}"
-    files, lost, sources_lost = pack(
-        asked.storage,
-        path,
-        {
+    left_out = tuple(asked.left_out)
+    while content.kept:
+        parts = {
             split: list(
                 parts_of(
                     split,
@@ -325,13 +323,22 @@ def _packed(
                 )
             )
             for split in policy.splits
-        },
-        policy=policy,
-        scratch=scratch,
-        former=former,
-    )
-    content = content.without(lost)
-    left_out = (*asked.left_out, *map(_told, lost), *sources_lost)
+        }
+        with TemporaryDirectory(dir=scratch) as unfinished:
+            files, lost, sources_lost = pack(
+                asked.storage,
+                path,
+                parts,
+                policy=policy,
+                scratch=Path(unfinished),
+                former=former,
+            )
+        if not lost:
+            left_out += tuple(sources_lost)
+            break
+        asked.storage.delete_folder(path)
+        content = content.without(lost)
+        left_out += tuple(map(_told, lost))
     by_set = release_counts(chain(content.others, content.kept))
     counts = sum(by_set.values(), start=NO_COUNTS)
     if not content.kept:

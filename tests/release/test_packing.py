@@ -9,6 +9,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import lance
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +21,7 @@ from imagepipeline_dagster.release.dataset_release import (
     releases_in,
 )
 from imagepipeline_dagster.release.verifying import problems_of
+from imagepipeline_dagster.storage.contract import image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.release.samples import EVERYTHING, HALVES, kept_row, picture, publish_rows
 
@@ -112,6 +114,40 @@ def test_the_same_picture_of_two_prompts_is_two_rows(tmp_path: Path) -> None:
         len({(folder / n).name for n in pd.read_parquet(folder / "metadata.parquet")["file_name"]})
         == 2
     )
+
+
+@pytest.mark.parametrize("gone", ["picture", "picture and file", "file"])
+def test_what_is_lost_is_in_no_format(gone: str, tmp_path: Path) -> None:
+    """A format that could take a lost picture over from the former release lacks it as others do.
+
+    Where a file of the former release is gone, none that is taken over stands in no list.
+    """
+    storage = LocalFolder(tmp_path / "storage")
+    rows = [kept_row(storage, number, data=picture(number // 2)) for number in range(8)]
+    publish_rows(storage, rows, policy=EVERYTHING)
+    lost = image_path(str(rows[7].image_sha256), "PNG")
+    if "picture" in gone:
+        storage.delete(lost)
+    if "file" in gone:
+        former = Path(latest_release(storage).path, "imagefolder/train")
+        table = pq.ParquetFile(former / "metadata.parquet").read()
+        (former / str(table["file_name"][2])).unlink()
+    kept = rows[1:6] if "picture" in gone else rows[1:]
+
+    release = publish_rows(storage, rows[1:], policy=EVERYTHING)
+    assert len(release.left_out) == len(rows[1:]) - len(kept)
+    assert problems_of(storage, release) == []
+    folder = Path(latest_release(storage).path)
+    of_formats = {
+        "parquet": pq.ParquetFile(next(folder.glob("parquet/data/*"))).read(),
+        "imagefolder": pq.ParquetFile(folder / "imagefolder/train/metadata.parquet").read(),
+        "lance": lance.dataset(str(folder / "lance/train.lance")).to_table(),
+    }
+    ids = {name: table["prompt_id"].to_pylist() for name, table in of_formats.items()}
+    index = json.loads((folder / "webdataset/train-00000.index.json").read_bytes())
+    assert set(map(tuple, ids.values())) == {tuple(row.prompt_id for row in kept)}
+    assert [each["caption"] for each in index] == [row.prompt for row in kept]
+    assert len(list(folder.glob("imagefolder/train/*/*.png"))) == len(kept)
 
 
 def links_of(folder: Path) -> dict[str, int]:

@@ -34,6 +34,9 @@ def write_shard(file: Path, rows: list[ModeratedImage], storage: LocalFolder) ->
             policy=ReleasePolicy(stamp=False),
             scratch=Path(scratch),
         )
+    if lost:
+        gone = {loss.row for loss in lost}
+        return lost + write_shard(file, [row for row in rows if row not in gone], storage)
     file.write_bytes(storage.read(f"packed/{files[0].path}"))
     return lost
 

@@ -127,6 +127,9 @@ class PackedFiles:
         try:
             self.storage.copy(sources)
         except ObjectMissing:
+            # What is copied already would be in the release, and in no list of its files.
+            for name in sources.keys() - sources.values():
+                self.storage.delete(name)
             return False
         self.files.extend(file.model_copy(update={"path": name}) for name, file in files.items())
         return True
