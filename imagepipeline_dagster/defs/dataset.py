@@ -92,8 +92,8 @@ class ImageDataset(Options):
         default=False,
         description="Keep the pictures that the links init_image and mask_image of bought requests "
         "lead to, for releases to have beside the results; they are not moderated. Off, since a "
-        "run then opens links from inside your network that whoever writes the table chose: those "
-        "to public addresses alone, without the key.",
+        "run then opens links from inside your network that whoever writes the table chose: "
+        "without the key, and to public addresses alone, unless the API is at a private one.",
     )
     moderation: ModerationPolicy = Field(
         ModerationPolicy(),

@@ -208,7 +208,8 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
 
 def _source_figures(sources: Collection[SourcePicture]) -> dict[str, Any]:
     """Return how many links led to pictures that are kept, and why others did not."""
-    lost = [(source.link, source.error) for source in sources if not source.is_kept]
+    # Behind the question mark may stand what opens a link: no event has that.
+    lost = [(it.link.partition("?")[0], it.error) for it in sources if not it.is_kept]
     kept = {"source_pictures": len(sources) - len(lost)} if sources else {}
     return kept | found_table("source_pictures_not_kept", ["link", "why"], lost[:_ROWS_SHOWN])
 

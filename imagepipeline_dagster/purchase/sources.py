@@ -38,6 +38,7 @@ from imagepipeline_dagster.storage.contract import (
 )
 
 _AT_ONCE = 4  # each holds a picture
+_LOOK_SECONDS = 1.0
 
 
 def links_of(calls: Iterable[PlannedRequest]) -> set[str]:
@@ -113,8 +114,9 @@ class _Keeping:
         self._last_came = time.monotonic()
         patience = self.means.settings.link_patience_seconds
         while self.under_way and (left := self._last_came + patience - time.monotonic()) > 0:
+            # All together, and not one after the other: each look at thousands takes a while.
             done, self.under_way = await asyncio.wait(
-                self.under_way, timeout=left, return_when=asyncio.FIRST_COMPLETED
+                self.under_way, timeout=min(left, _LOOK_SECONDS)
             )
             for task in done:
                 task.result()
