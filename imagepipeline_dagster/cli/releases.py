@@ -130,11 +130,12 @@ def show(*, version: str, dataset: ImageDataset) -> Answer:
 @on_dataset
 def diff(*, former: str, version: str, sheet: Path | None, dataset: ImageDataset) -> Answer:
     """Show which samples differ between two releases, and why."""
-    release = _release(dataset, version)
-    changes = release.changes_since(_release(dataset, former))
+    older, release = _release(dataset, former), _release(dataset, version)
+    changes = release.changes_since(older)
     if sheet is not None:
         _write_sheet(sheet, changes, release)
-    return Answer([dataclasses.asdict(change) for change in changes], _change_lines(changes))
+    lines = [*release.packing_since(older), *_change_lines(changes)]
+    return Answer([dataclasses.asdict(change) for change in changes], lines)
 
 
 def _change_lines(changes: Sequence[Change]) -> Iterator[str]:

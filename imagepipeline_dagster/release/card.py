@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import islice
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import AliasChoices, AwareDatetime, BaseModel, Field
+from pydantic import AfterValidator, AliasChoices, AwareDatetime, BaseModel, Field
 
 from imagepipeline_dagster.markup import template
 from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage
@@ -23,7 +23,7 @@ from imagepipeline_dagster.purchase.canaries import Drift
 from imagepipeline_dagster.release.columns import FORMAT_VERSION, shard_schema
 from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.storage.contract import Storage
+from imagepipeline_dagster.storage.contract import Storage, checked_path
 
 ROWS = "rows"
 """Folder of the rows, where no Parquet files hold the pictures with them."""
@@ -44,7 +44,9 @@ _SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 class ReleaseFile(BaseModel, frozen=True):
     """One file of a release."""
 
-    path: str = Field(description="Where it is, below the release's folder")
+    path: Annotated[str, AfterValidator(checked_path)] = Field(
+        description="Where it is, below the release's folder"
+    )
     sha256: str = Field(description="SHA-256 of the file")
     size: int = Field(description="Size in bytes")
     rows: int | None = Field(default=None, description="Images in it, for a Parquet file")

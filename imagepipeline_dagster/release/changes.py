@@ -25,7 +25,7 @@ PLACE = ("prompt_set", "prompt_id", "call_index", "sample_index")
 COMPARED = (
     *PLACE,
     *("prompt", "negative_prompt", "embeddings", "embedding_version", "request"),
-    *("image_sha256", "moderation_reason", "overridden_by"),
+    *("image_sha256", "moderation_reason", "overridden_by", "split"),
 )
 """The columns of a release that a comparison needs."""
 
@@ -52,6 +52,7 @@ class Cause(StrEnum):
     SET_REMOVED = "set_removed"
     LEFT_OUT = "left_out"
     WITHDRAWN = "withdrawn"
+    SPLIT_CHANGED = "split_changed"
 
 
 _DELIBERATE = frozenset({Cause.OVERRIDE, Cause.POLICY, Cause.WITHDRAWN})
@@ -177,6 +178,9 @@ def _difference(old: Lineage, new: Lineage) -> _Why | None:
         return Cause.OVERRIDE, old["overridden_by"], new["overridden_by"]
     if old["moderation_reason"] != new["moderation_reason"]:
         return Cause.POLICY, old["moderation_reason"], new["moderation_reason"]
+    # The first releases had one split, and did not say so.
+    if None not in (old["split"], new["split"]) and old["split"] != new["split"]:
+        return Cause.SPLIT_CHANGED, old["split"], new["split"]
     return None
 
 
@@ -243,6 +247,11 @@ class ChangesTable:
     def by_cause(self) -> dict[str, int]:
         """How many there are, by a text for each kind and cause."""
         return {f"{kind}: {cause}": self.counts[kind, cause] for kind, cause in sorted(self.counts)}
+
+    @property
+    def kinds(self) -> set[str]:
+        """What became of the samples; one in another split is the same, packed anew."""
+        return {kind for kind, cause in self.counts if cause != Cause.SPLIT_CHANGED}
 
     @property
     def accidental_losses(self) -> dict[str, int]:

@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 
 from imagepipeline_dagster.api.contract import canonical_json
-from imagepipeline_dagster.release.reading import VERSION, made_mark
+from imagepipeline_dagster.release.reading import VERSION, made_mark, number_of
 from imagepipeline_dagster.release.scratch import is_left_behind
 from imagepipeline_dagster.storage.contract import Storage
 
@@ -37,7 +37,7 @@ def claimed_version(
 ) -> str:
     """Take the next number and return its version."""
     taken = [*storage.folders(folder), *storage.folders(f"{folder}/claims")]
-    number = max((int(name[1:]) for name in taken if VERSION.fullmatch(name)), default=0) + 1
+    number = max(map(number_of, filter(VERSION.fullmatch, taken)), default=0) + 1
     claim = canonical_json(
         {
             "run_id": run_id,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -11,11 +13,13 @@ from urllib.request import url2pathname
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.moderation.verdicts import Counts
 from imagepipeline_dagster.release.card import Release
-from imagepipeline_dagster.release.changes import Change
+from imagepipeline_dagster.release.changes import PLACE, Change
 from imagepipeline_dagster.release.comparing import changes_of
+from imagepipeline_dagster.release.policy import PACKING
 from imagepipeline_dagster.release.reading import (
     latest_manifest,
     manifests,
+    number_of,
     read_rows,
     stored_changes,
 )
@@ -24,6 +28,9 @@ from imagepipeline_dagster.storage.opening import open_storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+_place = attrgetter(*PLACE)
 
 
 class ReleaseMissing(CorrectableError, LookupError):
@@ -78,7 +85,35 @@ class DatasetRelease:
             if self.manifest.previous == former.version
             else None
         )
-        return list(stored or changes_of(self.storage, former.manifest, self.manifest))
+        if stored is not None:
+            return list(stored)
+        why_gone = self._why_gone(former)
+        return [
+            replace(change, cause=told.cause, after=told.after)
+            if change.change == "removed" and (told := why_gone.get(_place(change)))
+            else change
+            for change in changes_of(self.storage, former.manifest, self.manifest)
+        ]
+
+    def _why_gone(self, former: DatasetRelease) -> dict[tuple[object, ...], Change]:
+        """Return what the releases after a former one, up to this one, said of what they lost."""
+        folder = self.manifest.path.rpartition("/")[0]
+        return {
+            _place(change): change
+            for release in manifests(self.storage, folder)
+            if number_of(former.version) < number_of(release.version) <= number_of(self.version)
+            for change in stored_changes(self.storage, release) or ()
+            if change.change == "removed"
+        }
+
+    def packing_since(self, former: DatasetRelease) -> list[str]:
+        """Return a line for each option of how the samples are packed that is another now."""
+        was, is_now = (json.loads(release.manifest.policy or "{}") for release in (former, self))
+        return [
+            f"{name}: {json.dumps(was[name])} -> {json.dumps(is_now[name])}"
+            for name in PACKING
+            if name in was and name in is_now and was[name] != is_now[name]
+        ]
 
     def as_hf_dataset(self) -> Any:  # noqa: ANN401 - `datasets` has no types
         """Return the rows as a Hugging Face `datasets.Dataset`; its column `image` is a picture.

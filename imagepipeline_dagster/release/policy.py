@@ -28,6 +28,8 @@ NOT_RELEASED = frozenset(
 """Columns of moderated images that no release has."""
 
 _SHAPING = ("order", "stamp", "content_producer", "content_credentials")
+PACKING = ("formats", "splits", "group_by", "split_of", *_SHAPING)
+"""The options that tell how the same samples are packed."""
 
 
 class ReleasePolicy(Options):
@@ -126,9 +128,7 @@ class ReleasePolicy(Options):
     @property
     def packing(self) -> str:
         """What tells how the same samples are packed."""
-        return self.model_dump_json(
-            include={"formats", "splits", "group_by", "split_of", *_SHAPING}
-        )
+        return self.model_dump_json(include={*PACKING})
 
     @property
     def splitting(self) -> str:

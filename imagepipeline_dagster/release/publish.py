@@ -414,7 +414,7 @@ def _described(
         update={
             "previous": former.version if former else None,
             "semantic_version": next_semantic_version(
-                former.semantic_version if former else None, {kind for kind, _ in changes.counts}
+                former.semantic_version if former else None, changes.kinds
             ),
             "changes": changes.by_cause,
         }

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from pydantic import ValidationError
+
+from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.release.card import Release, ReleaseFile
 from imagepipeline_dagster.release.changes import Change
 from imagepipeline_dagster.release.policy import ReleasePolicy
@@ -25,11 +28,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-
 _BATCH = 1000  # rows
 
 VERSION = re.compile(r"v\d+")
-"""A release's folder; the number says which of two is newer."""
+"""A release's folder."""
+
+
+class ManifestBroken(CorrectableError):
+    """What a release says of itself cannot be read; the message says where, and what to do."""
+
+
+def number_of(version: str) -> int:
+    """Return the number of a version: of two, the newer one has the higher."""
+    return int(version[1:])
 
 
 def manifests(storage: Storage, folder: str = "releases") -> list[Release]:
@@ -46,15 +57,31 @@ def latest_manifest(storage: Storage, folder: str = "releases") -> Release | Non
 def _manifests(storage: Storage, folder: str) -> Iterator[Release]:
     """Yield the manifests, the newest first; a folder without one is no release."""
     versions = filter(VERSION.fullmatch, storage.folders(folder))
-    for version in sorted(versions, key=lambda name: int(name[1:]), reverse=True):
+    for version in sorted(versions, key=number_of, reverse=True):
         with suppress(ObjectMissing):
-            yield _release(storage.read(f"{folder}/{version}/manifest.json"))
+            path = f"{folder}/{version}"
+            yield _release(storage.read(f"{path}/manifest.json"), path)
 
 
 @lru_cache(maxsize=1)
-def _release(manifest: bytes) -> Release:
-    """Return what a manifest says; a publisher asks for the newest one again and again."""
-    return Release.model_validate_json(manifest)
+def _release(manifest: bytes, path: str) -> Release:
+    """Return what a manifest says; a publisher asks for the newest one again and again.
+
+    Raises:
+        ManifestBroken: it says nothing, or is another version's.
+    """
+    try:
+        release = Release.model_validate_json(manifest)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+    else:
+        if path.endswith(f"/{release.version}"):
+            return release.model_copy(update={"path": path})  # its folder may have been moved
+        problem = f"it is that of {release.version}"
+    raise ManifestBroken(
+        f"{path}/manifest.json is not what was released: {problem}. Restore it from a backup, or "
+        f"delete {path}, and the version with it."
+    )
 
 
 def made_mark(path: str) -> str:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from imagepipeline_dagster.cli import main
+from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.release.samples import kept_row, publish_rows
 
@@ -47,8 +48,7 @@ def test_releases_are_listed_and_shown() -> None:
     assert json.loads(run("show", "v0001", "--json").stdout)["version"] == "v0001"
 
 
-@pytest.mark.usefixtures("storage")
-def test_two_releases_are_compared() -> None:
+def test_two_releases_are_compared(storage: LocalFolder) -> None:
     """The difference names the samples and their causes."""
     told = run("diff", "v0001", "v0002").stdout
     assert "added, new_prompt: 1" in told
@@ -56,6 +56,12 @@ def test_two_releases_are_compared() -> None:
     [change] = json.loads(run("diff", "v0002", "v0001", "--json").stdout)
     assert (change["change"], change["prompt_id"]) == ("removed", "p002")
     assert run("diff", "v0001", "v0001").stdout == "No sample differs.\n"
+    policy = ReleasePolicy(formats=("parquet", "imagefolder"))
+    rows = [kept_row(storage, number) for number in range(3)]
+    publish_rows(storage, rows, folder="foxes/releases", policy=policy)
+    assert run("diff", "v0002", "v0003").stdout == (
+        'formats: ["parquet"] -> ["parquet", "imagefolder"]\nNo sample differs.\n'
+    )
     drawn = run("diff", "v0001", "v0002", "--json", "--sheet", "changed.webp")
     assert len(json.loads(drawn.stdout)) == 1
     assert Path("changed.webp").read_bytes()[8:12] == b"WEBP"
@@ -80,6 +86,29 @@ def test_what_is_not_whole_is_found(storage: LocalFolder, spoil: str) -> None:
     assert spoiled.exit_code == 1
     assert path.rpartition("/")[2] in spoiled.stderr
     assert run("verify", "v0001").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("was", "is_now", "why"),
+    [
+        (b"{", b"", "Invalid JSON"),
+        (b"v0002", b"v0001", "it is that of v0001"),
+        (b'"README.md"', b'"../../README.md"', "not a relative path of plain parts"),
+    ],
+    ids=["cut off", "of another version", "of a file outside"],
+)
+def test_a_manifest_that_is_none_is_told(
+    storage: LocalFolder, was: bytes, is_now: bytes, why: str
+) -> None:
+    """Every command names the file and says what to do, and writes nothing."""
+    path = "foxes/releases/v0002/manifest.json"
+    storage.write(path, storage.read(path).replace(was, is_now))
+    for command in (["list"], ["verify", "v0001"], ["export", "v0002", "copy"]):
+        told = run(*command).output
+        assert why in told
+        assert f"{path} is not what was released" in told
+        assert "Restore it from a backup, or delete foxes/releases/v0002" in told
+    assert not Path("copy").exists()
 
 
 def private(file: Path) -> Path:

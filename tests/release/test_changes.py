@@ -44,6 +44,7 @@ CHANGED: list[tuple[dict[str, Any], str, str | None, str | None]] = [
     ({"overridden_by": "ana", "moderation_reason": "override:ok"}, "override", None, "ana"),
     ({"moderation_reason": "unchecked"}, "policy", "ok", "unchecked"),
 ]
+SPLITS = ({"train": 1}, {"test": 1}, {"train": 0.5, "test": 0.5})
 
 
 @pytest.mark.parametrize(("changes", "cause", "was", "is_now"), CHANGED)
@@ -166,6 +167,42 @@ def test_any_two_releases_can_be_compared(storage: LocalFolder) -> None:
     first, _, third = releases_in(storage)
     assert [c.prompt_id for c in third.changes_since(first)] == ["p002", "p003"]
     assert [c.cause for c in first.changes_since(third)] == ["prompt_removed"] * 2
+
+
+def test_what_went_in_between_keeps_its_cause(storage: LocalFolder) -> None:
+    """However many releases lie between two, the one that lost a picture says why."""
+    rows = [kept_row(storage, number, prompt_set=f"set {number}") for number in range(5)]
+    publish_rows(storage, rows)
+    nsfw = dataclasses.replace(rows[0], verdict="quarantined", moderation_reason="nsfw")
+    refused: dict[str, Any] = {"verdict": "rejected", "moderation_reason": "override:ok"}
+    by_ana = dataclasses.replace(rows[1], overridden_by="ana", **refused)
+    publish_rows(storage, [nsfw, *rows[1:]])
+    publish_rows(storage, [nsfw, by_ana, *rows[2:]])
+    publish_rows(storage, rows[3:])
+    first, *_, last = releases_in(storage)
+
+    assert [(c.prompt_set, c.cause, c.after) for c in last.changes_since(first)] == [
+        ("set 0", "policy", "nsfw"),
+        ("set 1", "override", "ana"),
+        ("set 2", "set_removed", None),
+    ]
+
+
+def test_a_sample_in_another_split_is_told(storage: LocalFolder) -> None:
+    """Another split is a change of the sample, with both; and of the packing: a patch."""
+    rows = [kept_row(storage, number) for number in range(8)]
+    for splits in SPLITS:
+        publish_rows(storage, rows, policy=ReleasePolicy(splits=splits))
+    first, second, third = releases_in(storage)
+
+    assert {(c.change, c.cause, c.before, c.after) for c in second.changes_since(first)} == {
+        ("changed", "split_changed", "train", "test")
+    }
+    assert second.manifest.changes == {"changed: split_changed": 8}
+    assert third.manifest.semantic_version == "1.0.2"
+    moved = third.changes_since(first)
+    assert len(moved) == third.manifest.splits["test"]
+    assert third.packing_since(first) == ['splits: {"train": 1.0} -> {"train": 0.5, "test": 0.5}']
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,8 @@ def test_versions_beyond_four_digits_are_newer(storage: LocalFolder) -> None:
     """The latest is the highest number, not the last name."""
     publish_rows(storage, [kept_row(storage, 1)])
     for version in ("v9999", "v10000"):
+        for path in list(storage.list("releases/v0001")):
+            storage.write(path.replace("v0001", version), storage.read(path))
         manifest = json.loads(storage.read("releases/v0001/manifest.json"))
         data = json.dumps(manifest | {"version": version}).encode()
         storage.write(f"releases/{version}/manifest.json", data)
