@@ -20,6 +20,7 @@ import imagepipeline_dagster as package
 from imagepipeline_dagster import component, environment
 from imagepipeline_dagster.cli.terminal import AliasedOption, Answer, answering, json_option
 from imagepipeline_dagster.errors import CorrectableError
+from imagepipeline_dagster.ledger import identity
 from imagepipeline_dagster.tables import reading, schema
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _dataset_at(where: str) -> ImageDataset:
     _make_importable(Path.cwd())
     try:
         dataset = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError, CorrectableError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise click.BadParameter(str(error), param_hint="--dataset") from error
     if not isinstance(dataset, package.ImageDataset):
         raise click.BadParameter(f"{where} is no ImageDataset", param_hint="--dataset")
@@ -165,6 +166,19 @@ def configured_ledger(dataset: ImageDataset, *, create: bool) -> AbstractContext
     """Open a dataset's ledger; without `create` it is read alone, and an absent one is empty."""
     ledger: LedgerResource = resources_of(dataset)["ledger"]
     return ledger.open(create=create)
+
+
+def ledger_warning(dataset: ImageDataset, ledger: Ledger) -> str | None:
+    """Return why no run will buy with this ledger, or where a run may miss it.
+
+    Whoever looks at what is to buy should not take a lost ledger for an empty one.
+    """
+    resources = resources_of(dataset)
+    try:
+        identity.check_ledger(ledger, resources["storage"].open())
+    except CorrectableError as error:
+        return str(error)
+    return None if resources["imagepipeline"].emulated else ledger.warning
 
 
 @contextmanager

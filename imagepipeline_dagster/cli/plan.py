@@ -14,6 +14,7 @@ from imagepipeline_dagster.cli.configured import (
     changed_dataset,
     configured_ledger,
     configured_tables,
+    ledger_warning,
     on_dataset,
     resources_of,
     system_user,
@@ -68,7 +69,7 @@ def plan(
         planned = plans.forecast_of_sets(names, tables, dataset, ledger, origin=origin)
         allowance = dataset.allowance(origin)
         spent = allowance.spent(ledger, today=dt.datetime.now(dt.UTC).date())
-        warning = None if api.emulated else ledger.warning
+        warning = ledger_warning(dataset, ledger)
     canaries = dataset.canaries_price(allowance)
     total = planned.total
     facts = {

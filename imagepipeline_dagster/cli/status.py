@@ -14,6 +14,7 @@ from imagepipeline_dagster.cli.configured import (
     changed_dataset,
     configured_ledger,
     configured_tables,
+    ledger_warning,
     on_dataset,
     resources_of,
 )
@@ -68,6 +69,7 @@ def status(*, dataset: ImageDataset) -> Answer:
             for plan in planned.sets
         ]
         spent = allowance.spent(ledger, today=now.date())
+        warning = ledger_warning(dataset, ledger)
         unknown = len(decisions.unknown_requests(ledger))
     release = reading.latest_manifest(resources["storage"].open(), dataset.releases)
     facts = {
@@ -77,6 +79,7 @@ def status(*, dataset: ImageDataset) -> Answer:
         "images_to_buy": planned.total.to_buy,  # what two sets share is bought once
         "price": allowance.price_text(planned.total.to_buy),
         "unknown_requests": unknown,
+        "warning": warning,
         "spent": {period: dataclasses.asdict(of) for period, of in spent.items()},
         "budget_left": allowance.rest_text(spent),
         "last_release": release
@@ -134,6 +137,7 @@ def _status_lines(facts: Mapping[str, Any]) -> Iterator[str | Table]:
     yield from field_lines(
         {
             "API": facts["api"],
+            "warning": facts["warning"],
             "to buy": f"{count_of(facts['images_to_buy'], 'image')}{price}",
             "unknown": count_of(unknown, "request") if unknown else None,
             "spent": f"{spent['day']:,} images today, {spent['month']:,} this month, "

@@ -39,6 +39,13 @@ def check_ledger(ledger: Ledger, storage: Storage) -> None:
     Raises:
         LedgerMismatch: says what does not match, and what to do.
     """
+    if ledger.is_absent:
+        if is_known_to_ledgers(storage) or _holds(storage, "images"):
+            raise LedgerMismatch(
+                f"There is no ledger at {ledger.shown_url}, and one bought into {storage.uri}. "
+                f"Without it nothing is bought. {_REMEDIES}"
+            )
+        return
     with ledger.reading() as connection:
         own = _identity_in(connection)
     mark = _mark_of(own, storage)

@@ -23,6 +23,16 @@ def test_plan_touches_nothing(shop: Shop) -> None:
     assert files_in(shop.folder) == before
 
 
+def test_a_lost_ledger_is_not_taken_for_an_empty_one(shop: Shop) -> None:
+    """A plan and a status beside pictures that another ledger bought say that nothing is bought."""
+    shop.add("a")
+    shop.buy()
+    assert "is bought." not in shop.run("plan") + shop.run("status")
+    (shop.folder / "data/ledger.db").unlink()
+    for command in ("plan", "status"):
+        assert "Without it nothing is bought." in " ".join(shop.run(command).split())
+
+
 def test_plan_leaves_a_ledger_as_it_is(shop: Shop) -> None:
     """Reading a ledger changes no byte of it and leaves no file beside it."""
     shop.add("a")
