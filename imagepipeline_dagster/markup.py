@@ -32,6 +32,8 @@ def visible(text: str) -> str:
 
     Such a sign could turn the reading direction round, or be an order to a terminal.
     """
+    if text.isprintable():
+        return text
     return "".join(sign if is_shown(sign) or sign == "\n" else "\ufffd" for sign in text)
 
 

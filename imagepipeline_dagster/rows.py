@@ -138,7 +138,8 @@ def _shared(values: list[Any]) -> list[Any]:
 class StoredTable:
     """A table as it is stored, in Parquet: of a long one, some rows at a time are decoded.
 
-    `encoded` are its bytes, which are all that it takes of memory.
+    `encoded` are its bytes, which are all that a long one takes of memory. A short one whose rows
+    were asked for is decoded once.
     """
 
     def __init__(self, encoded: bytes) -> None:
@@ -147,7 +148,8 @@ class StoredTable:
 
         self.encoded = encoded
         self._file = pq.ParquetFile(pa.BufferReader(encoded))
-        self._short: dict[type, list[Any]] = {}
+        self._short: pa.Table | None = None
+        self._short_rows: dict[type, list[Any]] = {}
 
     @classmethod
     def of(cls, rows: Iterable[RowT], row_type: type[RowT]) -> Self:
@@ -177,12 +179,16 @@ class StoredTable:
         """Return the rows; those of a long table are decoded whenever they are gone through."""
         if self.num_rows > _ROWS_AT_ONCE:
             return _StoredRows(self, row_type)
-        if row_type not in self._short:
-            self._short[row_type] = self.rows_between(0, self.num_rows, row_type)
-        return self._short[row_type]
+        if row_type not in self._short_rows:
+            if self._short is None:
+                self._short = self._file.read(use_threads=False)
+            self._short_rows[row_type] = rows_of(self._short, row_type)
+        return self._short_rows[row_type]
 
     def rows_between(self, start: int, stop: int, row_type: type[RowT]) -> list[RowT]:
         """Return the rows from `start` to before `stop`."""
+        if row_type in self._short_rows:
+            return self._short_rows[row_type][start:stop]
         return rows_of(self.between(start, stop, arrow_schema(row_type).names), row_type)
 
     def columns(self, *names: str) -> pa.Table:
@@ -197,6 +203,9 @@ class StoredTable:
 
     def between(self, start: int, stop: int, columns: Sequence[str]) -> pa.Table:
         """Return the rows from `start` to before `stop`, with those of the columns that exist."""
+        if self._short is not None:
+            there = [name for name in columns if name in self._short.column_names]
+            return self._short.select(there).slice(start, stop - start)
         stored = set(self._file.schema_arrow.names)
         there = [name for name in columns if name in stored]
         metadata = self._file.metadata

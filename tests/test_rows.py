@@ -55,6 +55,19 @@ ROWS = st.builds(
 )
 
 
+def test_a_short_table_is_decoded_once() -> None:
+    """Its rows are the same objects whenever they are asked for, and its columns agree."""
+    table = StoredTable.of([Row(name=name, number=place) for place, name in enumerate("abc")], Row)
+    before = table.columns("number", "name")
+
+    first, second, third = table.rows(Row)
+
+    assert (first.name, second.number, third.certain) == ("a", 1, True)
+    assert table.rows_between(1, 3, Row)[0] is second
+    assert table.columns("number", "name").equals(before)
+    assert table.between(1, 2, ["name", "unknown"]).to_pydict() == {"name": ["b"]}
+
+
 @settings(deadline=None)
 @given(rows=st.lists(ROWS, max_size=8))
 def test_rows_come_back_from_a_frame(rows: list[Row]) -> None:

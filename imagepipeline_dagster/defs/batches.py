@@ -46,6 +46,8 @@ from imagepipeline_dagster.tables.reading import SourceTables
 # A set waits for the API for most of its time; each buys with its part of the run's places.
 _SETS_AT_ONCE = 4
 _FAILURES_SHOWN = 50
+# So soon that a database that was restarted, or a proxy that closes what is idle, breaks few.
+_CONNECTION_SECONDS = 10
 
 _Event = dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation
 
@@ -87,6 +89,10 @@ def build_batch_job(
                 "No prompt set is named: give `prompt_sets` in the run's config.",
                 allow_retries=False,
             )
+        # For a set's events Dagster would connect to PostgreSQL fifty times, each for a statement.
+        context.instance.optimize_for_webserver(
+            statement_timeout=0, pool_recycle=_CONNECTION_SECONDS, max_overflow=20
+        )
         with tables.open(dataset.prompts, dataset.embeddings) as source, ledger.open() as opened:
             batch = _Batch(
                 dataset=dataset,

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Self
 
 from pydantic import Field, model_validator
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, bindparam, or_, select, update
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.requests import Ledger
@@ -148,7 +148,7 @@ class Allowance:
             self._add(connection, images, today)
         if self.budget is None:
             return None
-        spent, micros = _spent(connection, self.scope, self.budget.period, today)
+        spent, micros = _spent(connection, self.scope, today)[self.budget.period]
         before = spent - images, micros - self._micros(images)
         refusal = self._refusal(self.budget, *before, images)
         if refusal is not None:
@@ -162,8 +162,8 @@ class Allowance:
     def spent(self, ledger: Ledger, *, today: dt.date) -> Mapping[str, Spent]:
         """Return what was spent so far, by period."""
         with ledger.reading() as connection:
-            totals = {period: _spent(connection, self.scope, period, today) for period in Period}
-        return {period: Spent.of(*counted) for period, counted in totals.items()}
+            counted = _spent(connection, self.scope, today)
+        return {period: Spent.of(*counted[period]) for period in Period}
 
     def _refusal(self, budget: Budget, spent: int, micros: int, images: int) -> str | None:
         per = budget.per
@@ -190,20 +190,26 @@ class Allowance:
         return round(images * (self.price_per_image or 0) * _MICROS)
 
 
+_OF_MONTH_AND_IN_ALL = select(spending.c.day, spending.c.images, spending.c.micros).where(
+    spending.c.scope == bindparam("of_scope"),
+    or_(spending.c.day == bindparam("sum"), spending.c.day.like(bindparam("month"))),
+)
+
+
 def _rows_of(day: dt.date) -> tuple[str, str]:
     return _IN_ALL, day.isoformat()
 
 
-def _spent(connection: Connection, scope: str, period: str, today: dt.date) -> tuple[int, int]:
-    days = {
-        Period.TOTAL: spending.c.day == _IN_ALL,
-        Period.MONTH: spending.c.day.startswith(f"{today:%Y-%m}"),
-        Period.DAY: spending.c.day == today.isoformat(),
-    }
-    sums = (
-        func.coalesce(func.sum(spending.c.images), 0),
-        func.coalesce(func.sum(spending.c.micros), 0),
-    )
-    query = select(*sums).where(spending.c.scope == scope, days[Period(period)])
-    images, micros = connection.execute(query).one()
-    return int(images), int(micros)
+def _spent(connection: Connection, scope: str, today: dt.date) -> dict[Period, tuple[int, int]]:
+    """Return the images and the millionths of money that were spent, by period."""
+    of_period = dict.fromkeys(Period, (0, 0))
+    values = {"of_scope": scope, "sum": _IN_ALL, "month": f"{today:%Y-%m}%"}
+    for day, images, micros in connection.execute(_OF_MONTH_AND_IN_ALL, values):
+        if day == _IN_ALL:
+            of_period[Period.TOTAL] = images, micros
+            continue
+        if day == today.isoformat():
+            of_period[Period.DAY] = images, micros
+        month_images, month_micros = of_period[Period.MONTH]
+        of_period[Period.MONTH] = month_images + images, month_micros + micros
+    return of_period

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
 from imagepipeline_dagster import ImageDataset
 from imagepipeline_dagster.defs.batches import run_config_of
@@ -37,13 +38,19 @@ def pipeline(tmp_path: Path) -> Iterator[Pipeline]:
         yield opened
 
 
-def run_batch(pipeline: Pipeline, prompt_sets: tuple[str, ...] = SETS) -> dg.ExecuteInProcessResult:
-    """Execute the job of many sets."""
+def run_batch(
+    pipeline: Pipeline,
+    prompt_sets: tuple[str, ...] = SETS,
+    instance: dg.DagsterInstance | None = None,
+) -> dg.ExecuteInProcessResult:
+    """Execute the job of many sets, at the pipeline's own instance unless another is given."""
     job = pipeline.definitions.resolve_job_def(pipeline.dataset.named("materialize_batch"))
     config = run_config_of(pipeline.dataset, prompt_sets)
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     return job.execute_in_process(
-        instance=pipeline.instance, run_config={**config, **quiet}, raise_on_error=False
+        instance=instance or pipeline.instance,
+        run_config={**config, **quiet},
+        raise_on_error=False,
     )
 
 
@@ -90,6 +97,37 @@ def test_a_batch_makes_what_runs_of_their_own_make(pipeline: Pipeline) -> None:
         again = pipeline.table(stage, name)
         columns = [column for column in table if column not in ("reason", "state", "run_id")]
         assert table[columns].equals(again[columns]), (stage, name)
+
+
+@pytest.mark.slow
+def test_a_batch_holds_its_connection_to_dagsters_database(
+    pipeline: Pipeline, postgres_url: str
+) -> None:
+    """PostgreSQL is not connected to anew for every statement of the sets' events."""
+    home = pipeline.folder / "production"
+    home.mkdir()
+    url = postgres_url.replace("postgresql://", "postgresql+psycopg2://")
+    (home / "dagster.yaml").write_text(
+        f"storage: {{postgres: {{postgres_url: '{url}'}}}}\ntelemetry: {{enabled: false}}\n"
+    )
+
+    def connections_of(*prompt_sets: str) -> int:
+        connections: list[object] = []
+
+        def note(connection: object, _: object) -> None:
+            if type(connection).__module__.startswith("psycopg2"):  # the ledger is on SQLite
+                connections.append(connection)
+
+        sa.event.listen(sa.Pool, "connect", note)
+        try:
+            assert run_batch(pipeline, prompt_sets, instance).success
+        finally:
+            sa.event.remove(sa.Pool, "connect", note)
+        return len(connections)
+
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        connections_of("autumn")  # the first one makes tables
+        assert connections_of("autumn", "spring", "summer") - connections_of("autumn") < 20
 
 
 def test_a_bad_set_keeps_no_other_back(pipeline: Pipeline) -> None:
