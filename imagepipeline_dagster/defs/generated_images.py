@@ -235,12 +235,21 @@ def check_generated_images(dataset: ImageDataset) -> list[StageCheck]:
         generated_images: StoredTable, imagepipeline: ImagePipelineResource
     ) -> dg.AssetCheckResult:
         waiting = waiting_for_approval(generated_images.rows(GeneratedImage))
+        if not waiting:
+            return dg.AssetCheckResult(
+                passed=True, description="nothing waits for a person", metadata={"images": 0}
+            )
         price = dataset.allowance(imagepipeline.origin).price_text(len(waiting))
         return dg.AssetCheckResult(
-            passed=not waiting,
+            passed=False,
             severity=dg.AssetCheckSeverity.WARN,
-            description=str(waiting[0].error) if waiting else "nothing waits for a person",
-            metadata={"images": len(waiting), **({"price": price} if price else {})},
+            # The UI reads a description as Markdown, and a text of the metadata as it is.
+            description=f"images that wait until a person approves their plan: {len(waiting)}",
+            metadata={
+                "images": len(waiting),
+                "to_approve": str(waiting[0].error),
+                **({"price": price} if price else {}),
+            },
         )
 
     return [no_purchase_waits, *map(_outcome_check, EXPECTATIONS)]

@@ -69,7 +69,7 @@ def test_a_purchase_that_waits_ends_in_good_order(careful: Pipeline) -> None:
     check = checks_of(run)["no_purchase_waits"]
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert check.metadata["price"].value == "0.25 EUR"
-    assert "imagepipeline-dagster approve spring" in str(check.description)
+    assert "imagepipeline-dagster approve spring" in str(check.metadata["to_approve"].value)
     frame = careful.table("moderated_images", "spring").set_index("prompt_id")
     assert frame["outcome"].to_dict() == {"one": "pending", "two": "invalid"}
     assert careful.tick(SENSOR) == []

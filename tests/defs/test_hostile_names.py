@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
+from imagepipeline_dagster import Approval, ImageDataset
 from imagepipeline_dagster.tables.schema import PromptRow, columns_of
 from imagepipeline_dagster.tables.values import Kind
-from tests.pipeline import Pipeline, figures
+from tests.pipeline import Pipeline, figures, open_pipeline
 
 NAMES = [
     "../../outside/a",
@@ -69,3 +74,55 @@ def test_hostile_values_stay_inside_the_storage(pipeline: Pipeline, tmp_path: Pa
     assert 0 < figures(released)["dagster/row_count"] <= figures(run)["kept"]
     assert {found.name for found in tmp_path.iterdir()} == {"data", "home"}
     assert not [found for found in tmp_path.parent.rglob("outside*") if found.is_file()]
+
+
+MARKUP = "a|b](http://x) <img src=x> <!--\n`evil` **d** ~~e~~\n# f"
+
+
+@pytest.mark.slow
+def test_no_text_of_the_tables_is_markup_in_the_ui(tmp_path: Path) -> None:
+    """What the UI reads as Markdown shows a text of the tables, and does nothing that it says."""
+    dataset = ImageDataset(approval=Approval(required="above", images=1))
+    with open_pipeline(tmp_path, dataset=dataset) as pipeline:
+        pipeline.add_embedding(MARKUP, name=MARKUP, base_model=MARKUP, trigger_words=MARKUP)
+        pipeline.add(MARKUP, f"{MARKUP} 1", f"(({MARKUP}:1.2))", model_id=MARKUP)
+        pipeline.add(MARKUP, f"{MARKUP} 2", MARKUP, negative_prompt=MARKUP, scheduler=MARKUP)
+        pipeline.add(MARKUP, f"{MARKUP} 3", MARKUP, embeddings=MARKUP, init_image=MARKUP)
+        pipeline.add(f"{MARKUP} bought", MARKUP, MARKUP)
+        pipeline.sync()
+        pipeline.release()
+        planning = pipeline.definitions.resolve_job_def("plan_prompt_sets")
+        assert planning.execute_in_process(instance=pipeline.instance).success
+        told = list(_markdown_of(pipeline.instance))
+
+    assert any("a&#124;b" in text for text in told)
+    reader = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    for text in told:
+        tokens = (t for block in reader.parse(text) for t in (block, *(block.children or ())))
+        read = {token.type for token in tokens if not _is_ours(token)}
+        assert read <= {"inline", "text", "text_special", "softbreak"}, text
+
+
+def _is_ours(token: Token) -> bool:
+    """Tell whether a table, a picture or the name of a column is what this package writes."""
+    if token.type == "image":
+        return str(token.attrs["src"]).startswith("data:image/")
+    if token.type == "code_inline":
+        return "evil" not in token.content
+    return token.tag in {"p", "table", "thead", "tbody", "tr", "th", "td"}
+
+
+def _markdown_of(instance: dg.DagsterInstance) -> Iterator[str]:
+    """Yield what Dagster's UI shows as Markdown of the events of all runs."""
+    for run in instance.get_runs():
+        for entry in instance.all_logs(run.run_id):
+            event = entry.dagster_event
+            data = event.event_specific_data if event else None
+            evaluated = data if isinstance(data, dg.AssetCheckEvaluation) else None
+            if evaluated and evaluated.description:
+                yield evaluated.description
+            holder = getattr(data, "materialization", getattr(data, "asset_observation", data))
+            metadata = getattr(holder, "metadata", None) or {}
+            for value in metadata.values():
+                if isinstance(value, dg.MarkdownMetadataValue):
+                    yield str(value.value)
