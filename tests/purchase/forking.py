@@ -48,6 +48,7 @@ class Order(BaseModel):
     account_max_in_flight: int | None = None
     account_requests_per_second: float | None = None
     lease_seconds: float = 30.0
+    init_image: str | None = None
     dies_at: str | None = None
 
     def buyer(self) -> Buyer:
@@ -61,8 +62,14 @@ class Order(BaseModel):
 
     def prompts(self) -> list[Prompt]:
         """Return the prompts of this order, a call each."""
-        rows = numbered_rows(self.calls, prompt_set=self.prompt_set, samples=self.samples_per_call)
-        return prompts_of(rows)
+        start: dict[str, Any] = {}
+        if self.init_image:
+            start = {"task": "image2image", "init_image": self.init_image}
+        return prompts_of(
+            numbered_rows(
+                self.calls, prompt_set=self.prompt_set, samples=self.samples_per_call, **start
+            )
+        )
 
 
 class Orders(BaseModel):
@@ -161,6 +168,7 @@ def _carry_out(order: Order) -> NoReturn:
             account_max_in_flight=order.account_max_in_flight,
             account_requests_per_second=order.account_requests_per_second,
             lease_seconds=order.lease_seconds,
+            keep_source_pictures=order.init_image is not None,
         )
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)

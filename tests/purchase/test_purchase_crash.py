@@ -6,6 +6,7 @@ The emulator is a process of its own too, and its count of accepted requests is 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from imagepipeline_dagster.emulator import EmulatorStats, Fault, FaultKind, Oper
 from imagepipeline_dagster.ledger.decisions import LedgerDecision, decide
 from imagepipeline_dagster.ledger.identity import LedgerMismatch
 from imagepipeline_dagster.ledger.records import Failure, Outcome, State
+from tests.api.servers import Reply, serving
 from tests.buying import (
     API_KEY,
     assert_bytes_are_the_vendors,
@@ -32,6 +34,7 @@ from tests.buying import (
     times_accepted,
 )
 from tests.purchase.forking import INTERRUPTED, Order, Orders
+from tests.release.samples import picture
 
 _REPOSITORY = Path(__file__).parents[2]
 _EMULATOR = """
@@ -183,6 +186,7 @@ POINTS = [
     *(f"thumbnails:{moment}" for moment in ("before", "after")),
     *(f"release:{moment}" for moment in ("before", "uncommitted", "committed")),
 ]
+BESIDE = ("images:before:1", "images:after:1", "images:after:2", "source:committed:1")
 CLAIM_WINDOW = (
     "claim:committed",
     "submit:before",
@@ -191,6 +195,24 @@ CLAIM_WINDOW = (
     "submitted:uncommitted",
 )
 """Where a claim is durable and its answer is not: nobody can tell afterwards what was bought."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", BESIDE)
+def test_a_process_killed_beside_a_source_picture_loses_nothing(
+    point: str, vendor: Vendor, workers: Workers, make_order: MakeOrder
+) -> None:
+    """After SIGKILL while both pictures land, the next run has both, and bought nothing more."""
+    with serving(Reply(body=picture(1))) as server:
+        order = make_order(vendor, calls=1, init_image=f"{server.url}/a.png", dies_at=point)
+        assert workers.run(order) == [-signal.SIGKILL]
+        bought = order.buyer().buy(order.prompts(), keep_source_pictures=True)
+
+    [image] = bought.images
+    assert image.outcome == Outcome.GENERATED
+    assert image.init_image_sha256 == hashlib.sha256(picture(1)).hexdigest()
+    assert set(times_accepted(bought.plan, vendor.stats).values()) == {1}
+    assert len(list(order.buyer().storage.list("images"))) == 2
 
 
 @pytest.mark.slow
