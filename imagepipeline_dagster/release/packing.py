@@ -99,6 +99,7 @@ def pack(
     for split, of_split in parts.items():
         writers = [made[name](split, of_split, packed) for name in policy.formats]
         lost += _write(storage, of_split, writers, policy)
+    packed.settle()
     return tuple(sorted(packed.files, key=lambda file: file.path)), lost, packed.left_out
 
 

@@ -52,7 +52,12 @@ from imagepipeline_dagster.release.packing import format_cards, pack
 from imagepipeline_dagster.release.parts import SHARD_BYTES, in_order, parts_of
 from imagepipeline_dagster.release.pictures import LostImage
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.reading import delete_release, latest_manifest, splits_in
+from imagepipeline_dagster.release.reading import (
+    delete_release,
+    latest_manifest,
+    newest_version,
+    splits_in,
+)
 from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.release.splits import SplitsLeak, leaks, splits_of
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
@@ -465,9 +470,8 @@ def _unchanged(asked: Publication, latest: Release, left_out: Sequence[str]) -> 
 
 def point_to_latest(storage: Storage, folder: str) -> None:
     """Let `latest` name the newest version; the next publisher does it for one that died before."""
-    newest = latest_manifest(storage, folder)
-    if newest:
-        storage.write(f"{folder}/latest", f"{newest.version}\n".encode())
+    if version := newest_version(storage, folder):
+        storage.write(f"{folder}/latest", f"{version}\n".encode())
 
 
 def _told(lost: LostImage) -> str:

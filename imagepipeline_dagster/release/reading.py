@@ -56,11 +56,22 @@ def latest_manifest(storage: Storage, folder: str = "releases") -> Release | Non
 
 def _manifests(storage: Storage, folder: str) -> Iterator[Release]:
     """Yield the manifests, the newest first; a folder without one is no release."""
-    versions = filter(VERSION.fullmatch, storage.folders(folder))
-    for version in sorted(versions, key=number_of, reverse=True):
+    for version in _versions(storage, folder):
         with suppress(ObjectMissing):
             path = f"{folder}/{version}"
             yield _release(storage.read(f"{path}/manifest.json"), path)
+
+
+def newest_version(storage: Storage, folder: str) -> str | None:
+    """Return the name of the newest release; its manifest, which may be long, is not read."""
+    versions = _versions(storage, folder)
+    return next((v for v in versions if storage.exists(f"{folder}/{v}/manifest.json")), None)
+
+
+def _versions(storage: Storage, folder: str) -> Iterator[str]:
+    """Yield the names of the versions' folders, the newest first."""
+    versions = filter(VERSION.fullmatch, storage.folders(folder))
+    yield from sorted(versions, key=number_of, reverse=True)
 
 
 @lru_cache(maxsize=1)

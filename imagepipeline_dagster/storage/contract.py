@@ -27,6 +27,7 @@ class StorageUnavailable(CorrectableError, OSError):
 
 
 TEMPORARY_PREFIX = ".tmp-"
+_NO_NAMES = frozenset({"", ".", ".."})
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
@@ -37,9 +38,9 @@ def checked_path(path: str) -> str:
         ValueError: when it is not a plain relative path.
     """
     parts = path.split("/")
-    if any(part in {"", ".", ".."} for part in parts) or _FORBIDDEN.search(path):
+    if not _NO_NAMES.isdisjoint(parts) or _FORBIDDEN.search(path):
         raise ValueError(f"{path!r} is not a relative path of plain parts between single slashes")
-    if any(part.startswith(TEMPORARY_PREFIX) for part in parts):
+    if TEMPORARY_PREFIX in path and any(part.startswith(TEMPORARY_PREFIX) for part in parts):
         raise ValueError(f"{path!r} has a part that is reserved for unfinished files")
     path.encode()  # a lone surrogate has no UTF-8 form; its UnicodeEncodeError is a ValueError
     return path
@@ -73,7 +74,10 @@ class Storage(ABC):
 
     @abstractmethod
     def write_all(self, objects: Mapping[str, bytes | memoryview]) -> None:
-        """Put the bytes of each path there, as `write` does, waiting for all at once."""
+        """Put the bytes of each path there, where nobody looks yet: a part of them may be seen.
+
+        They last once `settle` has returned.
+        """
 
     @abstractmethod
     def upload(self, path: str, file: Path) -> str:
@@ -86,7 +90,8 @@ class Storage(ABC):
     def copy(self, sources: Mapping[str, str]) -> None:
         """Put the bytes of each source at its target too; they do not pass through this process.
 
-        In a folder both are one file with two names: no bytes are written.
+        In a folder both are one file with two names: no bytes are written. These names last once
+        `settle` has returned.
 
         Args:
             sources: the path of each source, by that of its target.
@@ -94,6 +99,9 @@ class Storage(ABC):
         Raises:
             ObjectMissing: when there is no object at a source; others may be copied already.
         """
+
+    def settle(self, prefix: str) -> None:  # noqa: B027 - not every storage has to
+        """Make what was put below the folder by `write_all` and `copy` survive a loss of power."""
 
     @abstractmethod
     def read(self, path: str) -> bytes:

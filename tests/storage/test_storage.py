@@ -324,8 +324,19 @@ def test_bytes_and_names_are_synced(folder: LocalFolder, monkeypatch: pytest.Mon
     synced.clear()
     folder.write("a/thumbnail", b"bytes", derived=True)
     assert not synced
-    folder.write_all({"a/c": b"bytes", "a/d": b"bytes"})
-    assert [name.rpartition("/")[2][:5] for name in synced] == [".tmp-", ".tmp-", "a"]
+    folder.write_all({"a/c/d": b"bytes"})
+    folder.copy({"a/c/e": "a/b"})
+    assert synced == []
+    monkeypatch.setattr(folder_module, "_sync_file_system", lambda _: False)
+    folder.settle("a/c")
+    assert set(synced) == {
+        f"{root}/a/c/d",
+        f"{root}/a/c/e",
+        f"{root}/a/c",
+        f"{root}/a",
+        root,
+        str(Path(root).parent),
+    }
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
