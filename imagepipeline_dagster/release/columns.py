@@ -66,9 +66,11 @@ def shard_schema() -> pa.Schema:
 
 
 @cache
-def _lineage() -> tuple[str, ...]:
+def _lineage() -> tuple[tuple[str, ...], attrgetter[tuple[Any, ...]]]:
+    """Return the columns that a row has itself, and what takes them from it."""
     own = ("image", *_OF_THE_RELEASE)
-    return tuple(name for name in shard_schema().names if name not in own)
+    names = tuple(name for name in shard_schema().names if name not in own)
+    return names, attrgetter(*names)
 
 
 def _dtype(arrow_type: pa.DataType) -> str:
@@ -129,7 +131,8 @@ def released_row(
     row: ModeratedImage, *, split: str, file_sha256: str, mark: str | None
 ) -> dict[str, Any]:
     """Return the row as it is released, without its picture."""
-    lineage = {name: getattr(row, name) for name in _lineage()}
+    names, values = _lineage()
+    lineage = dict(zip(names, values(row), strict=True))
     request = json.loads(row.request or "{}")
     links = {name: request.get(name) for name in ("init_image", "mask_image")}
     return {**lineage, **links, "split": split, "file_sha256": file_sha256, "mark": mark}

@@ -5,9 +5,11 @@ A row as Python's objects takes 1.2 kB, and some 170 bytes as it is held here.
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import zlib
 from collections.abc import Collection, Iterable, Iterator
+from operator import attrgetter
 
 from typing_extensions import override
 
@@ -16,6 +18,9 @@ from imagepipeline_dagster.release.columns import digest_of, sources_of
 
 _TOGETHER = 50  # rows
 _QUICK = 1  # of zlib's levels
+_NAMES = [field.name for field in dataclasses.fields(ModeratedImage)]
+_VALUES = attrgetter(*_NAMES)
+_SLOTS = [getattr(ModeratedImage, name).__set__ for name in _NAMES]
 
 
 class HeldRows(Collection[ModeratedImage]):
@@ -86,7 +91,7 @@ class HeldRows(Collection[ModeratedImage]):
 
     def _encode(self) -> None:
         if self._last:
-            encoded = zlib.compress(pickle.dumps(self._last), _QUICK)
+            encoded = zlib.compress(pickle.dumps(list(map(_VALUES, self._last))), _QUICK)
             self._encoded.append((len(self._last), encoded))
             self._last = []
 
@@ -100,4 +105,13 @@ def joined(some: Iterable[HeldRows]) -> HeldRows:
 
 
 def _decoded(encoded: bytes) -> list[ModeratedImage]:
-    return pickle.loads(zlib.decompress(encoded))  # type: ignore[no-any-return]  # noqa: S301 - this process wrote it
+    values = pickle.loads(zlib.decompress(encoded))  # noqa: S301 - this process wrote it
+    return list(map(_row, values))
+
+
+def _row(values: Iterable[object]) -> ModeratedImage:
+    """Return the row with these values, as a frozen dataclass is unpickled, in half the time."""
+    row = object.__new__(ModeratedImage)
+    for put, value in zip(_SLOTS, values, strict=True):
+        put(row, value)
+    return row

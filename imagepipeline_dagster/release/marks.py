@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from xml.sax.saxutils import escape
 
 from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
@@ -42,6 +41,7 @@ _PACKET = (
     '<?xpacket end="r"?>'
 )
 _NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")
+_ESCAPED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;"})
 _QUOTED = re.compile(r"[,:\n]")  # signs that would end a value among the parameters
 
 
@@ -95,7 +95,7 @@ class Marks:
         namespaces = " ".join(f'xmlns:{prefix}="{_NAMESPACES[prefix]}"' for prefix in prefixes)
         # A bare line end of old Macs would be read as another one.
         lines = (
-            f"<{name}>{escape(plain(value), {chr(13): '&#13;'})}</{name}>\n"
+            f"<{name}>{plain(value).translate(_ESCAPED)}</{name}>\n"
             for name, value in properties.items()
         )
         return _DESCRIPTION.format(namespaces, "".join(lines))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate, pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -41,21 +41,16 @@ class Batch:
     Attributes:
         sources: the rows as they were judged.
         rows: their lineage, as it is released.
-        images: their pictures, as the column `image` holds them.
+        files: the bytes of each picture's file.
+        images: the same with the files' names, as the column `image` holds them.
         lost: the rows whose pictures are lost, which are none of these.
     """
 
     sources: Sequence[ModeratedImage]
     rows: Sequence[Mapping[str, Any]]
-    images: pa.ChunkedArray[Any]
+    files: Sequence[memoryview]
+    images: pa.StructArray
     lost: Sequence[LostImage]
-
-    def files(self) -> Iterator[tuple[str, pa.Buffer]]:
-        """Yield the file name and the bytes of each picture."""
-        chunk: Any  # what a struct has, its types lack
-        for chunk in self.images.chunks:
-            for name, data in zip(chunk.field("path"), chunk.field("bytes"), strict=True):
-                yield name.as_py(), data.as_buffer()
 
 
 def read_batches(storage: Storage, part: Part, *, stamp: Stamp | None = None) -> Iterator[Batch]:
@@ -86,7 +81,8 @@ def _read(
     """Return the rows as they are released, with the pictures that were bought."""
     sources: list[ModeratedImage] = []
     released: list[Mapping[str, Any]] = []
-    files: list[tuple[bytes | memoryview, ...]] = []
+    pieces: list[bytes | memoryview] = []
+    sizes: list[int] = []
     lost: list[LostImage] = []
     for row, data in zip(rows, read_each(storage, list(map(_picture_of, rows))), strict=True):
         if isinstance(data, str):
@@ -94,12 +90,14 @@ def _read(
             continue
         shown = readable(data, row.format or "")
         stamped = stamp(row, shown) if stamp else None
-        pieces = stamped.pieces if stamped else (shown,)
         sha256 = hashlib.sha256()
-        for piece in pieces:
+        size = 0
+        for piece in stamped.pieces if stamped else (shown,):
             sha256.update(piece)
+            size += len(piece)
+            pieces.append(piece)
         sources.append(row)
-        files.append(pieces)
+        sizes.append(size)
         released.append(
             released_row(
                 row,
@@ -109,8 +107,19 @@ def _read(
             )
         )
     names = [file_name(row) for row in sources]
-    images = pa.chunked_array([_images(names, files)])
-    return Batch(sources=sources, rows=released, images=images, lost=lost)
+    ends = list(accumulate(sizes, initial=0))
+    joined = pa.allocate_buffer(ends[-1])  # Arrow's, which has memory at hand
+    view = free = memoryview(joined).cast("B")
+    for piece in pieces:
+        free[: len(piece)] = piece
+        free = free[len(piece) :]
+    return Batch(
+        sources=sources,
+        rows=released,
+        files=[view[start:end] for start, end in pairwise(ends)],
+        images=_images(names, joined, ends),
+        lost=lost,
+    )
 
 
 def read_each(storage: Storage, pictures: Sequence[tuple[str, str]]) -> Iterator[bytes | str]:
@@ -128,18 +137,11 @@ def read_each(storage: Storage, pictures: Sequence[tuple[str, str]]) -> Iterator
             yield data
 
 
-def _images(
-    names: Sequence[str], files: Sequence[tuple[bytes | memoryview, ...]]
-) -> pa.StructArray:
-    """Return the column `image`. Arrow joins the files' pieces while other threads run."""
-    sizes = [sum(map(len, pieces)) for pieces in files]
-    joined = pa.allocate_buffer(sum(sizes))
-    writer = pa.FixedSizeBufferWriter(joined)
-    for piece in chain.from_iterable(files):
-        writer.write(piece)
-    _, ends = pa.array(accumulate(sizes, initial=0), pa.int32()).buffers()
+def _images(names: Sequence[str], joined: pa.Buffer, ends: Sequence[int]) -> pa.StructArray:
+    """Return the column `image`, of bytes that are not copied."""
+    _, offsets = pa.array(ends, pa.int32()).buffers()
     columns: list[pa.Array[Any]] = [
-        pa.Array.from_buffers(pa.binary(), len(names), [None, ends, joined]),
+        pa.Array.from_buffers(pa.binary(), len(names), [None, offsets, joined]),
         pa.array(names, pa.string()),
     ]
     return pa.StructArray.from_arrays(columns, names=["bytes", "path"])

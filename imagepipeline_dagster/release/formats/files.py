@@ -116,7 +116,7 @@ class PackedFiles:
 
     def settle(self) -> None:
         """Have every file survive a loss of power."""
-        self._storage.settle(self._path)
+        self.storage.settle(self._path)
 
     def former_files(self, format: str, part: str) -> list[ReleaseFile]:  # noqa: A002 - its name
         """Return what the former release has in a format of a part."""

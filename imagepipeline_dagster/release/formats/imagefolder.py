@@ -97,7 +97,7 @@ class ImageFolder(Writer):
         names = self._names[part.number]
         new = self._new.setdefault(part.number, defaultdict(list))
         files: list[tuple[ReleaseFile, memoryview]] = []
-        for source, row, (_, data) in zip(batch.sources, batch.rows, batch.files(), strict=True):
+        for source, row, data in zip(batch.sources, batch.rows, batch.files, strict=True):
             digest = digest_of(source)
             if not names[digest]:
                 continue  # another format asked for it
@@ -106,11 +106,11 @@ class ImageFolder(Writer):
             file = ReleaseFile(
                 path=f"imagefolder/{self._split}/{name[:2]}/{name}",
                 sha256=row["file_sha256"],
-                size=data.size,
+                size=len(data),
                 part=part.key_of(digest),
                 marks={} if row["mark"] is None else {row["mark"]: 1},
             )
-            files.append((file, memoryview(data)))
+            files.append((file, data))
         self._packed.put(files)
 
     @override

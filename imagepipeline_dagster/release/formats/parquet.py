@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -51,7 +52,8 @@ class ParquetFiles(Writer):
             file = self._packed.new_file()
             self._open[part.number] = _Open(file, _writer(file))
         opened = self._open[part.number]
-        columns = [batch.images, *lineage_table(batch.rows).columns]
+        columns: list[pa.ChunkedArray[Any]] = lineage_table(batch.rows).columns
+        columns.insert(0, pa.chunked_array([batch.images]))
         opened.writer.write_table(pa.Table.from_arrays(columns, schema=shard_schema()))
         opened.marks.update(marks_of(batch))
 

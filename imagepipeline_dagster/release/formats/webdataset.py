@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-import pyarrow as pa
 from typing_extensions import override
 
 from imagepipeline_dagster.api.contract import canonical_json
@@ -88,14 +87,14 @@ class WebDatasetTars(Writer):
         tar = self._tar_of[part.number]
         if tar.file is None:
             tar.file = self._packed.new_file()
-        for row, (_, data) in zip(batch.rows, batch.files(), strict=True):
+        for row, data in zip(batch.rows, batch.files, strict=True):
             key = f"{tar.first + len(tar.index):09d}"
             caption = row["prompt"]
             offset = _add_member(tar.file, f"{key}.{self._packed.extension}", data)
             lineage = _JSON.encode(row).encode()
-            _add_member(tar.file, f"{key}.json", pa.py_buffer(lineage))
-            _add_member(tar.file, f"{key}.txt", pa.py_buffer((caption or "").encode()))
-            tar.index.append({"key": key, "offset": offset, "size": data.size, "caption": caption})
+            _add_member(tar.file, f"{key}.json", lineage)
+            _add_member(tar.file, f"{key}.txt", (caption or "").encode())
+            tar.index.append({"key": key, "offset": offset, "size": len(data), "caption": caption})
 
     @override
     def end(self, part: Part) -> None:
@@ -125,14 +124,14 @@ class WebDatasetTars(Writer):
         return f"webdataset/{self._split}-{tar.number:05d}"
 
 
-def _add_member(tar: NewFile, name: str, data: pa.Buffer) -> int:
+def _add_member(tar: NewFile, name: str, data: bytes | memoryview) -> int:
     """Add a file to a tar, and return where its bytes begin."""
     member = tarfile.TarInfo(name)
-    member.size = data.size
+    member.size = len(data)
     tar.write(member.tobuf(tarfile.USTAR_FORMAT))
     offset = tar.tell()
     tar.write(data)
-    tar.write(bytes(-data.size % tarfile.BLOCKSIZE))
+    tar.write(bytes(-len(data) % tarfile.BLOCKSIZE))
     return offset
 
 
