@@ -82,9 +82,8 @@ class Tile:
 
 _MOST_TILES = 64
 _LONGEST_TEXT = 200  # characters
-_BEST_QUALITY, _LEAST_QUALITY = 80, 30
-_SHARES_OF_BEST = {70: 0.85, 60: 0.78, 50: 0.7, 40: 0.61}
-"""What a sheet takes at a quality, of its bytes at the best one; measured, and at least."""
+_SIZES = {80: 1.0, 70: 0.85, 60: 0.78, 50: 0.7, 40: 0.61, 30: 0.5}
+"""WebP's qualities, and the least that a sheet takes at each, of its bytes at the first."""
 _SHEET_METHOD = 2  # a third of the time of WebP's usual 4, and 4 % more bytes
 
 _GAP = 6
@@ -106,6 +105,7 @@ def contact_sheet(
     byte_budget: int = 33_000,
     columns: int = 8,
     tile_side: int = 112,
+    best_quality: int = 80,
 ) -> bytes:
     """Return the tiles as one WebP picture of at most `byte_budget` bytes.
 
@@ -119,6 +119,7 @@ def contact_sheet(
             48 KB of metadata after base64.
         columns: tiles in a row.
         tile_side: side of a picture's square, in pixels.
+        best_quality: WebP's, where the budget allows it.
 
     Raises:
         ValueError: when the budget is too small for a single tile.
@@ -132,7 +133,7 @@ def contact_sheet(
             more = f"+{pictures - places + 1:,} more"
             shown[-1] = _draw_tile(Tile(thumbnail=None, caption="", mark=more), tile_side)
         sheet = _lay_out(shown, columns)
-        encoded = _encoded(sheet, byte_budget)
+        encoded = _encoded(sheet, best_quality, byte_budget)
         if len(encoded) <= byte_budget:
             return encoded
         # A tile's bytes tell how many tiles would fit; whole rows of them, if there are rows.
@@ -142,19 +143,18 @@ def contact_sheet(
     raise ValueError(f"a contact sheet does not fit into {byte_budget} bytes")
 
 
-def _encoded(sheet: Image.Image, byte_budget: int) -> bytes:
+def _encoded(sheet: Image.Image, best_quality: int, byte_budget: int) -> bytes:
     """Return the sheet at the best quality that fits, or at the least."""
-    encoded = _webp(sheet, quality=_BEST_QUALITY, method=_SHEET_METHOD)
-    at_best = len(encoded)
-    for quality, share in _SHARES_OF_BEST.items():
+    encoded = _webp(sheet, quality=best_quality, method=_SHEET_METHOD)
+    size = len(encoded) / _SIZES[best_quality]
+    lower = [quality for quality in _SIZES if quality < best_quality]
+    for quality in lower:
         if len(encoded) <= byte_budget:
-            return encoded
+            break
         # Encoding costs more than all else about a sheet: not where it cannot fit.
-        if at_best * share <= byte_budget:
+        if size * _SIZES[quality] <= byte_budget or quality == lower[-1]:
             encoded = _webp(sheet, quality=quality, method=_SHEET_METHOD)
-    if len(encoded) <= byte_budget:
-        return encoded
-    return _webp(sheet, quality=_LEAST_QUALITY, method=_SHEET_METHOD)
+    return encoded
 
 
 def _lay_out(drawn: Sequence[Image.Image], columns: int) -> Image.Image:

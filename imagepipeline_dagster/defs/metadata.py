@@ -98,7 +98,7 @@ def contact_sheet_of(
         for (image, mark), thumbnail in zip(first, thumbnails, strict=True)
     ]
     if small:
-        sheet = contact_sheet(tiles, byte_budget=_SMALL_SHEET_BYTES, tile_side=56)
+        sheet = contact_sheet(tiles, byte_budget=_SMALL_SHEET_BYTES, tile_side=56, best_quality=70)
     else:
         sheet = contact_sheet(tiles, count=count, byte_budget=byte_budget)
     return dg.MetadataValue.md(markdown_picture(sheet, f"{count} samples"))
