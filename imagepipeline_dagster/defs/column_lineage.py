@@ -40,6 +40,11 @@ _COMPOSED: dict[_Column, list[_Column]] = {
     ],
     ("generated_images", "prompt"): [_PROMPT],
     ("generated_images", "negative_prompt"): [_NEGATIVE_PROMPT],
+    **{
+        ("generated_images", f"{link}_{what}"): [("prompt_sets", link)]
+        for link in ("init_image", "mask_image")
+        for what in ("sha256", "format")
+    },
     ("image_dataset", "image"): [("moderated_images", "image_sha256")],
 }
 """Columns made of others; each other one has the name that it had before."""

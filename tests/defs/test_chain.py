@@ -98,8 +98,19 @@ def test_each_stage_says_how_much_and_where(sampled: Sampled, stage: str) -> Non
         assert (rows, uri.rpartition("/")[2]) == (37, "v0001")
 
 
-def test_a_released_column_leads_to_the_tables(sampled: Sampled) -> None:
-    """From column to column, a released prompt comes from the user's own columns."""
+_ORIGINS = {
+    "prompt": {
+        ("prompts", "prompt"),
+        ("embeddings", "trigger_words"),
+        ("embeddings", "placement"),
+    },
+    "init_image_sha256": {("prompts", "init_image")},
+}
+
+
+@pytest.mark.parametrize("name", _ORIGINS)
+def test_a_released_column_leads_to_the_tables(sampled: Sampled, name: str) -> None:
+    """From column to column, what is released comes from the user's own columns."""
     above: dict[tuple[str, str], set[tuple[str, str]]] = {}
     for stage in (*STAGES, "image_dataset"):
         run = sampled.release if stage == "image_dataset" else sampled.runs["portraits"]
@@ -107,15 +118,11 @@ def test_a_released_column_leads_to_the_tables(sampled: Sampled) -> None:
         assert isinstance(lineage, dg.TableColumnLineage)
         for column, deps in lineage.deps_by_column.items():
             above[stage, column] = {(d.asset_key.to_user_string(), d.column_name) for d in deps}
-    columns = {("image_dataset", "prompt")}
+    columns = {("image_dataset", name)}
     while made := columns & above.keys():
         columns = columns.difference(made).union(*(above[column] for column in made))
 
-    assert columns == {
-        ("prompts", "prompt"),
-        ("embeddings", "trigger_words"),
-        ("embeddings", "placement"),
-    }
+    assert columns == _ORIGINS[name]
 
 
 def test_the_purchase_says_what_it_bought(sampled: Sampled) -> None:
