@@ -32,6 +32,7 @@ from imagepipeline_dagster.ledger import uses as request_uses
 from imagepipeline_dagster.ledger.records import Entry
 from imagepipeline_dagster.purchase import rebuild as rebuilding_ledgers
 from imagepipeline_dagster.purchase import refetching
+from imagepipeline_dagster.release import withdrawal
 from imagepipeline_dagster.rows import fields_of
 from imagepipeline_dagster.tables.spelling import quoted
 
@@ -150,6 +151,7 @@ def adopt(*, yes: bool, dataset: ImageDataset) -> Answer:
             "not know is bought again. Go on?",
             yes=yes,
         )
+        withdrawal.tell_ledger(storage, ledger)
         identity.adopt(ledger, storage)
     return Answer(
         {"ledger": ledger.shown_url, "storage": storage.uri},
@@ -182,6 +184,7 @@ def rebuild(*, unbought: bool, yes: bool, dataset: ImageDataset) -> Answer:
             unbought=unbought,
         )
         restored = [part for part in rebuilding.restore() if part.requests]
+        withdrawal.tell_ledger(storage, ledger)
         strangers = rebuilding.adopt()
     facts = {"restored": [asdict(part) for part in restored], "strangers": strangers}
     return Answer(facts, _restored_lines(restored, strangers))

@@ -14,7 +14,7 @@ import datetime as dt
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from pathlib import Path, PurePosixPath
 
@@ -83,15 +83,8 @@ def withdraw(
     asked = [Withdrawal(image_sha256=image, who=who, why=why, at=at) for image in sorted(images)]
     for withdrawal in asked:
         _write(storage, withdrawal)
-    open_ones = list(_unfinished(storage))
-    for withdrawal in open_ones:
-        withdraw_images(
-            ledger,
-            [withdrawal.image_sha256],
-            who=withdrawal.who,
-            why=withdrawal.why,
-            at=withdrawal.at,
-        )
+    open_ones = [withdrawal for withdrawal in _all(storage) if not withdrawal.finished]
+    _tell(ledger, open_ones)
     reasons = {withdrawal.image_sha256: withdrawal for withdrawal in open_ones}
     rewritten = {folder: _rewrite_all(storage, folder, reasons) for folder in _folders(storage)}
     for withdrawal in open_ones:
@@ -103,16 +96,27 @@ def withdraw(
     return {folder: versions for folder, versions in rewritten.items() if versions}
 
 
+def tell_ledger(storage: Storage, ledger: Ledger) -> None:
+    """Let a ledger know what was withdrawn: one that is made anew, or an older copy, may not.
+
+    It would take the pictures for lost ones, and have them fetched again.
+    """
+    _tell(ledger, _all(storage))
+
+
+def _tell(ledger: Ledger, withdrawals: Iterable[Withdrawal]) -> None:
+    for taken in withdrawals:
+        withdraw_images(ledger, [taken.image_sha256], who=taken.who, why=taken.why, at=taken.at)
+
+
 def _write(storage: Storage, withdrawal: Withdrawal) -> None:
     path = tombstone_path(withdrawal.image_sha256)
     storage.write(path, f"{withdrawal.model_dump_json(indent=2)}\n".encode())
 
 
-def _unfinished(storage: Storage) -> Iterator[Withdrawal]:
+def _all(storage: Storage) -> Iterator[Withdrawal]:
     for path in list(storage.list("withdrawn")):
-        withdrawal = Withdrawal.model_validate_json(storage.read(path))
-        if not withdrawal.finished:
-            yield withdrawal
+        yield Withdrawal.model_validate_json(storage.read(path))
 
 
 def _folders(storage: Storage, below: str = "") -> Iterator[str]:

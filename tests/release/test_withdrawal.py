@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from imagepipeline_dagster.cli import main
+from imagepipeline_dagster.databases import copy_sqlite
 from imagepipeline_dagster.emulator import EmulatorServer
 from imagepipeline_dagster.ledger.decisions import LedgerDecision, decide
 from imagepipeline_dagster.ledger.lineage import lineage_of
@@ -213,6 +214,31 @@ def test_a_withdrawn_picture_is_not_bought_again(
         )
     buyer.buy(prompts)
     assert emulator.stats.posts_received == 4
+
+
+@pytest.mark.parametrize("command", ["adopt", "rebuild"])
+def test_an_older_ledger_learns_what_was_withdrawn(
+    tmp_path: Path, emulator: EmulatorServer, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """A copy from before a withdrawal has the picture withdrawn once it is taken or mended."""
+    file, copy = tmp_path / "ledger.db", tmp_path / "copy.db"
+    buyer = Buyer(ledger_url=f"sqlite:///{file}", folder=tmp_path / "data", base_url=emulator.url)
+    monkeypatch.setenv("IMAGEPIPELINE_STORAGE", str(tmp_path / "data"))
+    monkeypatch.setenv("IMAGEPIPELINE_LEDGER_URL", buyer.ledger_url)
+    prompts = prompts_of(numbered_rows(2))
+    image = str(buyer.buy(prompts).images[0].image_sha256)
+    copy_sqlite(file, copy)
+    with buyer.open_ledger() as ledger:
+        take_back(buyer.storage, ledger, image)
+    for of_ledger in tmp_path.glob("ledger.db*"):
+        of_ledger.unlink()
+    copy.rename(file)
+
+    ran = CliRunner().invoke(main, ["ledger", command, "--yes"])
+
+    assert ran.exit_code == 0, ran.output
+    assert buyer.buy(prompts).outcomes == {"generated": 1, "withdrawn": 1}
+    assert not any(image in path for path in buyer.storage.list("images"))
 
 
 def test_what_is_withdrawn_must_be_named() -> None:
