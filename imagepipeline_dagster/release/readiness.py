@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.requests import Ledger
@@ -24,9 +25,12 @@ from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.moderation.states import basis_of, overrides_by_set
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, Verdict
 from imagepipeline_dagster.release.held_rows import HeldRows
+from imagepipeline_dagster.release.splits import Joined
 from imagepipeline_dagster.rows import column
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.overrides import Override
+
+_HASHED_AT_ONCE = 1_000  # pictures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +164,11 @@ def _judged_anew(
 
 
 def alike_pictures(images: Iterable[ModeratedImage], today: Today) -> list[tuple[str, str]]:
-    """Return the near-duplicates among the kept pictures of all sets that look for them."""
+    """Return the near-duplicates among the kept pictures of all sets that look for them.
+
+    Of pictures that are alike through others, so many pairs as join them: of thousands that are
+    alike all pairs would be millions.
+    """
     of_set: dict[str, int | None] = {}
 
     def looked_at() -> Iterator[ModeratedImage]:
@@ -171,9 +179,12 @@ def alike_pictures(images: Iterable[ModeratedImage], today: Today) -> list[tuple
             if row.verdict == Verdict.KEPT and of_set[row.prompt_set] is not None:
                 yield row
 
-    hashes = hashes_of(looked_at(), ledger=today.ledger, storage=today.storage)
+    pictures, hashes = looked_at(), dict[str, int]()
+    while some := list(islice(pictures, _HASHED_AT_ONCE)):
+        hashes |= hashes_of(some, ledger=today.ledger, storage=today.storage)
     distance = max((own for own in of_set.values() if own is not None), default=0)
-    return list(near_pairs(hashes, distance=distance))
+    joined = Joined[str]()
+    return [pair for pair in near_pairs(hashes, distance=distance) if joined.join(*pair)]
 
 
 def _accounting_problem(stored: StoredSet) -> str | None:

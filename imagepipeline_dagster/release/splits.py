@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.policy import ReleasePolicy
+
+BondT = TypeVar("BondT", int, str)
 
 _KINDS = ("group", "image", "init")  # of bonds
 
@@ -44,7 +46,7 @@ def splits_of(
         former: the splits of the samples that the former release held, by their places.
         alike: near-duplicates among the pictures, in pairs of their SHA-256.
     """
-    joined = _Joined()
+    joined = Joined[int]()
     groups: list[int] = []
     given: list[str | None] = []
     before: list[str | None] = []
@@ -65,13 +67,13 @@ def splits_of(
     ]
 
 
-class _Joined:
+class Joined(Generic[BondT]):
     """Bonds that hold the same samples together, by the first of them."""
 
     def __init__(self) -> None:
-        self._parents: dict[int, int] = {}
+        self._parents: dict[BondT, BondT] = {}
 
-    def first(self, bond: int) -> int:
+    def first(self, bond: BondT) -> BondT:
         """Return the smallest bond that this one is joined with, whatever the order of rows."""
         parents = self._parents
         while (parent := parents.setdefault(bond, bond)) != bond:
@@ -79,9 +81,11 @@ class _Joined:
             bond = parents[bond]
         return bond
 
-    def join(self, one: int, other: int) -> None:
+    def join(self, one: BondT, other: BondT) -> bool:
+        """Join two bonds, and tell whether they were apart."""
         low, high = sorted((self.first(one), self.first(other)))
         self._parents[high] = low
+        return low != high
 
 
 def _firsts(groups: Iterable[int], splits: Iterable[str | None]) -> dict[int, str]:

@@ -6,12 +6,15 @@ import dataclasses
 import io
 import math
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.schema import evidence
+from imagepipeline_dagster.moderation.duplicates import HASH_METHOD
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.moderation.states import basis_of
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
@@ -202,3 +205,21 @@ def test_near_duplicates_are_found_across_sets(storage: LocalFolder, ledger: Led
     pairs = alike_pictures(rows, rules(ledger, storage, policy=near))
     assert [set(pair) for pair in pairs] == [{row.image_sha256 for row in rows[:2]}]
     assert alike_pictures(rows, rules(ledger, storage)) == []
+
+
+def test_many_that_are_alike_are_joined_by_few_pairs(storage: LocalFolder, ledger: Ledger) -> None:
+    """Pictures that are all alike, or through others, are a chain of pairs, and not every pair."""
+    rows = [kept_row(storage, number) for number in range(32)]
+    hashes = [
+        {"image_sha256": row.image_sha256, "method": HASH_METHOD, "hash": f"{number:016x}"}
+        for number, row in enumerate(rows)
+    ]
+    with ledger.engine.begin() as connection:
+        connection.execute(evidence.insert(), hashes)
+    near = ModerationPolicy(near_duplicate_distance=2)
+    pairs = alike_pictures(rows, rules(ledger, storage, policy=near))
+    assert len(pairs) == len(rows) - 1
+    joined = {str(rows[0].image_sha256)}
+    for _ in pairs:
+        joined.update(chain.from_iterable(pair for pair in pairs if not joined.isdisjoint(pair)))
+    assert joined == {row.image_sha256 for row in rows}
