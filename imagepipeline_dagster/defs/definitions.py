@@ -59,7 +59,10 @@ def build_definitions(
     # Where no step runs beside another, shards would be steps more and nothing else.
     stages = _stages(dataset, in_shards=executor.name != dg.in_process_executor.name)
     checks = [stage for stage in stages if isinstance(stage, dg.AssetChecksDefinition)]
-    assets = [*build_source_tables(dataset), *(stage for stage in stages if stage not in checks)]
+    assets: list[dg.AssetsDefinition | dg.AssetSpec] = [
+        *build_source_tables(dataset),
+        *(stage for stage in stages if stage not in checks),
+    ]
     set_job, *other_jobs = _asset_jobs(dataset, executor)
     set_jobs = [set_job, build_batch_job(dataset, bound, executor)]
     status = "RUNNING" if start else "STOPPED"
@@ -91,7 +94,7 @@ def build_definitions(
     )
 
 
-def _stages(dataset: ImageDataset, *, in_shards: bool) -> list[Any]:
+def _stages(dataset: ImageDataset, *, in_shards: bool) -> list[dg.AssetsDefinition]:
     """Return the assets that this package makes, in the order of the flow, with their checks."""
     with warnings.catch_warnings():
         # Checks of dynamic partitions work, and are marked as a preview.

@@ -1,7 +1,6 @@
 """`drift_canaries`: pinned pictures bought again on a schedule, and the check that compares."""
 
 import datetime as dt
-from typing import Any
 
 import dagster as dg
 
@@ -13,7 +12,7 @@ from imagepipeline_dagster.purchase.canaries import buy_canaries, drift_of, look
 from imagepipeline_dagster.resources import ImagePipelineResource, LedgerResource, StorageResource
 
 
-def build_drift_canaries(dataset: ImageDataset) -> list[Any]:
+def build_drift_canaries(dataset: ImageDataset) -> list[dg.AssetsDefinition]:
     """Return the asset that buys the canaries, and its check; nothing where none is pinned."""
     pinned = dataset.canaries.images
     if not pinned:

@@ -275,7 +275,7 @@ def _outcome_check(expectation: Expectation) -> StageCheck:
     return StageCheck(name=expectation.name, description=expectation.description, look=look)
 
 
-def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[Any]:
+def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[dg.AssetsDefinition]:
     """Return the asset and its checks.
 
     The asset is a graph of one step, which buys what the plan lacks and stores the table. With
@@ -291,7 +291,7 @@ def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
             "generation_requests": dg.AssetIn(dataset.key("generation_requests")),
         },
         partitions_def=dataset.partitions,
-        kinds={"pandas", "parquet"},
+        kinds={"imagepipeline", "parquet"},
         metadata=column_metadata(dataset, "generated_images"),
         description="The purchase, which costs money: buys what the plan lacks, and nothing else. "
         "A row a sample asked for. The pictures: Partitions, a prompt set, `contact_sheet`.",

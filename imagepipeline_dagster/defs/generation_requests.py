@@ -2,7 +2,6 @@
 
 import datetime as dt
 import time
-from typing import Any
 
 import dagster as dg
 
@@ -71,7 +70,7 @@ def plan_set(
     )
 
 
-def build_generation_requests(dataset: ImageDataset) -> list[Any]:
+def build_generation_requests(dataset: ImageDataset) -> list[dg.AssetsDefinition]:
     """Return the asset."""
 
     @dg.asset(
@@ -79,7 +78,7 @@ def build_generation_requests(dataset: ImageDataset) -> list[Any]:
         ins={"prompt_sets": dg.AssetIn(dataset.key("prompt_sets"))},
         partitions_def=dataset.partitions,
         io_manager_key=dataset.resource("io_manager"),
-        kinds={"pandas", "parquet"},
+        kinds={"arrow", "parquet"},
         metadata=column_metadata(dataset, "generation_requests"),
         description="The plan, free of charge: each API call that the set needs, whether it would "
         "be bought or is reused, and why. Look here before paying.",

@@ -1,7 +1,5 @@
 """`hub_dataset`: the newest release on the Hugging Face Hub, where the policy says so."""
 
-from typing import Any
-
 import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
@@ -9,7 +7,7 @@ from imagepipeline_dagster.release.dataset_release import DatasetRelease
 from imagepipeline_dagster.release.hub import HubRefused, publish_to_hub
 
 
-def build_hub_dataset(dataset: ImageDataset) -> list[Any]:
+def build_hub_dataset(dataset: ImageDataset) -> list[dg.AssetsDefinition]:
     """Return the asset, where the dataset is published."""
     repo = dataset.release.publish_to
     if repo is None:

@@ -78,7 +78,7 @@ class ReleaseConfig(dg.Config):
         return policy.model_copy(update={"max_lost_share": self.max_lost_share})
 
 
-def build_image_dataset(dataset: ImageDataset) -> list[Any]:
+def build_image_dataset(dataset: ImageDataset) -> list[dg.AssetsDefinition]:
     """Return the asset. Its checks are part of it: they are about the very rows that it judged."""
     key = dataset.key("image_dataset")
 

@@ -111,7 +111,7 @@ def check_moderated_images(dataset: ImageDataset) -> list[StageCheck]:
     return [every_sample_is_accounted_for, *verdict_checks(dataset)]
 
 
-def build_moderated_images(dataset: ImageDataset, *, in_shards: bool) -> list[Any]:
+def build_moderated_images(dataset: ImageDataset, *, in_shards: bool) -> list[dg.AssetsDefinition]:
     """Return the asset and its checks.
 
     The asset is a graph of one step, which looks at the pictures and gives the verdicts. With
@@ -128,7 +128,7 @@ def build_moderated_images(dataset: ImageDataset, *, in_shards: bool) -> list[An
         key=dataset.key("moderated_images"),
         ins={"generated_images": dg.AssetIn(dataset.key("generated_images"))},
         partitions_def=dataset.partitions,
-        kinds={"pandas", "parquet"},
+        kinds={"arrow", "parquet"},
         metadata=column_metadata(dataset, "moderated_images"),
         description="The verdicts: a row a sample asked for, kept, rejected or quarantined, and "
         "why. The pictures: Partitions, a prompt set, `contact_sheet`, where what is not kept is "

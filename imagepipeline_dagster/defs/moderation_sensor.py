@@ -6,10 +6,9 @@ from typing import Any
 import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.resource_keys import with_resources_of
+from imagepipeline_dagster.defs.sensor_resources import ledger_of, tables_of
 from imagepipeline_dagster.moderation.ticks import looked_at, watch_verdicts
 from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
-from imagepipeline_dagster.resources import LedgerResource, TablesResource
 
 
 def build_moderation_overrides(
@@ -31,17 +30,17 @@ def build_moderation_overrides(
         description="Asks for new verdicts on the sets that an override, or another policy, is "
         "about. Buys nothing.",
     )
-    @with_resources_of(dataset)
     def moderation_overrides_sensor(
-        context: dg.SensorEvaluationContext, tables: TablesResource, ledger: LedgerResource
+        context: dg.SensorEvaluationContext,
     ) -> dg.SensorResult | dg.SkipReason:
+        tables = tables_of(context, dataset)
         decisions = tables.count_overrides(dataset.overrides)
         cursor = looked_at(dataset.moderation, decisions=decisions)
         if context.cursor == cursor:
             return dg.SkipReason("no override and no rule changed")
         keys = context.instance.get_dynamic_partitions(dataset.named("prompt_set"))
         now = dt.datetime.now(dt.UTC)
-        with ledger.open() as opened:
+        with ledger_of(context, dataset).open() as opened:
             tick = watch_verdicts(
                 opened,
                 dataset.moderation,

@@ -1,7 +1,6 @@
 """`prompt_sets`: the rows of one prompt set, validated and ready to plan."""
 
 import time
-from typing import Any
 
 import dagster as dg
 import pyarrow.compute as pc
@@ -102,7 +101,7 @@ def check_prompt_sets(dataset: ImageDataset) -> list[StageCheck]:
     return [every_row_is_valid, prompts_are_plain_text]
 
 
-def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
+def build_prompt_sets(dataset: ImageDataset) -> list[dg.AssetsDefinition]:
     """Return the asset and its checks."""
 
     @dg.asset(
@@ -110,7 +109,7 @@ def build_prompt_sets(dataset: ImageDataset) -> list[Any]:
         deps=[dataset.key("prompts"), dataset.key("embeddings")],
         partitions_def=dataset.partitions,
         io_manager_key=dataset.resource("io_manager"),
-        kinds={"pandas", "parquet"},
+        kinds={"arrow", "parquet"},
         metadata=column_metadata(dataset, "prompt_sets"),
         description="The rows of one prompt set, validated: defaults and trigger words filled in, "
         "tokens counted. A refused row stays here, with its problems, and is never bought.",
