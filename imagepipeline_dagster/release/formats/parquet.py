@@ -21,6 +21,8 @@ from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import Batch
 
+_ROWS_AT_ONCE = 10  # are added to a page, which ends at a megabyte: who wants one reads the page
+
 
 @dataclass(frozen=True, slots=True)
 class _Open:
@@ -94,4 +96,5 @@ def _writer(file: NewFile) -> pq.ParquetWriter:
         # Without them a column has no page index. Those of pictures are too long to be kept.
         write_statistics=[*lineage, "file_sha256", "image.bytes", "image.path"],
         write_page_index=True,
+        write_batch_size=_ROWS_AT_ONCE,
     )
