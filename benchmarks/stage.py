@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -252,28 +253,26 @@ class _LedgerTimes:
         self.loop_seconds = 0.0
 
     def __enter__(self) -> _LedgerTimes:
-        self._write = write = LedgerWriter.write
+        self._write = write = LedgerWriter.write_together
+        # Of each function one: the writer knows by it what belongs together.
+        measured_record = cache(self._measured_record)
 
-        async def measured(
-            writer: LedgerWriter, change: Callable[..., Any], *arguments: object, **options: object
-        ) -> Any:  # noqa: ANN401 - whatever the change returns
+        async def measured(writer: LedgerWriter, record: Callable[..., Any], item: object) -> Any:  # noqa: ANN401 - whatever is returned
             # The loop has its thread to itself, so its last write knows the CPU time of all.
             self.loop_seconds = time.thread_time()
-            return await _Steps(
-                write(writer, self._measured_change(change), *arguments, **options), self
-            )
+            return await _Steps(write(writer, measured_record(record), item), self)
 
-        LedgerWriter.write = measured  # type: ignore[assignment, method-assign]
+        LedgerWriter.write_together = measured  # type: ignore[assignment, method-assign]
         return self
 
     def __exit__(self, *_: object) -> None:
-        LedgerWriter.write = self._write  # type: ignore[method-assign]
+        LedgerWriter.write_together = self._write  # type: ignore[method-assign]
 
-    def _measured_change(self, change: Callable[..., Any]) -> Callable[..., Any]:
-        def measured(*arguments: object, **options: object) -> Any:  # noqa: ANN401
+    def _measured_record(self, record: Callable[..., Any]) -> Callable[..., Any]:
+        def measured(connection: Connection, items: list[Any]) -> Any:  # noqa: ANN401
             began = time.thread_time()
             try:
-                return change(*arguments, **options)
+                return record(connection, items)
             finally:
                 self.writer_seconds += time.thread_time() - began
 

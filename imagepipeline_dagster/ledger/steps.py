@@ -18,8 +18,8 @@ Every function runs inside a transaction of its caller, so that many steps can s
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -31,6 +31,8 @@ from sqlalchemy import (
     func,
     or_,
     select,
+    tuple_,
+    union_all,
     update,
 )
 
@@ -70,15 +72,7 @@ def record_claim(
     those of an entry in state failed. Repeating a claim that this owner holds already is no
     harm: its commit may have come through although its confirmation did not.
     """
-    values = {
-        **fields_of(claim),
-        **dict.fromkeys(_LEFT_BY_A_JOB),
-        "state": State.CLAIMED,
-        "attempt": seen + 1,
-        "owner": owner.name,
-        "lease_until": lease_until,
-        "claimed_at": _now(),
-    }
+    values = _claimed(claim, owner=owner, lease_until=lease_until, attempt=seen + 1)
     if seen == 0:
         new = insert(connection.dialect.name, requests).returning(requests.c.request_key)
         # Not its row count: SQLAlchemy keeps that of updates only, and gives -1 on PostgreSQL.
@@ -89,6 +83,32 @@ def record_claim(
     claimed_before = and_(requests.c.state == State.CLAIMED, _is_held(mine))
     is_free = or_(failed_before, claimed_before)
     return change_request(connection, claim.request_key, is_free, **values)
+
+
+def record_claims(
+    connection: Connection, claims: Sequence[Claim], *, owner: Owner, lease_until: dt.datetime
+) -> bool:
+    """Do the same for requests that have no entry; False where that is not so of all of them.
+
+    Those of which it is so are claimed in any case.
+    """
+    rows = [_claimed(it, owner=owner, lease_until=lease_until, attempt=1) for it in claims]
+    counted = connection.execution_options(preserve_rowcount=True)
+    return counted.execute(insert(connection.dialect.name, requests), rows).rowcount == len(rows)
+
+
+def _claimed(
+    claim: Claim, *, owner: Owner, lease_until: dt.datetime, attempt: int
+) -> dict[str, Any]:
+    return {
+        **fields_of(claim),
+        **dict.fromkeys(_LEFT_BY_A_JOB),
+        "state": State.CLAIMED,
+        "attempt": attempt,
+        "owner": owner.name,
+        "lease_until": lease_until,
+        "claimed_at": _now(),
+    }
 
 
 def change_request(
@@ -123,17 +143,43 @@ def record_submitted(
     """
     if job_id is not None and (other := _other_request(connection, hold.request_key, job_id)):
         return JobRecord(kept=False, request_with_job=other)
-    values = {
-        "of_key": hold.request_key,
-        "of_owner": hold.owner.name,
-        "of_attempt": hold.attempt,
-        "of_job_id": job_id,
-        "of_links": None if job_id else list(links),
-        "now": _now(),
-    }
-    if connection.execute(_SUBMITTED, values).rowcount:
+    taken = NewJob(hold, job_id, links)
+    if connection.execute(_SUBMITTED, _submitted(taken)).rowcount:
         return JobRecord(kept=True)
     return JobRecord(kept=_keep_late_job(connection, hold, job_id))
+
+
+class NewJob(NamedTuple):
+    """A request that the API took, under this job id."""
+
+    hold: Hold
+    job_id: str | None
+    links: Sequence[str]
+
+
+def record_jobs(connection: Connection, jobs: Sequence[NewJob]) -> list[JobRecord]:
+    """Do the same for many requests."""
+    ids = {job.job_id for job in jobs if job.job_id is not None}
+    known = _KNOWN_JOBS if len(ids) == len(jobs) > 1 else None
+    if known is not None and connection.execute(known, {"of_job_ids": list(ids)}).first() is None:
+        taken = connection.execute(_SUBMITTED, [_submitted(job) for job in jobs])
+        if taken.rowcount == len(jobs):
+            return [JobRecord(kept=True)] * len(jobs)
+    # Recording a job a second time is no harm.
+    return [
+        record_submitted(connection, job.hold, job_id=job.job_id, links=job.links) for job in jobs
+    ]
+
+
+def _submitted(job: NewJob) -> dict[str, Any]:
+    return {
+        "of_key": job.hold.request_key,
+        "of_owner": job.hold.owner.name,
+        "of_attempt": job.hold.attempt,
+        "of_job_id": job.job_id,
+        "of_links": None if job.job_id else list(job.links),
+        "now": _now(),
+    }
 
 
 def _keep_late_job(connection: Connection, hold: Hold, job_id: str | None) -> bool:
@@ -219,8 +265,18 @@ def _store(
     connection: Connection, request_key: str, attempt: int, stored: Iterable[StoredSample]
 ) -> None:
     """Record samples as the work of a request's attempt."""
+    _put_samples(connection, _rows_of(request_key, attempt, stored))
+
+
+def _rows_of(
+    request_key: str, attempt: int, stored: Iterable[StoredSample]
+) -> list[dict[str, Any]]:
     of = {"request_key": request_key, "attempt": attempt}
-    if rows := [fields_of(sample) | of for sample in stored]:
+    return [fields_of(sample) | of for sample in stored]
+
+
+def _put_samples(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    if rows:
         put(connection, samples, rows, replace=_OF_SAMPLE)
 
 
@@ -232,12 +288,24 @@ def record_succeeded(connection: Connection, hold: Hold, last: Iterable[StoredSa
 
     False, and nothing happens, where another process or attempt has the request.
     """
-    is_mine = and_(_is_held(hold), requests.c.state == State.SUBMITTED)
-    ended = {"state": State.SUCCEEDED, "completed_at": _now(), "error": None}
-    if not change_request(connection, hold.request_key, is_mine, **ended):
-        return False
-    _store(connection, hold.request_key, hold.attempt, last)
-    return True
+    return record_successes(connection, [(hold, last)])[0]
+
+
+def record_successes(
+    connection: Connection, ended: Sequence[tuple[Hold, Iterable[StoredSample]]]
+) -> list[bool]:
+    """Do the same for many requests."""
+    holds = [(hold.request_key, hold.owner.name, hold.attempt) for hold, _ in ended]
+    mine = set(connection.execute(_SUCCEEDED, {"of_holds": holds, "now": _now()}).scalars())
+    kept = [hold.request_key in mine for hold, _ in ended]
+    rows = [
+        row
+        for (hold, last), is_mine in zip(ended, kept, strict=True)
+        if is_mine
+        for row in _rows_of(hold.request_key, hold.attempt, last)
+    ]
+    _put_samples(connection, rows)
+    return kept
 
 
 def record_refetched(
@@ -351,7 +419,7 @@ def record_release(connection: Connection, owner: Owner) -> None:
     record_renewal(connection, owner, lease_until=_LONG_AGO)
 
 
-# Both are made once: it costs more than to carry them out.
+# All are made once: it costs more than to carry them out.
 _WITH_JOB = select(requests.c.request_key, requests.c.endpoint, requests.c.task).where(
     or_(
         requests.c.request_key == bindparam("of_key"),
@@ -369,11 +437,16 @@ _SUBMITTED = (
         requests.c.attempt == bindparam("of_attempt"),
         # A claim that was judged lost while its answer was under way is found again, whatever a
         # person decided about it meanwhile: it is bought.
+        # No IN: SQLAlchemy executes no statement with one for many rows at once.
         or_(
-            requests.c.state.in_([State.CLAIMED, State.UNKNOWN]),
+            requests.c.state == State.CLAIMED,
+            requests.c.state == State.UNKNOWN,
             and_(
                 requests.c.state == State.FAILED,
-                requests.c.failure.in_([Failure.RESUBMITTED, Failure.GIVEN_UP]),
+                or_(
+                    requests.c.failure == Failure.RESUBMITTED,
+                    requests.c.failure == Failure.GIVEN_UP,
+                ),
             ),
         ),
     )
@@ -385,6 +458,23 @@ _SUBMITTED = (
         submitted_at=bindparam("now"),
         error=None,
     )
+)
+_KNOWN_JOBS = union_all(
+    *(
+        select(table.c.job_id).where(table.c.job_id.in_(bindparam("of_job_ids", expanding=True)))
+        for table in (requests, attempts)
+    )
+)
+_SUCCEEDED = (
+    update(requests)
+    .where(
+        tuple_(requests.c.request_key, requests.c.owner, requests.c.attempt).in_(
+            bindparam("of_holds", expanding=True)
+        ),
+        requests.c.state == State.SUBMITTED,
+    )
+    .values(state=State.SUCCEEDED, completed_at=bindparam("now"), error=None)
+    .returning(requests.c.request_key)
 )
 
 

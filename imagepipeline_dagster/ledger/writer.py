@@ -6,7 +6,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
 T = TypeVar("T")
+ItemT = TypeVar("ItemT")
 P = ParamSpec("P")
 _GROUP = 200
 # A database that restarts or is locked for a while must not cost the job id of a paid picture.
@@ -23,9 +24,10 @@ _PATIENCE_SECONDS = 60.0
 _LONGEST_REST_SECONDS = 0.05
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Write(Generic[T]):
-    change: Callable[[Connection], T]
+    record: Callable[[Connection, list[Any]], Sequence[T]]
+    item: Any
     done: Future[T] = field(default_factory=Future)
 
     def __post_init__(self) -> None:
@@ -62,7 +64,18 @@ class LedgerWriter:
         **options: P.kwargs,
     ) -> T:
         """Apply `change(connection, …)` in a transaction; return its result once committed."""
-        write = _Write(lambda connection: change(connection, *arguments, **options))
+        return await self.write_together(
+            _apply_each, lambda connection: change(connection, *arguments, **options)
+        )
+
+    async def write_together(
+        self, record: Callable[[Connection, list[ItemT]], Sequence[T]], item: ItemT
+    ) -> T:
+        """Let `record(connection, items)` write this item, with all others that wait for the same.
+
+        Return its own of the results, one for each item, once they are committed.
+        """
+        write = _Write(record, item)
         self._waiting.put(write)
         return await asyncio.wrap_future(write.done)
 
@@ -106,4 +119,23 @@ class LedgerWriter:
             if not alone:
                 # Other processes may have had the lock until now: what came meanwhile comes along.
                 self._take_waiting(group)
-            return [write.change(connection) for write in group]
+            alike: dict[object, list[_Write[Any]]] = {}
+            # A change may undo what it was handed over after: those that came one by one are last.
+            for write in sorted(group, key=lambda write: write.record is _apply_each):
+                alike.setdefault(write.record, []).append(write)
+            results = {
+                write: result
+                for writes in alike.values()
+                for write, result in zip(
+                    writes,
+                    writes[0].record(connection, [write.item for write in writes]),
+                    strict=True,
+                )
+            }
+            return [results[write] for write in group]
+
+
+def _apply_each(
+    connection: Connection, changes: Sequence[Callable[[Connection], T]]
+) -> Sequence[T]:
+    return [change(connection) for change in changes]

@@ -16,13 +16,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Self, TypeVar
 
-from sqlalchemy import Connection
-
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.errors import DownloadError, LinkExpired, LinkRefused
 from imagepipeline_dagster.api.jobs import Job, JobStatus
 from imagepipeline_dagster.ledger.records import Hold, Outcome, StoredSample
-from imagepipeline_dagster.ledger.steps import record_stored, record_succeeded
+from imagepipeline_dagster.ledger.steps import record_stored, record_successes
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.purchase.pictures import Picture, Undecodable, read_picture
 from imagepipeline_dagster.rows import fields_of
@@ -35,6 +33,7 @@ _PICTURES_WRITTEN_AT_ONCE = 16
 _FIRST_PAUSE_SECONDS = 0.2
 # An API may list its links some looks later; so long a list that is too short is doubted.
 _SHORT_LISTS_DOUBTED_SECONDS = 3.0
+_NOT_HELD = "another process has the request, or a further attempt at it"
 
 
 class PicturesLate(DownloadError):
@@ -142,22 +141,17 @@ class Landing:
                 continue
             landed.append(sample)
             # The last one shares its commit with the end of the job.
-            if late or slot != delivered - 1:
-                await self._record(record_stored, hold, sample)
-            else:
+            if not late and slot == delivered - 1:
                 unrecorded.append(sample)
+            elif not await self.writer.write(record_stored, hold, sample):
+                raise HoldLost(_NOT_HELD)
         if late:
             raise late[0]
-        await self._record(record_succeeded, hold, unrecorded)
+        if not await self.writer.write_together(record_successes, (hold, unrecorded)):
+            raise HoldLost(_NOT_HELD)
         return sum(
             sample.outcome == Outcome.GENERATED and sample.value_range != 0 for sample in landed
         )
-
-    async def _record(
-        self, record: Callable[[Connection, Hold, T], bool], hold: Hold, what: T
-    ) -> None:
-        if not await self.writer.write(record, hold, what):
-            raise HoldLost("another process has the request, or a further attempt at it")
 
     async def _with_links(
         self, job: Job, samples: int, *, checked: bool, links_end: dt.datetime

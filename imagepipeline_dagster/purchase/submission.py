@@ -21,10 +21,12 @@ from imagepipeline_dagster.api.jobs import Job, JobStatus
 from imagepipeline_dagster.ledger.budget import BudgetReached
 from imagepipeline_dagster.ledger.records import Claim, Failure, Hold, Lease
 from imagepipeline_dagster.ledger.steps import (
+    NewJob,
     record_claim,
+    record_claims,
     record_confirmation,
     record_failed,
-    record_submitted,
+    record_jobs,
 )
 from imagepipeline_dagster.ledger.uses import Use, record_uses
 from imagepipeline_dagster.ledger.writer import LedgerWriter
@@ -70,7 +72,7 @@ class Submission:
         key = call.request_key
         try:
             since = Moment.now()
-            if self.state.stops or not await self.writer.write(self._claim, call, hold):
+            if self.state.stops or not await self.writer.write_together(self._claims, (call, hold)):
                 return None
             self.fence.raise_around(key, since=since)
             job = await self._send(call, hold)
@@ -114,8 +116,8 @@ class Submission:
         if job.id is None and job.status is JobStatus.FAILURE:
             return
         try:
-            record = await self.writer.write(
-                record_submitted, hold, job_id=job.id, links=job.download_urls
+            record = await self.writer.write_together(
+                record_jobs, NewJob(hold, job.id, job.download_urls)
             )
         except Exception:
             # A full disk, or a database that is away: the log is all that knows of it then.
@@ -143,31 +145,60 @@ class Submission:
             self.state.sent += 1
             self.state.sending.add(key)
 
+    def _claims(
+        self, connection: Connection, calls: Sequence[tuple[PlannedRequest, Hold]]
+    ) -> list[bool]:
+        """Claim calls, and reserve what they cost; False where another has one or none is left."""
+        together = len(calls) > 1 and all(hold.attempt == 1 for _, hold in calls)
+        if together and self._claim_new(connection, [call for call, _ in calls]):
+            return [True] * len(calls)
+        # Claiming a call a second time is no harm.
+        return [self._claim(connection, call, hold) for call, hold in calls]
+
+    def _claim_new(self, connection: Connection, calls: Sequence[PlannedRequest]) -> bool:
+        """Claim calls that the ledger does not know; False where one could not be."""
+        all_taken = record_claims(
+            connection,
+            [self._claim_of(call) for call in calls],
+            owner=self.lease.owner,
+            lease_until=self.lease.until(),
+        )
+        return all_taken and self._reserve(connection, calls) is None
+
     def _claim(self, connection: Connection, call: PlannedRequest, hold: Hold) -> bool:
         """Claim a call and reserve what it costs; False where another has it or none is left."""
-        claim = Claim(
-            **fields_of(call, "request_key", "task", "request", "samples", "embedding_version"),
-            endpoint=self.client.endpoint(call.task),
-            emulated=self.means.emulated,
-            run_id=self.means.run_id,
-        )
         taken = record_claim(
             connection,
-            claim,
+            self._claim_of(call),
             owner=self.lease.owner,
             lease_until=self.lease.until(),
             seen=hold.attempt - 1,
         )
         if not taken:
             return False
-        today = dt.datetime.now(dt.UTC).date()
-        refusal = self.means.allowance.reserve(connection, images=claim.samples, today=today)
+        refusal = self._reserve(connection, [call])
         if refusal is None:
-            self.state.reserved[claim.request_key] = today
-            record_uses(connection, self.uses[claim.request_key])
             return True
         self.state.stop(BudgetReached(refusal))
         record_failed(
-            connection, claim.request_key, Failure.NOT_SENT, refusal, owner=self.lease.owner
+            connection, call.request_key, Failure.NOT_SENT, refusal, owner=self.lease.owner
         )
         return False
+
+    def _claim_of(self, call: PlannedRequest) -> Claim:
+        return Claim(
+            **fields_of(call, "request_key", "task", "request", "samples", "embedding_version"),
+            endpoint=self.client.endpoint(call.task),
+            emulated=self.means.emulated,
+            run_id=self.means.run_id,
+        )
+
+    def _reserve(self, connection: Connection, calls: Sequence[PlannedRequest]) -> str | None:
+        """Reserve what claimed calls cost, and record their uses; returns why not, if so."""
+        today = dt.datetime.now(dt.UTC).date()
+        images = sum(call.samples for call in calls)
+        refusal = self.means.allowance.reserve(connection, images=images, today=today)
+        if refusal is None:
+            self.state.reserved.update({call.request_key: today for call in calls})
+            record_uses(connection, [use for call in calls for use in self.uses[call.request_key]])
+        return refusal

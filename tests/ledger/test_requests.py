@@ -33,15 +33,19 @@ from imagepipeline_dagster.ledger.records import (
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import SCHEMA_VERSION, attempts
 from imagepipeline_dagster.ledger.steps import (
+    NewJob,
     record_claim,
+    record_claims,
     record_confirmation,
     record_failed,
+    record_jobs,
     record_release,
     record_renewal,
     record_resumed,
     record_stored,
     record_submitted,
     record_succeeded,
+    record_successes,
     record_trouble,
     record_unknown,
 )
@@ -170,6 +174,36 @@ def test_a_claim_can_be_repeated_by_its_owner_alone(ledger: Ledger) -> None:
     submit(ledger)
     assert not claim(ledger)
     assert the_entry(ledger).state is State.SUBMITTED
+
+
+def test_steps_of_many_requests_are_told_apart(ledger: Ledger) -> None:
+    """Steps that are recorded together do and say of each request what they would alone."""
+    how = {"owner": ME, "lease_until": LATER}
+    assert claim(ledger, "theirs", owner=OTHER)
+    assert not commit(ledger, record_claims, [claim_named(key) for key in ("a", "theirs")], **how)
+    assert commit(ledger, record_claims, [claim_named(key) for key in "bcde"], **how)
+
+    def jobs(**ids: str | None) -> list[JobRecord]:
+        new = [NewJob(hold_on(key), job_id, ["link"]) for key, job_id in ids.items()]
+        return commit(ledger, record_jobs, new)
+
+    kept = JobRecord(kept=True)
+    assert jobs(a="job-a", b="job-b") == [kept, kept]
+    assert jobs(a="job-a", c="job-b") == [kept, JobRecord(kept=False, request_with_job="b")]
+    assert jobs(c="job-c", d="job-c") == [kept, JobRecord(kept=False, request_with_job="c")]
+    assert jobs(d=None, theirs="job-f") == [kept, JobRecord(kept=False)]
+
+    ended = [(hold_on(key), [sample_at(0)]) for key in ("a", "e", "theirs", "b")]
+    assert commit(ledger, record_successes, ended) == [True, False, False, True]
+    entries = ledger.entries([*"abcde", "theirs"]).values()
+    assert {it.request_key: (it.state, it.job_id, len(it.stored)) for it in entries} == {
+        "a": (State.SUCCEEDED, "job-a", 1),
+        "b": (State.SUCCEEDED, "job-b", 1),
+        "c": (State.SUBMITTED, "job-c", 0),
+        "d": (State.SUBMITTED, None, 0),
+        "e": (State.CLAIMED, None, 0),
+        "theirs": (State.CLAIMED, None, 0),
+    }
 
 
 def test_a_claim_with_an_outdated_view_is_refused(ledger: Ledger) -> None:

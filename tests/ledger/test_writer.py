@@ -87,6 +87,42 @@ def test_a_bad_write_does_not_take_the_others_with_it(ledger: Ledger) -> None:
     assert noted(ledger) == [1, 2]
 
 
+def test_alike_writes_are_made_together_and_before_all_others(ledger: Ledger) -> None:
+    """Those of a commit are one call, unless one is bad; what may undo one of them comes after."""
+    calls: list[object] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(_connection: Connection) -> None:
+        begun.set()
+        go_on.wait(10)
+
+    def one(_connection: Connection) -> None:
+        calls.append("one")
+
+    def together(_connection: Connection, items: list[int]) -> list[int]:
+        calls.append(items)
+        return [10 // item for item in items]
+
+    async def work(*items: int) -> list[object]:
+        begun.clear()
+        go_on.clear()
+        with LedgerWriter(ledger.engine) as writer:
+            held = asyncio.ensure_future(writer.write(hold))
+            await asyncio.to_thread(begun.wait, 10)
+            alike = (writer.write_together(together, item) for item in items)
+            results = asyncio.gather(writer.write(one), *alike, return_exceptions=True)
+            await asyncio.sleep(0)  # handed over
+            go_on.set()
+            await held
+            return list(await results)
+
+    assert asyncio.run(work(1, 2)) == [None, 10, 5]
+    assert calls == [[1, 2], "one"]
+    none, error, ten = asyncio.run(work(0, 1))
+    assert (none, type(error), ten) == (None, ZeroDivisionError, 10)
+    assert calls[2:] == [[0, 1], "one", [0], [1]]
+
+
 def test_what_was_handed_over_is_written_although_nobody_waits(ledger: Ledger) -> None:
     """A write whose task was cancelled is committed before the writer ends."""
 

@@ -31,6 +31,10 @@ INTERRUPTED = 3
 """The exit code of a purchase that was interrupted and said so."""
 
 
+_ALIKE = {"claims": "claim", "jobs": "submitted"}
+"""Steps that are written for many requests together, by what they are for one."""
+
+
 class Order(BaseModel):
     """One purchase: how much of what, where, and at which step to die (`step:moment:occurrence`).
 
@@ -96,12 +100,15 @@ class _Death:
 def _arm(death: _Death) -> None:
     """Put the death around every step of the ledger, the client and the storage."""
     for step in ("claim", "submitted", "stored", "succeeded", "failed", "release"):
-        name = f"record_{step}"
+        name = "record_successes" if step == "succeeded" else f"record_{step}"
         deadly = _deadly(getattr(steps, name), step, death)
         for module in (steps, endings, landing, purchase, rounds, submission):
             if hasattr(module, name):
                 setattr(module, name, deadly)
     LedgerWriter.write = _deadly_write(LedgerWriter.write, death)  # type: ignore[method-assign]
+    LedgerWriter.write_together = _deadly_write(  # type: ignore[method-assign]
+        LedgerWriter.write_together, death
+    )
     for step in ("submit", "status", "download"):
         method = getattr(ImagePipelineClient, step)
         setattr(ImagePipelineClient, step, _deadly_request(method, step, death))
@@ -136,7 +143,8 @@ def _deadly_write(write: Callable[..., Any], death: _Death) -> Callable[..., Any
         **options: Any,  # noqa: ANN401
     ) -> Any:  # noqa: ANN401
         result = await write(self, change, *arguments, **options)
-        death.at(change.__name__.strip("_").removeprefix("record_"), "committed")
+        name = change.__name__.strip("_").removeprefix("record_")
+        death.at(_ALIKE.get(name, name), "committed")
         return result
 
     return writing

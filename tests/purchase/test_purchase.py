@@ -586,7 +586,7 @@ def test_a_ledger_that_fails_is_raised_and_does_not_hang(
 
     prompts = prompts_of(numbered_rows(40))
     with monkeypatch.context() as patch:
-        patch.setattr(landing, "record_succeeded", broken)
+        patch.setattr(landing, "record_successes", broken)
         with pytest.raises(ValueError, match="cannot be written"):
             buyer.buy(prompts)
     paid = emulator.stats.posts_accepted
@@ -610,7 +610,7 @@ def test_a_job_that_cannot_be_recorded_is_in_the_log(
 
     prompts = prompts_of(numbered_rows(1))
     with monkeypatch.context() as patch:
-        patch.setattr(submission, "record_submitted", full)
+        patch.setattr(submission, "record_jobs", full)
         with pytest.raises(ValueError, match="disk is full"):
             buyer.buy(prompts)
     [call] = buyer.plan(prompts)
