@@ -7,7 +7,7 @@ set that fails keeps none of the others back; the run fails at its end, and name
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -205,9 +205,8 @@ class _Batch:
     def make(self, prompt_sets: Sequence[str]) -> Iterator[_MadeSet]:
         """Make the sets, some at a time, and yield each once it has ended."""
         with ThreadPoolExecutor(_SETS_AT_ONCE, "prompt-set") as threads:
-            futures: list[Future[_MadeSet]] = [
-                threads.submit(self._made, name) for name in dict.fromkeys(prompt_sets)
-            ]
+            # Listed nowhere: each holds the tables of its set.
+            futures = (threads.submit(self._made, name) for name in dict.fromkeys(prompt_sets))
             try:
                 for future in as_completed(futures):
                     yield future.result()

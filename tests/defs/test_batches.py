@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 import sqlalchemy as sa
 
 from imagepipeline_dagster import ImageDataset
+from imagepipeline_dagster.defs import batches
 from imagepipeline_dagster.defs.batches import run_config_of
 from imagepipeline_dagster.defs.under_way import partitions_in_use
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings
 from imagepipeline_dagster.resources import ImagePipelineResource
+from imagepipeline_dagster.rows import StoredTable
 from imagepipeline_dagster.watching.options import Watching
 from tests.e2e.serving import until
 from tests.pipeline import STAGES, Pipeline, open_pipeline
@@ -128,6 +132,29 @@ def test_a_batch_holds_its_connection_to_dagsters_database(
     with dg.DagsterInstance.from_config(str(home)) as instance:
         connections_of("autumn")  # the first one makes tables
         assert connections_of("autumn", "spring", "summer") - connections_of("autumn") < 20
+
+
+def test_a_batch_holds_no_set_that_it_has_told(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many sets a run has the tables of those in memory that it is making."""
+    held: list[int] = []
+    tell = batches._tell
+
+    def tables_in_memory() -> int:
+        gc.collect()
+        return sum(isinstance(one, StoredTable) for one in gc.get_objects())
+
+    def note(*told: Any) -> None:  # noqa: ANN401 - as they come
+        held.append(tables_in_memory())
+        tell(*told)
+
+    run_batch(pipeline, SETS[:1])  # Dagster itself holds the first one for ever
+    before = tables_in_memory()
+    monkeypatch.setattr(batches, "_tell", note)
+
+    assert run_batch(pipeline).success
+    assert held[-1] - before == len(STAGES)
 
 
 def test_a_bad_set_keeps_no_other_back(pipeline: Pipeline) -> None:
