@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
+import stamina
 from typing_extensions import override
 
 from imagepipeline_dagster.storage.contract import (
@@ -66,6 +67,14 @@ WRITE_OPTIONS = ("ACL", "ServerSideEncryption", "SSEKMSKeyId", "StorageClass", "
 _CONNECTIONS = 32
 _AT_ONCE = 8  # of many that are written or copied
 _CHUNK = 2**20
+
+# boto repeats a request, and no body that broke off.
+_BROKEN_OFF = ("IncompleteReadError", "ResponseStreamingError")
+_ATTEMPTS = 5
+
+
+def _is_broken_off(error: Exception) -> bool:
+    return type(error.__cause__).__name__ in _BROKEN_OFF
 
 
 class S3Opener(Protocol):
@@ -164,6 +173,7 @@ class S3Bucket(Storage):
             client.copy_object(**self._at(target), CopySource=self._at(source), **told)
 
     @override
+    @stamina.retry(on=_is_broken_off, attempts=_ATTEMPTS, timeout=None)
     def read(self, path: str) -> bytes:
         with self._asking(path) as client:
             return client.get_object(**self._at(path))["Body"].read()
@@ -181,8 +191,14 @@ class S3Bucket(Storage):
 
     @override
     def chunks(self, path: str) -> Iterator[bytes]:
-        with self._asking(path) as client:
-            yield from client.get_object(**self._at(path))["Body"].iter_chunks(_CHUNK)
+        at, read = self._at(path), 0
+        for attempt in stamina.retry_context(on=_is_broken_off, attempts=_ATTEMPTS, timeout=None):
+            with attempt, self._asking(path) as client:
+                answer = client.get_object(**at)
+                for chunk in answer["Body"].iter_chunks(_CHUNK):
+                    yield chunk
+                    read += len(chunk)
+                    at |= {"Range": f"bytes={read}-", "IfMatch": answer["ETag"]}
 
     @override
     def exists(self, path: str) -> bool:

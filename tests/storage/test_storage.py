@@ -29,6 +29,7 @@ from imagepipeline_dagster.storage.contract import (
 )
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.storage.opening import open_storage
+from tests.api.servers import Received, Reply, answering
 
 pytest_plugins = ["tests.s3"]
 
@@ -561,6 +562,31 @@ def test_a_damaged_object_is_not_read(s3_bucket: str) -> None:
 
     with pytest.raises(StorageUnavailable, match="it is not what was written"):
         storage.read("a")
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_a_body_that_breaks_off_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One bad second of a bucket ends no release, and a large object is read on where it ended."""
+    data = os.urandom(3 * 2**20)
+    broken = 2 * 2**20 + 5
+
+    def script(received: Received) -> Reply:
+        first = int(received.headers.get("range", "bytes=0-").strip("bytes=-"))
+        body = data[first : broken if server.count("GET") % 2 else None]
+        headers = {"ETag": '"e"'}
+        if first:
+            assert received.headers["if-match"] == '"e"'
+            headers["Content-Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
+        status = 206 if first else 200
+        return Reply(status=status, body=body, declared=len(data) - first, headers=headers)
+
+    with answering(script) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        storage = open_storage("s3://bucket")
+        assert storage.read("a") == data
+        assert b"".join(storage.chunks("a")) == data
+        asked = [request.headers.get("range") for request in server.received]
+    assert asked == [None, None, None, f"bytes={broken}-"]
 
 
 def test_another_endpoint_is_asked_by_paths(s3_bucket: str, s3_endpoint: str) -> None:
