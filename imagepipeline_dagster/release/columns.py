@@ -97,6 +97,10 @@ def fingerprint(
     return digest.hexdigest()
 
 
+DIGEST_BYTES = hashlib.sha256().digest_size
+"""Of what a row says and shows."""
+
+
 def digest_of(row: ModeratedImage) -> bytes:
     """Return a digest of what the row says and shows."""
     return hashlib.sha256(_JSON.encode(_content()(row)).encode()).digest()

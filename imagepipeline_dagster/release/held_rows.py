@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Set
 from operator import attrgetter
 
 from typing_extensions import override
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
-from imagepipeline_dagster.release.columns import digest_of, sources_of
+from imagepipeline_dagster.release.columns import DIGEST_BYTES, digest_of, sources_of
 
 _TOGETHER = 50  # rows
 _QUICK = 1  # of zlib's levels
@@ -27,31 +27,37 @@ class HeldRows(Collection[ModeratedImage]):
     """Rows in an order. Whenever they are gone through they are other objects of the same content.
 
     Attributes:
-        digests: of the content of each row.
         picture_bytes: the size of their pictures together.
         emulated: how many of them the emulator drew.
         sources: which kinds of kept pictures any of them starts from.
     """
 
-    __slots__ = ("_encoded", "_last", "digests", "emulated", "picture_bytes", "sources")
+    __slots__ = ("_digests", "_encoded", "_last", "emulated", "picture_bytes", "sources")
 
     def __init__(self, rows: Iterable[ModeratedImage] = ()) -> None:
         self._encoded: list[tuple[int, bytes]] = []
         self._last: list[ModeratedImage] = []
-        self.digests: list[bytes] = []
+        self._digests = bytearray()
         self.picture_bytes = self.emulated = 0
-        self.sources: set[str] = set()
+        self.sources: Set[str] = frozenset()
         for row in rows:
             self.append(row)
         self._encode()
 
+    @property
+    def digests(self) -> list[bytes]:
+        """Digests of the content of each row."""
+        ends = range(DIGEST_BYTES, len(self._digests) + 1, DIGEST_BYTES)
+        return [bytes(self._digests[end - DIGEST_BYTES : end]) for end in ends]
+
     def append(self, row: ModeratedImage) -> None:
         """Add a row; the last few are not encoded yet."""
         self._last.append(row)
-        self.digests.append(digest_of(row))
+        self._digests += digest_of(row)
         self.picture_bytes += row.bytes or 0
         self.emulated += row.emulated
-        self.sources.update(sources_of(row))
+        if kinds := sources_of(row).keys():
+            self.sources |= kinds
         if len(self._last) == _TOGETHER:
             self._encode()
 
@@ -60,7 +66,7 @@ class HeldRows(Collection[ModeratedImage]):
         self._encode()
         others._encode()
         self._encoded += others._encoded
-        self.digests += others.digests
+        self._digests += others._digests
         self.picture_bytes += others.picture_bytes
         self.emulated += others.emulated
         self.sources |= others.sources
@@ -77,7 +83,7 @@ class HeldRows(Collection[ModeratedImage]):
 
     @override
     def __len__(self) -> int:
-        return len(self.digests)
+        return len(self._digests) // DIGEST_BYTES
 
     @override
     def __iter__(self) -> Iterator[ModeratedImage]:
