@@ -58,7 +58,7 @@ class Seen(BaseModel, frozen=True):
         event: the newest one that was looked at.
         sets: those that no release is to be asked for, because of any that are gone.
         without: those that a release is to be asked for, as some are gone; empty where none are.
-        since: when these were first seen, in seconds since 1970.
+        since: when these, or the last such ones, were first seen, in seconds since 1970.
     """
 
     event: int = 0
@@ -99,7 +99,8 @@ def watch_changes(dataset: ReleasedDataset, cursor: str | None) -> ReleaseTick:
     if dataset.under_way():
         return ReleaseTick(why="a run of a set is under way", seen=seen)
     last = max((each.event for each in changed), default=seen.event)
-    after = Seen(event=last, sets=seen.without or seen.sets)
+    # With when it was missed: Dagster starts no second run for a cursor that it has seen.
+    after = Seen(event=last, sets=seen.without or seen.sets, since=seen.since)
     if not seen.without and not any(each.passes for each in changed):
         return ReleaseTick(why="no set that changed passed its blocking checks", seen=after)
     return ReleaseTick(asks=True, seen=after)

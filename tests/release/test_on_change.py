@@ -84,6 +84,19 @@ def test_a_set_that_is_gone_asks_for_one_release() -> None:
     fewer = _tick(seen=missed.seen, sets="", lacks_sets=True, now=5500)
     assert not _tick(seen=fewer.seen, sets="", now=5600).asks
     asked = _tick(BLOCKED, seen=missed.seen, sets="a", now=5600)
-    assert (asked.asks, asked.seen) == (True, Seen(event=9, sets="a"))
+    assert (asked.asks, asked.seen) == (True, Seen(event=9, sets="a", since=5000))
     assert not _tick(seen=asked.seen, sets="a", lacks_sets=True, now=9000).asks
     assert _tick(seen=asked.seen, sets="a c", now=9000).seen == Seen(event=9, sets="a c")
+
+
+def test_a_set_that_went_twice_asks_twice() -> None:
+    """The release that was asked for first may have failed: each time has a cursor of its own."""
+    cursors = set[Seen]()
+    seen = Seen(event=8, sets="a b")
+    for now in (5000, 7000):
+        missed = _tick(seen=seen, sets="a", lacks_sets=True, now=now)
+        asked = _tick(seen=missed.seen, sets="a", now=now + 600)
+        assert asked.asks
+        cursors.add(asked.seen)
+        seen = _tick(seen=asked.seen, sets="a b", now=now + 700).seen
+    assert len(cursors) == 2
