@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import accumulate, islice
 from pathlib import Path
@@ -50,7 +50,7 @@ class LocalFolder(Storage):
 
     @override
     def write_all(self, objects: Mapping[str, bytes | memoryview]) -> None:
-        for location, data in zip(self._locations(objects), objects.values(), strict=True):
+        for location, data in zip(self._made(objects), objects.values(), strict=True):
             try:
                 _write_new(location, data)
             except FileExistsError:
@@ -70,14 +70,14 @@ class LocalFolder(Storage):
 
     @override
     def copy(self, sources: Mapping[str, str]) -> None:
-        originals = map(self._location, sources.values())
-        for location, original, source in zip(
-            self._locations(sources), originals, sources.values(), strict=True
-        ):
+        locations, originals = self._made(sources), self._locations(sources.values())
+        for location, original, source in zip(locations, originals, sources.values(), strict=True):
+            if os.path.islink(original):  # noqa: PTH114 - there may be many
+                self._location(source)  # which it must not lead out of
             try:
-                os.link(original, location)
+                os.link(original, location)  # whole at once, and most names are free
             except OSError:
-                self._copy_over(source, original, Path(location))
+                self._copy_over(source, Path(original), Path(location))
 
     @override
     def settle(self, prefix: str) -> None:
@@ -149,18 +149,23 @@ class LocalFolder(Storage):
             raise ValueError(f"{path!r} leads out of {self.uri} by a symbolic link")
         return location
 
-    def _locations(self, targets: Iterable[str]) -> Iterator[str]:
-        """Yield where objects are put; each folder is looked at once, and made.
-
-        An object itself may be a link: what is put takes its place.
-        """
+    def _locations(self, paths: Iterable[str]) -> Iterator[str]:
+        """Yield where many objects are; each folder is looked at once, and no object itself."""
         folders: dict[str, Path] = {}
-        for path in targets:
+        for path in paths:
             folder, _, name = checked_path(path).rpartition("/")
             if folder not in folders:
                 folders[folder] = self._folder(folder)
-                folders[folder].mkdir(parents=True, exist_ok=True)
             yield f"{folders[folder]}/{name}"
+
+    def _made(self, targets: Collection[str]) -> Iterator[str]:
+        """Yield where objects are put, their folders made.
+
+        An object itself may be a link: what is put takes its place.
+        """
+        for folder in {path.rpartition("/")[0] for path in map(checked_path, targets)}:
+            self._folder(folder).mkdir(parents=True, exist_ok=True)
+        return self._locations(targets)
 
     def _folder(self, prefix: str) -> Path:
         return self._location(prefix) if prefix else self._root

@@ -135,7 +135,10 @@ class PackedFiles:
             for name in sources.keys() - sources.values():
                 self.storage.delete(name)
             return False
-        self.files.extend(file.model_copy(update={"path": name}) for name, file in files.items())
+        self.files.extend(
+            file if file.path == name else file.model_copy(update={"path": name})
+            for name, file in files.items()
+        )
         return True
 
     def parts_taken_over(

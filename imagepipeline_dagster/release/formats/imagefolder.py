@@ -47,7 +47,8 @@ class ImageFolder(Writer):
         self._packed = packed
         self._alone = alone
         # Samples that are alike in all have one key, and are a file each.
-        wanted = Counter(chain.from_iterable(map(_keys, parts)))
+        self._keys = {part.number: list(map(part.key_of, part.rows.digests)) for part in parts}
+        wanted = Counter(chain.from_iterable(self._keys.values()))
         same = {
             key: files
             for key, number in wanted.items()
@@ -58,7 +59,7 @@ class ImageFolder(Writer):
         if not packed.take_over({file.path: file for file in taken_over}):
             same, taken_over = {}, []
         self._same: dict[str, list[ReleaseFile]] = same
-        self._used = {PurePosixPath(file.path).name for file in taken_over}
+        self._used = set(map(_name_of, taken_over))
         self._missing = wanted - Counter({key: len(files) for key, files in same.items()})
         self._names: dict[int, dict[bytes, list[str]]] = {}
         self._new: dict[int, dict[bytes, list[_Named]]] = {}
@@ -67,7 +68,7 @@ class ImageFolder(Writer):
 
     @override
     def wants(self, part: Part) -> HeldRows:
-        wanted = [self._is_missing(part.key_of(digest)) for digest in part.rows.digests]
+        wanted = list(map(self._is_missing, self._keys[part.number]))
         if not any(wanted):
             self.end(part)
             return HeldRows()
@@ -117,9 +118,12 @@ class ImageFolder(Writer):
     def end(self, part: Part) -> None:
         new = self._new.pop(part.number, {})
         self._names.pop(part.number, None)
+        keys = self._keys.pop(part.number)
+        if len(keys) != len(part.rows):  # some pictures are lost
+            keys = list(map(part.key_of, part.rows.digests))
         named = [
-            new[digest].pop() if new.get(digest) else self._taken_over(row, part.key_of(digest))
-            for row, digest in zip(part.rows, part.rows.digests, strict=True)
+            new[digest].pop() if new.get(digest) else self._taken_over(row, key)
+            for row, digest, key in zip(part.rows, part.rows.digests, keys, strict=True)
         ]
         files = pa.array([f"{name[:2]}/{name}" for name, _ in named], pa.string())
         table = lineage_table([row for _, row in named]).add_column(0, "file_name", files)
@@ -132,7 +136,7 @@ class ImageFolder(Writer):
         file = self._same[key].pop()
         mark = next(iter(file.marks), None)
         lineage = released_row(row, split=self._split, file_sha256=file.sha256, mark=mark)
-        return PurePosixPath(file.path).name, lineage
+        return _name_of(file), lineage
 
     @override
     def finish(self) -> None:
@@ -159,6 +163,5 @@ def _marks_of(table: pa.Table) -> dict[str, int]:
     return dict(sorted(marks.items()))
 
 
-def _keys(part: Part) -> list[str]:
-    """Return what a part of each of its rows alone would be known by."""
-    return [part.key_of(digest) for digest in part.rows.digests]
+def _name_of(file: ReleaseFile) -> str:
+    return file.path.rpartition("/")[2]
