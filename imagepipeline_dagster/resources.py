@@ -63,7 +63,7 @@ def _close_watched_tables() -> None:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedPictures:
-    """What a direct call of the resource gave: the finished job, and its pictures' bytes."""
+    """The outcome of a direct call of the resource: the finished job, and its pictures' bytes."""
 
     job: Job
     images: tuple[bytes, ...]
@@ -151,12 +151,12 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
 
     @property
     def origin(self) -> str:
-        """What a request's key names as its API."""
+        """The name of the API in a request's key."""
         return EMULATOR_ORIGIN if self.emulated else origin_of(self.base_url)
 
     @property
     def served_by(self) -> str:
-        """What a person is told of who answers: the emulator, or the API's address."""
+        """The name that people read of who answers: the emulator, or the API's address."""
         return "the emulator inside this process" if self.emulated else self.base_url
 
     @property

@@ -14,7 +14,7 @@ from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.purchase.pictures import as_shown
 
 HASH_METHOD = "imagehash.phash/64"
-"""What the hashes are kept under; another method needs another name."""
+"""The name that the hashes are kept under; another method needs another."""
 
 
 class HashesMissing(CorrectableError):

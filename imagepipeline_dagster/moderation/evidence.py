@@ -1,4 +1,4 @@
-"""What was measured of pictures: scores and perceptual hashes, each computed once for ever.
+"""Measurements of pictures: scores and perceptual hashes, each computed once for ever.
 
 Both are kept in the ledger's database under the picture's SHA-256 and what measured it, so that
 another policy is tried out without reading a single picture.

@@ -1,4 +1,4 @@
-"""What each prompt set's verdicts were made from, and which sets are to be moderated anew.
+"""The grounds of each prompt set's verdicts, and the sets that are to be moderated anew.
 
 Desired is what the policy and the overrides say now, actual is what the last verdicts were made
 from. Nothing is derived from events: the next look sees every change that was missed.

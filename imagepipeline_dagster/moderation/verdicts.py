@@ -39,11 +39,11 @@ in a night sky is enough, because the range is that of the extremes and not an a
 """
 
 OVERRIDDEN = "override:"
-"""What the reason of a person's decision begins with; the reason that it overrules follows."""
+"""The beginning of a person's reason; the reason that it overrules follows."""
 
 
 class Verdict(StrEnum):
-    """What happens to a sample: only what is kept can reach a dataset."""
+    """The verdict on a sample: only kept ones can reach a dataset."""
 
     KEPT = "kept"
     REJECTED = "rejected"
@@ -90,7 +90,7 @@ class ModeratedImage(GeneratedImage):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What is known of pictures beyond their rows, by SHA-256 where it is about a picture.
+    """Facts about pictures beyond their rows, by SHA-256 where they are about one picture.
 
     Attributes:
         scores: the classifier's, 0 (safe) to 1; `computed` of them are new.

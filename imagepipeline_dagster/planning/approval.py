@@ -36,7 +36,7 @@ class ApprovalRefused(CorrectableError):
 
 
 class Approval(Options):
-    """Which purchases wait until a person approves their plan; the budget limits all of them."""
+    """The purchases that wait until a person approves their plan; the budget limits all."""
 
     required: Literal["never", "above", "always"] = Field(
         "never",

@@ -1,4 +1,4 @@
-"""What a purchase of several prompt sets would buy: the plan of each, and of all."""
+"""The purchase of several prompt sets, foreseen: the plan of each, and of all."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetPlan:
-    """What the plan of a prompt set amounts to, and how many of its rows are refused.
+    """The plan of a prompt set in numbers, and how many of its rows are refused.
 
     `refusals` are the first of those rows. `fingerprint` names the plan where it is approved,
     `content` is the version of the set's rows; that of all sets has neither.

@@ -42,7 +42,7 @@ def _of_parameter(name: str, default: float | None) -> Any:  # noqa: ANN401
 
 
 class GenerationDefaults(Options):
-    """What a null in the prompts table stands for. None leaves the choice to the API."""
+    """The values that a null in the prompts table stands for. None leaves the choice to the API."""
 
     task: Task = _of_column("task", Task.TEXT2IMAGE)
     model_id: str = _of_column("model_id", "sdxl")

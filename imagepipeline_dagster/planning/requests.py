@@ -68,7 +68,7 @@ def _parsed(task: str, request: str) -> GenerationRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSummary:
-    """What a plan amounts to: calls and images by state, images to buy by reason."""
+    """A plan in numbers: calls and images by state, images to buy by reason."""
 
     calls: Mapping[str, int]
     images: Mapping[str, int]
@@ -221,7 +221,7 @@ class PlanCount:
 
     @property
     def summary(self) -> PlanSummary:
-        """What all of them amount to."""
+        """All of them in numbers."""
         images: Counter[str] = Counter(dict.fromkeys(PlanState, 0))
         by_reason: Counter[str] = Counter()
         for state, samples, reason in self._distinct.values():

@@ -1,4 +1,4 @@
-"""What a person has to put right about the tables."""
+"""Errors about the tables that a person has to put right."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ _MODULUS = 2 ** (8 * _ROW_BYTES)
 
 @dataclass(frozen=True, slots=True)
 class SetFingerprint:
-    """What one prompt set says: 32 hex digits for its rows, and for the embeddings they use.
+    """The content of a prompt set: 32 hex digits for its rows, and for the embeddings they use.
 
     `embedding_ids` are all that its rows name, whether the embeddings table knows them or not.
     """

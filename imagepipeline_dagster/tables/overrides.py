@@ -1,4 +1,4 @@
-"""What people decided about pictures: the table `moderation_overrides`, which only ever grows.
+"""Decisions of people about pictures: the table `moderation_overrides`, which only ever grows.
 
 A row names a picture by its SHA-256, or all pictures of a prompt by its set and id. A picture's row
 may name the set that the decision holds in, or `*` for all sets. Of several that are about a
@@ -43,7 +43,7 @@ class OverrideInvalid(TablesError):
 
 
 class OverrideDecision(StrEnum):
-    """What a person decides about a picture; `CLEAR` leaves it to the evidence again."""
+    """A decision about a picture; `CLEAR` leaves it to the evidence again."""
 
     KEEP = "keep"
     REJECT = "reject"

@@ -18,7 +18,7 @@ from imagepipeline_dagster.options import Options
 from imagepipeline_dagster.tables.values import READERS, Kind
 
 PLACEMENTS: tuple[str, ...] = ("positive", "negative", "either")
-"""Which prompt an embedding's trigger words belong in."""
+"""The prompt that an embedding's trigger words belong in."""
 
 _OTHER_WORDS: Mapping[str, str] = {
     **dict.fromkeys(("txt2img", "texttoimage", "t2i"), Task.TEXT2IMAGE.value),
@@ -29,7 +29,7 @@ _OTHER_WORDS: Mapping[str, str] = {
 
 
 class TableMapping(Options):
-    """What a user's table is called, and its columns where their names are not ours."""
+    """The name of a user's table, and of its columns where they are not ours."""
 
     table: str = Field(description="The table's name, perhaps with its schema: schema.table.")
     columns: Mapping[str, str] = Field(
@@ -161,7 +161,7 @@ class EmbeddingRow:
 
 RowT = TypeVar("RowT", PromptRow, EmbeddingRow)
 RowType = type[PromptRow | EmbeddingRow]
-"""Which of the two tables is meant."""
+"""One of the two tables, by the class of its rows."""
 
 
 def _columns(row_type: RowType) -> Mapping[str, Column]:

@@ -1,4 +1,4 @@
-"""What people put into columns, read as the column's type where that is unambiguous.
+"""Values as people write them, read as the column's type where that is unambiguous.
 
 A value that cannot be read comes back as it was, so that whoever validates it can show it.
 """
@@ -16,7 +16,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What a column holds."""
+    """The kind of value that a column holds."""
 
     TEXT = "text"
     WHOLE = "a whole number"

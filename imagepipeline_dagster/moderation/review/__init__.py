@@ -1,4 +1,4 @@
-"""What a person reviews pictures on: a file to look at, or a page that records each decision.
+"""The places where a person reviews pictures: a file, or a page that records each decision.
 
 - `samples`: what both show of a set, and the sets that wait for a person.
 - `sheet`: one HTML file with the commands to decide by. `sheet.html.jinja`, `sheet.css`: its looks.

@@ -1,4 +1,4 @@
-"""What the sheet and the page show of a set: its samples in order, and their facts."""
+"""The samples of a set as sheet and page show them: in order, with their facts."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from imagepipeline_dagster.tables.transfer.unpacking import UNPACKING_ERRORS, se
 
 _BATCH = 2_000  # rows
 _BROKEN = (BadZipFile, LookupError, ValueError, TypeError, ParseError, *UNPACKING_ERRORS)
-"""What reading a damaged workbook raises."""
+"""The errors of reading a damaged workbook."""
 
 _ROWS_LOOKED_AT = 50  # of a sheet, for its headers
 _RETURN = re.compile("_x000D_", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""What an import changes in a table: row by row, and counted."""
+"""The changes of an import to a table: row by row, and counted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class ChangeKind(StrEnum):
-    """What becomes of a row."""
+    """The fate of a row."""
 
     INSERTED = "inserted"
     UPDATED = "updated"
@@ -31,7 +31,7 @@ class RowChange:
 
     @property
     def kind(self) -> ChangeKind:
-        """What becomes of the row."""
+        """The fate of the row."""
         if self.before is None:
             return ChangeKind.INSERTED
         if self.after is None:
@@ -84,7 +84,7 @@ class RowCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What an import would change.
+    """The changes that an import would make.
 
     `by_set` has the prompt sets in which something changes, by name; for embeddings it is empty.
     `sample` holds the first changes of each kind, unchanged rows aside.

@@ -1,4 +1,4 @@
-"""Which of our columns a file's header means: written otherwise, or another word for it."""
+"""A file's headers as columns of ours: written otherwise, or other words for them."""
 
 from __future__ import annotations
 

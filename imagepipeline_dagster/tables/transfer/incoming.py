@@ -76,7 +76,7 @@ class ImportRefused(TablesError):
 
 
 class _Problem(NamedTuple):
-    """What is wrong with a row: in which column, if in one, and in words."""
+    """A trouble with a row: in which column, if in one, and in words."""
 
     about: str
     text: str
@@ -91,7 +91,7 @@ _MARKED = re.compile("'+[=+@\\t\\r-]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOptions:
-    """What a person says about a file.
+    """A person's instructions on how to read a file.
 
     - column_map: from our column to the file's header; where it is silent, equal names match.
     - defaults: from our column to the value where the file has none.
@@ -199,7 +199,7 @@ class IncomingRows:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was read otherwise than it was written: the first of each kind, and how many.
+        """Values that were read otherwise than written: the first of each kind, and how many.
 
         Also which prompts have the syntax of other tools.
         """

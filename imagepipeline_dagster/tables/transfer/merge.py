@@ -35,7 +35,7 @@ _SAMPLE = 5  # rows of each kind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportReport(RowCounts):
-    """What an import did, in rows.
+    """The rows that an import changed, counted.
 
     `duplicates` are rows that stood in the file before, in every column, and so were not written
     twice. `ignored_columns` are headers of the file that nothing was read from. `notes` say what

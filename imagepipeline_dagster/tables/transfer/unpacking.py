@@ -14,7 +14,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 
 UNPACKING_ERRORS = (EOFError, zlib.error, OSError, pa.ArrowException)
-"""What reading a damaged file raises."""
+"""The errors of reading a damaged file."""
 
 _GZIP, _ZSTANDARD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
