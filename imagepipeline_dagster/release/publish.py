@@ -393,9 +393,13 @@ def _beside_latest(
         latest = latest_manifest(asked.storage, asked.folder)
         try:
             done = work(latest)
-        except ObjectMissing:
-            if latest_manifest(asked.storage, asked.folder) == latest:
-                raise
+        except ObjectMissing as error:
+            if latest and latest_manifest(asked.storage, asked.folder) == latest:
+                raise ObjectMissing(
+                    f"{error}. {latest.version} is not whole, and what differs from it is told in "
+                    f"the next release: restore the file from a backup, or delete "
+                    f"{asked.storage.uri_of(latest.path)}, and publish again"
+                ) from error
             continue
         if latest_manifest(asked.storage, asked.folder) == latest:
             return latest, done

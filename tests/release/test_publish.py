@@ -34,6 +34,7 @@ from imagepipeline_dagster.release.reading import delete_release, latest_manifes
 from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.release.verifying import problems_of
 from imagepipeline_dagster.storage.contract import (
+    ObjectMissing,
     Storage,
     image_path,
     thumbnail_path,
@@ -490,6 +491,21 @@ def test_what_is_alike_stays_in_one_split_when_a_release_begins_again(storage: L
     release = publish_rows(shared, rows, policy=halves, alike=list(pairwise(images)))
     assert release.version == "v0002"
     assert list(release.splits.values()) == [7]
+
+
+def test_a_former_release_that_is_not_whole_says_how_to_go_on(either_home: Storage) -> None:
+    """The error names the file, and a way out that works: what differs cannot be told."""
+    rows = [kept_row(either_home, number) for number in range(3)]
+    former = publish_rows(either_home, rows[:2])
+    lost = f"{former.path}/{former.shards[0].path}"
+    either_home.delete(lost)
+    with pytest.raises(ObjectMissing) as refused:
+        publish_rows(either_home, rows)
+    assert former.shards[0].path in str(refused.value)
+    assert f"delete {either_home.uri_of(former.path)}, and publish again" in str(refused.value)
+    either_home.delete_folder(former.path)
+    release = publish_rows(either_home, rows)
+    assert (release.created, problems_of(either_home, release)) == (True, [])
 
 
 def test_many_publishers_at_once_each_make_a_whole_version(either_home: Storage) -> None:
