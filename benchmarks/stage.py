@@ -25,7 +25,7 @@ from imagepipeline_dagster.ledger.steps import (
     record_claim,
     record_stored,
     record_submitted,
-    record_succeeded,
+    record_successes,
 )
 from imagepipeline_dagster.ledger.uses import Use, record_uses
 from imagepipeline_dagster.ledger.writer import LedgerWriter
@@ -232,7 +232,7 @@ def _enter(connection: Connection, call: PlannedRequest, prompt: Prompt) -> None
     hold = Hold(request_key=key, owner=owner, attempt=1)
     record_submitted(connection, hold, job_id=f"job-{key}", links=())
     record_stored(connection, hold, sample)
-    record_succeeded(connection, hold)
+    record_successes(connection, [(hold, ())])
 
 
 def _peak_mib() -> float:

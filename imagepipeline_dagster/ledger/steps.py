@@ -283,18 +283,13 @@ def _put_samples(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> N
 _OF_SAMPLE = tuple(name for name in StoredSample.__slots__ if name != "slot")
 
 
-def record_succeeded(connection: Connection, hold: Hold, last: Iterable[StoredSample] = ()) -> bool:
-    """Record that every sample has its outcome; `last` are those not recorded before.
-
-    False, and nothing happens, where another process or attempt has the request.
-    """
-    return record_successes(connection, [(hold, last)])[0]
-
-
 def record_successes(
     connection: Connection, ended: Sequence[tuple[Hold, Iterable[StoredSample]]]
 ) -> list[bool]:
-    """Do the same for many requests."""
+    """Record of requests that every sample has its outcome, and what was not recorded before.
+
+    False for each that another process or attempt has; nothing happens to it.
+    """
     holds = [(hold.request_key, hold.owner.name, hold.attempt) for hold, _ in ended]
     mine = set(connection.execute(_SUCCEEDED, {"of_holds": holds, "now": _now()}).scalars())
     kept = [hold.request_key in mine for hold, _ in ended]

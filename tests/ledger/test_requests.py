@@ -44,7 +44,6 @@ from imagepipeline_dagster.ledger.steps import (
     record_resumed,
     record_stored,
     record_submitted,
-    record_succeeded,
     record_successes,
     record_trouble,
     record_unknown,
@@ -138,7 +137,7 @@ def test_a_request_goes_from_claimed_to_succeeded(ledger: Ledger) -> None:
 
     with ledger.engine.begin() as connection:
         record_stored(connection, hold_on(), sample_at(0, image_sha256="ab" * 32, bytes=7))
-        record_succeeded(connection, hold_on())
+        record_successes(connection, [(hold_on(), ())])
     done = the_entry(ledger)
     assert done.state is State.SUCCEEDED
     assert done.settled
@@ -276,7 +275,7 @@ def test_samples_are_kept_one_by_one_and_replaced_in_place(ledger: Ledger) -> No
     assert not the_entry(ledger).settled
     with ledger.engine.begin() as connection:
         record_stored(connection, hold_on(), sample_at(1))
-        record_succeeded(connection, hold_on(), [sample_at(0, outcome="vendor_filtered")])
+        record_successes(connection, [(hold_on(), [sample_at(0, outcome="vendor_filtered")])])
 
     done = the_entry(ledger)
     assert done.settled
@@ -530,7 +529,7 @@ def test_nothing_is_stored_over_the_work_of_another_attempt(ledger: Ledger) -> N
     with ledger.engine.begin() as connection:
         for hold in (hold_on(owner=OTHER), hold_on(attempt=2)):
             assert not record_stored(connection, hold, sample_at(0))
-            assert not record_succeeded(connection, hold, [sample_at(0)])
+            assert record_successes(connection, [(hold, [sample_at(0)])]) == [False]
     assert (the_entry(ledger).state, the_entry(ledger).stored) == (State.SUBMITTED, ())
 
 
