@@ -88,6 +88,8 @@ def _dataset_at(where: str) -> ImageDataset:
         dataset = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise click.BadParameter(str(error), param_hint="--dataset") from error
+    except CorrectableError as error:  # a mistake in the module, or in the environment
+        raise click.UsageError(str(error)) from error
     if not isinstance(dataset, package.ImageDataset):
         raise click.BadParameter(f"{where} is no ImageDataset", param_hint="--dataset")
     return dataset
