@@ -120,6 +120,7 @@ def _write(
         )
         return list(chain.from_iterable(lost))
 
+    # The longest that a format asks for; the other formats take parts in any order.
     runs = min((writer.runs(parts) for writer in writers), key=len)
     try:
         with ThreadPoolExecutor(_RUNS_AT_ONCE) as threads:

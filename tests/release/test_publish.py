@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
@@ -44,6 +44,7 @@ from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.storage.opening import open_storage
 from tests.release.samples import (
     EVERYTHING,
+    HALVES,
     Interrupted,
     kept_row,
     picture,
@@ -491,6 +492,51 @@ def test_what_is_alike_stays_in_one_split_when_a_release_begins_again(storage: L
     release = publish_rows(shared, rows, policy=halves, alike=list(pairwise(images)))
     assert release.version == "v0002"
     assert list(release.splits.values()) == [7]
+
+
+class Unsettled(LocalFolder):
+    """A local storage that knows what a loss of power would take, and what it would have taken."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.unsettled: set[str] = set()
+        self.at_manifests: list[set[str]] = []
+        self.put = 0
+
+    @override
+    def write_all(self, objects: Mapping[str, bytes | memoryview]) -> None:
+        super().write_all(objects)
+        self._note(objects)
+
+    @override
+    def copy(self, sources: Mapping[str, str]) -> None:
+        super().copy(sources)
+        self._note(sources)
+
+    def _note(self, paths: Collection[str]) -> None:
+        self.unsettled.update(paths)
+        self.put += len(paths)
+
+    @override
+    def settle(self, prefix: str) -> None:
+        super().settle(prefix)
+        self.unsettled = {path for path in self.unsettled if not path.startswith(f"{prefix}/")}
+
+    @override
+    def write(self, path: str, data: bytes, *, derived: bool = False) -> str:
+        if path.endswith("/manifest.json"):
+            self.at_manifests.append(set(self.unsettled))
+        return super().write(path, data, derived=derived)
+
+
+def test_a_manifest_is_written_once_all_that_it_names_lasts(tmp_path: Path) -> None:
+    """No loss of power leaves a release that lacks files, written or taken over, in any format."""
+    home = Unsettled(tmp_path)
+    rows = [kept_row(home, number) for number in range(3)]
+    publish_rows(home, rows[:2], policy=HALVES)
+    publish_rows(home, rows, policy=HALVES)
+    assert home.put > 0
+    assert home.at_manifests == [set(), set()]
 
 
 def test_a_former_release_that_is_not_whole_says_how_to_go_on(either_home: Storage) -> None:

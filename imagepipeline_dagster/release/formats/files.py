@@ -151,6 +151,6 @@ class PackedFiles:
         same = {
             part: former[0] for part in parts if (former := self.former_files(format, part.key))
         }
-        # All at once: the names in one folder are synced once.
+        # All at once: each folder is looked at once.
         taken_over = self.take_over({name_of(part): file for part, file in same.items()})
         return same if taken_over else {}

@@ -55,7 +55,7 @@ class ImageFolder(Writer):
             if (files := packed.former_files("imagefolder", key)[:number])
         }
         taken_over = list(chain.from_iterable(same.values()))
-        # All at once: the names in one folder are synced once.
+        # All at once: each folder is looked at once.
         if not packed.take_over({file.path: file for file in taken_over}):
             same, taken_over = {}, []
         self._same: dict[str, list[ReleaseFile]] = same
@@ -119,8 +119,6 @@ class ImageFolder(Writer):
         new = self._new.pop(part.number, {})
         self._names.pop(part.number, None)
         keys = self._keys.pop(part.number)
-        if len(keys) != len(part.rows):  # some pictures are lost
-            keys = list(map(part.key_of, part.rows.digests))
         named = [
             new[digest].pop() if new.get(digest) else self._taken_over(row, key)
             for row, digest, key in zip(part.rows, part.rows.digests, keys, strict=True)

@@ -35,11 +35,10 @@ class _Tar:
 
     Attributes:
         number: its place.
-        parts: those that are planned.
+        parts: those in it.
         first: how many pictures lie before it.
         file: what is written of it, where it is not taken over.
         index: of the pictures that are written.
-        written: keys of the parts that are.
     """
 
     number: int
@@ -47,11 +46,11 @@ class _Tar:
     first: int
     file: NewFile | None = None
     index: list[dict[str, Any]] = field(default_factory=list)
-    written: list[str] = field(default_factory=list)
 
-    def key(self, parts: Iterable[str], extension: str) -> str:
-        """Return the key of the tar, with these parts in it, its pictures named like that."""
-        made_of = {"first": self.first, "parts": list(parts), "extension": extension}
+    def key(self, extension: str) -> str:
+        """Return what the tar is known by, its pictures named like that."""
+        parts = [part.key for part in self.parts]
+        made_of = {"first": self.first, "parts": parts, "extension": extension}
         return hashlib.sha256(canonical_json(made_of).encode()).hexdigest()[:32]
 
 
@@ -69,7 +68,7 @@ class WebDatasetTars(Writer):
         self._same = {tar.number for tar in self._tars if self._is_taken_over(tar)}
 
     def _is_taken_over(self, tar: _Tar) -> bool:
-        key = tar.key((part.key for part in tar.parts), self._packed.extension)
+        key = tar.key(self._packed.extension)
         former = self._packed.former_files("webdataset", key)
         names = {f"{self._stem(tar)}.{file.path.partition('.')[2]}": file for file in former}
         return bool(names) and self._packed.take_over(names)
@@ -99,14 +98,13 @@ class WebDatasetTars(Writer):
     @override
     def end(self, part: Part) -> None:
         tar = self._tar_of[part.number]
-        tar.written.append(part.key)
         if tar.file is None or part.number != tar.parts[-1].number:
             return
         # Two empty blocks end a tar, and its size is one of whole records.
         tar.file.write(bytes(2 * tarfile.BLOCKSIZE))
         tar.file.write(bytes(-tar.file.tell() % tarfile.RECORDSIZE))
         tar.file.close()
-        key = tar.key(tar.written, self._packed.extension)
+        key = tar.key(self._packed.extension)
         name = f"{self._stem(tar)}.tar"
         self._packed.move(name, tar.file.path, sha256=tar.file.sha256, part=key)
         data = json.dumps(tar.index).encode()
