@@ -21,6 +21,7 @@ from imagepipeline_dagster.api.contract import GenerationRequest
 from imagepipeline_dagster.api.errors import AccessRefused, CreditsExhausted, Unreachable
 from imagepipeline_dagster.api.jobs import Job
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation
+from imagepipeline_dagster.ledger.budget import Allowance, Budget, Period
 from imagepipeline_dagster.ledger.records import Claim, Failure, Hold, Outcome, Owner, State
 from imagepipeline_dagster.ledger.schema import requests
 from imagepipeline_dagster.ledger.steps import record_claim, record_failed, record_submitted
@@ -574,6 +575,20 @@ def test_a_run_counts_in_a_transaction_of_its_own(
     assert {"ledger_identity"} in touched.values()
     assert {"ledger_spending"} in touched.values()
     assert {"ledger_identity", "ledger_spending"} not in touched.values()
+
+
+def test_claims_of_one_commit_never_pass_the_budget(
+    any_buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """Of calls that are claimed together, as many are sent as the budget allows, and no more."""
+    allowance = Allowance(scope="images", budget=Budget(images=7, period=Period.TOTAL))
+    bought = any_buyer.buy(prompts_of(numbered_rows(40)), allowance=allowance, max_in_flight=40)
+
+    assert bought.report.posts == emulator.stats.posts_received == 7
+    assert bought.outcomes == {"generated": 7, "pending": 33}
+    with any_buyer.open_ledger() as ledger:
+        spent = allowance.spent(ledger, today=dt.datetime.now(dt.UTC).date())
+    assert spent[Period.TOTAL].images == 7
 
 
 def test_a_ledger_that_fails_is_raised_and_does_not_hang(
