@@ -27,6 +27,9 @@ _SAME_CLOCK = dt.timedelta(seconds=1)
 
 T = TypeVar("T")
 
+AWAY = (sa.exc.OperationalError, sa.exc.InternalError, sa.exc.InterfaceError)
+"""What drivers raise while a database restarts, is locked, or is a copy that takes no writes."""
+
 
 def batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """Yield the items in parts of which each fits into one `IN (…)` of any database."""

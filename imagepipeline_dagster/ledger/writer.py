@@ -13,15 +13,17 @@ from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 import stamina
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import OperationalError
+
+from imagepipeline_dagster.databases import AWAY
 
 T = TypeVar("T")
 ItemT = TypeVar("ItemT")
 P = ParamSpec("P")
 _GROUP = 200
-# A database that restarts or is locked for a while must not cost the job id of a paid picture.
-_PATIENCE_SECONDS = 60.0
 _LONGEST_REST_SECONDS = 0.05
+
+PATIENCE_SECONDS = 60.0
+"""A database that is away for so long must not cost the job id of a paid picture."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +102,7 @@ class LedgerWriter:
         try:
             results = self._apply(group, alone=alone)
         except Exception as error:  # noqa: BLE001 - handed to whoever waits for the write
-            if len(group) == 1 or isinstance(error, OperationalError):
+            if len(group) == 1 or isinstance(error, AWAY):
                 # The database is at fault, and had its time: the others would wait as long again.
                 for write in group:
                     write.done.set_exception(error)
@@ -112,7 +114,7 @@ class LedgerWriter:
             for write, result in zip(group, results, strict=True):
                 write.done.set_result(result)
 
-    @stamina.retry(on=OperationalError, attempts=None, timeout=_PATIENCE_SECONDS)
+    @stamina.retry(on=AWAY, attempts=None, timeout=PATIENCE_SECONDS)
     def _apply(self, group: list[_Write[Any]], *, alone: bool) -> list[Any]:
         with self._engine.begin() as connection:
             self._locked_since = time.monotonic()

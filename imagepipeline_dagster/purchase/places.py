@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from imagepipeline_dagster.api.pacing import RequestPace
+from imagepipeline_dagster.databases import AWAY
 from imagepipeline_dagster.ledger.records import Lease
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.shares import AccountLimits, Demand, Share, record_share
+from imagepipeline_dagster.ledger.writer import PATIENCE_SECONDS
 from imagepipeline_dagster.purchase.state import RunState
 
 _RENEWAL_SECONDS = 1.0
@@ -71,19 +72,31 @@ class AccountShare:
     state: RunState
 
     async def keep(self) -> None:
-        """Renew the share from the first job on, until cancelled."""
+        """Renew the share from the first job on, until cancelled.
+
+        A ledger that gives none stops the run.
+        """
         if not self.limits.exist:
             self.places.allow(None)
             return
         await self.places.asked.wait()
-        settled_at = time.monotonic()
+        try:
+            await self._renew()
+        except SQLAlchemyError as error:
+            self.state.stop(error)
+            # Nothing is sent any more, and what is paid comes to its end.
+            self.places.allow(None)
+            self.pace.requests_per_second = self.limits.requests_per_second or 0.0
+
+    async def _renew(self) -> None:
+        settled_at = renewed_at = time.monotonic()
         while True:
             pause = _RENEWAL_SECONDS
-            # While the ledger cannot be reached nothing is claimed, so nothing new is sent.
-            with suppress(OperationalError):
+            try:
                 demand = self.places.demand
                 share = await asyncio.to_thread(self._renewed, demand)
                 self._apply(share)
+                renewed_at = time.monotonic()
                 if share.places is not None and (
                     demand.held > share.places or demand.wanted > share.places == 0
                 ):
@@ -91,6 +104,10 @@ class AccountShare:
                     pause = min(max(_EARLY_RENEWAL_SECONDS, early), _RENEWAL_SECONDS)
                 else:
                     settled_at = time.monotonic()
+            except AWAY:
+                # While the ledger cannot be reached nothing is claimed, so nothing new is sent.
+                if time.monotonic() - renewed_at > PATIENCE_SECONDS:
+                    raise
             await asyncio.sleep(pause)
 
     def _renewed(self, demand: Demand) -> Share:

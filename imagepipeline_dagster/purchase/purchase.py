@@ -14,10 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 
-from sqlalchemy.exc import OperationalError
-
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.pacing import RequestPace
+from imagepipeline_dagster.databases import AWAY
 from imagepipeline_dagster.ledger.records import Attempt, Entry, Lease, Owner
 from imagepipeline_dagster.ledger.shares import AccountLimits
 from imagepipeline_dagster.ledger.sources import SourcePicture, sources_of
@@ -271,7 +270,7 @@ class Purchase:
         while True:
             await asyncio.sleep(self._settings.lease_seconds / 3)
             # A database or a storage that is away for a while must not end the renewals for good.
-            with contextlib.suppress(OperationalError, OSError):
+            with contextlib.suppress(*AWAY, OSError):
                 since, until = Moment.now(), self._lease.until()
                 renewed = await writer.write(record_renewal, self._lease.owner, lease_until=until)
                 self._fence.renew(renewed, since=since)
@@ -279,7 +278,7 @@ class Purchase:
     async def _keep_count(self, count: PurchaseCount) -> None:
         while True:
             await asyncio.sleep(_COUNT_SECONDS)
-            with contextlib.suppress(OperationalError, OSError):
+            with contextlib.suppress(*AWAY, OSError):
                 await count.follow()
 
     async def _report_progress(self) -> None:

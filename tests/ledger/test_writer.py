@@ -166,6 +166,35 @@ def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
     ledger.close()
 
 
+def test_a_database_that_takes_no_writes_for_a_while_is_waited_for(postgres_url: str) -> None:
+    """A write reaches the database once it is written to again, as after the move to a copy."""
+    ledger = Ledger(postgres_url)
+    with ledger.engine.begin() as connection:
+        note(connection, 0)
+
+    def let_write(allowed: str) -> None:
+        with ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            name = connection.engine.url.database
+            connection.exec_driver_sql("SET default_transaction_read_only = off")
+            connection.exec_driver_sql(
+                f'ALTER DATABASE "{name}" SET default_transaction_read_only = {allowed}'
+            )
+        ledger.engine.dispose()
+
+    async def work() -> None:
+        with LedgerWriter(ledger.engine) as writer:
+            written = asyncio.ensure_future(writer.write(note, 1))
+            await asyncio.sleep(0.1)
+            assert not written.done()
+            let_write("off")
+            assert await written == 1
+
+    let_write("on")
+    asyncio.run(work())
+    assert noted(ledger) == [0, 1]
+    ledger.close()
+
+
 def test_a_database_that_stays_away_fails_all_that_wait_together(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,8 +15,10 @@ import sqlalchemy as sa
 from imagepipeline_dagster.api.pacing import RequestPace
 from imagepipeline_dagster.ledger.records import Lease, Owner
 from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.schema import shares
 from imagepipeline_dagster.ledger.shares import AccountLimits, Demand, Share, record_share
 from imagepipeline_dagster.ledger.steps import record_release
+from imagepipeline_dagster.purchase import places as places_module
 from imagepipeline_dagster.purchase.places import AccountShare, Places
 from imagepipeline_dagster.purchase.state import RunState
 from tests.purchase.forking import Order
@@ -168,6 +170,25 @@ def test_who_comes_later_soon_has_a_place(ledger: Ledger, lease: Callable[[], Le
         return time.monotonic() - began
 
     assert asyncio.run(seconds_until_the_second_has_one()) < 1.8
+
+
+def test_a_ledger_without_shares_stops_the_run(
+    ledger: Ledger, lease: Callable[[], Lease], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run waits for no place that nobody can give: it stops, and ends what is paid."""
+    monkeypatch.setattr(places_module, "PATIENCE_SECONDS", 0.1)
+    share = account_share(ledger, lease())
+    with ledger.engine.begin() as connection:
+        shares.drop(connection)
+
+    async def take_one() -> None:
+        keeper = asyncio.create_task(share.keep())
+        await asyncio.wait_for(share.places.take(waiting=1), 5)
+        await keeper
+
+    asyncio.run(take_one())
+
+    assert "ledger_shares" in str(share.state.stopper)
 
 
 @pytest.mark.slow

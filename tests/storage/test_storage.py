@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -338,18 +340,40 @@ def test_bytes_and_names_are_synced(folder: LocalFolder, monkeypatch: pytest.Mon
 def test_a_file_system_that_syncs_nothing_is_used(
     folder: LocalFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Where the file system has no such call, for files or folders, objects are written."""
+    """Where there is no such call, for files, folders or the whole disk, objects are written."""
     source = tmp_path / "source"
     source.write_bytes(b"uploaded")
 
     def refuse(_: int) -> None:
         raise OSError(number, os.strerror(number))
 
+    def refuse_all(_: int) -> int:
+        ctypes.set_errno(number)
+        return -1
+
     monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace(syncfs=refuse_all))
     folder.write("a/b", b"written")
     folder.upload("a/c", source)
+    folder.settle("a")
 
     assert (folder.read("a/b"), folder.read("a/c")) == (b"written", b"uploaded")
+
+
+def test_a_disk_that_keeps_nothing_is_told_of(
+    folder: LocalFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the disk while all is synced ends the writer: what it wrote may not last."""
+
+    def fail(_: int) -> int:
+        ctypes.set_errno(errno.EIO)
+        return -1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace(syncfs=fail))
+    folder.write("a/b", b"written")
+
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        folder.settle("a")
 
 
 @pytest.mark.parametrize("number", [errno.EXDEV, errno.EPERM])
