@@ -4,9 +4,9 @@
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import dagster as dg
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -14,6 +14,10 @@ from imagepipeline_dagster.partition_names import path_part
 from imagepipeline_dagster.resources import StorageResource
 from imagepipeline_dagster.rows import StoredTable, parquet_table
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
+
+if TYPE_CHECKING:
+    # Our own assets give tables: only who has data frames has use for it.
+    import pandas as pd
 
 
 class ParquetIOManager(dg.ConfigurableIOManager):
@@ -29,7 +33,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
     storage: dg.ResourceDependency[StorageResource]
 
     def handle_output(
-        self, context: dg.OutputContext, obj: pd.DataFrame | pa.Table | StoredTable | None
+        self, context: dg.OutputContext, obj: "pd.DataFrame | pa.Table | StoredTable | None"
     ) -> None:
         """Store an asset's table in place of the former one; None stores nothing.
 
@@ -38,13 +42,8 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         """
         if obj is None:
             return
-        if isinstance(obj, pd.DataFrame):
-            obj = pa.Table.from_pandas(obj, preserve_index=False)
-        elif not isinstance(obj, pa.Table | StoredTable):
-            raise TypeError(
-                f"{context.asset_key.to_user_string()} returned a {type(obj).__name__}: "
-                "return a pandas.DataFrame or a pyarrow.Table"
-            )
+        if not isinstance(obj, pa.Table | StoredTable):
+            obj = _table_of(obj, context.asset_key)
         partition = context.partition_key if context.has_partition_key else None
         uri = self.storage.open().write(
             table_path(context.asset_key, partition),
@@ -54,7 +53,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
 
     def load_input(
         self, context: dg.InputContext
-    ) -> pd.DataFrame | pa.Table | StoredTable | dict[str, pd.DataFrame]:
+    ) -> "pd.DataFrame | pa.Table | StoredTable | dict[str, pd.DataFrame]":
         """Return the table that an asset stored.
 
         In a run of one partition that is the data frame of the partition asked for; in a run
@@ -82,13 +81,26 @@ def table_path(asset_key: dg.AssetKey, partition: str | None) -> str:
     return f"{folder}.parquet" if partition is None else f"{folder}/{path_part(partition)}.parquet"
 
 
+def _table_of(obj: object, asset_key: dg.AssetKey) -> pa.Table:
+    import pandas as pd
+
+    if not isinstance(obj, pd.DataFrame):
+        raise TypeError(
+            f"{asset_key.to_user_string()} returned a {type(obj).__name__}: "
+            "return a pandas.DataFrame or a pyarrow.Table"
+        )
+    return pa.Table.from_pandas(obj, preserve_index=False)
+
+
 def _encoded(table: pa.Table) -> bytes:
     encoded = io.BytesIO()
     pq.write_table(table, encoded, compression="zstd")
     return encoded.getvalue()
 
 
-def _data_frame(stored: bytes) -> pd.DataFrame:
+def _data_frame(stored: bytes) -> "pd.DataFrame":
+    import pandas as pd
+
     return pd.read_parquet(pa.BufferReader(stored), dtype_backend="numpy_nullable")
 
 
@@ -106,8 +118,8 @@ def _stored(storage: Storage, asset_key: dg.AssetKey, partition: str | None) -> 
 
 def _load_materialized(
     storage: Storage, asset_key: dg.AssetKey, partitions: Sequence[str]
-) -> dict[str, pd.DataFrame]:
-    def load(partition: str) -> pd.DataFrame | None:
+) -> "dict[str, pd.DataFrame]":
+    def load(partition: str) -> "pd.DataFrame | None":
         try:
             return _data_frame(_stored(storage, asset_key, partition))
         except ObjectMissing:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import dagster as dg
-from dagster_aws.s3 import S3Resource
 from pydantic import Field, field_validator, model_validator
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -32,6 +31,7 @@ from imagepipeline_dagster.ledger.opening import LedgerTooNew, LedgerTooOld
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.planning.prompts import token_problems
 from imagepipeline_dagster.purchase.means import PurchaseSettings
+from imagepipeline_dagster.storage.bucket import S3Opener
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.storage.opening import folder_at, open_storage
 from imagepipeline_dagster.tables.overrides import Override, count_overrides, read_overrides
@@ -39,6 +39,9 @@ from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import TableMapping
 
 if TYPE_CHECKING:
+    # It loads all of dagster-aws, and boto3: who gives one has loaded them.
+    from dagster_aws.s3 import S3Resource
+
     from imagepipeline_dagster.emulator.server import EmulatorServer
 
 T = TypeVar("T")
@@ -271,8 +274,8 @@ class StorageResource(dg.ConfigurableResource[Any]):
     """Where images, tables and releases are kept."""
 
     uri: str = Field(description="A folder, or s3://bucket/prefix.")
-    s3: S3Resource | None = Field(
-        default=None,
+    s3: dg.ResourceDependency["S3Resource | None"] = Field(
+        default=None,  # type: ignore[arg-type] # of what is read, not of the descriptor
         description="Opens the bucket; without it boto3's own environment and profiles count.",
     )
 
@@ -281,6 +284,13 @@ class StorageResource(dg.ConfigurableResource[Any]):
         description="What S3 is told with each object: ACL, ServerSideEncryption, SSEKMSKeyId, "
         "StorageClass, Tagging.",
     )
+
+    @field_validator("s3")
+    @classmethod
+    def _makes_clients(cls, s3: object) -> object:
+        if not isinstance(s3, S3Opener | None):
+            raise ValueError(f"give an S3Resource of dagster-aws, not a {type(s3).__name__}")
+        return s3
 
     def open(self) -> Storage:
         """Open the storage."""

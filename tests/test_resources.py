@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from imagepipeline_dagster.api.contract import RequestInvalid
 from imagepipeline_dagster.api.errors import AccessRefused
@@ -20,6 +21,7 @@ from imagepipeline_dagster.resources import (
     ImagePipelineResource,
     LedgerResource,
     LedgerUnavailable,
+    StorageResource,
     TablesResource,
 )
 
@@ -253,3 +255,10 @@ def test_sample_tables_are_made_for_the_default_file_alone(tmp_path: Path) -> No
         assert len(tables.prompt_sets()) == 3
     with TablesResource(url=url).open(*mappings) as tables:
         assert len(list(tables.iter_prompts())) == 28
+
+
+@pytest.mark.parametrize("given", ["eu-west-1", {"region_name": "eu-west-1"}])
+def test_a_bucket_is_opened_by_what_makes_clients(given: Any) -> None:  # noqa: ANN401 - as from YAML
+    """What is no S3Resource is refused where it is given, and not by the first run."""
+    with pytest.raises(ValidationError, match="give an S3Resource of dagster-aws, not a"):
+        StorageResource(uri="s3://bucket", s3=given)

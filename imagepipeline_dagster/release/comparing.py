@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -230,6 +229,8 @@ def _batches(
 
 def _hashes(batch: pa.RecordBatch, columns: Sequence[str]) -> _Hashes:
     """Return a hash of these columns for each row."""
+    import pandas as pd
+
     texts: list[Any] = [batch.column(name).cast(pa.string()) for name in columns]
     # With its lengths before it, one text stands for one row of values alone.
     lengths: list[Any] = [pc.binary_length(text).cast(pa.string()) for text in texts]

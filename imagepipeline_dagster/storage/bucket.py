@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import stamina
 from typing_extensions import override
@@ -77,6 +77,7 @@ def _is_broken_off(error: Exception) -> bool:
     return type(error.__cause__).__name__ in _BROKEN_OFF
 
 
+@runtime_checkable
 class S3Opener(Protocol):
     """Makes clients of S3, as dagster-aws' `S3Resource` does."""
 
