@@ -167,6 +167,7 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
         """How a purchase through this resource is carried out."""
         return PurchaseSettings(
             max_in_flight=self.max_in_flight,
+            requests_per_second=self.requests_per_second,
             account_max_in_flight=self.account_max_in_flight,
             account_requests_per_second=self.account_requests_per_second,
             job_timeout_seconds=self.job_timeout_seconds,

@@ -152,6 +152,7 @@ class Buyer:
         open_client: OpenClient | None = None,
         allowance: Allowance = ALLOWANCE,
         on_progress: Callable[[PurchaseProgress], None] = lambda _: None,
+        beside_others: bool = False,
         **settings: float | None,
     ) -> Bought:
         """Plan the set, carry the plan out, and return what came of it."""
@@ -167,8 +168,13 @@ class Buyer:
                 ),
             )
             uses = uses_of_plan(plan, prompts, dataset="images", run_id=run_id)
-            purchase = Purchase(plan=plan, uses=uses, means=means, on_progress=on_progress)
-            report = purchase.carry_out()
+            report = Purchase(
+                plan=plan,
+                uses=uses,
+                means=means,
+                on_progress=on_progress,
+                beside_others=beside_others,
+            ).carry_out()
             entries = ledger.entries(call.request_key for call in plan)
         images = images_of_plan(prompts, plan, entries, report.sources)
         return Bought(report=report, plan=plan, entries=entries, images=images)

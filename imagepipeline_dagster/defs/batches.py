@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -43,8 +43,7 @@ from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.overrides import Override
 from imagepipeline_dagster.tables.reading import SourceTables
 
-# A set waits for the API for most of its time; each buys with its part of the run's places.
-_SETS_AT_ONCE = 4
+_SETS_AT_ONCE = 4  # a set waits for the API for most of its time
 _FAILURES_SHOWN = 50
 # So soon that a database that was restarted, or a proxy that closes what is idle, breaks few.
 _CONNECTION_SECONDS = 10
@@ -94,11 +93,14 @@ def build_batch_job(
             statement_timeout=0, pool_recycle=_CONNECTION_SECONDS, max_overflow=20
         )
         with tables.open(dataset.prompts, dataset.embeddings) as source, ledger.open() as opened:
+            prompt_sets = list(dict.fromkeys(config.prompt_sets))
+            at_once = min(_SETS_AT_ONCE, imagepipeline.max_in_flight, len(prompt_sets))
             batch = _Batch(
                 dataset=dataset,
                 source=source,
                 overrides=tables.overrides(dataset.overrides),
-                api=imagepipeline,
+                api=_part_of(imagepipeline, at_once),
+                at_once=at_once,
                 ledger=opened,
                 storage=storage.open(),
                 given={"imagepipeline": imagepipeline, "storage": storage},
@@ -106,12 +108,12 @@ def build_batch_job(
                 log=context.log,
             )
             failures: dict[str, str] = {}
-            for made in batch.make(config.prompt_sets):
+            for made in batch.make(prompt_sets):
                 _tell(context, dataset, made)
                 if made.failure is not None:
                     failures[made.prompt_set] = str(made.failure)
         if failures:
-            raise _failure(failures, asked_for=len(config.prompt_sets))
+            raise _failure(failures, asked_for=len(prompt_sets))
 
     @dg.job(
         name=dataset.named("materialize_batch"),
@@ -126,6 +128,16 @@ def build_batch_job(
         make_prompt_sets()
 
     return materialize_batch
+
+
+def _part_of(api: ImagePipelineResource, number: int) -> ImagePipelineResource:
+    """Return the API as one of so many sets buys at it: with its part of what the run may do."""
+    rate = api.requests_per_second
+    limits = {
+        "max_in_flight": api.max_in_flight // number,
+        "requests_per_second": None if rate is None else rate / number,
+    }
+    return api.model_copy(update=limits)
 
 
 def _failure(failures: Mapping[str, str], *, asked_for: int) -> dg.Failure:
@@ -193,6 +205,7 @@ class _Batch:
     source: SourceTables
     overrides: Sequence[Override]
     api: ImagePipelineResource
+    at_once: int
     ledger: Ledger
     storage: Storage
     given: Mapping[str, object]
@@ -204,9 +217,9 @@ class _Batch:
 
     def make(self, prompt_sets: Sequence[str]) -> Iterator[_MadeSet]:
         """Make the sets, some at a time, and yield each once it has ended."""
-        with ThreadPoolExecutor(_SETS_AT_ONCE, "prompt-set") as threads:
+        with ThreadPoolExecutor(self.at_once, "prompt-set") as threads:
             # Listed nowhere: each holds the tables of its set.
-            futures = (threads.submit(self._made, name) for name in dict.fromkeys(prompt_sets))
+            futures = (threads.submit(self._made, name) for name in prompt_sets)
             try:
                 for future in as_completed(futures):
                     yield future.result()
@@ -237,14 +250,12 @@ class _Batch:
         plan = plan_set(dataset, name, prompts.table, api=self.api, ledger=self.ledger)
         self._keep(made, plan)
         made.stage = "generated_images"
-        means = dataset.means(self.api, self.ledger, self.storage, run_id=self.run_id)
-        places = max(1, means.settings.max_in_flight // _SETS_AT_ONCE)
         to_buy = SetToBuy(
             dataset=dataset,
             prompt_set=name,
             prompts=prompts.table,
             plan=plan.table,
-            means=replace(means, settings=replace(means.settings, max_in_flight=places)),
+            means=dataset.means(self.api, self.ledger, self.storage, run_id=self.run_id),
             log=self.log,
             on_start=partial(self._begin, name),
         )

@@ -1,8 +1,8 @@
 """A dataset's definitions, put together."""
 
+import re
 import warnings
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,7 +35,12 @@ from imagepipeline_dagster.defs.sensors import build_embeddings_sensor, build_pr
 from imagepipeline_dagster.defs.source_tables import build_source_tables
 from imagepipeline_dagster.defs.stage import STAGES
 from imagepipeline_dagster.moderation.moderating import check_policy
+from imagepipeline_dagster.release.columns import FORMAT_VERSION
 from imagepipeline_dagster.resources import ImagePipelineResource
+
+# Raised where a stage makes something else of the same input: Dagster then shows all that was made
+# as out of date. A new version of the package alone is no reason.
+_CODE_VERSION = "1"
 
 
 def build_definitions(
@@ -151,7 +156,6 @@ def _described(
     if isinstance(api, ImagePipelineResource):
         name, address = _emulator_or_host(api), api.served_by
     tags = {**dataset.tags, "imagepipeline/api": name}
-    code = version("imagepipeline-dagster")
     group = dataset.group_name or dataset.named("image_dataset")
 
     def described(spec: dg.AssetSpec) -> dg.AssetSpec:
@@ -161,6 +165,7 @@ def _described(
             return more
         # A group has no description in Dagster.
         about = f"{spec.description}\n\nPictures come from {address}."
+        code = str(FORMAT_VERSION) if spec.key == dataset.key("image_dataset") else _CODE_VERSION
         return more.replace_attributes(code_version=code, description=about)
 
     sources = {dataset.key("prompts"), dataset.key("embeddings")}
@@ -168,4 +173,6 @@ def _described(
 
 
 def _emulator_or_host(api: ImagePipelineResource) -> str:
-    return "emulator" if api.emulated else urlsplit(api.base_url).hostname or "unknown"
+    host = "emulator" if api.emulated else urlsplit(api.base_url).hostname or "unknown"
+    # Dagster takes no other tag: an address has colons, and a cloud's names may be longer.
+    return re.sub(r"[^\w.-]+", "_", host, flags=re.ASCII)[:63]

@@ -7,6 +7,7 @@ import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.sensor_resources import ledger_of, tables_of
+from imagepipeline_dagster.defs.under_way import partitions_in_use
 from imagepipeline_dagster.moderation.ticks import looked_at, watch_verdicts
 from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
 
@@ -38,7 +39,9 @@ def build_moderation_overrides(
         cursor = looked_at(dataset.moderation, decisions=decisions)
         if context.cursor == cursor:
             return dg.SkipReason("no override and no rule changed")
-        keys = context.instance.get_dynamic_partitions(dataset.named("prompt_set"))
+        keys = set(context.instance.get_dynamic_partitions(dataset.named("prompt_set")))
+        # Looked up first: a run that ends meanwhile has said by then what it was made from.
+        in_use = partitions_in_use(context.instance, keys)
         now = dt.datetime.now(dt.UTC)
         with ledger_of(context, dataset).open() as opened:
             tick = watch_verdicts(
@@ -60,8 +63,9 @@ def build_moderation_overrides(
                 for name, basis in tick.runs.items()
                 for key in [partition_key(name)]
             ],
-            # Until every set is as it should be, each tick looks again.
-            cursor=cursor if tick.settled else "",
+            # Until every set is as it should be, each tick looks again. A run under way may have
+            # begun before the last decision, and end with verdicts that do not know of it.
+            cursor=cursor if tick.settled and not in_use else "",
         )
 
     return job, moderation_overrides_sensor

@@ -238,7 +238,7 @@ def _planned(
                 f"the table {dataset.prompts.table!r} has no prompt set {unknown[0]!r}",
                 allow_retries=False,
             )
-        chosen = config.sets or names
+        chosen = dict.fromkeys(config.sets or names)
         yield forecast_of_sets(chosen, source, dataset, opened, origin=api.origin), opened
 
 

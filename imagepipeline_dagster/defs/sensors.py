@@ -157,6 +157,6 @@ def _report_of(dataset: ImageDataset, content: SetFingerprint) -> dg.AssetMateri
     return dg.AssetMaterialization(
         dataset.key("prompts"),
         partition=partition_key(content.prompt_set),
-        metadata={"dagster/row_count": content.rows},
+        metadata={"dagster/partition_row_count": content.rows},
         tags={"dagster/data_version": content.prompts},
     )

@@ -24,6 +24,7 @@ class PurchaseSettings:
     """
 
     max_in_flight: int = 16
+    requests_per_second: float | None = None
     account_max_in_flight: int | None = None
     account_requests_per_second: float | None = None
     job_timeout_seconds: float = 900.0

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.pacing import RequestPace
@@ -89,8 +89,8 @@ class Purchase:
         plan: the calls; a request that stands twice is bought once.
         uses: which rows the calls come from, kept beside them in the ledger.
         means: what it is bought with.
-        beside_others: whether other purchases of the same run may be under way: the run's places
-            are then shared with them.
+        beside_others: whether other purchases of the same run may be under way: what the run may
+            do is then shared with them.
         on_progress: called every few seconds, from another thread.
     """
 
@@ -203,8 +203,11 @@ class Purchase:
             requests_per_second=self._settings.account_requests_per_second,
         )
         if self.beside_others and not limits.exist:
-            run = f"{client.origin} {self.means.run_id}"
-            limits = replace(limits, account=run, max_in_flight=self._settings.max_in_flight)
+            limits = AccountLimits(
+                account=f"{client.origin} {self.means.run_id}",
+                max_in_flight=self._settings.max_in_flight,
+                requests_per_second=self._settings.requests_per_second,
+            )
         pace = RequestPace(requests_per_second=0.0)
         if limits.requests_per_second is not None:
             client.keep_pace(pace)

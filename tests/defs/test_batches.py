@@ -201,6 +201,27 @@ def test_the_sensor_asks_for_a_batch_where_many_wait(pipeline: Pipeline) -> None
     assert pipeline.reconcile() == []
 
 
+def test_a_batch_keeps_to_the_limits_of_a_run(tmp_path: Path) -> None:
+    """Its sets together have no more jobs in flight, nor requests a second, than one run may."""
+    with EmulatorServer(EmulatorSettings(api_key="key", latency_seconds=0.1)) as vendor:
+        api = ImagePipelineResource(
+            api_key="key", base_url=vendor.url, max_in_flight=2, requests_per_second=20
+        )
+        with open_pipeline(tmp_path, api=api) as pipeline:
+            for name in ("one", "two", "three", "four"):
+                pipeline.add(name, "one")
+                pipeline.add(name, "two")
+            pipeline.tick("prompts_sensor")
+            started = time.monotonic()
+            assert run_batch(pipeline, ("one", "two", "three", "four")).success
+            seconds = time.monotonic() - started
+
+    stats = vendor.stats
+    assert stats.posts_accepted == 8
+    assert stats.peak_in_flight == 2
+    assert (stats.posts_received + stats.status_requests) / seconds <= 20
+
+
 def test_a_run_that_is_ended_ends_soon_and_loses_nothing(tmp_path: Path) -> None:
     """What is under way keeps its job ids, what waits is not begun; the next run buys the rest."""
     with EmulatorServer(EmulatorSettings(api_key="key", latency_seconds=1)) as vendor:

@@ -85,7 +85,8 @@ def test_each_stage_says_how_much_and_where(sampled: Sampled, stage: str) -> Non
     run = sampled.release if stage == "image_dataset" else sampled.runs["portraits"]
     metadata = metadata_of(run, stage)
 
-    rows = metadata["dagster/row_count"].value
+    of_whole = "" if stage == "image_dataset" else "partition_"
+    rows = metadata[f"dagster/{of_whole}row_count"].value
     uri = str(metadata["dagster/uri"].value)
     schema = metadata["dagster/column_schema"].value
     assert isinstance(schema, dg.TableSchema)

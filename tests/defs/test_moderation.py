@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 from dagster._serdes import serialize_value
@@ -16,6 +17,7 @@ from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings, Fau
 from imagepipeline_dagster.moderation import classifier
 from imagepipeline_dagster.moderation.classifier import ClassifierMissing
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
+from imagepipeline_dagster.moderation.states import VerdictStates
 from imagepipeline_dagster.resources import ImagePipelineResource
 from tests.pipeline import (
     Pipeline,
@@ -151,6 +153,27 @@ def test_a_decision_by_sql_reaches_the_verdict_and_the_release(pipeline: Pipelin
     again(pipeline, "statues")
     assert verdicts(pipeline, "statues")["david"] == ("rejected", "override:unchecked")
     assert figures(pipeline.release())["version"] == "v0003"
+
+
+def test_a_run_under_way_hides_no_decision(pipeline: Pipeline) -> None:
+    """A run that began before a decision may end after the tick that saw it: a later tick looks."""
+    pipeline.add("boats", "raft")
+    pipeline.sync()
+    job = pipeline.definitions.resolve_job_def("moderate_prompt_set")
+    slow = pipeline.instance.create_run_for_job(
+        job, tags={"dagster/partition": "boats"}, status=dg.DagsterRunStatus.STARTED
+    )
+    with pipeline.resources["ledger"].open() as ledger:
+        states = VerdictStates(ledger, dataset="image_dataset")
+        (before,) = states.all().values()
+        decide(pipeline, "reject", prompt_set="boats", prompt_id="raft")
+        assert partition_keys(pipeline.tick(SENSOR)) == ["boats"]
+        again(pipeline, "boats")
+        assert pipeline.tick(SENSOR) == []
+        states.record_built("boats", before.built_basis)
+    pipeline.instance.delete_run(slow.run_id)
+
+    assert partition_keys(pipeline.tick(SENSOR)) == ["boats"]
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def test_changed_sets_are_reported_as_events(pipeline: Pipeline) -> None:
 
     assert isinstance(event, dg.AssetMaterialization)
     assert (event.asset_key, event.partition) == (dg.AssetKey("prompts"), "summer")
-    assert event.metadata["dagster/row_count"].value == 2
+    assert event.metadata["dagster/partition_row_count"].value == 2
     assert event.tags is not None
     assert event.tags["dagster/data_version"]
 

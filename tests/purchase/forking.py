@@ -35,6 +35,13 @@ _ALIKE = {"claims": "claim", "jobs": "submitted"}
 """Steps that are written for many requests together, by what they are for one."""
 
 
+_SETTINGS = {
+    *("max_in_flight", "account_max_in_flight", "account_requests_per_second"),
+    *("requests_per_second", "lease_seconds"),
+}
+"""What of an order are settings of the purchase."""
+
+
 class Order(BaseModel):
     """One purchase: how much of what, where, and at which step to die (`step:moment:occurrence`).
 
@@ -51,6 +58,8 @@ class Order(BaseModel):
     max_in_flight: int = 1
     account_max_in_flight: int | None = None
     account_requests_per_second: float | None = None
+    requests_per_second: float | None = None
+    beside_others: bool = False
     lease_seconds: float = 30.0
     init_image: str | None = None
     dies_at: str | None = None
@@ -172,11 +181,9 @@ def _carry_out(order: Order) -> NoReturn:
     try:
         order.buyer().buy(
             order.prompts(),
-            max_in_flight=order.max_in_flight,
-            account_max_in_flight=order.account_max_in_flight,
-            account_requests_per_second=order.account_requests_per_second,
-            lease_seconds=order.lease_seconds,
+            beside_others=order.beside_others,
             keep_source_pictures=order.init_image is not None,
+            **order.model_dump(include=_SETTINGS),
         )
     except KeyboardInterrupt:
         os._exit(INTERRUPTED)

@@ -90,16 +90,26 @@ def test_a_killed_process_frees_its_share(
     assert rest.outcomes["generated"] + rest.outcomes["unknown"] == 60
 
 
-def test_processes_keep_the_accounts_rate(
-    ledger_url: str, slow_vendor: Vendor, workers: Workers, make_order: MakeOrder
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"account_requests_per_second": 25.0},
+        pytest.param({"requests_per_second": 25.0, "beside_others": True}, id="shards of one run"),
+    ],
+)
+def test_processes_keep_a_rate_together(
+    ledger_url: str,
+    slow_vendor: Vendor,
+    workers: Workers,
+    make_order: MakeOrder,
+    limits: Mapping[str, object],
 ) -> None:
-    """The requests of two processes together, POSTs and GETs, stay below the account's rate."""
-    values = {"ledger_url": ledger_url, "calls": 10, "account_max_in_flight": None}
+    """The requests of two processes, POSTs and GETs, stay below the account's or the run's rate."""
+    values = {"ledger_url": ledger_url, "calls": 10, "account_max_in_flight": None, **limits}
     orders = orders_of(2, make_order, slow_vendor, values)
-    asked = [order.model_copy(update={"account_requests_per_second": 25.0}) for order in orders]
     started = time.monotonic()
 
-    assert workers.run(*asked) == [0, 0]
+    assert workers.run(*orders) == [0, 0]
 
     stats = slow_vendor.stats
     rate = (stats.posts_received + stats.status_requests) / (time.monotonic() - started)
