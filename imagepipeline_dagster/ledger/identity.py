@@ -9,6 +9,9 @@ dies in between leaves a ledger that is ahead of its storage, never behind it.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import Connection, select, update
 
@@ -33,8 +36,11 @@ class LedgerIdentity(BaseModel):
     purchases: int
 
 
-def check_ledger(ledger: Ledger, storage: Storage) -> None:
+def check_ledger(ledger: Ledger, storage: Storage) -> LedgerIdentity | None:
     """Refuse a ledger that knows less than was bought into the storage; nothing is written.
+
+    Returns:
+        Its id and count, which is not lower than the storage's; None where there is no ledger yet.
 
     Raises:
         LedgerMismatch: says what does not match, and what to do.
@@ -45,14 +51,16 @@ def check_ledger(ledger: Ledger, storage: Storage) -> None:
                 f"There is no ledger at {ledger.shown_url}, and one bought into {storage.uri}. "
                 f"Without it nothing is bought. {_REMEDIES}"
             )
-        return
+        return None
     with ledger.reading() as connection:
         own = _identity_in(connection)
     mark = _mark_of(own, storage)
     has_marks = has_images = False
     if mark is None:
-        has_marks, has_images = is_known_to_ledgers(storage), _holds(storage, "images")
-        mark = _mark_of(own, storage)
+        with ThreadPoolExecutor() as looks:  # a bucket takes its time for each
+            has_marks, has_images = looks.map(partial(_holds, storage), (_MARKS, "images"))
+        if has_marks:
+            mark = _mark_of(own, storage)
     # Last: a run that begins meanwhile counts in the ledger before it marks the storage.
     with ledger.reading() as connection:
         own = _identity_in(connection)
@@ -68,6 +76,7 @@ def check_ledger(ledger: Ledger, storage: Storage) -> None:
             f"The ledger at {ledger.shown_url} knows nothing of what was bought into "
             f"{storage.uri}: it is new, or another one. Nothing was bought. {_REMEDIES}"
         )
+    return own
 
 
 def is_known_to_ledgers(storage: Storage) -> bool:
@@ -89,11 +98,19 @@ def record_purchase(connection: Connection) -> LedgerIdentity:
     return _identity_in(connection)
 
 
-def mark_storage(storage: Storage, counted: LedgerIdentity) -> None:
-    """Keep the count on the storage, unless another run's is higher already."""
-    mark = _mark_of(counted, storage)
-    if mark is None or mark.purchases < counted.purchases:
-        storage.write(_path(counted), counted.model_dump_json().encode())
+def mark_storage(
+    storage: Storage, counted: LedgerIdentity, *, after: LedgerIdentity | None = None
+) -> None:
+    """Keep the count on the storage, unless another run's is higher already.
+
+    `after` is a count that the storage's was not above. If it is the one before `counted`, nobody
+    counted in between, and the storage is not asked.
+    """
+    if after is None or counted.purchases != after.purchases + 1:
+        mark = _mark_of(counted, storage)
+        if mark is not None and mark.purchases >= counted.purchases:
+            return
+    storage.write(_path(counted), counted.model_dump_json().encode())
 
 
 def adopt(ledger: Ledger, storage: Storage) -> LedgerIdentity:

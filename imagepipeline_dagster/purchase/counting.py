@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from imagepipeline_dagster.ledger.identity import (
+    LedgerIdentity,
     LedgerMismatch,
     check_ledger,
     mark_storage,
@@ -24,11 +25,14 @@ class PurchaseCount:
     writer: LedgerWriter
     state: RunState
     _counted: int = field(default=0, init=False)
+    _last: LedgerIdentity | None = field(default=None, init=False)
 
     async def begin(self) -> None:
         """Look whether the ledger knows what the storage holds; where it does not, stop the run."""
         try:
-            await asyncio.to_thread(check_ledger, self.means.ledger, self.means.storage)
+            self._last = await asyncio.to_thread(
+                check_ledger, self.means.ledger, self.means.storage
+            )
             await self._count()
         except (LedgerMismatch, OSError) as error:
             # Nor is anything bought that could not be stored.
@@ -41,6 +45,6 @@ class PurchaseCount:
 
     async def _count(self) -> None:
         sent = self.state.sent
-        identity = await self.writer.write(record_purchase)
-        await asyncio.to_thread(mark_storage, self.means.storage, identity)
-        self._counted = sent
+        counted = await self.writer.write(record_purchase)
+        await asyncio.to_thread(mark_storage, self.means.storage, counted, after=self._last)
+        self._counted, self._last = sent, counted

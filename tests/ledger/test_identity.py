@@ -113,6 +113,49 @@ def test_a_run_that_begins_at_the_same_time_is_no_stranger(
     assert storage.has_bought
 
 
+class Asked(LocalFolder):
+    """A storage that notes which marks it is asked for, and what is listed."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.asked: list[str] = []
+
+    @override
+    def read(self, path: str) -> bytes:
+        self.asked.append(path.partition("/")[0])
+        return super().read(path)
+
+    @override
+    def list(self, prefix: str = "") -> Iterator[str]:
+        self.asked.append(prefix)
+        return super().list(prefix)
+
+
+def test_a_run_asks_a_distant_storage_once(buyer: Buyer) -> None:
+    """A run that buys alone knows the storage's count from its beginning on."""
+    storage = Asked(buyer.folder)
+    assert buyer.buy(PROMPTS, storage=storage).report.stopper is None
+    assert sorted(storage.asked) == ["images", "ledgers", "ledgers"]
+
+    storage.asked.clear()
+    assert buyer.buy(MORE, storage=storage).report.stopper is None
+    assert storage.asked == ["ledgers"]
+
+
+def test_a_count_of_before_replaces_no_higher_one(ledger: Ledger, tmp_path: Path) -> None:
+    """A run whose count was held up on its way leaves that of another run on the storage."""
+    storage = LocalFolder(tmp_path)
+    first = check_ledger(ledger, storage)
+    with ledger.engine.begin() as connection:
+        counts = [record_purchase(connection) for _ in range(3)]
+    mark_storage(storage, counts[2])
+
+    mark_storage(storage, counts[1], after=first)
+    assert (
+        storage.read(f"ledgers/{counts[2].ledger_id}.json") == counts[2].model_dump_json().encode()
+    )
+
+
 def test_an_emptied_ledger_buys_nothing(shopper: Buyer, emulator: EmulatorServer) -> None:
     """A database without tables becomes a new ledger, which the storage does not know."""
     emptied(shopper.ledger_url)
