@@ -20,6 +20,7 @@ from psycopg import sql
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.storage.folder import LocalFolder
+from imagepipeline_dagster.tables.creating import create_tables
 from tests.buying import API_KEY, Buyer
 
 if TYPE_CHECKING:
@@ -105,6 +106,14 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def any_buyer(buyer: Buyer, ledger_url: str) -> Buyer:
     """A buyer with a ledger on SQLite and on PostgreSQL in turn."""
     return dataclasses.replace(buyer, ledger_url=ledger_url)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The URL of a SQLite file with both tables, empty: for what no database has a part in."""
+    url = f"sqlite:///{tmp_path}/tables.db"
+    create_tables(url)
+    return url
 
 
 @pytest.fixture

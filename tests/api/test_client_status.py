@@ -19,7 +19,7 @@ from imagepipeline_dagster.api.errors import (
 )
 from imagepipeline_dagster.api.jobs import Job, JobStatus
 from imagepipeline_dagster.emulator import EmulatorServer
-from tests.api.servers import KEY, PENDING, Reply, client_of, closed_port, closing, serving
+from tests.api.servers import KEY, PENDING, Reply, client_of, closing, serving
 
 PAGE = Reply(body=b"<!doctype html>", headers={"Content-Type": "text/html"})
 
@@ -83,12 +83,6 @@ def test_trouble_to_the_end(reply: Reply, expected: type[ImagePipelineError], ge
 
         assert type(raised.value) is expected
         assert server.count("GET") == gets
-
-
-def test_connection_refused() -> None:
-    """A closed port is Unreachable."""
-    with pytest.raises(Unreachable):
-        status(client_of(f"http://127.0.0.1:{closed_port()}"))
 
 
 def test_unknown_job_carries_it() -> None:

@@ -162,15 +162,21 @@ def test_a_failure_of_the_model_is_no_failure_of_the_account(message: str) -> No
 
 @pytest.mark.parametrize(
     "reply",
-    [Reply(value=PENDING, pause=1.5), Reply(value=PENDING, trickle=0.1)],
-    ids=["silent", "trickling"],
+    [
+        Reply(value=PENDING, pause=1.5),
+        Reply(value=PENDING, trickle=0.1),
+        Reply(value=PENDING, informing=100),
+    ],
+    ids=["silent", "trickling", "informing"],
 )
 def test_slow_answer_is_lost(reply: Reply) -> None:
     """A POST whose answer takes longer than `request_timeout` may have been bought: sent once."""
     with serving(reply) as server:
+        started = time.monotonic()
         with pytest.raises(AnswerLost, match="it may have been bought"):
             submit(client_of(server.url, request_timeout=0.4))
 
+        assert time.monotonic() - started < 3
         assert server.posts == 1
 
 
@@ -339,18 +345,11 @@ def test_what_may_have_left_is_sent_once(error: type[httpx.TransportError]) -> N
     assert transport.requests == 1
 
 
-def test_connection_refused() -> None:
-    """A closed port is Unreachable, and the error names the origin."""
-    url = f"http://127.0.0.1:{closed_port()}"
-
-    with pytest.raises(Unreachable, match=url):
-        submit(client_of(url))
-
-
-def test_unknown_host() -> None:
-    """A host that does not resolve is Unreachable."""
-    with pytest.raises(Unreachable, match=r"http://host\.invalid"):
-        submit(client_of("http://host.invalid"))
+@pytest.mark.parametrize("host", ["127.0.0.1:9", "host.invalid"])
+def test_nobody_there(host: str) -> None:
+    """A closed port, and a host that does not resolve, are Unreachable; the error names them."""
+    with pytest.raises(Unreachable, match=f"http://{host}"):
+        submit(client_of(f"http://{host}"))
 
 
 @pytest.mark.parametrize(
@@ -387,16 +386,6 @@ def test_an_answer_without_its_last_chunk() -> None:
         assert submit(client_of(server.url)).id == "job-1"
         with pytest.raises(AnswerLost):
             submit(client_of(server.url))
-
-
-def test_endless_headers_are_lost() -> None:
-    """Informational answers without end are cut off after `request_timeout`."""
-    with serving(Reply(value=PENDING, informing=100)) as server:
-        started = time.monotonic()
-        with pytest.raises(AnswerLost):
-            submit(client_of(server.url, request_timeout=0.4))
-
-        assert time.monotonic() - started < 3
 
 
 def test_connection_closed_while_idle() -> None:
@@ -438,10 +427,17 @@ def test_what_waits_for_a_connection_is_held_back() -> None:
 
 
 def test_what_is_sent() -> None:
-    """A POST carries the key, the documented path below the base URL, and just the payload."""
+    """A POST carries key, documented path below the base URL, and the payload, byte for byte."""
     request = request_for(
         "image2image",
-        {"model_id": "sdxl", "prompt": "café", "init_image": "https://a/1.png", "strength": 0.5},
+        {
+            "model_id": "sdxl",
+            "prompt": "café",
+            "init_image": "https://a/1.png",
+            "guidance_scale": 7,
+            "strength": 0.1,
+            "seed": 2**63 - 1,
+        },
     )
     with serving(Reply(value=PENDING)) as server:
         closing(client_of(f"{server.url}/proxy/"), lambda client: client.submit(request))
@@ -450,7 +446,7 @@ def test_what_is_sent() -> None:
     assert received.path == "/proxy/sdxl/image2image/v1"
     assert received.headers["api-key"] == KEY
     assert received.headers["content-type"] == "application/json"
-    assert json.loads(received.body) == request.payload()
+    assert canonical_json(json.loads(received.body)) == canonical_json(request.payload())
 
 
 def test_success_at_once() -> None:
@@ -499,21 +495,19 @@ def test_echoed_prompt_says_nothing(prompt: str, where: str) -> None:
     assert not raised.value.filtered
 
 
-def test_dropped_answer_of_the_emulator() -> None:
-    """Where the answer to an accepted POST is dropped, one job is bought, not two."""
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(kind=FaultKind.DROPPED_ANSWER),
+        Fault(kind=FaultKind.SERVER_ERROR, status=502, after_accepting=True),
+        Fault(kind=FaultKind.HTML_PAGE, after_accepting=True),
+    ],
+    ids=["dropped", "error", "page"],
+)
+def test_hidden_acceptance_of_the_emulator(fault: Fault) -> None:
+    """Nothing, or an error page, in place of an accepted POST's answer leads to no second POST."""
     with EmulatorServer() as emulator:
-        emulator.set_faults(Fault(kind=FaultKind.DROPPED_ANSWER))
-        with pytest.raises(AnswerLost):
-            submit(client_of(emulator.url, api_key="emulator"))
-
-        assert emulator.stats.posts_received == emulator.stats.posts_accepted == 1
-
-
-@pytest.mark.parametrize("kind", [FaultKind.SERVER_ERROR, FaultKind.HTML_PAGE])
-def test_hidden_acceptance_of_the_emulator(kind: FaultKind) -> None:
-    """An error page in place of an accepted POST's answer leads to no second POST."""
-    with EmulatorServer() as emulator:
-        emulator.set_faults(Fault(kind=kind, status=502, after_accepting=True))
+        emulator.set_faults(fault)
         with pytest.raises(AnswerLost):
             submit(client_of(emulator.url, api_key="emulator"))
 
@@ -616,13 +610,3 @@ def test_proxy_does_not_see_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert job.id == "job-1"
     assert json.loads(data) == PENDING
-
-
-def test_payload_is_what_was_planned() -> None:
-    """What the server reads is the canonical request, number for number."""
-    request = a_request(guidance_scale=7, strength=0.1, seed=2**63 - 1)
-    with serving(Reply(value=PENDING)) as server:
-        submit(client_of(server.url), guidance_scale=7, strength=0.1, seed=2**63 - 1)
-        (received,) = server.received
-
-    assert canonical_json(json.loads(received.body)) == canonical_json(request.payload())

@@ -14,15 +14,8 @@ from imagepipeline_dagster.api.jobs import (
     error_text,
     read_job,
 )
+from tests.api.test_contract import json_values
 
-LINK = "https://pictures.example/lighthouse.png"
-# Halves of characters too: JSON can spell them.
-text = st.text(st.characters(exclude_categories=()), max_size=20)
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | text,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
-    max_leaves=12,
-)
 answers = st.fixed_dictionaries(
     {"status": json_values | st.sampled_from(["SUCCESS", "PENDING", "FAILURE", "warming up"])},
     optional=dict.fromkeys(

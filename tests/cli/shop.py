@@ -6,12 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from click.testing import CliRunner
-
-from imagepipeline_dagster.cli import main
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind
 from imagepipeline_dagster.tables.reading import SourceTables
 from tests.buying import Bought, Buyer, prompts_of
+from tests.cli.running import do
 from tests.tables.filling import insert
 
 DROPPED = Fault(kind=FaultKind.DROPPED_ANSWER, times=1)
@@ -58,7 +56,7 @@ class Shop:
 
     def run(self, *arguments: str, ok: bool = True, answer: str = "") -> str:
         """Run a command and return all that it says."""
-        result = CliRunner().invoke(main, arguments, input=answer, terminal_width=80)
+        result = do(*arguments, answer=answer)
         assert (result.exit_code == 0) is ok, result.output
         if not ok:
             assert isinstance(result.exception, SystemExit), result.exception

@@ -18,17 +18,16 @@ from dagster._daemon.types import DaemonHeartbeat
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.buying import API_KEY
-from tests.cli.running import do
+from tests.cli.running import do, facts
 from tests.cli.shop import Shop
 from tests.processes import PROJECT
 
 PARTS = ("versions", "key", "tables", "storage", "ledger", "clock", "dagster", "pools", "daemon")
 
 
-def grades() -> dict[str, str]:
+def grades(*, exit_code: int = 0) -> dict[str, str]:
     """Return how each part stands."""
-    findings = json.loads(do("doctor", "--json").output)
-    return {finding["part"]: finding["grade"] for finding in findings}
+    return {finding["part"]: finding["grade"] for finding in facts("doctor", exit_code=exit_code)}
 
 
 @pytest.fixture
@@ -213,4 +212,4 @@ def test_an_api_that_is_down_leaves_the_answer_alone(
     """Requests that are tried again are told of nowhere in the document on standard output."""
     del installation
     monkeypatch.setenv("IMAGEPIPELINE_BASE_URL", "http://127.0.0.1:9")
-    assert grades()["key"] == "wrong"
+    assert grades(exit_code=1)["key"] == "wrong"

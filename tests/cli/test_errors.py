@@ -83,6 +83,7 @@ def test_a_database_that_cannot_be_used_is_said(
         ("import-prompts", "good.csv"),
         ("import-prompts", "good.csv", "--dry-run"),
         ("plan",),
+        *([("init",), ("init", "--empty")] if "sesame" in url else []),
     ):
         output = assert_refused(arguments, words)
         assert "sesame" not in output

@@ -6,14 +6,13 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
 
 from imagepipeline_dagster.cli import main
 from imagepipeline_dagster.emulator import Fault, FaultKind
-from tests.cli.running import do
+from tests.cli.running import do, facts
 from tests.cli.shop import DROPPED, Shop
 
 # They serve, or show something to a person; a new project has no dataset yet.
@@ -67,13 +66,6 @@ def test_one_option_has_one_spelling() -> None:
             if isinstance(option, click.Option):
                 spellings[str(option.name)].add(tuple(option.opts))
     assert {name: words for name, words in spellings.items() if len(words) > 1} == {}
-
-
-def facts(*arguments: str, exit_code: int = 0) -> Any:  # noqa: ANN401 - any JSON
-    """Return the one JSON document that a command prints on its standard output."""
-    result = do(*arguments, "--json")
-    assert result.exit_code == exit_code, result.output
-    return json.loads(result.stdout)
 
 
 def test_commands_that_change_things_tell_what_they_did(shop: Shop) -> None:

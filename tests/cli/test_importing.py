@@ -37,33 +37,6 @@ def test_a_file_comes_in_once() -> None:
     assert prompts() == [(row["prompt_set"], row["prompt_id"], row["prompt"]) for row in ROWS]
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "words"),
-    [
-        ("a.tsv", "prompt_set\tprompt\tsamples\nb\tx\t0.5\n", ["a.tsv", "line 2", "'samples'"]),
-        ("a.csv", "Category,Text\nb,x\n", ["a.csv", "--map prompt=", "'Category'"]),
-        (
-            "a.csv",
-            "prompt_set,prompt_id,prompt\nb,1,x\nb,1,y\n",
-            ["line 3", "repeats the prompt_set and prompt_id of line 2"],
-        ),
-    ],
-)
-def test_a_bad_file_changes_nothing(name: str, text: str, words: list[str]) -> None:
-    """What is wrong is told with file, row and column, in status 1, and nothing was imported."""
-    write_lines("good.jsonl", ROWS[:1])
-    assert do("import-prompts", "good.jsonl").exit_code == 0
-    Path(name).write_text(text)
-
-    result = do("import-prompts", name)
-
-    assert (result.exit_code, isinstance(result.exception, SystemExit)) == (1, True)
-    for word in words:
-        assert word in result.output
-    assert "Traceback" not in result.output
-    assert len(prompts()) == 1
-
-
 def test_columns_are_mapped() -> None:
     """`--map` names the file's header for a column; rows without a set take `--prompt-set`."""
     Path("a.csv").write_text("Category,Text here,Other\nboats,x,1\n,y,2\n")

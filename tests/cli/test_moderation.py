@@ -10,7 +10,6 @@ import httpx
 import pytest
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
-from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.overrides import read_overrides
 from tests.cli.running import do
@@ -25,8 +24,6 @@ SHA256 = "ab" * 32
 def tables_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Empty tables in the storage that the environment names; the work is done beside it."""
     monkeypatch.setenv("IMAGEPIPELINE_STORAGE", str(tmp_path / "data"))
-    monkeypatch.delenv("IMAGEPIPELINE_TABLES_URL", raising=False)
-    monkeypatch.chdir(tmp_path)
     url = f"sqlite:///{tmp_path / 'data' / 'tables.db'}"
     create_tables(url)
     return url
@@ -157,13 +154,17 @@ def test_what_is_missing_is_said(arguments: tuple[str, ...], message: str) -> No
     assert "Traceback" not in result.output
 
 
+def moderate(name: str) -> None:
+    """Store the verdicts of a set of the dataset 'shoes', whose table has this name."""
+    folder = Path("data/shoes/moderated_images")
+    folder.mkdir(parents=True)
+    frame_of(ROWS, ModeratedImage).to_parquet(folder / f"{name}.parquet")
+
+
 @pytest.mark.usefixtures("tables_url")
 def test_the_sheet_of_a_set_is_written(tmp_path: Path) -> None:
     """The review command writes one file for a set, or for one verdict of it."""
-    table = tmp_path / "stored.parquet"
-    frame_of(ROWS, ModeratedImage).to_parquet(table)
-    storage = LocalFolder(tmp_path / "data")
-    storage.write("shoes/moderated_images/50%25%20off.parquet", table.read_bytes())
+    moderate("50%25%20off")
     arguments = ("review", "50% off", "--prefix", "shoes", "--reviewer", "ana")
 
     result = do(*arguments)
@@ -184,12 +185,9 @@ def test_the_sheet_of_a_set_is_written(tmp_path: Path) -> None:
     assert asked.startswith("Error: Prompt set '50 % off' was not moderated yet. Did you mean '50%")
 
 
-def test_the_page_is_served_until_interrupted(tables_url: str, tmp_path: Path) -> None:
+def test_the_page_is_served_until_interrupted(tables_url: str) -> None:
     """The address that is printed leads to the sets that wait; Ctrl-C tells what was recorded."""
-    table = tmp_path / "stored.parquet"
-    frame_of(ROWS, ModeratedImage).to_parquet(table)
-    storage = LocalFolder(tmp_path / "data")
-    storage.write("shoes/moderated_images/spring.parquet", table.read_bytes())
+    moderate("spring")
     command = [sys.executable, "-m", "imagepipeline_dagster.cli", "review", "--serve", "--json"]
     with subprocess.Popen(  # noqa: S603 - our own
         [*command, "--prefix", "shoes", "--who", "ana"],

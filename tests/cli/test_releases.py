@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from imagepipeline_dagster.cli import main
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.storage.folder import LocalFolder
+from tests.cli.running import do
 from tests.release.samples import kept_row, publish_rows
 
 
@@ -23,7 +23,6 @@ from tests.release.samples import kept_row, publish_rows
 def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalFolder:
     """Two releases of a dataset with the prefix 'foxes', on the storage of the environment."""
     monkeypatch.setenv("IMAGEPIPELINE_STORAGE", str(tmp_path / "data"))
-    monkeypatch.chdir(tmp_path)
     storage = LocalFolder(tmp_path / "data")
     rows = [kept_row(storage, number) for number in range(3)]
     publish_rows(storage, rows[:2], folder="foxes/releases")
@@ -33,7 +32,7 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalFolder:
 
 def run(*arguments: str) -> Result:
     """Run a command about the releases of 'foxes'."""
-    return CliRunner().invoke(main, ["releases", *arguments, "--prefix", "foxes"])
+    return do("releases", *arguments, "--prefix", "foxes")
 
 
 @pytest.mark.usefixtures("storage")
@@ -171,8 +170,7 @@ def test_a_release_that_is_not_there_is_told() -> None:
 
 def test_old_releases_are_pruned_when_a_person_agrees(storage: LocalFolder) -> None:
     """The newest stay whole, nothing is left of the others, and no number comes again."""
-    refused = CliRunner().invoke(main, ["releases", "prune", "--keep", "1", "--prefix", "foxes"])
-    assert refused.exit_code == 1
+    assert run("prune", "--keep", "1").exit_code == 1
     assert len(json.loads(run("list", "--json").stdout)) == 2
     assert run("prune", "--keep", "1", "--yes").stdout == "Deleted: v0001.\n"
     assert list(storage.list("foxes/releases/v0001")) == []

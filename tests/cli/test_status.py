@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.cli.running import do
+from tests.cli.running import do, facts
 from tests.cli.shop import row_of
 from tests.pipeline import Pipeline, open_pipeline, partition_keys
 
@@ -29,13 +27,6 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pipeli
         yield opened
 
 
-def told(*arguments: str) -> Any:  # noqa: ANN401 - any JSON
-    """Return what a command prints as JSON."""
-    result = do(*arguments, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.output)
-
-
 def test_status_says_how_each_set_stands(pipeline: Pipeline) -> None:
     """New, built and changed sets, reasons, spending, the release and the next runs are told."""
     for name in ("spring", "summer"):
@@ -45,7 +36,7 @@ def test_status_says_how_each_set_stands(pipeline: Pipeline) -> None:
     pipeline.add("autumn", "one", samples=2)
     pipeline.sql("UPDATE prompts SET prompt = 'a ship' WHERE prompt_set = 'summer'")
 
-    standing = told("status")
+    standing = facts("status")
 
     sets = {of["prompt_set"]: (of["state"], of["images_to_buy"]) for of in standing["sets"]}
     assert sets == {"spring": ("built", 0), "summer": ("changed", 1), "autumn": ("new", 2)}
@@ -54,8 +45,8 @@ def test_status_says_how_each_set_stands(pipeline: Pipeline) -> None:
     assert (standing["last_release"]["version"], standing["last_release"]["images"]) == ("v0001", 2)
     assert standing["next_runs"].keys() == {"reconcile_schedule", "image_dataset_schedule"}
     assert row_of(do("plan").output.split("by reason")[1], "total") == ["2", "1"]
-    assert told("releases", "verify")["problems"] == []
-    assert told("review", "spring")["pictures"] == 1
+    assert facts("releases", "verify")["problems"] == []
+    assert facts("review", "spring")["pictures"] == 1
     shown = do("status").output
     assert all(word in shown for word in ("changed", "v0001", "2 in all", "no budget"))
 
@@ -66,9 +57,9 @@ def test_status_says_what_waits_for_a_person(pipeline: Pipeline, tmp_path: Path)
     pipeline.add("spring", "one")
     dataset = ("--dataset", "waiting_dataset:dataset")
 
-    before = told("status", *dataset)
+    before = facts("status", *dataset)
     do("approve", "spring", "--up-to", "0.25", *dataset)
-    after = told("status", *dataset)
+    after = facts("status", *dataset)
 
     assert [of["sets"][0]["waits_for_approval"] for of in (before, after)] == [True, False]
     assert before["price"] == "0.25 EUR"
@@ -83,7 +74,7 @@ def test_costs_say_what_was_bought_and_what_was_saved(pipeline: Pipeline) -> Non
     pipeline.add("summer", "more", model_id="second-model")
     pipeline.sync()
 
-    spent = told("costs", "--price-per-image", "0.5")
+    spent = facts("costs", "--price-per-image", "0.5")
 
     assert spent["by_set"] == {
         "spring": {"bought": 1, "reused": 0},
@@ -141,15 +132,15 @@ def test_lineage_goes_forward(pipeline: Pipeline) -> None:
     pipeline.sql("UPDATE prompts SET prompt = 'a ship' WHERE prompt_set = 'spring/early'")
     pipeline.sync()
 
-    of_row = told("lineage", "--prompt", "spring/early/a/b")
-    of_embedding = told("lineage", "--embedding", "boat-style")
+    of_row = facts("lineage", "--prompt", "spring/early/a/b")
+    of_embedding = facts("lineage", "--embedding", "boat-style")
 
     assert [of["prompt_row"]["prompt"] for of in of_row] == ["a boat called a/b", "a ship"]
     assert [of["request_key"] for of in of_embedding] == [of["request_key"] for of in of_row]
     (first,), (second,) = (of["images"] for of in of_row)
     assert first["releases"] == ["v0001"]
     assert (second["verdicts"], second["releases"]) == (["'spring/early' / 'a/b': kept (ok)"], [])
-    assert told("lineage", second["image_sha256"])["verdicts"] == second["verdicts"]
+    assert facts("lineage", second["image_sha256"])["verdicts"] == second["verdicts"]
     shown = do("lineage", "--prompt", "spring/early/a/b").output
     assert f"{second['image_sha256']} 'spring/early' / 'a/b': kept (ok)" in shown
     assert "nothing was asked for yet" in do("lineage", "--prompt", "spring/nobody").output
@@ -160,7 +151,7 @@ def test_a_plan_is_told_as_json(pipeline: Pipeline) -> None:
     """Sets, the total, prices and the fingerprint that an approval names are in one object."""
     pipeline.add("spring", "one", samples=2)
 
-    planned = told("plan", "--price-per-image", "0.25")
+    planned = facts("plan", "--price-per-image", "0.25")
 
     (of,) = planned["sets"]
     assert (of["prompt_set"], of["images_to_buy"], of["cost"]) == ("spring", 2, 0.5)

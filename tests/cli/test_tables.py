@@ -31,21 +31,6 @@ def test_init_empty() -> None:
     assert len(prompts()) == 1
 
 
-def test_a_database_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong URL ends in one line that names it without its password, and status 1."""
-    for url, words in (
-        ("postgresql://me:hush-hush@127.0.0.1:9/shop", "me:***@127.0.0.1:9/shop"),
-        ("nonsense", "URL cannot be read"),
-    ):
-        monkeypatch.setenv("IMAGEPIPELINE_TABLES_URL", url)
-        for arguments in (("init",), ("init", "--empty")):
-            result = do(*arguments)
-            assert result.exit_code == 1
-            assert isinstance(result.exception, SystemExit), result.exception
-            assert words in result.output
-            assert "hush-hush" not in result.output
-
-
 def test_an_export_imports_unchanged() -> None:
     """What `export` writes, of both tables, the import commands find unchanged."""
     do("init")

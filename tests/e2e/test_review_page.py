@@ -21,7 +21,6 @@ from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.previews import thumbnail
 from imagepipeline_dagster.storage.contract import image_path, thumbnail_path
 from imagepipeline_dagster.storage.folder import LocalFolder
-from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.overrides import read_overrides
 from tests.e2e.conftest import Screenshot
 from tests.e2e.serving import until
@@ -76,19 +75,11 @@ def images(storage: LocalFolder) -> list[ModeratedImage]:
 
 
 @pytest.fixture
-def tables_url(tmp_path: Path) -> str:
-    """Empty tables."""
-    url = f"sqlite:///{tmp_path / 'tables.db'}"
-    create_tables(url)
-    return url
-
-
-@pytest.fixture
 def page(
-    browser: Browser, images: list[ModeratedImage], storage: LocalFolder, tables_url: str
+    browser: Browser, images: list[ModeratedImage], storage: LocalFolder, sqlite_url: str
 ) -> Iterator[Page]:
     """The page, served and opened."""
-    session = ReviewSession(images, storage, tables_url=tables_url, reviewer="ana")
+    session = ReviewSession(images, storage, tables_url=sqlite_url, reviewer="ana")
     app = review_app(session, title="Review of all that waits", token="secret")
     server = QuietServer(app)
     server.start()
@@ -110,7 +101,7 @@ def test_five_hundred_pictures_are_reviewed_by_keys(
     page: Page,
     images: list[ModeratedImage],
     storage: LocalFolder,
-    tables_url: str,
+    sqlite_url: str,
     tmp_path: Path,
     screenshot: Screenshot,
 ) -> None:
@@ -158,7 +149,7 @@ def test_five_hundred_pictures_are_reviewed_by_keys(
     expect(page.locator(".tile:visible")).to_have_count(40)
     assert page.evaluate("typeof window.ran") == "undefined"
 
-    decisions = read_overrides(tables_url)
+    decisions = read_overrides(sqlite_url)
     by_digest = {image.image_sha256: image.prompt_id for image in images}
     assert [(by_digest[o.image_sha256], o.decision, o.reason[:4]) for o in decisions] == [
         ("lamp_000", "keep", "seen"),
@@ -193,7 +184,7 @@ def test_thumbnails_are_loaded_where_they_are_seen(page: Page) -> None:
     until(lambda: page.evaluate(count) > before, what="thumbnails below", seconds=30)
 
 
-def test_another_page_reaches_nothing(browser: Browser, page: Page, tables_url: str) -> None:
+def test_another_page_reaches_nothing(browser: Browser, page: Page, sqlite_url: str) -> None:
     """A page of another origin that knows even the address can neither read nor decide."""
     foreign = browser.new_page()
     foreign.goto("data:text/html,<title>elsewhere</title>")
@@ -210,4 +201,4 @@ def test_another_page_reaches_nothing(browser: Browser, page: Page, tables_url: 
     )
     foreign.close()
     assert outcome == ["refused", "refused"]
-    assert read_overrides(tables_url) == []
+    assert read_overrides(sqlite_url) == []

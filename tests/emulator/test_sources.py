@@ -3,9 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
-from threading import Thread
 
 import pytest
 from PIL import Image
@@ -13,31 +11,15 @@ from PIL import Image
 from imagepipeline_dagster.api.jobs import JobStatus
 from imagepipeline_dagster.emulator import sources
 from imagepipeline_dagster.emulator.sources import SourceProblem, Sources
+from tests.api import servers
 from tests.emulator.conftest import Caller, Started
 
 
 @contextmanager
 def serving(content: bytes, status: int = 200) -> Iterator[str]:
     """Serve these bytes under one link."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            """Stay silent."""
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/picture.png"
-        finally:
-            server.shutdown()
-            thread.join()
+    with servers.serving(servers.Reply(status=status, body=content)) as server:
+        yield f"{server.url}/picture.png"
 
 
 def png(colour: tuple[int, int, int], size: tuple[int, int] = (64, 64)) -> bytes:

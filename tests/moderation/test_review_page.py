@@ -18,7 +18,6 @@ from imagepipeline_dagster.moderation.review.session import ReviewSession
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, latest_decisions
 from imagepipeline_dagster.storage.contract import image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
-from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.overrides import (
     OverrideDecision,
     read_overrides,
@@ -36,19 +35,11 @@ ORIGIN = "http://127.0.0.1:8123"
 
 
 @pytest.fixture
-def tables_url(tmp_path: Path) -> str:
-    """Empty tables."""
-    url = f"sqlite:///{tmp_path / 'tables.db'}"
-    create_tables(url)
-    return url
-
-
-@pytest.fixture
-def page(storage: LocalFolder, tables_url: str) -> TestClient:
+def page(storage: LocalFolder, sqlite_url: str) -> TestClient:
     """A client of the page, as its own script asks."""
     for sha256 in (KEPT, REJECTED, WAITING):
         storage.write(image_path(sha256, "PNG"), b"bytes of " + sha256.encode())
-    session = ReviewSession(ROWS, storage, tables_url=tables_url, reviewer=HOSTILE[1])
+    session = ReviewSession(ROWS, storage, tables_url=sqlite_url, reviewer=HOSTILE[1])
     app = review_app(session, title=HOSTILE[0], token=TOKEN)
     return TestClient(app, base_url=f"{ORIGIN}/{TOKEN}/", headers={"origin": ORIGIN})
 
@@ -64,14 +55,14 @@ def recorded(url: str) -> list[tuple[str, str | None, str | None, str]]:
     return [(o.decision, o.prompt_set, o.image_sha256, o.reason) for o in read_overrides(url)]
 
 
-def test_a_decision_is_a_row_at_once(page: TestClient, tables_url: str) -> None:
+def test_a_decision_is_a_row_at_once(page: TestClient, sqlite_url: str) -> None:
     """Each decision names picture, set, reviewer and reason, and the page is told the verdict."""
     answer = decide(page, "keep", reason=" a statue ").json()
     assert (answer["verdict"], answer["decision"], answer["recorded"]) == ("kept", "keep", 1)
-    assert recorded(tables_url) == [("keep", "spring", WAITING, "a statue")]
+    assert recorded(sqlite_url) == [("keep", "spring", WAITING, "a statue")]
     assert decide(page, "reject", KEPT).json()["verdict"] == "rejected"
-    assert recorded(tables_url)[1] == ("reject", "spring", KEPT, "looked at it")
-    assert {o.reviewer for o in read_overrides(tables_url)} == {HOSTILE[1]}
+    assert recorded(sqlite_url)[1] == ("reject", "spring", KEPT, "looked at it")
+    assert {o.reviewer for o in read_overrides(sqlite_url)} == {HOSTILE[1]}
     by_picture = {s["decided"]["image_sha256"]: s["decided"] for s in page.get("samples").json()}
     assert {key[0]: (d["verdict"], d["why"]) for key, d in by_picture.items()} == {
         "a": ("rejected", "looked at it"),
@@ -80,7 +71,7 @@ def test_a_decision_is_a_row_at_once(page: TestClient, tables_url: str) -> None:
     }
 
 
-def test_undo_brings_back_what_stood_before(page: TestClient, tables_url: str) -> None:
+def test_undo_brings_back_what_stood_before(page: TestClient, sqlite_url: str) -> None:
     """Each undo takes back one decision: the former one stands again, or nobody's at all."""
     for decision in ("keep", "reject"):
         decide(page, decision)
@@ -89,23 +80,23 @@ def test_undo_brings_back_what_stood_before(page: TestClient, tables_url: str) -
     assert [undone[0].json()["verdict"], undone[1].json()["verdict"]] == ["kept", "quarantined"]
     assert undone[1].json()["recorded"] == 0
     assert "Nothing was decided" in undone[2].json()["error"]
-    assert [row[0] for row in recorded(tables_url)] == ["keep", "reject", "keep", "clear"]
+    assert [row[0] for row in recorded(sqlite_url)] == ["keep", "reject", "keep", "clear"]
 
 
-def test_undo_leaves_anothers_later_decision_alone(page: TestClient, tables_url: str) -> None:
+def test_undo_leaves_anothers_later_decision_alone(page: TestClient, sqlite_url: str) -> None:
     """What somebody else decided since then stands."""
     decide(page, "keep")
     theirs = dataclasses.replace(
-        read_overrides(tables_url)[0], decision=OverrideDecision.REJECT, reviewer="ben"
+        read_overrides(sqlite_url)[0], decision=OverrideDecision.REJECT, reviewer="ben"
     )
-    record_overrides(tables_url, [theirs])
+    record_overrides(sqlite_url, [theirs])
     refused = page.post("decisions", json={"decision": "undo"})
-    assert (refused.status_code, len(recorded(tables_url))) == (409, 2)
+    assert (refused.status_code, len(recorded(sqlite_url))) == (409, 2)
     assert "Somebody has decided anew" in refused.json()["error"]
 
 
 def test_the_next_moderation_applies_what_was_decided(
-    page: TestClient, storage: LocalFolder, tables_url: str, tmp_path: Path
+    page: TestClient, storage: LocalFolder, sqlite_url: str, tmp_path: Path
 ) -> None:
     """Decisions and undone ones give the verdicts that the page showed."""
     decide(page, "keep")
@@ -118,7 +109,7 @@ def test_the_next_moderation_applies_what_was_decided(
         prompt_set="spring",
         dataset="image_dataset",
         policy=ModerationPolicy(),
-        overrides=read_overrides(tables_url),
+        overrides=read_overrides(sqlite_url),
         ledger=ledger,
         storage=storage,
     )
@@ -145,7 +136,7 @@ def test_the_next_moderation_applies_what_was_decided(
     ],
 )
 def test_other_pages_are_refused(
-    page: TestClient, tables_url: str, url: str, headers: dict[str, str | None]
+    page: TestClient, sqlite_url: str, url: str, headers: dict[str, str | None]
 ) -> None:
     """Without the secret, under a foreign name or from another origin nothing is told or done."""
     for name, value in headers.items():
@@ -157,7 +148,7 @@ def test_other_pages_are_refused(
         answer = page.post(url, json=asked)
     else:
         answer = page.get(url)
-    assert (answer.status_code, recorded(tables_url)) == (403, [])
+    assert (answer.status_code, recorded(sqlite_url)) == (403, [])
     assert "spring" not in answer.text
 
 
@@ -175,7 +166,7 @@ def test_only_pictures_of_the_sets_are_served(page: TestClient, storage: LocalFo
         assert page.get(path).status_code == 404, path
 
 
-def test_what_is_no_decision_is_refused(page: TestClient, tables_url: str) -> None:
+def test_what_is_no_decision_is_refused(page: TestClient, sqlite_url: str) -> None:
     """Other words, pictures, methods and sizes change nothing, and nothing is repeated of them."""
     for answer, status in (
         (decide(page, "clear"), 400),
@@ -190,7 +181,7 @@ def test_what_is_no_decision_is_refused(page: TestClient, tables_url: str) -> No
     ):
         assert answer.status_code == status
         assert "xxx" not in answer.text
-    assert recorded(tables_url) == []
+    assert recorded(sqlite_url) == []
 
 
 def test_no_text_becomes_markup_and_no_script_runs_but_its_own(page: TestClient) -> None:
@@ -212,7 +203,7 @@ def test_no_text_becomes_markup_and_no_script_runs_but_its_own(page: TestClient)
 
 
 def test_the_sets_that_wait_are_those_with_an_open_picture(
-    storage: LocalFolder, tables_url: str, tmp_path: Path
+    storage: LocalFolder, sqlite_url: str, tmp_path: Path
 ) -> None:
     """A set is left out when nothing waits in it, or people decided about all that does."""
     table = tmp_path / "table.parquet"
@@ -227,13 +218,13 @@ def test_the_sets_that_wait_are_those_with_an_open_picture(
     store("open", *ROWS)
 
     def waiting() -> list[str]:
-        decisions = latest_decisions(read_overrides(tables_url))
+        decisions = latest_decisions(read_overrides(sqlite_url))
         found = sets_that_wait(storage, "moderated_images", decisions)
         return [images[0].prompt_set for images in found]
 
     assert waiting() == ["decided", "open"]
     ours = decided("quarantine", prompt_set="decided", image_sha256=WAITING)
-    record_overrides(tables_url, [ours])
+    record_overrides(sqlite_url, [ours])
     assert waiting() == ["open"]
-    record_overrides(tables_url, [dataclasses.replace(ours, decision=OverrideDecision.CLEAR)])
+    record_overrides(sqlite_url, [dataclasses.replace(ours, decision=OverrideDecision.CLEAR)])
     assert waiting() == ["decided", "open"]

@@ -21,6 +21,7 @@ from imagepipeline_dagster.planning.prompts import (
 from imagepipeline_dagster.planning.requests import unplanned_requests
 from imagepipeline_dagster.planning.tokens import MAX_TOKENS, TOKENS_ARE_ESTIMATED, count_tokens
 from imagepipeline_dagster.rows import StoredTable, rows_of
+from imagepipeline_dagster.tables.prompt_syntax import foreign_syntax
 from imagepipeline_dagster.tables.schema import PLACEMENTS, EmbeddingRow, PromptRow, row_reader
 from tests.frames import frame_of
 
@@ -144,6 +145,54 @@ def test_an_unusable_placement_is_a_problem_of_the_rows_that_use_it() -> None:
     prompt = validated(row, dataclasses.replace(EMBEDDING, placement="nowhere"))
     assert "placement 'nowhere' of 'e1'" in (prompt.problems or "")
     assert prompt.effective_prompt == ROW.prompt
+
+
+@pytest.mark.parametrize(
+    ("prompt", "parts"),
+    [
+        ("a (red:1.3) kite", ["(red:1.3)"]),
+        ("<lora:detail:0.8> kite", ["<lora:detail:0.8>"]),
+        ("embedding:cine, kite", ["embedding:cine"]),
+        ("{dawn|dusk} kite", ["{dawn|dusk}"]),
+        ("{prompt}, film still", ["{prompt}"]),
+        ("__place__ kite", ["__place__"]),
+        ("kite BREAK sky", ["BREAK"]),
+        ("a kite (red, 12:30), at day_break", []),
+    ],
+)
+def test_syntax_of_other_tools(prompt: str, parts: list[str]) -> None:
+    """What another tool would act on is found, and refused where a dataset says so."""
+    row = dataclasses.replace(ROW, prompt=prompt)
+    assert foreign_syntax(prompt) == parts
+    (kept,) = validated_prompts([row], {}, defaults=DEFAULTS)
+    assert kept.valid
+    (judged,) = validated_prompts([row], {}, defaults=DEFAULTS, refuses_syntax=True)
+    assert judged.valid is not bool(parts)
+
+
+def test_any_seed_is_derived_and_noted() -> None:
+    """A seed of -1 stands for none, and the row says so."""
+    prompt = changed(seed=-1)
+    assert (prompt.valid, prompt.seed) == (True, None)
+    assert "-1 means any" in str(prompt.notes)
+
+
+@pytest.mark.parametrize(
+    ("embedding", "problem"),
+    [
+        ("e1, e2", "names 2 embeddings"),
+        ("e1 e2", "names 2 embeddings"),
+        ("E1;x\ny", "names 3 embeddings"),
+        ("E1 ", "differs from 'e1'"),
+        ("e 1", "differs from 'e1'"),
+    ],
+)
+def test_embeddings_are_named_as_what_they_are(embedding: str, problem: str) -> None:
+    """Two ids in one cell, and an id written otherwise, are told apart from an unknown one."""
+    known = {name: EmbeddingRow(embedding_id=name) for name in ("e1", "e2")}
+    row = dataclasses.replace(ROW, embeddings=embedding)
+    (prompt,) = validated_prompts([row], known, defaults=DEFAULTS)
+    assert problem in str(prompt.problems)
 
 
 def test_rows_that_share_an_id_are_all_refused() -> None:

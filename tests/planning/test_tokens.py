@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imagepipeline_dagster.planning import tokens
-from imagepipeline_dagster.planning.tokens import count_tokens, estimate_tokens
+from imagepipeline_dagster.planning.tokens import MAX_TOKENS, count_tokens, estimate_tokens
 
 ENGLISH = (
     "a photograph of an astronaut riding a horse on the surface of mars, highly detailed, "
@@ -40,6 +42,14 @@ def test_tokens_are_those_of_the_models_own_vocabulary(text: str, count: int) ->
 def test_the_estimate_of_common_words_errs_on_the_high_side(text: str) -> None:
     """Where no tokenizer is installed, a text that passes is not longer than the estimate."""
     assert count_tokens(text) <= estimate_tokens(text)
+
+
+def test_long_words_and_quotes_are_counted_on_the_safe_side() -> None:
+    """A word of any length is counted at once; a typographic quote counts as its dearer reading."""
+    started = time.monotonic()
+    assert count_tokens("a" * 3_000_000) > MAX_TOKENS
+    assert time.monotonic() - started < 5
+    assert count_tokens("don\u2019t") >= max(count_tokens("don't"), 2)
 
 
 @settings(deadline=None)

@@ -45,11 +45,3 @@ def created_url(tables_url: str) -> str:
     """The URL of a database with both tables, empty."""
     create_tables(tables_url)
     return tables_url
-
-
-@pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    """The URL of a SQLite file with both tables, empty: for what no database has a part in."""
-    url = f"sqlite:///{tmp_path}/tables.db"
-    create_tables(url)
-    return url

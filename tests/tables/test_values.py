@@ -90,42 +90,37 @@ def test_numbers_survive_being_text(number: float) -> None:
     assert read_number(repr(number)) == read_number(number) == number
 
 
-@pytest.mark.parametrize("raw", [True, 1, 1.0, "1", "true", "TRUE", " t ", "yes", "on", "1.0"])
-def test_true(raw: object) -> None:
-    """True is read however people write it."""
-    assert read_flag(raw) is True
+FLAGS: dict[object, list[object]] = {
+    True: [True, 1, 1.0, "1", "true", "TRUE", " t ", "yes", "on", "1.0"],
+    False: [False, 0, 0.0, "0", "false", "F", "no", "off"],
+    None: [None, ""],
+    "2": [2],
+    "maybe": ["maybe"],
+}
 
 
-@pytest.mark.parametrize("raw", [False, 0, 0.0, "0", "false", "F", "no", "off"])
-def test_false(raw: object) -> None:
-    """False is read however people write it."""
-    assert read_flag(raw) is False
-
-
-@pytest.mark.parametrize(("raw", "value"), [(2, "2"), ("maybe", "maybe"), (None, None), ("", None)])
-def test_neither_true_nor_false(raw: object, value: object) -> None:
-    """What is neither true nor false stays as it was."""
+@pytest.mark.parametrize(("value", "raw"), [(flag, raw) for flag in FLAGS for raw in FLAGS[flag]])
+def test_flags(value: object, raw: object) -> None:
+    """True and false are read however people write them; what is neither stays as it was."""
     assert read_flag(raw) == value
+    assert type(read_flag(raw)) is type(value)
 
 
 @pytest.mark.parametrize(
-    "raw",
+    ("raw", "value"),
     [
-        NOON,
-        NOON.replace(tzinfo=None),
-        "2026-05-01 12:00:00",
-        "2026-05-01T12:00:00Z",
-        "2026-05-01T14:00:00+02:00",
+        (NOON, NOON),
+        (NOON.replace(tzinfo=None), NOON),
+        ("2026-05-01 12:00:00", NOON),
+        ("2026-05-01T12:00:00Z", NOON),
+        ("2026-05-01T14:00:00+02:00", NOON),
+        ("yesterday", "yesterday"),
+        ("", None),
+        (None, None),
     ],
 )
-def test_times(raw: object) -> None:
-    """A time is read as UTC, which is also meant where it has no zone."""
-    assert read_time(raw) == NOON
-
-
-@pytest.mark.parametrize(("raw", "value"), [("yesterday", "yesterday"), ("", None), (None, None)])
-def test_no_times(raw: object, value: object) -> None:
-    """What is no time stays as it was."""
+def test_times(raw: object, value: object) -> None:
+    """A time is read as UTC, also meant where it has no zone; what is none stays as it was."""
     assert read_time(raw) == value
 
 

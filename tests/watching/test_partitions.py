@@ -36,14 +36,3 @@ def test_too_many_at_once_are_refused() -> None:
     assert changes(("a", "b", "c"), "abcdef") == ([], ["d", "e", "f"])
     with pytest.raises(TooManyGone, match=r"^4 of 6 .* 'prompts'\. .*max_removed_share=1\.0"):
         changes(("a", "b"), "abcdef")
-
-
-def test_what_is_in_use_goes_later() -> None:
-    """A partition that a run or a backfill names stays, and is named, until that is over."""
-    seen = Observation(Watch(), ("a", "b"), all_sets=True)
-
-    found = partition_changes(
-        seen, set("abcd"), options=Watching(), table="prompts", in_use=lambda: {"a", "c"}
-    )
-
-    assert (found.removed, found.in_use) == (["d"], ["c"])

@@ -68,7 +68,12 @@ CASES: dict[str, Case] = {
     "pdf": ("a.csv", "%PDF-1.7", "", "PDF document"),
     "no parquet": ("a.parquet", "x", "", "is not a Parquet file"),
     "no workbook": ("a.xlsx", "x", "", "is not an Excel workbook"),
-    "unknown ending": ("a.dat", "x", "", "ends in '.dat'"),
+    "unknown ending": (
+        "a.dat",
+        "x",
+        "",
+        "'.dat'; files that can be read end in .csv",
+    ),
     **{
         f"csv named {ending}": (f"a{ending}", PLAIN, "", KITE)
         for ending in (".xlsx", ".parquet", ".jsonl", ".json", ".txt", ".dat", "")
@@ -90,6 +95,7 @@ CASES: dict[str, Case] = {
     "parquet named csv": ("a.csv", parquet(KITE), "", KITE),
     "embeddings": ("a.csv", "embedding_id,trigger_words\ne,film\n", "", "import-embeddings takes"),
     "empty": ("a.csv", "", "", "is empty"),
+    "empty lines": ("a.jsonl", "\n\n", "", "is empty; it holds JSON objects"),
     # text
     "utf-8 mark": ("a.csv", "\ufeff" + PLAIN, "", KITE),
     "two marks": ("a.csv", "\ufeff\ufeff" + PLAIN, "", KITE),
@@ -148,6 +154,12 @@ CASES: dict[str, Case] = {
         "--no-quotes",
         {"prompt": '"GO" on a wall'},
     ),
+    "repeated key": (
+        "a.csv",
+        f"{PLAIN}s,a,another\n",
+        "",
+        "line 3 repeats the prompt_set and prompt_id of line 2: 's' and 'a'",
+    ),
     "ragged": ("a.csv", f"{HEAD}\ns,a\n", "", "line 2 has 2 fields where the header has 3"),
     "marked formula": ("a.csv", f"{HEAD}\ns,a,'=1+1\n", "", {"prompt": "=1+1"}),
     "formula": ("a.csv", f"{HEAD}\ns,a,=1+1\n", "", {"prompt": "=1+1"}),
@@ -190,6 +202,12 @@ CASES: dict[str, Case] = {
     "no prompt": ("a.csv", f"{HEAD}\ns,a,nan\n", "", "what programs write where there is no value"),
     "no value in json": ("a.jsonl", line(model_id="NULL"), "", {"model_id": None}),
     # numbers
+    "half a picture": (
+        "a.tsv",
+        "prompt_set\tprompt\tsamples\ns\tp\t0.5\n",
+        "",
+        "line 2, column 'samples': '0.5' is not a whole number from 1 to 10000",
+    ),
     "shortened seed": ("a.csv", cell("seed", "1.23457E+09"), "", "digits are lost"),
     "shortened json": ("a.jsonl", line(seed=1).replace("1}", "1e+18}"), "", "not a whole number"),
     "exact seed": (
@@ -289,6 +307,13 @@ CASES: dict[str, Case] = {
     "quoted for the shell": ("a.csv", "prompt_set,cfg|scale\ns,7\n", "", "'guidance_scale=cfg|sc"),
     "twice": ("a.csv", "prompt_set,prompt,Prompt\ns,p,q\n", "", "--ignore Prompt"),
     "nothing alike": ("a.csv", "x,y\n1,2\n", "", "--map prompt=HEADER"),
+    "headers that are there": (
+        "a.csv",
+        "x,Art form\n1,2\n",
+        "",
+        "the file has 'x', 'Art form'. Say",
+    ),
+    "a set that nothing names": ("a.csv", "prompt\np\n", "", "no column is called 'prompt_set'"),
     "remark in a header": (
         "a.csv",
         "prompt_set,prompt (short)\ns,p\n",

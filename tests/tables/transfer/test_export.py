@@ -213,28 +213,15 @@ def test_an_export_is_whole_or_not_there(tables_url: str, tmp_path: Path, execut
     assert export_table(tables_url, PROMPTS, PromptRow, folder / "out.csv").rows == 2
 
 
-@pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet", ".jsonl", ".json"])
 def test_an_empty_table(sqlite_url: str, tmp_path: Path, ending: str) -> None:
-    """The export of a table without rows has its columns, and imports as no rows."""
+    """The export of a table without rows has its columns, no line or an empty list."""
     file = tmp_path / f"out{ending}"
     assert export_table(sqlite_url, PROMPTS, PromptRow, file).rows == 0
-    assert import_prompts(sqlite_url, PROMPTS, file).inserted == 0
-
-
-@pytest.mark.parametrize(("ending", "written"), [(".jsonl", ""), (".json", "[]\n")])
-def test_an_empty_table_as_json(sqlite_url: str, tmp_path: Path, ending: str, written: str) -> None:
-    """The export of a table without rows has no line, or an empty list."""
-    file = tmp_path / f"out{ending}"
-    export_table(sqlite_url, PROMPTS, PromptRow, file)
-    assert file.read_text() == written
-
-
-def test_files_that_cannot_be_written(sqlite_url: str, tmp_path: Path) -> None:
-    """An unknown ending and a folder that is not there are told by the file's name."""
-    for name, problem in (("x.txt", r"x\.txt ends in '\.txt'"), ("no/x.csv", "No such file")):
-        with pytest.raises(ExportRefused, match=problem) as caught:
-            export_table(sqlite_url, PROMPTS, PromptRow, tmp_path / name)
-        assert name in str(caught.value)
+    if (written := {".jsonl": b"", ".json": b"[]\n"}.get(ending)) is not None:
+        assert file.read_bytes() == written
+    else:
+        assert import_prompts(sqlite_url, PROMPTS, file).inserted == 0
 
 
 def test_progress_counts_rows(sqlite_url: str, tmp_path: Path) -> None:

@@ -228,11 +228,7 @@ def test_many_problems_are_counted(sqlite_url: str, tmp_path: Path) -> None:
 
 
 def test_lines_that_are_no_rows_are_refused(sqlite_url: str, tmp_path: Path) -> None:
-    """Ragged rows, malformed JSON and values that are no text are problems with their lines."""
-    file = tmp_path / "x.csv"
-    file.write_text("prompt_set,prompt\ns,a\ns\n")
-    with pytest.raises(ImportRefused, match="line 3 has 1 fields where the header has 2"):
-        import_prompts(sqlite_url, PROMPTS, file)
+    """Malformed JSON and values that are no text are problems with their lines."""
     file = tmp_path / "x.jsonl"
     file.write_text(
         '{"prompt_set": "s", "prompt": ["a"]}\n{"prompt_set": "s"\n{"prompt": "\\ud800"}'
@@ -244,17 +240,6 @@ def test_lines_that_are_no_rows_are_refused(sqlite_url: str, tmp_path: Path) -> 
     assert malformed.startswith("line 2 is not JSON")
     assert no_set == "line 3, column 'prompt_set': is empty"
     assert "half of a surrogate pair" in surrogate
-
-
-def test_unmapped_headers_are_explained(sqlite_url: str, tmp_path: Path) -> None:
-    """A file with other headers gets them listed, with an example of how to map them."""
-    file = csv_file(tmp_path, [], ("Prompt", "Art form", "Note"))
-    with pytest.raises(ImportRefused) as caught:
-        import_prompts(sqlite_url, PROMPTS, file)
-    message = str(caught.value)
-    assert "no column is called 'prompt_set'" in message
-    assert "'Prompt', 'Art form', 'Note'" in message
-    assert "--map prompt_set=HEADER" in message
 
 
 @pytest.mark.parametrize(

@@ -94,16 +94,6 @@ def test_parquet(tmp_path: Path) -> None:
     assert rows[-1] == FileRow("row 4500", {"n": 4499, "words": ["a"]})
 
 
-@pytest.mark.parametrize(
-    ("name", "problem"), [("x.jsonl", "is empty"), ("x.xls", r"ends in '\.xls'.*\.csv, \.tsv")]
-)
-def test_unreadable_files(tmp_path: Path, name: str, problem: str) -> None:
-    """A file that cannot be read at all says why, and what can be."""
-    (tmp_path / name).write_text("\n\n")
-    with pytest.raises(FileUnreadable, match=problem):
-        open_file(tmp_path / name).headers()
-
-
 def test_no_such_file(tmp_path: Path) -> None:
     """A missing file and a folder are told apart."""
     with pytest.raises(FileUnreadable, match="is not there"):
