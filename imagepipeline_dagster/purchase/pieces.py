@@ -6,7 +6,7 @@ The containers are walked to their true end, which a forged end marker in a comm
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 PNG = b"\x89PNG\r\n\x1a\n"
 """What a PNG begins with."""
@@ -15,8 +15,7 @@ TEXTS_OF_PNG = frozenset({b"tEXt", b"zTXt", b"iTXt"})
 """The kinds of a PNG's texts."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A piece of a file: its kind, where it begins and ends, and where its content does."""
 
     kind: bytes

@@ -26,26 +26,30 @@ _BEGINNINGS: Mapping[bytes, tuple[bytes, ...]] = {
     **dict.fromkeys(TEXTS_OF_PNG, (b"Raw profile type exif\0", b"Raw profile type APP1\0")),
 }
 """What the content of a piece with EXIF begins with, by its kind."""
-_PACKED_TEXTS = (b"zTXt", b"iTXt", b"iCCP")
+_PACKED = frozenset({b"zTXt", b"iTXt", b"iCCP"})
+"""Pieces of a PNG that a reader unpacks, to whatever size."""
 _HAS_EXIF = 0x08  # a flag of WebP's VP8X chunk
 
 
 def readable(data: bytes, picture_format: str) -> bytes:
     """Return the file as it is, or without the metadata that a reader could not make sense of."""
-    suspects = (b"Exif", b"eXIf", b"EXIF", b"Raw profile type", *_PACKED_TEXTS)
-    beside = _without_pixels(data) if picture_format == "PNG" else data
-    if picture_format == "AVIF" or not any(word in beside for word in suspects):
-        return data
-    if _can_be_turned(data):
+    if not _is_suspect(data, picture_format) or _can_be_turned(data):
         return data
     without = without_exif(data, picture_format)
     # Pillow, and whoever reads with it, refuses a PNG whose texts are longer than a megabyte.
     return without_texts(without) if picture_format == "PNG" else without
 
 
-def _without_pixels(png: bytes) -> bytes:
-    """Return all but the pixels, which are most of a file and slow to search."""
-    return without(png, (piece for piece in pieces_of(png, "PNG") if piece.kind == b"IDAT"))
+def _is_suspect(data: bytes, picture_format: str) -> bool:
+    """Tell whether a file may have metadata that stops a reader; to decode each takes long."""
+    match picture_format:
+        case "PNG":
+            pieces = pieces_of(data, "PNG")
+            return any(piece.kind in _PACKED or _is_exif(data, piece) for piece in pieces)
+        case "AVIF":
+            return False
+        case _:
+            return b"Exif" in data or b"EXIF" in data
 
 
 def _can_be_turned(data: bytes) -> bool:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
+from xml.sax.saxutils import escape
 
 from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
@@ -41,13 +43,14 @@ _PACKET = (
     '<?xpacket end="r"?>'
 )
 _NOT_IN_XML = re.compile(r"[^\t\n\r\x20-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")
-_ESCAPED = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "\r": "&#13;"})
+_OLD_LINE_END = {"\r": "&#13;"}  # which would be read as another one
 _QUOTED = re.compile(r"[,:\n]")  # signs that would end a value among the parameters
 
 
 def plain(text: str) -> str:
     """Return the text with a sign for each character that XML cannot hold, as NUL."""
-    return _NOT_IN_XML.sub("\ufffd", text)
+    # Whatever can be printed can be there, and that is quickly told.
+    return text if text.isprintable() else _NOT_IN_XML.sub("\ufffd", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +94,18 @@ class Marks:
 
     def _description(self, *, with_prompts: bool) -> str:
         properties = {**self.origin, **(self.prompts if with_prompts else {})}
-        prefixes = sorted({name.partition(":")[0] for name in properties})
-        namespaces = " ".join(f'xmlns:{prefix}="{_NAMESPACES[prefix]}"' for prefix in prefixes)
-        # A bare line end of old Macs would be read as another one.
         lines = (
-            f"<{name}>{plain(value).translate(_ESCAPED)}</{name}>\n"
+            f"<{name}>{escape(plain(value), _OLD_LINE_END)}</{name}>\n"
             for name, value in properties.items()
         )
-        return _DESCRIPTION.format(namespaces, "".join(lines))
+        return _DESCRIPTION.format(_namespaces(frozenset(properties)), "".join(lines))
+
+
+@cache
+def _namespaces(names: Set[str]) -> str:
+    """Return the declarations of the properties' namespaces; most pictures have the same ones."""
+    prefixes = sorted({name.partition(":")[0] for name in names})
+    return " ".join(f'xmlns:{prefix}="{_NAMESPACES[prefix]}"' for prefix in prefixes)
 
 
 def _origin_of(row: ModeratedImage, content_producer: str | None) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -84,25 +83,24 @@ def _read(
     pieces: list[bytes | memoryview] = []
     sizes: list[int] = []
     lost: list[LostImage] = []
-    for row, data in zip(rows, read_each(storage, list(map(_picture_of, rows))), strict=True):
+    pictures = list(map(_picture_of, rows))
+    read = read_each(storage, pictures)
+    for row, (sha256, picture_format), data in zip(rows, pictures, read, strict=True):
         if isinstance(data, str):
             lost.append(LostImage(row, data))
             continue
-        shown = readable(data, row.format or "")
+        shown = readable(data, picture_format)
         stamped = stamp(row, shown) if stamp else None
-        sha256 = hashlib.sha256()
-        size = 0
-        for piece in stamped.pieces if stamped else (shown,):
-            sha256.update(piece)
-            size += len(piece)
-            pieces.append(piece)
+        of_file = stamped.pieces if stamped else (shown,)
+        pieces += of_file
         sources.append(row)
-        sizes.append(size)
+        sizes.append(sum(map(len, of_file)))
         released.append(
             released_row(
                 row,
                 split=part.split,
-                file_sha256=sha256.hexdigest(),
+                # Of the bytes as they are stored it is known, and was checked.
+                file_sha256=sha256 if of_file == (data,) else _sha256_of(of_file),
                 mark=stamped.mark.value if stamped else None,
             )
         )
@@ -120,6 +118,13 @@ def _read(
         images=_images(names, joined, ends),
         lost=lost,
     )
+
+
+def _sha256_of(pieces: Iterable[bytes | memoryview]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def read_each(storage: Storage, pictures: Sequence[tuple[str, str]]) -> Iterator[bytes | str]:
@@ -149,7 +154,7 @@ def _images(names: Sequence[str], joined: pa.Buffer, ends: Sequence[int]) -> pa.
 
 def file_name(row: ModeratedImage) -> str:
     """Return the name of a picture's file, which tells its content."""
-    return PurePosixPath(image_path(*_picture_of(row))).name
+    return image_path(*_picture_of(row)).rpartition("/")[2]
 
 
 def _picture_of(row: ModeratedImage) -> tuple[str, str]:

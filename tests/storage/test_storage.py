@@ -448,6 +448,8 @@ def test_symbolic_links_do_not_lead_out(folder: LocalFolder, tmp_path: Path) -> 
         with pytest.raises(ValueError, match="symbolic link"):
             folder.read(path)
         with pytest.raises(ValueError, match="symbolic link"):
+            list(folder.read_each(["a/b", path]))
+        with pytest.raises(ValueError, match="symbolic link"):
             folder.write(path, b"overwritten")
     assert list(folder.list("")) == ["a/b"]
     assert _tree(outside) == {"secret"}

@@ -90,8 +90,9 @@ def _writer(file: NewFile) -> pq.ParquetWriter:
     return pq.ParquetWriter(
         file,
         schema,
-        # Pictures are compressed already, and none of them is like another.
-        compression=dict.fromkeys([*lineage, "file_sha256"], "zstd"),
+        # Pictures are compressed already, and none of them is like another. Of a batch's few texts
+        # zstd would take longer than all else in here, and save nothing.
+        compression=dict.fromkeys([*lineage, "file_sha256"], "snappy"),
         use_dictionary=lineage,  # type: ignore[arg-type] # a list too, says pyarrow
         # Without them a column has no page index. Those of pictures are too long to be kept.
         write_statistics=[*lineage, "file_sha256", "image.bytes", "image.path"],
