@@ -181,20 +181,19 @@ class _MadeSet:
 
 def _tell(context: dg.OpExecutionContext, dataset: ImageDataset, made: _MadeSet) -> None:
     """Tell Dagster what became of a set."""
+    if made.failure is not None:
+        context.log.error("prompt set %s failed: %s", made.prompt_set, made.failure)
+        # Its partition shows as failed once the run, which was to make it, has ended without.
+        planned = dg.DagsterEvent.build_asset_materialization_planned_event(
+            context.job_name,
+            _op_name(dataset),
+            AssetMaterializationPlannedData(
+                dataset.key(made.stage), partition=partition_key(made.prompt_set)
+            ),
+        )
+        context.instance.report_dagster_event(planned, context.run_id)
     for event in made.events:
         context.log_event(event)  # type: ignore[arg-type] # its type leaves out checks
-    if made.failure is None:
-        return
-    context.log.error("prompt set %s failed: %s", made.prompt_set, made.failure)
-    # Its partition shows as failed once the run, which was to make it, has ended without.
-    planned = dg.DagsterEvent.build_asset_materialization_planned_event(
-        context.job_name,
-        _op_name(dataset),
-        AssetMaterializationPlannedData(
-            dataset.key(made.stage), partition=partition_key(made.prompt_set)
-        ),
-    )
-    context.instance.report_dagster_event(planned, context.run_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,11 +223,12 @@ class _Batch:
                 for future in as_completed(futures):
                     yield future.result()
             except BaseException:
-                # A person ended the run: each purchase comes to an end that loses nothing.
+                # A person ended the run: each purchase comes to an end that loses nothing. All at
+                # once, since each waits for its last answers.
                 self.stopping.set()
                 threads.shutdown(wait=False, cancel_futures=True)
-                for purchase in list(self.purchases.values()):
-                    purchase.interrupt()
+                with ThreadPoolExecutor(self.at_once) as ending:
+                    list(ending.map(Purchase.interrupt, list(self.purchases.values())))
                 raise
 
     def _made(self, prompt_set: str) -> _MadeSet:

@@ -102,8 +102,8 @@ class Allowance:
             raise ValueError("budget: one of money needs price_per_image")
 
     def cost(self, images: int) -> float | None:
-        """Return what so many images cost, where the price is known."""
-        return None if self.price_per_image is None else images * self.price_per_image
+        """Return what so many images cost, where the price is known, to the millionth."""
+        return None if self.price_per_image is None else self._micros(images) / _MICROS
 
     def price_text(self, images: int) -> str | None:
         """Return the cost of so many images with its currency, where the price is known."""
@@ -169,7 +169,7 @@ class Allowance:
         per = budget.per
         if budget.images is not None and spent + images > budget.images:
             return f"the budget of {budget.images:,} images {per} is reached: {spent:,} are spent"
-        if budget.money is not None and micros + self._micros(images) > budget.money * _MICROS:
+        if budget.money is not None and micros + self._micros(images) > _micros_of(budget.money):
             money = micros / _MICROS
             return f"the budget of {budget.money:,.2f} {per} is reached: {money:,.2f} are spent"
         return None
@@ -187,13 +187,18 @@ class Allowance:
         return added.rowcount
 
     def _micros(self, images: int) -> int:
-        return round(images * (self.price_per_image or 0) * _MICROS)
+        return _micros_of(images * (self.price_per_image or 0))
 
 
 _OF_MONTH_AND_IN_ALL = select(spending.c.day, spending.c.images, spending.c.micros).where(
     spending.c.scope == bindparam("of_scope"),
     or_(spending.c.day == bindparam("sum"), spending.c.day.like(bindparam("month"))),
 )
+
+
+def _micros_of(money: float) -> int:
+    # Rounded: in the computer 2.01 is a little less, and three times 0.1 more than 0.3.
+    return round(money * _MICROS)
 
 
 def _rows_of(day: dt.date) -> tuple[str, str]:

@@ -14,15 +14,19 @@ from typing import Any
 import dagster as dg
 import pytest
 import sqlalchemy as sa
+from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 
 from imagepipeline_dagster import ImageDataset
 from imagepipeline_dagster.defs import batches
 from imagepipeline_dagster.defs.batches import run_config_of
 from imagepipeline_dagster.defs.under_way import partitions_in_use
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings
+from imagepipeline_dagster.moderation import checks
+from imagepipeline_dagster.purchase import purchase
 from imagepipeline_dagster.resources import ImagePipelineResource
 from imagepipeline_dagster.rows import StoredTable
 from imagepipeline_dagster.watching.options import Watching
+from tests.api.servers import PENDING, Reply, answering
 from tests.e2e.serving import until
 from tests.pipeline import STAGES, Pipeline, open_pipeline
 
@@ -89,13 +93,13 @@ def test_a_batch_makes_what_runs_of_their_own_make(pipeline: Pipeline) -> None:
 
     assert result.success
     together = {stage: materialized(pipeline, stage) for stage in STAGES}
-    checks = checks_of(result)
+    evaluations = checks_of(result)
     tables = {(stage, name): pipeline.table(stage, name) for stage in STAGES for name in SETS}
     alone = [pipeline.run(name) for name in SETS]
     assert {stage: materialized(pipeline, stage) for stage in STAGES} == together
     assert set(together["moderated_images"]) == set(SETS)
-    assert checks == set().union(*map(checks_of, alone))
-    assert len(checks) == 36
+    assert evaluations == set().union(*map(checks_of, alone))
+    assert len(evaluations) == 36
     assert len(pipeline.ledger_rows()) == 6
     for (stage, name), table in tables.items():
         again = pipeline.table(stage, name)
@@ -179,6 +183,30 @@ def test_a_bad_set_keeps_no_other_back(pipeline: Pipeline) -> None:
     }
 
 
+def test_a_set_that_a_check_stops_is_materialized(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run fails, and the set's verdicts show as stored, as after a run of its own."""
+    monkeypatch.setattr(checks, "FEW", 1)
+    pipeline.tick("prompts_sensor")
+    for prompt_id in ("one", "two"):
+        pipeline.sql(
+            "INSERT INTO moderation_overrides (prompt_set, prompt_id, decision, reviewer, reason) "
+            "VALUES ('spring', :prompt_id, 'reject', 'ana', 'a test')",
+            prompt_id=prompt_id,
+        )
+
+    result = run_batch(pipeline, ("spring",))
+
+    assert not result.success
+    assert set(materialized(pipeline, "moderated_images")) == {"spring"}
+    status = pipeline.instance.get_status_by_partition(
+        pipeline.dataset.key("moderated_images"), ["spring"], pipeline.dataset.partitions
+    )
+    assert status is not None
+    assert status["spring"] is AssetPartitionStatus.MATERIALIZED
+
+
 def test_the_sensor_asks_for_a_batch_where_many_wait(pipeline: Pipeline) -> None:
     """The request names the sets; they are in use while it goes on, and built by it."""
     for number in range(3):
@@ -250,3 +278,28 @@ def test_a_run_that_is_ended_ends_soon_and_loses_nothing(tmp_path: Path) -> None
             assert result.success
             assert vendor.stats.posts_accepted == 8
             assert vendor.stats.bought_twice == ()
+
+
+def test_sets_of_a_run_that_is_ended_end_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No set waits for another's last answers, nor sends anything meanwhile."""
+    monkeypatch.setattr(purchase, "_GRACE_SECONDS", 1.0)
+    with answering(lambda _: Reply(value=PENDING, pause=20)) as vendor:
+        api = ImagePipelineResource(api_key="key", base_url=vendor.url, max_in_flight=4)
+        with open_pipeline(tmp_path, api=api) as pipeline:
+            for name in ("one", "two", "three", "four"):
+                pipeline.add(name, "one")
+            pipeline.tick("prompts_sensor")
+            ended_at: list[float] = []
+
+            def interrupt() -> None:
+                until(lambda: vendor.posts >= 4, what="four sets under way")
+                ended_at.append(time.monotonic())
+                os.kill(os.getpid(), signal.SIGINT)
+
+            threading.Thread(target=interrupt).start()
+            assert not run_batch(pipeline, ("one", "two", "three", "four")).success
+
+    assert time.monotonic() - ended_at[0] < 3
+    assert vendor.posts == 4

@@ -33,13 +33,20 @@ def test_a_budget_of_images_is_spent_to_the_last_one_and_no_further(ledger: Ledg
     assert allowance.spent(ledger, today=TODAY)[Period.DAY].images == 5
 
 
-def test_a_budget_of_money_counts_exactly(ledger: Ledger) -> None:
-    """Ten images of 0.1 fit into a budget of 1, and not one more."""
-    allowance = Allowance(
-        scope="a", price_per_image=0.1, budget=Budget(money=1, period=Period.TOTAL)
-    )
-    assert [reserve(ledger, allowance, 1) for _ in range(10)] == [None] * 10
+@pytest.mark.parametrize(("price", "money", "images"), [(0.1, 1, 10), (0.67, 2.01, 3)])
+def test_a_budget_of_money_counts_exactly(
+    ledger: Ledger, price: float, money: float, images: int
+) -> None:
+    """As many images fit into a budget as its money is worth, and not one more."""
+    budget = Budget(money=money, period=Period.TOTAL)
+    allowance = Allowance(scope="a", price_per_image=price, budget=budget)
+    assert [reserve(ledger, allowance, 1) for _ in range(images)] == [None] * images
     assert reserve(ledger, allowance, 1) is not None
+
+
+def test_a_price_is_exact() -> None:
+    """Three images of 0.1 cost 0.3: no more than a person allows for them."""
+    assert Allowance(scope="a", price_per_image=0.1).cost(3) == 0.3
 
 
 @pytest.mark.parametrize(
