@@ -94,7 +94,7 @@ def make_job() -> dg.JobDefinition:
 
 def _several(processes: int) -> dg.ExecutorDefinition:
     # Steps that are forked from a server which has imported all of it begin at once.
-    preloaded = {"preload_modules": ["benchmarks.shards"]}
+    preloaded = {"preload_modules": ["benchmarks.shards", "imagepipeline_dagster.preloading"]}
     return dg.multiprocess_executor.configured(
         {"max_concurrent": processes, "start_method": {"forkserver": preloaded}}
     )

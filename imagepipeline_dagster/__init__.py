@@ -17,8 +17,8 @@ partitions, `previews` pictures into thumbnails and contact sheets, `markup` tex
 of every model of options.
 
 On top: `resources` and `io_manager` for Dagster, `environment` what the environment says,
-`component` a dataset in YAML, which `scaffolding` begins, `cli` the command line, `testing` a
-pytest plugin for teams' own tests.
+`component` a dataset in YAML, which `scaffolding` begins, `preloading` what forked steps
+share, `cli` the command line, `testing` a pytest plugin for teams' own tests.
 """
 
 import lazy_loader
