@@ -148,6 +148,10 @@ class ImageDataset(Options):
         """One partition for each prompt set."""
         return dg.DynamicPartitionsDefinition(name=self.named("prompt_set"))
 
+    def partitions_in(self, instance: dg.DagsterInstance) -> set[str]:
+        """Return the keys of the partitions that there are."""
+        return set(instance.get_dynamic_partitions(self.named("prompt_set")))
+
     def key(self, asset: str) -> dg.AssetKey:
         """Return the key of one of the seven assets."""
         return dg.AssetKey([*self.key_prefix, asset])

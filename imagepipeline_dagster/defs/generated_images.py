@@ -5,7 +5,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import dagster as dg
@@ -65,6 +65,17 @@ class _BoughtShard(NamedTuple):
     images: list[GeneratedImage]
     plan: list[PlannedRequest]
 
+    def figures(self, run_id: str) -> dict[str, int]:
+        """Return what its purchase came to, in this step and in others of the run."""
+        bought, reused = self.report.bought_and_reused(self.images, run_id=run_id)
+        return {
+            "requested": len(self.images),
+            "bought": bought,
+            "reused": reused,
+            "api_calls": max(self.report.posts, self.report.jobs_of(run_id)),
+            "resumed_jobs": self.report.resumed,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetToBuy:
@@ -122,39 +133,19 @@ class SetToBuy:
         return _BoughtShard(report, images, plan_states_now(plan, report.entries))
 
 
-@dataclass(slots=True)
-class _Figures:
-    """What the purchases of a set's shards came to together."""
-
-    requested: int = 0
-    bought: int = 0
-    reused: int = 0
-    api_calls: int = 0
-    resumed_jobs: int = 0
-
-    def add(self, shard: _BoughtShard, *, run_id: str) -> None:
-        """Count what became of a shard, in this step and in others of its run."""
-        bought, reused = shard.report.bought_and_reused(shard.images, run_id=run_id)
-        self.requested += len(shard.images)
-        self.bought += bought
-        self.reused += reused
-        self.api_calls += max(shard.report.posts, shard.report.jobs_of(run_id))
-        self.resumed_jobs += shard.report.resumed
-
-
 def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
     """Buy what the plan of one prompt set lacks, shard by shard."""
     started = time.monotonic()
     dataset, means, allowance = to_buy.dataset, to_buy.means, to_buy.means.allowance
     withheld = to_buy.why_withheld()
-    figures, stoppers, plan = _Figures(), [], PlanCount()
-    outcomes, of_this_run = Counter[str](), Counter[str]()
+    stoppers, plan = [], PlanCount()
+    figures, outcomes, of_this_run = Counter[str](), Counter[str](), Counter[str]()
     sources: dict[str, SourcePicture] = {}
 
     def images_bought() -> Iterator[GeneratedImage]:
         for shard in to_buy.shards:
             bought = to_buy.buy(shard, withheld=withheld, beside_others=False)
-            figures.add(bought, run_id=means.run_id)
+            figures.update(bought.figures(means.run_id))
             plan.add(bought.plan)
             sources.update(bought.report.sources)
             outcomes.update(image.outcome for image in bought.images)
@@ -168,13 +159,13 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
     table = StoredTable.of(images_bought(), GeneratedImage)
     images = table.rows(GeneratedImage)
     telemetry.images_ended(of_this_run, dataset=dataset.name, emulated=means.emulated)
-    told: dict[str, Any] = asdict(figures)
+    told: dict[str, Any] = dict(figures)
     to_buy.log.info(
         "%(requested)d samples: %(bought)d bought, %(reused)d reused; "
         "%(api_calls)d API calls, %(resumed_jobs)d jobs resumed",
         told,
     )
-    if (cost := allowance.cost(figures.bought)) is not None:
+    if (cost := allowance.cost(figures["bought"])) is not None:
         told["cost"] = cost
     if stoppers:
         if _is_failure(stoppers[-1]):
@@ -344,15 +335,15 @@ def _op_for_shard(dataset: ImageDataset) -> dg.OpDefinition:
         ledger: LedgerResource,
         storage: StorageResource,
     ) -> None:
-        figures, shard = _Figures(), Shard.of_key(str(context.get_mapping_key()))
+        shard = Shard.of_key(str(context.get_mapping_key()))
         with ledger.open() as opened:
             means = dataset.means(imagepipeline, opened, storage.open(), run_id=context.run_id)
             to_buy = _set_of_step(context, dataset, prompt_sets, generation_requests, means)
             bought = to_buy.buy(shard, withheld=to_buy.why_withheld(), beside_others=True)
-        figures.add(bought, run_id=context.run_id)
+        figures = bought.figures(context.run_id)
         if _is_failure(bought.report.stopper):
-            raise _failure(bought.report.stopper, asdict(figures))
-        context.add_output_metadata(asdict(figures))
+            raise _failure(bought.report.stopper, figures)
+        context.add_output_metadata(figures)
 
     return buy_shard
 

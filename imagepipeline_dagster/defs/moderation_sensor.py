@@ -39,7 +39,7 @@ def build_moderation_overrides(
         cursor = looked_at(dataset.moderation, decisions=decisions)
         if context.cursor == cursor:
             return dg.SkipReason("no override and no rule changed")
-        keys = set(context.instance.get_dynamic_partitions(dataset.named("prompt_set")))
+        keys = dataset.partitions_in(context.instance)
         # Looked up first: a run that ends meanwhile has said by then what it was made from.
         in_use = partitions_in_use(context.instance, keys)
         now = dt.datetime.now(dt.UTC)

@@ -199,7 +199,7 @@ def build_purchase_of_approved(
             )
         if not approvals:
             return dg.SkipReason("nothing new was approved")
-        there = set(context.instance.get_dynamic_partitions(dataset.named("prompt_set")))
+        there = dataset.partitions_in(context.instance)
         newest = {
             key: approval
             for approval in approvals

@@ -50,7 +50,9 @@ def build_release_sensor(
                 changed_after=lambda event: _changed_after(dataset, instance, event),
                 sets=lambda: _sets(dataset, instance),
                 lacks_sets=lambda: _lacks_sets(dataset, instance, storage.open()),
-                under_way=lambda: _is_under_way(dataset, instance),
+                under_way=lambda: bool(
+                    partitions_in_use(instance, dataset.partitions_in(instance))
+                ),
                 quiet_seconds=60 * dataset.release.quiet_minutes,
                 clock=time.time,
             ),
@@ -106,26 +108,16 @@ def _changed_after(
         )
 
 
-def _partitions(dataset: ImageDataset, instance: dg.DagsterInstance) -> set[str]:
-    return set(instance.get_dynamic_partitions(dataset.named("prompt_set")))
-
-
 def _sets(dataset: ImageDataset, instance: dg.DagsterInstance) -> str:
     """Return a digest of the sets that there are, and of which release is the newest."""
     released = instance.fetch_materializations(dataset.key("image_dataset"), limit=1).records
     newest = [str(record.storage_id) for record in released]
-    text = "\n".join([*newest, *sorted(_partitions(dataset, instance))])
+    text = "\n".join([*newest, *sorted(dataset.partitions_in(instance))])
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _lacks_sets(dataset: ImageDataset, instance: dg.DagsterInstance, storage: Storage) -> bool:
     """Tell whether the newest release has pictures of sets that are gone."""
     release = latest_manifest(storage, dataset.releases)
-    if release is None:
-        return False
-    held = {partition_key(name) for name, counts in release.prompt_sets.items() if counts.kept}
-    return not held <= _partitions(dataset, instance)
-
-
-def _is_under_way(dataset: ImageDataset, instance: dg.DagsterInstance) -> bool:
-    return bool(partitions_in_use(instance, _partitions(dataset, instance)))
+    held = set(map(partition_key, release.kept_sets if release else ()))
+    return not held <= dataset.partitions_in(instance)

@@ -113,16 +113,12 @@ def watched_dataset(
     instance: Callable[[], dg.DagsterInstance],
 ) -> WatchedDataset:
     """Return a dataset as its ticks see it."""
-
-    def partitions() -> set[str]:
-        return set(instance().get_dynamic_partitions(dataset.named("prompt_set")))
-
     return WatchedDataset(
         name=dataset.name,
         tables=tables,
         open_ledger=open_ledger,
-        partitions=partitions,
-        partitions_in_use=lambda: partitions_in_use(instance(), partitions()),
+        partitions=lambda: dataset.partitions_in(instance()),
+        partitions_in_use=lambda: partitions_in_use(instance(), dataset.partitions_in(instance())),
         options=dataset.watching,
         clock=time.time,
     )

@@ -6,7 +6,7 @@ Our own checks are not asked for what they once said: a release looks at today's
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Set
 from contextlib import suppress
 
 import dagster as dg
@@ -36,7 +36,7 @@ def stopped_sets(context: dg.AssetExecutionContext, dataset: ImageDataset) -> di
     without a code location, as a test has, knows no checks of a team.
     """
     stopped: defaultdict[str, list[str]] = defaultdict(list)
-    partitions = context.instance.get_dynamic_partitions(dataset.partitions.name or "")
+    partitions = dataset.partitions_in(context.instance)
     for check, by_set in _blocking_checks(context, dataset):
         last = _last_executions(context.instance, check, by_set=by_set, partitions=partitions)
         for partition, record in last:
@@ -70,7 +70,7 @@ def _last_executions(
     check: dg.AssetCheckKey,
     *,
     by_set: bool,
-    partitions: Sequence[str],
+    partitions: Set[str],
 ) -> Iterator[tuple[str, AssetCheckExecutionRecord]]:
     """Yield the last execution of a check for each partition that it looked at.
 

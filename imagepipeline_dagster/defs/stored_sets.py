@@ -23,7 +23,7 @@ def data_versions(
     dataset: ImageDataset, instance: dg.DagsterInstance
 ) -> dict[str, dict[str, str | None]]:
     """Return the data versions of all sets' tables."""
-    partitions = instance.get_dynamic_partitions(dataset.partitions.name or "")
+    partitions = dataset.partitions_in(instance)
     versions: dict[str, dict[str, str | None]] = {}
     for stage in _STAGES:
         # The instance itself would ask for one partition after the other.
@@ -38,9 +38,7 @@ def stored_sets(
     dataset: ImageDataset, instance: dg.DagsterInstance, storage: Storage
 ) -> Iterator[StoredSet]:
     """Yield the sets that have verdicts, sorted by name; few of them are held at once."""
-    partitions = sorted(
-        instance.get_dynamic_partitions(dataset.partitions.name or ""), key=prompt_set_of
-    )
+    partitions = sorted(dataset.partitions_in(instance), key=prompt_set_of)
     read = partial(_stored_set, dataset, storage)
     with ThreadPoolExecutor(storage.reads_at_once) as readers:
         for start in range(0, len(partitions), _READ_AHEAD):

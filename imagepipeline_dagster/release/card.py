@@ -114,6 +114,11 @@ class Release(BaseModel, frozen=True):
     )
 
     @property
+    def kept_sets(self) -> set[str]:
+        """The prompt sets that it has pictures of."""
+        return {name for name, counts in self.prompt_sets.items() if counts.kept}
+
+    @property
     def shards(self) -> tuple[ReleaseFile, ...]:
         """The Parquet files, with the pictures or beside an image folder."""
         return tuple(file for file in self.files if file.rows is not None)

@@ -56,7 +56,7 @@ def changes_of(
             (row.prompt_set, row.prompt_id, row.call_index, row.sample_index): row for row in others
         },
         old_prompts=_Prompts(storage, former),
-        new_sets={name for name, counts in release.prompt_sets.items() if counts.kept},
+        new_sets=release.kept_sets,
     )
     for band in _bands([*groups[0], *groups[1]]):
         before, after = (
