@@ -75,6 +75,42 @@ def run(
     )
 
 
+def run_script(
+    script: str, *, cwd: Path, timeout: float = 100, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script by bash, which ends at its first error, with this project's commands."""
+    path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+    return run(
+        ["/bin/bash", "-euo", "pipefail", "-c", script],
+        cwd=cwd,
+        variables={"PATH": path, "PYTHONPATH": str(PROJECT), **variables},
+        timeout=timeout,
+    )
+
+
+def dg_project(folder: Path, package: str) -> Path:
+    """Lay a project out as `dg` does, without a component; return its folder of definitions."""
+    (folder / "pyproject.toml").write_text(_DG_PROJECT.format(package))
+    definitions = folder / "src" / package / "defs"
+    definitions.mkdir(parents=True)
+    for part in (definitions, definitions.parent):
+        (part / "__init__.py").touch()
+    return definitions
+
+
+_DG_PROJECT = """
+[project]
+name = "shop"
+version = "0.1.0"
+
+[tool.dg]
+directory_type = "project"
+
+[tool.dg.project]
+root_module = "{}"
+"""
+
+
 def built_wheel(folder: Path) -> Path:
     """Build the wheel of this project into a folder."""
     build = ["hatchling", "build", "--target", "wheel", "--directory", str(folder)]

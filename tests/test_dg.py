@@ -10,21 +10,10 @@ import pytest
 from dagster.components.resolved.form_schema import split_form_schema
 
 from imagepipeline_dagster.component import ImageDatasetComponent
-from tests.processes import PROJECT, run
+from tests.processes import PROJECT, dg_project, run
 
 TYPE = "imagepipeline_dagster.ImageDatasetComponent"
 
-_PYPROJECT = """
-[project]
-name = "shop"
-version = "0.1.0"
-
-[tool.dg]
-directory_type = "project"
-
-[tool.dg.project]
-root_module = "shop"
-"""
 _DEFINITIONS = """
 from pathlib import Path
 import dagster as dg
@@ -58,11 +47,7 @@ attributes:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A project as `dg` lays it out, without a component."""
-    (tmp_path / "pyproject.toml").write_text(_PYPROJECT)
-    for package in ("shop", "shop/defs"):
-        folder = tmp_path / "src" / package
-        folder.mkdir(parents=True)
-        (folder / "__init__.py").touch()
+    dg_project(tmp_path, "shop")
     return tmp_path
 
 

@@ -21,13 +21,8 @@ def news_of_run(
 ) -> News:
     """Return what a person should know of a run; the next run of the same settles it.
 
-    Args:
-        run_id: Dagster's.
-        job: the job's name.
-        what: the prompt set, or what else the run was about.
-        error: why it failed; None where it did not.
-        failed_checks: each check that failed in it, with its asset and what it says.
-        link: its page in Dagster's UI.
+    `what` is the prompt set, or what else the run was about. `error` is None where it did not fail.
+    Each of the checks that failed is told with its asset. `link` is its page in Dagster's UI.
     """
     about = f"{job} {what}"
     if error is None and not failed_checks:

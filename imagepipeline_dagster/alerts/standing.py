@@ -29,14 +29,8 @@ def standing_news(
 ) -> Iterator[News]:
     """Yield what a person should know of a dataset now, and what all is well with.
 
-    Args:
-        ledger: what was bought.
-        waiting: the plans that wait for a person.
-        dataset: the dataset's name.
-        allowance: its budget at the API.
-        nearly: the share of the budget from which on it is nearly reached, 0 to 1.
-        today: the day, UTC.
-        link: the dataset's page in Dagster's UI.
+    `waiting` are the plans that wait for a person. From the share `nearly` of the budget on, 0 to
+    1, it is nearly reached. `today` is in UTC, `link` the dataset's page in Dagster's UI.
     """
     lost = unknown_requests(ledger)
     with ledger.reading() as connection:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Self
 
 import httpx
+import stamina
 
 from imagepipeline_dagster import telemetry
 from imagepipeline_dagster.api.address import origin_of
@@ -34,7 +35,7 @@ from imagepipeline_dagster.api.jobs import NO_MESSAGE, Job, JobStatus
 from imagepipeline_dagster.api.links import is_loopback
 from imagepipeline_dagster.api.pacing import Brake, RequestPace
 from imagepipeline_dagster.api.redaction import KeyRedaction
-from imagepipeline_dagster.api.retrying import repeating, retrying
+from imagepipeline_dagster.api.retrying import repeating
 from imagepipeline_dagster.api.rulings import Answer, Ruling, error_of, refusal_of, ruling_on_post
 from imagepipeline_dagster.api.words import without_echo
 
@@ -44,6 +45,7 @@ _ACCOUNT_TROUBLE = (Ruling.UNPAID, Ruling.BUSY, Ruling.NO_ACCESS)
 _SUBMIT_AGAIN = repeating(Unreachable, Throttled)
 _ASK_AGAIN = repeating(Unreachable, Throttled, StatusUnavailable)
 _FETCH_AGAIN = repeating(DownloadFailed)
+_LONGEST_PAUSE_SECONDS = 20.0
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
@@ -86,7 +88,13 @@ class ImagePipelineClient:
             raise ValueError("api_key: must be printable ASCII without blanks")
         self.origin = origin_of(base_url, allow_insecure=allow_insecure)
         self._refusing = frozenset(refusing_statuses)
-        self._retrying = retrying(attempts=max_attempts, wait_initial=wait_initial)
+        self._retrying = stamina.AsyncRetryingCaller(
+            attempts=max_attempts,
+            timeout=None,
+            wait_initial=wait_initial,
+            wait_max=_LONGEST_PAUSE_SECONDS,
+            wait_jitter=wait_initial,
+        )
         self._not_found_patience = not_found_patience
         self._brake = Brake(wait_initial)
         self._paces = [RequestPace(requests_per_second)] if requests_per_second else []

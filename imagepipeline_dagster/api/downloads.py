@@ -23,11 +23,8 @@ _PATIENCE = 10
 class Downloads:
     """Fetches what links lead to, one attempt at a time.
 
-    Args:
-        network: how links are reached; reading a picture may take ten times its timeout.
-        api: the API's base URL; where it is on a private address, links may lead to one too.
-        max_image_bytes: a larger body is refused.
-        redaction: of the API key, should a server know it.
+    Reading a picture may take ten times the network's timeout. Where the API's base URL is on a
+    private address, links may lead to one too.
     """
 
     def __init__(

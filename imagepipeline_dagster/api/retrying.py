@@ -1,4 +1,4 @@
-"""What is asked for again, how often, and after which pause.
+"""What is asked for again, and after which pause.
 
 A POST buys a picture: it is repeated only where it provably created no job.
 """
@@ -10,24 +10,8 @@ from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 
 import httpx
-import stamina
 
 _MAX_RETRY_AFTER_SECONDS = 120.0
-_LONGEST_PAUSE_SECONDS = 20.0
-
-
-def retrying(*, attempts: int, wait_initial: float) -> stamina.AsyncRetryingCaller:
-    """Return what makes a request at most so many times, with back-off and jitter between them.
-
-    `wait_initial` is the first pause in seconds, doubled for each further one.
-    """
-    return stamina.AsyncRetryingCaller(
-        attempts=attempts,
-        timeout=None,
-        wait_initial=wait_initial,
-        wait_max=_LONGEST_PAUSE_SECONDS,
-        wait_jitter=wait_initial,
-    )
 
 
 def repeating(*kinds: type[Exception]) -> Callable[[Exception], bool | float]:

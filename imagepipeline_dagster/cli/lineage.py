@@ -100,13 +100,17 @@ def uses_named(ledger: Ledger, prompt: str | None, embedding: str | None) -> lis
     return []
 
 
+_Fates = dict[str, dict[str, list[str]]]
+"""By image, its `verdicts` and the `releases` that it is in."""
+
+
 def _fates(
     dataset: ImageDataset,
     storage: Storage,
     prompt_sets: Collection[str],
     images: Collection[str],
     withdrawn: Collection[str],
-) -> dict[str, dict[str, list[str]]]:
+) -> _Fates:
     """Return verdicts and releases of each image.
 
     A set's table does not know yet what was withdrawn since it was moderated.
@@ -125,9 +129,7 @@ def _fates(
     }
 
 
-def _uses_lines(
-    uses: Sequence[RequestUse], fates: Mapping[str, dict[str, list[str]]]
-) -> Iterator[str]:
+def _uses_lines(uses: Sequence[RequestUse], fates: _Fates) -> Iterator[str]:
     if not uses:
         yield "The ledger knows no request of it: nothing was asked for yet."
     for of in uses:
@@ -152,7 +154,7 @@ def _image_text(sha256: str, fate: Mapping[str, list[str]]) -> str:
     return f"{sha256} {'; '.join(fate['verdicts']) or 'not moderated'}{releases}"
 
 
-def _request_as_json(of: RequestUse, fates: Mapping[str, dict[str, list[str]]]) -> dict[str, Any]:
+def _request_as_json(of: RequestUse, fates: _Fates) -> dict[str, Any]:
     return {
         **_use_as_json(of.use),
         **fields_of(of.entry, "request_key", "state", "embedding_version", "job_id", "emulated"),

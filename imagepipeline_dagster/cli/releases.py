@@ -227,7 +227,7 @@ def prune(*, keep: int, yes: bool, dataset: ImageDataset) -> Answer:
 @click.option("--image", metavar="SHA256", help="A picture, by the first digits of its SHA-256.")
 @click.option("--prompt", metavar="SET/ID", help="All pictures of a row of the prompts table.")
 @click.option("--embedding", metavar="ID", help="All pictures made with an embedding.")
-@why_option("why", required=True, help="Kept with the decision.")
+@why_option(required=True, help="Kept with the decision.")
 @who_option
 @yes_option
 @on_dataset

@@ -52,9 +52,9 @@ class AliasedOption(click.Option):
         return record and (record[0].replace(f", {self.opts[-1]}", ""), record[1])
 
 
-def why_option(name: str = "why", **options: Any) -> Callable[[CommandT], CommandT]:  # noqa: ANN401 - click's own
-    """Return the option that says why a person decides so, handed over under this name."""
-    return click.option("--why", "--reason", name, cls=AliasedOption, metavar="TEXT", **options)
+def why_option(**options: Any) -> Callable[[CommandT], CommandT]:  # noqa: ANN401 - click's own
+    """Return the option that says why a person decides so."""
+    return click.option("--why", "--reason", "why", cls=AliasedOption, metavar="TEXT", **options)
 
 
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from imagepipeline_dagster.api.contract import RequestInvalid
+from imagepipeline_dagster.api.contract import RequestInvalid, status_path
 from imagepipeline_dagster.api.jobs import JobStatus
 from imagepipeline_dagster.emulator.faults import Fault, FaultKind
 
@@ -37,13 +37,12 @@ def invalid(_http: Request, error: RequestInvalid) -> Response:
     return JSONResponse(body, status_code=422)
 
 
-def fault_answer(fault: Fault, *, job_path: str = "", job_id: str = "") -> Response | None:
-    """Return the answer that `fault` puts in place of the real one; None where it leaves that.
-
-    `job_path` is where the job's status is asked for.
-    """
+def fault_answer(fault: Fault | None, *, task: str = "", job_id: str = "") -> Response | None:
+    """Return the answer that a fault puts in place of the real one; None where none does."""
+    if fault is None:
+        return None
     if fault.kind is FaultKind.REDIRECT_TO_JOB:
-        return Response(status_code=303, headers={"Location": job_path})
+        return Response(status_code=303, headers={"Location": status_path(task, job_id)})
     answer = _ANSWERS.get(fault.kind)
     return answer(fault, job_id) if answer is not None else None
 

@@ -8,7 +8,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from ipaddress import ip_address
-from random import Random
 from typing import Any
 
 from pydantic import ValidationError
@@ -25,7 +24,6 @@ from imagepipeline_dagster.api.contract import (
     InpaintingRequest,
     RequestInvalid,
     Task,
-    status_path,
 )
 from imagepipeline_dagster.api.jobs import JobStatus
 from imagepipeline_dagster.emulator.answers import (
@@ -36,7 +34,7 @@ from imagepipeline_dagster.emulator.answers import (
     invalid,
     retold,
 )
-from imagepipeline_dagster.emulator.drawing import black_png, draw_png
+from imagepipeline_dagster.emulator.drawing import black_png, chance_of, draw_png
 from imagepipeline_dagster.emulator.faults import Fault, FaultPlan, FaultRules, Operation
 from imagepipeline_dagster.emulator.intake import outcome_of, read_request
 from imagepipeline_dagster.emulator.jobs import JobTicket, Queue, UnknownJob, signature
@@ -54,8 +52,8 @@ class Emulator:
     def __init__(self, settings: EmulatorSettings) -> None:
         self.settings = settings
         # Apart from each other, so that a fault more or less changes no job's latency.
-        self._faults = FaultPlan(settings.faults, chance=_chance(f"faults {settings.seed}"))
-        self._queue = Queue(settings, chance=_chance(f"latencies {settings.seed}"))
+        self._faults = FaultPlan(settings.faults, chance=chance_of(f"faults {settings.seed}"))
+        self._queue = Queue(settings, chance=chance_of(f"latencies {settings.seed}"))
         self._sources = Sources()
         self._tally = Tally()
         self._ending = False
@@ -108,10 +106,8 @@ class Emulator:
             self._tally.posts_refused += 1
             return fault_answer(fault) or failure("the server is not well", status=500)
         job = await self._accept(request, fault)
-        if fault is not None:
-            path = status_path(request.task, job.id())
-            if (spoiled := fault_answer(fault, job_path=path)) is not None:
-                return spoiled
+        if (spoiled := fault_answer(fault, task=request.task, job_id=job.id())) is not None:
+            return spoiled
         if not self.settings.answer_at_once:
             return retold(_pending(job), fault)
         while (left := job.ready_at - time.time()) > 0:
@@ -145,8 +141,7 @@ class Emulator:
         self._check_key(http)
         job = _read_job(http, task=_task(http))
         fault = self._meet(Operation.STATUS, job.request)
-        spoiled = fault_answer(fault, job_id=http.path_params["job_id"]) if fault else None
-        if spoiled is not None:
+        if (spoiled := fault_answer(fault, job_id=job.id())) is not None:
             return spoiled
         pending = time.time() < job.ready_at
         return retold(_pending(job) if pending else self._ended(job, http), fault)
@@ -171,8 +166,7 @@ class Emulator:
         sample = http.path_params["sample"]
         _check_link(http, sample)
         fault = self._meet(Operation.DOWNLOAD, job.request)
-        spoiled = fault_answer(fault) if fault else None
-        if spoiled is not None:
+        if (spoiled := fault_answer(fault)) is not None:
             return spoiled
         image = await self._image(job, sample)
         return Response(damaged(image, fault), media_type="image/png")
@@ -233,10 +227,6 @@ class Emulator:
 
 def _pending(job: JobTicket) -> dict[str, object]:
     return {"status": JobStatus.PENDING, "id": job.id()}
-
-
-def _chance(purpose: str) -> Random:
-    return Random(purpose)  # noqa: S311 - it has to be repeatable, not secret
 
 
 def _task(http: Request) -> Task:

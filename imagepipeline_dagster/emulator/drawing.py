@@ -157,7 +157,7 @@ _LANDS = _by_word(
 def draw_scene(text: str, *, size: Size, seed: str | int) -> Image.Image:
     """Return the scene of `text` as RGB of `size` pixels; equal arguments give equal pixels."""
     words = re.findall(r"[^\W_]+", text.lower())
-    chance = _chance(f"{' '.join(words)} {seed}")
+    chance = chance_of(f"{' '.join(words)} {seed}")
     subject = _first(words, _SUBJECTS)
     mood = _first(words, _MOODS) or (_ROOM if subject is _VESSEL else _DAY)
     land = _first(words, _LANDS) or chance.choice(("hills", "peaks"))
@@ -294,5 +294,6 @@ def _chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
 
 
-def _chance(purpose: str) -> Random:
+def chance_of(purpose: str) -> Random:
+    """Return a source of chance that is the same for the same purpose."""
     return Random(purpose)  # noqa: S311 - repeatable, not secret

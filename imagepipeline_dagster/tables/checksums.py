@@ -14,13 +14,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from imagepipeline_dagster.tables.mapped import MappedTable
+from imagepipeline_dagster.tables.mapped import CHUNK, MappedTable
 from imagepipeline_dagster.tables.reading import PromptsTable
 from imagepipeline_dagster.tables.summaries import SetSummary
 from imagepipeline_dagster.tables.values import read_text
 
 _BYTES = 16
-_CHUNK = 2_000  # rows held at a time
 # Of marshal's formats the last in which equal rows have equal bytes.
 _MARSHAL_VERSION = 2
 
@@ -43,7 +42,7 @@ def _checksums(prompts: PromptsTable, wanted: sa.ColumnElement[bool]) -> dict[st
     with prompts.reporting() as connection:
         in_database = connection.dialect.name == "postgresql"
         add_up = _summed_by_postgresql if in_database else _summed_here
-        for raw, number in add_up(connection, prompts.table, wanted):
+        for raw, number in add_up(prompts, wanted):
             name = read_text(raw) or ""
             sums[name] = sums.get(name, 0) + number
     return {name: f"{number % 2 ** (8 * _BYTES):x}" for name, number in sums.items()}
@@ -54,27 +53,25 @@ def _content_columns(table: MappedTable) -> list[sa.ColumnClause[Any]]:
 
 
 def _summed_by_postgresql(
-    connection: sa.Connection, table: MappedTable, wanted: sa.ColumnElement[bool]
+    prompts: PromptsTable, wanted: sa.ColumnElement[bool]
 ) -> Iterator[tuple[Any, int]]:
-    row = sa.cast(sa.func.row(*_content_columns(table)), sa.Text)
-    column = table.exact_prompt_set(connection)
-    query = (
-        table.select(column, sa.func.sum(sa.func.hashtextextended(row, 0)))
-        .where(wanted)
-        .group_by(column)
-    )
-    for raw, number in connection.execute(query):
+    row = sa.cast(sa.func.row(*_content_columns(prompts.table)), sa.Text)
+    column = prompts.exact_prompt_set
+    number_of_set = sa.func.sum(sa.func.hashtextextended(row, 0))
+    query = prompts.table.select(column, number_of_set).where(wanted).group_by(column)
+    for raw, number in prompts.connection.execute(query):
         yield raw, int(number)
 
 
 def _summed_here(
-    connection: sa.Connection, table: MappedTable, wanted: sa.ColumnElement[bool]
+    prompts: PromptsTable, wanted: sa.ColumnElement[bool]
 ) -> Iterator[tuple[Any, int]]:
+    table = prompts.table
     query = table.select(table.column("prompt_set"), *_content_columns(table))
-    with connection.execute(query.where(wanted)) as result:
+    with prompts.connection.execute(query.where(wanted)) as result:
         # From the driver itself: SQLAlchemy's rows would add a fifth. SQLite's cursor streams.
         cursor: Any = result.cursor
-        while rows := cursor.fetchmany(_CHUNK):
+        while rows := cursor.fetchmany(CHUNK):
             for row in rows:
                 yield row[0], _row_number(row)
 

@@ -39,7 +39,7 @@ class SetFingerprint:
     @property
     def content(self) -> str:
         """Both together: it changes when an image of the set might."""
-        return _digest(f"{self.prompts} {self.embeddings}").hex()
+        return digest_of(f"{self.prompts} {self.embeddings}").hex()
 
 
 def fingerprint_set(
@@ -98,12 +98,12 @@ class _Sum:
     count: int = 0
 
     def add(self, text: str) -> None:
-        digest = _digest(text, size=_ROW_BYTES)
+        digest = digest_of(text, size=_ROW_BYTES)
         self.total = (self.total + int.from_bytes(digest)) % _MODULUS
         self.count += 1
 
     def fingerprint(self) -> str:
-        return _digest(f"{self.count} {self.total:x}").hex()
+        return digest_of(f"{self.count} {self.total:x}").hex()
 
 
 def _fingerprints(
@@ -127,5 +127,6 @@ def _fingerprints(
     }
 
 
-def _digest(text: str, *, size: int = 16) -> bytes:
+def digest_of(text: str, *, size: int = 16) -> bytes:
+    """Return a digest of any text, of so many bytes."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import CITEXT
 
 from imagepipeline_dagster.tables.errors import ColumnMissing, TableMissing
 from imagepipeline_dagster.tables.schema import (
@@ -21,7 +20,8 @@ from imagepipeline_dagster.tables.schema import (
 )
 from imagepipeline_dagster.tables.spelling import did_you_mean, listed
 
-_CHUNK = 2_000  # rows held at a time while streaming
+CHUNK = 2_000
+"""Rows held at a time while streaming."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +44,6 @@ class MappedTable:
         if isinstance(of, sa.String) and not isinstance(of, sa.Enum):
             return self.column("prompt_set")
         return sa.column(self.mapping.column("prompt_set"), of)
-
-    def exact_prompt_set(self, connection: sa.Connection) -> sa.ColumnElement[Any]:
-        """Return the column of the sets, to group by: names are equal where their letters are.
-
-        A collation that ignores case would make `spring` and `Spring` one group. Databases other
-        than SQLite and PostgreSQL are taken at their word; what they merge is refused later.
-        """
-        if connection.dialect.name == "sqlite":
-            return sa.collate(self.column("prompt_set"), "BINARY")
-        if isinstance(self.types["prompt_set"], CITEXT):
-            return sa.cast(self.column("prompt_set"), sa.Text)
-        return self.column("prompt_set")
 
     @property
     def updated_at(self) -> sa.ColumnElement[Any]:
@@ -81,7 +69,7 @@ def rows_in(
         table.select(*map(table.column, names))
         .where(*wanted)
         .order_by(*map(table.column, order_by))
-        .execution_options(yield_per=_CHUNK)
+        .execution_options(yield_per=CHUNK)
     )
     read = row_reader(row_type, names)
     # Closed by hand: whoever stops halfway would leave a server's cursor open.

@@ -11,12 +11,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from imagepipeline_dagster.tables.mapped import CHUNK
 from imagepipeline_dagster.tables.reading import PromptsTable
 from imagepipeline_dagster.tables.spelling import quoted
 from imagepipeline_dagster.tables.values import read_time
 
 _SOON = dt.timedelta(days=1)  # clocks and time zones differ
-_CHUNK = 2_000  # rows in memory at a time
 _MOST_ROWS = 1_000_000  # they take some two of a tick's sixty seconds
 _TO_THE_SECOND = len("2026-05-01 12:00:00")
 _AS_ZERO = str.maketrans("123456789", "000000000")
@@ -56,7 +56,7 @@ def _problem_of(newest: object, now: dt.datetime) -> str | None:
 def _odd_spelling(connection: sa.Connection, rows: sa.Select[Any]) -> str | None:
     counts: Counter[str] = Counter()
     examples: dict[str, Sequence[Any]] = {}
-    with connection.execute(rows.execution_options(yield_per=_CHUNK)) as result:
+    with connection.execute(rows.execution_options(yield_per=CHUNK)) as result:
         for row in result:
             spelling = _spelling(row[2])
             counts[spelling] += 1

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import CITEXT
 
 from imagepipeline_dagster.tables.database import reporting_database_errors, source_engine
 from imagepipeline_dagster.tables.errors import TableMissing, TablesError
-from imagepipeline_dagster.tables.mapped import MappedTable, find_table, rows_in
+from imagepipeline_dagster.tables.mapped import CHUNK, MappedTable, find_table, rows_in
 from imagepipeline_dagster.tables.schema import (
     EmbeddingRow,
     PromptRow,
@@ -23,7 +24,6 @@ from imagepipeline_dagster.tables.schema import (
 )
 from imagepipeline_dagster.tables.values import read_text
 
-_CHUNK = 2_000  # rows held at a time while streaming
 _QUERY_SECONDS = 40  # a sensor has 60 for everything
 _OUR_EMBEDDINGS = TableMapping("embeddings")
 _LONG_AGO = dt.datetime.min.replace(tzinfo=dt.UTC)
@@ -92,7 +92,7 @@ class SourceTables:
             query = (
                 table.select(prompt_set, prompt_id)
                 .where(prompt_set.is_not(None))
-                .execution_options(yield_per=_CHUNK)
+                .execution_options(yield_per=CHUNK)
             )
             with connection.execute(query) as result:
                 for raw_set, raw_id in result:
@@ -182,8 +182,16 @@ class PromptsTable:
 
     @property
     def exact_prompt_set(self) -> sa.ColumnElement[Any]:
-        """The column of the sets, to group by."""
-        return self.table.exact_prompt_set(self.connection)
+        """The column of the sets, to group by: names are equal where their letters are.
+
+        A collation that ignores case would make `spring` and `Spring` one group. Databases other
+        than SQLite and PostgreSQL are taken at their word; what they merge is refused later.
+        """
+        column = self.table.column("prompt_set")
+        if self.connection.dialect.name == "sqlite":
+            return sa.collate(column, "BINARY")
+        is_citext = isinstance(self.table.types["prompt_set"], CITEXT)
+        return sa.cast(column, sa.Text) if is_citext else column
 
     def among(self, prompt_sets: Collection[str] | None) -> sa.ColumnElement[bool]:
         """Return the condition that a row is of one of these sets, or of any."""

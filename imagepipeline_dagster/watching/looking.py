@@ -14,14 +14,14 @@ one tick leaves to the next. It only moves on with what was looked at to the end
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from imagepipeline_dagster.tables.fingerprints import digest_of
 from imagepipeline_dagster.tables.reading import PromptsTable
 from imagepipeline_dagster.tables.summaries import (
     SetSummary,
@@ -149,13 +149,12 @@ def observe(
     newest: str | None,
     now: float,
     options: Watching,
-    clock: Callable[[], float] = time.monotonic,
 ) -> Observation:
     """Look at the prompts table as closely as is due, and bring what is kept of it up to date.
 
     `newest` is its newest time, asked for before. Errors as of `SourceTables`.
     """
-    deadline = clock() + options.tick_seconds
+    deadline = time.monotonic() + options.tick_seconds
     changed_since = _sets_changed_since(prompts, watch, newest, at_most=options.few_sets + 1)
     suspects = changed_since or set()
     many = len(suspects) > options.few_sets
@@ -187,7 +186,7 @@ def observe(
             prompts, [summary for summary in summaries if summary.prompt_set in suspects]
         )
     if verify:
-        watch = _verify(prompts, contents, watch, summaries, options, lambda: clock() >= deadline)
+        watch = _verify(prompts, contents, watch, summaries, options, deadline)
 
     # A verification that began earlier may have passed sets which changed since: then it has to
     # begin again, and the newest time stays to be seen until it does.
@@ -215,15 +214,15 @@ def _verify(
     watch: Watch,
     sets: Sequence[SetSummary],
     options: Watching,
-    is_late: Callable[[], bool],
+    deadline: float,
 ) -> Watch:
     """Compare slice after slice of the sets, from where the watch has come to."""
-    digests = [_digest(summary.prompt_set) for summary in sets]
+    digests = [digest_of(summary.prompt_set).hex() for summary in sets]
     start = digests.index(watch.position) + 1 if watch.position in digests else 0
     for end in _slice_ends(sets, start, options.slice_rows):
         contents.examine(prompts, sets[start:end], neighbours=True)
         start = end
-        if is_late() and end < len(sets):
+        if time.monotonic() >= deadline and end < len(sets):
             return dataclasses.replace(watch, position=digests[end - 1])
     began = watch.verifying_since or 0
     return dataclasses.replace(watch, verified_at=began, verifying_since=None, position=None)
@@ -236,7 +235,3 @@ def _slice_ends(sets: Sequence[SetSummary], start: int, rows: int) -> Iterator[i
         if size >= rows or index == len(sets) - 1:
             yield index + 1
             size = 0
-
-
-def _digest(prompt_set: str) -> str:
-    return hashlib.blake2b(prompt_set.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -45,14 +45,8 @@ _ROWS_PER_RUN = 2000
 class WatchedDataset:
     """A dataset as its ticks see it; what costs time is asked for when it is needed.
 
-    Attributes:
-        name: the dataset's name in the ledger.
-        tables: the two tables, open.
-        open_ledger: opens the ledger.
-        partitions: returns the partition keys that are there.
-        partitions_in_use: returns those that a queued or running run or backfill names.
-        options: how the tables are watched.
-        clock: returns the seconds since 1970.
+    `name` is that of the ledger. `partitions` returns the keys that are there, `partitions_in_use`
+    those that a queued or running run or backfill names, and `clock` the seconds since 1970.
     """
 
     name: str

@@ -15,7 +15,7 @@ FILE = "prompt_set,prompt_id,prompt\ns,1,p\n"
     ("arguments", "words"),
     [
         (("export", "p.csv"), ["no SQLite file", "tables.db", "init"]),
-        (("plan",), ["no SQLite file", "init"]),
+        (("plan",), ["no SQLite file", "imagepipeline-dagster init"]),
         (("import-prompts", "latin.csv"), ["latin.csv", "cannot be read: line 1", "UTF-8"]),
         (("import-prompts", "empty.csv"), ["empty.csv", "is empty", "first line"]),
         (("import-prompts", "empty.jsonl"), ["empty.jsonl", "is empty", "JSON objects"]),

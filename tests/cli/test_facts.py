@@ -14,23 +14,13 @@ from imagepipeline_dagster.cli import main
 from imagepipeline_dagster.emulator import Fault, FaultKind
 from tests.cli.running import do, facts
 from tests.cli.shop import DROPPED, Shop
+from tests.processes import dg_project
 
 # They serve, or show something to a person; a new project has no dataset yet.
 _WITHOUT = {
     *(("emulator", "--json"), ("emulator", "--dataset")),
     *(("demo", "--json"), ("demo", "--dataset"), ("new", "--dataset")),
 }
-_PROJECT = """
-[project]
-name = "shop"
-version = "0.1.0"
-
-[tool.dg]
-directory_type = "project"
-
-[tool.dg.project]
-root_module = "yaml_shop"
-"""
 _ROWS = (
     "prompt_set,prompt_id,prompt,embeddings\nspring,b,a boat called b,\nspring,c,a boat,nobody\n"
 )
@@ -121,17 +111,14 @@ def test_a_question_is_not_among_the_facts(shop: Shop) -> None:
 @pytest.fixture
 def yaml_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project of `dg` with two datasets in YAML, each with a storage of its own."""
-    (tmp_path / "pyproject.toml").write_text(_PROJECT)
-    package = tmp_path / "src/yaml_shop"
+    definitions = dg_project(tmp_path, "yaml_shop")
     for name in ("spring", "autumn"):
-        folder = package / "defs" / name
-        folder.mkdir(parents=True)
+        folder = definitions / name
+        folder.mkdir()
         (folder / "defs.yaml").write_text(
             "type: imagepipeline_dagster.ImageDatasetComponent\n"
             f"attributes: {{key_prefix: [{name}], storage: data/{name}, price_per_image: 0.5}}\n"
         )
-    for folder in (package, package / "defs"):
-        (folder / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path / "src"))
     return tmp_path
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cli.running import do
-from tests.processes import PROJECT, run
+from tests.processes import PROJECT, run_script
 
 
 def test_a_new_project_is_whole(tmp_path: Path) -> None:
@@ -54,16 +53,9 @@ def test_the_next_steps_work(tmp_path: Path) -> None:
         """--tags '{"dagster/partition": "portraits"}' && """
         "imagepipeline-dagster status",
     )
-    ran = run(
-        ["/bin/bash", "-euo", "pipefail", "-c", steps],
-        cwd=tmp_path,
-        variables={
-            "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
-            "PYTHONPATH": str(PROJECT),
-            # As the wheel's entry point does.
-            "PYTEST_ADDOPTS": "-p imagepipeline_dagster.testing",
-        },
-    )
+    # As the wheel's entry point does.
+    plugin = "-p imagepipeline_dagster.testing"
+    ran = run_script(steps, cwd=tmp_path, PYTEST_ADDOPTS=plugin)
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
     assert "1 passed" in ran.stdout
     assert re.search(r"portraits +built", ran.stdout), ran.stdout[-3000:]

@@ -55,14 +55,6 @@ def test_a_ledger_of_another_version_is_not_taken_for_an_empty_one(shop: Shop) -
     assert row_of(shop.run("plan"), "spring")[:2] == ["·", "1"]
 
 
-def test_plan_without_tables_says_what_to_do(shop: Shop) -> None:
-    """Without tables a plan says how to get some, and makes no sample tables by itself."""
-    (shop.folder / "data" / "tables.db").unlink()
-    output = shop.run("plan", ok=False)
-    assert "imagepipeline-dagster init" in output
-    assert files_in(shop.folder) == set()
-
-
 def test_plan_shows_every_state_and_reason(shop: Shop) -> None:
     """Reused, unknown and refused are counted, and what is to buy has its reason."""
     shop.add("a")

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from imagepipeline_dagster.storage.contract import image_path
 from tests.api.servers import Reply, serving
-from tests.cli.running import do
+from tests.cli.running import facts
 from tests.cli.shop import Shop, files_in
 from tests.release.samples import picture
 
@@ -46,11 +45,9 @@ def test_each_damage_is_found(shop: Shop) -> None:
     assert "3 images of 4 are missing or differ." in output
     assert f"ledger refetch {str(images[0].request_key)[:12]}" in output
 
-    found = do("verify", "--json")
-    assert found.exit_code == 1
-    facts = json.loads(found.stdout)
-    assert facts["images"] == 4
-    assert {damaged["damage"] for damaged in facts["damaged"]} == {
+    found = facts("verify", exit_code=1)
+    assert found["images"] == 4
+    assert {damaged["damage"] for damaged in found["damaged"]} == {
         "missing",
         "other size",
         "other bytes",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import dagster as dg
@@ -16,7 +15,7 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipP
 
 from imagepipeline_dagster import ImageDataset, ImageDatasetComponent, build_definitions
 from imagepipeline_dagster.environment import resources_for
-from tests.processes import PROJECT, run
+from tests.processes import PROJECT, run_script
 
 PAGES = sorted([PROJECT / "README.md", *(PROJECT / "docs").glob("*.md")])
 
@@ -64,17 +63,7 @@ def _run_commands(commands: str, project: Path) -> None:
     assert set(made) <= targets
     rest = re.sub(r"^make .*$", "", commands, flags=re.MULTILINE)
     if rest.strip():
-        path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
-        ran = run(
-            ["/bin/bash", "-euo", "pipefail", "-c", rest],
-            cwd=project,
-            variables={
-                "PATH": path,
-                "PYTHONPATH": str(PROJECT),
-                "DAGSTER_HOME": str(project),
-            },
-            timeout=500,
-        )
+        ran = run_script(rest, cwd=project, timeout=500, DAGSTER_HOME=str(project))
         assert ran.returncode == 0, f"{rest}\n{ran.stdout[-2000:]}\n{ran.stderr[-4000:]}"
 
 

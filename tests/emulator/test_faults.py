@@ -111,11 +111,8 @@ def test_a_fault_in_wrong_words(text: str, words: str) -> None:
         {"kind": "truncated_bytes", "operation": "submit"},
         {"kind": "job_failure", "operation": "status"},
         {"kind": "rate_limited", "after_accepting": True},
-        {"kind": "server_error", "status": 404},
         {"kind": "server_error", "probability": 1.5},
         {"kind": "server_error", "times": 0},
-        {"kind": "meteor"},
-        {"kind": "server_error", "colour": "red"},
     ],
 )
 def test_impossible_rule_is_refused(rule: dict[str, object]) -> None:

@@ -6,6 +6,7 @@ The emulator is a process of its own too, and its count of accepted requests is 
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
 import json
 import os
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -24,11 +25,14 @@ import pytest
 from imagepipeline_dagster.databases import copy_sqlite
 from imagepipeline_dagster.emulator import EmulatorStats, Fault, FaultKind, Operation
 from imagepipeline_dagster.ledger.decisions import LedgerDecision, decide
-from imagepipeline_dagster.ledger.identity import LedgerMismatch
+from imagepipeline_dagster.ledger.identity import LedgerMismatch, check_ledger
 from imagepipeline_dagster.ledger.records import Failure, Outcome, State
+from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.planning.prompts import Prompt
 from tests.api.servers import Reply, serving
 from tests.buying import (
     API_KEY,
+    Buyer,
     assert_bytes_are_the_vendors,
     assert_each_sample_has_one_outcome,
     times_accepted,
@@ -445,6 +449,22 @@ def copy_of(ledger: Path) -> Path:
     return copied
 
 
+def knows_too_little(copied: Path, buyer: Buyer) -> bool:
+    """Tell whether more was bought meanwhile than a copy of the ledger knows."""
+    with contextlib.closing(Ledger(f"sqlite:///{copied}", create=False)) as ledger:
+        try:
+            check_ledger(ledger, buyer.storage)
+        except LedgerMismatch:
+            return True
+    return False
+
+
+def nobody_holds(buyer: Buyer, prompts: Sequence[Prompt]) -> bool:
+    """Tell whether every lease of these requests is over."""
+    entries = buyer.entries(buyer.plan(prompts)).values()
+    return all(entry.lease_until < dt.datetime.now(dt.UTC) for entry in entries)
+
+
 def put_in_place(ledger: Path, copied: Path | None) -> None:
     """Put a copy, or nothing, in a ledger's place."""
     for beside in ("", "-wal", "-shm"):
@@ -469,7 +489,7 @@ def test_a_ledger_harmed_after_a_kill_buys_nothing(
         [pid] = workers.start(order)
         until(lambda: vendor.stats.posts_accepted >= 4)
         copies["put back from amid"] = copy_of(ledger)
-        time.sleep(2.5)
+        until(lambda: knows_too_little(copies["put back from amid"], buyer))
         os.kill(pid, signal.SIGKILL)
         workers.wait()
         paid = vendor.stats.posts_accepted
@@ -505,7 +525,7 @@ def test_a_process_that_slept_with_a_job_leaves_it_to_the_other(
         until(lambda: vendor.stats.posts_accepted >= 1)
         until(lambda: [it.job_id for it in buyer.entries(buyer.plan(prompts)).values()] != [None])
         os.kill(pid, signal.SIGSTOP)
-        time.sleep(0.8)
+        until(lambda: nobody_holds(buyer, prompts))
         wake = threading.Timer(
             0.3 if wakes == "before the other ends" else 60.0, os.kill, (pid, signal.SIGCONT)
         )
@@ -534,8 +554,9 @@ def test_a_process_that_slept_beyond_its_lease_sends_nothing(
         buyer, prompts = order.buyer(), order.prompts()
         [pid] = workers.start(order)
         until(lambda: vendor.stats.posts_received >= 1)
+        sent_again_at = time.monotonic() + 2
         os.kill(pid, signal.SIGSTOP)
-        time.sleep(1.2)
+        until(lambda: nobody_holds(buyer, prompts))
         lapsed = buyer.buy(prompts, run_id="another")
         with buyer.open_ledger() as ledger:
             decide(
@@ -546,7 +567,7 @@ def test_a_process_that_slept_beyond_its_lease_sends_nothing(
                 why="that machine sleeps",
             )
         bought = buyer.buy(prompts, run_id="another")
-        time.sleep(1)
+        until(lambda: time.monotonic() >= sent_again_at)
         os.kill(pid, signal.SIGCONT)
         codes = workers.wait()
         stats = vendor.stats

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
 from imagepipeline_dagster.tables.reading import PromptsTable, SourceTables
+from imagepipeline_dagster.tables.summaries import newest_time
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,3 +22,10 @@ def asked(
     """Return the answer to a question of `summaries` or `checksums`."""
     with tables.open_prompts() as prompts:
         return question(prompts, *args, **kwargs)
+
+
+def newest_in(tables: SourceTables) -> str:
+    """Return the newest time in the prompts table, which has one."""
+    newest = asked(newest_time, tables)
+    assert newest is not None
+    return newest

@@ -16,7 +16,6 @@ from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, RowType, TableMapping
 from imagepipeline_dagster.tables.transfer.incoming import ImportOptions, IncomingRows
 from imagepipeline_dagster.tables.transfer.merge import ImportReport, Merge
-from imagepipeline_dagster.tables.transfer.progress import OnProgress
 
 PROMPTS = TableMapping("prompts")
 EMBEDDINGS = TableMapping("embeddings")
@@ -83,36 +82,19 @@ def csv_file(
 
 def import_prompts(
     url: str,
-    mapping: TableMapping,
     file: Path,
-    **options: Any,  # noqa: ANN401 - those of Merge, IncomingRows and ImportOptions
-) -> ImportReport:
-    """Bring a file's rows into the prompts table."""
-    return _imported(url, mapping, file, PromptRow, **options)
-
-
-def import_embeddings(
-    url: str,
-    mapping: TableMapping,
-    file: Path,
-    **options: Any,  # noqa: ANN401 - those of Merge, IncomingRows and ImportOptions
-) -> ImportReport:
-    """Bring a file's rows into the embeddings table."""
-    return _imported(url, mapping, file, EmbeddingRow, **options)
-
-
-def _imported(
-    url: str,
-    mapping: TableMapping,
-    file: Path,
-    row_type: RowType,
+    mapping: TableMapping = PROMPTS,
+    row_type: RowType = PromptRow,
     *,
     replace_sets: bool = False,
-    on_progress: OnProgress = lambda _: None,
     **options: Any,  # noqa: ANN401 - those of ImportOptions
 ) -> ImportReport:
-    incoming = IncomingRows(
-        file, row_type, options=ImportOptions(**options), on_progress=on_progress
-    )
+    """Bring a file's rows into the prompts table, or into another."""
+    incoming = IncomingRows(file, row_type, options=ImportOptions(**options))
     with closing(Merge(url, mapping, incoming, replace_sets=replace_sets)) as merge:
         return merge.carry_out()
+
+
+def import_embeddings(url: str, file: Path, **options: Any) -> ImportReport:  # noqa: ANN401 - the same
+    """Bring a file's rows into the embeddings table."""
+    return import_prompts(url, file, EMBEDDINGS, EmbeddingRow, **options)

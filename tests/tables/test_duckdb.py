@@ -12,13 +12,8 @@ from imagepipeline_dagster.tables.errors import TableMissing, TablesError, Table
 from imagepipeline_dagster.tables.fingerprints import fingerprint_sets
 from imagepipeline_dagster.tables.reading import SourceTables
 from imagepipeline_dagster.tables.schema import TableMapping
-from imagepipeline_dagster.tables.summaries import (
-    newest_time,
-    refuse_merged_sets,
-    sets_since,
-    summarise_sets,
-)
-from tests.tables.asking import asked
+from imagepipeline_dagster.tables.summaries import refuse_merged_sets, sets_since, summarise_sets
+from tests.tables.asking import asked, newest_in
 from tests.tables.filling import run_sql
 
 TABLES = (
@@ -63,9 +58,8 @@ def test_rows_are_read(url: str) -> None:
 def test_changes_are_seen(url: str) -> None:
     """Newest times, summaries and checksums follow what another program writes."""
     with SourceTables(url, prompts=BRIEFS) as tables:
-        newest, before = asked(newest_time, tables), asked(checksums_among, tables, ["spring"])
+        newest, before = newest_in(tables), asked(checksums_among, tables, ["spring"])
         fingerprints = fingerprint_sets(tables)
-        assert newest is not None
         run_sql(
             url,
             "UPDATE studio.briefs SET updated_at = now()",

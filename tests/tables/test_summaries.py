@@ -18,7 +18,7 @@ from imagepipeline_dagster.tables.summaries import (
     stored_time,
     summarise_sets,
 )
-from tests.tables.asking import asked
+from tests.tables.asking import asked, newest_in
 from tests.tables.conftest import Execute
 from tests.tables.filling import run_sql
 
@@ -37,12 +37,10 @@ def three(tables_url: str, execute: Execute) -> None:
 @pytest.mark.usefixtures("three")
 def test_newest_time_and_the_sets_since(tables: SourceTables, execute: Execute) -> None:
     """Sets with rows of the newest time itself are among those since, and so are later ones."""
-    newest = asked(newest_time, tables)
-    assert newest is not None
+    newest = newest_in(tables)
     assert asked(sets_since, tables, newest, at_most=9) == ["b", "c"]
     execute("UPDATE prompts SET updated_at = '2026-05-01 12:00:08' WHERE prompt_set = 'a'")
-    later = asked(newest_time, tables)
-    assert later is not None
+    later = newest_in(tables)
     assert is_later(later, newest)
     assert not is_later(newest, later)
     assert asked(sets_since, tables, newest, at_most=9) == ["a", "b", "c"]
@@ -55,8 +53,7 @@ def test_times_finer_than_a_second_hide_no_coarser_ones(
 ) -> None:
     """A row stamped by the second counts as since another that was stamped within that second."""
     execute("UPDATE prompts SET updated_at = '2026-05-01 12:00:07.900000' WHERE prompt_set = 'c'")
-    newest = asked(newest_time, tables)
-    assert newest is not None
+    newest = newest_in(tables)
     assert asked(sets_since, tables, newest, at_most=9) == ["b", "c"]
 
 
@@ -105,8 +102,7 @@ def test_times_as_people_have_them(
             for name, value in zip("ab", values, strict=True)
         ),
     )
-    newest = asked(newest_time, tables)
-    assert newest is not None
+    newest = newest_in(tables)
     assert "b" in asked(sets_since, tables, newest, at_most=9)
     (first, second) = asked(summarise_sets, tables)
     assert second.newest == newest
@@ -133,8 +129,7 @@ def test_sets_that_differ_in_case_are_told_apart(
         summaries = asked(summarise_sets, tables)
         assert {each.prompt_set: each.rows for each in summaries} == {"spring": 1, "Spring": 2}
         assert [each.prompt_set for each in asked(summarise_sets, tables, ["Spring"])] == ["Spring"]
-        newest = asked(newest_time, tables)
-        assert newest is not None
+        newest = newest_in(tables)
         assert asked(sets_since, tables, newest, at_most=9) == ["Spring", "spring"]
         assert tables.prompt_sets() == ["Spring", "spring"]
         checksums = asked(checksums_between, tables, summaries[0], summaries[-1])

@@ -56,18 +56,21 @@ class Looker(Watched):
         self.states = PromptSetStates(self.ledger, dataset="images")
         self.watch = Watch()
 
-    def look(self, after: float = 0, options: Watching = OPTIONS) -> Observation | None:
-        """Look as closely as is due after some seconds; None where that is not at all."""
+    def rests(self, after: float, options: Watching = OPTIONS) -> bool:
+        """Tell whether there is nothing to look at after some seconds."""
         self.now += after
         newest = asked(newest_time, self.tables)
-        if self.watch.is_quiet(newest, now=self.now, options=options):
-            return None
+        return self.watch.is_quiet(newest, now=self.now, options=options)
+
+    def look(self, after: float = 0, options: Watching = OPTIONS) -> Observation:
+        """Look as closely as is due after some seconds; something is."""
+        assert not self.rests(after, options)
         seen = asked(
             observe,
             self.tables,
             self.contents,
             self.watch,
-            newest=newest,
+            newest=asked(newest_time, self.tables),
             now=self.now,
             options=options,
         )
@@ -90,8 +93,8 @@ def looker(tmp_path: Path) -> Iterator[Looker]:
     opened.add("a", "b", "c")
     opened.look()
     assert opened.changed() == ["a", "b", "c"]
-    assert opened.look(after=3) is not None
-    assert opened.look(after=1) is None
+    opened.look(after=3)
+    assert opened.rests(after=1)
     yield opened
     opened.close()
 
@@ -105,7 +108,6 @@ def test_a_newer_time_is_seen_at_once(looker: Looker) -> None:
 
     seen = looker.look(after=1)
 
-    assert seen is not None
     assert (seen.sets, seen.all_sets) == (("d",), False)
     assert looker.changed() == ["b", "d"]
 
@@ -117,10 +119,10 @@ def test_a_second_change_within_the_clock_s_second_is_seen(looker: Looker) -> No
     looker.look(after=1)
     looker.sql(f"{edit} WHERE prompt_set IN ('b', 'c')", text="y")
 
-    assert looker.look(after=2.5) is not None
+    looker.look(after=2.5)
 
     assert looker.changed() == ["b", "c"]
-    assert looker.look(after=1) is None
+    assert looker.rests(after=1)
 
 
 def test_a_second_change_on_the_newest_day_is_seen(looker: Looker) -> None:
@@ -136,17 +138,16 @@ def test_a_second_change_on_the_newest_day_is_seen(looker: Looker) -> None:
         looker.look(after=hours * 3600, options=rare)
         assert looker.changed() == ["b"]
     looker.look(after=3600, options=rare)
-    assert looker.look(after=60, options=rare) is None
+    assert looker.rests(after=60, options=rare)
 
 
 def test_what_is_committed_late_is_seen_by_the_audit(looker: Looker) -> None:
     """Rows with an older time than the newest are counted at the audit's interval."""
     looker.add("d", at="11:00:00")
-    assert looker.look(after=90) is None
+    assert looker.rests(after=90)
 
     seen = looker.look(after=10)
 
-    assert seen is not None
     assert set(seen.sets) == {"a", "b", "c", "d"}
     assert looker.changed() == ["d"]
 
@@ -154,9 +155,8 @@ def test_what_is_committed_late_is_seen_by_the_audit(looker: Looker) -> None:
 def test_what_was_deleted_is_seen_by_the_audit(looker: Looker) -> None:
     """A set without rows is missing among all that there are."""
     looker.sql("DELETE FROM prompts WHERE prompt_set = 'a'")
-    assert looker.look(after=90) is None
+    assert looker.rests(after=90)
     seen = looker.look(after=10)
-    assert seen is not None
     assert (seen.sets, seen.all_sets) == (("b", "c"), True)
 
 
@@ -166,11 +166,9 @@ def test_a_newest_time_that_goes_back_is_audited_at_once(looker: Looker) -> None
     looker.look(after=1)
     looker.sql("DELETE FROM prompts WHERE prompt_set = 'd'")
     seen = looker.look(after=1)
-    assert seen is not None
     assert seen.sets == ("a", "b", "c")
     looker.sql("DELETE FROM prompts")
     seen = looker.look(after=1)
-    assert seen is not None
     assert (seen.sets, seen.all_sets) == ((), True)
 
 
@@ -197,7 +195,6 @@ def test_names_that_a_collation_takes_for_one_are_two_sets(looker: Looker) -> No
 
     seen = looker.look(after=1, options=OneByOne(**INTERVALS))
 
-    assert seen is not None
     assert sorted(seen.sets) == ["SPRING", "Spring", "spring"]
     looker.contents.keep_only(seen.sets)
     assert sorted(looker.changed()) == ["SPRING", "Spring", "spring"]
@@ -228,8 +225,8 @@ def test_touching_reads_no_row(looker: Looker, monkeypatch: pytest.MonkeyPatch) 
     """Sets whose rows only have a new time are compared, and not read."""
     looker.sql("UPDATE prompts SET updated_at = '2026-05-01 12:01:00'")
     monkeypatch.setattr(SourceTables, "iter_prompts", None)
-    assert looker.look(after=1) is not None
-    assert looker.look(after=1000) is not None
+    looker.look(after=1)
+    looker.look(after=1000)
     assert looker.changed() == []
 
 
@@ -257,7 +254,7 @@ def test_a_verification_goes_on_where_it_stopped(looker: Looker) -> None:
         compared.append(looker.changed())
         assert (looker.watch.position is None) is (len(compared) == 3)
     assert compared == [[], ["b"], ["c"]]
-    assert looker.look(after=1, options=hasty) is None
+    assert looker.rests(after=1, options=hasty)
 
 
 def test_many_suspects_are_compared_in_slices(looker: Looker) -> None:
@@ -265,7 +262,8 @@ def test_many_suspects_are_compared_in_slices(looker: Looker) -> None:
     suspicious = Suspicious(**INTERVALS)
     looker.sql("UPDATE prompts SET prompt = 'x', updated_at = '2026-05-01 12:01:00'")
     compared: list[str] = []
-    while looker.look(after=1, options=suspicious) is not None:
+    while not looker.rests(after=1, options=suspicious):
+        looker.look(options=suspicious)
         compared += looker.changed()
         assert len(looker.watch.text()) < 1000
     assert compared == ["a", "b", "c"]

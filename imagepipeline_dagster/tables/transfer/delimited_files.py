@@ -15,7 +15,7 @@ from imagepipeline_dagster.tables.transfer.file_rows import (
     RowUnreadable,
 )
 from imagepipeline_dagster.tables.transfer.header_names import known_names, plain_name
-from imagepipeline_dagster.tables.transfer.text_lines import LineUnreadable, text_lines
+from imagepipeline_dagster.tables.transfer.text_lines import text_lines
 
 _DELIMITERS = ",;\t|"
 _LONGEST_FIELD = 2**31 - 1  # a C long; one prompt may be longer than csv's 128 KiB
@@ -69,8 +69,8 @@ class DelimitedFile(RowsFile):
             else:
                 reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
             yield from _records(reader, lines, delimiter)
-        except LineUnreadable as error:
-            yield RowUnreadable(error.place, error.problem)
+        except RowUnreadable as error:
+            yield error
 
     def _delimiter(self, lines: _Lines) -> str:
         """Return what separates the fields: said, written in a `sep=` line, or as headers need."""
@@ -93,7 +93,7 @@ class _Lines:
     def __init__(self, lines: Iterator[str]) -> None:
         self._lines = lines
         self._ahead: list[str] = []
-        self._end: LineUnreadable | None = None
+        self._end: RowUnreadable | None = None
         self.number = 0
         self.of_record: list[str] = []
         self.has_returns = False
@@ -127,7 +127,7 @@ class _Lines:
         """Return the lines that are next, without reading them."""
         try:
             self._ahead += islice(self._lines, max(0, count - len(self._ahead)))
-        except LineUnreadable as error:  # told once it is that line's turn
+        except RowUnreadable as error:  # told once it is that line's turn
             self._end = error
         return self._ahead[:count]
 

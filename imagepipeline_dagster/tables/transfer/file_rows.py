@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagepipeline_dagster.tables.transfer.text_lines import LineUnreadable
-
 
 class FileUnreadable(ValueError):
     """The file as a whole cannot be read; says why and what is expected."""
@@ -35,9 +33,12 @@ class FileRow:
     values: Mapping[str, object]
 
 
-@dataclass(frozen=True, slots=True)
-class RowUnreadable:
-    """A row which is not one; `problem` says why, `fields` are what of it was read."""
+@dataclass
+class RowUnreadable(ValueError):
+    """A row which is not one; `problem` says why, `fields` are what of it was read.
+
+    It is raised where nothing of the file can be read after it.
+    """
 
     place: str
     problem: str
@@ -66,8 +67,8 @@ class RowsFile(ABC):
         """Yield the rows in their order, those that cannot be read among them."""
         try:
             yield from self._rows()
-        except LineUnreadable as error:
-            yield RowUnreadable(error.place, error.problem)
+        except RowUnreadable as error:
+            yield error
 
     @abstractmethod
     def _rows(self) -> Iterator[FileRow | RowUnreadable]: ...

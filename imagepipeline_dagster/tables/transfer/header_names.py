@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, RowType, columns_of
@@ -93,16 +93,9 @@ def resolved_headers(
     chosen = {name: header for name, header in column_map.items() if header in headers}
     free = [h for h in headers if h and h not in chosen.values() and h not in ignored]
     for name in ours:
-        if name in column_map:
-            continue
-        same = [header for header in free if plain_name(header) == plain_name(name)]
-        if len(set(same)) > 1:
-            problems.append(
-                f"{' and '.join(map(repr, same))} may both be {name}; leave one out: "
-                f"--ignore {shlex.quote(next(header for header in same if header != name))}"
-            )
-        if same:
+        if name not in column_map and (same := _written_alike(name, free)):
             chosen[name] = name if name in same else same[0]
+            problems += _several(name, same)
     problems += [
         f"the file has the column {header!r} {headers.count(header)} times"
         for header in dict.fromkeys(chosen.values())
@@ -138,9 +131,23 @@ def _not_there(
     ]
 
 
+def _written_alike(name: str, headers: Sequence[str]) -> list[str]:
+    return [header for header in headers if plain_name(header) == plain_name(name)]
+
+
+def _several(name: str, same: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence where different headers are a column's name."""
+    if len(set(same)) > 1:
+        other = next(header for header in same if header != name)
+        yield (
+            f"{' and '.join(map(repr, same))} may both be {name}; leave one out: "
+            f"--ignore {shlex.quote(other)}"
+        )
+
+
 def _meant(written: str, headers: Sequence[str]) -> str:
     """Return the header that a person wrote, perhaps otherwise than the file does."""
-    alike = [header for header in headers if plain_name(header) == plain_name(written)]
+    alike = _written_alike(written, headers)
     return alike[0] if len(alike) == 1 and written not in headers else written
 
 

@@ -135,11 +135,7 @@ class IncomingRows:
     column. After reading, `duplicates` counts rows that stood there before, and `notes` says what
     was read otherwise than it was written.
 
-    Args:
-        row_type: which table they are for.
-        options: what a person says about the file.
-        on_progress: told of the rows "read".
-        on_refused: told of each row that is refused.
+    `on_progress` is told of the rows "read", `on_refused` of each row that is refused.
 
     Raises:
         ImportRefused: when the file or its headers will not do.

@@ -57,11 +57,8 @@ class Merge:
     The database is not touched before `changes`, which only reads, and not changed before
     `carry_out`. `incoming` says what of the file was guessed and ignored; `rows` are its rows.
 
-    Args:
-        url: SQLAlchemy URL of the database.
-        mapping: the table, and its columns where they have other names.
-        incoming: the file. Its `on_progress` is told of the rows "compared" or "written", too.
-        replace_sets: whether rows which the file lacks go, out of the sets that the file has.
+    With `replace_sets` rows which the file lacks go, out of the sets that the file has. The
+    `on_progress` of the file is told of the rows "compared" or "written", too.
 
     Raises:
         ImportRefused: with what to put right in the file.

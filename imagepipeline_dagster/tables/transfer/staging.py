@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from imagepipeline_dagster.tables.fingerprints import digest_of
 from imagepipeline_dagster.tables.schema import RowType, columns_of, key_columns
 
 Values = Mapping[str, Any]
@@ -25,11 +25,8 @@ def _temporary_database() -> sqlite3.Connection:
 class StagedRows:
     """Rows of one of the tables in a temporary database of their own; closing it removes them.
 
-    They come back in the order of their keys, with the values that they came with.
-
-    Args:
-        row_type: which table they are of.
-        columns: those of ours which the rows have; its keys are always among them.
+    They come back in the order of their keys, with the values that they came with. The table's keys
+    are always among their columns.
     """
 
     def __init__(self, row_type: RowType, columns: Sequence[str] = ()) -> None:
@@ -124,13 +121,9 @@ class SeenRows:
 
         None where the same row was noted before.
         """
-        digests = (_digest(key), _digest(whole))
+        digests = (digest_of(key), digest_of(whole))
         added = self._database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", digests)
         if not added.rowcount:
             return None
         count = self._database.execute("SELECT count(*) FROM seen WHERE key = ?", digests[:1])
         return int(count.fetchone()[0])
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from imagepipeline_dagster.tables.errors import ColumnMissing
-from imagepipeline_dagster.tables.mapped import find_table
+from imagepipeline_dagster.tables.mapped import CHUNK, find_table
 from imagepipeline_dagster.tables.schema import TableMapping, columns_of, key_columns
 from imagepipeline_dagster.tables.spelling import listed
 from imagepipeline_dagster.tables.transfer.changes import ChangeKind, RowChange
@@ -27,7 +27,6 @@ from imagepipeline_dagster.tables.values import (
     words_text,
 )
 
-_CHUNK = 2_000  # rows held at a time while streaming
 _AS_TEXT = (sa.String, sa.Integer, sa.LargeBinary, sa.types.NullType)
 """Types that SQLAlchemy and SQLite agree about."""
 
@@ -159,7 +158,7 @@ class TargetTable:
             sa.select(*(self._mapped.column(name) for name in self._keys))
             .select_from(self._table)
             .where(self._table.c.prompt_set.in_(wanted))
-            .execution_options(yield_per=_CHUNK)
+            .execution_options(yield_per=CHUNK)
         )
         names = set(prompt_sets)
         with self._connection.execute(query) as result:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from imagepipeline_dagster.tables.transfer.file_rows import RowUnreadable
 from imagepipeline_dagster.tables.transfer.unpacking import UNPACKING_ERRORS, first_bytes, unpacked
 
 SAMPLE_BYTES = 1 << 16
@@ -21,20 +22,11 @@ _LIKELY = ("cp1252", "cp1251", "shift_jis", "gb18030")
 _NO_TEXT = re.compile("[\udc80-\udcff]")
 
 
-class LineUnreadable(ValueError):
-    """A line at which the text ends, because what follows is none; says why."""
-
-    def __init__(self, place: str, problem: str) -> None:
-        self.place = place
-        self.problem = problem
-        super().__init__(f"{place} {problem}")
-
-
 def text_lines(path: Path, encoding: str | None = None) -> Iterator[str]:
     """Yield the lines with their ends, without the marks that a file may begin with.
 
     Raises:
-        LineUnreadable: at the line that is not text in this encoding, or cannot be unpacked.
+        RowUnreadable: at the line that is not text in this encoding, or cannot be unpacked.
     """
     number = 0
     try:
@@ -48,14 +40,14 @@ def text_lines(path: Path, encoding: str | None = None) -> Iterator[str]:
             for number, read in enumerate(text, start=1):
                 line = read.lstrip(_MARK) if number == 1 else read
                 if not line.isascii() and (broken := _NO_TEXT.search(line)):
-                    raise LineUnreadable(f"line {number}", _undecodable(line, broken, name))
+                    raise RowUnreadable(f"line {number}", _undecodable(line, broken, name))
                 yield line
     except (UnicodeError, LookupError) as error:
         name = encoding or "UTF-8"
         reason = error.reason if isinstance(error, UnicodeDecodeError) else str(error)
-        raise LineUnreadable(f"line {number + 1}", f"is not {name} text: {reason}") from None
+        raise RowUnreadable(f"line {number + 1}", f"is not {name} text: {reason}") from None
     except UNPACKING_ERRORS as error:
-        raise LineUnreadable(f"line {number + 1}", f"cannot be unpacked: {error}") from error
+        raise RowUnreadable(f"line {number + 1}", f"cannot be unpacked: {error}") from error
 
 
 def _line_end(sample: bytes, encoding: str) -> str:

@@ -16,14 +16,7 @@ from imagepipeline_dagster.tables.schema import PromptRow
 from imagepipeline_dagster.tables.transfer.export import export_table
 from imagepipeline_dagster.tables.transfer.incoming import ImportRefused
 from tests.cli.running import do
-from tests.tables.filling import (
-    EMBEDDINGS,
-    PROMPTS,
-    import_embeddings,
-    import_prompts,
-    rows_in,
-    run_sql,
-)
+from tests.tables.filling import PROMPTS, import_embeddings, import_prompts, rows_in, run_sql
 from tests.tables.transfer.cases import CASES, Case
 
 FORMATS = (".csv", ".tsv.gz", ".json", ".jsonl.zst", ".parquet", ".xlsx")
@@ -55,7 +48,7 @@ def test_a_file_as_people_have_it(
     for ending in FORMATS:
         out = tmp_path / f"out{ending}"
         export_table(sqlite_url, PROMPTS, PromptRow, out)
-        assert import_prompts(sqlite_url, PROMPTS, out).unchanged == len(rows), ending
+        assert import_prompts(sqlite_url, out).unchanged == len(rows), ending
 
 
 def test_every_format_buys_the_same(tmp_path: Path) -> None:
@@ -82,7 +75,7 @@ def test_every_format_buys_the_same(tmp_path: Path) -> None:
     for ending in ("csv", "parquet", "json", "jsonl", "xlsx"):
         url = f"sqlite:///{tmp_path}/{ending}.db"
         create_tables(url)
-        import_prompts(url, PROMPTS, tmp_path / f"a.{ending}")
+        import_prompts(url, tmp_path / f"a.{ending}")
         prompts = validated_prompts(rows_in(url), {}, defaults=GenerationDefaults())
         requests = unplanned_requests(prompts, origin="emulator", samples_per_call=1)
         keys.add(tuple(request.request_key for request in requests))
@@ -97,10 +90,10 @@ def test_texts_of_parquet_that_are_none(sqlite_url: str, tmp_path: Path) -> None
         columns = {**kite, "prompt": ["p"], other: kite["prompt"]}
         pq.write_table(pa.table(columns), tmp_path / "a.parquet")
         if problem is None:
-            assert import_prompts(sqlite_url, PROMPTS, tmp_path / "a.parquet").inserted == 1
+            assert import_prompts(sqlite_url, tmp_path / "a.parquet").inserted == 1
             continue
         with pytest.raises(ImportRefused, match=f"{problem}.*is not UTF-8 text"):
-            import_prompts(sqlite_url, PROMPTS, tmp_path / "a.parquet")
+            import_prompts(sqlite_url, tmp_path / "a.parquet")
 
 
 @pytest.mark.parametrize(
@@ -128,9 +121,9 @@ def test_lists_of_words(
     file.write_text(f'embedding_id,trigger_words\ne,"{quoted}"\n')
     if words is None:
         with pytest.raises(ImportRefused, match="is no list that can be read"):
-            import_embeddings(sqlite_url, EMBEDDINGS, file)
+            import_embeddings(sqlite_url, file)
         return
-    import_embeddings(sqlite_url, EMBEDDINGS, file)
+    import_embeddings(sqlite_url, file)
     with SourceTables(sqlite_url) as tables:
         assert tables.embeddings()["e"].trigger_words == words
 
@@ -142,7 +135,7 @@ def test_what_was_changed_is_noted(sqlite_url: str, tmp_path: Path) -> None:
         "prompt_set,prompt_id,prompt,seed,updated_at\n"
         "spring,1,p,-1,\nSpring ,2,p,-1,2099-01-01\nspring\u200b,3,p,,\n"
     )
-    notes = "\n".join(import_prompts(sqlite_url, PROMPTS, file).notes)
+    notes = "\n".join(import_prompts(sqlite_url, file).notes)
     assert "line 2, column 'seed': -1 means any seed" in notes
     assert "(and 1 more)" in notes
     assert "'Spring ' is read as 'Spring'" in notes

@@ -76,9 +76,9 @@ def test_an_export_imports_unchanged(created_url: str, tmp_path: Path, ending: s
     report = export_table(created_url, PROMPTS, PromptRow, file)
 
     assert report == ExportReport(rows=1 + len(HARD_TEXTS), left_out=0)
-    assert import_prompts(created_url, PROMPTS, file).unchanged == report.rows
+    assert import_prompts(created_url, file).unchanged == report.rows
     other = new_tables(tmp_path / "other.db")
-    assert import_prompts(other, PROMPTS, file).inserted == report.rows
+    assert import_prompts(other, file).inserted == report.rows
     assert rows_in(other) == rows_in(created_url)
 
 
@@ -96,9 +96,9 @@ def test_exported_embeddings_import_unchanged(
     )
     file = tmp_path / f"out{ending}"
     assert export_table(created_url, EMBEDDINGS, EmbeddingRow, file).rows == 3
-    assert import_embeddings(created_url, EMBEDDINGS, file).unchanged == 3
+    assert import_embeddings(created_url, file).unchanged == 3
     other = new_tables(tmp_path / "other.db")
-    import_embeddings(other, EMBEDDINGS, file)
+    import_embeddings(other, file)
     with SourceTables(other) as copied, SourceTables(created_url) as tables:
         assert copied.embeddings() == tables.embeddings()
 
@@ -141,12 +141,12 @@ def test_any_rows_round_trip(tmp_path: Path, rows: list[dict[str, object]], endi
     except ExportRefused:
         assert ending == ".xlsx"  # whose cells hold no control characters
         return
-    report = import_prompts(url, PROMPTS, file)
+    report = import_prompts(url, file)
     assert dataclasses.replace(report, notes=()) == ImportReport(
         inserted=0, updated=0, unchanged=len(rows), duplicates=0, ignored_columns=()
     )
     other = new_tables(tmp_path / "other.db")
-    import_prompts(other, PROMPTS, file)
+    import_prompts(other, file)
     assert rows_in(other) == rows_in(url)
 
 
@@ -171,7 +171,7 @@ def test_chosen_sets_alone(created_url: str, tmp_path: Path) -> None:
     report = export_table(created_url, PROMPTS, PromptRow, file, prompt_sets=("a", "b' --"))
     assert report.rows == 2
     other = new_tables(tmp_path / "other.db")
-    import_prompts(other, PROMPTS, file)
+    import_prompts(other, file)
     assert {row.prompt_set for row in rows_in(other)} == {"a", "b' --"}
 
 
@@ -221,7 +221,7 @@ def test_an_empty_table(sqlite_url: str, tmp_path: Path, ending: str) -> None:
     if (written := {".jsonl": b"", ".json": b"[]\n"}.get(ending)) is not None:
         assert file.read_bytes() == written
     else:
-        assert import_prompts(sqlite_url, PROMPTS, file).inserted == 0
+        assert import_prompts(sqlite_url, file).inserted == 0
 
 
 def test_progress_counts_rows(sqlite_url: str, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_texts_that_a_spreadsheet_would_run(
     export_table(sqlite_url, PROMPTS, PromptRow, file, marks_formulas=marks_formulas)
     with file.open(newline="") as opened:
         assert next(csv.DictReader(opened))["prompt"] == written
-    assert import_prompts(sqlite_url, PROMPTS, file).unchanged == 1 + marks_formulas
+    assert import_prompts(sqlite_url, file).unchanged == 1 + marks_formulas
 
 
 def test_what_no_excel_cell_holds(sqlite_url: str, tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_what_no_excel_cell_holds(sqlite_url: str, tmp_path: Path) -> None:
     insert(sqlite_url, "prompts", *(prompt(f"{n}", prompt=text) for n, text in enumerate(hard)))
     file = tmp_path / "out.xlsx"
     export_table(sqlite_url, PROMPTS, PromptRow, file)
-    assert import_prompts(sqlite_url, PROMPTS, file).unchanged == len(hard)
+    assert import_prompts(sqlite_url, file).unchanged == len(hard)
     insert(sqlite_url, "prompts", prompt("last", prompt="\x1b[0m"))
     with pytest.raises(ExportRefused, match="prompt_id 'last'"):
         export_table(sqlite_url, PROMPTS, PromptRow, file)

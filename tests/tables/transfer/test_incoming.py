@@ -23,15 +23,7 @@ from imagepipeline_dagster.tables.transfer.incoming import ImportRefused
 from imagepipeline_dagster.tables.transfer.merge import ImportReport
 from imagepipeline_dagster.tables.values import is_no_value
 from tests.tables.conftest import Execute
-from tests.tables.filling import (
-    EMBEDDINGS,
-    HEADERS,
-    PROMPTS,
-    csv_file,
-    import_embeddings,
-    import_prompts,
-    run_sql,
-)
+from tests.tables.filling import HEADERS, csv_file, import_embeddings, import_prompts, run_sql
 
 
 def report(inserted: int = 0, updated: int = 0, unchanged: int = 0) -> ImportReport:
@@ -71,10 +63,10 @@ def test_import_inserts_updates_and_leaves_alone(
 ) -> None:
     """Rows are told apart by set and id, and only those that are new or different are written."""
     first = csv_file(tmp_path, [("s", "1", "a"), ("s", "2", "b"), ("t", "1", "c")])
-    assert import_prompts(created_url, PROMPTS, first) == report(inserted=3)
+    assert import_prompts(created_url, first) == report(inserted=3)
     before = {row.prompt_id: row for row in tables.prompts("s")}
     second = csv_file(tmp_path, [("s", "1", "a"), ("s", "2", "new"), ("s", "3", "d")])
-    assert import_prompts(created_url, PROMPTS, second) == report(1, 1, 1)
+    assert import_prompts(created_url, second) == report(1, 1, 1)
     after = {row.prompt_id: row for row in tables.prompts("s")}
     assert {key: row.prompt for key, row in after.items()} == {"1": "a", "2": "new", "3": "d"}
     assert after["1"].updated_at == before["1"].updated_at
@@ -103,7 +95,7 @@ def test_every_column_comes_through(created_url: str, tmp_path: Path, tables: So
         "updated_at": "2026-05-01T14:00:00+02:00",
     }
     file = csv_file(tmp_path, [list(row.values())], list(row))
-    assert import_prompts(created_url, PROMPTS, file) == report(inserted=1)
+    assert import_prompts(created_url, file) == report(inserted=1)
     assert tables.prompts("s/é") == [
         PromptRow(
             prompt_set="s/é",
@@ -121,7 +113,7 @@ def test_every_column_comes_through(created_url: str, tmp_path: Path, tables: So
             updated_at=dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC),
         )
     ]
-    assert import_prompts(created_url, PROMPTS, file) == report(unchanged=1)
+    assert import_prompts(created_url, file) == report(unchanged=1)
 
 
 def test_columns_that_a_file_lacks_stay(
@@ -129,8 +121,8 @@ def test_columns_that_a_file_lacks_stay(
 ) -> None:
     """An import changes the columns of its file and no others."""
     full = csv_file(tmp_path, [("s", "1", "a", "30")], (*HEADERS, "num_inference_steps"))
-    import_prompts(created_url, PROMPTS, full)
-    import_prompts(created_url, PROMPTS, csv_file(tmp_path, [("s", "1", "b")]))
+    import_prompts(created_url, full)
+    import_prompts(created_url, csv_file(tmp_path, [("s", "1", "b")]))
     (row,) = tables.prompts("s")
     assert (row.prompt, row.num_inference_steps) == ("b", 30)
 
@@ -140,12 +132,12 @@ def test_ids_follow_from_content(created_url: str, tmp_path: Path, tables: Sourc
     columns = {"prompt": "Prompt", "prompt_set": "Category"}
     rows = [("bond", "Abstract"), ("life", "Abstract"), ("bond", "Other")]
     file = csv_file(tmp_path, rows, ("Prompt", "Category"))
-    assert import_prompts(created_url, PROMPTS, file, column_map=columns) == report(inserted=3)
+    assert import_prompts(created_url, file, column_map=columns) == report(inserted=3)
     ids = {row.prompt_id for row in tables.iter_prompts()}
     assert len(ids) == 3
     assert {len(found) for found in ids} == {16}
     file = csv_file(tmp_path, [("new", "Abstract"), *reversed(rows)], ("Prompt", "Category"))
-    assert import_prompts(created_url, PROMPTS, file, column_map=columns) == report(1, 0, 3)
+    assert import_prompts(created_url, file, column_map=columns) == report(1, 0, 3)
 
 
 def test_repeated_rows_without_ids(created_url: str, tmp_path: Path, tables: SourceTables) -> None:
@@ -153,7 +145,7 @@ def test_repeated_rows_without_ids(created_url: str, tmp_path: Path, tables: Sou
     rows = [("a", "s", "x"), ("a", "s", "y"), ("a", "s", "x"), ("b", "s", "x"), ("a", "s", "y")]
     file = csv_file(tmp_path, rows, ("prompt", "prompt_set", "Challenge"))
     for expected in ((3, 0), (0, 3)):
-        found = import_prompts(created_url, PROMPTS, file)
+        found = import_prompts(created_url, file)
         assert (found.inserted, found.unchanged) == expected
         assert found.duplicates == 2
         assert found.ignored_columns == ("Challenge",)
@@ -168,7 +160,7 @@ def test_defaults_fill_what_the_file_lacks(
 ) -> None:
     """A constant can stand for a column that the file lacks, and for its empty cells."""
     file = csv_file(tmp_path, [("1", "a", "30"), ("2", "b", "")], ("prompt_id", "prompt", "seed"))
-    import_prompts(created_url, PROMPTS, file, defaults={"prompt_set": "new set", "seed": "7"})
+    import_prompts(created_url, file, defaults={"prompt_set": "new set", "seed": "7"})
     assert [row.seed for row in tables.prompts("new set")] == [30, 7]
 
 
@@ -189,7 +181,7 @@ def test_all_problems_are_shown(created_url: str, tmp_path: Path, tables: Source
         headers,
     )
     with pytest.raises(ImportRefused) as caught:
-        import_prompts(created_url, PROMPTS, file, column_map={"guidance_scale": "Scale"})
+        import_prompts(created_url, file, column_map={"guidance_scale": "Scale"})
     assert str(file) in str(caught.value)
     assert caught.value.problems == (
         "line 3, column 'prompt': is empty",
@@ -214,7 +206,7 @@ def test_a_late_problem_takes_everything_back(
     """Nothing of a file stays when one of its last rows is refused."""
     rows = [("s", number, "p") for number in range(5000)]
     with pytest.raises(ImportRefused, match="line 5002"):
-        import_prompts(created_url, PROMPTS, csv_file(tmp_path, [*rows, ("s", "x", "")]))
+        import_prompts(created_url, csv_file(tmp_path, [*rows, ("s", "x", "")]))
     assert len(list(tables.iter_prompts())) == 0
 
 
@@ -222,7 +214,7 @@ def test_many_problems_are_counted(sqlite_url: str, tmp_path: Path) -> None:
     """Of many problems the first five of a column are shown, and the rest are counted by column."""
     file = csv_file(tmp_path, [("s", number, "") for number in range(1000)] + [("", "x", "a kite")])
     with pytest.raises(ImportRefused, match="… and 995 more in column 'prompt'") as caught:
-        import_prompts(sqlite_url, PROMPTS, file)
+        import_prompts(sqlite_url, file)
     assert (len(caught.value.problems), caught.value.count) == (6, 1001)
     assert caught.value.problems[-1] == "line 1002, column 'prompt_set': is empty"
 
@@ -234,7 +226,7 @@ def test_lines_that_are_no_rows_are_refused(sqlite_url: str, tmp_path: Path) -> 
         '{"prompt_set": "s", "prompt": ["a"]}\n{"prompt_set": "s"\n{"prompt": "\\ud800"}'
     )
     with pytest.raises(ImportRefused) as caught:
-        import_prompts(sqlite_url, PROMPTS, file)
+        import_prompts(sqlite_url, file)
     array, malformed, no_set, surrogate = caught.value.problems
     assert array == "line 1, column 'prompt': ['a'] is not text"
     assert malformed.startswith("line 2 is not JSON")
@@ -262,16 +254,16 @@ def test_mapping_mistakes_are_refused(
     """A mapping that does not fit the file is refused before any row is read."""
     file = csv_file(tmp_path, [], headers)
     with pytest.raises(ImportRefused, match=problem):
-        import_prompts(sqlite_url, PROMPTS, file, column_map=column_map, defaults=defaults)
+        import_prompts(sqlite_url, file, column_map=column_map, defaults=defaults)
 
 
 def test_import_needs_its_table(tmp_path: Path, tables_url: str) -> None:
     """Importing creates neither a table nor a database."""
     file = csv_file(tmp_path, [("s", "1", "a")])
     with pytest.raises(TableMissing):
-        import_prompts(tables_url, PROMPTS, file)
+        import_prompts(tables_url, file)
     with pytest.raises(TablesUnavailable):
-        import_prompts(f"sqlite:///{tmp_path}/nowhere.db", PROMPTS, file)
+        import_prompts(f"sqlite:///{tmp_path}/nowhere.db", file)
     assert not (tmp_path / "nowhere.db").exists()
 
 
@@ -288,9 +280,9 @@ def test_import_into_a_table_of_the_users_own(
     )
     headers = (*HEADERS, "seed", "refiner")
     file = csv_file(tmp_path, [("s", "1", "a", "7", "yes"), ("s", "2", "b", "8", "no")], headers)
-    assert import_prompts(tables_url, mapping, file) == report(inserted=2)
+    assert import_prompts(tables_url, file, mapping) == report(inserted=2)
     file = csv_file(tmp_path, [("s", "1", "a", "7", "yes"), ("s", "2", "c", "8", "no")], headers)
-    assert import_prompts(tables_url, mapping, file) == report(updated=1, unchanged=1)
+    assert import_prompts(tables_url, file, mapping) == report(updated=1, unchanged=1)
     with SourceTables(tables_url, prompts=mapping) as tables:
         one, two = tables.prompts("s")
         assert (one.prompt, one.seed, one.refiner) == ("a", 7, True)
@@ -305,7 +297,7 @@ def test_mapped_names_are_updated(tables_url: str, tmp_path: Path, execute: Exec
     mapping = TableMapping("p", {"prompt_set": "set", "prompt_id": "id", "prompt": "words"})
     for words, expected in (("a", report(inserted=1)), ("b", report(updated=1))):
         file = csv_file(tmp_path, [("s", "1", words)])
-        assert import_prompts(tables_url, mapping, file) == expected
+        assert import_prompts(tables_url, file, mapping) == expected
 
 
 def test_a_column_that_only_the_table_needs(
@@ -318,10 +310,10 @@ def test_a_column_that_only_the_table_needs(
         "INSERT INTO prompts VALUES ('s', '1', 'a', 'blue')",
     )
     file = csv_file(tmp_path, [("s", "1", "b")])
-    assert import_prompts(tables_url, PROMPTS, file) == report(updated=1)
+    assert import_prompts(tables_url, file) == report(updated=1)
     file = csv_file(tmp_path, [("s", "1", "c"), ("s", "2", "c")])
     with pytest.raises(RowRefused, match="team") as caught:
-        import_prompts(tables_url, PROMPTS, file)
+        import_prompts(tables_url, file)
     assert "URL" not in str(caught.value)
     with SourceTables(tables_url) as tables:
         assert [row.prompt for row in tables.prompts("s")] == ["b"]
@@ -349,7 +341,7 @@ def test_what_a_table_cannot_hold_is_refused(
         "CREATE TABLE prompts (prompt_set TEXT, prompt_id INTEGER, prompt TEXT, strength INTEGER)"
     )
     with pytest.raises(error, match=message):
-        import_prompts(tables_url, PROMPTS, csv_file(tmp_path, [row], headers))
+        import_prompts(tables_url, csv_file(tmp_path, [row], headers))
 
 
 def test_embeddings(created_url: str, tmp_path: Path, tables: SourceTables) -> None:
@@ -360,7 +352,7 @@ def test_embeddings(created_url: str, tmp_path: Path, tables: SourceTables) -> N
     file.write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
     columns = {"embedding_id": "id"}
     for expected in (report(inserted=2), report(unchanged=2)):
-        assert import_embeddings(created_url, EMBEDDINGS, file, column_map=columns) == expected
+        assert import_embeddings(created_url, file, column_map=columns) == expected
     found = tables.embeddings()
     assert found["e"].trigger_words == ("a", "b, c")
     assert (found["e"].placement, found["e"].version) == ("negative", "1")
@@ -371,13 +363,13 @@ def test_embeddings_of_wrong_placement_or_without_id(sqlite_url: str, tmp_path: 
     """An embedding needs its id and a known placement."""
     file = csv_file(tmp_path, [("e", "sideways"), ("", "either")], ("embedding_id", "placement"))
     with pytest.raises(ImportRefused) as caught:
-        import_embeddings(sqlite_url, EMBEDDINGS, file)
+        import_embeddings(sqlite_url, file)
     assert caught.value.problems == (
         "line 2, column 'placement': 'sideways' is not one of positive, negative, either",
         "line 3, column 'embedding_id': is empty",
     )
     with pytest.raises(ImportRefused, match="--map embedding_id=HEADER"):
-        import_embeddings(sqlite_url, EMBEDDINGS, csv_file(tmp_path, [], ("name",)))
+        import_embeddings(sqlite_url, csv_file(tmp_path, [], ("name",)))
 
 
 def test_trigger_words_go_into_an_array(postgres_url: str, tmp_path: Path) -> None:
@@ -388,7 +380,7 @@ def test_trigger_words_go_into_an_array(postgres_url: str, tmp_path: Path) -> No
     )
     for words in (("a", "b"), ("a", "c")):
         file = csv_file(tmp_path, [("e", ", ".join(words))], ("embedding_id", "trigger_words"))
-        import_embeddings(postgres_url, EMBEDDINGS, file)
+        import_embeddings(postgres_url, file)
         with SourceTables(postgres_url) as tables:
             assert tables.embeddings()["e"].trigger_words == words
 
@@ -406,7 +398,7 @@ def test_texts_come_through_csv_as_they_are(
 ) -> None:
     """Whatever a text holds, it is in the table as it stood in the file."""
     file = csv_file(tmp_path, rows, ("prompt_set", "prompt"))
-    import_prompts(sqlite_url, PROMPTS, file)
+    import_prompts(sqlite_url, file)
     with SourceTables(sqlite_url) as tables:
         for prompt_set, prompt in rows:
             assert prompt in {row.prompt for row in tables.prompts(prompt_set)}

@@ -43,7 +43,7 @@ SPRING = [("spring", "a", "p"), ("spring", "b", "new text"), ("spring", "d", "p"
 
 def test_replaced_sets_hold_what_the_file_has(filled_url: str, tmp_path: Path) -> None:
     """Rows of the file's sets which it lacks go; other sets, and columns it lacks, stay."""
-    report = import_prompts(filled_url, PROMPTS, csv_file(tmp_path, SPRING), replace_sets=True)
+    report = import_prompts(filled_url, csv_file(tmp_path, SPRING), replace_sets=True)
     assert (report.inserted, report.updated, report.unchanged, report.deleted) == (1, 1, 1, 1)
     assert content(filled_url) == [
         ("autumn", "a", "p", 7),
@@ -56,7 +56,7 @@ def test_replaced_sets_hold_what_the_file_has(filled_url: str, tmp_path: Path) -
 
 def test_without_replacing_nothing_is_deleted(filled_url: str, tmp_path: Path) -> None:
     """Rows which the file lacks stay, unless its sets are to be replaced."""
-    import_prompts(filled_url, PROMPTS, csv_file(tmp_path, SPRING))
+    import_prompts(filled_url, csv_file(tmp_path, SPRING))
     assert ("spring", "c", "p", 7) in content(filled_url)
 
 
@@ -65,7 +65,7 @@ def test_a_bad_file_deletes_nothing(filled_url: str, tmp_path: Path) -> None:
     before = content(filled_url)
     file = csv_file(tmp_path, [*SPRING, ("autumn", "x", "")])
     with pytest.raises(ImportRefused, match="line 5"):
-        import_prompts(filled_url, PROMPTS, file, replace_sets=True)
+        import_prompts(filled_url, file, replace_sets=True)
     assert content(filled_url) == before
 
 
@@ -135,7 +135,7 @@ def test_replacing_in_a_table_of_ones_own(
         "INSERT INTO prompts VALUES ('s', 1, 'a'), ('s', 2, 'b'), ('s', NULL, 'c'), ('t', 1, 'd')",
     )
     file = csv_file(tmp_path, [("s", "2", "b")])
-    report = import_prompts(tables_url, PROMPTS, file, replace_sets=True)
+    report = import_prompts(tables_url, file, replace_sets=True)
     assert (report.unchanged, report.deleted) == (1, 2)
     assert [row[:2] for row in content(tables_url)] == [("s", "2"), ("t", "1")]
 
@@ -244,7 +244,7 @@ def test_a_row_brought_under_an_id_that_the_table_changes_stays(
         "CREATE TABLE prompts (prompt_set TEXT, prompt_id CHAR(5), prompt TEXT)",
     )
     file = csv_file(tmp_path, [("s", "abc", "p")])
-    report = import_prompts(postgres_url, PROMPTS, file, replace_sets=True)
+    report = import_prompts(postgres_url, file, replace_sets=True)
     assert (report.inserted, report.deleted) == (1, 0)
     assert [row[:3] for row in content(postgres_url)] == [("s", "abc  ", "p")]
 
@@ -256,7 +256,7 @@ def test_an_id_that_the_table_would_change_is_refused(
     execute("CREATE TABLE prompts (prompt_set TEXT, prompt_id INTEGER, prompt TEXT)")
     file = csv_file(tmp_path, [("s", "007", "p"), ("s", "7", "p")])
     with pytest.raises(ImportRefused, match="'007' and '7' for the same"):
-        import_prompts(tables_url, PROMPTS, file, replace_sets=True)
+        import_prompts(tables_url, file, replace_sets=True)
     assert content(tables_url) == []
 
 
@@ -289,7 +289,7 @@ def test_no_row_of_another_set_goes(sqlite_url: str, tmp_path: Path) -> None:
     before = content(sqlite_url)
     file = csv_file(tmp_path, [("spring", "a", "p")])
     with pytest.raises(ImportRefused, match="2 rows would be deleted, and not the 1"):
-        import_prompts(sqlite_url, PROMPTS, file, replace_sets=True)
+        import_prompts(sqlite_url, file, replace_sets=True)
     assert content(sqlite_url) == before
 
 
@@ -304,13 +304,13 @@ def test_sqlite_keys_of_any_declared_type(tmp_path: Path, of: str) -> None:
     )
     rows = [("2026-05-01", "x7", "p"), ("spring", "7", "p"), ("spring", "1.5", "p")]
     file = csv_file(tmp_path, rows)
-    assert import_prompts(url, PROMPTS, file).inserted == 3
-    assert import_prompts(url, PROMPTS, file, replace_sets=True).unchanged == 3
+    assert import_prompts(url, file).inserted == 3
+    assert import_prompts(url, file, replace_sets=True).unchanged == 3
     assert {row[:3] for row in content(url)} == set(rows)
     if of:
         for text in ("007", "1e5"):
             with pytest.raises(ImportRefused, match=f"takes '{text}' and .* for the same"):
-                import_prompts(url, PROMPTS, csv_file(tmp_path, [("spring", text, "p")]))
+                import_prompts(url, csv_file(tmp_path, [("spring", text, "p")]))
 
 
 def test_a_text_that_is_too_long_is_told_before_writing(postgres_url: str, tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_a_text_that_is_too_long_is_told_before_writing(postgres_url: str, tmp_p
 def test_a_column_of_dates_takes_times(tables_url: str, tmp_path: Path, execute: Execute) -> None:
     """Where `updated_at` is a date, it gets the day."""
     execute("CREATE TABLE prompts (prompt_set TEXT, prompt_id TEXT, prompt TEXT, updated_at DATE)")
-    assert import_prompts(tables_url, PROMPTS, csv_file(tmp_path, [("s", "1", "p")])).inserted == 1
+    assert import_prompts(tables_url, csv_file(tmp_path, [("s", "1", "p")])).inserted == 1
     with SourceTables(tables_url) as tables:
         (row,) = tables.prompts("s")
     assert isinstance(row.updated_at, dt.datetime)
