@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +27,7 @@ from imagepipeline_dagster.cli.progress import ShownProgress
 from imagepipeline_dagster.cli.terminal import (
     Answer,
     agree,
+    all_of,
     count_of,
     echo_lines,
     wants_json,
@@ -85,66 +86,61 @@ def _sign(context: click.Context, option: click.Parameter, text: str | None) -> 
     return sign
 
 
-def _import_options(command: Callable[..., Answer]) -> Callable[..., None]:
-    optional = on_dataset(command)
-    for option in (
-        price_option,
-        click.option(
-            "--dry-run",
-            is_flag=True,
-            help="Show what would change, and what a purchase would then buy; change nothing.",
-        ),
-        click.option(
-            "--table", metavar="NAME", help="The table to fill, where it is not ours: schema.table."
-        ),
-        click.option(
-            "--map",
-            "column_map",
-            multiple=True,
-            callback=_pairs,
-            metavar="COLUMN=HEADER",
-            help="A column of the table, and the file's header for it. May be repeated.",
-        ),
-        click.option(
-            "--guess", is_flag=True, help="Take headers for the columns that they look like."
-        ),
-        click.option(
-            "--ignore",
-            "ignored",
-            multiple=True,
-            metavar="HEADER",
-            help="A header that nothing is read from. May be repeated.",
-        ),
-        click.option(
-            "--encoding",
-            metavar="NAME",
-            callback=_encoding,
-            help="The file's encoding, as cp1252.",
-        ),
-        click.option(
-            "--delimiter",
-            metavar="SIGN",
-            callback=_sign,
-            help="What separates the fields of a CSV file.",
-        ),
-        click.option("--no-quotes", is_flag=True, help="Quotes in a CSV file are part of texts."),
-        click.option(
-            "--decimal",
-            type=click.Choice([".", ","]),
-            default=".",
-            show_default=True,
-            help="The sign before the decimals of a number.",
-        ),
-        click.option(
-            "--report",
-            type=click.Path(dir_okay=False, path_type=Path),
-            metavar="FILE",
-            help="A CSV file for each refused row and why, to mend and to import.",
-        ),
-        click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path)),
-    ):
-        optional = option(optional)
-    return optional
+_import_options = all_of(
+    on_dataset,
+    price_option,
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Show what would change, and what a purchase would then buy; change nothing.",
+    ),
+    click.option(
+        "--table", metavar="NAME", help="The table to fill, where it is not ours: schema.table."
+    ),
+    click.option(
+        "--map",
+        "column_map",
+        multiple=True,
+        callback=_pairs,
+        metavar="COLUMN=HEADER",
+        help="A column of the table, and the file's header for it. May be repeated.",
+    ),
+    click.option("--guess", is_flag=True, help="Take headers for the columns that they look like."),
+    click.option(
+        "--ignore",
+        "ignored",
+        multiple=True,
+        metavar="HEADER",
+        help="A header that nothing is read from. May be repeated.",
+    ),
+    click.option(
+        "--encoding",
+        metavar="NAME",
+        callback=_encoding,
+        help="The file's encoding, as cp1252.",
+    ),
+    click.option(
+        "--delimiter",
+        metavar="SIGN",
+        callback=_sign,
+        help="What separates the fields of a CSV file.",
+    ),
+    click.option("--no-quotes", is_flag=True, help="Quotes in a CSV file are part of texts."),
+    click.option(
+        "--decimal",
+        type=click.Choice([".", ","]),
+        default=".",
+        show_default=True,
+        help="The sign before the decimals of a number.",
+    ),
+    click.option(
+        "--report",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="A CSV file for each refused row and why, to mend and to import.",
+    ),
+    click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path)),
+)
 
 
 @click.command("import-prompts")

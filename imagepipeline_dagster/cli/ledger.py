@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from imagepipeline_dagster.cli.configured import (
 from imagepipeline_dagster.cli.terminal import (
     Answer,
     agree,
+    all_of,
     count_of,
     field_lines,
     moment,
@@ -100,17 +101,14 @@ def _unknown_lines(lost: Sequence[Entry], uses: Mapping[str, Sequence[Use]]) -> 
     )
 
 
-def _decision_options(command: Callable[..., Answer]) -> Callable[..., None]:
-    optional = on_dataset(command)
-    for option in (
-        yes_option,
-        who_option,
-        why_option(required=True, help="Kept with the decision."),
-        click.option("--all-unknown", is_flag=True, help="All that `ledger unknown` lists."),
-        click.argument("keys", nargs=-1, metavar="[KEY]..."),
-    ):
-        optional = option(optional)
-    return optional
+_decision_options = all_of(
+    on_dataset,
+    yes_option,
+    who_option,
+    why_option(required=True, help="Kept with the decision."),
+    click.option("--all-unknown", is_flag=True, help="All that `ledger unknown` lists."),
+    click.argument("keys", nargs=-1, metavar="[KEY]..."),
+)
 
 
 @ledger_group.command(short_help="Copy a SQLite ledger that is in use.")

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from functools import reduce, wraps
 from typing import Any, TypeVar
 
 import click
@@ -67,6 +67,11 @@ def agree(question: str, *, yes: bool) -> None:
     """
     if not yes:
         click.confirm(question, abort=True, err=True)
+
+
+def all_of(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what gives a command all of these options, whose help begins with the last."""
+    return lambda command: reduce(lambda given, decorate: decorate(given), decorators, command)
 
 
 @contextmanager

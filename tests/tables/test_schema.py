@@ -58,16 +58,9 @@ def test_row_reads_what_is_unambiguous_and_keeps_the_rest() -> None:
         model_id=None,
         task="text2image",
     )
-
-
-def test_null_in_a_required_column_is_empty_text() -> None:
-    """A row without a prompt is still a row, which validation then reports."""
+    # A row without a prompt is still a row, which validation then reports.
     row = row_reader(PromptRow, ("prompt_set", "prompt_id", "prompt"))(("s", None, None))
     assert (row.prompt_id, row.prompt) == ("", "")
-
-
-def test_unknown_choice_stays_as_written() -> None:
-    """A known placement is read in any case; an unknown one stays as somebody wrote it."""
     read = row_reader(EmbeddingRow, ("embedding_id", "placement"))
     assert read(("e", " Negative")).placement == "negative"
     assert read(("e", "Sideways")).placement == "Sideways"
