@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -181,6 +182,26 @@ def _write_ahead(connection: Any, _: object) -> None:  # noqa: ANN401 - the driv
 def _begin_writing(connection: sa.Connection) -> None:
     reads = connection.get_execution_options().get("only_reads")
     connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def one_at_a_time(engine: sa.Engine, file: Path | None, number: int) -> Iterator[None]:
+    """Let one process of all that use a database into the block; the others wait.
+
+    The lock ends with its process, and is nobody's transaction. `file` is that of a SQLite
+    database; one in memory is one process's. `number` tells the lock from others.
+    """
+    if engine.dialect.name == "postgresql":
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sa.select(sa.func.pg_advisory_lock(number)))
+            connection.detach()  # closed for good: the lock is the session's
+            yield
+    elif file is not None:
+        with file.with_name(f"{file.name}.lock-{number}").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    else:
+        yield
 
 
 def make_private_file(file: Path) -> None:

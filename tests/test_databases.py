@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from contextlib import closing
+import threading
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from imagepipeline_dagster.databases import (
     engine_that_reads,
     engine_that_writes,
     make_private_file,
+    one_at_a_time,
     parsed_url,
 )
 from imagepipeline_dagster.environment import resources_for
@@ -84,6 +86,26 @@ def test_a_reader_makes_and_changes_nothing(tmp_path: Path) -> None:
         pytest.raises(sa.exc.OperationalError, match="readonly"),
     ):
         connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+
+
+def test_one_at_a_time(ledger: Ledger) -> None:
+    """Who comes second waits until the first has left, though it left by an error."""
+    steps: list[str] = []
+
+    def follow() -> None:
+        with one_at_a_time(ledger.engine, ledger.file, 1):
+            steps.append("second")
+
+    second = threading.Thread(target=follow)
+    with suppress(ZeroDivisionError), one_at_a_time(ledger.engine, ledger.file, 1):
+        with one_at_a_time(ledger.engine, ledger.file, 2):
+            second.start()
+        second.join(0.2)
+        steps.append("first")
+        raise ZeroDivisionError
+    second.join()
+
+    assert steps == ["first", "second"]
 
 
 def test_a_missing_driver_is_named() -> None:

@@ -11,11 +11,20 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Executable, Table, select
 
-from imagepipeline_dagster.databases import batches, clock_ahead, parsed_url, shown_url, sqlite_file
+from imagepipeline_dagster.databases import (
+    batches,
+    clock_ahead,
+    one_at_a_time,
+    parsed_url,
+    shown_url,
+    sqlite_file,
+)
 from imagepipeline_dagster.ledger.opening import open_ledger_for_reading, open_ledger_for_writing
 from imagepipeline_dagster.ledger.records import Attempt, Entry, Failure, Owner, State, StoredSample
 from imagepipeline_dagster.ledger.schema import attempts, requests, samples, uses
 from imagepipeline_dagster.ledger.uses import Use
+
+_CHANGING_RELEASES = 7190113216
 
 
 class Ledger:
@@ -72,6 +81,13 @@ class Ledger:
         if "engine" in self.__dict__:
             self.engine.dispose()
             del self.engine
+
+    @contextmanager
+    def changing_releases(self) -> Iterator[None]:
+        """Let one process at a time change or delete releases that are there; the others wait."""
+        file = None if self.is_absent else self.file
+        with one_at_a_time(self.engine, file, _CHANGING_RELEASES):
+            yield
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

@@ -43,7 +43,12 @@ from imagepipeline_dagster.release.reading import (
 )
 from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.release.verifying import problems_of
-from imagepipeline_dagster.storage.contract import Storage, thumbnail_path, tombstone_path
+from imagepipeline_dagster.storage.contract import (
+    ObjectMissing,
+    Storage,
+    thumbnail_path,
+    tombstone_path,
+)
 
 _PICTURES = ("image_sha256", "init_image_sha256", "mask_image_sha256")
 
@@ -83,6 +88,13 @@ def withdraw(
     asked = [Withdrawal(image_sha256=image, who=who, why=why, at=at) for image in sorted(images)]
     for withdrawal in asked:
         _write(storage, withdrawal)
+    # Two that write a release anew at once would delete each other's files.
+    with ledger.changing_releases():
+        return _finish(storage, ledger)
+
+
+def _finish(storage: Storage, ledger: Ledger) -> dict[str, list[str]]:
+    """Take back all pictures that are named and still somewhere."""
     open_ones = [withdrawal for withdrawal in _all(storage) if not withdrawal.finished]
     _tell(ledger, open_ones)
     reasons = {withdrawal.image_sha256: withdrawal for withdrawal in open_ones}
@@ -132,20 +144,32 @@ def _folders(storage: Storage, below: str = "") -> Iterator[str]:
 def _rewrite_all(storage: Storage, folder: str, withdrawals: Mapping[str, Withdrawal]) -> list[str]:
     versions: list[str] = []
     for release in manifests(storage, folder):
-        # The first releases lack the columns of pictures that requests start from.
-        columns = read_rows(storage, release, _PICTURES).itercolumns()
-        pictures = chain.from_iterable(column.to_pylist() for column in columns)
-        concerned = withdrawals.keys() & set(pictures)
-        current: Release | None = release
-        if concerned:
-            with scratch_folder(storage.scratch) as scratch:
-                current = _rewritten(storage, release, withdrawals, concerned, scratch)
-            versions.append(release.version)
-        if current is not None:
-            _clear_strangers(storage, current)
+        try:
+            if _rewrite(storage, release, withdrawals):
+                versions.append(release.version)
+        except ObjectMissing as error:
+            raise NotRewritten(
+                f"{release.version} is not whole: {error}. Restore the file from a backup, or "
+                f"delete {storage.uri_of(release.path)}, and withdraw again"
+            ) from error
     if versions:
         point_to_latest(storage, folder)
     return versions
+
+
+def _rewrite(storage: Storage, release: Release, withdrawals: Mapping[str, Withdrawal]) -> bool:
+    """Write a release without the pictures, and tell whether it had any."""
+    # The first releases lack the columns of pictures that requests start from.
+    columns = read_rows(storage, release, _PICTURES).itercolumns()
+    pictures = chain.from_iterable(column.to_pylist() for column in columns)
+    concerned = withdrawals.keys() & set(pictures)
+    current: Release | None = release
+    if concerned:
+        with scratch_folder(storage.scratch) as scratch:
+            current = _rewritten(storage, release, withdrawals, concerned, scratch)
+    if current is not None:
+        _clear_strangers(storage, current)
+    return bool(concerned)
 
 
 def _rewritten(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.cli.running import do
@@ -176,5 +179,17 @@ def test_old_releases_are_pruned_when_a_person_agrees(storage: LocalFolder) -> N
     assert list(storage.list("foxes/releases/v0001")) == []
     assert run("verify").exit_code == 0
     assert "no more than 1 release" in run("prune", "--keep", "1", "--yes").stdout
+
+
+def test_pruning_waits_for_a_withdrawal(storage: LocalFolder) -> None:
+    """What is being written anew is deleted afterwards: nothing comes back, or half of it."""
+    pruning = threading.Thread(target=run, args=("prune", "--keep", "1", "--yes"))
+    with closing(Ledger(f"sqlite:///{storage.uri_of('ledger.db').removeprefix('file://')}")) as own:
+        with own.changing_releases():
+            pruning.start()
+            pruning.join(0.5)
+            assert storage.exists("foxes/releases/v0001/manifest.json")
+        pruning.join()
+    assert not storage.exists("foxes/releases/v0001/manifest.json")
     rows = [kept_row(storage, number) for number in range(4)]
     assert publish_rows(storage, rows, folder="foxes/releases").version == "v0003"

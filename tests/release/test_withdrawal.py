@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from typing_extensions import override
 
 from imagepipeline_dagster.cli import main
 from imagepipeline_dagster.databases import copy_sqlite
@@ -20,7 +22,7 @@ from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.reading import manifests
 from imagepipeline_dagster.release.verifying import problems_of
-from imagepipeline_dagster.release.withdrawal import withdraw
+from imagepipeline_dagster.release.withdrawal import NotRewritten, withdraw
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.buying import Buyer, numbered_rows, prompts_of
@@ -150,6 +152,50 @@ def test_the_next_call_finishes_what_a_killed_one_began(
     for release in manifests(storage):
         assert problems_of(storage, release) == []
         assert release.counts.by_reason["withdrawn"] == 1
+
+
+def test_two_that_withdraw_at_once_wait_for_each_other(tmp_path: Path, ledger: Ledger) -> None:
+    """Each of two pictures that are withdrawn at the same time is nowhere, and all is whole."""
+    rows = [kept_row(LocalFolder(tmp_path), number) for number in range(6)]
+    images = [str(row.image_sha256) for row in rows]
+    publish_rows(LocalFolder(tmp_path), rows, policy=LICENSED)
+
+    class Slow(LocalFolder):
+        """A storage at which another withdrawal begins while a release is written anew."""
+
+        @override
+        def settle(self, prefix: str) -> None:
+            other.start()
+            other.join(0.5)
+            super().settle(prefix)
+
+    other = threading.Thread(target=take_back, args=(LocalFolder(tmp_path), ledger, images[1]))
+    take_back(Slow(tmp_path), ledger, images[0])
+    other.join()
+
+    storage = LocalFolder(tmp_path)
+    [release] = manifests(storage)
+    assert problems_of(storage, release) == []
+    assert release.counts.kept == 4
+    assert [where_it_is(storage, number) for number in range(2)] == [[], []]
+
+
+def test_a_release_that_is_not_whole_says_how_to_go_on(
+    storage: LocalFolder, ledger: Ledger
+) -> None:
+    """Where a file of a release is lost, the message names it and the way out, which works."""
+    rows = [kept_row(storage, number) for number in range(4)]
+    release = publish_rows(storage, rows)
+    [shard] = release.shards
+    storage.delete(f"{release.path}/{shard.path}")
+
+    with pytest.raises(NotRewritten, match=rf"(?s)v0001.*{shard.path}.*or delete.*v0001") as told:
+        take_back(storage, ledger, str(rows[0].image_sha256))
+
+    assert storage.uri_of(release.path) in str(told.value)
+    storage.delete_folder(release.path)
+    take_back(storage, ledger)
+    assert where_it_is(storage, 0) == []
 
 
 @pytest.mark.parametrize("read", [1, 3], ids=["before its splits", "before its changes"])
