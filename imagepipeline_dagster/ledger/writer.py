@@ -29,7 +29,8 @@ PATIENCE_SECONDS = 60.0
 @dataclass(frozen=True, slots=True, eq=False)
 class _Write(Generic[T]):
     record: Callable[[Connection, list[Any]], Sequence[T]]
-    item: Any
+    # A log of a write that is tried again tells neither prompts nor signed links.
+    item: Any = field(repr=False)
     done: Future[T] = field(default_factory=Future)
 
     def __post_init__(self) -> None:

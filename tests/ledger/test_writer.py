@@ -25,6 +25,11 @@ def note(connection: Connection, number: int) -> int:
     return number
 
 
+def note_length(connection: Connection, texts: list[str]) -> list[int]:
+    """Write the length of each text and return it."""
+    return [note(connection, len(text)) for text in texts]
+
+
 def noted(ledger: Ledger) -> list[int]:
     """Return the numbers written."""
     with ledger.reading() as connection:
@@ -138,8 +143,13 @@ def test_what_was_handed_over_is_written_although_nobody_waits(ledger: Ledger) -
     assert noted(ledger) == [3]
 
 
-def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
-    """A lock that somebody holds delays the writes of that while, which then share a commit."""
+def test_a_locked_database_is_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A lock that somebody holds delays the writes of that while, which then share a commit.
+
+    The log of that names nothing of what is written.
+    """
     file = tmp_path / "ledger.db"
     ledger = Ledger(f"sqlite:///{file}")
     with ledger.engine.begin() as connection:
@@ -154,14 +164,17 @@ def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
     async def work() -> None:
         with LedgerWriter(ledger.engine) as writer:
             timer.start()
-            first = asyncio.ensure_future(writer.write(note, 1))
+            first = asyncio.ensure_future(writer.write_together(note_length, "a signed link"))
             await asyncio.sleep(0.1)
-            assert list(await asyncio.gather(first, writer.write(note, 2))) == [1, 2]
+            assert list(await asyncio.gather(first, writer.write(note, 2))) == [13, 2]
 
     asyncio.run(work())
     timer.join()
     locking.close()
-    assert noted(ledger) == [0, 1, 2]
+    logged = capsys.readouterr().out
+    assert "retry_scheduled" in logged
+    assert "a signed link" not in logged
+    assert noted(ledger) == [0, 2, 13]
     assert len(commits) == 1
     ledger.close()
 
