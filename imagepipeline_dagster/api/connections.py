@@ -157,7 +157,7 @@ async def bounded_answer(
         for name in ("Content-Type", "Location", "Retry-After")
         if name in response.headers
     }
-    return httpx.Response(response.status_code, headers=kept, content=_unpacked(response, packed))
+    return httpx.Response(response.status_code, headers=kept, content=unpacked(response, packed))
 
 
 def _lacks_only_its_last_chunk(response: httpx.Response, body: bytearray) -> bool:
@@ -165,13 +165,19 @@ def _lacks_only_its_last_chunk(response: httpx.Response, body: bytearray) -> boo
     if "Transfer-Encoding" not in response.headers:
         return False
     try:
-        return isinstance(jsons.loads(_unpacked(response, body)), dict)
+        return isinstance(jsons.loads(unpacked(response, body)), dict)
     except (ValueError, RecursionError, httpx.DecodingError):
         return False
 
 
-def _unpacked(response: httpx.Response, packed: bytearray) -> bytes:
-    """Return an answer's bytes: one layer of compression at most, and no more than the bound."""
+def unpacked(
+    response: httpx.Response, packed: bytearray, *, at_most: int = _MAX_ANSWER_BYTES
+) -> bytes:
+    """Return an answer's bytes: one layer of compression at most, and no more than the bound.
+
+    Raises:
+        httpx.DecodingError: they are packed otherwise, are more, or break off.
+    """
     coding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if coding == "identity":
         return bytes(packed)
@@ -179,9 +185,9 @@ def _unpacked(response: httpx.Response, packed: bytearray) -> bytes:
         raise httpx.DecodingError(f"the answer is packed as {coding[:40]!r}")
     unpacking = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
     try:
-        body = unpacking.decompress(bytes(packed), _MAX_ANSWER_BYTES + 1)
+        body = unpacking.decompress(bytes(packed), at_most + 1)
     except zlib.error as error:
         raise httpx.DecodingError(f"the answer cannot be unpacked: {error}") from error
-    if len(body) > _MAX_ANSWER_BYTES or not unpacking.eof:
+    if len(body) > at_most or not unpacking.eof:
         raise httpx.DecodingError("the answer is too long or broken off, unpacked")
     return body

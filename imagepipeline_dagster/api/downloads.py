@@ -9,7 +9,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
 
-from imagepipeline_dagster.api.connections import Network, answer_deadline
+from imagepipeline_dagster.api.connections import Network, answer_deadline, unpacked
 from imagepipeline_dagster.api.errors import DownloadFailed, ImageTooLarge, LinkExpired, LinkRefused
 from imagepipeline_dagster.api.links import CheckedLink, check_link, is_private_host, read_link
 from imagepipeline_dagster.api.redaction import KeyRedaction
@@ -112,11 +112,14 @@ class Downloads:
 
     async def _capped_bytes(self, response: httpx.Response, host: str) -> bytes:
         received = bytearray()
-        # As they come: a server that packs them unasked would decide how large they are unpacked.
         async for chunk in response.aiter_raw():
             received += chunk
             if len(received) > self._max_image_bytes:
                 raise ImageTooLarge(
                     f"{host} sent more than max_image_bytes = {self._max_image_bytes:,} bytes"
                 )
-        return bytes(received)
+        try:
+            # Some servers pack them unasked.
+            return unpacked(response, received, at_most=self._max_image_bytes)
+        except httpx.DecodingError:
+            return bytes(received)
