@@ -51,9 +51,9 @@ def parquet_table(
     import pyarrow.parquet as pq
 
     source = pa.BufferReader(file) if isinstance(file, bytes) else file
-    # Not read_table: a thread of its scanner can outlive a short process, and aborts its end.
+    # Not read_table, and no threads: one that outlives a short process aborts its end.
     with pq.ParquetFile(source) as opened:
-        return opened.read(None if columns is None else list(columns))
+        return opened.read(None if columns is None else list(columns), use_threads=False)
 
 
 @cache

@@ -3,8 +3,11 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import io
+import subprocess
+import sys
 from collections.abc import Callable
 from enum import StrEnum
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -155,6 +158,20 @@ def test_unknown_columns_are_left_out() -> None:
     frame = frame_of([row], Row)[["number", "name", "share", "kept", "at", "certain", "colour"]]
 
     assert rows_of(frame.assign(verdict="kept"), Row) == [row]
+
+
+def test_reading_a_table_starts_no_thread(tmp_path: Path) -> None:
+    """A thread that still holds the file's bytes would abort a short process at its end."""
+    file = tmp_path / "table.parquet"
+    pq.write_table(pa.table({str(number): [number] * 9 for number in range(40)}), file)
+    reading = """
+import os, pathlib, sys, pyarrow.parquet
+from imagepipeline_dagster.rows import parquet_table
+before = len(os.listdir("/proc/self/task"))
+parquet_table(pathlib.Path(sys.argv[1]).read_bytes())
+assert len(os.listdir("/proc/self/task")) == before
+"""
+    subprocess.run([sys.executable, "-c", reading, str(file)], check=True)  # noqa: S603
 
 
 def test_a_selection_of_a_frame_gives_its_rows() -> None:

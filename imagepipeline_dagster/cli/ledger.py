@@ -201,8 +201,8 @@ def _restored_lines(restored: Sequence[Restored], strangers: int) -> Iterator[st
         yield "`imagepipeline-dagster ledger unknown` lists what you have to decide about."
     if strangers:
         yield (
-            f"{count_of(strangers, 'image')} on the storage belong to no entry: to another dataset "
-            "(--dataset), to rows that have changed since, or to a run that died. Runs buy again "
+            f"{count_of(strangers, 'image')} on the storage without an entry: of another dataset "
+            "(--dataset), of rows that have changed since, or of a run that died. Runs buy again "
             "after `imagepipeline-dagster ledger adopt`."
         )
 
