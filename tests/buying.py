@@ -216,6 +216,22 @@ class ForgetfulBuyer(Buyer):
             yield client
 
 
+class FlaggingBuyer(Buyer):
+    """A buyer whose API calls the first picture of each job unsafe."""
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[ImagePipelineClient]:
+        """Open a client that hears so."""
+
+        class Flagging(ImagePipelineClient):
+            async def status(self, task: str, job_id: str) -> Job:
+                job = await super().status(task, job_id)
+                return job.model_copy(update={"unsafe": frozenset({0})})
+
+        async with Flagging(api_key=self.api_key, base_url=self.base_url) as client:
+            yield client
+
+
 def request_of(call: PlannedRequest) -> GenerationRequest:
     """Return a planned call as the API's request."""
     return request_for(call.task, json.loads(call.request))

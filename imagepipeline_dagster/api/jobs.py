@@ -45,6 +45,7 @@ class Job(BaseModel):
         known_word: whether it is a known one; else `status` is PENDING, and the deadline decides.
         links_told: whether the answer listed links that can all be read, be the list empty. Without
             it nothing is known of what the job delivers.
+        unsafe: the links, by their place, to pictures that the answer itself calls unsafe.
         names_itself: whether the answer carries the id.
         named_as_job: whether under a name that is a job's alone.
     """
@@ -58,6 +59,7 @@ class Job(BaseModel):
     known_word: bool = True
     download_urls: tuple[str, ...] = ()
     links_told: bool = True
+    unsafe: frozenset[int] = frozenset()
     names_itself: bool = True
     named_as_job: bool = False
     error: str | None = None
@@ -87,6 +89,13 @@ _LINK_NAMES = (
     *("results", "artifacts", "files"),
 )
 _LINK_FIELDS = ("url", "href", "uri", "download_url", "image_url")
+# How vendors say that their checker saw something: once, for each picture, or beside its link.
+_UNSAFE_NAMES = (
+    *("nsfw", "is_nsfw", "has_nsfw", "nsfw_detected", "nsfw_content", "nsfw_content_detected"),
+    *("has_nsfw_content", "has_nsfw_concept", "has_nsfw_concepts", "nsfw_flagged"),
+    *("unsafe", "is_unsafe", "flagged", "is_flagged"),
+)
+_UNSAFE_WORDS = ("true", "yes", "1", "nsfw", "unsafe")
 _ID_NAMES = ("id", "job_id", "task_id")
 _WORD_STARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
@@ -125,6 +134,7 @@ def read_job(answer: object, *, task: str, job_id: str | None = None) -> Job:
         known_word=status is not None or not word,
         download_urls=links or (),
         links_told=links is not None,
+        unsafe=_unsafe(fields, len(links or ())),
         names_itself=bool(ids),
         named_as_job=any(fields.get(name) for name in _ID_NAMES[1:]),
         error=error_text(answer) if status is JobStatus.FAILURE else None,
@@ -152,7 +162,8 @@ def _opened(answer: Mapping[str, object]) -> Mapping[str, object]:
         inner = _spelled_alike(inner)
         if _is_job(inner) or ("status" in inner and "status" not in answer):
             # The id and the links beside it would be the envelope's own.
-            outer = {key: answer[key] for key in _MESSAGE_NAMES if key in answer}
+            kept = (*_MESSAGE_NAMES, *_UNSAFE_NAMES)
+            outer = {key: answer[key] for key in kept if key in answer}
             return {**outer, **inner}
         around = {key: value for key, value in answer.items() if key != name and value is not None}
         if any(key in inner for key in _LINK_NAMES):
@@ -200,6 +211,38 @@ def _links(answer: Mapping[str, object]) -> tuple[str, ...] | None:
             return None
         is_listed = is_listed or isinstance(value, list)
     return () if is_listed else None
+
+
+def _unsafe(answer: Mapping[str, object], links: int) -> frozenset[int]:
+    """Return which of so many links lead to pictures that an answer calls unsafe.
+
+    Where it does not say which of them, all do.
+    """
+    told = [[_is_unsafe(flag) for flag in _entries(answer.get(name))] for name in _UNSAFE_NAMES]
+    told += [
+        [_calls_itself_unsafe(entry) for entry in _entries(answer.get(name)) if _link(name, entry)]
+        for name in _LINK_NAMES
+    ]
+    unsafe: set[int] = set()
+    for flags in filter(any, told):
+        if len(flags) == links:
+            unsafe.update(place for place, flag in enumerate(flags) if flag)
+        elif flags.count(False) != links:  # else those that are unsafe are left out already
+            unsafe.update(range(links))
+    return frozenset(unsafe)
+
+
+def _calls_itself_unsafe(entry: object) -> bool:
+    if not isinstance(entry, Mapping):
+        return False
+    fields = _spelled_alike(entry)
+    return any(_is_unsafe(flag) for name in _UNSAFE_NAMES for flag in _entries(fields.get(name)))
+
+
+def _is_unsafe(flag: object) -> bool:
+    if isinstance(flag, str):
+        return flag.strip().lower() in _UNSAFE_WORDS
+    return isinstance(flag, int | float) and flag >= 0.5  # true, or a score
 
 
 def _entries(value: object) -> list[object]:

@@ -33,6 +33,7 @@ _PICTURES_WRITTEN_AT_ONCE = 16
 _FIRST_PAUSE_SECONDS = 0.2
 # An API may list its links some looks later; so long a list that is too short is doubted.
 _SHORT_LISTS_DOUBTED_SECONDS = 3.0
+CALLED_UNSAFE = "the API's answer calls it unsafe"
 _NOT_HELD = "another process has the request, or a further attempt at it"
 
 
@@ -95,7 +96,8 @@ class Landing:
 
         Until `links_end` a link that does not work, or gives no picture, is a passing trouble.
         Fewer links than samples mean that the safety checker filtered some, where it was asked to;
-        which ones survived is not guessed: their `sample_index` is None.
+        which ones survived is not guessed: their `sample_index` is None. One that the answer calls
+        unsafe is filtered too.
 
         Args:
             hold: under which they are recorded.
@@ -131,7 +133,14 @@ class Landing:
             late.append(PicturesLate(why))
         else:
             unrecorded = [lost_sample(slot, Outcome.EXPIRED, why) for slot in missing]
-        for slot in (slot for slot in range(delivered) if slot not in have):
+        unsafe = {slot for slot in job.unsafe if checked and slot < delivered} - have.keys()
+        unrecorded += (
+            lost_sample(
+                slot, Outcome.VENDOR_FILTERED, CALLED_UNSAFE, index=slot if complete else None
+            )
+            for slot in sorted(unsafe)
+        )
+        for slot in (slot for slot in range(delivered) if slot not in have.keys() | unsafe):
             try:
                 sample = await self._sample(
                     slot, job, index=slot if complete else None, links_end=links_end

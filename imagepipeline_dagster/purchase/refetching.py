@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from imagepipeline_dagster.ledger.records import Entry, Outcome, StoredSample
 from imagepipeline_dagster.ledger.steps import record_refetched
 from imagepipeline_dagster.ledger.verification import damage_of
 from imagepipeline_dagster.ledger.writer import LedgerWriter
-from imagepipeline_dagster.purchase.landing import Landing
+from imagepipeline_dagster.purchase.landing import CALLED_UNSAFE, Landing
 from imagepipeline_dagster.purchase.means import Means
 from imagepipeline_dagster.purchase.pictures import Undecodable
 
@@ -104,8 +105,12 @@ class _Refetching:
         links = len(job.download_urls)
         trouble = None if links >= entry.samples else _answer_of(job, entry)
         samples = []
+        checked = json.loads(entry.request).get("safety_checker", True)
         for slot in slots:
             if slot >= links:
+                continue
+            if checked and slot in job.unsafe:
+                trouble = f"sample {slot}: {CALLED_UNSAFE}"
                 continue
             try:
                 index = slot if links == entry.samples else None

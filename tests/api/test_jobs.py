@@ -197,6 +197,35 @@ def test_links(told: dict[str, object], links: tuple[str, ...] | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("told", "unsafe"),
+    [
+        ({}, set()),
+        ({"nsfw": True}, {0, 1}),
+        ({"nsfw": False, "has_nsfw_concepts": [False, False]}, set()),
+        ({"nsfw_content_detected": [True, False]}, {0}),
+        ({"hasNsfwConcepts": [[False], [True]]}, {1}),
+        ({"nsfw": {"0": "false", "1": "True"}}, {1}),
+        ({"nsfw": ["no", "yes"], "unsafe": None}, {1}),
+        ({"is_nsfw": 1}, {0, 1}),
+        ({"nsfw": [0.02, 0.97]}, {1}),
+        ({"nsfw": [False, True, False]}, set()),
+        ({"nsfw": [True, True, False]}, {0, 1}),
+        ({"images": [{"url": "https://a/1", "nsfw": True}, {"url": "https://a/2"}]}, {0}),
+        ({"safety_checker": True, "nsfw_filter": True}, set()),
+    ],
+)
+def test_what_an_answer_calls_unsafe(told: dict[str, object], unsafe: set[int]) -> None:
+    """A flag of the API's checker is read in every form; where it tells of none, it is of all."""
+    links = {} if "images" in told else {"download_urls": ["https://a/1", "https://a/2"]}
+    answer = {"status": "SUCCESS", "id": "j", **links}
+
+    assert read_job(answer | told, task="text2image").unsafe == unsafe
+    assert read_job({"data": answer | told}, task="text2image").unsafe == unsafe
+    if links:
+        assert read_job({"data": answer, **told}, task="text2image").unsafe == unsafe
+
+
+@pytest.mark.parametrize(
     ("answer", "message"),
     [
         ({"error": "no GPU"}, "no GPU"),

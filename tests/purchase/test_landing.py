@@ -14,8 +14,10 @@ from typing_extensions import override
 
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation
 from imagepipeline_dagster.ledger.schema import requests
+from imagepipeline_dagster.purchase.landing import CALLED_UNSAFE
+from imagepipeline_dagster.rows import fields_of
 from imagepipeline_dagster.storage.folder import LocalFolder
-from tests.buying import Buyer, numbered_rows, prompts_of
+from tests.buying import Buyer, FlaggingBuyer, numbered_rows, prompts_of
 
 DOWNLOAD, STATUS = Operation.DOWNLOAD, Operation.STATUS
 
@@ -174,6 +176,21 @@ def test_without_a_checker_a_short_list_is_no_filter(
     assert half.outcomes == {"generated": 1, "pending": 1}
     assert over.outcomes == {"generated": 1, "expired": 1}
     assert emulator.stats.posts_accepted == 2
+
+
+def test_what_the_api_calls_unsafe_is_filtered(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """A picture that its answer calls unsafe is not fetched; where nothing was to check, it is."""
+    pair = FlaggingBuyer(**fields_of(buyer) | {"samples_per_call": 2})
+    checked = pair.buy(prompts_of(numbered_rows(1, samples=2)))
+    unchecked = pair.buy(prompts_of(numbered_rows(1, samples=2, safety_checker=False)))
+
+    assert [(image.sample_index, image.outcome) for image in checked.images] == [
+        (0, "vendor_filtered"),
+        (1, "generated"),
+    ]
+    assert checked.images[0].error == CALLED_UNSAFE
+    assert unchecked.outcomes == {"generated": 2}
+    assert emulator.stats.downloads == 3
 
 
 USELESS: dict[str, Fault] = {

@@ -8,9 +8,18 @@ import pytest
 
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation
 from imagepipeline_dagster.ledger.decisions import entries_named
+from imagepipeline_dagster.purchase.landing import CALLED_UNSAFE
 from imagepipeline_dagster.purchase.refetching import Refetched, refetch
+from imagepipeline_dagster.rows import fields_of
 from imagepipeline_dagster.storage.contract import image_path
-from tests.buying import Bought, Buyer, assert_bytes_are_the_vendors, numbered_rows, prompts_of
+from tests.buying import (
+    Bought,
+    Buyer,
+    FlaggingBuyer,
+    assert_bytes_are_the_vendors,
+    numbered_rows,
+    prompts_of,
+)
 
 FINAL: dict[str, tuple[Fault, str]] = {
     "expired": (Fault(kind=FaultKind.EXPIRED_LINK), "expired"),
@@ -50,6 +59,19 @@ def test_a_final_outcome_is_revived(name: str, buyer: Buyer, emulator: EmulatorS
     assert bought.outcomes == {"generated": 2}
     assert emulator.stats.posts_received == 2
     assert_bytes_are_the_vendors(bought, buyer.storage)
+
+
+def test_what_the_api_calls_unsafe_is_not_fetched(buyer: Buyer) -> None:
+    """Whoever asks for a request's pictures gets none that its answer calls unsafe."""
+    flagging = FlaggingBuyer(**fields_of(buyer))
+    prompts = prompts_of(numbered_rows(1))
+    bought = flagging.buy(prompts)
+
+    [answer] = asked_again(flagging, bought)
+
+    assert (answer.came, answer.missing) == (0, 1)
+    assert CALLED_UNSAFE in str(answer.trouble)
+    assert flagging.buy(prompts).outcomes == {"vendor_filtered": 1}
 
 
 @pytest.mark.parametrize("left", [None, b"", b"something else"])
