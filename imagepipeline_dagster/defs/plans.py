@@ -192,10 +192,10 @@ def build_purchase_of_approved(
     def approvals_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         if not waits:
             return dg.SkipReason("no purchase of this dataset waits for a person")
-        number, now = int(context.cursor or 0), dt.datetime.now(dt.UTC)
+        now, at_most = dt.datetime.now(dt.UTC), dataset.watching.max_runs_per_tick
         with ledger_of(context, dataset).open() as ledger:
             approvals = approvals_since(
-                ledger, number, dataset=dataset.name, at_most=dataset.watching.max_runs_per_tick
+                ledger, context.cursor, dataset=dataset.name, at_most=at_most
             )
         if not approvals:
             return dg.SkipReason("nothing new was approved")
@@ -209,13 +209,11 @@ def build_purchase_of_approved(
             skip_reason=None if newest else "what was approved has expired, or has no partition",
             run_requests=[
                 dg.RunRequest(
-                    run_key=f"{dataset.name}/{key}/approved/{approval.number}/"
-                    f"{approval.approved_at.isoformat(timespec='milliseconds')}",
-                    partition_key=key,
+                    run_key=f"{dataset.name}/{key}/approved/{approval.name}", partition_key=key
                 )
                 for key, approval in newest.items()
             ],
-            cursor=str(approvals[-1].number),
+            cursor=approvals[-1].name,
         )
 
     return approvals_sensor

@@ -45,6 +45,11 @@ class ApprovedPlan:
     expires_at: dt.datetime
     number: int | None = None
 
+    @property
+    def name(self) -> str:
+        """What tells it from every other, also of another ledger, whose numbers are the same."""
+        return f"{self.number}/{self.approved_at.isoformat(timespec='milliseconds')}"
+
     def covers(self, wanted: WantedPurchase) -> bool:
         """Tell whether so much may be bought under it; a limit of money needs a known cost."""
         if self.max_images is not None and wanted.images > self.max_images:
@@ -79,14 +84,17 @@ def approval_of(ledger: Ledger, wanted: WantedPurchase, *, now: dt.datetime) -> 
 
 
 def approvals_since(
-    ledger: Ledger, number: int, *, dataset: str, at_most: int
+    ledger: Ledger, last: str | None, *, dataset: str, at_most: int
 ) -> list[ApprovedPlan]:
-    """Return a dataset's approvals after the one of this number, oldest first."""
-    query = (
-        select(approvals)
-        .where(approvals.c.dataset == dataset, approvals.c.number > number)
-        .order_by(approvals.c.number)
-        .limit(at_most)
-    )
+    """Return a dataset's approvals after the one that is named so, oldest first.
+
+    All of them where this ledger has no such one: it was made anew, or is a copy of an earlier one.
+    """
+    mine = select(approvals).where(approvals.c.dataset == dataset).order_by(approvals.c.number)
+    number = int(last.partition("/")[0]) if last else 0
     with ledger.reading() as connection:
+        there = connection.execute(mine.where(approvals.c.number == number)).mappings().first()
+        if there is None or ApprovedPlan(**there).name != last:
+            number = 0
+        query = mine.where(approvals.c.number > number).limit(at_most)
         return [ApprovedPlan(**row) for row in connection.execute(query).mappings()]

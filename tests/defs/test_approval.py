@@ -90,6 +90,19 @@ def test_an_approved_plan_is_asked_for_and_bought(careful: Pipeline) -> None:
     assert checks_of(run)["no_purchase_waits"].passed
 
 
+def test_a_new_ledger_s_approvals_are_asked_for(careful: Pipeline) -> None:
+    """In a ledger that was made anew approvals are numbered anew: none is taken for an old one."""
+    do(careful, "approve_plan", who="ana", why="the catalogue")
+    assert partition_keys(careful.tick(SENSOR)) == ["spring"]
+    for file in (careful.folder / "data").glob("ledger.db*"):
+        file.unlink()
+    assert careful.tick(SENSOR) == []
+    do(careful, "approve_plan", who="ana", why="the catalogue, again")
+
+    assert partition_keys(careful.tick(SENSOR)) == ["spring"]
+    assert careful.tick(SENSOR) == []
+
+
 def test_an_edited_plan_needs_another_approval(careful: Pipeline) -> None:
     """What a person saw is what may be bought: an edit between approval and purchase stops it."""
     do(careful, "approve_plan", who="ana", why="the catalogue")
