@@ -17,13 +17,6 @@ from imagepipeline_dagster.api.errors import (
     LinkExpired,
     LinkRefused,
 )
-from imagepipeline_dagster.emulator import (
-    EmulatorServer,
-    EmulatorSettings,
-    Fault,
-    FaultKind,
-    Operation,
-)
 from tests.api.servers import Received, Reply, a_request, answering, client_of, closing, serving
 
 PICTURE = bytes(range(256)) * 40
@@ -269,36 +262,6 @@ def test_errors_hold_no_query() -> None:
 
     assert "signature" not in str(raised.value)
     assert str(raised.value) == "127.0.0.1 answered HTTP 502"
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        (FaultKind.RATE_LIMITED, None),
-        (FaultKind.SERVER_ERROR, None),
-        (FaultKind.DROPPED_ANSWER, None),
-        (FaultKind.EXPIRED_LINK, LinkExpired),
-    ],
-)
-def test_faults_of_the_emulator(kind: FaultKind, expected: type[DownloadError] | None) -> None:
-    """From the emulator a download survives passing faults, and tells an expired link."""
-    settings = EmulatorSettings(latency_seconds=0, image_bytes=2048)
-
-    async def go(client: ImagePipelineClient) -> bytes:
-        submitted = await client.submit(a_request())
-        job = await client.wait(submitted, timeout=20, delays=(0.01,))
-        return await client.download(job.download_urls[0])
-
-    fault = Fault(kind=kind, operation=Operation.DOWNLOAD, times=2, retry_after_seconds=0)
-    with EmulatorServer(settings) as emulator:
-        emulator.set_faults(fault)
-        client = client_of(emulator.url, api_key="emulator")
-        if expected is None:
-            assert closing(client, go).startswith(b"\x89PNG")
-        else:
-            with pytest.raises(expected):
-                closing(client, go)
-        assert emulator.stats.downloads_with_key == 0
 
 
 def test_key_in_a_link_goes_nowhere() -> None:

@@ -83,15 +83,6 @@ def test_lineage_fits_a_terminal(shop: Shop, monkeypatch: pytest.MonkeyPatch) ->
     assert sample["job_id"] == image.job_id
 
 
-def test_replay_on_the_embedded_emulator_asks_nothing(shop: Shop) -> None:
-    """On the emulator a replay costs nothing, is not asked about, and finds no drift."""
-    shop.add("a")
-    image = shop.buy().images[0]
-    output = shop.run("replay", str(image.image_sha256))
-    assert "identical, byte for byte" in output
-    assert "No drift" in output
-
-
 def test_replay_asks_before_it_pays(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a key a replay says what it costs; another API is asked only with --elsewhere."""
     shop.add("a")

@@ -80,11 +80,12 @@ def test_every_field_counts(change: dict[str, Any]) -> None:
     assert draw_png(request(safety_checker=False), seed=1, sample_index=0) == plain
 
 
-def test_seeds_and_samples_differ() -> None:
-    """Each seed and each sample of a call has pixels of its own."""
+@pytest.mark.parametrize("image_bytes", [None, 50_000])
+def test_seeds_and_samples_differ(image_bytes: int | None) -> None:
+    """Each seed and each sample of a call has pixels of its own, padded ones of a benchmark too."""
     told = request(samples=4)
     pictures = {
-        opened(draw_png(told, seed=seed, sample_index=k)).tobytes()
+        opened(draw_png(told, seed=seed, sample_index=k, image_bytes=image_bytes)).tobytes()
         for seed in range(3)
         for k in range(4)
     }

@@ -325,18 +325,6 @@ def test_taken_port_is_an_error(caller: Caller) -> None:
         pass
 
 
-def test_one_megabyte_pictures(start: Started) -> None:
-    """In benchmark mode a picture has about the bytes asked for, its size, and its own pixels."""
-    caller = start(image_bytes=1_000_000)
-    with ThreadPoolExecutor(4) as pool:
-        links = [caller.make(seed=k, width=256, height=128).download_urls[0] for k in range(8)]
-        images = list(pool.map(fetch, links))
-    assert {len(image) for image in images} == {1_000_000}
-    pictures = [Image.open(BytesIO(image)).convert("RGB") for image in images]
-    assert {picture.size for picture in pictures} == {(256, 128)}
-    assert len({picture.tobytes() for picture in pictures}) == 8
-
-
 def test_pending_job_of_another_task_is_unknown(caller: Caller) -> None:
     """A job is found at its own task's status endpoint only."""
     answer = caller.http.get(f"/sdxl/inpainting/v1/status/{caller.submit()}")
