@@ -31,7 +31,9 @@ from imagepipeline_dagster.defs.stage import STAGES, Made, StageCheck
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.io_manager import table_path
 from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.partition_names import partition_key
+from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.purchase.purchase import Purchase
 from imagepipeline_dagster.resources import (
     ImagePipelineResource,
@@ -272,7 +274,7 @@ class _Batch:
         images = moderate(
             dataset,
             name,
-            purchased.images.rows,
+            purchased.images.table.rows(GeneratedImage),
             overrides=self.overrides,
             ledger=self.ledger,
             storage=self.storage,
@@ -286,12 +288,12 @@ class _Batch:
             # It was on its way here when the run was ended.
             raise RunEnded("the run was ended before this set was bought")
 
-    def _keep(self, made: _MadeSet, result: Made[Any], checks: Sequence[StageCheck] = ()) -> None:
+    def _keep(self, made: _MadeSet, result: Made, checks: Sequence[StageCheck] = ()) -> None:
         """Store a stage's table, and note what its materialization and its checks say."""
         key, partition = self.dataset.key(made.stage), partition_key(made.prompt_set)
         uri = self.storage.write(table_path(key, partition), result.table.encoded)
         if made.stage == STAGES[-1]:
-            record_built(self.dataset, result.rows, self.ledger)
+            record_built(self.dataset, result.table.rows(ModeratedImage), self.ledger)
         made.events.append(
             dg.AssetMaterialization(
                 key,

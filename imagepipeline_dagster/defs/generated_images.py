@@ -56,7 +56,7 @@ _ROWS_SHOWN = 50
 class PurchasedSet(NamedTuple):
     """A set's images, and what its plan's page shows afterwards: what there is to buy now."""
 
-    images: Made[GeneratedImage]
+    images: Made
     plan_figures: Mapping[str, Any]
 
 
@@ -174,7 +174,6 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
         told["stopped"] = f"{pending}{stoppers[0]}"
     made = Made(
         table=table,
-        row_type=GeneratedImage,
         data_version=content_hash(images, leave_out=CIRCUMSTANCES),
         metadata={
             **table_metadata(len(images), started=started),

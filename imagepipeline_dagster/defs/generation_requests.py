@@ -32,7 +32,7 @@ def plan_set(
     *,
     api: ImagePipelineResource,
     ledger: Ledger,
-) -> Made[PlannedRequest]:
+) -> Made:
     """Plan what the purchase of one prompt set would do; `prompts` are its rows."""
     started = time.monotonic()
     allowance = dataset.allowance(api.origin)
@@ -56,7 +56,6 @@ def plan_set(
     fingerprint = plan_fingerprint(plan)
     return Made(
         table=table,
-        row_type=PlannedRequest,
         # Neither states nor reasons: the plan is the same before and after its purchase.
         data_version=fingerprint,
         metadata={

@@ -80,7 +80,8 @@ class ReleaseConfig(dg.Config):
 
 def build_image_dataset(dataset: ImageDataset) -> list[dg.AssetsDefinition]:
     """Return the asset. Its checks are part of it: they are about the very rows that it judged."""
-    key = dataset.key("image_dataset")
+    key, hours = dataset.key("image_dataset"), dataset.freshness_hours
+    stale = None if hours is None else dg.FreshnessPolicy.time_window(dt.timedelta(hours=hours))
 
     @dg.asset(
         key=key,
@@ -92,7 +93,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[dg.AssetsDefinition]:
         ],
         io_manager_key=dataset.resource(RELEASE_IO_MANAGER),
         kinds={"parquet", "huggingface"},
-        freshness_policy=_freshness(dataset.freshness_hours),
+        freshness_policy=stale,
         description="The release: the kept images of all prompt sets with their lineage, as an "
         "immutable version. Published once a day, or when materialized here.",
     )
@@ -177,18 +178,15 @@ class _Seen:
         policy: ReleasePolicy,
     ) -> Self:
         """Look all of it up, before a set is read: later changes are the next release's."""
-        versions = data_versions(dataset, context.instance)
-        stopped = stopped_sets(context, dataset)
         with tables.open(dataset.prompts, dataset.embeddings) as source:
-            present = source.prompt_ids()
-        return cls(
-            dataset=dataset,
-            policy=policy,
-            versions=versions,
-            stopped=stopped,
-            present=present,
-            overrides=tables.overrides(dataset.overrides),
-        )
+            return cls(
+                dataset=dataset,
+                policy=policy,
+                versions=data_versions(dataset, context.instance),
+                stopped=stopped_sets(context, dataset),
+                present=source.prompt_ids(),
+                overrides=tables.overrides(dataset.overrides),
+            )
 
     @property
     def basis(self) -> dict[str, object]:
@@ -240,12 +238,6 @@ def _result(
     )
 
 
-def _freshness(hours: float | None) -> dg.FreshnessPolicy | None:
-    if hours is None:
-        return None
-    return dg.FreshnessPolicy.time_window(dt.timedelta(hours=hours))
-
-
 def _check_results(
     release: Release, kept: int, *, unchecked: Sequence[str] = (), leaks: Sequence[str] = ()
 ) -> list[dg.AssetCheckResult]:
@@ -289,7 +281,7 @@ def _metadata(
         "version": release.version,
         "new_version": release.created,
         "semantic_version": release.semantic_version,
-        **_changes(release),
+        **found_table("changes", ["cause", "samples"], list(release.changes.items())),
         "emulated": bool(release.emulated),
         "judged_anew": judged_anew,
         **_left_out(release),
@@ -302,10 +294,6 @@ def _metadata(
             most_bytes=_COUNTS_BYTES,
         ),
     }
-
-
-def _changes(release: Release) -> dict[str, dg.MarkdownMetadataValue]:
-    return found_table("changes", ["cause", "samples"], list(release.changes.items()))
 
 
 def _before_and_after(storage: Storage, release: Release) -> dict[str, dg.MarkdownMetadataValue]:

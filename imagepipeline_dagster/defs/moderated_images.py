@@ -41,7 +41,7 @@ def moderate(
     ledger: Ledger,
     storage: Storage,
     small_sheets: bool = False,
-) -> Made[ModeratedImage]:
+) -> Made:
     """Give each sample of one prompt set its verdict."""
     started = time.monotonic()
     moderation = moderate_set(
@@ -58,7 +58,6 @@ def moderate(
     content = content_hash(rows, leave_out=_NO_CONTENT)
     return Made(
         table=table,
-        row_type=ModeratedImage,
         data_version=f"{content}-{moderation.rules.digest[:8]}",
         metadata={
             **table_metadata(len(rows), started=started),

@@ -22,7 +22,7 @@ _PROBLEMS_SHOWN = 50
 _AS_THEY_STAND = frozenset({"prompt_row", "embedding_row", "notes"})
 
 
-def make_prompt_set(dataset: ImageDataset, prompt_set: str, source: SourceTables) -> Made[Prompt]:
+def make_prompt_set(dataset: ImageDataset, prompt_set: str, source: SourceTables) -> Made:
     """Read and validate the rows of one prompt set."""
     started = time.monotonic()
     rows = source.prompts(prompt_set)
@@ -45,7 +45,6 @@ def make_prompt_set(dataset: ImageDataset, prompt_set: str, source: SourceTables
     refused = sum(not prompt.valid for prompt in prompts)
     return Made(
         table=table,
-        row_type=Prompt,
         data_version=content_hash(prompts, leave_out=_AS_THEY_STAND),
         metadata={
             **table_metadata(len(prompts), started=started),

@@ -6,21 +6,15 @@ batch are two ways to call them.
 
 import inspect
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import Any, Self
 
 import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.rows import StoredTable
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-
-RowT = TypeVar("RowT", bound="DataclassInstance")
 
 STAGES = ("prompt_sets", "generation_requests", "generated_images", "moderated_images")
 """The partitioned assets, in the order of the flow."""
@@ -30,18 +24,12 @@ SHARD_RETRIES = dg.RetryPolicy(max_retries=2, delay=5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Made(Generic[RowT]):
+class Made:
     """What a stage made of one prompt set."""
 
     table: StoredTable
-    row_type: type[RowT]
     data_version: str
     metadata: Mapping[str, Any]
-
-    @property
-    def rows(self) -> Collection[RowT]:
-        """The rows of the table."""
-        return self.table.rows(self.row_type)
 
     def output(self, context: dg.AssetExecutionContext) -> dg.Output[StoredTable]:
         """Return what the stage's asset, or its last op, returns to Dagster."""
