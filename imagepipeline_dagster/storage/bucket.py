@@ -43,7 +43,9 @@ _CREDENTIALS = "give AWS credentials by the environment, a profile or a role"
 _PERMISSIONS = (
     "allow s3:ListBucket on the bucket, s3:GetObject, s3:PutObject and s3:DeleteObject in it"
 )
+_BUSY = "it is asked for too much at once: let fewer runs work side by side, or run again later"
 _REMEDIES = {
+    **dict.fromkeys(("503", "InternalError", "ServiceUnavailable", "SlowDown"), _BUSY),
     "403": _PERMISSIONS,
     "AccessDenied": _PERMISSIONS,
     "ConnectTimeoutError": "check the endpoint and the network",

@@ -31,7 +31,7 @@ from imagepipeline_dagster.storage.contract import (
 )
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.storage.opening import open_storage
-from tests.api.servers import Received, Reply, answering
+from tests.api.servers import Received, Reply, answering, serving
 
 pytest_plugins = ["tests.s3"]
 
@@ -684,6 +684,18 @@ def test_missing_credentials_are_explained(
 
     for name, error in _attempts(open_storage(f"s3://{s3_bucket}"), tmp_path):
         assert "give AWS credentials" in str(error), name
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_a_bucket_that_is_asked_for_too_much_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the bucket nor the credentials are to blame where S3 asks for patience."""
+    slow_down = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
+    with serving(Reply(status=503, body=slow_down)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        storage = open_storage("s3://bucket", s3=S3Resource(max_attempts=0))
+        for ask in (storage.read, lambda path: list(storage.list(path))):
+            with pytest.raises(StorageUnavailable, match="or run again later"):
+                ask("a")
 
 
 @pytest.mark.usefixtures("s3_environment")
