@@ -8,17 +8,13 @@ from __future__ import annotations
 import base64
 import io
 import unicodedata
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from imagepipeline_dagster.markup import markdown_text
-from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, thumbnail_path
-
-_LARGEST_THUMBNAIL = 100_000  # bytes; ours have at most a tenth of it
 
 
 def thumbnail(image: Image.Image, *, side: int = 128) -> bytes:
@@ -38,29 +34,6 @@ def thumbnail(image: Image.Image, *, side: int = 128) -> bytes:
         white = Image.new("RGBA", size, "white")
         small = Image.alpha_composite(white, small).convert("RGB")
     return _webp(small, quality=80)
-
-
-def stored_thumbnail(storage: Storage, sha256: str | None) -> bytes | None:
-    """Return the thumbnail of the picture with these bytes, as WebP; None where there is none.
-
-    Only what this package makes itself: whatever else lies there is not shown.
-    """
-    if sha256 is None:
-        return None
-    try:
-        data = storage.read(thumbnail_path(sha256))
-    except ObjectMissing:
-        return None
-    is_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-    # A loss of power may have cut it: it was never synced.
-    is_whole = len(data) >= 8 + int.from_bytes(data[4:8], "little")
-    return data if is_webp and is_whole and len(data) <= _LARGEST_THUMBNAIL else None
-
-
-def stored_thumbnails(storage: Storage, pictures: Iterable[str | None]) -> list[bytes | None]:
-    """Return the same for each of many pictures, read some at a time."""
-    with ThreadPoolExecutor(storage.reads_at_once) as readers:
-        return list(readers.map(partial(stored_thumbnail, storage), pictures))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

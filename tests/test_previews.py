@@ -3,23 +3,13 @@ from __future__ import annotations
 import base64
 import io
 import random
-import threading
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageStat
 
-from imagepipeline_dagster.previews import (
-    Tile,
-    contact_sheet,
-    markdown_picture,
-    stored_thumbnails,
-    thumbnail,
-)
-from imagepipeline_dagster.storage.contract import thumbnail_path
-from imagepipeline_dagster.storage.folder import LocalFolder
+from imagepipeline_dagster.previews import Tile, contact_sheet, markdown_picture, thumbnail
 
 EVENT_METADATA_BYTES = 48_000
 
@@ -245,24 +235,3 @@ def test_alternative_text_cannot_break_out(alt: str) -> None:
 
     assert not set(text) & set("<>\"'\n\r")
     assert not set(text) & set("[]()`*!\\")
-
-
-def test_thumbnails_are_read_some_at_a_time(tmp_path: Path) -> None:
-    """Two at least are asked for at once, in their order; what is no thumbnail of ours is none."""
-    both_asked = threading.Barrier(2, timeout=10)
-
-    class Distant(LocalFolder):
-        def read(self, path: str) -> bytes:
-            both_asked.wait()
-            return super().read(path)
-
-    storage = Distant(tmp_path)
-    mine, page, missing, cut = "a" * 64, "b" * 64, "c" * 64, "d" * 64
-    drawn = thumbnail(Image.new("RGB", (8, 8), "red"))
-    storage.write(thumbnail_path(mine), drawn)
-    storage.write(thumbnail_path(page), b"<script>alert(1)</script>")
-    storage.write(thumbnail_path(cut), drawn[:-1])
-
-    assert stored_thumbnails(storage, [mine, None, page]) == [drawn, None, None]
-    assert stored_thumbnails(storage, [missing, mine]) == [None, drawn]
-    assert stored_thumbnails(storage, [cut, mine]) == [None, drawn]

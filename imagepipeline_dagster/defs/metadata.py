@@ -14,7 +14,8 @@ import pyarrow as pa
 from imagepipeline_dagster.defs.column_lineage import ROW_TYPES, column_lineage
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.markup import markdown_text
-from imagepipeline_dagster.previews import Tile, contact_sheet, markdown_picture, stored_thumbnails
+from imagepipeline_dagster.previews import Tile, contact_sheet, markdown_picture
+from imagepipeline_dagster.purchase.thumbnails import stored_thumbnails
 from imagepipeline_dagster.rows import arrow_schema
 from imagepipeline_dagster.storage.contract import Storage
 

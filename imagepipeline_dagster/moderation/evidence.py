@@ -24,8 +24,8 @@ from imagepipeline_dagster.ledger.upserts import put
 from imagepipeline_dagster.moderation.classifier import Classifier
 from imagepipeline_dagster.moderation.duplicates import HASH_METHOD, perceptual_hash
 from imagepipeline_dagster.moderation.verdicts import Evidence
-from imagepipeline_dagster.previews import stored_thumbnails
 from imagepipeline_dagster.purchase.images import GeneratedImage
+from imagepipeline_dagster.purchase.thumbnails import stored_thumbnails
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
 
 _BATCH = 16  # pictures: the model is fastest so, and a batch's evidence is stored together
@@ -109,7 +109,7 @@ def hashes_of(
 ) -> dict[str, int]:
     """Return a perceptual hash of 64 bits for each picture, from its thumbnail.
 
-    Hashes are computed once and kept. A picture whose thumbnail is gone has none.
+    Hashes are computed once and kept. A picture that is gone has none.
     """
     pictures = dict.fromkeys(image.image_sha256 for image in images if image.image_sha256)
     known = _known(ledger, evidence.c.hash, by=HASH_METHOD, keys=pictures)

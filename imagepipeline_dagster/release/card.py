@@ -18,8 +18,9 @@ from pydantic import AfterValidator, AliasChoices, AwareDatetime, BaseModel, Fie
 
 from imagepipeline_dagster.markup import template
 from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage
-from imagepipeline_dagster.previews import Tile, contact_sheet, stored_thumbnails
+from imagepipeline_dagster.previews import Tile, contact_sheet
 from imagepipeline_dagster.purchase.canaries import Drift
+from imagepipeline_dagster.purchase.thumbnails import stored_thumbnails
 from imagepipeline_dagster.release.columns import FORMAT_VERSION, shard_schema
 from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.policy import ReleasePolicy

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
-from imagepipeline_dagster.previews import Tile, contact_sheet, stored_thumbnails
+from imagepipeline_dagster.previews import Tile, contact_sheet
+from imagepipeline_dagster.purchase.thumbnails import stored_thumbnails
 from imagepipeline_dagster.release.changes import Change
 from imagepipeline_dagster.storage.contract import Storage
 

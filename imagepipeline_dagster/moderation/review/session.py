@@ -17,7 +17,7 @@ from imagepipeline_dagster.moderation.verdicts import (
     decision_about,
     latest_decisions,
 )
-from imagepipeline_dagster.previews import stored_thumbnail
+from imagepipeline_dagster.purchase.thumbnails import stored_thumbnail
 from imagepipeline_dagster.storage.contract import Storage, image_path
 from imagepipeline_dagster.tables.overrides import (
     OVERRIDES,

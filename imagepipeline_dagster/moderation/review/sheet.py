@@ -23,7 +23,7 @@ from imagepipeline_dagster.markup import template
 from imagepipeline_dagster.moderation.decisions import OVERRIDE_COLUMNS
 from imagepipeline_dagster.moderation.review.samples import facts_of, most_urgent_first
 from imagepipeline_dagster.moderation.verdicts import VERDICT_OF, ModeratedImage, Verdict
-from imagepipeline_dagster.previews import stored_thumbnails
+from imagepipeline_dagster.purchase.thumbnails import stored_thumbnails
 from imagepipeline_dagster.storage.contract import Storage
 
 
