@@ -58,6 +58,12 @@ def record_source(connection: Connection, source: SourcePicture) -> None:
     connection.execute(update(sources).where(mine, sources.c.image_sha256.is_(None)).values(row))
 
 
+def forget_source(connection: Connection, link: str, error: str) -> None:
+    """Let the next run look a link up again."""
+    nothing = {"image_sha256": None, "format": None, "bytes": None, "error": storable(error)}
+    connection.execute(update(sources).where(sources.c.link_sha256 == _key(link)).values(nothing))
+
+
 def withdraw_sources(connection: Connection, images: Collection[str], error: str) -> None:
     """Let no link lead to these pictures any more; `images` are SHA-256, `error` says why."""
     ours = and_(sources.c.image_sha256.in_(sorted(images)), sources.c.error.is_(None))

@@ -20,6 +20,7 @@ from imagepipeline_dagster.api.contract import Task
 from imagepipeline_dagster.api.errors import DownloadError
 from imagepipeline_dagster.ledger.sources import (
     SourcePicture,
+    forget_source,
     record_source,
     sources_of,
     withdraw_sources,
@@ -38,7 +39,10 @@ from imagepipeline_dagster.storage.contract import (
 )
 
 _AT_ONCE = 4  # each holds a picture
+_QUICK_SECONDS = 10.0
+_SLOW_AT_ONCE = 2
 _LOOK_SECONDS = 1.0
+_WITHDRAWN = "this picture was withdrawn"
 
 
 def links_of(calls: Iterable[PlannedRequest]) -> set[str]:
@@ -100,7 +104,11 @@ class _Keeping:
     under_way: set[asyncio.Task[None]] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        # What is slow gives way to what waits behind it, and is then among its like.
+        self._places = (
+            (asyncio.Semaphore(_AT_ONCE), _QUICK_SECONDS),
+            (asyncio.Semaphore(_SLOW_AT_ONCE), None),
+        )
         self._last_came = 0.0
 
     def want(self, call: PlannedRequest) -> None:
@@ -122,19 +130,43 @@ class _Keeping:
                 task.result()
 
     async def _keep(self, link: str) -> None:
-        async with self._places:
-            try:
-                source = await self._looked_up(link)
-            except (DownloadError, Undecodable, OSError) as error:
-                now = dt.datetime.now(dt.UTC)
-                source = SourcePicture(link=link, looked_up_at=now, error=str(error))
-            await self.writer.write(record_source, source)
-            if source.image_sha256 is not None:
-                self._last_came = time.monotonic()
-                await self._take_back(source.image_sha256, source.format or "")
+        for places, seconds in self._places:
+            async with places:
+                try:
+                    async with asyncio.timeout(seconds):
+                        source = await self._looked_up_or_why_not(link)
+                except TimeoutError:
+                    continue
+                await self._record(source)
+                return
+
+    async def _looked_up_or_why_not(self, link: str) -> SourcePicture:
+        try:
+            return await self._looked_up(link)
+        except (DownloadError, Undecodable, OSError) as error:
+            now = dt.datetime.now(dt.UTC)
+            return SourcePicture(link=link, looked_up_at=now, error=str(error))
+
+    async def _record(self, source: SourcePicture) -> None:
+        """Record what came; a picture that was withdrawn meanwhile is taken back.
+
+        A withdrawal names its pictures before it looks into the ledger, and this looks for the name
+        after it recorded the picture: whoever is later sees the other.
+        """
+        await self.writer.write(record_source, source)
+        if source.image_sha256 is None or not source.is_kept:
+            return
+        self._last_came = time.monotonic()
+        try:
+            if await asyncio.to_thread(
+                self._is_taken_back, source.image_sha256, source.format or ""
+            ):
+                await self.writer.write(withdraw_sources, [source.image_sha256], _WITHDRAWN)
+        except OSError as error:
+            await self.writer.write(forget_source, source.link, str(error))
 
     async def _looked_up(self, link: str) -> SourcePicture:
-        """Return what a link leads to, stored.
+        """Return what a link leads to, stored unless it was withdrawn.
 
         Raises:
             DownloadError, Undecodable, OSError: it leads to no picture that can be kept.
@@ -143,24 +175,24 @@ class _Keeping:
         picture = await asyncio.to_thread(read_picture, data)
         if picture.carries_more is not None:
             raise Undecodable(f"it is more than a picture: {picture.carries_more}")
-        path = image_path(picture.sha256, picture.format)
-        await asyncio.to_thread(self.means.storage.write, path, data)
+        # Looked for here too: a run that dies before the second look leaves nothing to take back.
+        withdrawn = await asyncio.to_thread(self._is_taken_back, picture.sha256, picture.format)
+        if not withdrawn:
+            path = image_path(picture.sha256, picture.format)
+            await asyncio.to_thread(self.means.storage.write, path, data)
         return SourcePicture(
             link=link,
             looked_up_at=dt.datetime.now(dt.UTC),
             image_sha256=picture.sha256,
             format=picture.format,
             bytes=len(data),
+            error=_WITHDRAWN if withdrawn else None,
         )
 
-    async def _take_back(self, sha256: str, picture_format: str) -> None:
-        """Delete a picture that was withdrawn, whatever link it came by.
-
-        A withdrawal names its pictures before it looks into the ledger, and this looks for the name
-        after it recorded the picture: whoever is later sees the other.
-        """
+    def _is_taken_back(self, sha256: str, picture_format: str) -> bool:
+        """Tell whether a picture was withdrawn, whatever link it came by; then it is deleted."""
         storage = self.means.storage
-        if await asyncio.to_thread(storage.exists, tombstone_path(sha256)):
-            await asyncio.to_thread(storage.delete, image_path(sha256, picture_format))
-            why = "this picture was withdrawn"
-            await self.writer.write(withdraw_sources, [sha256], why)
+        withdrawn = storage.exists(tombstone_path(sha256))
+        if withdrawn:
+            storage.delete(image_path(sha256, picture_format))
+        return withdrawn

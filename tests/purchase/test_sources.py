@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
+import itertools
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from imagepipeline_dagster.ledger.lineage import ImageUnknown, lineage_of, pictu
 from imagepipeline_dagster.ledger.sources import SourcePicture, sources_of
 from imagepipeline_dagster.ledger.writer import LedgerWriter
 from imagepipeline_dagster.planning.prompts import Prompt
+from imagepipeline_dagster.purchase import sources as sources_module
 from imagepipeline_dagster.purchase.sources import keeping_sources
 from imagepipeline_dagster.storage.contract import image_path, tombstone_path
 from imagepipeline_dagster.storage.folder import LocalFolder
@@ -112,8 +114,8 @@ PRIVATE: dict[str, str] = {
 }
 
 
-def looked_up(buyer: Buyer, link: str, *, api: str) -> SourcePicture | None:
-    """Look a link up as beside a purchase at that API; return what is known of it."""
+def looked_up(buyer: Buyer, *links: str, api: str) -> list[SourcePicture | None]:
+    """Look links up, in this order, as beside a purchase at that API; return what is known."""
 
     @asynccontextmanager
     async def client() -> AsyncIterator[ImagePipelineClient]:
@@ -127,15 +129,16 @@ def looked_up(buyer: Buyer, link: str, *, api: str) -> SourcePicture | None:
             yield opened
 
     async def look_up() -> None:
-        [call, _] = buyer.plan(prompts_from(link))
+        calls = [call for link in links for call in buyer.plan(prompts_from(link))]
         with buyer.open_ledger() as ledger, LedgerWriter(ledger.engine) as writer:
             settings = dataclasses.replace(buyer.settings, keep_source_pictures=True)
             means = dataclasses.replace(buyer.means(ledger), open_client=client, settings=settings)
-            async with keeping_sources([call], means, writer) as want:
-                want(call)
+            async with keeping_sources(calls, means, writer) as want:
+                for call in calls:
+                    want(call)
 
     asyncio.run(look_up())
-    return known(buyer, link)[0]
+    return known(buyer, *links)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -145,7 +148,7 @@ def test_a_hostile_link_is_a_recorded_reason(name: str, buyer: Buyer) -> None:
     reply = hostile if isinstance(hostile, Reply) else Reply()
     with answering(lambda _: reply) as server:
         link = hostile if isinstance(hostile, str) else f"{server.url}/a.png"
-        source = looked_up(buyer, link, api=buyer.base_url)
+        [source] = looked_up(buyer, link, api=buyer.base_url)
         asked = len(server.received)
         looked_up(buyer, link, api=buyer.base_url)
         assert len(server.received) == 2 * asked
@@ -161,7 +164,7 @@ def test_a_table_sends_no_run_into_a_private_network(name: str, buyer: Buyer) ->
     """At a public API no link to a private address is opened."""
     with serving(Reply(body=PICTURE)) as server:
         link = PRIVATE[name].format(port=server.port)
-        source = looked_up(buyer, link, api="http://198.41.0.4")
+        [source] = looked_up(buyer, link, api="http://198.41.0.4")
         assert server.received == []
     assert source is not None
     assert source.image_sha256 is None
@@ -203,21 +206,63 @@ def test_a_slow_host_delays_no_purchase(buyer: Buyer) -> None:
     assert known(buyer, f"{server.url}/a.png") == [None]
 
 
+def test_a_slow_link_gives_way(buyer: Buyer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many links are slow, the pictures behind those that are not are kept."""
+    monkeypatch.setattr(sources_module, "_QUICK_SECONDS", 0.1)
+
+    def script(received: Received) -> Reply:
+        return Reply(body=PICTURE, pause=3.0 if "slow" in received.path else 0.0)
+
+    with answering(script) as server:
+        slow = [f"{server.url}/slow{number}.png" for number in range(6)]
+        *late, quick = looked_up(buyer, *slow, f"{server.url}/a.png", api=buyer.base_url)
+    assert late == [None] * 6
+    assert quick is not None
+    assert quick.image_sha256 == SHA256
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_storage_that_fails_a_moment_fails_no_run(buyer: Buyer, failing: int) -> None:
+    """Where no withdrawal can be looked for, before or after, the next run looks the link up."""
+    looks = itertools.count(1)
+
+    class Failing(LocalFolder):
+        @override
+        def exists(self, path: str) -> bool:
+            if path == tombstone_path(SHA256) and next(looks) == failing:
+                raise OSError("the storage is away")
+            return super().exists(path)
+
+    with serving(Reply(body=PICTURE)) as server:
+        link = f"{server.url}/a.png"
+        storage = Failing(buyer.folder)
+        bought = buyer.buy(prompts_from(link), storage=storage, keep_source_pictures=True)
+        [source] = known(buyer, link)
+        later = buy(buyer, link)
+
+    assert bought.outcomes == {"generated": 2}
+    assert source is not None
+    assert (source.image_sha256, source.error) == (None, "the storage is away")
+    assert {image.init_image_sha256 for image in later.images} == {SHA256}
+
+
 class _Killed(BaseException):
     """The process is gone."""
 
 
+class Deadly(LocalFolder):
+    """A storage whose process dies once a picture that requests start from is stored."""
+
+    @override
+    def write(self, path: str, data: bytes, *, derived: bool = False) -> str:
+        uri = super().write(path, data, derived=derived)
+        if data == PICTURE:
+            raise _Killed
+        return uri
+
+
 def test_a_run_that_dies_before_it_recorded_a_picture_leaves_it_to_the_next(buyer: Buyer) -> None:
     """A stored picture that nobody recorded is looked up again, and there once."""
-
-    class Deadly(LocalFolder):
-        @override
-        def write(self, path: str, data: bytes, *, derived: bool = False) -> str:
-            uri = super().write(path, data, derived=derived)
-            if data == PICTURE:
-                raise _Killed
-            return uri
-
     with serving(Reply(body=PICTURE)) as server:
         link = f"{server.url}/a.png"
         prompts = prompts_from(link)
@@ -256,6 +301,18 @@ def test_a_withdrawn_picture_comes_back_by_no_link(any_buyer: Buyer) -> None:
         "withdrawn by jo: a face",
         "this picture was withdrawn",
     )
+
+
+def test_a_withdrawn_picture_is_not_stored_again(buyer: Buyer) -> None:
+    """A run that dies at any moment leaves nothing of a picture that was withdrawn before."""
+    buyer.storage.write(tombstone_path(SHA256), b"{}")
+    with serving(Reply(body=PICTURE)) as server:
+        link = f"{server.url}/a.png"
+        buyer.buy(prompts_from(link), storage=Deadly(buyer.folder), keep_source_pictures=True)
+    [source] = known(buyer, link)
+    assert source is not None
+    assert source.error == "this picture was withdrawn"
+    assert not buyer.storage.exists(image_path(SHA256, "PNG"))
 
 
 def test_a_rebuilt_ledger_knows_them(buyer: Buyer) -> None:
