@@ -269,11 +269,16 @@ def withdraw(
     agree(f"Delete {pictures}, here and in every release, for good?", yes=yes)
     now = dt.datetime.now(dt.UTC)
     with configured_ledger(dataset, create=True) as ledger:
-        rewritten = withdrawal.withdraw(storage, ledger, images, who=who, why=why, at=now)
+        withdrawn = withdrawal.withdraw(storage, ledger, images, who=who, why=why, at=now)
     lines = [f"{pictures} withdrawn."]
-    for folder, versions in rewritten.items():
+    for folder, versions in withdrawn.rewritten.items():
         lines.append(f"Rewritten in {folder}: {', '.join(versions)}.")
-    return Answer({"images": sorted(images), "rewritten": rewritten}, lines)
+    for folder, versions in withdrawn.unsigned.items():
+        lines.append(
+            f"No longer signed in {folder}: {', '.join(versions)}. Sign each again: "
+            "imagepipeline-dagster releases sign VERSION --key KEY_FILE"
+        )
+    return Answer({"images": sorted(images), **dataclasses.asdict(withdrawn)}, lines)
 
 
 @releases_group.command("export")

@@ -42,6 +42,7 @@ from imagepipeline_dagster.release.reading import (
     stored_changes,
 )
 from imagepipeline_dagster.release.scratch import scratch_folder
+from imagepipeline_dagster.release.signing import SIGNATURE
 from imagepipeline_dagster.release.verifying import problems_of
 from imagepipeline_dagster.storage.contract import (
     ObjectMissing,
@@ -67,6 +68,19 @@ class Withdrawal(BaseModel, frozen=True):
     finished: bool = False
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Withdrawn:
+    """What a withdrawal did to releases: versions by their folder.
+
+    Attributes:
+        rewritten: written without the pictures or, where nothing else was in them, deleted.
+        unsigned: those of them that were signed, and are not any more.
+    """
+
+    rewritten: dict[str, list[str]]
+    unsigned: dict[str, list[str]]
+
+
 def withdraw(
     storage: Storage,
     ledger: Ledger,
@@ -75,12 +89,8 @@ def withdraw(
     who: str,
     why: str,
     at: dt.datetime,
-) -> dict[str, list[str]]:
+) -> Withdrawn:
     """Take these pictures back, and all that an earlier call did not finish.
-
-    Returns:
-        The versions of each folder of releases that were rewritten or, where nothing else was in
-        them, deleted.
 
     Raises:
         NotRewritten: a further picture that a release needs is gone or changed.
@@ -93,19 +103,21 @@ def withdraw(
         return _finish(storage, ledger)
 
 
-def _finish(storage: Storage, ledger: Ledger) -> dict[str, list[str]]:
+def _finish(storage: Storage, ledger: Ledger) -> Withdrawn:
     """Take back all pictures that are named and still somewhere."""
     open_ones = [withdrawal for withdrawal in _all(storage) if not withdrawal.finished]
     _tell(ledger, open_ones)
     reasons = {withdrawal.image_sha256: withdrawal for withdrawal in open_ones}
-    rewritten = {folder: _rewrite_all(storage, folder, reasons) for folder in _folders(storage)}
+    withdrawn = Withdrawn(rewritten={}, unsigned={})
+    for folder in _folders(storage):
+        _rewrite_all(storage, folder, reasons, withdrawn)
     for withdrawal in open_ones:
         for path in list(storage.list(f"images/{withdrawal.image_sha256[:2]}")):
             if Path(path).stem == withdrawal.image_sha256:
                 storage.delete(path)
         storage.delete(thumbnail_path(withdrawal.image_sha256))
         _write(storage, withdrawal.model_copy(update={"finished": True}))
-    return {folder: versions for folder, versions in rewritten.items() if versions}
+    return withdrawn
 
 
 def tell_ledger(storage: Storage, ledger: Ledger) -> None:
@@ -141,35 +153,43 @@ def _folders(storage: Storage, below: str = "") -> Iterator[str]:
             yield from _folders(storage, path)
 
 
-def _rewrite_all(storage: Storage, folder: str, withdrawals: Mapping[str, Withdrawal]) -> list[str]:
-    versions: list[str] = []
+def _rewrite_all(
+    storage: Storage, folder: str, withdrawals: Mapping[str, Withdrawal], withdrawn: Withdrawn
+) -> None:
     for release in manifests(storage, folder):
         try:
-            if _rewrite(storage, release, withdrawals):
-                versions.append(release.version)
+            _rewrite(storage, release, withdrawals, withdrawn)
         except ObjectMissing as error:
             raise NotRewritten(
                 f"{release.version} is not whole: {error}. Restore the file from a backup, or "
                 f"delete {storage.uri_of(release.path)}, and withdraw again"
             ) from error
-    if versions:
+    if folder in withdrawn.rewritten:
         point_to_latest(storage, folder)
-    return versions
 
 
-def _rewrite(storage: Storage, release: Release, withdrawals: Mapping[str, Withdrawal]) -> bool:
-    """Write a release without the pictures, and tell whether it had any."""
+def _rewrite(
+    storage: Storage,
+    release: Release,
+    withdrawals: Mapping[str, Withdrawal],
+    withdrawn: Withdrawn,
+) -> None:
+    """Write a release without the pictures, where it has any."""
     # The first releases lack the columns of pictures that requests start from.
     columns = read_rows(storage, release, _PICTURES).itercolumns()
     pictures = chain.from_iterable(column.to_pylist() for column in columns)
     concerned = withdrawals.keys() & set(pictures)
     current: Release | None = release
     if concerned:
+        was_signed = storage.exists(f"{release.path}/{SIGNATURE}")
         with scratch_folder(storage.scratch) as scratch:
             current = _rewritten(storage, release, withdrawals, concerned, scratch)
+        folder = str(PurePosixPath(release.path).parent)
+        withdrawn.rewritten.setdefault(folder, []).append(release.version)
+        if was_signed and current is not None:
+            withdrawn.unsigned.setdefault(folder, []).append(release.version)
     if current is not None:
         _clear_strangers(storage, current)
-    return bool(concerned)
 
 
 def _rewritten(
@@ -222,6 +242,7 @@ def _rewritten(
         if withdrawals.keys().isdisjoint((change.image_before, change.image_after))
     )
     changed = write_beside(storage, changed, kept, changes, policy)
+    storage.delete(f"{release.path}/{SIGNATURE}")  # of the former manifest
     storage.write(
         f"{release.path}/manifest.json", f"{changed.model_dump_json(indent=2)}\n".encode()
     )
@@ -290,7 +311,7 @@ def _by_whom(withdrawal: Withdrawal) -> str:
 
 def _clear_strangers(storage: Storage, release: Release) -> None:
     """Delete what the manifest does not list: the files before, also of a call that was killed."""
-    listed = {"manifest.json", *(file.path for file in release.files)}
+    listed = {"manifest.json", SIGNATURE, *(file.path for file in release.files)}
     for path in list(storage.list(release.path)):
         if path.removeprefix(f"{release.path}/") not in listed:
             storage.delete(path)

@@ -92,7 +92,7 @@ def test_commands_that_change_things_tell_what_they_did(shop: Shop) -> None:
     assert facts("replay", sha256)["likeness"] == "identical_bytes"
     assert facts("releases", "prune", "--keep", "1") == {"deleted": []}
     taken_back = facts("releases", "withdraw", "--image", sha256, "--why", "asked", "--yes")
-    assert taken_back == {"images": [sha256], "rewritten": {}}
+    assert taken_back == {"images": [sha256], "rewritten": {}, "unsigned": {}}
 
 
 def test_a_question_is_not_among_the_facts(shop: Shop) -> None:

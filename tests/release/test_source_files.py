@@ -155,9 +155,9 @@ def test_one_that_is_withdrawn_leaves_every_release(
     rows = pairs(either_home)
     publish_rows(either_home, rows, policy=POLICIES[name])
     image = hashlib.sha256(INIT).hexdigest()
-    rewritten = withdraw(either_home, ledger, [image], who="ana", why="a person asked", at=NOON)
+    withdrawn = withdraw(either_home, ledger, [image], who="ana", why="a person asked", at=NOON)
 
-    assert rewritten == {"releases": ["v0001"]}
+    assert withdrawn.rewritten == {"releases": ["v0001"]}
     release = latest_manifest(either_home)
     assert release is not None
     assert problems_of(either_home, release) == []

@@ -21,6 +21,7 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.reading import manifests
+from imagepipeline_dagster.release.signing import SIGNATURE
 from imagepipeline_dagster.release.verifying import problems_of
 from imagepipeline_dagster.release.withdrawal import NotRewritten, withdraw
 from imagepipeline_dagster.storage.contract import Storage
@@ -39,7 +40,8 @@ POLICIES = [LICENSED, LICENSED.changed(formats=("imagefolder",))]
 
 def take_back(storage: Storage, ledger: Ledger, *images: str) -> dict[str, list[str]]:
     """Withdraw pictures as Ana does."""
-    return withdraw(storage, ledger, images, who="ana", why="a person asked", at=NOON)
+    withdrawn = withdraw(storage, ledger, images, who="ana", why="a person asked", at=NOON)
+    return withdrawn.rewritten
 
 
 def where_it_is(storage: Storage, number: int) -> list[str]:
@@ -92,6 +94,21 @@ def test_a_release_of_nothing_else_is_deleted(storage: LocalFolder, ledger: Ledg
     take_back(storage, ledger, str(rows[1].image_sha256))
     assert storage.read("releases/latest") == b"v0001\n"
     assert [release.version for release in manifests(storage)] == ["v0001"]
+
+
+def test_only_a_rewritten_release_loses_its_signature(storage: LocalFolder, ledger: Ledger) -> None:
+    """It is told that a release is to be signed again; others stay signed, however often."""
+    rows = [kept_row(storage, number) for number in range(3)]
+    for kept in (rows[:2], rows):
+        release = publish_rows(storage, kept)
+        storage.write(f"{release.path}/{SIGNATURE}", b"signed")
+
+    withdrawn = withdraw(
+        storage, ledger, [str(rows[2].image_sha256)], who="ana", why="asked", at=NOON
+    )
+    assert withdrawn.unsigned == withdrawn.rewritten == {"releases": ["v0002"]}
+    assert storage.read(f"releases/v0001/{SIGNATURE}") == b"signed"
+    assert not storage.exists(f"releases/v0002/{SIGNATURE}")
 
 
 def test_a_withdrawal_makes_no_version_where_pictures_are_alike(
@@ -232,11 +249,16 @@ def test_a_withdrawn_picture_is_not_bought_again(
     monkeypatch.setenv("IMAGEPIPELINE_LEDGER_URL", ledger_url)
     prompts = prompts_of(numbered_rows(3))
     publish_rows(buyer.storage, moderate(buyer.buy(prompts).images))
+    buyer.storage.write(f"releases/v0001/{SIGNATURE}", b"signed")
     prompt_id = prompts[1].prompt_id
 
     command = ["releases", "withdraw", "--prompt", f"spring/{prompt_id}", "--yes"]
     told = CliRunner().invoke(main, [*command, "--why", "a person asked", "--who", "ana"])
-    assert told.output == "1 picture withdrawn.\nRewritten in releases: v0001.\n"
+    assert told.output == (
+        "1 picture withdrawn.\nRewritten in releases: v0001.\n"
+        "No longer signed in releases: v0001. Sign each again: "
+        "imagepipeline-dagster releases sign VERSION --key KEY_FILE\n"
+    )
     assert latest_release(buyer.storage).as_arrow(["prompt_id"]).num_rows == 2
     traced = CliRunner().invoke(main, ["lineage", "--prompt", f"spring/{prompt_id}"]).output
     assert "rejected (withdrawn)" in traced
