@@ -120,6 +120,9 @@ def build_image_dataset(dataset: ImageDataset) -> list[dg.AssetsDefinition]:
             alike = alike_pictures(ready.images, today) if len(policy.splits) > 1 else []
             looks = look_at_canaries(dataset.canaries.images, opened, home)
         del seen, today  # they name every prompt: not held while pictures are packed
+        # Names alone are read: beside a release that is little, and nothing else looks at all.
+        for folder in {"", "/".join(dataset.key_prefix), "images", "thumbnails"}:
+            home.delete_unfinished(folder)
         release = _published(
             Publication(
                 storage=home,

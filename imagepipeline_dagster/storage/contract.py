@@ -151,7 +151,10 @@ class Storage(ABC):
         """Remove every object below the folder, and what killed writers left unfinished there."""
 
     def delete_unfinished(self, prefix: str) -> None:  # noqa: B027 - not every storage shows any
-        """Remove what writers killed an hour ago or longer left in the folder and those in it."""
+        """Remove what writers killed an hour ago or longer left in the folder and those in it.
+
+        The folder '' is the root; what is deeper below it than its own folders stays.
+        """
 
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")

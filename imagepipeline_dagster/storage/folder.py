@@ -144,7 +144,7 @@ class LocalFolder(Storage):
     @override
     def delete_unfinished(self, prefix: str) -> None:
         for pattern in (f"{TEMPORARY_PREFIX}*", f"*/{TEMPORARY_PREFIX}*"):
-            for file in self._location(prefix).glob(pattern):
+            for file in self._folder(prefix).glob(pattern):
                 with suppress(FileNotFoundError):  # its writer is alive, and was quicker
                     # The time of its content may be that of a file that it is linked to.
                     if file.is_file() and time.time() - file.stat().st_ctime > _SUSPENDED:

@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 
 from imagepipeline_dagster import DatasetRelease
+from imagepipeline_dagster.storage import folder as folder_module
 from tests.defs.test_moderation import decide
 from tests.pipeline import Pipeline, checks_of, figures
 
@@ -56,6 +57,28 @@ def test_what_did_not_change_is_not_read_again(pipeline: Pipeline) -> None:
     decide(pipeline, "reject", prompt_set="boats", prompt_id="raft")
     second = pipeline.release().output_for_node("image_dataset")
     assert (second.version, second.counts.kept) == ("v0002", 1)
+
+
+@pytest.mark.slow
+def test_a_release_clears_what_killed_runs_left(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Halves of pictures, thumbnails, tables and marks are deleted, once they are old."""
+    pipeline.add("boats", "raft")
+    pipeline.sync()
+    data = pipeline.folder / "data"
+    folders = (*data.glob("images/*"), *data.glob("thumbnails/*"), data / "prompt_sets", data)
+    halves = [folder / ".tmp-half" for folder in (*folders, data / "ledgers")]
+    for half in halves:
+        half.write_bytes(b"half")
+    pipeline.release()
+    assert [half for half in halves if half.exists()] == halves
+
+    monkeypatch.setattr(folder_module, "_SUSPENDED", 0)
+    pipeline.add("boats", "ship")
+    pipeline.sync()
+    pipeline.release()
+    assert [half for half in halves if half.exists()] == []
 
 
 @pytest.mark.slow
