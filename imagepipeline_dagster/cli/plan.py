@@ -30,6 +30,7 @@ from imagepipeline_dagster.cli.terminal import (
     why_option,
 )
 from imagepipeline_dagster.defs import plans
+from imagepipeline_dagster.ledger import budget
 from imagepipeline_dagster.ledger.records import PlanState
 from imagepipeline_dagster.planning import approval as approving
 from imagepipeline_dagster.planning import requests
@@ -115,7 +116,7 @@ def _plan_lines(
 def to_buy_text(images: int, cost: float | None, *, emulated: bool) -> str:
     """Return how many images are to buy, and for how much."""
     to_buy = f"{count_of(images, 'image')} to buy"
-    priced = to_buy if cost is None else f"{to_buy}, for {cost:,.2f}"
+    priced = to_buy if cost is None else f"{to_buy}, for {budget.shown_money(cost)}"
     return priced + ("; on the emulator nothing is paid." if emulated else ".")
 
 
@@ -151,7 +152,7 @@ def _states_table(planned: Sequence[SetPlan], cost: Callable[[int], float | None
     rows = []
     for row in planned:
         counts = [*(row.summary.images[state] for state in states), row.refused]
-        money = [f"{cost(row.to_buy):,.2f}"] if priced else []
+        money = [budget.shown_money(cost(row.to_buy) or 0)] if priced else []
         rows.append((row.name, [*map(shown_number, counts), *money]))
     return counts_table("Images", [*headings, *(["cost"] if priced else [])], rows)
 

@@ -173,7 +173,7 @@ def costs(*, price_per_image: float | None, dataset: ImageDataset) -> Answer:
     # Money was reserved by the prices of those days, which the dataset may have no more.
     has_money = bool(everything.money)
     days = [
-        (day, [shown_number(of.images), *([f"{of.money:,.2f}"] if has_money else [])])
+        (day, [shown_number(of.images), *([budget.shown_money(of.money)] if has_money else [])])
         for day, of in (*spent.by_day.items(), ("total", everything))
     ]
     reused, saved_text = count_of(spent.total.reused, "image"), priced(spent.total.reused)

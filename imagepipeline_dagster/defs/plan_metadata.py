@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from imagepipeline_dagster.defs.metadata import found_table, shown_table
-from imagepipeline_dagster.ledger.budget import Allowance, Spent
+from imagepipeline_dagster.ledger.budget import Allowance, Spent, shown_money
 from imagepipeline_dagster.ledger.records import PlanState
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest, PlanSummary
@@ -37,7 +37,7 @@ def plan_figures(
     ]
     periods = [
         # Purchases without a price say nothing about money.
-        (period, of.images, "" if cost is None else f"{of.money:,.2f}")
+        (period, of.images, "" if cost is None else shown_money(of.money))
         for period, of in spent.items()
     ]
     return {

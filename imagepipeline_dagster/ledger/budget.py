@@ -133,7 +133,7 @@ class Allowance:
         return used / limit if limit else 1.0
 
     def _money_text(self, money: float) -> str:
-        return f"{money:,.2f} {self.currency}".rstrip()
+        return f"{shown_money(money)} {self.currency}".rstrip()
 
     def reserve(self, connection: Connection, *, images: int, today: dt.date) -> str | None:
         """Count images as spent; returns why not, where that would pass the budget."""
@@ -170,8 +170,8 @@ class Allowance:
         if budget.images is not None and spent + images > budget.images:
             return f"the budget of {budget.images:,} images {per} is reached: {spent:,} are spent"
         if budget.money is not None and micros + self._micros(images) > _micros_of(budget.money):
-            money = micros / _MICROS
-            return f"the budget of {budget.money:,.2f} {per} is reached: {money:,.2f} are spent"
+            limit, money = shown_money(budget.money), shown_money(micros / _MICROS)
+            return f"the budget of {limit} {per} is reached: {money} are spent"
         return None
 
     def _add(self, connection: Connection, images: int, day: dt.date) -> int:
@@ -194,6 +194,12 @@ _OF_MONTH_AND_IN_ALL = select(spending.c.day, spending.c.images, spending.c.micr
     spending.c.scope == bindparam("of_scope"),
     or_(spending.c.day == bindparam("sum"), spending.c.day.like(bindparam("month"))),
 )
+
+
+def shown_money(money: float) -> str:
+    """Return money for people to read, to the cent at least, else as exactly as it is counted."""
+    whole, _, decimals = f"{money:,.6f}".partition(".")
+    return f"{whole}.{decimals.rstrip('0'):0<2}"
 
 
 def _micros_of(money: float) -> int:

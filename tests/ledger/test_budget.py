@@ -50,6 +50,16 @@ def test_a_price_is_exact() -> None:
 
 
 @pytest.mark.parametrize(
+    ("price", "images", "shown"),
+    [(0.004, 1, "0.004 EUR"), (0.004, 250_000, "1,000.00 EUR"), (0.0035, 4, "0.014 EUR")],
+)
+def test_no_price_is_shown_as_nothing(price: float, images: int, shown: str) -> None:
+    """An image may cost less than a cent: what people read says so."""
+    allowance = Allowance(scope="a", price_per_image=price, currency="EUR")
+    assert allowance.price_text(images) == shown
+
+
+@pytest.mark.parametrize(
     ("period", "later", "refused"),
     [
         (Period.DAY, TODAY + dt.timedelta(days=1), False),
