@@ -132,6 +132,7 @@ def build_image_dataset(dataset: ImageDataset) -> list[dg.AssetsDefinition]:
                 created_at=dt.datetime.now(dt.UTC),
                 folder=dataset.releases,
                 left_out=ready.left_out,
+                stopped=ready.stopped,
                 policy=policy,
                 alike=alike,
                 drift=drift_of(looks),

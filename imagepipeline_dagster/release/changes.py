@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -93,11 +93,13 @@ class Known:
         judged: the samples that were not kept for the newer release, by their places.
         old_prompts: set and id of each prompt of the former release.
         new_sets: the prompt sets of the newer one.
+        stopped: the sets that exist and are not in it, with why.
     """
 
     judged: Mapping[tuple[str, str, int | None, int | None], ModeratedImage]
     old_prompts: Container[tuple[str, str]]
     new_sets: Container[str]
+    stopped: Mapping[str, str] = field(default_factory=dict)
 
 
 def changes_between(
@@ -208,7 +210,9 @@ def _why_added(place: _Place, new: Lineage, known: Known) -> _Why:
 
 def _why_removed(place: _Place, old: Lineage, known: Known) -> _Why:
     row = known.judged.get(place[:4])
-    if row is None:
+    if place[0] in known.stopped:
+        cause, now = Cause.LEFT_OUT, known.stopped[place[0]]
+    elif row is None:
         cause, now = Cause.PROMPT_REMOVED if place[0] in known.new_sets else Cause.SET_REMOVED, None
     elif row.moderation_reason == Outcome.WITHDRAWN:
         cause, now = Cause.WITHDRAWN, row.error

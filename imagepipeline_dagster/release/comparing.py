@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import accumulate, groupby, pairwise
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,12 @@ _Hashes = npt.NDArray[np.uint64]
 
 
 def changes_of(
-    storage: Storage, former: Release, release: Release, *, others: Iterable[ModeratedImage] = ()
+    storage: Storage,
+    former: Release,
+    release: Release,
+    *,
+    others: Iterable[ModeratedImage] = (),
+    stopped: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Change]:
     """Yield what differs between two releases, one prompt set after the other.
 
@@ -46,6 +52,7 @@ def changes_of(
         release: the one after; its manifest need not be written yet.
         others: the samples that were not kept for it; without them the cause of a removal is only
             told from what is there.
+        stopped: the sets that are not in it though they exist, with why.
     """
     shared = {file.sha256 for file in former.shards} & {file.sha256 for file in release.shards}
     old, new = _Rows(storage, former, shared), _Rows(storage, release, shared)
@@ -57,6 +64,7 @@ def changes_of(
         },
         old_prompts=_Prompts(storage, former),
         new_sets=release.kept_sets,
+        stopped=stopped,
     )
     for band in _bands([*groups[0], *groups[1]]):
         before, after = (

@@ -106,6 +106,7 @@ class Publication:
         created_at: now, with a time zone.
         folder: where the dataset's versions are; another dataset needs another folder.
         left_out: what is not among the images though it exists, a sentence each.
+        stopped: the sets among that, with why.
         policy: how it is released.
         alike: near-duplicates among the pictures, in pairs of their SHA-256: they share a split.
         drift: that the hosted model gives other pictures now, for the card.
@@ -119,6 +120,7 @@ class Publication:
     created_at: datetime
     folder: str = "releases"
     left_out: Sequence[str] = ()
+    stopped: Mapping[str, str] = field(default_factory=dict)
     policy: ReleasePolicy = field(default_factory=ReleasePolicy)
     alike: Sequence[tuple[str, str]] = ()
     drift: Drift | None = None
@@ -415,7 +417,9 @@ def _described(
     """
     storage, policy = asked.storage, asked.policy
     changes = ChangesTable(
-        changes_of(storage, former, release, others=content.others) if former else ()
+        changes_of(storage, former, release, others=content.others, stopped=asked.stopped)
+        if former
+        else ()
     )
     if former is not None:
         _refuse_losses(former, release, changes, policy)

@@ -84,11 +84,18 @@ class ReadySets:
         images: the samples of every set that is not left out.
         judged_anew: the sets whose stored verdicts were out of date.
         left_out: a sentence for each set, or part of one, that is not released.
+        stopped: of the sets that exist, those that are not released, with why.
     """
 
     images: HeldRows = field(default_factory=HeldRows)
     judged_anew: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    stopped: dict[str, str] = field(default_factory=dict)
+
+    def stop(self, name: str, why: str) -> None:
+        """Leave a set out."""
+        self.stopped[name] = why
+        self.left_out.append(f"{name!r}: {why}")
 
 
 def ready_sets(stored: Iterable[StoredSet], today: Today) -> ReadySets:
@@ -127,7 +134,7 @@ def _ready_rows(
         ready.left_out.append(f"{name!r}: the prompt set left the prompts table.")
         return ()
     if name in today.stopped:
-        ready.left_out.append(f"{name!r}: {' '.join(today.stopped[name])}")
+        ready.stop(name, " ".join(today.stopped[name]))
         return ()
     present = today.present.get(name)
     rows = [row for row in stored.samples if present is None or row.prompt_id in present]
@@ -144,7 +151,7 @@ def _ready_rows(
         except CorrectableError as error:
             problem = f"it cannot be judged: {error}"
     if problem := problem or _objection(rows, today.policy, name):
-        ready.left_out.append(f"{name!r}: {problem}")
+        ready.stop(name, problem)
         return ()
     return rows
 

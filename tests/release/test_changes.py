@@ -188,6 +188,19 @@ def test_what_went_in_between_keeps_its_cause(storage: LocalFolder) -> None:
     ]
 
 
+def test_a_set_that_a_check_stops_is_not_told_as_removed(storage: LocalFolder) -> None:
+    """A set that exists and is left out says why; one that is gone is removed."""
+    rows = [kept_row(storage, number, prompt_set=f"set {number}") for number in range(3)]
+    publish_rows(storage, rows)
+    publish_rows(storage, rows[:1], stopped={"set 1": "the check accounting failed"})
+    first, last = releases_in(storage)
+
+    assert [(c.prompt_set, c.cause, c.after) for c in last.changes_since(first)] == [
+        ("set 1", "left_out", "the check accounting failed"),
+        ("set 2", "set_removed", None),
+    ]
+
+
 def test_a_sample_in_another_split_is_told(storage: LocalFolder) -> None:
     """Another split is a change of the sample, with both; and of the packing: a patch."""
     rows = [kept_row(storage, number) for number in range(8)]

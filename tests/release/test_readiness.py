@@ -175,6 +175,7 @@ def test_a_set_that_a_check_stops_is_left_out(
     [sentence] = found.left_out
     assert sentence.startswith("'summer': ")
     assert told in sentence
+    assert found.stopped == {"summer": sentence.removeprefix("'summer': ")}
 
 
 def test_bought_and_emulated_pictures_are_never_mixed(
