@@ -16,9 +16,9 @@ from imagepipeline_dagster.ledger.shares import AccountLimits, Demand, Share, re
 from imagepipeline_dagster.ledger.writer import PATIENCE_SECONDS
 from imagepipeline_dagster.purchase.state import RunState
 
-_RENEWAL_SECONDS = 1.0
 # While a run waits for its first place, or has to give some back; then less and less often.
 _EARLY_RENEWAL_SECONDS = 0.2
+_LATE_RENEWAL_SECONDS = 1.0
 _SHARE_OF_THE_WAIT = 0.25
 
 
@@ -62,7 +62,10 @@ class Places:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountShare:
-    """Opens a run's places: all of them, or those that are its share of the API account."""
+    """Opens a run's places: all of them, or those that are its share of the API account.
+
+    Each `renewal_seconds` it is renewed, and only then it is seen that others came or went.
+    """
 
     limits: AccountLimits
     ledger: Ledger
@@ -70,6 +73,7 @@ class AccountShare:
     places: Places
     pace: RequestPace
     state: RunState
+    renewal_seconds: float
 
     async def keep(self) -> None:
         """Renew the share from the first job on, until cancelled.
@@ -91,7 +95,7 @@ class AccountShare:
     async def _renew(self) -> None:
         settled_at = renewed_at = time.monotonic()
         while True:
-            pause = _RENEWAL_SECONDS
+            pause = self.renewal_seconds
             try:
                 demand = self.places.demand
                 share = await asyncio.to_thread(self._renewed, demand)
@@ -101,7 +105,7 @@ class AccountShare:
                     demand.held > share.places or demand.wanted > share.places == 0
                 ):
                     early = _SHARE_OF_THE_WAIT * (time.monotonic() - settled_at)
-                    pause = min(max(_EARLY_RENEWAL_SECONDS, early), _RENEWAL_SECONDS)
+                    pause = min(max(_EARLY_RENEWAL_SECONDS, early), _LATE_RENEWAL_SECONDS)
                 else:
                     settled_at = time.monotonic()
             except AWAY:

@@ -42,6 +42,9 @@ _GRACE_SECONDS = 7.0
 _CLEANUP_SECONDS = 2.0
 # A copy of the ledger that is put back lacks no more than what so long a time bought unnoticed.
 _COUNT_SECONDS = 1.0
+# A newcomer waits so long for its part of the places; among a run's shards many come.
+_ACCOUNT_RENEWAL_SECONDS = 1.0
+_RUN_RENEWAL_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +205,8 @@ class Purchase:
             max_in_flight=self._settings.account_max_in_flight,
             requests_per_second=self._settings.account_requests_per_second,
         )
-        if self.beside_others and not limits.exist:
+        is_shared_by_run = self.beside_others and not limits.exist
+        if is_shared_by_run:
             limits = AccountLimits(
                 account=f"{client.origin} {self.means.run_id}",
                 max_in_flight=self._settings.max_in_flight,
@@ -218,6 +222,9 @@ class Purchase:
             places=places,
             pace=pace,
             state=self._state,
+            renewal_seconds=(
+                _RUN_RENEWAL_SECONDS if is_shared_by_run else _ACCOUNT_RENEWAL_SECONDS
+            ),
         )
 
     def _rounds(
