@@ -24,6 +24,7 @@ from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.io_manager import table_path
 from imagepipeline_dagster.moderation.states import basis_of
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.readiness import AskedFor
 from imagepipeline_dagster.rows import StoredTable
 from imagepipeline_dagster.storage.contract import image_path
@@ -33,25 +34,36 @@ _PROMPTS = 10
 _BYTES = 1000
 _NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 _DATASET = ImageDataset()
+_STEP = 100  # of the sets, those that change
 
 
 def write_sets(folder: Path, sets: int) -> None:
     """Write the tables and pictures of so many sets of ten prompts."""
     names = [f"set {number:05d}" for number in range(sets)]
     for name in names:
-        rows = [_row(folder, name, number) for number in range(_PROMPTS)]
-        asked = [AskedFor(prompt_id=row.prompt_id, samples=1, content_version="1") for row in rows]
-        for stage, table in (
-            ("moderated_images", StoredTable.of(rows, ModeratedImage)),
-            ("prompt_sets", StoredTable.of(asked, AskedFor)),
-        ):
-            _write(folder / table_path(_DATASET.key(stage), name), table.encoded)
+        _write_set(folder, name)
     url: str = _resources(folder)["tables"].url
     create_tables(url)
     engine = sa.create_engine(parsed_url(url))
     with engine.begin() as connection:
         connection.execute(tables_metadata().tables["prompts"].insert(), list(_prompts(names)))
     engine.dispose()
+
+
+def change_sets(folder: Path, sets: int) -> None:
+    """Write every hundredth set as it is once other pictures were bought for it."""
+    for number in range(0, sets, _STEP):
+        _write_set(folder, f"set {number:05d}", bought="again")
+
+
+def _write_set(folder: Path, name: str, *, bought: str = "") -> None:
+    rows = [_row(folder, name, number, bought) for number in range(_PROMPTS)]
+    asked = [AskedFor(prompt_id=row.prompt_id, samples=1, content_version="1") for row in rows]
+    for stage, table in (
+        ("moderated_images", StoredTable.of(rows, ModeratedImage)),
+        ("prompt_sets", StoredTable.of(asked, AskedFor)),
+    ):
+        _write(folder / table_path(_DATASET.key(stage), name), table.encoded)
 
 
 def _prompts(names: list[str]) -> Iterator[dict[str, str]]:
@@ -65,8 +77,8 @@ def _prompt(name: str, number: int) -> str:
     return f"boat {number} of {name}, in a harbour at dawn, oil on canvas, soft light"
 
 
-def _row(folder: Path, name: str, number: int) -> ModeratedImage:
-    data = hashlib.shake_128(f"{name} {number}".encode()).digest(_BYTES)
+def _row(folder: Path, name: str, number: int, bought: str) -> ModeratedImage:
+    data = hashlib.shake_128(f"{name} {number} {bought}".encode()).digest(_BYTES)
     sha256 = hashlib.sha256(data).hexdigest()
     _write(folder / image_path(sha256, "PNG"), data)
     request = json.dumps({"prompt": _prompt(name, number), "seed": number, "width": 1024})
@@ -109,13 +121,16 @@ def _write(file: Path, data: bytes) -> None:
     file.write_bytes(data)
 
 
-def materialize_release(folder: Path, sets: int) -> tuple[bool, float]:
+def materialize_release(folder: Path, sets: int, **policy: object) -> tuple[bool, float]:
     """Materialize `image_dataset`; return whether it was new, and how many seconds that took."""
-    definitions = build_definitions(_DATASET, _resources(folder), start=False)
+    dataset = ImageDataset(release=ReleasePolicy.model_validate(policy))
+    definitions = build_definitions(dataset, _resources(folder), start=False)
     key = _DATASET.key("image_dataset")
     with dg.DagsterInstance.ephemeral() as instance:
         names = [f"set {number:05d}" for number in range(sets)]
         instance.add_dynamic_partitions(_DATASET.partitions.name or "", names)
+        for name in names[::_STEP]:
+            instance.report_runless_asset_event(_moderation(folder, name))
         began = time.perf_counter()
         result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
             instance=instance, asset_selection=[key], run_config=QUIET
@@ -123,6 +138,12 @@ def materialize_release(folder: Path, sets: int) -> tuple[bool, float]:
         seconds = time.perf_counter() - began
     [made] = result.asset_materializations_for_node("image_dataset")
     return bool(made.metadata["new_version"].value), seconds
+
+
+def _moderation(folder: Path, name: str) -> dg.AssetMaterialization:
+    key = _DATASET.key("moderated_images")
+    version = hashlib.sha256((folder / table_path(key, name)).read_bytes()).hexdigest()
+    return dg.AssetMaterialization(key, partition=name, tags={"dagster/data_version": version})
 
 
 def _resources(folder: Path) -> Mapping[str, Any]:
