@@ -70,7 +70,8 @@ def moderate_set(
     samples are gone through several times. `classifier` makes the one to ask; the policy's own
     unless given.
     """
-    about = overrides_by_set(ledger, overrides, dataset=dataset).get(prompt_set, [])
+    decided = overrides_by_set(ledger, overrides, dataset=dataset, storage=storage)
+    about = decided.get(prompt_set, [])
     rules = policy.rules_for(prompt_set)
     measured = measure(
         generated,

@@ -16,10 +16,12 @@ from sqlalchemy import and_, bindparam, select, update
 
 from imagepipeline_dagster.api.contract import canonical_json
 from imagepipeline_dagster.databases import batches
+from imagepipeline_dagster.ledger.identity import check_ledger
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import prompt_sets, samples, uses
 from imagepipeline_dagster.ledger.upserts import put
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
+from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.overrides import EVERY_SET, Override
 
 _PATIENCE = dt.timedelta(minutes=30)
@@ -53,20 +55,31 @@ def basis_of(policy: ModerationPolicy, prompt_set: str, overrides: Iterable[Over
 
 
 def overrides_by_set(
-    ledger: Ledger, overrides: Sequence[Override], *, dataset: str
+    ledger: Ledger,
+    overrides: Sequence[Override],
+    *,
+    dataset: str,
+    storage: Storage | None = None,
 ) -> dict[str, list[Override]]:
     """Return the overrides by the prompt set that they are about.
 
     A picture may be in several sets, or in none that this dataset ever had. The overrides' clock is
     compared with the ledger's, which tells when pictures came.
+
+    Raises:
+        LedgerMismatch: a picture is in no set, and the ledger is not the storage's own. One that
+            was lost would forget whom a person rejected.
     """
     ahead = ledger.clock_ahead() if overrides else dt.timedelta(0)
     by_set: dict[str, list[Override]] = {}
-    pictures = {o.image_sha256 for o in overrides if o.image_sha256}
+    anywhere = (None, EVERY_SET)
+    pictures = {o.image_sha256 for o in overrides if o.image_sha256 and o.prompt_set in anywhere}
     sets_of = _sets_of(ledger, sorted(pictures), dataset=dataset)
+    if storage is not None and pictures - sets_of.keys():
+        check_ledger(ledger, storage)
     for decided in overrides:
         override = dataclasses.replace(decided, apart=decided.ahead - ahead)
-        named = [] if override.prompt_set in (None, EVERY_SET) else [override.prompt_set]
+        named = [] if override.prompt_set in anywhere else [override.prompt_set]
         for prompt_set in named or sets_of.get(override.image_sha256 or "", []):
             by_set.setdefault(prompt_set, []).append(override)
     return by_set

@@ -29,7 +29,7 @@ from imagepipeline_dagster.release.reading import opened_shard
 from imagepipeline_dagster.storage.contract import Storage
 
 _BAND = 10_000  # rows of both releases that are held at once
-_BATCH = 10_000  # rows that are hashed at once
+_BATCH = 2_000  # rows that are hashed at once
 
 _SORTED_SHARES = 16  # of all hashes: sorting takes several times their memory
 
@@ -229,7 +229,9 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a file or of some of its row groups; columns that it lacks are null."""
     there = [name for name in columns if name in shard.schema_arrow.names]
-    for batch in shard.iter_batches(_BATCH, row_groups=groups, columns=there):
+    # Each of Arrow's threads would keep memory of its own, and hashing takes most of the time.
+    read = shard.iter_batches(_BATCH, row_groups=groups, columns=there, use_threads=False)
+    for batch in read:
         null = pa.nulls(batch.num_rows, pa.string())
         arrays = [batch.column(name) if name in there else null for name in columns]
         yield pa.RecordBatch.from_arrays(arrays, names=list(columns))

@@ -23,6 +23,8 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
+import pyarrow as pa
+
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.moderation.checks import objections
@@ -346,6 +348,8 @@ def _packed(
         asked.storage.delete_folder(path)
         content = content.without(lost)
         left_out += tuple(map(_told, lost))
+    # Arrow keeps what its writers took: the comparison that follows would come on top.
+    pa.default_memory_pool().release_unused()
     by_set = release_counts(chain(content.others, content.kept))
     counts = sum(by_set.values(), start=NO_COUNTS)
     if not content.kept:

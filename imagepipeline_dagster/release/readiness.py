@@ -101,7 +101,9 @@ class ReadySets:
 def ready_sets(stored: Iterable[StoredSet], today: Today) -> ReadySets:
     """Return the sets, which come sorted by name, that may be released, judged by today's rules."""
     ready = ReadySets()
-    decisions = overrides_by_set(today.ledger, today.overrides, dataset=today.dataset)
+    decisions = overrides_by_set(
+        today.ledger, today.overrides, dataset=today.dataset, storage=today.storage
+    )
     drawn: Counter[str] = Counter()
     bought = 0
 

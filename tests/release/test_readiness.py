@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from imagepipeline_dagster.ledger.identity import LedgerMismatch
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import evidence
 from imagepipeline_dagster.moderation.duplicates import HASH_METHOD
@@ -110,6 +111,21 @@ def test_a_decision_of_a_minute_ago_counts(
     found = ready(stored, ledger, storage, overrides=[reject])
     assert ids(found.images) == [("spring", "p000"), ("summer", "p000"), ("summer", "p001")]
     assert found.judged_anew == ["spring"]
+
+
+def test_a_lost_ledger_forgets_no_rejection(
+    stored: dict[str, list[ModeratedImage]], ledger: Ledger, storage: LocalFolder
+) -> None:
+    """A ledger that does not know where a rejected picture is makes no release."""
+    reject = Override(
+        decision=OverrideDecision.REJECT,
+        reviewer="ana",
+        reason="blurry",
+        decided_at=NOON,
+        image_sha256=stored["spring"][1].image_sha256,
+    )
+    with pytest.raises(LedgerMismatch, match="knows nothing of what was bought into"):
+        ready(stored, ledger, storage, overrides=[reject])
 
 
 def test_the_policy_of_today_counts(
