@@ -216,10 +216,10 @@ def prune(*, keep: int, yes: bool, dataset: ImageDataset) -> Answer:
     versions = [release.version for release in old]
     if old:
         agree(f"Delete {', '.join(versions)}, for good?", yes=yes)
-    # A withdrawal that writes one of them anew would bring it back, and not whole.
-    with configured_ledger(dataset, create=False) as ledger, ledger.changing_releases():
-        for release in old:
-            reading.delete_release(release.storage, release.manifest)
+        # A withdrawal that writes one of them anew would bring it back, and not whole.
+        with configured_ledger(dataset, create=False) as ledger, ledger.changing_releases():
+            for release in old:
+                reading.delete_release(release.storage, release.manifest)
     deleted = f"Deleted: {', '.join(versions)}."
     said = deleted if old else f"There are no more than {count_of(keep, 'release')}."
     return Answer({"deleted": versions}, said)
