@@ -229,14 +229,16 @@ def check_generated_images(dataset: ImageDataset) -> list[StageCheck]:
             return dg.AssetCheckResult(
                 passed=True, description="nothing waits for a person", metadata={"images": 0}
             )
-        price = dataset.allowance(imagepipeline.origin).price_text(len(waiting))
+        # Rows that ask for the very same picture wait for one purchase.
+        images = sum({image.request_key: image.samples or 0 for image in waiting}.values())
+        price = dataset.allowance(imagepipeline.origin).price_text(images)
         return dg.AssetCheckResult(
             passed=False,
             severity=dg.AssetCheckSeverity.WARN,
             # The UI reads a description as Markdown, and a text of the metadata as it is.
-            description=f"images that wait until a person approves their plan: {len(waiting)}",
+            description=f"images that wait until a person approves their plan: {images}",
             metadata={
-                "images": len(waiting),
+                "images": images,
                 "to_approve": str(waiting[0].error),
                 **({"price": price} if price else {}),
             },

@@ -73,14 +73,16 @@ class PurchaseReport:
     def bought_and_reused(
         self, images: Sequence[GeneratedImage], *, run_id: str
     ) -> tuple[int, int]:
-        """Return how many of the samples this run bought, and how many it found in the ledger.
+        """Return how many of the samples this run bought, and how many it had without that.
 
-        Bought is what the API took, whatever came of it: that is what a vendor bills.
+        Bought is what the API took, whatever came of it: that is what a vendor bills. Of rows that
+        share a request the others reuse it.
         """
-        mine = {image.request_key for image in images if image.run_id == run_id}
-        bought = sum(i.request_key in mine and i.submitted_at is not None for i in images)
-        before = self.known_before - mine
-        reused = sum(i.request_key in before for i in images)
+        mine = [image for image in images if image.run_id == run_id]
+        taken = {i.request_key: i.samples or 0 for i in mine if i.submitted_at is not None}
+        bought = sum(taken.values())
+        before = self.known_before - {image.request_key for image in mine}
+        reused = sum(i.request_key in before or i.request_key in taken for i in images) - bought
         return bought, reused
 
 

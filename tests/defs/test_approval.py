@@ -75,6 +75,18 @@ def test_a_purchase_that_waits_ends_in_good_order(careful: Pipeline) -> None:
     assert careful.tick(SENSOR) == []
 
 
+def test_a_picture_of_two_rows_waits_once(careful: Pipeline) -> None:
+    """Rows that ask for the very same picture are told with what would be paid for it."""
+    for prompt_id in ("one", "twin"):
+        careful.add("pair", prompt_id, "a boat", seed=7)
+    careful.tick()
+    run = careful.run("pair")
+
+    assert "1 image, for 0.25 EUR" in str(figures(run)["stopped"])
+    check = checks_of(run)["no_purchase_waits"]
+    assert (check.metadata["images"].value, check.metadata["price"].value) == (1, "0.25 EUR")
+
+
 def test_an_approved_plan_is_asked_for_and_bought(careful: Pipeline) -> None:
     """The job's run approves; the sensor asks for the purchase once, which then goes through."""
     sets = ["spring", "spring"]  # named twice it is one

@@ -114,7 +114,10 @@ def test_everything_is_bought_once_and_never_again(buyer: Buyer, emulator: Emula
 
 
 def test_a_request_that_stands_twice_is_bought_once(buyer: Buyer, emulator: EmulatorServer) -> None:
-    """Two rows that ask for the very same picture share one purchase, and each has its image."""
+    """Two rows that ask for the very same picture share one purchase, and each has its image.
+
+    What is told of it is what a vendor bills.
+    """
     [row] = numbered_rows(1, seed=7)
     prompts = prompts_of([row, dataclasses.replace(row, prompt_id="twin")])
 
@@ -123,6 +126,7 @@ def test_a_request_that_stands_twice_is_bought_once(buyer: Buyer, emulator: Emul
     assert emulator.stats.posts_received == 1
     assert bought.outcomes == {"generated": 2}
     assert len({image.image_sha256 for image in bought.images}) == 1
+    assert bought.report.bought_and_reused(bought.images, run_id="run") == (1, 1)
 
 
 def test_a_refused_key_stops_the_purchase_at_once(buyer: Buyer, emulator: EmulatorServer) -> None:
