@@ -8,8 +8,9 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import accumulate, islice
 from pathlib import Path
 
@@ -50,9 +51,9 @@ class LocalFolder(Storage):
 
     @override
     def write_all(self, objects: Mapping[str, bytes | memoryview]) -> None:
-        for location, data in zip(self._made(objects), objects.values(), strict=True):
+        for location, data in zip(self._locations(objects), objects.values(), strict=True):
             try:
-                _write_new(location, data)
+                _in_its_folder(location, partial(_write_new, location, data))
             except FileExistsError:
                 _write_over(Path(location), data, synced=True)
 
@@ -70,12 +71,13 @@ class LocalFolder(Storage):
 
     @override
     def copy(self, sources: Mapping[str, str]) -> None:
-        locations, originals = self._made(sources), self._locations(sources.values())
+        locations, originals = self._locations(sources), self._locations(sources.values())
         for location, original, source in zip(locations, originals, sources.values(), strict=True):
             if os.path.islink(original):  # noqa: PTH114 - there may be many
                 self._location(source)  # which it must not lead out of
             try:
-                os.link(original, location)  # whole at once, and most names are free
+                # Whole at once, and most names are free.
+                _in_its_folder(location, partial(os.link, original, location))
             except OSError:
                 self._copy_over(source, Path(original), Path(location))
 
@@ -157,23 +159,14 @@ class LocalFolder(Storage):
             raise ValueError(f"{path!r} leads out of {self.uri} by a symbolic link")
         return location
 
-    def _locations(self, paths: Iterable[str]) -> Iterator[str]:
-        """Yield where many objects are; each folder is looked at once, and no object itself."""
-        folders: dict[str, Path] = {}
-        for path in paths:
-            folder, _, name = checked_path(path).rpartition("/")
-            if folder not in folders:
-                folders[folder] = self._folder(folder)
-            yield f"{folders[folder]}/{name}"
-
-    def _made(self, targets: Collection[str]) -> Iterator[str]:
-        """Yield where objects are put, their folders made.
+    def _locations(self, paths: Collection[str]) -> Iterator[str]:
+        """Return where many objects are; each folder is looked at once, and no object itself.
 
         An object itself may be a link: what is put takes its place.
         """
-        for folder in {path.rpartition("/")[0] for path in map(checked_path, targets)}:
-            self._folder(folder).mkdir(parents=True, exist_ok=True)
-        return self._locations(targets)
+        names = {path.rpartition("/")[0] for path in map(checked_path, paths)}
+        folders = {name: self._folder(name) for name in names}
+        return (f"{folders[name]}/{own}" for name, _, own in (p.rpartition("/") for p in paths))
 
     def _folder(self, prefix: str) -> Path:
         return self._location(prefix) if prefix else self._root
@@ -220,6 +213,15 @@ def _bytes_of(location: Path | str, flags: int = 0) -> bytes:
         return data
     finally:
         os.close(descriptor)
+
+
+def _in_its_folder(location: str, put: Callable[[], None]) -> None:
+    """Put a file, once more where its folder was not made yet: most folders are there."""
+    try:
+        put()
+    except FileNotFoundError:
+        Path(location).parent.mkdir(parents=True, exist_ok=True)
+        put()
 
 
 def _write_new(location: str, data: bytes | memoryview) -> None:
