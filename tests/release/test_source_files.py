@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 from pathlib import Path
@@ -121,6 +122,17 @@ def test_a_dataset_of_words_has_no_such_columns(storage: LocalFolder) -> None:
     release = publish_rows(storage, pairs(storage)[-2:], policy=ALONE)
     columns = metadata_of(storage, release, "test").column_names
     assert [name for name in columns if name.endswith("file_name")] == ["file_name"]
+
+
+def test_one_that_is_kept_later_changes_no_sample(storage: LocalFolder) -> None:
+    """A release that names what the same pictures started from is a patch: they are packed anew."""
+    rows = pairs(storage)
+    nothing: dict[str, Any] = dict.fromkeys(
+        f"{kind}_image_{what}" for kind in ("init", "mask") for what in ("sha256", "format")
+    )
+    publish_rows(storage, [dataclasses.replace(row, **nothing) for row in rows])
+    later = publish_rows(storage, rows)
+    assert (later.created, later.semantic_version, later.changes) == (True, "1.0.1", {})
 
 
 def test_they_are_taken_over(storage: LocalFolder) -> None:
