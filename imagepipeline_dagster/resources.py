@@ -83,6 +83,7 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
         default=None,
         description="API key. Without one an emulator inside this process serves the API.",
         json_schema_extra=_SECRET,
+        repr=False,
     )
     base_url: str = Field(
         default=DEFAULT_BASE_URL, description="Base URL of the API; the emulator does not use it."
@@ -277,6 +278,7 @@ class StorageResource(dg.ConfigurableResource[Any]):
     uri: str = Field(description="A folder, or s3://bucket/prefix.")
     s3: dg.ResourceDependency["S3Resource | None"] = Field(
         default=None,  # type: ignore[arg-type] # of what is read, not of the descriptor
+        repr=False,  # it may hold keys
         description="Opens the bucket; without it boto3's own environment and profiles count.",
     )
 
@@ -309,7 +311,7 @@ def _opened_bucket(uri: str, write_options: tuple[tuple[str, str], ...]) -> Stor
 class TablesResource(dg.ConfigurableResource[Any]):
     """The database with the prompts and embeddings tables; only ever read."""
 
-    url: str = Field(description="SQLAlchemy URL.", json_schema_extra=_SECRET)
+    url: str = Field(description="SQLAlchemy URL.", json_schema_extra=_SECRET, repr=False)
     create_samples: bool = Field(
         default=False, description="Create the tables with samples where there is no such file."
     )
@@ -354,7 +356,9 @@ class LedgerUnavailable(CorrectableError):
 class LedgerResource(dg.ConfigurableResource[Any]):
     """The ledger of what was claimed, bought and stored."""
 
-    url: str = Field(description="SQLAlchemy URL, SQLite or PostgreSQL.", json_schema_extra=_SECRET)
+    url: str = Field(
+        description="SQLAlchemy URL, SQLite or PostgreSQL.", json_schema_extra=_SECRET, repr=False
+    )
 
     @contextmanager
     def open(self, *, create: bool = True) -> Iterator[Ledger]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster_aws.s3 import S3Resource
 from PIL import Image
 from pydantic import ValidationError
 
@@ -35,6 +36,20 @@ LINKS: dict[str, Any] = {
         "mask_image": "https://pictures.example/masks/sky.png",
     },
 }
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [
+        ImagePipelineResource(api_key="hunter2"),
+        TablesResource(url="postgresql://ana:hunter2@host/tables"),
+        LedgerResource(url="postgresql://ana:hunter2@host/ledger"),
+        StorageResource(uri="s3://bucket", s3=S3Resource(aws_secret_access_key="hunter2")),
+    ],
+)
+def test_no_log_of_a_resource_holds_a_secret(resource: object) -> None:
+    """A library that logs what it was called with, as on a retry, shows no key and no password."""
+    assert "hunter2" not in repr(resource)
 
 
 @pytest.fixture(scope="module")

@@ -26,11 +26,12 @@ PATIENCE_SECONDS = 60.0
 """A database that is away for so long must not cost the job id of a paid picture."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+# The log of a write that is tried again shows it: no prompt, no link, and no key of whose method
+# it is.
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class _Write(Generic[T]):
     record: Callable[[Connection, list[Any]], Sequence[T]]
-    # A log of a write that is tried again tells neither prompts nor signed links.
-    item: Any = field(repr=False)
+    item: Any
     done: Future[T] = field(default_factory=Future)
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,15 @@ def note(connection: Connection, number: int) -> int:
     return number
 
 
-def note_length(connection: Connection, texts: list[str]) -> list[int]:
-    """Write the length of each text and return it."""
-    return [note(connection, len(text)) for text in texts]
+@dataclass
+class Noting:
+    """One who writes, and holds what nobody is to see."""
+
+    key: str = "an API key"
+
+    def lengths(self, connection: Connection, texts: list[str]) -> list[int]:
+        """Write the length of each text and return it."""
+        return [note(connection, len(text)) for text in texts]
 
 
 def noted(ledger: Ledger) -> list[int]:
@@ -161,7 +168,7 @@ def told() -> Iterator[list[RetryDetails]]:
 def test_a_locked_database_is_waited_for(tmp_path: Path, told: list[RetryDetails]) -> None:
     """A lock that somebody holds delays the writes of that while, which then share a commit.
 
-    Whoever logs that is told nothing of what is written.
+    Whoever logs that is told nothing of what is written, and of who writes it.
     """
     file = tmp_path / "ledger.db"
     ledger = Ledger(f"sqlite:///{file}")
@@ -177,7 +184,7 @@ def test_a_locked_database_is_waited_for(tmp_path: Path, told: list[RetryDetails
     async def work() -> None:
         with LedgerWriter(ledger.engine) as writer:
             timer.start()
-            first = asyncio.ensure_future(writer.write_together(note_length, "a signed link"))
+            first = asyncio.ensure_future(writer.write_together(Noting().lengths, "a signed link"))
             await asyncio.sleep(0.1)
             assert list(await asyncio.gather(first, writer.write(note, 2))) == [13, 2]
 
@@ -186,6 +193,7 @@ def test_a_locked_database_is_waited_for(tmp_path: Path, told: list[RetryDetails
     locking.close()
     assert told
     assert "a signed link" not in repr(told)
+    assert "an API key" not in repr(told)
     assert noted(ledger) == [0, 2, 13]
     assert len(commits) == 1
     ledger.close()
