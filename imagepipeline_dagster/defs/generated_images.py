@@ -4,7 +4,7 @@ import datetime as dt
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -65,14 +65,19 @@ class _BoughtShard(NamedTuple):
     images: list[GeneratedImage]
     plan: list[PlannedRequest]
 
-    def figures(self, run_id: str) -> dict[str, int]:
-        """Return what its purchase came to, in this step and in others of the run."""
-        bought, reused = self.report.bought_and_reused(self.images, run_id=run_id)
+    def figures(self, run_id: str, *, counted: Set[str] = frozenset()) -> dict[str, int]:
+        """Return what its purchase came to, in this step and in others of the run.
+
+        Requests that were `counted` with another shard are reused by this one.
+        """
+        own = [image for image in self.images if image.request_key not in counted]
+        bought, reused = self.report.bought_and_reused(own, run_id=run_id)
+        jobs = self.report.jobs_of(run_id, leave_out=counted)
         return {
             "requested": len(self.images),
             "bought": bought,
-            "reused": reused,
-            "api_calls": max(self.report.posts, self.report.jobs_of(run_id)),
+            "reused": reused + len(self.images) - len(own),
+            "api_calls": max(self.report.posts, jobs),
             "resumed_jobs": self.report.resumed,
         }
 
@@ -141,11 +146,13 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
     stoppers, plan = [], PlanCount()
     figures, outcomes, of_this_run = Counter[str](), Counter[str](), Counter[str]()
     sources: dict[str, SourcePicture] = {}
+    counted: set[str] = set()
 
     def images_bought() -> Iterator[GeneratedImage]:
         for shard in to_buy.shards:
             bought = to_buy.buy(shard, withheld=withheld, beside_others=False)
-            figures.update(bought.figures(means.run_id))
+            figures.update(bought.figures(means.run_id, counted=counted))
+            counted.update(call.request_key for call in bought.plan)
             plan.add(bought.plan)
             sources.update(bought.report.sources)
             outcomes.update(image.outcome for image in bought.images)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
@@ -63,11 +63,12 @@ class PurchaseReport:
     entries: Mapping[str, Entry]
     sources: Mapping[str, SourcePicture]
 
-    def jobs_of(self, run_id: str) -> int:
+    def jobs_of(self, run_id: str, *, leave_out: Set[str] = frozenset()) -> int:
         """Return how many jobs a run has at the API for these requests, this purchase's or not."""
         jobs: list[Entry | Attempt] = []
-        for entry in self.entries.values():
-            jobs += (entry, *entry.earlier)
+        for key, entry in self.entries.items():
+            if key not in leave_out:
+                jobs += (entry, *entry.earlier)
         return sum(job.run_id == run_id and job.submitted_at is not None for job in jobs)
 
     def bought_and_reused(

@@ -71,6 +71,18 @@ def test_a_large_set_is_made_in_shards(sharded: Pipeline, tmp_path: Path) -> Non
     assert (figures(again)["bought"], figures(again)["api_calls"]) == (0, 0)
 
 
+def test_a_picture_of_two_shards_is_told_once(tmp_path: Path) -> None:
+    """Rows of two shards that share a request come to one call, and to what that costs."""
+    dataset = ImageDataset(shard_rows=1, price_per_image=0.25)
+    with open_pipeline(tmp_path, dataset=dataset) as pipeline:
+        for prompt_id in ("one", "twin"):
+            pipeline.add("pair", prompt_id, "a boat", seed=7)
+        pipeline.tick()
+        told = figures(pipeline.run("pair"))
+
+    assert (told["bought"], told["reused"], told["api_calls"]) == (1, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("rows", "sizes"), [(0, [0]), (3, [3]), (4, [2, 2]), (8, [2, 3, 3]), (9, [3, 3, 3])]
 )
