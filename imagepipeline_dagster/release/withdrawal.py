@@ -242,10 +242,13 @@ def _rewritten(
         if withdrawals.keys().isdisjoint((change.image_before, change.image_after))
     )
     changed = write_beside(storage, changed, kept, changes, policy)
+    manifest = f"{release.path}/manifest.json"
+    if not storage.exists(manifest):
+        # Its publisher saw the withdrawal too, deleted it, and makes another one.
+        storage.delete_folder(release.path)
+        return None
     storage.delete(f"{release.path}/{SIGNATURE}")  # of the former manifest
-    storage.write(
-        f"{release.path}/manifest.json", f"{changed.model_dump_json(indent=2)}\n".encode()
-    )
+    storage.write(manifest, f"{changed.model_dump_json(indent=2)}\n".encode())
     _clear_strangers(storage, changed)
     if problems := problems_of(storage, changed):
         raise NotRewritten(f"{release.version} is not whole: {problems[0]}")

@@ -20,7 +20,7 @@ from imagepipeline_dagster.ledger.lineage import lineage_of
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.reading import manifests
+from imagepipeline_dagster.release.reading import delete_release, manifests
 from imagepipeline_dagster.release.signing import SIGNATURE
 from imagepipeline_dagster.release.verifying import problems_of
 from imagepipeline_dagster.release.withdrawal import NotRewritten, withdraw
@@ -195,6 +195,27 @@ def test_two_that_withdraw_at_once_wait_for_each_other(tmp_path: Path, ledger: L
     assert problems_of(storage, release) == []
     assert release.counts.kept == 4
     assert [where_it_is(storage, number) for number in range(2)] == [[], []]
+
+
+def test_a_release_that_its_publisher_deletes_stays_deleted(tmp_path: Path, ledger: Ledger) -> None:
+    """A publisher that sees the withdrawal takes its version back: half of it does not return."""
+
+    class Published(LocalFolder):
+        """A storage at which a release is deleted while it is written anew."""
+
+        @override
+        def settle(self, prefix: str) -> None:
+            super().settle(prefix)
+            delete_release(self, manifests(self)[-1])
+
+    storage = Published(tmp_path / "storage")
+    rows = [kept_row(storage, number) for number in range(3)]
+    publish_rows(LocalFolder(tmp_path / "storage"), rows)
+
+    take_back(storage, ledger, str(rows[0].image_sha256))
+
+    assert list(storage.list("releases/v0001")) == []
+    assert where_it_is(storage, 0) == []
 
 
 def test_a_release_that_is_not_whole_says_how_to_go_on(
