@@ -83,7 +83,8 @@ class Storage(ABC):
     def upload(self, path: str, file: Path) -> str:
         """Move a finished local file to `path`, in place of what is there, and return the URI.
 
-        The file is gone afterwards, and still there when this fails.
+        The file is gone afterwards, and still there when this fails. The object lasts once `settle`
+        has returned.
         """
 
     @abstractmethod
@@ -101,7 +102,7 @@ class Storage(ABC):
         """
 
     def settle(self, prefix: str) -> None:  # noqa: B027 - not every storage has to
-        """Make what was put below the folder by `write_all` and `copy` survive a loss of power."""
+        """Make what was put below the folder survive a loss of power."""
 
     @abstractmethod
     def read(self, path: str) -> bytes:

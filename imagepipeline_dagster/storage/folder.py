@@ -33,7 +33,7 @@ class LocalFolder(Storage):
     """Objects as files below a folder, made with the first object.
 
     New bytes are written under a temporary name in their folder, synced to the disk and renamed.
-    Of many together each has its own name at once, and the disk is synced when all are there.
+    Where a folder is settled at the end, the disk is synced when all is there.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,10 +62,9 @@ class LocalFolder(Storage):
         location = self._location(path)
         source = file.resolve(strict=True)
         with _temporary_beside(location) as temporary:
-            _link_or_copy(source, temporary)  # what is linked was perhaps never synced
-            _sync_path(temporary)
+            _link_or_copy(source, temporary)
+            _begin_to_sync(temporary)
             temporary.replace(location)
-        _sync_path(location.parent)
         file.unlink()
         return self.uri_of(path)
 
@@ -274,6 +273,17 @@ def _sync_path(path: Path) -> None:
         # they keep; there is no other way to ask.
         if error.errno not in _NO_SYNC:
             raise
+    finally:
+        os.close(descriptor)
+
+
+def _begin_to_sync(path: Path) -> None:
+    """Let the disk begin with a file's bytes: who syncs them later waits for few of them."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)
 

@@ -509,6 +509,11 @@ class Unsettled(LocalFolder):
         self._note(objects)
 
     @override
+    def upload(self, path: str, file: Path) -> str:
+        self._note([path])
+        return super().upload(path, file)
+
+    @override
     def copy(self, sources: Mapping[str, str]) -> None:
         super().copy(sources)
         self._note(sources)
