@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -162,9 +163,9 @@ def _share(name: str) -> float:
 
 
 def split_into_shards(
-    rows: Iterable[ModeratedImage], *, bytes_per_shard: int
+    rows: Iterable[ModeratedImage], *, bytes_per_shard: int, rows_per_shard: int = sys.maxsize
 ) -> Iterator[list[ModeratedImage]]:
-    """Yield the rows in order, in lists whose images take at most `bytes_per_shard` together.
+    """Yield the rows in order, in lists of at most so many rows and bytes of images.
 
     An image that alone takes more has a shard of its own.
     """
@@ -172,7 +173,7 @@ def split_into_shards(
     size = 0
     for row in rows:
         added = row.bytes or 0
-        if shard and size + added > bytes_per_shard:
+        if shard and (size + added > bytes_per_shard or len(shard) == rows_per_shard):
             yield shard
             shard, size = [], 0
         shard.append(row)

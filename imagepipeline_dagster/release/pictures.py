@@ -63,15 +63,11 @@ def read_batches(storage: Storage, part: Part, *, stamp: Stamp | None = None) ->
     Raises:
         ValueError: when a row has no image.
     """
-    for rows in _row_groups(part.rows):
+    groups = split_into_shards(
+        part.rows, bytes_per_shard=_ROW_GROUP_BYTES, rows_per_shard=_ROW_GROUP
+    )
+    for rows in groups:
         yield _read(storage, part, rows, stamp)
-
-
-def _row_groups(rows: Iterable[ModeratedImage]) -> Iterator[list[ModeratedImage]]:
-    """Yield the rows in lists of at most a hundred, whose pictures take about 16 MB."""
-    for group in split_into_shards(rows, bytes_per_shard=_ROW_GROUP_BYTES):
-        for start in range(0, len(group), _ROW_GROUP):
-            yield group[start : start + _ROW_GROUP]
 
 
 def _read(

@@ -47,10 +47,12 @@ def fingerprint_of(rows: list[ModeratedImage]) -> str:
 
 
 def test_shards_are_cut_by_the_size_of_their_images() -> None:
-    """No shard takes more than the limit, but for one image that alone does."""
+    """No shard takes more than the limits, but for one image that alone does."""
     rows = [row(bytes=size) for size in (60, 40, 1, 250, 10, 90)]
     cut = split_into_shards(rows, bytes_per_shard=100)
     assert [[row.bytes for row in shard] for shard in cut] == [[60, 40], [1], [250], [10, 90]]
+    few = split_into_shards(rows[3:] * 2, bytes_per_shard=1000, rows_per_shard=2)
+    assert [[row.bytes for row in shard] for shard in few] == [[250, 10], [90, 250], [10, 90]]
 
 
 @pytest.mark.parametrize("sizes", [[3] * 40, [9] * 40, [1] * 200, [3, 9, 1] * 20])
