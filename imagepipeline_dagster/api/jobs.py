@@ -218,7 +218,7 @@ def _unsafe(answer: Mapping[str, object], links: int) -> frozenset[int]:
 
     Where it does not say which of them, all do.
     """
-    told = [[_is_unsafe(flag) for flag in _entries(answer.get(name))] for name in _UNSAFE_NAMES]
+    told = [list(map(_is_unsafe, _flags(answer.get(name)))) for name in _UNSAFE_NAMES]
     told += [
         [_calls_itself_unsafe(entry) for entry in _entries(answer.get(name)) if _link(name, entry)]
         for name in _LINK_NAMES
@@ -236,10 +236,19 @@ def _calls_itself_unsafe(entry: object) -> bool:
     if not isinstance(entry, Mapping):
         return False
     fields = _spelled_alike(entry)
-    return any(_is_unsafe(flag) for name in _UNSAFE_NAMES for flag in _entries(fields.get(name)))
+    return any(_is_unsafe(flag) for name in _UNSAFE_NAMES for flag in _flags(fields.get(name)))
+
+
+def _flags(value: object) -> list[object]:
+    """Return the flags, one or one a picture; of what was seen, by its kinds, one is made."""
+    if isinstance(value, Mapping) and not all(str(key).isdigit() for key in value):
+        return [value]
+    return _entries(value)
 
 
 def _is_unsafe(flag: object) -> bool:
+    if isinstance(flag, Mapping):  # a number in it may be a limit as well as a score
+        return any(_is_unsafe(kind) for kind in flag.values() if isinstance(kind, bool | str))
     if isinstance(flag, str):
         return flag.strip().lower() in _UNSAFE_WORDS
     return isinstance(flag, int | float) and flag >= 0.5  # true, or a score

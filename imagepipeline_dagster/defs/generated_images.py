@@ -68,15 +68,16 @@ class _BoughtShard(NamedTuple):
     def figures(self, run_id: str, *, counted: Set[str] = frozenset()) -> dict[str, int]:
         """Return what its purchase came to, in this step and in others of the run.
 
-        Requests that were `counted` with another shard are reused by this one.
+        Requests that were `counted` with another shard are reused by this one, if they were sent.
         """
         own = [image for image in self.images if image.request_key not in counted]
+        of_others = [image for image in self.images if image.request_key in counted]
         bought, reused = self.report.bought_and_reused(own, run_id=run_id)
         jobs = self.report.jobs_of(run_id, leave_out=counted)
         return {
             "requested": len(self.images),
             "bought": bought,
-            "reused": reused + len(self.images) - len(own),
+            "reused": reused + sum(image.submitted_at is not None for image in of_others),
             "api_calls": max(self.report.posts, jobs),
             "resumed_jobs": self.report.resumed,
         }

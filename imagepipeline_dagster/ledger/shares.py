@@ -2,7 +2,7 @@
 
 Each holds a share: places for jobs in flight, and requests a second. Together the shares never pass
 what the account allows: one grows by what is free, and shrinks as its jobs end. A share lasts as
-long as its lease, by the database's clock; a living process renews it every second.
+long as its lease, by the database's clock; a living process renews it each second or sooner.
 """
 
 from __future__ import annotations

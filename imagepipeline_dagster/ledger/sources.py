@@ -58,10 +58,13 @@ def record_source(connection: Connection, source: SourcePicture) -> None:
     connection.execute(update(sources).where(mine, sources.c.image_sha256.is_(None)).values(row))
 
 
-def forget_source(connection: Connection, link: str, error: str) -> None:
-    """Let the next run look a link up again."""
+def forget_source(connection: Connection, source: SourcePicture, error: str) -> None:
+    """Let the next run look a link up again, unless another run recorded what it leads to."""
     nothing = {"image_sha256": None, "format": None, "bytes": None, "error": storable(error)}
-    connection.execute(update(sources).where(sources.c.link_sha256 == _key(link)).values(nothing))
+    mine = and_(
+        sources.c.link_sha256 == _key(source.link), sources.c.looked_up_at == source.looked_up_at
+    )
+    connection.execute(update(sources).where(mine).values(nothing))
 
 
 def withdraw_sources(connection: Connection, images: Collection[str], error: str) -> None:

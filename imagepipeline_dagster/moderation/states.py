@@ -68,7 +68,7 @@ def overrides_by_set(
 
     Raises:
         LedgerMismatch: a picture is in no set, and the ledger is not the storage's own. One that
-            was lost would forget whom a person rejected.
+            was lost would forget what a person rejected.
     """
     ahead = ledger.clock_ahead() if overrides else dt.timedelta(0)
     by_set: dict[str, list[Override]] = {}

@@ -18,7 +18,6 @@ from imagepipeline_dagster.purchase.state import RunState
 
 # While a run waits for its first place, or has to give some back; then less and less often.
 _EARLY_RENEWAL_SECONDS = 0.2
-_LATE_RENEWAL_SECONDS = 1.0
 _SHARE_OF_THE_WAIT = 0.25
 
 
@@ -105,7 +104,7 @@ class AccountShare:
                     demand.held > share.places or demand.wanted > share.places == 0
                 ):
                     early = _SHARE_OF_THE_WAIT * (time.monotonic() - settled_at)
-                    pause = min(max(_EARLY_RENEWAL_SECONDS, early), _LATE_RENEWAL_SECONDS)
+                    pause = min(max(_EARLY_RENEWAL_SECONDS, early), self.renewal_seconds)
                 else:
                     settled_at = time.monotonic()
             except AWAY:

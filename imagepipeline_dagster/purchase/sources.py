@@ -163,7 +163,7 @@ class _Keeping:
             ):
                 await self.writer.write(withdraw_sources, [source.image_sha256], _WITHDRAWN)
         except OSError as error:
-            await self.writer.write(forget_source, source.link, str(error))
+            await self.writer.write(forget_source, source, str(error))
 
     async def _looked_up(self, link: str) -> SourcePicture:
         """Return what a link leads to, stored unless it was withdrawn.

@@ -40,8 +40,8 @@ from imagepipeline_dagster.release.pictures import LostImage, Stamp, read_batche
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.storage.contract import Storage
 
-# A thread takes its run from the pictures to the synced files: each hand-over to another would wait
-# for it. Two keep as many cores busy, and hold two batches of pictures.
+# A thread takes its run from the pictures to the finished files: each hand-over to another would
+# wait for it. Two keep as many cores busy, and hold two batches of pictures.
 _RUNS_AT_ONCE = 2
 _WRITERS: Mapping[str, Callable[[str, Sequence[Part], PackedFiles], Writer]] = {
     "parquet": ParquetFiles,
@@ -112,7 +112,7 @@ def _write(
     is_lost = Event()
 
     def write(run: Sequence[Part]) -> list[LostImage]:
-        """Write some parts, from their pictures to the synced files, and return what was lost."""
+        """Write some parts, from their pictures to the finished files, and return what was lost."""
         lost = (
             _write_part(storage, part, writers_of[part], stamp=stamped, is_lost=is_lost)
             for part in run

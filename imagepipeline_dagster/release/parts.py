@@ -131,7 +131,7 @@ def parts_of(
     shards = chain.from_iterable(
         [run]
         if run.picture_bytes <= bytes_per_shard
-        else map(HeldRows, split_into_shards(run, bytes_per_shard=bytes_per_shard))
+        else map(HeldRows, portions_of(run, bytes_at_most=bytes_per_shard))
         for run in _merged(runs)
         if run
     )
@@ -162,21 +162,21 @@ def _share(name: str) -> float:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big") / 2**32
 
 
-def split_into_shards(
-    rows: Iterable[ModeratedImage], *, bytes_per_shard: int, rows_per_shard: int = sys.maxsize
+def portions_of(
+    rows: Iterable[ModeratedImage], *, bytes_at_most: int, rows_at_most: int = sys.maxsize
 ) -> Iterator[list[ModeratedImage]]:
     """Yield the rows in order, in lists of at most so many rows and bytes of images.
 
-    An image that alone takes more has a shard of its own.
+    An image that alone takes more has a list of its own.
     """
-    shard: list[ModeratedImage] = []
+    portion: list[ModeratedImage] = []
     size = 0
     for row in rows:
         added = row.bytes or 0
-        if shard and (size + added > bytes_per_shard or len(shard) == rows_per_shard):
-            yield shard
-            shard, size = [], 0
-        shard.append(row)
+        if portion and (size + added > bytes_at_most or len(portion) == rows_at_most):
+            yield portion
+            portion, size = [], 0
+        portion.append(row)
         size += added
-    if shard:
-        yield shard
+    if portion:
+        yield portion

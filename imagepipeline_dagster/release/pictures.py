@@ -13,7 +13,7 @@ import pyarrow as pa
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.columns import released_row
 from imagepipeline_dagster.release.containers import readable
-from imagepipeline_dagster.release.parts import Part, split_into_shards
+from imagepipeline_dagster.release.parts import Part, portions_of
 from imagepipeline_dagster.release.stamping import Stamped
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage, image_path
 
@@ -63,10 +63,7 @@ def read_batches(storage: Storage, part: Part, *, stamp: Stamp | None = None) ->
     Raises:
         ValueError: when a row has no image.
     """
-    groups = split_into_shards(
-        part.rows, bytes_per_shard=_ROW_GROUP_BYTES, rows_per_shard=_ROW_GROUP
-    )
-    for rows in groups:
+    for rows in portions_of(part.rows, bytes_at_most=_ROW_GROUP_BYTES, rows_at_most=_ROW_GROUP):
         yield _read(storage, part, rows, stamp)
 
 

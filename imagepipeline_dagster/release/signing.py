@@ -31,14 +31,22 @@ class KeyUnusable(CorrectableError, ValueError):
     """A key file cannot be used; the message says why, and what to do."""
 
 
+class ManifestChanged(CorrectableError):
+    """What was signed is not the manifest any more."""
+
+
 def sign(storage: Storage, release: Release, key_file: Path) -> None:
     """Sign the manifest with a private key that nobody but its owner can read.
 
     Raises:
         KeyUnusable: the key file is not such a key.
+        ManifestChanged: a withdrawal wrote the manifest anew meanwhile.
     """
     manifest = storage.read(f"{release.path}/manifest.json")
     storage.write(f"{release.path}/{SIGNATURE}", _private_key(key_file).sign(manifest))
+    if storage.read(f"{release.path}/manifest.json") != manifest:
+        storage.delete(f"{release.path}/{SIGNATURE}")
+        raise ManifestChanged(f"{release.version} was written anew meanwhile: sign it again")
 
 
 def signature_problem(storage: Storage, release: Release, public_key_file: Path) -> str | None:

@@ -160,6 +160,10 @@ def _rewrite_all(
         try:
             _rewrite(storage, release, withdrawals, withdrawn)
         except ObjectMissing as error:
+            if not storage.exists(f"{release.path}/manifest.json"):
+                # Its publisher saw the withdrawal too, and deletes it.
+                storage.delete_folder(release.path)
+                continue
             raise NotRewritten(
                 f"{release.version} is not whole: {error}. Restore the file from a backup, or "
                 f"delete {storage.uri_of(release.path)}, and withdraw again"
@@ -247,8 +251,10 @@ def _rewritten(
         # Its publisher saw the withdrawal too, deleted it, and makes another one.
         storage.delete_folder(release.path)
         return None
-    storage.delete(f"{release.path}/{SIGNATURE}")  # of the former manifest
+    signature = f"{release.path}/{SIGNATURE}"
+    storage.delete(signature)  # of the former manifest
     storage.write(manifest, f"{changed.model_dump_json(indent=2)}\n".encode())
+    storage.delete(signature)  # of whoever read the former manifest, and signed it since
     _clear_strangers(storage, changed)
     if problems := problems_of(storage, changed):
         raise NotRewritten(f"{release.version} is not whole: {problems[0]}")

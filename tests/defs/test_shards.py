@@ -10,6 +10,7 @@ import pytest
 
 from imagepipeline_dagster import ImageDataset
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
+from imagepipeline_dagster.planning.approval import Approval
 from imagepipeline_dagster.planning.shards import Shard, shards_of
 from tests.pipeline import Pipeline, data_versions, figures, open_pipeline
 
@@ -81,6 +82,18 @@ def test_a_picture_of_two_shards_is_told_once(tmp_path: Path) -> None:
         told = figures(pipeline.run("pair"))
 
     assert (told["bought"], told["reused"], told["api_calls"]) == (1, 1, 1)
+
+
+def test_what_waits_is_not_told_as_reused(tmp_path: Path) -> None:
+    """Rows that share a request have no picture of each other before it is bought."""
+    dataset = ImageDataset(shard_rows=1, approval=Approval(required="always"))
+    with open_pipeline(tmp_path, dataset=dataset) as pipeline:
+        for prompt_id in ("one", "twin"):
+            pipeline.add("pair", prompt_id, "a boat", seed=7)
+        pipeline.tick()
+        told = figures(pipeline.run("pair"))
+
+    assert (told["bought"], told["reused"], told["api_calls"]) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(

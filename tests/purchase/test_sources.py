@@ -246,6 +246,29 @@ def test_a_storage_that_fails_a_moment_fails_no_run(buyer: Buyer, failing: int) 
     assert {image.init_image_sha256 for image in later.images} == {SHA256}
 
 
+def test_a_failed_look_forgets_no_picture_of_another_run(buyer: Buyer) -> None:
+    """What another run recorded of the same link stays, though this one's storage fails."""
+
+    class Failing(LocalFolder):
+        @override
+        def exists(self, path: str) -> bool:
+            if path == tombstone_path(SHA256):
+                if next(looks) == 2:
+                    raise OSError("the storage is away")
+                buy(buyer, link)  # another run, which is done before this one
+            return super().exists(path)
+
+    looks = itertools.count(1)
+    with serving(Reply(body=PICTURE)) as server:
+        link = f"{server.url}/a.png"
+        storage = Failing(buyer.folder)
+        buyer.buy(prompts_from(link), storage=storage, keep_source_pictures=True)
+        [source] = known(buyer, link)
+
+    assert source is not None
+    assert (source.image_sha256, source.error) == (SHA256, None)
+
+
 class _Killed(BaseException):
     """The process is gone."""
 

@@ -16,7 +16,7 @@ from imagepipeline_dagster.release import parts, pictures
 from imagepipeline_dagster.release.columns import fingerprint, shard_schema
 from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.packing import pack
-from imagepipeline_dagster.release.parts import Part, in_order, parts_of, split_into_shards
+from imagepipeline_dagster.release.parts import Part, in_order, parts_of, portions_of
 from imagepipeline_dagster.release.pictures import LostImage
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.storage.contract import image_path
@@ -46,13 +46,13 @@ def fingerprint_of(rows: list[ModeratedImage]) -> str:
     return fingerprint(HeldRows(rows).digests)
 
 
-def test_shards_are_cut_by_the_size_of_their_images() -> None:
-    """No shard takes more than the limits, but for one image that alone does."""
+def test_portions_are_cut_by_the_size_of_their_images() -> None:
+    """No portion takes more than the limits, but for one image that alone does."""
     rows = [row(bytes=size) for size in (60, 40, 1, 250, 10, 90)]
-    cut = split_into_shards(rows, bytes_per_shard=100)
-    assert [[row.bytes for row in shard] for shard in cut] == [[60, 40], [1], [250], [10, 90]]
-    few = split_into_shards(rows[3:] * 2, bytes_per_shard=1000, rows_per_shard=2)
-    assert [[row.bytes for row in shard] for shard in few] == [[250, 10], [90, 250], [10, 90]]
+    cut = portions_of(rows, bytes_at_most=100)
+    assert [[row.bytes for row in portion] for portion in cut] == [[60, 40], [1], [250], [10, 90]]
+    few = portions_of(rows[3:] * 2, bytes_at_most=1000, rows_at_most=2)
+    assert [[row.bytes for row in portion] for portion in few] == [[250, 10], [90, 250], [10, 90]]
 
 
 @pytest.mark.parametrize("sizes", [[3] * 40, [9] * 40, [1] * 200, [3, 9, 1] * 20])
@@ -80,7 +80,7 @@ def test_a_change_of_one_set_changes_one_part(
 
 def test_no_rows_make_no_shards() -> None:
     """There is no empty shard."""
-    assert list(split_into_shards([], bytes_per_shard=100)) == []
+    assert list(portions_of([], bytes_at_most=100)) == []
 
 
 def test_a_shard_holds_the_bytes_as_delivered(storage: LocalFolder, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from typing_extensions import override
 
 from imagepipeline_dagster.cli import main
@@ -21,7 +23,7 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.reading import delete_release, manifests
-from imagepipeline_dagster.release.signing import SIGNATURE
+from imagepipeline_dagster.release.signing import SIGNATURE, ManifestChanged, sign
 from imagepipeline_dagster.release.verifying import problems_of
 from imagepipeline_dagster.release.withdrawal import NotRewritten, withdraw
 from imagepipeline_dagster.storage.contract import Storage
@@ -111,6 +113,33 @@ def test_only_a_rewritten_release_loses_its_signature(storage: LocalFolder, ledg
     assert not storage.exists(f"releases/v0002/{SIGNATURE}")
 
 
+def test_no_signature_of_a_former_manifest_stays(
+    tmp_path: Path, storage: LocalFolder, ledger: Ledger
+) -> None:
+    """Who signs while a withdrawal writes the manifest anew is told to sign again."""
+    rows = [kept_row(storage, number) for number in range(3)]
+    release = publish_rows(storage, rows)
+    key_file = tmp_path / "key.pem"
+    key_file.touch(mode=0o600)
+    key_file.write_bytes(
+        Ed25519PrivateKey.generate().private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        )
+    )
+
+    class Signed(LocalFolder):
+        """A storage at which the withdrawal comes just before the signature."""
+
+        @override
+        def write(self, path: str, data: bytes, *, derived: bool = False) -> str:
+            take_back(storage, ledger, str(rows[0].image_sha256))
+            return super().write(path, data, derived=derived)
+
+    with pytest.raises(ManifestChanged, match="v0001 was written anew meanwhile: sign it again"):
+        sign(Signed(tmp_path / "storage"), release, key_file)
+    assert not storage.exists(f"{release.path}/{SIGNATURE}")
+
+
 def test_a_withdrawal_makes_no_version_where_pictures_are_alike(
     storage: LocalFolder, ledger: Ledger
 ) -> None:
@@ -197,24 +226,30 @@ def test_two_that_withdraw_at_once_wait_for_each_other(tmp_path: Path, ledger: L
     assert [where_it_is(storage, number) for number in range(2)] == [[], []]
 
 
-def test_a_release_that_its_publisher_deletes_stays_deleted(tmp_path: Path, ledger: Ledger) -> None:
+@pytest.mark.parametrize("releases", [1, 2], ids=["itself", "one before it"])
+def test_a_release_that_its_publisher_deletes_stays_deleted(
+    tmp_path: Path, ledger: Ledger, releases: int
+) -> None:
     """A publisher that sees the withdrawal takes its version back: half of it does not return."""
 
     class Published(LocalFolder):
-        """A storage at which a release is deleted while it is written anew."""
+        """A storage at which the newest release is deleted while one is written anew."""
 
         @override
         def settle(self, prefix: str) -> None:
             super().settle(prefix)
-            delete_release(self, manifests(self)[-1])
+            newest = manifests(self)[-1]
+            if newest.version == f"v000{releases}":
+                delete_release(self, newest)
 
     storage = Published(tmp_path / "storage")
-    rows = [kept_row(storage, number) for number in range(3)]
-    publish_rows(LocalFolder(tmp_path / "storage"), rows)
+    rows = [kept_row(storage, number) for number in range(4)]
+    for version in range(releases):
+        publish_rows(LocalFolder(tmp_path / "storage"), rows[: 3 + version])
 
     take_back(storage, ledger, str(rows[0].image_sha256))
 
-    assert list(storage.list("releases/v0001")) == []
+    assert list(storage.list(f"releases/v000{releases}")) == []
     assert where_it_is(storage, 0) == []
 
 

@@ -186,6 +186,12 @@ CASES: dict[str, Case] = {
     "json named csv": ("a.csv", ARRAY, "", TWO),
     "one object of many lines": ("a.json", json.dumps(KITE, indent=2), "", "one array of objects"),
     "array cut off": ("a.json", ARRAY[:-3], "", "line 1 is not JSON"),
+    "no text within an array": (
+        "a.json",
+        json.dumps(TWO, indent=2).encode().replace(b'"b"', b'"\xff"'),
+        "",
+        "is not UTF-8 text (byte 0xff",
+    ),
     "array of texts": ("a.json", '["a"]', "", "is not a JSON object"),
     "digits without end": (
         "a.jsonl",
