@@ -136,8 +136,10 @@ def _publish(
 ) -> _Spent:
     """Publish all pictures, and return what that took, without making the rows.
 
-    The edited ones are others, which were bought in their place.
+    The edited ones are others, which were bought in their place. Like a run that has read its
+    tables by then, the process has loaded pandas, which pyarrow does at its first list.
     """
+    pa.array([0])
     rows = [_row(number, pictures=pictures) for number in range(pictures)]
     for number in edited:
         bought = _row(pictures + number, pictures=pictures)
