@@ -33,7 +33,7 @@ class FileRow:
     values: Mapping[str, object]
 
 
-@dataclass(eq=False)
+@dataclass
 class RowUnreadable(ValueError):
     """A row which is not one; `problem` says why, `fields` are what of it was read.
 
