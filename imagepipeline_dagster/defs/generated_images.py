@@ -4,7 +4,7 @@ import datetime as dt
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -44,6 +44,7 @@ from imagepipeline_dagster.purchase.images import (
     GeneratedImage,
     images_of_plan,
     noting_why_withheld,
+    samples_asked_for,
 )
 from imagepipeline_dagster.purchase.means import Means
 from imagepipeline_dagster.purchase.purchase import Purchase, PurchaseReport
@@ -64,23 +65,6 @@ class _BoughtShard(NamedTuple):
     report: PurchaseReport
     images: list[GeneratedImage]
     plan: list[PlannedRequest]
-
-    def figures(self, run_id: str, *, counted: Set[str] = frozenset()) -> dict[str, int]:
-        """Return what its purchase came to, in this step and in others of the run.
-
-        Requests that were `counted` with another shard are reused by this one, if they were sent.
-        """
-        own = [image for image in self.images if image.request_key not in counted]
-        of_others = [image for image in self.images if image.request_key in counted]
-        bought, reused = self.report.bought_and_reused(own, run_id=run_id)
-        jobs = self.report.jobs_of(run_id, leave_out=counted)
-        return {
-            "requested": len(self.images),
-            "bought": bought,
-            "reused": reused + sum(image.submitted_at is not None for image in of_others),
-            "api_calls": max(self.report.posts, jobs),
-            "resumed_jobs": self.report.resumed,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +136,9 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
     def images_bought() -> Iterator[GeneratedImage]:
         for shard in to_buy.shards:
             bought = to_buy.buy(shard, withheld=withheld, beside_others=False)
-            figures.update(bought.figures(means.run_id, counted=counted))
+            figures.update(
+                bought.report.figures(bought.images, run_id=means.run_id, counted=counted)
+            )
             counted.update(call.request_key for call in bought.plan)
             plan.add(bought.plan)
             sources.update(bought.report.sources)
@@ -237,8 +223,7 @@ def check_generated_images(dataset: ImageDataset) -> list[StageCheck]:
             return dg.AssetCheckResult(
                 passed=True, description="nothing waits for a person", metadata={"images": 0}
             )
-        # Rows that ask for the very same picture wait for one purchase.
-        images = sum({image.request_key: image.samples or 0 for image in waiting}.values())
+        images = samples_asked_for(waiting)
         price = dataset.allowance(imagepipeline.origin).price_text(images)
         return dg.AssetCheckResult(
             passed=False,
@@ -349,7 +334,7 @@ def _op_for_shard(dataset: ImageDataset) -> dg.OpDefinition:
             means = dataset.means(imagepipeline, opened, storage.open(), run_id=context.run_id)
             to_buy = _set_of_step(context, dataset, prompt_sets, generation_requests, means)
             bought = to_buy.buy(shard, withheld=to_buy.why_withheld(), beside_others=True)
-        figures = bought.figures(context.run_id)
+        figures = bought.report.figures(bought.images, run_id=context.run_id)
         if _is_failure(bought.report.stopper):
             raise _failure(bought.report.stopper, figures)
         context.add_output_metadata(figures)

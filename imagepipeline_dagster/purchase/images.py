@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -124,6 +124,11 @@ def images_of_plan(
             else _refused_images(prompt)
         )
     ]
+
+
+def samples_asked_for(images: Iterable[GeneratedImage]) -> int:
+    """Return how many samples the requests of these rows ask for: those of a shared one once."""
+    return sum({image.request_key: image.samples or 0 for image in images}.values())
 
 
 def noting_why_withheld(

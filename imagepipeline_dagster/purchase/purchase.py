@@ -27,7 +27,7 @@ from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.purchase.counting import PurchaseCount
 from imagepipeline_dagster.purchase.endings import Endings
 from imagepipeline_dagster.purchase.fence import Fence, Moment
-from imagepipeline_dagster.purchase.images import GeneratedImage
+from imagepipeline_dagster.purchase.images import GeneratedImage, samples_asked_for
 from imagepipeline_dagster.purchase.landing import Landing
 from imagepipeline_dagster.purchase.means import Means
 from imagepipeline_dagster.purchase.places import AccountShare, Places
@@ -63,13 +63,23 @@ class PurchaseReport:
     entries: Mapping[str, Entry]
     sources: Mapping[str, SourcePicture]
 
-    def jobs_of(self, run_id: str, *, leave_out: Set[str] = frozenset()) -> int:
-        """Return how many jobs a run has at the API for these requests, this purchase's or not."""
-        jobs: list[Entry | Attempt] = []
-        for key, entry in self.entries.items():
-            if key not in leave_out:
-                jobs += (entry, *entry.earlier)
-        return sum(job.run_id == run_id and job.submitted_at is not None for job in jobs)
+    def figures(
+        self, images: Sequence[GeneratedImage], *, run_id: str, counted: Set[str] = frozenset()
+    ) -> dict[str, int]:
+        """Return what a purchase of these samples came to, in all processes of the run.
+
+        Requests that were `counted` with other samples are reused by these, if they were sent.
+        """
+        own = [image for image in images if image.request_key not in counted]
+        of_others = [image for image in images if image.request_key in counted]
+        bought, reused = self.bought_and_reused(own, run_id=run_id)
+        return {
+            "requested": len(images),
+            "bought": bought,
+            "reused": reused + sum(image.submitted_at is not None for image in of_others),
+            "api_calls": max(self.posts, self._jobs_of(run_id, leave_out=counted)),
+            "resumed_jobs": self.resumed,
+        }
 
     def bought_and_reused(
         self, images: Sequence[GeneratedImage], *, run_id: str
@@ -80,11 +90,19 @@ class PurchaseReport:
         share a request the others reuse it.
         """
         mine = [image for image in images if image.run_id == run_id]
-        taken = {i.request_key: i.samples or 0 for i in mine if i.submitted_at is not None}
-        bought = sum(taken.values())
-        before = self.known_before - {image.request_key for image in mine}
-        reused = sum(i.request_key in before or i.request_key in taken for i in images) - bought
-        return bought, reused
+        taken = [image for image in mine if image.submitted_at is not None]
+        bought = samples_asked_for(taken)
+        had = self.known_before - {image.request_key for image in mine}
+        had |= {image.request_key for image in taken if image.request_key}
+        return bought, sum(image.request_key in had for image in images) - bought
+
+    def _jobs_of(self, run_id: str, *, leave_out: Set[str]) -> int:
+        """Return how many jobs a run has at the API for these requests, this purchase's or not."""
+        jobs: list[Entry | Attempt] = []
+        for key, entry in self.entries.items():
+            if key not in leave_out:
+                jobs += (entry, *entry.earlier)
+        return sum(job.run_id == run_id and job.submitted_at is not None for job in jobs)
 
 
 @dataclass(kw_only=True)

@@ -72,28 +72,23 @@ def test_a_large_set_is_made_in_shards(sharded: Pipeline, tmp_path: Path) -> Non
     assert (figures(again)["bought"], figures(again)["api_calls"]) == (0, 0)
 
 
-def test_a_picture_of_two_shards_is_told_once(tmp_path: Path) -> None:
-    """Rows of two shards that share a request come to one call, and to what that costs."""
-    dataset = ImageDataset(shard_rows=1, price_per_image=0.25)
+@pytest.mark.parametrize(
+    ("approval", "count"),
+    [(Approval(), 1), (Approval(required="always"), 0)],
+    ids=["bought", "waits"],
+)
+def test_a_picture_of_two_shards_is_told_once(
+    tmp_path: Path, approval: Approval, count: int
+) -> None:
+    """Rows of two shards that share a request come to one call, or to none while it waits."""
+    dataset = ImageDataset(shard_rows=1, price_per_image=0.25, approval=approval)
     with open_pipeline(tmp_path, dataset=dataset) as pipeline:
         for prompt_id in ("one", "twin"):
             pipeline.add("pair", prompt_id, "a boat", seed=7)
         pipeline.tick()
         told = figures(pipeline.run("pair"))
 
-    assert (told["bought"], told["reused"], told["api_calls"]) == (1, 1, 1)
-
-
-def test_what_waits_is_not_told_as_reused(tmp_path: Path) -> None:
-    """Rows that share a request have no picture of each other before it is bought."""
-    dataset = ImageDataset(shard_rows=1, approval=Approval(required="always"))
-    with open_pipeline(tmp_path, dataset=dataset) as pipeline:
-        for prompt_id in ("one", "twin"):
-            pipeline.add("pair", prompt_id, "a boat", seed=7)
-        pipeline.tick()
-        told = figures(pipeline.run("pair"))
-
-    assert (told["bought"], told["reused"], told["api_calls"]) == (0, 0, 0)
+    assert (told["bought"], told["reused"], told["api_calls"]) == (count, count, count)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,14 @@ from tests.moderation.classifiers import Given
 from tests.release.samples import NOON, kept_row, picture
 
 POLICY = ModerationPolicy()
+REJECT = Override(
+    decision=OverrideDecision.REJECT,
+    reviewer="ana",
+    reason="blurry",
+    decided_at=NOON,
+    prompt_set="spring",
+    prompt_id="p001",
+)
 
 
 def nan() -> Given:
@@ -100,15 +108,7 @@ def test_a_decision_of_a_minute_ago_counts(
     stored: dict[str, list[ModeratedImage]], ledger: Ledger, storage: LocalFolder
 ) -> None:
     """A picture that a person rejected is not released, though nothing moderated its set since."""
-    reject = Override(
-        decision=OverrideDecision.REJECT,
-        reviewer="ana",
-        reason="blurry",
-        decided_at=NOON,
-        prompt_set="spring",
-        prompt_id="p001",
-    )
-    found = ready(stored, ledger, storage, overrides=[reject])
+    found = ready(stored, ledger, storage, overrides=[REJECT])
     assert ids(found.images) == [("spring", "p000"), ("summer", "p000"), ("summer", "p001")]
     assert found.judged_anew == ["spring"]
 
@@ -117,13 +117,8 @@ def test_a_lost_ledger_forgets_no_rejection(
     stored: dict[str, list[ModeratedImage]], ledger: Ledger, storage: LocalFolder
 ) -> None:
     """A ledger that does not know where a rejected picture is makes no release."""
-    reject = Override(
-        decision=OverrideDecision.REJECT,
-        reviewer="ana",
-        reason="blurry",
-        decided_at=NOON,
-        image_sha256=stored["spring"][1].image_sha256,
-    )
+    image = stored["spring"][1].image_sha256
+    reject = dataclasses.replace(REJECT, prompt_set=None, prompt_id=None, image_sha256=image)
     with pytest.raises(LedgerMismatch, match="knows nothing of what was bought into"):
         ready(stored, ledger, storage, overrides=[reject])
 

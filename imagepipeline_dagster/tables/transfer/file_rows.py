@@ -34,7 +34,7 @@ class FileRow:
 
 
 @dataclass
-class RowUnreadable(ValueError):
+class RowUnreadable(Exception):
     """A row which is not one; `problem` says why, `fields` are what of it was read.
 
     It is raised where nothing of the file can be read after it.

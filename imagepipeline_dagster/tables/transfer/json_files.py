@@ -68,8 +68,6 @@ class JsonArrayFile(_JsonFile):
             place = f"line {text.line}"
             try:
                 value = text.decode()
-            except RowUnreadable:
-                raise
             except (ValueError, RecursionError) as error:
                 yield RowUnreadable(place, _no_json(error))
                 return
