@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -69,6 +70,7 @@ WRITE_OPTIONS = ("ACL", "ServerSideEncryption", "SSEKMSKeyId", "StorageClass", "
 _CONNECTIONS = 32
 _AT_ONCE = 8  # of many that are written or copied
 _CHUNK = 2**20
+_ABANDONED = timedelta(days=1)  # after which an upload in parts is taken for a dead writer's
 
 # boto repeats a request, and no body that broke off.
 _BROKEN_OFF = ("IncompleteReadError", "ResponseStreamingError")
@@ -243,6 +245,23 @@ class S3Bucket(Storage):
                 )
             if errors := answer.get("Errors"):
                 raise _unavailable(f"{self.uri}/{prefix}", errors[0].get("Code", "DeleteObjects"))
+        self._abort_uploads(prefix, begun_before=datetime.now(UTC))
+
+    @override
+    def delete_unfinished(self, prefix: str) -> None:
+        self._abort_uploads(prefix, begun_before=datetime.now(UTC) - _ABANDONED)
+
+    def _abort_uploads(self, prefix: str, *, begun_before: datetime) -> None:
+        """Give up uploads in parts below the folder: no listing shows them, and they cost space."""
+        with suppress(StorageUnavailable), self._asking(prefix) as client:  # it may be forbidden
+            pages = client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket, Prefix=self._folder(prefix)
+            )
+            for upload in (some for page in pages for some in page.get("Uploads", ())):
+                if upload["Initiated"] < begun_before:
+                    client.abort_multipart_upload(
+                        Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
 
     def _told_of(self, path: str) -> dict[str, Any]:
         """Return what S3 is told of an object when it is written."""

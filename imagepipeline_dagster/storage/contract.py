@@ -152,9 +152,10 @@ class Storage(ABC):
         """Remove every object below the folder, and what killed writers left unfinished there."""
 
     def delete_unfinished(self, prefix: str) -> None:  # noqa: B027 - not every storage shows any
-        """Remove what writers killed an hour ago or longer left in the folder and those in it.
+        """Remove what killed writers left in the folder and those in it, once it is old.
 
-        The folder '' is the root; what is deeper below it than its own folders stays.
+        A local file is waited for an hour, an upload to S3 in parts for a day. The folder '' is the
+        root; local files deeper below it than its own folders stay.
         """
 
 

@@ -133,7 +133,7 @@ class ScriptedServer:
                     server.bytes_sent += len(piece)
                     time.sleep(reply.trickle)
 
-            do_GET = do_POST = _handle  # noqa: N815 - the library's names
+            do_GET = do_POST = do_DELETE = _handle  # noqa: N815 - the library's names
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 """Say nothing."""

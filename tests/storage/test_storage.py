@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import datetime as dt
 import errno
 import hashlib
 import os
@@ -576,6 +577,45 @@ def test_write_options_reach_every_object(s3_bucket: str, tmp_path: Path) -> Non
         assert client.head_object(Bucket=s3_bucket, Key=key)["ServerSideEncryption"] == "AES256"
         tags = client.get_object_tagging(Bucket=s3_bucket, Key=key)["TagSet"]
         assert tags == [{"Key": "team", "Value": "art"}]
+
+
+def test_a_deleted_folder_keeps_no_unfinished_upload(s3_bucket: str) -> None:
+    """The parts that a killed writer sent, which no listing shows, go with its folder alone."""
+    client = boto3.client("s3")
+    for key in ("p/r/v1/a.parquet", "p/r/v10/a.tar"):
+        client.create_multipart_upload(Bucket=s3_bucket, Key=key)
+    open_storage(f"s3://{s3_bucket}/p").delete_folder("r/v1")
+    [left] = client.list_multipart_uploads(Bucket=s3_bucket)["Uploads"]
+    assert left["Key"] == "p/r/v10/a.tar"
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_unfinished_uploads_are_given_up_after_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that began within the day may be a slow writer's."""
+    now = dt.datetime.now(dt.UTC)
+    uploads = "".join(
+        f"<Upload><Key>p/r/{hours}</Key><UploadId>id</UploadId>"
+        f"<Initiated>{now - dt.timedelta(hours=hours):%Y-%m-%dT%H:%M:%SZ}</Initiated></Upload>"
+        for hours in (23, 25)
+    )
+    listing = f"<ListMultipartUploadsResult>{uploads}</ListMultipartUploadsResult>".encode()
+    with serving(Reply(body=listing), Reply(status=204, body=b"")) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        open_storage("s3://bucket/p").delete_unfinished("r")
+    asked = [(request.method, request.path.partition("?")[0]) for request in server.received]
+    assert asked == [("GET", "/bucket"), ("DELETE", "/bucket/p/r/25")]
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_unfinished_uploads_stay_where_nobody_may_look_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A bucket that forbids to list uploads stops nobody."""
+    denied = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+    with serving(Reply(status=403, body=denied)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        open_storage("s3://bucket").delete_unfinished("r")
+    assert len(server.received) == 1
 
 
 def test_an_unknown_write_option_is_refused() -> None:
