@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -36,17 +37,25 @@ class EnvironmentInvalid(CorrectableError):
 
 
 def resources_from_environment(
-    environment: Mapping[str, str], *, secret: Callable[[str], str] = dg.EnvVar
+    environment: Mapping[str, str], *, secret: Callable[[str], str] | None = None
 ) -> dict[str, Any]:
     """Return the resources by their names in `build_definitions`, from the documented variables.
 
     `secret` gives the value of a variable, or what stands for it. By default the API key and the
     database URLs stay references, so that neither the UI nor the run storage ever holds a secret.
+    A value that is not the process's own, as a second dataset may have, counts as it is given.
 
     Raises:
         EnvironmentInvalid: names the variable.
     """
     settings = {name: value for name, value in environment.items() if value.strip()}
+
+    def reference(name: str) -> str:
+        # A reference is to the variable of the process that runs, which may hold another value.
+        own = os.environ.get(name) == settings[name]
+        return dg.EnvVar(name) if own else settings[name]
+
+    secret = secret or reference
     return resources_for(
         api_key=secret(API_KEY) if API_KEY in settings else None,
         base_url=settings.get(BASE_URL, DEFAULT_BASE_URL),

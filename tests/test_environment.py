@@ -55,6 +55,23 @@ def test_secrets_stay_references(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ready.origin == "https://api.example"
 
 
+def test_given_values_count_before_those_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second dataset has the key and databases that it is given, not those of the first."""
+    monkeypatch.setenv("IMAGEPIPELINE_TABLES_URL", "sqlite:///first.db")
+    monkeypatch.delenv("IMAGEPIPELINE_LEDGER_URL", raising=False)
+    second = {
+        "IMAGEPIPELINE_API_KEY": KEY,
+        "IMAGEPIPELINE_TABLES_URL": "sqlite:///second.db",
+        "IMAGEPIPELINE_LEDGER_URL": "sqlite:///second_ledger.db",
+    }
+
+    resources = resources_from_environment(second)
+
+    assert resources["imagepipeline"].process_config_and_initialize().api_key == KEY
+    assert resources["tables"].process_config_and_initialize().url == "sqlite:///second.db"
+    assert resources["ledger"].process_config_and_initialize().url == "sqlite:///second_ledger.db"
+
+
 @pytest.mark.parametrize("blank", ["", "   "])
 def test_a_blank_variable_is_unset(blank: str) -> None:
     """An empty or blank value counts as none, as people write it in .env files."""
