@@ -1,4 +1,7 @@
-"""Thumbnails as they are stored; one that was lost is made anew from its picture."""
+"""Thumbnails as they are stored; one that was lost is drawn from its picture.
+
+Nothing is written here: whoever shows a picture may have no right to, and a check observes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ from imagepipeline_dagster.storage.contract import (
     Storage,
     image_path,
     thumbnail_path,
-    tombstone_path,
 )
 
 _LARGEST = 100_000  # bytes; ours have at most a tenth of it
@@ -22,7 +24,7 @@ _LARGEST = 100_000  # bytes; ours have at most a tenth of it
 def stored_thumbnail(storage: Storage, sha256: str | None) -> bytes | None:
     """Return the thumbnail of the picture with these bytes, as WebP; None where both are lost.
 
-    Only what this package makes itself: whatever else lies there is not shown, and is replaced.
+    Only what this package makes itself: whatever else lies there is not shown.
     """
     if sha256 is None:
         return None
@@ -30,7 +32,7 @@ def stored_thumbnail(storage: Storage, sha256: str | None) -> bytes | None:
         data = storage.read(thumbnail_path(sha256))
         if _is_ours(data):
             return data
-    return _made_anew(storage, sha256)
+    return _drawn(storage, sha256)
 
 
 def stored_thumbnails(storage: Storage, pictures: Iterable[str | None]) -> list[bytes | None]:
@@ -46,19 +48,10 @@ def _is_ours(data: bytes) -> bool:
     return is_webp and is_whole and len(data) <= _LARGEST
 
 
-def _made_anew(storage: Storage, sha256: str) -> bytes | None:
+def _drawn(storage: Storage, sha256: str) -> bytes | None:
     for picture_format in FORMATS:  # who shows it may know no more than its SHA-256
         with suppress(ObjectMissing, Undecodable):
             picture = read_picture(storage.read(image_path(sha256, picture_format)))
             if picture.sha256 == sha256:
-                break
-    else:
-        return None
-    path = thumbnail_path(sha256)
-    with suppress(OSError):  # who shows it may have no right to write
-        storage.write(path, picture.thumbnail, derived=True)
-    # A withdrawal names its pictures before it deletes: whoever is later sees the other.
-    if storage.exists(tombstone_path(sha256)):
-        storage.delete(path)
-        return None
-    return picture.thumbnail
+                return picture.thumbnail
+    return None
