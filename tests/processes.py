@@ -133,7 +133,7 @@ def _contents(file: Path) -> Iterator[bytes]:
     data = file.read_bytes()
     yield data
     if file.suffix == ".parquet":
-        yield repr(pq.read_table(file, partitioning=None).to_pylist()).encode()
+        yield repr(pq.ParquetFile(file).read().to_pylist()).encode()
     elif data.startswith(b"SQLite format 3"):
         with closing(sqlite3.connect(file)) as database:
             names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
