@@ -1,4 +1,4 @@
-"""A stage's table as dataclasses, Arrow tables and data frames: one definition of its columns.
+"""A stage's table as dataclasses and as Arrow tables: one definition of its columns.
 
 The dataclass is the definition. Each field is `str`, `int`, `float`, `bool` or `datetime` (UTC),
 or one of these or None; its column's description is the field's `metadata["description"]`.
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
     from _typeshed import DataclassInstance
 
@@ -99,18 +98,12 @@ def _arrow_tables(rows: Iterable[RowT], row_type: type[RowT]) -> Iterator[pa.Tab
         yield table
 
 
-def rows_of(table: pd.DataFrame | pa.Table, row_type: type[RowT]) -> list[RowT]:
+def rows_of(table: pa.Table, row_type: type[RowT]) -> list[RowT]:
     """Return a table's rows; columns that the row type does not know are left out.
 
     A column that may be null, and that an older version did not store, is null.
     """
-    import pyarrow as pa
-
     schema = arrow_schema(row_type)
-    if not isinstance(table, pa.Table):
-        there = [f for f in schema if f.name in table.columns or not f.nullable]
-        names = [field.name for field in there]
-        table = pa.Table.from_pandas(table[names], schema=pa.schema(there), preserve_index=False)
     stored = set(table.column_names)  # asked for each field, they would take most of the time
     columns = [
         _shared(table.column(field.name).to_pylist())

@@ -10,11 +10,11 @@ import httpx
 import pytest
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.rows import StoredTable
 from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.overrides import read_overrides
 from tests.cli.running import do
 from tests.cli.shop import Shop
-from tests.frames import frame_of
 from tests.moderation.test_review import ROWS
 
 SHA256 = "ab" * 32
@@ -158,7 +158,8 @@ def moderate(name: str) -> None:
     """Store the verdicts of a set of the dataset 'shoes', whose table has this name."""
     folder = Path("data/shoes/moderated_images")
     folder.mkdir(parents=True)
-    frame_of(ROWS, ModeratedImage).to_parquet(folder / f"{name}.parquet")
+    table = StoredTable.of(ROWS, ModeratedImage)
+    (folder / f"{name}.parquet").write_bytes(table.encoded)
 
 
 @pytest.mark.usefixtures("tables_url")

@@ -16,6 +16,7 @@ from imagepipeline_dagster.moderation.review.app import review_app
 from imagepipeline_dagster.moderation.review.samples import sets_that_wait
 from imagepipeline_dagster.moderation.review.session import ReviewSession
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, latest_decisions
+from imagepipeline_dagster.rows import StoredTable
 from imagepipeline_dagster.storage.contract import image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.tables.overrides import (
@@ -23,7 +24,6 @@ from imagepipeline_dagster.tables.overrides import (
     read_overrides,
     record_overrides,
 )
-from tests.frames import frame_of
 from tests.moderation.judging import decided
 from tests.moderation.test_review import HOSTILE, ROWS, row, storage
 
@@ -203,15 +203,14 @@ def test_no_text_becomes_markup_and_no_script_runs_but_its_own(page: TestClient)
 
 
 def test_the_sets_that_wait_are_those_with_an_open_picture(
-    storage: LocalFolder, sqlite_url: str, tmp_path: Path
+    storage: LocalFolder, sqlite_url: str
 ) -> None:
     """A set is left out when nothing waits in it, or people decided about all that does."""
-    table = tmp_path / "table.parquet"
 
     def store(name: str, *images: ModeratedImage) -> None:
         rows = [dataclasses.replace(image, prompt_set=name) for image in images]
-        frame_of(rows, ModeratedImage).to_parquet(table)
-        storage.write(f"moderated_images/{name}.parquet", table.read_bytes())
+        stored = StoredTable.of(rows, ModeratedImage)
+        storage.write(f"moderated_images/{name}.parquet", stored.encoded)
 
     store("decided", row("quarantined", "unchecked", WAITING))
     store("done", ROWS[0], row("quarantined", "pending", None))

@@ -19,8 +19,7 @@ from imagepipeline_dagster.moderation.verdicts import (
     summarise,
 )
 from imagepipeline_dagster.purchase.images import GeneratedImage
-from imagepipeline_dagster.rows import rows_of
-from tests.frames import frame_of
+from imagepipeline_dagster.rows import StoredTable
 from tests.moderation.judging import moderate, sample
 
 PICTURE, BLANK, UNMEASURED = 200, 0, None
@@ -125,10 +124,10 @@ def test_counts_by_verdict_and_reason() -> None:
     )
 
 
-def test_moderated_rows_travel_through_a_data_frame() -> None:
-    """A frame of moderated rows gives back the same rows."""
+def test_moderated_rows_are_stored() -> None:
+    """A stored table of moderated rows gives back the same rows."""
     rows = moderate([sample(), sample(safety_checker=None, value_range=None)])
-    assert rows_of(frame_of(rows, ModeratedImage), ModeratedImage) == rows
+    assert StoredTable.of(rows, ModeratedImage).rows(ModeratedImage) == rows
 
 
 def test_full_accounting_has_no_problems() -> None:

@@ -20,10 +20,9 @@ from imagepipeline_dagster.planning.prompts import (
 )
 from imagepipeline_dagster.planning.requests import unplanned_requests
 from imagepipeline_dagster.planning.tokens import MAX_TOKENS, TOKENS_ARE_ESTIMATED, count_tokens
-from imagepipeline_dagster.rows import StoredTable, rows_of
+from imagepipeline_dagster.rows import StoredTable
 from imagepipeline_dagster.tables.prompt_syntax import foreign_syntax
 from imagepipeline_dagster.tables.schema import PLACEMENTS, EmbeddingRow, PromptRow, row_reader
-from tests.frames import frame_of
 
 DEFAULTS = GenerationDefaults()
 ROW = PromptRow(prompt_set="spring", prompt_id="p1", prompt="a boat at sea")
@@ -129,7 +128,7 @@ def test_a_row_that_cannot_be_bought_says_why(values: dict[str, object], said: s
     assert not prompt.valid
     assert said in (prompt.problems or "")
     assert list(unplanned_requests([prompt], origin="o", samples_per_call=1)) == []
-    assert rows_of(frame_of([prompt], Prompt), Prompt)[0].problems == prompt.problems
+    assert next(iter(StoredTable.of([prompt], Prompt).rows(Prompt))).problems == prompt.problems
 
 
 def test_all_problems_of_a_row_are_said_at_once() -> None:

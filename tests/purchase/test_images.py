@@ -10,9 +10,8 @@ import pytest
 from imagepipeline_dagster.ledger.records import Failure, Outcome, State, StoredSample
 from imagepipeline_dagster.planning.requests import unplanned_requests
 from imagepipeline_dagster.purchase.images import GeneratedImage, images_of_plan
-from imagepipeline_dagster.rows import rows_of
+from imagepipeline_dagster.rows import StoredTable
 from tests.buying import numbered_rows, prompts_of
-from tests.frames import frame_of
 from tests.planning.test_requests import entry_of
 
 PROMPTS = prompts_of(numbered_rows(1, samples=3, negative_prompt="blurry"))
@@ -78,5 +77,5 @@ def test_a_stored_sample_carries_its_whole_chain() -> None:
     assert (second.prompt, second.negative_prompt) == ("boat number 0", "blurry")
     assert second.completed_at == dt.datetime(2030, 1, 2, tzinfo=dt.UTC)
     assert second.content_version == PROMPTS[0].content_version
-    back = rows_of(frame_of([first, second], GeneratedImage), GeneratedImage)
-    assert back == [first, second]
+    table = StoredTable.of([first, second], GeneratedImage)
+    assert table.rows(GeneratedImage) == [first, second]
