@@ -52,7 +52,11 @@ def where_it_is(storage: Storage, number: int) -> list[str]:
     return [path for path in storage.list("") if data in storage.read(path)]
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    ("either_home", "policy"),
+    [("folder", POLICIES[0]), ("folder", POLICIES[1]), ("bucket", POLICIES[0])],
+    indirect=["either_home"],
+)
 def test_a_withdrawn_picture_is_nowhere(
     either_home: Storage, ledger: Ledger, policy: ReleasePolicy
 ) -> None:

@@ -19,14 +19,12 @@ from tests.cli.running import do
 from tests.tables.filling import PROMPTS, import_embeddings, import_prompts, rows_in, run_sql
 from tests.tables.transfer.cases import CASES, Case
 
-FORMATS = (".csv", ".tsv.gz", ".json", ".jsonl.zst", ".parquet", ".xlsx")
-
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_a_file_as_people_have_it(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: Case
 ) -> None:
-    """A file is read as it is meant, and comes back from each format, or it is refused."""
+    """A file is read as it is meant, and comes back from a file of ours, or it is refused."""
     name, content, options, expected = case
     file = tmp_path / (name or "a")
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -45,10 +43,9 @@ def test_a_file_as_people_have_it(
     assert not isinstance(expected, list) or len(rows) == len(expected)
     for row, wanted in zip(rows, several, strict=False):
         assert {column: getattr(row, column) for column in wanted} == wanted
-    for ending in FORMATS:
-        out = tmp_path / f"out{ending}"
-        export_table(sqlite_url, PROMPTS, PromptRow, out)
-        assert import_prompts(sqlite_url, out).unchanged == len(rows), ending
+    out = tmp_path / "out.csv"
+    export_table(sqlite_url, PROMPTS, PromptRow, out)
+    assert import_prompts(sqlite_url, out).unchanged == len(rows)
 
 
 def test_every_format_buys_the_same(tmp_path: Path) -> None:

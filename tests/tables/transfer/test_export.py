@@ -66,26 +66,22 @@ def prompt(prompt_id: str, **values: object) -> dict[str, object]:
     return {"prompt_set": "s", "prompt_id": prompt_id, "prompt": "p", **values}
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_an_export_imports_unchanged(created_url: str, tmp_path: Path, ending: str) -> None:
+def test_an_export_imports_unchanged(created_url: str, tmp_path: Path) -> None:
     """Every value of every column comes back, into the same table and into an empty one."""
     texts = [prompt(f"{n:02}", prompt=text, seed=n) for n, text in enumerate(HARD_TEXTS)]
     insert(created_url, "prompts", FULL_PROMPT, *texts)
-    file = tmp_path / f"out{ending}"
+    rows = rows_in(created_url)
+    for ending in ENDINGS:
+        file = tmp_path / f"out{ending}"
+        report = export_table(created_url, PROMPTS, PromptRow, file)
+        assert report == ExportReport(rows=1 + len(HARD_TEXTS), left_out=0), ending
+        assert import_prompts(created_url, file).unchanged == report.rows, ending
+        other = new_tables(tmp_path / "other.db")
+        assert import_prompts(other, file).inserted == report.rows, ending
+        assert rows_in(other) == rows, ending
 
-    report = export_table(created_url, PROMPTS, PromptRow, file)
 
-    assert report == ExportReport(rows=1 + len(HARD_TEXTS), left_out=0)
-    assert import_prompts(created_url, file).unchanged == report.rows
-    other = new_tables(tmp_path / "other.db")
-    assert import_prompts(other, file).inserted == report.rows
-    assert rows_in(other) == rows_in(created_url)
-
-
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_exported_embeddings_import_unchanged(
-    created_url: str, tmp_path: Path, ending: str
-) -> None:
+def test_exported_embeddings_import_unchanged(created_url: str, tmp_path: Path) -> None:
     """Embeddings come back too, words with commas and brackets in them whole."""
     insert(
         created_url,
@@ -94,13 +90,14 @@ def test_exported_embeddings_import_unchanged(
         {"embedding_id": "b", "trigger_words": "x, y", "name": "=B", "version": "1.0"},
         {"embedding_id": "c"},
     )
-    file = tmp_path / f"out{ending}"
-    assert export_table(created_url, EMBEDDINGS, EmbeddingRow, file).rows == 3
-    assert import_embeddings(created_url, file).unchanged == 3
-    other = new_tables(tmp_path / "other.db")
-    import_embeddings(other, file)
-    with SourceTables(other) as copied, SourceTables(created_url) as tables:
-        assert copied.embeddings() == tables.embeddings()
+    for ending in ENDINGS:
+        file = tmp_path / f"out{ending}"
+        assert export_table(created_url, EMBEDDINGS, EmbeddingRow, file).rows == 3, ending
+        assert import_embeddings(created_url, file).unchanged == 3, ending
+        other = new_tables(tmp_path / "other.db")
+        import_embeddings(other, file)
+        with SourceTables(other) as copied, SourceTables(created_url) as tables:
+            assert copied.embeddings() == tables.embeddings(), ending
 
 
 TEXTS = st.text(
