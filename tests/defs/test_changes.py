@@ -151,41 +151,12 @@ def test_a_batch_of_samples_is_one_call(tmp_path: Path) -> None:
     assert sorted(indices) == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)]
 
 
-@pytest.mark.slow
-def test_a_table_that_could_not_be_stored_is_made_again(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A set whose last table failed to be written is not built: it is asked for again."""
-    import datetime as dt
-
-    from imagepipeline_dagster.storage.folder import LocalFolder
-    from imagepipeline_dagster.watching import states
-
-    pipeline.add("boats", "one")
-    (request,) = pipeline.tick()
-    write = LocalFolder.write
-
-    def full_disk(folder: LocalFolder, path: str, data: bytes) -> str:
-        if path.startswith("moderated_images/"):
-            raise OSError(28, "No space left on device")
-        return write(folder, path, data)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(LocalFolder, "write", full_disk)
-        pipeline.run(str(request.partition_key), ok=False)
-    monkeypatch.setattr(states, "_FIRST_RETRY", dt.timedelta(0))
-
-    assert partition_keys(pipeline.reconcile()) == ["boats"]
-    told = figures(pipeline.run("boats"))
-    assert (told["kept"], told["api_calls"]) == (1, 0)
-    assert pipeline.reconcile() == []
-
-
-@pytest.mark.parametrize("on_removed", ["delete", "", "Remove"])
-def test_options_that_cannot_be_meant_are_refused(on_removed: str) -> None:
+def test_options_that_cannot_be_meant_are_refused() -> None:
     """A dataset names the option that is wrong and what it takes."""
     with pytest.raises(ValueError, match=r"on_removed\n  Input should be 'remove' or 'keep'"):
-        Watching.model_validate({"on_removed": on_removed})
+        Watching.model_validate({"on_removed": "delete"})
+    with pytest.raises(ValueError, match=r"audit_seconds: -1(\.0)? is below"):
+        Watching(audit_seconds=-1)
     with pytest.raises(ValueError, match="samples_per_call: 5 is outside 1 to 4"):
         ImageDataset(samples_per_call=5)
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from itertools import chain
 from pathlib import Path
 
 import dagster as dg
@@ -12,7 +11,6 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import prompt_sets
 from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.watching.options import Watching
 from tests.pipeline import STAGES, Pipeline, failure_of, open_pipeline, partition_keys
 
 
@@ -45,16 +43,6 @@ def test_runs_that_came_to_nothing_are_asked_for_again(asked: Pipeline) -> None:
     assert asked.reconcile() == []
 
 
-def test_pauses_grow_to_a_day(asked: Pipeline) -> None:
-    """The pauses double from half an hour, and are never longer than a day."""
-    pauses = [dt.timedelta(hours=hours) for hours in (0.5, 1, 2, 4, 8, 16, 24, 24)]
-    for pause in pauses:
-        _asked(asked, ago=pause - dt.timedelta(minutes=1))
-        assert asked.reconcile() == [], pause
-        _asked(asked, ago=pause + dt.timedelta(minutes=1))
-        assert len(asked.reconcile()) == 2, pause
-
-
 def test_what_is_under_way_is_not_asked_for(asked: Pipeline) -> None:
     """A set whose run is queued or going is left to it; one whose run has ended is not."""
     _asked(asked, ago=dt.timedelta(days=2))
@@ -69,21 +57,6 @@ def test_what_is_under_way_is_not_asked_for(asked: Pipeline) -> None:
     assert partition_keys(asked.reconcile()) == ["summer"]
     asked.instance.report_run_failed(run)
     assert partition_keys(asked.reconcile()) == ["spring"]
-
-
-def test_a_retry_asks_for_so_many_runs(tmp_path: Path) -> None:
-    """The schedule keeps to max_runs_per_tick, and comes to the rest later."""
-    with open_pipeline(
-        tmp_path, dataset=ImageDataset(watching=Watching(max_runs_per_tick=2))
-    ) as pipeline:
-        for number in range(5):
-            pipeline.add(f"set_{number}", "one")
-        while pipeline.tick():
-            pass
-        _asked(pipeline, ago=dt.timedelta(hours=1))
-        found = [partition_keys(pipeline.reconcile()) for _ in range(4)]
-        assert [len(keys) for keys in found] == [2, 2, 1, 0]
-        assert sorted(chain(*found)) == pipeline.partitions
 
 
 def test_sets_that_are_gone_are_not_asked_for(asked: Pipeline) -> None:

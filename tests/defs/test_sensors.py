@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import time
 from contextlib import closing
-from itertools import chain
 from pathlib import Path
 
 import dagster as dg
@@ -84,17 +82,6 @@ def test_changed_sets_are_reported_as_events(pipeline: Pipeline) -> None:
     assert event.tags["dagster/data_version"]
 
 
-def test_touching_rows_asks_for_nothing(pipeline: Pipeline) -> None:
-    """A new updated_at, in either table, changes nothing that matters."""
-    pipeline.add_embedding("look")
-    pipeline.add("spring", "one", embeddings="look")
-    pipeline.tick()
-    pipeline.sql("UPDATE prompts SET updated_at = '2030-01-01 00:00:00'")
-    pipeline.sql("UPDATE embeddings SET updated_at = '2030-01-01 00:00:00'")
-
-    assert pipeline.tick() == []
-
-
 @pytest.mark.parametrize(
     "order", [("prompts_sensor", "embeddings_sensor"), ("embeddings_sensor", "prompts_sensor")]
 )
@@ -111,38 +98,6 @@ def test_a_change_that_both_sensors_see_is_one_run(
 
     assert partition_keys(pipeline.tick(*order)) == ["spring"]
     assert pipeline.tick(*order) == []
-
-
-def test_an_embedding_asks_for_the_sets_that_use_it(pipeline: Pipeline) -> None:
-    """An edited embedding asks for just the sets whose rows name it; an unused one for none."""
-    for name in ("look", "other"):
-        pipeline.add_embedding(name)
-    pipeline.add("spring", "one", embeddings="look")
-    pipeline.add("summer", "one", embeddings="other")
-    pipeline.add("plain", "one")
-    pipeline.tick()
-
-    pipeline.sql("UPDATE embeddings SET trigger_words = 'lk' WHERE embedding_id = 'look'")
-    assert pipeline.tick("prompts_sensor") == []
-    assert partition_keys(pipeline.tick("embeddings_sensor")) == ["spring"]
-    pipeline.add_embedding("unused")
-    assert pipeline.tick() == []
-
-
-def test_a_change_that_is_taken_back_and_made_again(pipeline: Pipeline) -> None:
-    """A, B and A again: built from A, nothing is asked for; B once more is asked for, anew."""
-    pipeline.add("spring", "one", "A")
-    keys = _run_keys(pipeline.tick())
-    _build(pipeline, "spring")
-    for text, wanted in (("B", 1), ("A", 0), ("B", 1)):
-        pipeline.sql("UPDATE prompts SET prompt = :text", text=text)
-        asked = pipeline.tick()
-        assert len(asked) == wanted, text
-        assert not _run_keys(asked) & keys
-        keys |= _run_keys(asked)
-    _build(pipeline, "spring")
-    pipeline.sql("UPDATE prompts SET prompt = 'A'")
-    assert not _run_keys(pipeline.tick()) & keys
 
 
 def test_a_set_that_vanishes_and_returns(pipeline: Pipeline) -> None:
@@ -293,27 +248,6 @@ def test_a_quiet_tick_over_a_large_table_needs_no_ledger(tmp_path: Path) -> None
             pipeline.evaluate("prompts_sensor")
 
 
-@pytest.mark.parametrize("small_table_rows", [0, 10_000])
-def test_a_truncated_catalogue_removes_nothing(tmp_path: Path, small_table_rows: int) -> None:
-    """A table that is suddenly empty fails the tick at once; whole again, it asks for nothing."""
-    dataset = ImageDataset(watching=Watching(small_table_rows=small_table_rows))
-    with open_pipeline(tmp_path, dataset=dataset) as pipeline:
-        for number in range(10):
-            pipeline.add(f"set_{number}", "one")
-        assert len(pipeline.tick()) == 10
-        pipeline.sql("CREATE TABLE saved AS SELECT * FROM prompts")
-        pipeline.sql("DELETE FROM prompts")
-
-        with pytest.raises(dg.Failure) as raised:
-            pipeline.tick("prompts_sensor")
-        assert str(raised.value.description).startswith("10 of 10 prompt sets are gone")
-        assert len(pipeline.partitions) == 10
-        assert pipeline.reconcile() == []
-
-        pipeline.sql("INSERT INTO prompts SELECT * FROM saved")
-        assert pipeline.tick() == []
-
-
 def test_two_instances_on_one_ledger_ask_once_for_a_change(
     pipeline: Pipeline, tmp_path: Path
 ) -> None:
@@ -329,15 +263,6 @@ def test_two_instances_on_one_ledger_ask_once_for_a_change(
         pipeline.sql("UPDATE prompts SET prompt = 'a raft'")
         asked = [*pipeline.tick(), *other.tick(), *pipeline.tick(), *other.tick()]
         assert partition_keys(asked) == ["spring"]
-
-
-@pytest.mark.parametrize(
-    "option", ["audit_seconds", "verify_seconds", "small_table_rows", "max_runs_per_tick"]
-)
-def test_options_that_cannot_be_meant(option: str) -> None:
-    """A number below what makes sense is refused by the option's name."""
-    with pytest.raises(ValueError, match=rf"{option}: -1(\.0)? is below"):
-        Watching(**{option: -1})
 
 
 def test_most_sets_gone_at_once_removes_nothing(pipeline: Pipeline) -> None:
@@ -358,45 +283,6 @@ def test_most_sets_gone_at_once_removes_nothing(pipeline: Pipeline) -> None:
     for number in range(4, 10):
         pipeline.add(f"set_{number}", "one")
     assert pipeline.tick() == []
-
-
-@pytest.mark.parametrize(
-    ("options", "left"),
-    [
-        ({"max_removed_share": 1.0}, []),
-        ({"on_removed": "keep"}, [f"set_{number}" for number in range(5)]),
-    ],
-)
-def test_what_becomes_of_removed_sets_is_a_choice(
-    tmp_path: Path, options: dict[str, object], left: list[str]
-) -> None:
-    """A person may allow any number of removals, or keep every partition."""
-    dataset = ImageDataset(watching=Watching(**options))
-    with open_pipeline(tmp_path, dataset=dataset) as pipeline:
-        for number in range(5):
-            pipeline.add(f"set_{number}", "one")
-        pipeline.tick()
-        pipeline.sql("DELETE FROM prompts")
-        assert pipeline.tick() == []
-        assert pipeline.partitions == left
-        assert pipeline.reconcile(at=_tomorrow()) == []
-
-
-def _tomorrow() -> dt.datetime:
-    return dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
-
-
-def test_a_tick_asks_for_so_many_runs(tmp_path: Path) -> None:
-    """A tick asks for max_runs_per_tick runs at most; the next ones ask for the rest, once each."""
-    with open_pipeline(
-        tmp_path, dataset=ImageDataset(watching=Watching(max_runs_per_tick=3))
-    ) as pipeline:
-        for number in range(7):
-            pipeline.add(f"set_{number}", "one")
-        ticks = [partition_keys(pipeline.tick("prompts_sensor")) for _ in range(4)]
-        assert [len(keys) for keys in ticks] == [3, 3, 1, 0]
-        assert sorted(chain(*ticks)) == pipeline.partitions
-        assert len(pipeline.partitions) == 7
 
 
 def test_rows_without_a_set_are_reported(

@@ -266,19 +266,6 @@ def test_a_listing_shows_what_was_written_before(storage: Storage) -> None:
     assert seen.count(1) <= 1
 
 
-def test_many_threads_share_one_storage(storage: Storage) -> None:
-    """Sixteen threads write and read their own objects without disturbing each other."""
-
-    def round_trip(number: int) -> bool:
-        data = str(number).encode() * 1000
-        storage.write(f"{number % 4}/{number}", data)
-        return storage.read(f"{number % 4}/{number}") == data
-
-    with ThreadPoolExecutor(16) as threads:
-        assert all(threads.map(round_trip, range(64)))
-    assert len(list(storage.list(""))) == 64
-
-
 # The local folder
 
 

@@ -10,11 +10,14 @@ from imagepipeline_dagster.watching.partitions import TooManyGone, partition_cha
 
 
 def changes(
-    sets: tuple[str, ...], present: str, *, all_sets: bool = True, keep: bool = False
+    sets: tuple[str, ...],
+    present: str,
+    *,
+    all_sets: bool = True,
+    options: Watching = Watching(),  # noqa: B008 - it cannot be changed
 ) -> tuple[list[str], list[str]]:
     """Return the changes where half of the sets may go."""
     seen = Observation(Watch(), sets, all_sets)
-    options = Watching(on_removed="keep" if keep else "remove")
     found = partition_changes(seen, set(present), options=options, table="prompts")
     return found.added, found.removed
 
@@ -27,7 +30,7 @@ def test_sets_come_and_go() -> None:
 def test_nothing_goes_unless_all_sets_were_seen_and_it_may() -> None:
     """A tick that saw only some sets removes none, and neither does one that keeps them."""
     assert changes(("d",), "abc", all_sets=False) == (["d"], [])
-    assert changes(("d",), "abc", keep=True) == (["d"], [])
+    assert changes(("d",), "abc", options=Watching(on_removed="keep")) == (["d"], [])
 
 
 def test_too_many_at_once_are_refused() -> None:
@@ -36,3 +39,5 @@ def test_too_many_at_once_are_refused() -> None:
     assert changes(("a", "b", "c"), "abcdef") == ([], ["d", "e", "f"])
     with pytest.raises(TooManyGone, match=r"^4 of 6 .* 'prompts'\. .*max_removed_share=1\.0"):
         changes(("a", "b"), "abcdef")
+    any_share = Watching(max_removed_share=1.0)
+    assert changes((), "abcdef", options=any_share) == ([], list("abcdef"))

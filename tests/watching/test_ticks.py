@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.watching.options import Watching
 from imagepipeline_dagster.watching.partitions import TooManyGone
 from imagepipeline_dagster.watching.ticks import (
@@ -39,22 +38,17 @@ class Daemon(Watched):
         super().__init__(folder)
         self.partitions: set[str] = set()
         self.in_use: set[str] = set()
-        self.opened = 0
         self.cursor: str | None = None
         self.last: PromptsTick | None = None
         self.watched = WatchedDataset(
             name="images",
             tables=self.tables,
-            open_ledger=self._open_ledger,
+            open_ledger=lambda: nullcontext(self.ledger),
             partitions=lambda: self.partitions,
             partitions_in_use=lambda: self.in_use,
             options=OPTIONS,
             clock=lambda: self.now,
         )
-
-    def _open_ledger(self) -> nullcontext[Ledger]:
-        self.opened += 1
-        return nullcontext(self.ledger)
 
     def rests(self, *, after: float) -> bool:
         """Tick, do what it asks of the partitions, and tell whether it found nothing to do."""
@@ -97,30 +91,6 @@ def test_a_tick_asks_for_so_many_runs_and_the_next_for_the_rest(daemon: Daemon) 
         ["c"],
         [],
     ]
-
-
-def test_a_repeated_tick_gives_the_same_answer(daemon: Daemon) -> None:
-    """The answer to a cursor is the same runs, attempts and moments, however often it is asked."""
-    daemon.add("a", "b", "c")
-
-    first, again = (watch_prompts(daemon.watched, None) for _ in range(2))
-
-    assert first is not None
-    assert again is not None
-    assert first.runs == again.runs
-    assert first.reported == again.reported
-
-
-def test_a_tick_without_a_change_opens_no_ledger(daemon: Daemon) -> None:
-    """Once everything was looked at, a tick asks the table one thing, and nobody else."""
-    daemon.add("a")
-    daemon.tick()
-    while not daemon.rests(after=3):
-        pass
-    before = daemon.opened
-
-    assert daemon.rests(after=1)
-    assert daemon.opened == before
 
 
 def test_a_tick_opens_the_prompts_table_once(daemon: Daemon) -> None:
@@ -178,6 +148,7 @@ def test_an_embedding_s_change_asks_for_the_sets_that_use_it(daemon: Daemon) -> 
     daemon.tick()
     before = watch_embeddings(daemon.watched, None)
     daemon.sql("UPDATE embeddings SET version = '2'")
+    daemon.sql("INSERT INTO embeddings (embedding_id, version) VALUES ('unused', '1')")
 
     after = watch_embeddings(daemon.watched, before.cursor if before else None)
 
@@ -189,15 +160,17 @@ def test_an_embedding_s_change_asks_for_the_sets_that_use_it(daemon: Daemon) -> 
 
 
 def test_what_came_to_nothing_is_asked_for_again_once_nobody_is_at_it(daemon: Daemon) -> None:
-    """After the pause, by the clock that the tick is given, and not while a run names the set."""
-    daemon.add("a", "b")
+    """After the pause, by the tick's clock, and not while a run names it; some at each tick."""
+    daemon.add("a", "b", "c", "d")
     daemon.tick()
+    daemon.tick(after=1)
     daemon.now = time.time()
 
     assert ask_again(daemon.watched, tick="one") == []
     daemon.now += 31 * 60
     daemon.in_use = {"a"}
-    assert [run.prompt_set for run in ask_again(daemon.watched, tick="two")] == ["b"]
+    assert [run.prompt_set for run in ask_again(daemon.watched, tick="two")] == ["b", "c"]
+    assert [run.prompt_set for run in ask_again(daemon.watched, tick="three")] == ["d"]
 
 
 def test_a_large_backlog_is_put_together_into_runs(daemon: Daemon) -> None:
@@ -209,6 +182,19 @@ def test_a_large_backlog_is_put_together_into_runs(daemon: Daemon) -> None:
     assert [[run.prompt_set for run in runs] for runs in first.runs] == [list("abc"), list("def")]
     assert [[run.prompt_set for run in runs] for runs in second.runs] == [["g"], ["h"]]
     assert asked(third) == ["i"]
+
+
+def test_sets_whose_pauses_a_person_ends_are_put_together_into_runs(daemon: Daemon) -> None:
+    """After an outage a person hands all sets that failed to the sensors, which batch them."""
+    names = list("abcdefghi")
+    daemon.add(*names)
+    while not daemon.rests(after=1):
+        pass
+    daemon.watched.states(daemon.ledger).end_pauses(names)
+
+    tick = daemon.tick(after=101)
+
+    assert [[run.prompt_set for run in runs] for runs in tick.runs] == [list("abc"), list("def")]
 
 
 @pytest.mark.parametrize(
