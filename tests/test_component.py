@@ -208,13 +208,6 @@ def test_two_datasets_of_one_prefix_are_refused(tmp_path: Path) -> None:
     assert "'Autumn'" in why
 
 
-def test_a_budget_comes_from_yaml(tmp_path: Path) -> None:
-    """A price and a budget written in YAML are the dataset's."""
-    budget = {"money": 50, "period": "day"}
-    with _built(price_per_image=0.02, budget=budget, storage=str(tmp_path)) as definitions:
-        assert definitions.sensors
-
-
 @pytest.mark.parametrize("price", [-0.02, 0, 1e-9, float("nan"), float("inf")])
 def test_a_price_that_binds_no_budget_is_refused(price: float) -> None:
     """A price is a finite number, and enough to be counted in millionths."""
@@ -222,14 +215,15 @@ def test_a_price_that_binds_no_budget_is_refused(price: float) -> None:
         ImageDataset(price_per_image=price)
 
 
-def test_how_it_is_released_comes_from_yaml() -> None:
-    """Formats, splits and a licence are written in YAML as in Python."""
-    written = {
+def test_options_of_options_come_from_yaml() -> None:
+    """A price, a budget, and how it is released are written in YAML as in Python."""
+    release = {
         "formats": ["parquet", "webdataset"],
         "splits": {"train": 0.9, "test": 0.1},
         "license": "cc-by-4.0",
     }
-    with _built(release=written, start=False) as definitions:
+    budget = {"money": 50, "period": "day"}
+    with _built(price_per_image=0.02, budget=budget, release=release, start=False) as definitions:
         assert definitions.resolve_job_def("release_image_dataset").name == "release_image_dataset"
 
 

@@ -145,15 +145,3 @@ def test_lineage_goes_forward(pipeline: Pipeline) -> None:
     assert f"{second['image_sha256']} 'spring/early' / 'a/b': kept (ok)" in shown
     assert "nothing was asked for yet" in do("lineage", "--prompt", "spring/nobody").output
     assert do("lineage").exit_code == 2
-
-
-def test_a_plan_is_told_as_json(pipeline: Pipeline) -> None:
-    """Sets, the total, prices and the fingerprint that an approval names are in one object."""
-    pipeline.add("spring", "one", samples=2)
-
-    planned = facts("plan", "--price-per-image", "0.25")
-
-    (of,) = planned["sets"]
-    assert (of["prompt_set"], of["images_to_buy"], of["cost"]) == ("spring", 2, 0.5)
-    assert len(of["fingerprint"]) == 32
-    assert planned["total"]["to_buy_by_reason"] == {"new": 2}

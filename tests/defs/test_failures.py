@@ -169,17 +169,6 @@ def test_a_job_that_is_still_pending_is_resumed(server: EmulatorServer, tmp_path
     assert server.stats.bought_twice == ()
 
 
-def test_downloads_never_carry_the_key(server: EmulatorServer, outside: Pipeline) -> None:
-    """Image links are followed without the API key, and the endpoint stands in each row."""
-    outside.add("boats", "one")
-    outside.sync()
-
-    assert (server.stats.downloads, server.stats.downloads_with_key) == (1, 0)
-    frame = outside.table("generated_images", "boats")
-    assert frame["endpoint"].tolist() == [f"{server.url}/sdxl/text2image/v1"]
-    assert frame["emulated"].tolist() == [False]
-
-
 def test_stages_are_not_retried(outside: Pipeline) -> None:
     """No set's own step is repeated: what can be is repeated inside the purchase."""
     graph = outside.repository.asset_graph

@@ -7,7 +7,6 @@ import boto3
 import pytest
 
 from imagepipeline_dagster import ImageDataset
-from imagepipeline_dagster.environment import EnvironmentInvalid
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.verifying import problems_of
@@ -87,12 +86,3 @@ def test_each_request_to_a_bucket_is_needed(
     assert bought == ({"PUT": PICTURES, "GET": PICTURES}, PICTURES)
     assert released == {"GET": PICTURES}
     assert verified == {"GET": len(release.files()) + 1}
-
-
-def test_a_bucket_needs_a_ledger(s3_bucket: str, tmp_path: Path) -> None:
-    """Without a ledger's URL, a bucket is refused by the name of the variable that is missing."""
-    with (
-        pytest.raises(EnvironmentInvalid, match="IMAGEPIPELINE_LEDGER_URL: is required when"),
-        open_pipeline(tmp_path, storage_uri=f"s3://{s3_bucket}/x", tables_url="sqlite:///t.db"),
-    ):
-        pass

@@ -332,14 +332,6 @@ def test_a_dead_server_is_named_without_its_password(pipeline: Pipeline, which: 
     assert partition_keys(pipeline.tick()) == ["spring"]
 
 
-def test_a_missing_table_is_named(pipeline: Pipeline) -> None:
-    """A tick says which table is missing and which there are."""
-    pipeline.sql("ALTER TABLE prompts RENAME TO old_prompts")
-
-    with pytest.raises(Exception, match=r"no prompts table 'prompts'.*'old_prompts'"):
-        pipeline.evaluate("prompts_sensor")
-
-
 @pytest.mark.filterwarnings("ignore:Function `AssetSelection.sources`")  # Dagster's own call
 def test_a_backfill_keeps_the_partition_of_a_set_that_left(pipeline: Pipeline) -> None:
     """Removing a partition would cancel a person's backfill of all sets, so it waits for it."""

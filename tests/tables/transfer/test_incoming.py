@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.errors import (
@@ -22,7 +20,6 @@ from imagepipeline_dagster.tables.transfer.incoming import ImportRefused
 from imagepipeline_dagster.tables.transfer.merge import ImportReport
 from tests.tables.conftest import Execute
 from tests.tables.filling import HEADERS, csv_file, import_embeddings, import_prompts, run_sql
-from tests.tables.transfer.test_export import SETS, TEXTS
 
 
 def report(inserted: int = 0, updated: int = 0, unchanged: int = 0) -> ImportReport:
@@ -290,15 +287,6 @@ def test_import_into_a_table_of_the_users_own(
         assert abs(two.updated_at - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=5)
 
 
-def test_mapped_names_are_updated(tables_url: str, tmp_path: Path, execute: Execute) -> None:
-    """A row of a table of other names, whose key the database keeps, is found and updated."""
-    execute('CREATE TABLE p ("set" TEXT, "id" TEXT, words TEXT, UNIQUE ("id", "set"))')
-    mapping = TableMapping("p", {"prompt_set": "set", "prompt_id": "id", "prompt": "words"})
-    for words, expected in (("a", report(inserted=1)), ("b", report(updated=1))):
-        file = csv_file(tmp_path, [("s", "1", words)])
-        assert import_prompts(tables_url, file, mapping) == expected
-
-
 def test_a_column_that_only_the_table_needs(
     tables_url: str, tmp_path: Path, execute: Execute
 ) -> None:
@@ -382,23 +370,3 @@ def test_trigger_words_go_into_an_array(postgres_url: str, tmp_path: Path) -> No
         import_embeddings(postgres_url, file)
         with SourceTables(postgres_url) as tables:
             assert tables.embeddings()["e"].trigger_words == words
-
-
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    # A mark of an export would be taken away.
-    rows=st.lists(
-        st.tuples(SETS, TEXTS).filter(lambda row: "'" not in (row[0][0], row[1][0])),
-        max_size=8,
-        unique=True,
-    )
-)
-def test_texts_come_through_csv_as_they_are(
-    sqlite_url: str, tmp_path: Path, rows: list[tuple[str, str]]
-) -> None:
-    """Whatever a text holds, it is in the table as it stood in the file."""
-    file = csv_file(tmp_path, rows, ("prompt_set", "prompt"))
-    import_prompts(sqlite_url, file)
-    with SourceTables(sqlite_url) as tables:
-        for prompt_set, prompt in rows:
-            assert prompt in {row.prompt for row in tables.prompts(prompt_set)}

@@ -54,12 +54,6 @@ def test_replaced_sets_hold_what_the_file_has(filled_url: str, tmp_path: Path) -
     ]
 
 
-def test_without_replacing_nothing_is_deleted(filled_url: str, tmp_path: Path) -> None:
-    """Rows which the file lacks stay, unless its sets are to be replaced."""
-    import_prompts(filled_url, csv_file(tmp_path, SPRING))
-    assert ("spring", "c", "p", 7) in content(filled_url)
-
-
 def test_a_bad_file_deletes_nothing(filled_url: str, tmp_path: Path) -> None:
     """A replacement is refused whole, its deletions too."""
     before = content(filled_url)
