@@ -73,14 +73,3 @@ def test_a_start_of_pytest_loads_nothing_heavy(tmp_path: Path) -> None:
     assert "warning" not in _pytest(
         tmp_path, *PLUGIN, "-p", "no:anyio", "-p", "no:hypothesispytest"
     )
-
-
-@pytest.mark.parametrize(
-    ("text", "words"), [("meteor", "rate_limited"), ("stuck:tiems=1", "tiems")]
-)
-def test_a_fault_that_cannot_be_meant(text: str, words: str) -> None:
-    """A misspelled fault fails the test that names it."""
-    from imagepipeline_dagster.emulator import EmulatorServer
-
-    with EmulatorServer() as server, pytest.raises(ValueError, match=words):
-        kit.EmulatedApi(server).faults(text)

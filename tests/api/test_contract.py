@@ -17,7 +17,6 @@ from imagepipeline_dagster.api.contract import (
     status_path,
     submit_path,
 )
-from tests.api.servers import a_request
 
 LINK = "https://pictures.example/lighthouse.png"
 VALID: dict[str, dict[str, object]] = {
@@ -188,9 +187,3 @@ def test_ids_cannot_leave_the_status_path(job_id: str) -> None:
     assert unquote(last) == job_id
     assert last not in (".", "..")
     assert not set(last) & set("?# ")
-
-
-def test_request_is_frozen() -> None:
-    """A request cannot change after it was checked."""
-    with pytest.raises(ValueError, match="frozen"):
-        a_request().prompt = "other"  # type: ignore[misc] # that is the test

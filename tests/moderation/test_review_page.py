@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.moderation.moderating import moderate_set
-from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.moderation.review.app import review_app
 from imagepipeline_dagster.moderation.review.samples import sets_that_wait
 from imagepipeline_dagster.moderation.review.session import ReviewSession
@@ -93,29 +89,6 @@ def test_undo_leaves_anothers_later_decision_alone(page: TestClient, sqlite_url:
     refused = page.post("decisions", json={"decision": "undo"})
     assert (refused.status_code, len(recorded(sqlite_url))) == (409, 2)
     assert "Somebody has decided anew" in refused.json()["error"]
-
-
-def test_the_next_moderation_applies_what_was_decided(
-    page: TestClient, storage: LocalFolder, sqlite_url: str, tmp_path: Path
-) -> None:
-    """Decisions and undone ones give the verdicts that the page showed."""
-    decide(page, "keep")
-    decide(page, "reject", KEPT)
-    decide(page, "keep", REJECTED)
-    page.post("decisions", json={"decision": "undo"})
-    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-    moderated = moderate_set(
-        ROWS[:3],
-        prompt_set="spring",
-        dataset="image_dataset",
-        policy=ModerationPolicy(),
-        overrides=read_overrides(sqlite_url),
-        ledger=ledger,
-        storage=storage,
-    )
-    ledger.close()
-    told = [(image.verdict, image.overridden_by) for image in moderated.images]
-    assert told == [("rejected", HOSTILE[1]), ("quarantined", None), ("kept", HOSTILE[1])]
 
 
 @pytest.mark.parametrize(
