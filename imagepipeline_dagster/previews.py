@@ -54,6 +54,7 @@ class Tile:
 
 
 _MOST_TILES = 64
+_COLUMNS = 8
 _LONGEST_TEXT = 200  # characters
 _SIZES = {80: 1.0, 70: 0.85, 60: 0.78, 50: 0.7, 40: 0.61, 30: 0.5}
 """WebP's qualities, and the least that a sheet takes at each, of its bytes at the first."""
@@ -76,7 +77,6 @@ def contact_sheet(
     *,
     count: int | None = None,
     byte_budget: int = 33_000,
-    columns: int = 8,
     tile_side: int = 112,
     best_quality: int = 80,
 ) -> bytes:
@@ -90,7 +90,6 @@ def contact_sheet(
         count: the pictures that there are; the tiles' own number unless given.
         byte_budget: the largest size, in bytes. The default leaves room for text in an event's
             48 KB of metadata after base64.
-        columns: tiles in a row.
         tile_side: side of a picture's square, in pixels.
         best_quality: WebP's, where the budget allows it.
 
@@ -105,14 +104,14 @@ def contact_sheet(
         if places < pictures:
             more = f"+{pictures - places + 1:,} more"
             shown[-1] = _draw_tile(Tile(thumbnail=None, caption="", mark=more), tile_side)
-        sheet = _lay_out(shown, columns)
+        sheet = _lay_out(shown)
         encoded = _encoded(sheet, best_quality, byte_budget)
         if len(encoded) <= byte_budget:
             return encoded
         # A tile's bytes tell how many tiles would fit; whole rows of them, if there are rows.
         places = min(places - 1, places * byte_budget // len(encoded))
-        if places > columns:
-            places -= places % columns
+        if places > _COLUMNS:
+            places -= places % _COLUMNS
     raise ValueError(f"a contact sheet does not fit into {byte_budget} bytes")
 
 
@@ -130,9 +129,9 @@ def _encoded(sheet: Image.Image, best_quality: int, byte_budget: int) -> bytes:
     return encoded
 
 
-def _lay_out(drawn: Sequence[Image.Image], columns: int) -> Image.Image:
-    across = min(columns, len(drawn))
-    down = -(-len(drawn) // columns)
+def _lay_out(drawn: Sequence[Image.Image]) -> Image.Image:
+    across = min(_COLUMNS, len(drawn))
+    down = -(-len(drawn) // _COLUMNS)
     width, height = drawn[0].size
     sheet = Image.new(
         "RGB",
@@ -140,7 +139,7 @@ def _lay_out(drawn: Sequence[Image.Image], columns: int) -> Image.Image:
         _SHEET_COLOUR,
     )
     for place, tile in enumerate(drawn):
-        row, column = divmod(place, columns)
+        row, column = divmod(place, _COLUMNS)
         sheet.paste(tile, (_GAP + column * (width + _GAP), _GAP + row * (height + _GAP)))
     return sheet
 

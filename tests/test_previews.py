@@ -118,13 +118,13 @@ def test_plain_pictures_fill_the_sheet() -> None:
 
 def test_the_order_is_kept_and_the_rest_counted() -> None:
     """Tiles are laid out row by row; with too many, the last place counts those left out."""
-    colours = ["red", "lime", "blue"]
+    colours = ["red", "lime", *["white"] * 6, "blue"]
     tiles = [
         Tile(thumbnail=thumbnail(Image.new("RGB", (64, 64), colour)), caption="")
         for colour in colours
     ]
-    sheet = _opened(contact_sheet(tiles, columns=2))
-    many = _opened(contact_sheet(tiles * 40, columns=2))
+    sheet = _opened(contact_sheet(tiles))
+    many = _opened(contact_sheet(tiles * 40))
 
     def strongest(image: Image.Image, x: int, y: int) -> int:
         mean = ImageStat.Stat(image.crop((x, y, x + 40, y + 40))).mean
