@@ -249,7 +249,7 @@ def test_a_database_that_stays_away_fails_all_that_wait_together(
             )
             await asyncio.sleep(0)  # handed over
             go_on.set()
-            return await results
+            return list(await results)
 
     assert {type(error) for error in asyncio.run(work())} == {OperationalError}
     assert sum(begun) == 20
