@@ -20,13 +20,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.moderation.duplicates import repeated
 from imagepipeline_dagster.moderation.policy import Rules
 from imagepipeline_dagster.purchase.images import GeneratedImage
-from imagepipeline_dagster.rows import column
+from imagepipeline_dagster.rows import column, extended
 from imagepipeline_dagster.tables.overrides import EVERY_SET, Override, OverrideDecision
 
 BLANK_VALUE_RANGE = 12
@@ -156,9 +156,6 @@ NO_COUNTS = Counts(requested=0, kept=0, rejected=0, quarantined=0, by_reason={})
 # These may still arrive, so nothing is decided about them.
 _STILL_OPEN = (Outcome.UNKNOWN, Outcome.PENDING)
 
-_GENERATED_FIELDS = tuple(field.name for field in dataclasses.fields(GeneratedImage))
-
-
 VERDICT_OF = {
     OverrideDecision.KEEP: Verdict.KEPT,
     OverrideDecision.REJECT: Verdict.REJECTED,
@@ -186,40 +183,58 @@ def verdicts_on(
         ValueError: when an outcome is not one of `Outcome`.
     """
     people = latest_decisions(evidence.overrides)
-
-    def judged() -> Iterator[ModeratedImage]:
-        return (_judged(image, rules, evidence, people) for image in images)
-
-    originals = _originals(judged(), rules, evidence)
-    for row, original in zip(judged(), originals, strict=True):
-        yield row if original is None else _repeating(row, original, rules)
+    judgements = [_judgement_on(image, rules, evidence, people) for image in images]
+    originals = _originals(judgements, rules, evidence)
+    for image, judgement, original in zip(images, judgements, originals, strict=True):
+        yield _moderated(image, judgement, original, rules, evidence)
 
 
-def _judged(
+class _Judgement(NamedTuple):
+    """A picture's verdict, before it is known what it repeats; who decided in place of that."""
+
+    verdict: Verdict
+    reason: Outcome | ModerationReason
+    image_sha256: str | None
+    overridden: Override | None
+
+
+def _judgement_on(
     image: GeneratedImage, rules: Rules, evidence: Evidence, people: Decisions
+) -> _Judgement:
+    sha256 = image.image_sha256
+    verdict, reason = _verdict_on(image, rules, evidence.scores.get(sha256 or ""))
+    # Nobody can keep what did not come.
+    latest = decision_about(image, people) if image.outcome == Outcome.GENERATED else None
+    if latest is None or latest.decision is OverrideDecision.CLEAR:
+        return _Judgement(verdict, reason, sha256, None)
+    return _Judgement(VERDICT_OF[latest.decision], reason, sha256, latest)
+
+
+def _moderated(
+    image: GeneratedImage,
+    judgement: _Judgement,
+    original: str | None,
+    rules: Rules,
+    evidence: Evidence,
 ) -> ModeratedImage:
-    score = evidence.scores.get(image.image_sha256 or "")
-    verdict, reason = _verdict_on(image, rules, score)
-    row = ModeratedImage(
-        **{name: getattr(image, name) for name in _GENERATED_FIELDS},
+    """Return an image's row; where the policy says so, each picture is kept once."""
+    verdict, reason, sha256, by = judgement
+    repeats = original is not None and rules.duplicates == "keep_once"
+    if repeats and by is None and verdict is Verdict.KEPT:
+        verdict, reason = Verdict.REJECTED, ModerationReason.DUPLICATE
+    score = evidence.scores.get(sha256 or "")
+    return extended(
+        image,
+        ModeratedImage,
         verdict=verdict.value,
-        moderation_reason=reason.value,
+        moderation_reason=reason.value if by is None else f"{OVERRIDDEN}{reason.value}",
         nsfw_score=score,
         nsfw_model=None if score is None else evidence.model,
+        duplicate_of=original,
+        overridden_by=by and by.reviewer,
+        override_reason=by and by.reason,
+        overridden_at=by and by.decided_at,
         moderation_basis=evidence.basis,
-    )
-    if image.outcome != Outcome.GENERATED:
-        return row  # nobody can keep what did not come
-    latest = decision_about(image, people)
-    if latest is None or latest.decision is OverrideDecision.CLEAR:
-        return row
-    return dataclasses.replace(
-        row,
-        verdict=VERDICT_OF[latest.decision].value,
-        moderation_reason=f"{OVERRIDDEN}{row.moderation_reason}",
-        overridden_by=latest.reviewer,
-        override_reason=latest.reason,
-        overridden_at=latest.decided_at,
     )
 
 
@@ -298,13 +313,13 @@ def latest_decisions(overrides: Iterable[Override]) -> Decisions:
 
 
 def _originals(
-    rows: Iterable[ModeratedImage], rules: Rules, evidence: Evidence
+    judgements: Iterable[_Judgement], rules: Rules, evidence: Evidence
 ) -> list[str | None]:
-    """Return for each row the picture that it repeats, if it does."""
+    """Return for each image the picture that it repeats, if it does."""
     ranks = [
         # The first of several is one that is kept, and rather one that a person kept.
-        (row.verdict != Verdict.KEPT, row.overridden_by is None, place, row.image_sha256)
-        for place, row in enumerate(rows)
+        (it.verdict is not Verdict.KEPT, it.overridden is None, place, it.image_sha256)
+        for place, it in enumerate(judgements)
     ]
     ranks.sort(key=lambda rank: rank[:3])
     repeats = repeated(
@@ -314,18 +329,6 @@ def _originals(
     for (_, _, place, _), original in zip(ranks, repeats, strict=True):
         originals[place] = original
     return originals
-
-
-def _repeating(row: ModeratedImage, original: str, rules: Rules) -> ModeratedImage:
-    """Return a row with what it repeats; where the policy says so, each picture is kept once."""
-    once = rules.duplicates == "keep_once" and row.overridden_by is None
-    rejected = once and row.verdict == Verdict.KEPT
-    return dataclasses.replace(
-        row,
-        duplicate_of=original,
-        verdict=Verdict.REJECTED.value if rejected else row.verdict,
-        moderation_reason=(ModerationReason.DUPLICATE.value if rejected else row.moderation_reason),
-    )
 
 
 def summarise(rows: Iterable[ModeratedImage]) -> Counts:
