@@ -26,6 +26,7 @@ _CONNECTIONS = 8
 _KEEPALIVE_SECONDS = 5.0
 # An answer of the API is a page of JSON at the very most.
 _MAX_ANSWER_BYTES = 4 * 1024 * 1024
+_KEPT_HEADERS = (b"content-type", b"location", b"retry-after")
 
 POST_KEEPALIVE_SECONDS = 2.0
 """A server closes idle connections after 5 s or more; giving them up first keeps a POST from being
@@ -152,11 +153,8 @@ async def bounded_answer(
         raise httpx.RemoteProtocolError("the redirect leads nowhere") from error
     seconds = time.monotonic() - started
     telemetry.api_answered(method, status=response.status_code, seconds=seconds)
-    kept = {
-        name: response.headers[name]
-        for name in ("Content-Type", "Location", "Retry-After")
-        if name in response.headers
-    }
+    # Bytes, since a server may put any into a header.
+    kept = [(name, value) for name, value in response.headers.raw if name.lower() in _KEPT_HEADERS]
     return httpx.Response(response.status_code, headers=kept, content=unpacked(response, packed))
 
 

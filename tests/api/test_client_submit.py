@@ -282,6 +282,15 @@ def test_retry_after_as_date_reaches_the_error() -> None:
     assert 30 < raised.value.retry_after <= 60
 
 
+@pytest.mark.parametrize("name", ["Content-Type", "Location", "Retry-After"])
+def test_a_header_beyond_ascii_is_no_defect(name: str) -> None:
+    """An answer whose headers hold other letters is read as any other."""
+    refused = Reply(status=429, value={"error": "busy"}, headers={name: "s\u00fcdlich"})
+    with serving(refused, Reply(value=PENDING)) as server:
+        assert submit(client_of(server.url)).id == "job-1"
+        assert server.posts == 2
+
+
 @given(st.text(st.characters(max_codepoint=255)) | st.integers().map(str))
 @example("0")
 @example("²")
