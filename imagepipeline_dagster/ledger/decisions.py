@@ -16,6 +16,7 @@ from enum import StrEnum
 from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, update
 
 from imagepipeline_dagster.api.contract import storable
+from imagepipeline_dagster.databases import clock_ahead
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.records import (
     Entry,
@@ -94,10 +95,11 @@ def unknown_requests(ledger: Ledger) -> list[Entry]:
     )
     with ledger.reading() as connection:
         entries = entries_seen_by(connection, connection.scalars(waiting).all())
+        now = _time_by_ledger(connection)
     return [
         dataclasses.replace(entry, error=entry.error or entry.lapse)
         for entry in sorted(entries.values(), key=lambda it: (it.claimed_at, it.request_key))
-        if _is_unknown(entry)
+        if _is_unknown(entry, now)
     ]
 
 
@@ -242,10 +244,11 @@ def concerned(
         DecisionRefused: names each key that cannot be decided about, and its state.
     """
     entries = _named(connection, keys, lock=lock)
+    now = _time_by_ledger(connection)
     refusals = [
         f"{entry.request_key[:12]} cannot be {_PAST[decision]}: {refusal}"
         for entry in entries
-        if (refusal := _refusal(entry, decision))
+        if (refusal := _refusal(entry, decision, now))
     ]
     if refusals:
         raise DecisionRefused("\n".join(refusals))
@@ -274,27 +277,31 @@ def _key(connection: Connection, prefix: str) -> str:
     return str(keys[0])
 
 
-def _is_unknown(entry: Entry) -> bool:
+def _time_by_ledger(connection: Connection) -> dt.datetime:
+    # Leases are told by it: by a wrong clock of this machine, what a run is buying seems lost.
+    return dt.datetime.now(dt.UTC) + clock_ahead(connection)
+
+
+def _is_unknown(entry: Entry, now: dt.datetime) -> bool:
     if entry.settled:
         return False
-    lapsed = entry.state is State.CLAIMED and not entry.is_live(dt.datetime.now(dt.UTC))
+    lapsed = entry.state is State.CLAIMED and not entry.is_live(now)
     return lapsed or entry.state is State.UNKNOWN
 
 
-def _is_stuck(entry: Entry) -> bool:
-    now = dt.datetime.now(dt.UTC)
+def _is_stuck(entry: Entry, now: dt.datetime) -> bool:
     old = entry.submitted_at is not None and entry.submitted_at <= now - STUCK_AFTER
     return entry.state is State.SUBMITTED and old and not entry.is_live(now)
 
 
-def _refusal(entry: Entry, decision: LedgerDecision) -> str | None:
+def _refusal(entry: Entry, decision: LedgerDecision, now: dt.datetime) -> str | None:
     """Return why a decision makes no sense in the state that a request is in."""
-    if _is_unknown(entry):
+    if _is_unknown(entry, now):
         return None
     state = plan_state(entry)
     in_state = f"it is {entry.state}" + (f" ({entry.failure})" if entry.failure else "")
     if state is PlanState.IN_FLIGHT:
-        if _is_stuck(entry):
+        if _is_stuck(entry, now):
             return None
         hours = STUCK_AFTER.total_seconds() / 3600
         return (

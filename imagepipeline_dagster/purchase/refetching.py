@@ -67,7 +67,7 @@ class _Refetching:
 
     async def of(self, entry: Entry) -> Refetched:
         slots = await asyncio.to_thread(self._missing_slots, entry)
-        trouble = _why_not(entry, self.means)
+        trouble = self._why_not(entry)
         samples: list[StoredSample] = []
         if slots and trouble is None:
             try:
@@ -84,6 +84,18 @@ class _Refetching:
             missing=len(slots) - len(samples),
             trouble=trouble,
         )
+
+    def _why_not(self, entry: Entry) -> str | None:
+        """Return why a request's job cannot be asked for, None where it can."""
+        if entry.is_live(dt.datetime.now(dt.UTC) + self.landing.ahead):
+            return "a run works on it"
+        if entry.job_id is None:
+            return "the API named no job that could be asked for"
+        there = origin_of(entry.endpoint.removesuffix(submit_path(entry.task)))
+        means = self.means
+        if entry.emulated != means.emulated or not (means.emulated or there == means.origin):
+            return f"its job is at {'the emulator' if entry.emulated else there}"
+        return None
 
     def _missing_slots(self, entry: Entry) -> list[int]:
         there = {
@@ -125,15 +137,3 @@ def _answer_of(job: Job, entry: Entry) -> str:
     if job.error:
         return f"{said}: {job.error}"
     return f"{said}, with {len(job.download_urls)} links for {entry.samples} samples"
-
-
-def _why_not(entry: Entry, means: Means) -> str | None:
-    """Return why a request's job cannot be asked for, None where it can."""
-    if entry.is_live(dt.datetime.now(dt.UTC)):
-        return "a run works on it"
-    if entry.job_id is None:
-        return "the API named no job that could be asked for"
-    there = origin_of(entry.endpoint.removesuffix(submit_path(entry.task)))
-    if entry.emulated != means.emulated or not (means.emulated or there == means.origin):
-        return f"its job is at {'the emulator' if entry.emulated else there}"
-    return None

@@ -6,7 +6,6 @@ Whatever happens on the way, the ledger knows afterwards whether the request may
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -195,7 +194,7 @@ class Submission:
 
     def _reserve(self, connection: Connection, calls: Sequence[PlannedRequest]) -> str | None:
         """Reserve what claimed calls cost, and record their uses; returns why not, if so."""
-        today = dt.datetime.now(dt.UTC).date()
+        today = self.lease.now().date()
         images = sum(call.samples for call in calls)
         refusal = self.means.allowance.reserve(connection, images=images, today=today)
         if refusal is None:

@@ -8,14 +8,21 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from imagepipeline_dagster import databases
 from imagepipeline_dagster.emulator import EmulatorServer
+from imagepipeline_dagster.ledger.decisions import (
+    DecisionRefused,
+    LedgerDecision,
+    decide,
+    unknown_requests,
+)
 from imagepipeline_dagster.ledger.records import Lease, Owner, State
 from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.ledger.schema import requests, samples
+from imagepipeline_dagster.ledger.schema import requests, samples, spending
 from imagepipeline_dagster.moderation.states import overrides_by_set
+from imagepipeline_dagster.purchase.refetching import refetch
 from imagepipeline_dagster.tables.creating import create_tables
 from imagepipeline_dagster.tables.overrides import (
     Override,
@@ -36,12 +43,12 @@ def owner(any_buyer: Buyer) -> Buyer:
     return any_buyer
 
 
-def leave_leased(buyer: Buyer, until: dt.datetime) -> None:
+def leave_leased(buyer: Buyer, until: dt.datetime, *, state: State = State.SUBMITTED) -> None:
     """Leave the request as another machine's process does that holds it until then."""
     with buyer.open_ledger() as ledger, ledger.engine.begin() as connection:
         connection.execute(samples.delete())
         theirs = {"owner": ELSEWHERE.name, "lease_until": until, "run_id": "theirs"}
-        connection.execute(update(requests).values(state=State.SUBMITTED, **theirs))
+        connection.execute(update(requests).values(state=state, **theirs))
 
 
 def keep_of(decided_at: dt.datetime) -> Override:
@@ -116,3 +123,40 @@ def test_leases_are_told_by_the_databases_clock(ledger: Ledger) -> None:
     behind = Lease(ELSEWHERE, 60.0, ahead=HOUR)
     apart = behind.until() - dt.datetime.now(dt.UTC)
     assert abs(apart - HOUR - dt.timedelta(seconds=60)) < dt.timedelta(seconds=5)
+
+
+@pytest.mark.parametrize("ahead", [HOUR, -HOUR])
+def test_a_wrong_clock_lets_nobody_decide_about_what_a_run_is_buying(
+    buyer: Buyer, postgres_url: str, monkeypatch: pytest.MonkeyPatch, ahead: dt.timedelta
+) -> None:
+    """What a run holds by the ledger's clock is neither lost nor late for a person elsewhere."""
+    real = databases._now
+    buyer = dataclasses.replace(buyer, ledger_url=postgres_url)
+    buyer.buy(prompts_of(numbered_rows(1)))
+    monkeypatch.setattr(databases, "_now", lambda: real() - ahead)
+    held_until = real() + ahead + dt.timedelta(minutes=1)
+    with buyer.open_ledger() as ledger:
+        for state in (State.CLAIMED, State.SUBMITTED):
+            leave_leased(buyer, held_until, state=state)
+            with ledger.reading() as connection:
+                [key] = connection.scalars(select(requests.c.request_key)).all()
+            assert unknown_requests(ledger) == []
+            with pytest.raises(DecisionRefused, match="a run is buying it"):
+                decide(ledger, [key], LedgerDecision.RESUBMIT, who="mira", why="lost")
+            entries = list(ledger.entries([key]).values())
+            [refetched] = refetch(entries, buyer.means(ledger))
+            assert refetched.trouble == "a run works on it"
+
+
+def test_a_budgets_day_is_the_ledgers(
+    buyer: Buyer, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What machines with different clocks spend counts on one day: that of the database."""
+    real, day = databases._now, 24 * HOUR
+    buyer = dataclasses.replace(buyer, ledger_url=postgres_url)
+    monkeypatch.setattr(databases, "_now", lambda: real() - day)
+    before = real() + day
+    buyer.buy(prompts_of(numbered_rows(1)))
+    with buyer.open_ledger() as ledger, ledger.reading() as connection:
+        days = set(connection.scalars(select(spending.c.day)).all())
+    assert days & {before.date().isoformat(), (real() + day).date().isoformat()}
