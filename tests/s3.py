@@ -10,10 +10,15 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +29,30 @@ def s3_endpoint() -> Iterator[str]:
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
+
+
+@dataclass(frozen=True)
+class OneClient:
+    """Hands one client to all: making one takes longer than most of what it is asked."""
+
+    client: S3Client
+
+    def get_client(self) -> S3Client:
+        """Return the client."""
+        return self.client
+
+
+@pytest.fixture(scope="session")
+def s3(s3_endpoint: str) -> OneClient:
+    """The client of all tests that are not about the making of one."""
+    client: S3Client = boto3.client(
+        "s3",
+        endpoint_url=s3_endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="testing",
+        aws_secret_access_key="testing-secret",
+    )
+    return OneClient(client)
 
 
 @pytest.fixture
@@ -80,9 +109,8 @@ def s3_requests(s3_endpoint: str) -> Iterator[Requests]:  # noqa: ARG001 - the s
 
 
 @pytest.fixture
-def s3_bucket(s3_environment: None) -> str:  # noqa: ARG001 - asked for by its effect
+def s3_bucket(s3_environment: None, s3: OneClient) -> str:  # noqa: ARG001 - asked for by its effect
     """Make an empty bucket, and return its name."""
     name = f"bucket-{uuid.uuid4().hex}"
-    # The default session keeps the parsed descriptions of the service for the next client.
-    boto3.client("s3").create_bucket(Bucket=name)
+    s3.client.create_bucket(Bucket=name)
     return name

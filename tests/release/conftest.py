@@ -25,7 +25,8 @@ def either_home(request: pytest.FixtureRequest) -> Storage:
     """An empty storage of each kind; a bucket needs the plugin `tests.s3`."""
     if request.param == "folder":
         return LocalFolder(request.getfixturevalue("tmp_path") / "storage")
-    return open_storage(f"s3://{request.getfixturevalue('s3_bucket')}/data/sets")
+    bucket, s3 = map(request.getfixturevalue, ("s3_bucket", "s3"))
+    return open_storage(f"s3://{bucket}/data/sets", s3=s3)
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,8 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     """Return an empty storage of each kind."""
     if request.param == "folder":
         return open_storage(str(tmp_path / "data"))
-    return open_storage(f"s3://{request.getfixturevalue('s3_bucket')}/some/prefix")
+    bucket, s3 = map(request.getfixturevalue, ("s3_bucket", "s3"))
+    return open_storage(f"s3://{bucket}/some/prefix", s3=s3)
 
 
 @pytest.fixture
