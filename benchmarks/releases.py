@@ -35,8 +35,9 @@ from imagepipeline_dagster.release.card import Release, ReleaseFile
 from imagepipeline_dagster.release.changes import ChangesTable
 from imagepipeline_dagster.release.columns import released_row, shard_schema
 from imagepipeline_dagster.release.comparing import changes_of
+from imagepipeline_dagster.release.content import Publication
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.publish import Publication, publish
+from imagepipeline_dagster.release.publish import publish
 from imagepipeline_dagster.storage.contract import image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 

@@ -28,15 +28,11 @@ from imagepipeline_dagster.purchase.canaries import drift_of, look_at_canaries
 from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.changes_sheet import changes_sheet
 from imagepipeline_dagster.release.columns import shard_schema
+from imagepipeline_dagster.release.content import NothingToRelease, Publication
 from imagepipeline_dagster.release.dataset_release import DatasetRelease, latest_release
 from imagepipeline_dagster.release.last_look import basis_of_release, record_look, unchanged_release
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.publish import (
-    NothingToRelease,
-    Publication,
-    TooMuchLost,
-    publish,
-)
+from imagepipeline_dagster.release.publish import TooMuchLost, publish
 from imagepipeline_dagster.release.readiness import ReadySets, Today, alike_pictures, ready_sets
 from imagepipeline_dagster.release.reading import leaks_in, stored_changes
 from imagepipeline_dagster.release.splits import SplitsLeak
@@ -120,26 +116,23 @@ def build_image_dataset(dataset: ImageDataset) -> list[dg.AssetsDefinition]:
             alike = alike_pictures(ready.images, today) if len(policy.splits) > 1 else []
             looks = look_at_canaries(dataset.canaries.images, opened, home)
         del seen, today  # they name every prompt: not held while pictures are packed
-        # Names alone are read: beside a release that is little, and nothing else looks at all.
-        for folder in {"", "/".join(dataset.key_prefix), "images", "thumbnails"}:
-            home.delete_unfinished(folder)
-        release = _published(
-            Publication(
-                storage=home,
-                name=dataset.title,
-                images=ready.images,
-                run_id=context.run.run_id,
-                created_at=dt.datetime.now(dt.UTC),
-                folder=dataset.releases,
-                left_out=ready.left_out,
-                stopped=ready.stopped,
-                policy=policy,
-                alike=alike,
-                drift=drift_of(looks),
-            )
+        publication = Publication(
+            storage=home,
+            name=dataset.title,
+            images=ready.images,
+            run_id=context.run.run_id,
+            created_at=dt.datetime.now(dt.UTC),
+            folder=dataset.releases,
+            stopped=ready.stopped,
+            left_out=ready.left_out,
+            policy=policy,
+            alike=alike,
+            drift=drift_of(looks),
         )
+        release = _published(publication)
         if not ready.judged_anew:  # what is judged now follows from more than the tables
-            record_look(home, dataset.releases, release, basis, left_out=ready.left_out)
+            left_out = publication.all_left_out
+            record_look(home, dataset.releases, release, basis, left_out=left_out)
         for sentence in release.left_out[:_SHOWN]:
             context.log.warning(f"Left out: {sentence}")  # noqa: G004 - Dagster's own is no format
         kept, unchecked = 0, list[str]()

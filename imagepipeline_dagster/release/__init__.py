@@ -16,7 +16,7 @@
 - `policy`: how a dataset is released. `on_change`: when, if its sets changed.
 - `changes`: why a sample differs between two releases. `comparing`: which do, of any number.
 - `changes_sheet`: their pictures before and after.
-- `claims`: the number of a version, which one publisher takes.
+- `content`: the rows of a version. `claims`: the number of a version, which one publisher takes.
 - `publish`: a new version where the content changed, whole or not at all.
 - `withdrawal`: pictures taken back, out of every release.
 - `signing`: the signature of a manifest.

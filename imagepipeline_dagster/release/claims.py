@@ -59,7 +59,7 @@ def claimed_version(
 
 
 def clear_leftovers(storage: Storage, folder: str, scratch: Path) -> None:
-    """Remove the files of publishers that died before their manifest was written.
+    """Remove what died publishers left, and half pictures, thumbnails and tables of other writers.
 
     However many versions there are, those that were made since the last time are looked at alone.
     """
@@ -76,7 +76,9 @@ def clear_leftovers(storage: Storage, folder: str, scratch: Path) -> None:
         taken = [json.loads(storage.read(claim)) for claim in claims[version]]
         if taken and all(_is_abandoned(storage, claim, scratch) for claim in taken):
             storage.delete_folder(path)
-    for path in (folder, f"{folder}/claims"):  # half a pointer or a claim
+    # Names alone are read: beside a release that is little, and nothing else looks at all.
+    home = folder.rpartition("/")[0]  # has the tables, and pointers; `claims` has half claims
+    for path in {"", home, folder, f"{folder}/claims", "images", "thumbnails"}:
         storage.delete_unfinished(path)
 
 

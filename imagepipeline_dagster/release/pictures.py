@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from typing import Any
 
 import pyarrow as pa
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
-from imagepipeline_dagster.release.columns import released_row
+from imagepipeline_dagster.release.columns import lineage_table, released_row
 from imagepipeline_dagster.release.containers import readable
 from imagepipeline_dagster.release.parts import Part, portions_of
 from imagepipeline_dagster.release.stamping import Stamped
@@ -38,15 +38,17 @@ class Batch:
     """Rows of one part as they are released: a row group at most.
 
     Attributes:
-        sources: the rows as they were judged.
+        digests: of what each row says and shows.
         rows: their lineage, as it is released.
+        lineage: the same as a table.
         files: the bytes of each picture's file.
         images: the same with the files' names, as the column `image` holds them.
         lost: the rows whose pictures are lost, which are none of these.
     """
 
-    sources: Sequence[ModeratedImage]
+    digests: Sequence[bytes]
     rows: Sequence[Mapping[str, Any]]
+    lineage: pa.Table
     files: Sequence[memoryview]
     images: pa.StructArray
     lost: Sequence[LostImage]
@@ -63,41 +65,48 @@ def read_batches(storage: Storage, part: Part, *, stamp: Stamp | None = None) ->
     Raises:
         ValueError: when a row has no image.
     """
+    digests = iter(part.rows.digests)
     for rows in portions_of(part.rows, bytes_at_most=_ROW_GROUP_BYTES, rows_at_most=_ROW_GROUP):
-        yield _read(storage, part, rows, stamp)
+        yield _read(storage, part.split, rows, list(islice(digests, len(rows))), stamp)
 
 
 def _read(
-    storage: Storage, part: Part, rows: Sequence[ModeratedImage], stamp: Stamp | None
+    storage: Storage,
+    split: str,
+    rows: Sequence[ModeratedImage],
+    digests: Sequence[bytes],
+    stamp: Stamp | None,
 ) -> Batch:
     """Return the rows as they are released, with the pictures that were bought."""
-    sources: list[ModeratedImage] = []
+    there: list[bytes] = []
+    names: list[str] = []
     released: list[Mapping[str, Any]] = []
     pieces: list[bytes | memoryview] = []
     sizes: list[int] = []
     lost: list[LostImage] = []
     pictures = list(map(_picture_of, rows))
     read = read_each(storage, pictures)
-    for row, (sha256, picture_format), data in zip(rows, pictures, read, strict=True):
+    for row, digest, picture, data in zip(rows, digests, pictures, read, strict=True):
         if isinstance(data, str):
             lost.append(LostImage(row, data))
             continue
+        sha256, picture_format = picture
         shown = readable(data, picture_format)
         stamped = stamp(row, shown) if stamp else None
         of_file = stamped.pieces if stamped else (shown,)
         pieces += of_file
-        sources.append(row)
+        there.append(digest)
+        names.append(_file_name(picture))
         sizes.append(sum(map(len, of_file)))
         released.append(
             released_row(
                 row,
-                split=part.split,
+                split=split,
                 # Of the bytes as they are stored it is known, and was checked.
                 file_sha256=sha256 if of_file == (data,) else _sha256_of(of_file),
                 mark=stamped.mark.value if stamped else None,
             )
         )
-    names = [file_name(row) for row in sources]
     ends = list(accumulate(sizes, initial=0))
     joined = pa.allocate_buffer(ends[-1])  # Arrow's, which has memory at hand
     view = free = memoryview(joined).cast("B")
@@ -105,8 +114,9 @@ def _read(
         free[: len(piece)] = piece
         free = free[len(piece) :]
     return Batch(
-        sources=sources,
+        digests=there,
         rows=released,
+        lineage=lineage_table(released),
         files=[view[start:end] for start, end in pairwise(ends)],
         images=_images(names, joined, ends),
         lost=lost,
@@ -147,7 +157,11 @@ def _images(names: Sequence[str], joined: pa.Buffer, ends: Sequence[int]) -> pa.
 
 def file_name(row: ModeratedImage) -> str:
     """Return the name of a picture's file, which tells its content."""
-    return image_path(*_picture_of(row)).rpartition("/")[2]
+    return _file_name(_picture_of(row))
+
+
+def _file_name(picture: tuple[str, str]) -> str:
+    return image_path(*picture).rpartition("/")[2]
 
 
 def _picture_of(row: ModeratedImage) -> tuple[str, str]:

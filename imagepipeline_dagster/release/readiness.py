@@ -83,19 +83,14 @@ class ReadySets:
     Attributes:
         images: the samples of every set that is not left out.
         judged_anew: the sets whose stored verdicts were out of date.
-        left_out: a sentence for each set, or part of one, that is not released.
         stopped: of the sets that exist, those that are not released, with why.
+        left_out: a sentence for each other set, or part of one, that is not released.
     """
 
     images: HeldRows = field(default_factory=HeldRows)
     judged_anew: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
     stopped: dict[str, str] = field(default_factory=dict)
-
-    def stop(self, name: str, why: str) -> None:
-        """Leave a set out."""
-        self.stopped[name] = why
-        self.left_out.append(f"{name!r}: {why}")
+    left_out: list[str] = field(default_factory=list)
 
 
 def ready_sets(stored: Iterable[StoredSet], today: Today) -> ReadySets:
@@ -136,7 +131,7 @@ def _ready_rows(
         ready.left_out.append(f"{name!r}: the prompt set left the prompts table.")
         return ()
     if name in today.stopped:
-        ready.stop(name, " ".join(today.stopped[name]))
+        ready.stopped[name] = " ".join(today.stopped[name])
         return ()
     present = today.present.get(name)
     rows = [row for row in stored.samples if present is None or row.prompt_id in present]
@@ -153,7 +148,7 @@ def _ready_rows(
         except CorrectableError as error:
             problem = f"it cannot be judged: {error}"
     if problem := problem or _objection(rows, today.policy, name):
-        ready.stop(name, problem)
+        ready.stopped[name] = problem
         return ()
     return rows
 

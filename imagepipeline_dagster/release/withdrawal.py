@@ -28,11 +28,12 @@ from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage, su
 from imagepipeline_dagster.release.card import Release
 from imagepipeline_dagster.release.changes import ChangesTable
 from imagepipeline_dagster.release.columns import fingerprint, without_sources
+from imagepipeline_dagster.release.content import taken_back
 from imagepipeline_dagster.release.held_rows import HeldRows, joined
 from imagepipeline_dagster.release.packing import pack
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.publish import point_to_latest, taken_back, write_beside
+from imagepipeline_dagster.release.publish import point_to_latest, write_beside
 from imagepipeline_dagster.release.reading import (
     VERSION,
     delete_release,

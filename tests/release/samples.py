@@ -15,8 +15,9 @@ from typing_extensions import override
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.card import Release
+from imagepipeline_dagster.release.content import Publication
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.publish import Publication, publish
+from imagepipeline_dagster.release.publish import publish
 from imagepipeline_dagster.storage.contract import Storage, image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 

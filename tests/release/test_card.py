@@ -11,9 +11,9 @@ import yaml
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, summarise
 from imagepipeline_dagster.release.card import Release, card, pick_examples
 from imagepipeline_dagster.release.columns import shard_schema
+from imagepipeline_dagster.release.content import release_counts
 from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.publish import release_counts
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.release.samples import NOON, kept_row, rejected_row
 

@@ -195,6 +195,7 @@ def test_a_set_that_a_check_stops_is_not_told_as_removed(storage: LocalFolder) -
     publish_rows(storage, rows[:1], stopped={"set 1": "the check accounting failed"})
     first, last = releases_in(storage)
 
+    assert last.manifest.left_out == ("'set 1': the check accounting failed",)
     assert [(c.prompt_set, c.cause, c.after) for c in last.changes_since(first)] == [
         ("set 1", "left_out", "the check accounting failed"),
         ("set 2", "set_removed", None),

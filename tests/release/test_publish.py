@@ -26,10 +26,10 @@ from typing_extensions import override
 from imagepipeline_dagster.moderation.checks import objections
 from imagepipeline_dagster.previews import thumbnail
 from imagepipeline_dagster.release import parts
+from imagepipeline_dagster.release.content import NothingToRelease, UnmoderatedImage, release_counts
 from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.formats import webdataset
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.publish import NothingToRelease, UnmoderatedImage, release_counts
 from imagepipeline_dagster.release.reading import delete_release, latest_manifest, read_rows
 from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.release.verifying import problems_of

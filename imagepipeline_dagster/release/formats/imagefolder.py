@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.card import ROWS, ReleaseFile
-from imagepipeline_dagster.release.columns import digest_of, lineage_table, released_row
+from imagepipeline_dagster.release.columns import lineage_table, released_row
 from imagepipeline_dagster.release.formats.contract import Writer
 from imagepipeline_dagster.release.formats.files import PackedFiles
 from imagepipeline_dagster.release.formats.source_files import put_sources
@@ -98,8 +98,7 @@ class ImageFolder(Writer):
         names = self._names[part.number]
         new = self._new.setdefault(part.number, defaultdict(list))
         files: list[tuple[ReleaseFile, memoryview]] = []
-        for source, row, data in zip(batch.sources, batch.rows, batch.files, strict=True):
-            digest = digest_of(source)
+        for digest, row, data in zip(batch.digests, batch.rows, batch.files, strict=True):
             if not names[digest]:
                 continue  # another format asked for it
             name = names[digest].pop()

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from typing_extensions import override
 
 from imagepipeline_dagster.release.card import ReleaseFile
-from imagepipeline_dagster.release.columns import lineage_table, shard_schema
+from imagepipeline_dagster.release.columns import shard_schema
 from imagepipeline_dagster.release.formats.contract import Writer
 from imagepipeline_dagster.release.formats.files import PackedFiles
 from imagepipeline_dagster.release.held_rows import HeldRows
@@ -56,7 +56,7 @@ class LanceDatasets(Writer):
             self._open[part.number] = _writer(path), path
         writer, _ = self._open[part.number]
         images = pc.struct_field(batch.images, "bytes").cast(pa.large_binary())
-        columns = [images, *lineage_table(batch.rows).columns]
+        columns = [images, *batch.lineage.columns]
         writer.write_batch(pa.Table.from_arrays(columns, schema=_schema()))
 
     @override

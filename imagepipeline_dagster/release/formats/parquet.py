@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from typing_extensions import override
 
-from imagepipeline_dagster.release.columns import lineage_table, shard_schema
+from imagepipeline_dagster.release.columns import shard_schema
 from imagepipeline_dagster.release.formats.contract import Writer, marks_of
 from imagepipeline_dagster.release.formats.files import NewFile, PackedFiles
 from imagepipeline_dagster.release.held_rows import HeldRows
@@ -54,7 +54,7 @@ class ParquetFiles(Writer):
             file = self._packed.new_file()
             self._open[part.number] = _Open(file, _writer(file))
         opened = self._open[part.number]
-        columns: list[pa.ChunkedArray[Any]] = lineage_table(batch.rows).columns
+        columns: list[pa.ChunkedArray[Any]] = batch.lineage.columns
         columns.insert(0, pa.chunked_array([batch.images]))
         opened.writer.write_table(pa.Table.from_arrays(columns, schema=shard_schema()))
         opened.marks.update(marks_of(batch))
