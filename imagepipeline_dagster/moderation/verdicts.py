@@ -331,16 +331,30 @@ def _originals(
     return originals
 
 
+Fate = tuple[str, str, bool]
+"""A sample's verdict, its reason, and whether a person decided so."""
+
+
+def fate_of(row: ModeratedImage) -> Fate:
+    """Return what became of a sample, as it is counted."""
+    return row.verdict, row.moderation_reason, row.overridden_by is not None
+
+
 def summarise(rows: Iterable[ModeratedImage]) -> Counts:
     """Count the rows' verdicts and reasons."""
+    return counts_of(Counter(map(fate_of, rows)))
+
+
+def counts_of(fates: Mapping[Fate, int]) -> Counts:
+    """Return the counts of samples by their verdicts and reasons."""
     verdicts, by_reason, why_not_kept = Counter[str](), Counter[str](), Counter[str]()
     overridden = 0
-    for row in rows:
-        verdicts[row.verdict] += 1
-        by_reason[row.moderation_reason] += 1
-        if row.verdict != Verdict.KEPT:
-            why_not_kept[row.moderation_reason] += 1
-        overridden += row.overridden_by is not None
+    for (verdict, reason, is_overridden), number in fates.items():
+        verdicts[verdict] += number
+        by_reason[reason] += number
+        if verdict != Verdict.KEPT:
+            why_not_kept[reason] += number
+        overridden += is_overridden * number
     return Counts(
         requested=verdicts.total(),
         kept=verdicts[Verdict.KEPT],

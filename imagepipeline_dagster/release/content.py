@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import chain, groupby, repeat
-from operator import attrgetter
+from itertools import chain, repeat
 from pathlib import PurePosixPath
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.moderation.checks import objections
 from imagepipeline_dagster.moderation.verdicts import (
-    NO_COUNTS,
     Counts,
+    Fate,
     ModeratedImage,
     Verdict,
+    counts_of,
+    fate_of,
     summarise,
 )
 from imagepipeline_dagster.purchase.canaries import Drift
@@ -103,10 +105,13 @@ class Content:
     Attributes:
         runs: those that are released, in order, by their split and the name of their run.
         others: those that are counted, and no more.
+        counts: what became of the samples of each prompt set, the sets sorted by name.
+        packing: how they are packed.
     """
 
     runs: Mapping[str, Mapping[str, HeldRows]]
     others: HeldRows
+    counts: Mapping[str, Counts]
     packing: str
 
     @property
@@ -128,12 +133,15 @@ class Content:
     def without(self, lost: Sequence[LostImage]) -> Content:
         """Return what is left without lost pictures, which are counted as quarantined."""
         gone = {loss.row for loss in lost}
-        set_aside = (
+        set_aside = [
             dataclasses.replace(
                 loss.row, verdict=Verdict.QUARANTINED.value, moderation_reason="lost"
             )
             for loss in lost
-        )
+        ]
+        counts = dict(self.counts)
+        for loss, row in zip(lost, set_aside, strict=True):
+            counts[row.prompt_set] += summarise([row]) - summarise([loss.row])
         return dataclasses.replace(
             self,
             runs={
@@ -144,6 +152,7 @@ class Content:
                 for split, runs in self.runs.items()
             },
             others=HeldRows(chain(self.others, set_aside)),
+            counts=counts,
         )
 
     def shows_any(self, withdrawn: Collection[str]) -> bool:
@@ -163,9 +172,11 @@ def content_of(asked: Publication, latest: Release | None) -> Content:
     withdrawn = withdrawn_pictures(asked.storage)
     splits = _splits(asked, latest, withdrawn)
     others, problems = HeldRows(), list[str]()
+    fates: dict[str, Counter[Fate]] = defaultdict(Counter)
 
     def released() -> Iterator[tuple[str, ModeratedImage]]:
         for row in _judged(asked, withdrawn):
+            fates[row.prompt_set][fate_of(row)] += 1
             if row.verdict == Verdict.KEPT:
                 problems.extend(objections([row]))
                 yield next(splits), row
@@ -177,7 +188,8 @@ def content_of(asked: Publication, latest: Release | None) -> Content:
         raise UnmoderatedImage(problems)
     if not runs:
         raise NothingToRelease(summarise(others), asked.all_left_out)
-    return Content(runs=runs, others=others, packing=asked.policy.packing)
+    counts = {name: counts_of(of_set) for name, of_set in sorted(fates.items())}
+    return Content(runs=runs, others=others, counts=counts, packing=asked.policy.packing)
 
 
 def _splits(
@@ -221,14 +233,6 @@ def taken_back(row: ModeratedImage) -> ModeratedImage:
         moderation_reason=Outcome.WITHDRAWN.value,
         outcome=Outcome.WITHDRAWN.value,
     )
-
-
-def release_counts(rows: Iterable[ModeratedImage]) -> dict[str, Counts]:
-    """Return what became of the samples of each prompt set, the sets sorted by name."""
-    by_set: dict[str, Counts] = {}
-    for name, some in groupby(rows, attrgetter("prompt_set")):
-        by_set[name] = by_set.get(name, NO_COUNTS) + summarise(some)
-    return dict(sorted(by_set.items()))
 
 
 def withdrawn_pictures(storage: Storage) -> set[str]:

@@ -72,13 +72,12 @@ class HeldRows(Collection[ModeratedImage]):
         self.sources |= others.sources
 
     def every(self, step: int) -> Iterator[ModeratedImage]:
-        """Yield the first of every so many rows; where none is wanted, nothing is decoded."""
+        """Yield the first of every so many rows; no other one is decoded."""
         self._encode()
         first = 0
         for number, encoded in self._encoded:
-            if wanted := range(-first % step, number, step):
-                rows = _decoded(encoded)
-                yield from (rows[place] for place in wanted)
+            if -first % step < number:
+                yield from map(_row, _values(encoded)[-first % step :: step])
             first += number
 
     @override
@@ -88,7 +87,7 @@ class HeldRows(Collection[ModeratedImage]):
     @override
     def __iter__(self) -> Iterator[ModeratedImage]:
         for _, encoded in self._encoded:
-            yield from _decoded(encoded)
+            yield from map(_row, _values(encoded))
         yield from self._last
 
     @override
@@ -110,9 +109,9 @@ def joined(some: Iterable[HeldRows]) -> HeldRows:
     return rows
 
 
-def _decoded(encoded: bytes) -> list[ModeratedImage]:
-    values = pickle.loads(zlib.decompress(encoded))  # noqa: S301 - this process wrote it
-    return list(map(_row, values))
+def _values(encoded: bytes) -> list[tuple[object, ...]]:
+    values: list[tuple[object, ...]] = pickle.loads(zlib.decompress(encoded))  # noqa: S301 - its own
+    return values
 
 
 def _row(values: Iterable[object]) -> ModeratedImage:

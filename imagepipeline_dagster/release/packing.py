@@ -73,7 +73,7 @@ def pack(
     scratch: Path,
     former: Release | None = None,
 ) -> tuple[tuple[ReleaseFile, ...], list[LostImage], list[str]]:
-    """Write the rows with their pictures below `path`.
+    """Write the rows with their pictures below `path`; they last once that folder is settled.
 
     Where a row's picture is lost the files are not all there. A format may have taken over what
     another lacks, so all is to be packed anew without these rows.
@@ -99,7 +99,6 @@ def pack(
     for split, of_split in parts.items():
         writers = [made[name](split, of_split, packed) for name in policy.formats]
         lost += _write(storage, of_split, writers, policy)
-    packed.settle()
     return tuple(sorted(packed.files, key=lambda file: file.path)), lost, packed.left_out
 
 

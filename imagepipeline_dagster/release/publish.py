@@ -13,8 +13,8 @@ The number of a version is claimed first (`claims`): its folder has one writer i
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -39,7 +39,6 @@ from imagepipeline_dagster.release.content import (
     NothingToRelease,
     Publication,
     content_of,
-    release_counts,
     withdrawn_pictures,
 )
 from imagepipeline_dagster.release.croissant import CROISSANT, croissant
@@ -111,6 +110,8 @@ def _packed(
 ) -> tuple[Content, Release]:
     """Write the pictures in all formats; return what was not lost, and the release with it.
 
+    They last once what is beside them is written.
+
     Raises:
         NothingToRelease: all pictures are lost.
     """
@@ -128,7 +129,9 @@ def _packed(
             )
             for split in policy.splits
         }
-        with TemporaryDirectory(dir=scratch) as unfinished:
+        with TemporaryDirectory(dir=scratch) as unfinished, ThreadPoolExecutor(1) as beside:
+            # Drawn while others hash and write: at the end it would be waited for.
+            sheet = beside.submit(write_contact_sheet, asked.storage, path, content.kept)
             files, lost, sources_lost = pack(
                 asked.storage,
                 path,
@@ -145,8 +148,7 @@ def _packed(
         left_out += tuple(map(_told, lost))
     # Arrow keeps what its writers took: the comparison that follows would come on top.
     pa.default_memory_pool().release_unused()
-    by_set = release_counts(chain(content.others, content.kept))
-    counts = sum(by_set.values(), start=NO_COUNTS)
+    counts = sum(content.counts.values(), start=NO_COUNTS)
     if not content.kept:
         raise NothingToRelease(counts, left_out)
     splits = content.splits
@@ -162,10 +164,10 @@ def _packed(
         run_id=asked.run_id,
         emulated=content.kept.emulated,
         counts=counts,
-        prompt_sets=by_set,
+        prompt_sets=content.counts,
         drift=asked.drift,
         left_out=left_out,
-        files=files,
+        files=(*files, sheet.result()),
     )
 
 
@@ -234,6 +236,13 @@ def _described(
     return write_beside(storage, release, content.kept, changes, policy)
 
 
+def write_contact_sheet(storage: Storage, path: str, kept: HeldRows) -> ReleaseFile:
+    """Write the sheet of a few pictures into a release's folder, and return what it is."""
+    sheet = examples_sheet(storage, pick_examples(kept))
+    storage.write_all({f"{path}/{CONTACT_SHEET}": sheet})
+    return ReleaseFile.of(CONTACT_SHEET, sheet)
+
+
 def write_beside(
     storage: Storage,
     release: Release,
@@ -241,18 +250,21 @@ def write_beside(
     changes: ChangesTable,
     policy: ReleasePolicy,
 ) -> Release:
-    """Write the card, the sheet, the changes and the formats' cards; return it with them."""
-    examples = pick_examples(kept)
+    """Write the card, the changes and the formats' cards, and return the release with them.
+
+    All that is below its folder survives a loss of power then, and a manifest may vouch for it.
+    """
     page = changes_page(release.version, release.previous, changes)
     others = {
-        CONTACT_SHEET: examples_sheet(storage, examples),
-        "README.md": card(release, examples, policy=policy).encode(),
+        "README.md": card(release, pick_examples(kept), policy=policy).encode(),
         CROISSANT: croissant(release, policy),
         "CHANGES.md": page.encode(),
         "changes.parquet": changes.parquet,
         **format_cards(release, policy, kept),
     }
-    written = tuple(_write(storage, release.path, file, data) for file, data in others.items())
+    storage.write_all({f"{release.path}/{name}": data for name, data in others.items()})
+    storage.settle(release.path)
+    written = [ReleaseFile.of(name, data) for name, data in others.items()]
     return release.model_copy(update={"files": (*release.files, *written)})
 
 
@@ -283,8 +295,3 @@ def point_to_latest(storage: Storage, folder: str) -> None:
 
 def _told(lost: LostImage) -> str:
     return f"{lost.row.prompt_set!r}, prompt {lost.row.prompt_id!r}: {lost.why}."
-
-
-def _write(storage: Storage, path: str, file: str, data: bytes) -> ReleaseFile:
-    storage.write(f"{path}/{file}", data)
-    return ReleaseFile.of(file, data)

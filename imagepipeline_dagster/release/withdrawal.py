@@ -33,7 +33,7 @@ from imagepipeline_dagster.release.held_rows import HeldRows, joined
 from imagepipeline_dagster.release.packing import pack
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.publish import point_to_latest, write_beside
+from imagepipeline_dagster.release.publish import point_to_latest, write_beside, write_contact_sheet
 from imagepipeline_dagster.release.reading import (
     VERSION,
     delete_release,
@@ -232,7 +232,7 @@ def _rewritten(
     ]
     changed = release.model_copy(
         update={
-            "files": files,
+            "files": (*files, write_contact_sheet(storage, release.path, kept)),
             "fingerprint": fingerprint(kept.digests, splits, packing=policy.packing),
             "splits": dict(Counter(splits)),
             "emulated": kept.emulated,

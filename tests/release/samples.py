@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,12 @@ class Interrupted(LocalFolder):
     def write(self, path: str, data: bytes, *, derived: bool = False) -> str:
         self._happening(path)
         return super().write(path, data, derived=derived)
+
+    @override
+    def write_all(self, objects: Mapping[str, bytes | memoryview]) -> None:
+        for path in objects:
+            self._happening(path)
+        super().write_all(objects)
 
     @override
     def upload(self, path: str, file: Path) -> str:

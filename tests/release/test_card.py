@@ -11,7 +11,6 @@ import yaml
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, summarise
 from imagepipeline_dagster.release.card import Release, card, pick_examples
 from imagepipeline_dagster.release.columns import shard_schema
-from imagepipeline_dagster.release.content import release_counts
 from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.storage.folder import LocalFolder
@@ -47,7 +46,10 @@ def release_of(rows: list[ModeratedImage], *, name: str = "foxes") -> Release:
         run_id="run9",
         emulated=sum(row.emulated for row in kept),
         counts=summarise(rows),
-        prompt_sets=release_counts(rows),
+        prompt_sets={
+            name: summarise(row for row in rows if row.prompt_set == name)
+            for name in sorted({row.prompt_set for row in rows})
+        },
         splits={"train": len(kept)},
         files=(),
     )

@@ -26,7 +26,7 @@ from typing_extensions import override
 from imagepipeline_dagster.moderation.checks import objections
 from imagepipeline_dagster.previews import thumbnail
 from imagepipeline_dagster.release import parts
-from imagepipeline_dagster.release.content import NothingToRelease, UnmoderatedImage, release_counts
+from imagepipeline_dagster.release.content import NothingToRelease, UnmoderatedImage
 from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.formats import webdataset
 from imagepipeline_dagster.release.policy import ReleasePolicy
@@ -310,7 +310,8 @@ def test_rows_that_were_not_kept_are_objected_to(storage: LocalFolder) -> None:
 
 def test_release_counts_are_by_prompt_set(storage: LocalFolder) -> None:
     """Each set's samples are counted apart, the sets in order."""
-    counts = release_counts([kept_row(storage, 1, prompt_set="b"), rejected_row(2, prompt_set="a")])
+    rows = [kept_row(storage, 1, prompt_set="b"), rejected_row(2, prompt_set="a")]
+    counts = publish_rows(storage, rows).prompt_sets
     assert [(name, c.requested, c.kept) for name, c in counts.items()] == [("a", 1, 0), ("b", 1, 1)]
 
 

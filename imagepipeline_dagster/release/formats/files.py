@@ -114,10 +114,6 @@ class PackedFiles:
             ReleaseFile(path=name, sha256=sha256, size=size, rows=rows, part=part, marks=marks)
         )
 
-    def settle(self) -> None:
-        """Have every file survive a loss of power."""
-        self.storage.settle(self._path)
-
     def former_files(self, format: str, part: str) -> list[ReleaseFile]:  # noqa: A002 - its name
         """Return what the former release has in a format of a part."""
         return [file for file in self._of_part.get(part, ()) if file.path.startswith(f"{format}/")]

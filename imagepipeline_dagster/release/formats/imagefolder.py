@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import io
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import chain, compress, count
 from pathlib import PurePosixPath
 from typing import Any
@@ -30,8 +31,27 @@ from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.parts import Part
 from imagepipeline_dagster.release.pictures import Batch, file_name
 
-_Named = tuple[str, Mapping[str, Any]]
-"""A picture's file, and its row as it is released."""
+
+@dataclass(slots=True)
+class _New:
+    """The rows of a part whose pictures are written, not taken over.
+
+    Attributes:
+        are_new: which of the part's rows they are.
+        planned: their files' names and keys, by the rows' digests.
+        written: the names of those that are written, and their places in the tables.
+        tables: their lineage.
+    """
+
+    are_new: Sequence[bool]
+    planned: dict[bytes, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
+    written: dict[bytes, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
+    tables: list[pa.Table] = field(default_factory=list)
+
+    @property
+    def number(self) -> int:
+        """How many are written."""
+        return sum(table.num_rows for table in self.tables)
 
 
 class ImageFolder(Writer):
@@ -61,22 +81,22 @@ class ImageFolder(Writer):
         self._same: dict[str, list[ReleaseFile]] = same
         self._used = set(map(_name_of, taken_over))
         self._missing = wanted - Counter({key: len(files) for key, files in same.items()})
-        self._names: dict[int, dict[bytes, list[str]]] = {}
-        self._new: dict[int, dict[bytes, list[_Named]]] = {}
+        self._new: dict[int, _New] = {}
         self._tables: dict[int, pa.Table] = {}
         self._sources = put_sources(split, parts, packed)
 
     @override
     def wants(self, part: Part) -> HeldRows:
-        wanted = list(map(self._is_missing, self._keys[part.number]))
-        if not any(wanted):
+        keys = self._keys[part.number]
+        are_new = list(map(self._is_missing, keys))
+        self._new[part.number] = new = _New(are_new)
+        if not any(are_new):
             self.end(part)
             return HeldRows()
-        rows = part.rows if all(wanted) else HeldRows(compress(part.rows, wanted))
+        rows = part.rows if all(are_new) else HeldRows(compress(part.rows, are_new))
         # Parts are asked for in their order: the same content has the same names.
-        names = self._names[part.number] = defaultdict(list)
-        for row, digest in zip(rows, rows.digests, strict=True):
-            names[digest].append(self._new_name(file_name(row)))
+        for row, digest, key in zip(rows, rows.digests, compress(keys, are_new), strict=True):
+            new.planned[digest].append((self._new_name(file_name(row)), key))
         return rows
 
     def _is_missing(self, key: str) -> bool:
@@ -95,45 +115,52 @@ class ImageFolder(Writer):
 
     @override
     def add(self, part: Part, batch: Batch) -> None:
-        names = self._names[part.number]
-        new = self._new.setdefault(part.number, defaultdict(list))
+        new = self._new[part.number]
+        first, places = new.number, list[int]()
         files: list[tuple[ReleaseFile, memoryview]] = []
-        for digest, row, data in zip(batch.digests, batch.rows, batch.files, strict=True):
-            if not names[digest]:
+        for place, digest in enumerate(batch.digests):
+            if not new.planned[digest]:
                 continue  # another format asked for it
-            name = names[digest].pop()
-            new[digest].append((name, row))
+            name, key = new.planned[digest].pop()
+            new.written[digest].append((name, first + len(places)))
+            places.append(place)
+            row, data = batch.rows[place], batch.files[place]
             file = ReleaseFile(
                 path=f"imagefolder/{self._split}/{name[:2]}/{name}",
                 sha256=row["file_sha256"],
                 size=len(data),
-                part=part.key_of(digest),
+                part=key,
                 marks={} if row["mark"] is None else {row["mark"]: 1},
             )
             files.append((file, data))
+        new.tables.append(batch.lineage.take(places))
         self._packed.put(files)
 
     @override
     def end(self, part: Part) -> None:
-        new = self._new.pop(part.number, {})
-        self._names.pop(part.number, None)
-        keys = self._keys.pop(part.number)
+        new, keys = self._new.pop(part.number), self._keys.pop(part.number)
+        are_same = [not is_new for is_new in new.are_new]
+        same = [self._same[key].pop() for key in compress(keys, are_same)]
+        # The others came with their pictures: where none is taken over, no row is decoded.
+        rows = compress(part.rows, are_same) if same else ()
+        lineage = lineage_table(list(map(self._taken_over, rows, same)))
+        names_of_same = zip(map(_name_of, same), count(new.number))
         named = [
-            new[digest].pop() if new.get(digest) else self._taken_over(row, key)
-            for row, digest, key in zip(part.rows, part.rows.digests, keys, strict=True)
+            new.written[digest].pop() if is_new else next(names_of_same)
+            for digest, is_new in zip(part.rows.digests, new.are_new, strict=True)
         ]
         files = pa.array([f"{name[:2]}/{name}" for name, _ in named], pa.string())
-        table = lineage_table([row for _, row in named]).add_column(0, "file_name", files)
+        table = pa.concat_tables([*new.tables, lineage]).take([place for _, place in named])
+        table = table.add_column(0, "file_name", files)
         for kind in self._packed.sources:  # in all splits: a reader wants the same columns in each
-            names = [self._sources.get(row[f"{kind}_image_sha256"]) for _, row in named]
+            starts = table.column(f"{kind}_image_sha256").to_pylist()
+            names = [self._sources.get(sha256 or "") for sha256 in starts]
             table = table.append_column(f"{kind}_file_name", pa.array(names, pa.string()))
         self._tables[part.number] = table
 
-    def _taken_over(self, row: ModeratedImage, key: str) -> _Named:
-        file = self._same[key].pop()
+    def _taken_over(self, row: ModeratedImage, file: ReleaseFile) -> dict[str, Any]:
         mark = next(iter(file.marks), None)
-        lineage = released_row(row, split=self._split, file_sha256=file.sha256, mark=mark)
-        return _name_of(file), lineage
+        return released_row(row, split=self._split, file_sha256=file.sha256, mark=mark)
 
     @override
     def finish(self) -> None:
