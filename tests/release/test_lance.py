@@ -8,6 +8,7 @@ from pathlib import Path
 import lance
 import pyarrow.compute as pc
 import pytest
+from lance.file import LanceFileReader
 from pydantic import ValidationError
 
 from imagepipeline_dagster.ledger.requests import Ledger
@@ -63,6 +64,19 @@ def test_each_split_is_a_dataset_of_its_rows(either_home: Storage) -> None:
         pictures = pc.struct_field(of_split["image"], "bytes").to_pylist()
         assert read["image"].to_pylist() == pictures
         assert dataset.take([number - 1], columns=["image"])["image"][0].as_py() == pictures[-1]
+
+
+def test_a_picture_is_read_by_itself(storage: LocalFolder) -> None:
+    """Also where many rows show the same one: no dictionary of pictures is read for it."""
+    alike = [kept_row(storage, n, data=picture(1, side=512)) for n in range(200)]
+    policy = POLICY.changed(splits={"train": 1}, stamp=False)
+    release = publish_rows(storage, alike, policy=policy)
+    dataset = opened(storage, f"{release.path}/lance/train.lance")
+    (file,) = (file for fragment in dataset.get_fragments() for file in fragment.data_files())
+    path = Path(dataset.uri.removeprefix("file://"), "data", file.path)
+    (column, *_) = LanceFileReader(str(path)).metadata().columns
+    for page in column.pages:
+        assert "FullZip" in page.encoding  # pictures one after the other
 
 
 def lance_files_with(storage: LocalFolder, version: str, number: int) -> list[Path]:
