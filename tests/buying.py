@@ -153,6 +153,7 @@ class Buyer:
         allowance: Allowance = ALLOWANCE,
         on_progress: Callable[[PurchaseProgress], None] = lambda _: None,
         beside_others: bool = False,
+        withheld: Exception | None = None,
         **settings: float | None,
     ) -> Bought:
         """Plan the set, carry the plan out, and return what came of it."""
@@ -174,7 +175,7 @@ class Buyer:
                 means=means,
                 on_progress=on_progress,
                 beside_others=beside_others,
-            ).carry_out()
+            ).carry_out(withheld=withheld)
             entries = ledger.entries(call.request_key for call in plan)
         images = images_of_plan(prompts, plan, entries, report.sources)
         return Bought(report=report, plan=plan, entries=entries, images=images)

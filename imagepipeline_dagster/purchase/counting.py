@@ -28,15 +28,20 @@ class PurchaseCount:
     _last: LedgerIdentity | None = field(default=None, init=False)
 
     async def begin(self) -> None:
-        """Look whether the ledger knows what the storage holds; where it does not, stop the run."""
+        """Look whether the ledger knows what the storage holds; where it does not, stop the run.
+
+        That counts before a reason to send nothing: with such a reason alone the set's table would
+        be made anew by this ledger, and it is what a lost ledger is rebuilt from.
+        """
         try:
             self._last = await asyncio.to_thread(
                 check_ledger, self.means.ledger, self.means.storage
             )
-            await self._count()
+            if not self.state.stops:
+                await self._count()
         except (LedgerMismatch, OSError) as error:
             # Nor is anything bought that could not be stored.
-            self.state.stop(error)
+            self.state.stopper = error
 
     async def follow(self) -> None:
         """Count what was sent since the last time."""

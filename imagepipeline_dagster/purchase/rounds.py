@@ -100,7 +100,7 @@ class Rounds:
 
     async def _begin_to_buy(self, entries: Mapping[str, Entry]) -> None:
         buys = any(plan_state(entries.get(key)) is PlanState.TO_BUY for key in self.calls)
-        if buys and not self.state.stops:
+        if buys and not self.state.interrupted:
             await self.count.begin()
 
     async def _note_uses(self, entries: Mapping[str, Entry]) -> None:

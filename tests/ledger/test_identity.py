@@ -24,6 +24,7 @@ from imagepipeline_dagster.ledger.identity import (
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import requests as requests_table
 from imagepipeline_dagster.ledger.schema import samples, uses
+from imagepipeline_dagster.planning.approval import NotApproved
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.storage.opening import open_storage
 from tests.buying import Buyer, numbered_rows, prompts_of
@@ -160,6 +161,14 @@ def test_an_emptied_ledger_buys_nothing(shopper: Buyer, emulator: EmulatorServer
     """A database without tables becomes a new ledger, which the storage does not know."""
     emptied(shopper.ledger_url)
     assert_buys_nothing(shopper, emulator, match="knows nothing of what was bought into")
+
+
+def test_a_run_that_waits_for_an_approval_fails_on_a_lost_ledger(shopper: Buyer) -> None:
+    """It would make the set's table anew, and the ledger is rebuilt from what that shows."""
+    waits = NotApproved("nobody agreed")
+    assert shopper.buy(MORE, withheld=waits).report.stopper is waits
+    emptied(shopper.ledger_url)
+    assert isinstance(shopper.buy(MORE, withheld=waits).report.stopper, LedgerMismatch)
 
 
 def test_a_ledger_in_another_folder_buys_nothing(
