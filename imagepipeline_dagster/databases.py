@@ -6,6 +6,7 @@ import datetime as dt
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from imagepipeline_dagster.errors import CorrectableError
 _CONNECT_SECONDS = 10  # a sensor has 60 s for everything
 _BATCH = 500  # far below every limit on bound values
 _BUSY_MILLISECONDS = 30_000
+_LOOK_SECONDS = 0.001
 _PSYCOPG = "postgresql+psycopg"
 # A smaller difference of two clocks is as much the network's.
 _SAME_CLOCK = dt.timedelta(seconds=1)
@@ -180,8 +182,31 @@ def _write_ahead(connection: Any, _: object) -> None:  # noqa: ANN401 - the driv
 
 
 def _begin_writing(connection: sa.Connection) -> None:
-    reads = connection.get_execution_options().get("only_reads")
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+    if connection.get_execution_options().get("only_reads"):
+        connection.exec_driver_sql("BEGIN")
+        return
+    driver: Any = connection.connection.driver_connection
+    [[patience]] = driver.execute("PRAGMA busy_timeout")
+    until = time.monotonic() + patience / 1000
+    driver.execute("PRAGMA busy_timeout = 0")
+    try:
+        while time.monotonic() < until and _another_writes(driver):
+            # SQLite itself looks less and less often: who has waited for long would go on waiting
+            # behind those who have just come.
+            time.sleep(_LOOK_SECONDS)
+        if not driver.in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # its error is SQLAlchemy's
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {patience}")
+
+
+def _another_writes(driver: Any) -> bool:  # noqa: ANN401 - the driver's own
+    """Begin a transaction that writes; tell whether another one keeps this one from beginning."""
+    try:
+        driver.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+    return False
 
 
 @contextmanager

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -113,3 +116,28 @@ def test_a_missing_driver_is_named() -> None:
     with pytest.raises(DriverMissing, match="No driver for nosuch") as caught:
         engine_that_reads(parsed_url("nosuch://user:secret@host/db"))
     assert "secret" not in str(caught.value)
+
+
+def test_a_lock_is_taken_soon_after_it_is_free(tmp_path: Path) -> None:
+    """Who has waited long for a SQLite file's lock takes it at once, not at a rare look."""
+    file, delays = tmp_path / "x.db", []
+    engine = engine_that_writes(parsed_url(f"sqlite:///{file}"))
+    with (
+        closing(sqlite3.connect(file, isolation_level=None)) as locking,
+        ThreadPoolExecutor(1) as waiting,
+    ):
+        for _ in range(4):
+            locking.execute("BEGIN IMMEDIATE")
+            begun = waiting.submit(_time_of_its_lock, engine)
+            time.sleep(0.44)  # SQLite itself looks each tenth of a second by now
+            free_at = time.monotonic()
+            locking.rollback()
+            delays.append(begun.result() - free_at)
+    engine.dispose()
+
+    assert min(delays) < 0.03
+
+
+def _time_of_its_lock(engine: sa.Engine) -> float:
+    with engine.begin():
+        return time.monotonic()
