@@ -144,6 +144,7 @@ def _uses_lines(uses: Sequence[RequestUse], fates: _Fates) -> Iterator[str]:
                 "embedding": entry.embedding_version and f"version {entry.embedding_version}",
                 "job": shown_id(entry.job_id) if entry.job_id else None,
                 "run": use.run_id,
+                "error": entry.error,
                 "images": [_image_text(sha256, fates[sha256]) for sha256 in of.images],
             }
         )
@@ -157,7 +158,8 @@ def _image_text(sha256: str, fate: Mapping[str, list[str]]) -> str:
 def _request_as_json(of: RequestUse, fates: _Fates) -> dict[str, Any]:
     return {
         **_use_as_json(of.use),
-        **fields_of(of.entry, "request_key", "state", "embedding_version", "job_id", "emulated"),
+        **fields_of(of.entry, "request_key", "state", "error", "embedding_version"),
+        **fields_of(of.entry, "job_id", "emulated"),
         "request": json.loads(of.entry.request),
         "images": [{"image_sha256": sha256, **fates[sha256]} for sha256 in of.images],
     }

@@ -137,7 +137,7 @@ class Endings:
             self.state.stop(trouble or error)
         if ending.gives_up:
             self.state.given_up.add(call.request_key)
-        self._count(call, ending, bought_now=bought_now)
+        self._count(call, ending, bought_now=bought_now, why=str(error))
         match ending.state:
             case State.SUBMITTED:
                 text = f"{type(error).__name__}: {error}"
@@ -152,10 +152,10 @@ class Endings:
             case State.FAILED if ending.failure is not None:
                 await self.writer.write(self._record_failure, call, ending.failure, str(error))
 
-    def _count(self, call: PlannedRequest, ending: Ending, *, bought_now: bool) -> None:
+    def _count(self, call: PlannedRequest, ending: Ending, *, bought_now: bool, why: str) -> None:
         # Earlier runs' jobs do not say whether to go on buying.
         if ending.judged and (bought_now or ending.state is not State.SUBMITTED):
-            self.state.judge_failure(call.samples)
+            self.state.judge_failure(call.samples, why=why)
         elif ending.state is State.SUBMITTED:
             self.state.failed += call.samples
 

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.budget import BudgetReached
+from imagepipeline_dagster.markup import visible
 
 # Samples that have to come to an end before their failures say anything about the rest.
 _SAMPLES_JUDGED = 20
+
+_LONGEST_REASON = 300  # characters
 
 
 class TooManyFailures(CorrectableError):
@@ -95,10 +98,10 @@ class RunState:
         self.done += samples
         self.landed += useful
         if useful < samples:
-            self.judge_failure(samples - useful)
+            self.judge_failure(samples - useful, why="what came is no picture, or of one colour")
 
-    def judge_failure(self, samples: int) -> None:
-        """Count samples of a failed request, and stop where too many failed.
+    def judge_failure(self, samples: int, *, why: str) -> None:
+        """Count samples of a failed request, and stop where too many failed; tell the last reason.
 
         A few failures among the first samples are not judged yet.
         """
@@ -107,6 +110,7 @@ class RunState:
         if ended >= _SAMPLES_JUDGED and self.failed > self.max_failure_ratio * ended:
             self.stop(
                 TooManyFailures(
-                    f"{self.failed} of the first {ended} samples failed; see their errors"
+                    f"{self.failed} of the first {ended} samples failed, the last since "
+                    f"{visible(' '.join(why.split())[:_LONGEST_REASON])}"
                 )
             )

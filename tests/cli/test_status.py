@@ -145,3 +145,13 @@ def test_lineage_goes_forward(pipeline: Pipeline) -> None:
     assert f"{second['image_sha256']} 'spring/early' / 'a/b': kept (ok)" in shown
     assert "nothing was asked for yet" in do("lineage", "--prompt", "spring/nobody").output
     assert do("lineage").exit_code == 2
+
+
+def test_lineage_tells_why_a_request_failed(pipeline: Pipeline) -> None:
+    """A row without a picture leads to what the API said of it."""
+    pipeline.add("spring", "one")
+    pipeline.sync()
+    pipeline.ledger_sql("UPDATE ledger_requests SET state = 'failed', error = 'no such model'")
+
+    assert "no such model" in do("lineage", "--prompt", "spring/one").output
+    assert facts("lineage", "--prompt", "spring/one")[0]["error"] == "no such model"

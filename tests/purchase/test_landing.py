@@ -213,8 +213,19 @@ def test_a_run_that_buys_nothing_useful_stops(
 
     bought = buyer.buy(prompts_of(numbered_rows(80)), link_patience_seconds=0)
 
-    assert "samples failed" in str(bought.report.stopper)
+    assert "samples failed, the last since " in str(bought.report.stopper)
     assert emulator.stats.posts_accepted < 60
+
+
+def test_a_run_that_stops_says_what_failed(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """Who reads a failed run's message knows the API's own reason without the ledger, in a line."""
+    reason = "init_image:\n the host does not answer " + "x" * 9_999
+    emulator.set_faults(Fault(kind=FaultKind.JOB_FAILURE, message=reason))
+
+    bought = buyer.buy(prompts_of(numbered_rows(40)))
+
+    assert "the last since init_image: the host does not answer xxx" in str(bought.report.stopper)
+    assert len(str(bought.report.stopper)) < 400
 
 
 def test_a_request_is_sent_max_attempts_times_in_a_run(
