@@ -50,12 +50,6 @@ _WRITERS: Mapping[str, Callable[[str, Sequence[Part], PackedFiles], Writer]] = {
     "lance": LanceDatasets,
 }
 _WRITERS_WITHOUT_PARQUET = {"imagefolder": partial(ImageFolder, alone=True)}
-_LOADING = {
-    "parquet": 'load_dataset("parquet", data_files="data/*.parquet")',
-    "webdataset": 'load_dataset(".")',
-    "imagefolder": 'load_dataset(".")',
-    "lance": 'load_dataset(".")',
-}
 _PATTERNS = {
     "parquet": "data/{}-*.parquet",
     "webdataset": "{}-*.tar",
@@ -169,7 +163,6 @@ def format_cards(
         .render(
             release=release,
             format=name,
-            loading=_LOADING[name],
             extension=member_extension(kept) if name == "webdataset" else None,
             features=[feature for feature in features() if feature[0] != "image"],
             splits={split: _PATTERNS[name].format(split) for split in release.splits},

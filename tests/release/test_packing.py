@@ -87,7 +87,7 @@ def test_the_described_features_are_the_columns(
 
 @pytest.mark.usefixtures("datasets")
 def test_the_cards_own_lines_run(released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each way of loading that the card shows works as it stands."""
+    """Each way of loading that the cards show works as it stands, and mixes no splits."""
     monkeypatch.chdir(released)
     snippets = re.findall(r"```python\n(.+?)```", Path("README.md").read_text(), re.DOTALL)
     assert len(snippets) == 3
@@ -96,7 +96,14 @@ def test_the_cards_own_lines_run(released: Path, monkeypatch: pytest.MonkeyPatch
         exec(snippet, names)  # noqa: S102 - the card's own lines
     assert names["images"][1]["image"].size == names["picture"].size == (24, 24)
     assert names["lineage"].column_names == ["prompt_set", "prompt_id", "seed", "request"]
-    assert len(names["images"]) == names["lineage"].num_rows == PROMPTS
+    assert names["lineage"].num_rows == PROMPTS
+    assert set(names["images"]["split"]) == {"train"}
+    for card in released.glob("*/README.md"):
+        first, *others = re.findall(r"```python\n(.+?)```", card.read_text(), re.DOTALL)
+        exec(first, names)  # noqa: S102 - the card's own lines
+        assert set(names["images"]) == set(HALVES.splits)
+        for snippet in others:
+            exec(snippet, names)  # noqa: S102
 
 
 def test_nothing_tells_of_the_makers_folders(released: Path) -> None:
