@@ -51,16 +51,24 @@ def _setters(row_type: type[DataclassInstance]) -> dict[str, Callable[[Any, Any]
     return {name: getattr(row_type, name).__set__ for name in row_type.__dataclass_fields__}
 
 
+def row_with(row_type: type[RowT], values: Iterable[object]) -> RowT:
+    """Return a row with a value for each field, in their order."""
+    row = object.__new__(row_type)
+    for put, value in zip(_setters(row_type).values(), values, strict=True):
+        put(row, value)
+    return row
+
+
 def extended(
     record: DataclassInstance,
     row_type: type[RowT],
     **more: Any,  # noqa: ANN401 - of any field
 ) -> RowT:
     """Return a row with these fields; those of its type that are not named are the record's."""
-    row = object.__new__(row_type)
-    for name, put in _setters(row_type).items():
-        put(row, more[name] if name in more else getattr(record, name))
-    return row
+    names = row_type.__dataclass_fields__
+    return row_with(
+        row_type, (more[name] if name in more else getattr(record, name) for name in names)
+    )
 
 
 def parquet_table(
