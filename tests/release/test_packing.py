@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from imagepipeline_dagster.release import pictures
 from imagepipeline_dagster.release.dataset_release import (
     PicturesElsewhere,
     latest_release,
@@ -200,6 +201,26 @@ def test_scattered_changes_cost_what_changed(
     assert sorted(kinds) == ["added"] * 3 + ["removed"] * 4
     with pytest.raises(PicturesElsewhere, match="is an image folder"):
         release.as_hf_dataset()
+
+
+def test_an_image_folder_takes_its_own_of_what_others_ask_for(
+    storage: LocalFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After one change a Parquet file is written whole, and of an image folder one picture."""
+    monkeypatch.setattr(pictures, "_ROW_GROUP", 4)
+    rows = [kept_row(storage, n) for n in range(PROMPTS)]
+    publish_rows(storage, rows, policy=EVERYTHING)
+    rows[5] = kept_row(storage, 105)
+    release = publish_rows(storage, rows, policy=EVERYTHING)
+    assert problems_of(storage, release) == []
+    folder = Path(latest_release(storage).path)
+    assert sorted(links_of(folder).values()) == [1] + [2] * (PROMPTS - 1)
+    table = pq.ParquetFile(folder / "imagefolder/train/metadata.parquet").read()
+    [shard] = release.shards
+    lineage = pq.ParquetFile(folder / shard.path).read().drop_columns("image")
+    assert table.drop_columns("file_name").equals(lineage)
+    for row in table.select(["file_name", "image_sha256"]).to_pylist():
+        assert PurePosixPath(row["file_name"]).stem == row["image_sha256"]
 
 
 def test_rows_without_pictures_validate_as_croissant(scattered: LocalFolder) -> None:

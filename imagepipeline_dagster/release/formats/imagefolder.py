@@ -133,7 +133,8 @@ class ImageFolder(Writer):
                 marks={} if row["mark"] is None else {row["mark"]: 1},
             )
             files.append((file, data))
-        new.tables.append(batch.lineage.take(places))
+        # Of a batch that another format asked for there may be none.
+        new.tables.append(batch.lineage.take(pa.array(places, pa.int64())))
         self._packed.put(files)
 
     @override
