@@ -190,23 +190,20 @@ def _begin_writing(connection: sa.Connection) -> None:
     until = time.monotonic() + patience / 1000
     driver.execute("PRAGMA busy_timeout = 0")
     try:
-        while time.monotonic() < until and _another_writes(driver):
-            # SQLite itself looks less and less often: who has waited for long would go on waiting
-            # behind those who have just come.
-            time.sleep(_LOOK_SECONDS)
-        if not driver.in_transaction:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")  # its error is SQLAlchemy's
+        while time.monotonic() < until:
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+                    break
+                # SQLite itself looks less and less often: who has waited for long would go on
+                # waiting behind those who have just come.
+                time.sleep(_LOOK_SECONDS)
+            else:
+                return
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # its error is SQLAlchemy's
     finally:
         driver.execute(f"PRAGMA busy_timeout = {patience}")
-
-
-def _another_writes(driver: Any) -> bool:  # noqa: ANN401 - the driver's own
-    """Begin a transaction that writes; tell whether another one keeps this one from beginning."""
-    try:
-        driver.execute("BEGIN IMMEDIATE")
-    except sqlite3.OperationalError as error:
-        return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-    return False
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -141,3 +142,20 @@ def test_a_lock_is_taken_soon_after_it_is_free(tmp_path: Path) -> None:
 def _time_of_its_lock(engine: sa.Engine) -> float:
     with engine.begin():
         return time.monotonic()
+
+
+def test_an_error_of_a_pooled_connection_is_sqlalchemys(tmp_path: Path) -> None:
+    """Whatever keeps a transaction from beginning is told as all errors of databases are."""
+    file = tmp_path / "x.db"
+    engine = engine_that_writes(parsed_url(f"sqlite:///{file}"))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (n)")
+    with engine.connect() as connection:
+        driver: Any = connection.connection.driver_connection
+        driver.execute("BEGIN")
+        with pytest.raises(sa.exc.OperationalError, match="within a transaction"):
+            connection.begin()
+    file.write_bytes(b"no database" * 1000)
+    with pytest.raises(sa.exc.DatabaseError, match="not a database"), engine.begin():
+        pass
+    engine.dispose()
