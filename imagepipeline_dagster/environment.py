@@ -43,7 +43,8 @@ def resources_from_environment(
 
     `secret` gives the value of a variable, or what stands for it. By default the API key and the
     database URLs stay references, so that neither the UI nor the run storage ever holds a secret.
-    A value that is not the process's own, as a second dataset may have, counts as it is given.
+    A second dataset may have values of its own, from variables of any name. One that no variable of
+    the process holds counts as it is given.
 
     Raises:
         EnvironmentInvalid: names the variable.
@@ -51,9 +52,10 @@ def resources_from_environment(
     settings = {name: value for name, value in environment.items() if value.strip()}
 
     def reference(name: str) -> str:
-        # A reference is to the variable of the process that runs, which may hold another value.
-        own = os.environ.get(name) == settings[name]
-        return dg.EnvVar(name) if own else settings[name]
+        # The process's own variable of that name may hold another value.
+        holders = (each for each in (name, *os.environ) if os.environ.get(each) == settings[name])
+        holder = next(holders, None)
+        return dg.EnvVar(holder) if holder else settings[name]
 
     secret = secret or reference
     return resources_for(

@@ -59,6 +59,7 @@ def test_given_values_count_before_those_of_the_process(monkeypatch: pytest.Monk
     """A second dataset has the key and databases that it is given, not those of the first."""
     monkeypatch.setenv("IMAGEPIPELINE_TABLES_URL", "sqlite:///first.db")
     monkeypatch.delenv("IMAGEPIPELINE_LEDGER_URL", raising=False)
+    monkeypatch.setenv("SHOES_KEY", KEY)
     second = {
         "IMAGEPIPELINE_API_KEY": KEY,
         "IMAGEPIPELINE_TABLES_URL": "sqlite:///second.db",
@@ -67,6 +68,7 @@ def test_given_values_count_before_those_of_the_process(monkeypatch: pytest.Monk
 
     resources = resources_from_environment(second)
 
+    assert KEY not in str(resources["imagepipeline"].model_dump())
     assert resources["imagepipeline"].process_config_and_initialize().api_key == KEY
     assert resources["tables"].process_config_and_initialize().url == "sqlite:///second.db"
     assert resources["ledger"].process_config_and_initialize().url == "sqlite:///second_ledger.db"
