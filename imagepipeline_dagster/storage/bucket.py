@@ -249,11 +249,12 @@ class S3Bucket(Storage):
 
     @override
     def delete_unfinished(self, prefix: str) -> None:
-        self._abort_uploads(prefix, begun_before=datetime.now(UTC) - _ABANDONED)
+        if prefix:  # the root may be a whole bucket, with others' uploads in it
+            self._abort_uploads(prefix, begun_before=datetime.now(UTC) - _ABANDONED)
 
     def _abort_uploads(self, prefix: str, *, begun_before: datetime) -> None:
         """Give up uploads in parts below the folder: no listing shows them, and they cost space."""
-        with suppress(StorageUnavailable), self._asking(prefix) as client:  # it may be forbidden
+        with suppress(OSError), self._asking(prefix) as client:  # it may be forbidden, or unknown
             pages = client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self._bucket, Prefix=self._folder(prefix)
             )

@@ -154,8 +154,8 @@ class Storage(ABC):
     def delete_unfinished(self, prefix: str) -> None:  # noqa: B027 - not every storage shows any
         """Remove what killed writers left in the folder and those in it, once it is old.
 
-        A local file is waited for an hour, an upload to S3 in parts for a day. The folder '' is the
-        root; local files deeper below it than its own folders stay.
+        A local file is waited for an hour; local files deeper below stay. An upload to S3 in parts
+        is waited for a day. The folder '' is the root, of which S3 keeps all: it may be others'.
         """
 
 

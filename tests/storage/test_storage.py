@@ -595,15 +595,27 @@ def test_unfinished_uploads_are_given_up_after_a_day(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("s3_environment")
+@pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (404, "NoSuchKey")])
 def test_unfinished_uploads_stay_where_nobody_may_look_for_them(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, status: int, code: str
 ) -> None:
-    """A bucket that forbids to list uploads stops nobody."""
-    denied = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
-    with serving(Reply(status=403, body=denied)) as server:
+    """A bucket that forbids to list uploads, or does not know how, stops nobody."""
+    refused = f"<Error><Code>{code}</Code></Error>".encode()
+    with serving(Reply(status=status, body=refused)) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         open_storage("s3://bucket").delete_unfinished("r")
     assert len(server.received) == 1
+
+
+@pytest.mark.usefixtures("s3_environment")
+def test_uploads_elsewhere_in_a_bucket_are_nobodys_business(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A storage may be a bucket's root, and other programs may write into other folders of it."""
+    with serving() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        open_storage("s3://bucket").delete_unfinished("")
+    assert server.received == []
 
 
 def test_an_unknown_write_option_is_refused() -> None:
