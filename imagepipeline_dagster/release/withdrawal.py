@@ -160,11 +160,13 @@ def _rewrite_all(
     for release in manifests(storage, folder):
         try:
             _rewrite(storage, release, withdrawals, withdrawn)
-        except ObjectMissing as error:
+        except OSError as error:
             if not storage.exists(f"{release.path}/manifest.json"):
-                # Its publisher saw the withdrawal too, and deletes it.
+                # Its publisher saw the withdrawal too, and deletes it, unfinished uploads as well.
                 storage.delete_folder(release.path)
                 continue
+            if not isinstance(error, ObjectMissing):
+                raise
             raise NotRewritten(
                 f"{release.version} is not whole: {error}. Restore the file from a backup, or "
                 f"delete {storage.uri_of(release.path)}, and withdraw again"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -26,7 +28,7 @@ from imagepipeline_dagster.release.reading import delete_release, manifests
 from imagepipeline_dagster.release.signing import SIGNATURE, ManifestChanged, sign
 from imagepipeline_dagster.release.verifying import problems_of
 from imagepipeline_dagster.release.withdrawal import NotRewritten, withdraw
-from imagepipeline_dagster.storage.contract import Storage
+from imagepipeline_dagster.storage.contract import Storage, StorageUnavailable
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.buying import Buyer, numbered_rows, prompts_of
 from tests.moderation.judging import moderate
@@ -255,6 +257,34 @@ def test_a_release_that_its_publisher_deletes_stays_deleted(
 
     assert list(storage.list(f"releases/v000{releases}")) == []
     assert where_it_is(storage, 0) == []
+
+
+@pytest.mark.parametrize("is_deleted", [True, False])
+def test_an_upload_into_a_release_that_its_publisher_deletes_stops_no_withdrawal(
+    tmp_path: Path, ledger: Ledger, *, is_deleted: bool
+) -> None:
+    """A bucket gives up the upload with the release; of one that is there an error is told."""
+
+    class Published(LocalFolder):
+        """A storage at which an upload fails, and whose release may be deleted then."""
+
+        @override
+        def upload(self, path: str, file: Path) -> str:
+            if is_deleted:
+                delete_release(self, *manifests(self))
+            raise StorageUnavailable(f"{path} cannot be used (NoSuchUpload)")
+
+    storage = Published(tmp_path / "storage")
+    rows = [kept_row(storage, number) for number in range(3)]
+    publish_rows(LocalFolder(tmp_path / "storage"), rows)
+
+    ending: AbstractContextManager[Any] = nullcontext()
+    if not is_deleted:
+        ending = pytest.raises(StorageUnavailable)
+    with ending:
+        take_back(storage, ledger, str(rows[0].image_sha256))
+
+    assert (where_it_is(storage, 0) == []) is is_deleted
 
 
 def test_a_release_that_is_not_whole_says_how_to_go_on(
