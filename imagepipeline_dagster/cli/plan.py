@@ -69,7 +69,7 @@ def plan(
         names = chosen_sets(tables, prompt_sets)
         planned = plans.forecast_of_sets(names, tables, dataset, ledger, origin=origin)
         allowance = dataset.allowance(origin)
-        spent = allowance.spent(ledger, today=dt.datetime.now(dt.UTC).date())
+        spent = allowance.spent(ledger, today=ledger.today())
         warning = ledger_warning(dataset, ledger)
     canaries = dataset.canaries_price(allowance)
     total = planned.total

@@ -68,7 +68,7 @@ def status(*, dataset: ImageDataset) -> Answer:
             }
             for plan in planned.sets
         ]
-        spent = allowance.spent(ledger, today=now.date())
+        spent = allowance.spent(ledger, today=ledger.today())
         warning = ledger_warning(dataset, ledger)
         unknown = len(decisions.unknown_requests(ledger))
     release = reading.latest_manifest(resources["storage"].open(), dataset.releases)

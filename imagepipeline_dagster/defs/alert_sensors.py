@@ -97,7 +97,7 @@ def _standing_alerts(
                 dataset=dataset.name,
                 allowance=dataset.allowance(imagepipeline.origin),
                 nearly=nearly,
-                today=dt.datetime.now(dt.UTC).date(),
+                today=opened.today(),
                 link=_page(ui_url, "assets", *dataset.key("generated_images").path),
             )
             news = list(standing)

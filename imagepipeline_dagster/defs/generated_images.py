@@ -186,7 +186,7 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
             ),
         },
     )
-    spent = allowance.spent(means.ledger, today=dt.datetime.now(dt.UTC).date())
+    spent = allowance.spent(means.ledger, today=means.ledger.today())
     return PurchasedSet(made, plan_figures(plan.summary, allowance, spent, emulated=means.emulated))
 
 

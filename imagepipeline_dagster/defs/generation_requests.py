@@ -1,6 +1,5 @@
 """`generation_requests`: the plan: what would be bought, what is reused, and why."""
 
-import datetime as dt
 import time
 
 import dagster as dg
@@ -52,7 +51,7 @@ def plan_set(
     )
     table = StoredTable.of(calls, PlannedRequest)
     plan = table.rows(PlannedRequest)
-    spent = allowance.spent(ledger, today=dt.datetime.now(dt.UTC).date())
+    spent = allowance.spent(ledger, today=ledger.today())
     fingerprint = plan_fingerprint(plan)
     return Made(
         table=table,

@@ -98,7 +98,7 @@ def build_plan_job(dataset: ImageDataset) -> dg.JobDefinition:
     ) -> None:
         allowance = dataset.allowance(imagepipeline.origin)
         with _planned(config, dataset, tables, ledger, imagepipeline) as (planned, opened):
-            spent = allowance.spent(opened, today=dt.datetime.now(dt.UTC).date())
+            spent = allowance.spent(opened, today=opened.today())
         context.add_output_metadata(
             {
                 **_total(planned.total, allowance),

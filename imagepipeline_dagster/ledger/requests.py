@@ -106,6 +106,10 @@ class Ledger:
         with self.reading() as connection:
             return clock_ahead(connection)
 
+    def today(self) -> dt.date:
+        """Return the day by its clock, in UTC, on which budgets count what is bought now."""
+        return (dt.datetime.now(dt.UTC) + self.clock_ahead()).date()
+
     def entries(self, request_keys: Iterable[str]) -> dict[str, Entry]:
         """Return what is known of these requests, by key; unknown keys are absent."""
         with self.reading() as connection:

@@ -159,4 +159,7 @@ def test_a_budgets_day_is_the_ledgers(
     buyer.buy(prompts_of(numbered_rows(1)))
     with buyer.open_ledger() as ledger, ledger.reading() as connection:
         days = set(connection.scalars(select(spending.c.day)).all())
-    assert days & {before.date().isoformat(), (real() + day).date().isoformat()}
+        shown = ledger.today().isoformat()
+    by_ledger = {before.date().isoformat(), (real() + day).date().isoformat()}
+    assert days & by_ledger
+    assert shown in by_ledger
