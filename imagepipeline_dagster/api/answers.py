@@ -22,7 +22,7 @@ from imagepipeline_dagster.api.jobs import (
 from imagepipeline_dagster.api.redaction import KeyRedaction
 from imagepipeline_dagster.api.retrying import longest_pause, retry_after
 from imagepipeline_dagster.api.rulings import Answer
-from imagepipeline_dagster.api.words import asked_pause, without_echo
+from imagepipeline_dagster.api.words import asked_pause, without_echo, without_queries
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class AnswerReader:
             status=response.status_code,
             job=job,
             unreadable=unreadable,
-            message=text[:_MAX_MESSAGE],
+            message=without_queries(text[:_MAX_MESSAGE]),
             words=without_echo(words, request) if request else words,
             is_page="html" in kind.lower() or response.content.lstrip()[:1] == b"<",
             retry_after=pause,

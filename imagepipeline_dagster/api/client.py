@@ -37,7 +37,7 @@ from imagepipeline_dagster.api.pacing import Brake, RequestPace
 from imagepipeline_dagster.api.redaction import KeyRedaction
 from imagepipeline_dagster.api.retrying import repeating
 from imagepipeline_dagster.api.rulings import Answer, Ruling, error_of, refusal_of, ruling_on_post
-from imagepipeline_dagster.api.words import without_echo
+from imagepipeline_dagster.api.words import without_echo, without_queries
 
 # These rulings on a status answer are no news of the job.
 _ACCOUNT_TROUBLE = (Ruling.UNPAID, Ruling.BUSY, Ruling.NO_ACCESS)
@@ -278,8 +278,9 @@ class ImagePipelineClient:
         return job
 
     def _failure(self, job: Job, request: GenerationRequest | None) -> JobFailed:
-        message = job.error or NO_MESSAGE
-        words = without_echo(message, request) if request else message
+        said = job.error or NO_MESSAGE
+        words = without_echo(said, request) if request else said
+        message = without_queries(said)
         answer = Answer(status=200, job=job, message=message, words=words)
         refusal = refusal_of(answer)
         trouble = None

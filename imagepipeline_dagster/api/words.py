@@ -57,6 +57,7 @@ _INFRASTRUCTURE = re.compile(
     r"|\bnode selector\b|\boverloaded\b",
     re.IGNORECASE,
 )
+_QUERY = re.compile(r"(https?:[^\s?#\"'<>]+)[?#][^\s\"'<>]*", re.IGNORECASE)
 _PAUSE = re.compile(
     r"\b(?:again|retry|wait)\b\D{0,20}(\d{1,6})(?:\.\d+)? ?s(?:ec(?:ond)?s?)?\b", re.IGNORECASE
 )
@@ -94,6 +95,11 @@ def without_echo(message: str, request: GenerationRequest) -> str:
         if isinstance(value, str) and len(value) > 3:
             message = message.replace(value, " ")
     return message
+
+
+def without_queries(message: str) -> str:
+    """Return a message whose links end where what opens them may begin: it is shown to many."""
+    return _QUERY.sub(r"\1", message)
 
 
 def _spaced(message: str) -> str:

@@ -471,6 +471,16 @@ def test_success_at_once() -> None:
     assert (nameless.id, named.id) == (None, "7")
 
 
+def test_what_opens_an_echoed_link_is_in_no_error() -> None:
+    """A refusal that repeats a link with a signature is told without: errors go into events."""
+    message = "cannot load 'https://host.example/a.png?sig=5ec7e7': HTTP 403"
+    refused = Reply(status=422, value={"message": message})
+    with serving(refused) as server, pytest.raises(RequestRefused) as raised:
+        submit(client_of(server.url))
+
+    assert "cannot load 'https://host.example/a.png': HTTP 403" in str(raised.value)
+
+
 @pytest.mark.parametrize("status", [400, 403, 422])
 def test_refused_for_safety(status: int) -> None:
     """An HTTP error that speaks of safety is a filtered request."""

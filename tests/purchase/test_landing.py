@@ -218,13 +218,17 @@ def test_a_run_that_buys_nothing_useful_stops(
 
 
 def test_a_run_that_stops_says_what_failed(buyer: Buyer, emulator: EmulatorServer) -> None:
-    """Who reads a failed run's message knows the API's own reason without the ledger, in a line."""
-    reason = "init_image:\n the host does not answer " + "x" * 9_999
+    """Who reads a failed run's message knows the API's own reason without the ledger, in a line.
+
+    It opens no link: a message goes into events, and to whoever is alerted.
+    """
+    reason = "init_image:\n https://host.example/a.png?sig=5ec7e7 does not answer " + "x" * 9_999
     emulator.set_faults(Fault(kind=FaultKind.JOB_FAILURE, message=reason))
 
     bought = buyer.buy(prompts_of(numbered_rows(40)))
 
-    assert "the last since init_image: the host does not answer xxx" in str(bought.report.stopper)
+    told = "the last since init_image: https://host.example/a.png does not answer xxx"
+    assert told in str(bought.report.stopper)
     assert len(str(bought.report.stopper)) < 400
 
 
