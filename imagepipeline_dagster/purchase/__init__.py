@@ -8,7 +8,7 @@
 - `counting`: what was bought, counted in the ledger and on the storage.
 - `landing`: a finished job's links into stored bytes; `pictures` verifies them,
   and `beside` looks at what stands beside the pixels, in the `pieces` of their files;
-  `thumbnails` makes a lost one anew.
+  `thumbnails` draws a lost one.
 - `sources`: the pictures that requests start from, kept beside the purchase.
 - `images`: a row of the result. `checks`: what a purchase of a set should come to.
 - `replay`: an image's request bought again; `likeness` says how the pictures compare.
