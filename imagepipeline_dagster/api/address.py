@@ -42,6 +42,6 @@ def origin_of(base_url: str, *, allow_insecure: bool = True) -> str:
     if url.scheme == "http" and not allow_insecure and not is_loopback(url):
         raise AddressInvalid(
             f"{origin!r} would carry the API key in the clear; use https://, or set allow_insecure "
-            "where the network between is yours"
+            "(the variable IMAGEPIPELINE_ALLOW_INSECURE) where the network between is yours"
         )
     return origin
