@@ -131,7 +131,7 @@ class Purchase:
         seconds = self._settings.lease_seconds
         self._lease = Lease(Owner.this_process(), seconds, ahead=self.means.ledger.clock_ahead())
         self._fence = Fence(seconds)
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[object] | None = None
         self._state = RunState(max_failure_ratio=self._settings.max_failure_ratio)
 
     def carry_out(self, *, withheld: Exception | None = None) -> PurchaseReport:
@@ -144,13 +144,11 @@ class Purchase:
         every job id is kept. The interruption is raised again afterwards.
         """
         self._state.stopper = withheld
-        loop = self._loop = asyncio.new_event_loop()
         ended: Future[PurchaseReport] = Future()
 
         def work() -> None:
             try:
-                with asyncio.Runner(loop_factory=lambda: loop) as runner:
-                    report = runner.run(self._carry_out())
+                report = asyncio.run(self._carry_out())
             except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
                 ended.set_exception(error)
             else:
@@ -171,11 +169,12 @@ class Purchase:
         # Each answer that is under way may name a job that is paid.
         while self._state.sending and time.monotonic() < until:
             time.sleep(0.02)
-        if self._loop is not None:
+        if self._task is not None:
             with contextlib.suppress(RuntimeError):  # the loop may have ended by itself
-                self._loop.call_soon_threadsafe(_cancel_all, self._loop)
+                self._task.get_loop().call_soon_threadsafe(self._task.cancel)
 
     async def _carry_out(self) -> PurchaseReport:
+        self._task = asyncio.current_task()
         engine = self.means.ledger.engine
         # All runs count in one row: in a transaction with claims, two of them would wait for each
         # other's rows.
@@ -325,8 +324,3 @@ class Purchase:
                 eta=(total - self._state.done) / rate if rate > 0 else None,
             )
             await asyncio.to_thread(self.on_progress, progress)
-
-
-def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
-    for task in asyncio.all_tasks(loop):
-        task.cancel()

@@ -327,7 +327,7 @@ class SlowFolder(LocalFolder):
         with self._lock:
             self._under_way += 1
             self.most = max(self.most, self._under_way)
-        time.sleep(0.1)
+        time.sleep(0.5)
         with self._lock:
             self._under_way -= 1
         return super().write(path, data, derived=derived)
