@@ -146,7 +146,10 @@ def test_it_works_inside_a_running_event_loop(resource: ImagePipelineResource) -
 @pytest.mark.parametrize(
     ("parameters", "problem"),
     [
+        ({"num_inference_steps": 0}, "num_inference_steps: 0 is outside 1 to 100"),
+        ({"guidance_scale": 20.5}, "guidance_scale: 20.5 is outside 1 to 20"),
         ({"samples": 5}, "samples: 5 is outside 1 to 4"),
+        ({"seed": -1}, "seed: -1 is outside"),
         ({"prompt": "harbour " * 76}, "prompt: has 76 tokens, and the model reads 75"),
         ({"negative_prompt": "blurry " * 76}, "negative_prompt: has 76 tokens"),
         ({"colour": "red"}, "colour: is not a parameter of text2image"),

@@ -74,7 +74,7 @@ class Storage(ABC):
 
     @abstractmethod
     def write_all(self, objects: Mapping[str, bytes | memoryview]) -> None:
-        """Put the bytes of each path there, where nobody looks yet: a part of them may be seen.
+        """Put the bytes of each path there; of a new object a part may be seen.
 
         They last once `settle` has returned.
         """

@@ -155,3 +155,15 @@ def test_lineage_tells_why_a_request_failed(pipeline: Pipeline) -> None:
 
     assert "no such model" in do("lineage", "--prompt", "spring/one").output
     assert facts("lineage", "--prompt", "spring/one")[0]["error"] == "no such model"
+
+
+def test_a_plan_is_told_as_json(pipeline: Pipeline) -> None:
+    """Sets, the total, prices and the fingerprint that an approval names are in one object."""
+    pipeline.add("spring", "one", samples=2)
+
+    planned = facts("plan", "--price-per-image", "0.25")
+
+    (of,) = planned["sets"]
+    assert (of["prompt_set"], of["images_to_buy"], of["cost"]) == ("spring", 2, 0.5)
+    assert len(of["fingerprint"]) == 32
+    assert planned["total"]["to_buy_by_reason"] == {"new": 2}

@@ -224,3 +224,33 @@ def test_two_datasets_in_one_code_location(tmp_path: Path) -> None:
     assert both.get_repository_def().get_sensor_def("shoes_prompts_sensor").default_status is (
         dg.DefaultSensorStatus.STOPPED
     )
+
+
+@pytest.mark.slow
+def test_a_table_that_could_not_be_stored_is_made_again(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set whose last table failed to be written is not built: it is asked for again."""
+    import datetime as dt
+
+    from imagepipeline_dagster.storage.folder import LocalFolder
+    from imagepipeline_dagster.watching import states
+
+    pipeline.add("boats", "one")
+    (request,) = pipeline.tick()
+    write = LocalFolder.write
+
+    def full_disk(folder: LocalFolder, path: str, data: bytes) -> str:
+        if path.startswith("moderated_images/"):
+            raise OSError(28, "No space left on device")
+        return write(folder, path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalFolder, "write", full_disk)
+        pipeline.run(str(request.partition_key), ok=False)
+    monkeypatch.setattr(states, "_FIRST_RETRY", dt.timedelta(0))
+
+    assert partition_keys(pipeline.reconcile()) == ["boats"]
+    told = figures(pipeline.run("boats"))
+    assert (told["kept"], told["api_calls"]) == (1, 0)
+    assert pipeline.reconcile() == []

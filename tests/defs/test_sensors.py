@@ -388,3 +388,12 @@ def test_a_run_keeps_the_partition_of_a_set_that_left(
     pipeline.instance.report_run_failed(run)
     pipeline.tick()
     assert pipeline.partitions == ["summer"]
+
+
+@pytest.mark.parametrize(
+    "option", ["audit_seconds", "verify_seconds", "small_table_rows", "max_runs_per_tick"]
+)
+def test_options_that_cannot_be_meant(option: str) -> None:
+    """A number below what makes sense is refused by the option's name."""
+    with pytest.raises(ValueError, match=rf"{option}: -1(\.0)? is below"):
+        Watching(**{option: -1})

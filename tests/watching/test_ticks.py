@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.watching.options import Watching
 from imagepipeline_dagster.watching.partitions import TooManyGone
 from imagepipeline_dagster.watching.ticks import (
@@ -40,15 +41,20 @@ class Daemon(Watched):
         self.in_use: set[str] = set()
         self.cursor: str | None = None
         self.last: PromptsTick | None = None
+        self.opened = 0
         self.watched = WatchedDataset(
             name="images",
             tables=self.tables,
-            open_ledger=lambda: nullcontext(self.ledger),
+            open_ledger=self._open_ledger,
             partitions=lambda: self.partitions,
             partitions_in_use=lambda: self.in_use,
             options=OPTIONS,
             clock=lambda: self.now,
         )
+
+    def _open_ledger(self) -> nullcontext[Ledger]:
+        self.opened += 1
+        return nullcontext(self.ledger)
 
     def rests(self, *, after: float) -> bool:
         """Tick, do what it asks of the partitions, and tell whether it found nothing to do."""
@@ -138,6 +144,20 @@ def test_a_table_that_lost_most_sets_stops_the_tick(daemon: Daemon) -> None:
 
     with pytest.raises(TooManyGone):
         daemon.tick(after=101)
+
+    assert daemon.partitions == {"a", "b", "c", "d"}
+
+
+def test_a_tick_without_a_change_opens_no_ledger(daemon: Daemon) -> None:
+    """Once everything was looked at, a tick asks the table one thing, and nobody else."""
+    daemon.add("a")
+    daemon.tick()
+    while not daemon.rests(after=3):
+        pass
+    before = daemon.opened
+
+    assert daemon.rests(after=1)
+    assert daemon.opened == before
 
 
 def test_an_embedding_s_change_asks_for_the_sets_that_use_it(daemon: Daemon) -> None:

@@ -328,3 +328,9 @@ def test_a_column_of_dates_takes_times(tables_url: str, tmp_path: Path, execute:
         (row,) = tables.prompts("s")
     assert isinstance(row.updated_at, dt.datetime)
     assert row.updated_at.time() == dt.time()
+
+
+def test_without_replacing_nothing_is_deleted(filled_url: str, tmp_path: Path) -> None:
+    """Rows which the file lacks stay, unless its sets are to be replaced."""
+    import_prompts(filled_url, csv_file(tmp_path, SPRING))
+    assert ("spring", "c", "p", 7) in content(filled_url)
