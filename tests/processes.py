@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from tests.waiting import PATIENCE_SECONDS
+
 PROJECT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-m", "imagepipeline_dagster.cli"]
 
@@ -61,7 +63,7 @@ def environment(**given: str) -> dict[str, str]:
 
 
 def run(
-    arguments: list[str], *, cwd: Path, variables: Mapping[str, str], timeout: float = 100
+    arguments: list[str], *, cwd: Path, variables: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end and return what it said."""
     return subprocess.run(  # noqa: S603 - this project's own programs
@@ -70,21 +72,18 @@ def run(
         env=environment(**variables),
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 
 
-def run_script(
-    script: str, *, cwd: Path, timeout: float = 100, **variables: str
-) -> subprocess.CompletedProcess[str]:
+def run_script(script: str, *, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a script by bash, which ends at its first error, with this project's commands."""
     path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
     return run(
         ["/bin/bash", "-euo", "pipefail", "-c", script],
         cwd=cwd,
         variables={"PATH": path, "PYTHONPATH": str(PROJECT), **variables},
-        timeout=timeout,
     )
 
 
@@ -164,4 +163,4 @@ def serving_emulator(*options: str, cwd: Path) -> Iterator[str]:
             yield found[0]
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(PATIENCE_SECONDS)

@@ -21,7 +21,6 @@ def _told(output: str) -> list[dict[str, tuple[int, ...]]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_a_second_demo_buys_only_what_its_edits_ask_for(tmp_path: Path) -> None:
     """The first demo makes all sets, then what an edit touches; a second one just the edits."""
     variables = {"COLUMNS": "140", "DAGSTER_HOME": str(tmp_path / "home")}

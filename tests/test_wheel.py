@@ -109,7 +109,6 @@ class _Installation:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_project_elsewhere_takes_the_wheel(tmp_path: Path) -> None:
     """Two datasets are scaffolded, edited, checked, made and tested, by the wheel alone."""
     installation, shop = _Installation(tmp_path), tmp_path / "shop"

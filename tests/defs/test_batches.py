@@ -27,8 +27,8 @@ from imagepipeline_dagster.resources import ImagePipelineResource
 from imagepipeline_dagster.rows import StoredTable
 from imagepipeline_dagster.watching.options import Watching
 from tests.api.servers import PENDING, Reply, answering
-from tests.e2e.serving import until
 from tests.pipeline import STAGES, Pipeline, open_pipeline
+from tests.waiting import until
 
 SETS = ("autumn", "spring", "summer")
 

@@ -110,7 +110,6 @@ def _run_of(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("key", "launched"),
     [

@@ -236,7 +236,6 @@ class Catalogue(RuleBasedStateMachine):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 class TestCatalogue(Catalogue.TestCase):  # type: ignore[misc,valid-type]
     """Inserts, edits, touches, deletions, renames, embeddings, failures, resets, lost ticks."""
 

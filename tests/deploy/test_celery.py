@@ -19,9 +19,9 @@ from imagepipeline_dagster.emulator import EmulatorServer
 from imagepipeline_dagster.tables.creating import create_tables
 from tests.buying import API_KEY
 from tests.deploy.celery_job import PARTITION
-from tests.e2e.serving import until
 from tests.processes import PROJECT, environment
 from tests.tables.filling import insert, run_sql
+from tests.waiting import until
 
 PROMPTS = 60
 _CELERY = [sys.executable, "-m", "celery", "-A", "dagster_celery.app"]
@@ -63,7 +63,6 @@ def two_buying_processes(ledger: Path) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_worker_killed_in_the_middle_costs_nothing(
     tmp_path: Path, broker_url: str, start_emulator: Callable[..., EmulatorServer]
 ) -> None:
@@ -98,9 +97,7 @@ def test_a_worker_killed_in_the_middle_costs_nothing(
             command = [*_CELERY, *worker, "-Q", "dagster", "-n", f"{name}@%h"]
             programs.enter_context(started(command, variables, tmp_path / f"{name}.log"))
         with started(run, variables, tmp_path / "run.log"):
-            until(
-                lambda: vendor.stats.posts_accepted >= PROMPTS // 4, what="a purchase", seconds=90
-            )
+            until(lambda: vendor.stats.posts_accepted >= PROMPTS // 4, what="a purchase")
             pid, _ = until(lambda: two_buying_processes(data / "ledger.db"), what="two that buy")
             # The worker with its children. Its step stays as it was: nobody says that it ended, so
             # the run is ended too, as Dagster's monitoring would.

@@ -21,9 +21,10 @@ import yaml
 from imagepipeline_dagster.emulator import EmulatorServer
 from imagepipeline_dagster.tables.creating import create_tables
 from tests.buying import API_KEY
-from tests.e2e.serving import free_port, until
+from tests.e2e.serving import free_port
 from tests.processes import PROJECT, environment
 from tests.tables.filling import insert
+from tests.waiting import PATIENCE_SECONDS, until
 
 pytest_plugins = ["tests.s3"]
 
@@ -72,7 +73,7 @@ class Installation:
                 yield
             finally:
                 process.terminate()
-                process.wait(60)
+                process.wait(PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -133,7 +134,6 @@ def _statuses(port: int) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_many_sets_are_bought_side_by_side(
     installation: Installation, s3_bucket: str, start_emulator: Callable[..., EmulatorServer]
 ) -> None:
@@ -150,8 +150,8 @@ def test_many_sets_are_bought_side_by_side(
         )
         for name in ("code", "webserver", "daemon"):
             services.enter_context(installation.service(name))
-        until(lambda: _answers(installation.port), what="the webserver", seconds=90)
-        deadline = time.monotonic() + 400
+        until(lambda: _answers(installation.port), what="the webserver")
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while (statuses := _statuses(installation.port)).count("SUCCESS") < SETS:
             assert time.monotonic() < deadline, statuses
             assert "FAILURE" not in statuses

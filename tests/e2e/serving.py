@@ -7,19 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 
-__all__ = ["Run", "ServedPipeline", "free_port", "serve", "until"]
+from tests.waiting import until
 
-T = TypeVar("T")
+__all__ = ["Run", "ServedPipeline", "free_port", "serve"]
 
 _REPOSITORY = Path(__file__).parents[2]
 _DEFINITIONS = Path(__file__).with_name("quick_definitions.py")
@@ -160,7 +159,7 @@ class ServedPipeline:
         assert {run.status for run in runs} == {"SUCCESS"}, runs
         return runs
 
-    def wait_for_next_run(self, prompt_set: str, *, after: list[Run], seconds: float = 60.0) -> Run:
+    def wait_for_next_run(self, prompt_set: str, *, after: list[Run]) -> Run:
         """Wait until a run that is not among the earlier ones has succeeded; return it."""
         known = {run.run_id for run in after}
 
@@ -168,18 +167,9 @@ class ServedPipeline:
             new = [run for run in self.runs(prompt_set) if run.run_id not in known]
             return new[-1] if new and new[-1].finished else None
 
-        run = until(ended, what=f"another run of {prompt_set} to end", seconds=seconds)
+        run = until(ended, what=f"another run of {prompt_set} to end")
         assert run.status == "SUCCESS", run
         return run
-
-
-def until(ask: Callable[[], T | None], *, what: str, seconds: float = 60.0) -> T:
-    """Return the first answer that is neither None nor empty, asking several times a second."""
-    deadline = time.monotonic() + seconds
-    while not (answer := ask()):
-        assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain for {what}"
-        time.sleep(0.2)
-    return answer
 
 
 @contextmanager
@@ -218,14 +208,17 @@ def serve(
         with httpx.Client(
             base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False
         ) as client:
-            until(lambda: _answers(client, process, log), what=f"Dagster to answer; see {log}")
+            until(lambda: _answers(client, process), what="Dagster to answer")
             yield ServedPipeline(client, storage=storage)
+    except Exception as error:
+        error.add_note(f"The end of Dagster's log:\n{log.read_text()[-20_000:]}")
+        raise
     finally:
         _end_group(process)
 
 
-def _answers(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> bool:
-    assert process.poll() is None, f"Dagster ended:\n{log.read_text()[-4000:]}"
+def _answers(client: httpx.Client, process: subprocess.Popen[bytes]) -> bool:
+    assert process.poll() is None, "Dagster ended"
     try:
         return client.get("/server_info").is_success
     except httpx.TransportError:

@@ -13,8 +13,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.e2e.conftest import opened_page, saving_screenshots
-from tests.e2e.serving import serve, until
+from tests.e2e.serving import serve
 from tests.processes import COMMAND, environment, serving_emulator
+from tests.waiting import until
 
 _KEY = "sk-of-the-browser-test"
 _SET = "portraits"
@@ -41,7 +42,6 @@ def variables(chromium: str, tmp_path: Path) -> Iterator[dict[str, str]]:  # noq
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_a_plan_is_approved_in_the_launchpad_and_bought(
     browser: Browser, tmp_path: Path, variables: dict[str, str]
 ) -> None:

@@ -10,9 +10,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import Screenshot
-from tests.e2e.serving import ServedPipeline, until
+from tests.e2e.serving import ServedPipeline
+from tests.waiting import until
 
-_PATIENCE = 240.0  # seconds, for a busy machine that starts a process for each run
 _SETS = ("harbour_at_night", "portraits", "spring_catalogue")
 _ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 
@@ -20,7 +20,7 @@ _ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 def _released(pipeline: ServedPipeline) -> list[dict[str, object]]:
     """Return the rows of the prompt that is decided about, in a release made now."""
     run_id = pipeline.launch("release_image_dataset")
-    until(lambda: pipeline.status(run_id) in _ENDED, what="the release", seconds=_PATIENCE)
+    until(lambda: pipeline.status(run_id) in _ENDED, what="the release")
     assert pipeline.status(run_id) == "SUCCESS"
     newest = max(pipeline.releases.glob("v*"))
     columns = ["prompt_set", "prompt_id", "verdict", "moderation_reason"]
@@ -34,11 +34,10 @@ def _wait_until_built(pipeline: ServedPipeline) -> None:
         runs = [pipeline.runs(prompt_set) for prompt_set in _SETS]
         return all(each and all(run.finished for run in each) for each in runs)
 
-    until(all_built, what="the first runs", seconds=_PATIENCE)
+    until(all_built, what="the first runs")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_release_shows(page: Page, pipeline: ServedPipeline, screenshot: Screenshot) -> None:
     """Once a release is made, the graph shows that every asset is."""
     _wait_until_built(pipeline)
@@ -61,7 +60,6 @@ def test_a_release_shows(page: Page, pipeline: ServedPipeline, screenshot: Scree
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_decision_by_sql_is_applied_by_the_daemon(pipeline: ServedPipeline) -> None:
     """An override inserted while the daemon runs is in the next release, with who and why."""
     _wait_until_built(pipeline)
@@ -73,7 +71,7 @@ def test_a_decision_by_sql_is_applied_by_the_daemon(pipeline: ServedPipeline) ->
             " VALUES ('portraits', 'potter', 'keep', 'ana', 'hands and clay')"
         )
 
-    run = pipeline.wait_for_next_run("portraits", after=before, seconds=_PATIENCE)
+    run = pipeline.wait_for_next_run("portraits", after=before)
     assert run.sensor == "moderation_overrides_sensor"
     figures = pipeline.figures("moderated_images", prompt_set="portraits", run_id=run.run_id)
     assert (figures["kept"], figures["quarantined"], figures["overridden"]) == (12, 0, 1)

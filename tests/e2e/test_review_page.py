@@ -23,9 +23,9 @@ from imagepipeline_dagster.storage.contract import image_path, thumbnail_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.tables.overrides import read_overrides
 from tests.e2e.conftest import Screenshot
-from tests.e2e.serving import until
 from tests.moderation.test_duplicates import drawn
 from tests.moderation.test_review import HOSTILE, row
+from tests.waiting import until
 
 _EVERY_FIFTH = (("quarantined", "unchecked"), ("rejected", "nsfw"), *[("kept", "ok")] * 3)
 
@@ -181,7 +181,7 @@ def test_thumbnails_are_loaded_where_they_are_seen(page: Page) -> None:
     before = page.evaluate(count)
     assert 0 < before < 400
     page.locator(".tile").last.scroll_into_view_if_needed()
-    until(lambda: page.evaluate(count) > before, what="thumbnails below", seconds=30)
+    until(lambda: page.evaluate(count) > before, what="thumbnails below")
 
 
 def test_another_page_reaches_nothing(browser: Browser, page: Page, sqlite_url: str) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.serving import Run, ServedPipeline, serve, until
+from tests.e2e.serving import Run, ServedPipeline, serve
+from tests.waiting import until
 
-_PATIENCE = 240.0  # seconds, for a busy machine that starts a process for each run
 _EDITED = "spring_catalogue"
 
 
@@ -21,7 +21,7 @@ def _built(pipeline: ServedPipeline, prompt_set: str, *, runs: int) -> list[Run]
         so_far = pipeline.runs(prompt_set)
         return so_far if len(so_far) >= runs and all(run.finished for run in so_far) else []
 
-    found = until(ended, what=f"run {runs} of {prompt_set}", seconds=_PATIENCE)
+    found = until(ended, what=f"run {runs} of {prompt_set}")
     assert {run.status for run in found} == {"SUCCESS"}, found
     return found
 
@@ -32,7 +32,6 @@ def _execute(tables: Path, statement: str, *values: str) -> list[tuple[object, .
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_edits_by_sql_lead_to_runs_and_pictures(tmp_path: Path) -> None:
     """An edited prompt and a retrained embedding each lead to one run, which buys what changed."""
     with serve(tmp_path) as pipeline:

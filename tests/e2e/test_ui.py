@@ -9,7 +9,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import Screenshot
-from tests.e2e.serving import ServedPipeline, until
+from tests.e2e.serving import ServedPipeline
+from tests.waiting import until
 
 ASSETS = [
     "prompts",

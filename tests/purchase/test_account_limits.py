@@ -28,10 +28,10 @@ from tests.purchase.test_purchase_crash import (
     Workers,
     forking,
     make_order,
-    until,
     vendor_process,
     workers,
 )
+from tests.waiting import until
 
 __all__ = ["forking", "make_order", "workers"]
 
@@ -77,7 +77,7 @@ def test_a_killed_process_frees_its_share(
     values = {"ledger_url": postgres_url, "lease_seconds": 3, "calls": 60}
     dies, lives = orders_of(2, make_order, slow_vendor, values)
     killed, _ = workers.start(dies, lives)
-    until(lambda: slow_vendor.stats.posts_accepted >= 20)
+    until(lambda: slow_vendor.stats.posts_accepted >= 20, what="twenty jobs")
     os.kill(killed, signal.SIGKILL)
 
     codes = workers.wait()

@@ -44,7 +44,7 @@ from tests.buying import (
     times_accepted,
 )
 from tests.conftest import StartEmulator
-from tests.e2e.serving import until
+from tests.waiting import until
 
 
 class ListeningClient(ImagePipelineClient):

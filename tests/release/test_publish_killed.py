@@ -50,7 +50,6 @@ def policy_of(turn: int) -> ReleasePolicy:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("home", ["folder", "bucket"])
 def test_a_publisher_killed_at_any_moment_leaves_nothing_half(
     home: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,23 @@
+"""Waiting for something, on a machine that may be slow, busy, or both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+__all__ = ["PATIENCE_SECONDS", "until"]
+
+T = TypeVar("T")
+
+# Long enough that only what hangs is given up: other tests may have both cores meanwhile.
+PATIENCE_SECONDS = 600.0
+
+
+def until(ask: Callable[[], T | None], *, what: str) -> T:
+    """Return the first answer that is neither None, false nor empty; fail once patience is over."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not (answer := ask()):
+        assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS:.0f} s in vain for {what}"
+        time.sleep(0.02)
+    return answer
