@@ -158,8 +158,9 @@ def _image_text(sha256: str, fate: Mapping[str, list[str]]) -> str:
 def _request_as_json(of: RequestUse, fates: _Fates) -> dict[str, Any]:
     return {
         **_use_as_json(of.use),
-        **fields_of(of.entry, "request_key", "state", "error", "embedding_version"),
-        **fields_of(of.entry, "job_id", "emulated"),
+        **fields_of(
+            of.entry, "request_key", "state", "error", "embedding_version", "job_id", "emulated"
+        ),
         "request": json.loads(of.entry.request),
         "images": [{"image_sha256": sha256, **fates[sha256]} for sha256 in of.images],
     }

@@ -331,13 +331,17 @@ def _originals(
     return originals
 
 
-Fate = tuple[str, str, bool]
-"""A sample's verdict, its reason, and whether a person decided so."""
+class Fate(NamedTuple):
+    """What became of a sample, as it is counted: its verdict, why, and whether a person said so."""
+
+    verdict: str
+    reason: str
+    overridden: bool
 
 
 def fate_of(row: ModeratedImage) -> Fate:
-    """Return what became of a sample, as it is counted."""
-    return row.verdict, row.moderation_reason, row.overridden_by is not None
+    """Return what became of a sample."""
+    return Fate(row.verdict, row.moderation_reason, row.overridden_by is not None)
 
 
 def summarise(rows: Iterable[ModeratedImage]) -> Counts:
@@ -349,12 +353,12 @@ def counts_of(fates: Mapping[Fate, int]) -> Counts:
     """Return the counts of samples by their verdicts and reasons."""
     verdicts, by_reason, why_not_kept = Counter[str](), Counter[str](), Counter[str]()
     overridden = 0
-    for (verdict, reason, is_overridden), number in fates.items():
-        verdicts[verdict] += number
-        by_reason[reason] += number
-        if verdict != Verdict.KEPT:
-            why_not_kept[reason] += number
-        overridden += is_overridden * number
+    for fate, number in fates.items():
+        verdicts[fate.verdict] += number
+        by_reason[fate.reason] += number
+        if fate.verdict != Verdict.KEPT:
+            why_not_kept[fate.reason] += number
+        overridden += fate.overridden * number
     return Counts(
         requested=verdicts.total(),
         kept=verdicts[Verdict.KEPT],
