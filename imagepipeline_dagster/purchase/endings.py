@@ -13,7 +13,6 @@ from sqlalchemy import Connection
 
 from imagepipeline_dagster.api.errors import (
     AnswerLost,
-    DownloadError,
     ImagePipelineError,
     JobFailed,
     JobNotFound,
@@ -77,8 +76,7 @@ _OF_A_JOB: tuple[tuple[type[Exception], Ending], ...] = (
     (HoldLost, Ending(state=None, gives_up=True)),
     (RunStopper, Ending(state=State.SUBMITTED, stops=True, gives_up=True)),
     (OSError, Ending(state=State.SUBMITTED, stops=True, gives_up=True)),
-    (DownloadError, Ending(state=State.SUBMITTED, judged=True, gives_up=True)),
-    (ImagePipelineError, Ending(state=State.SUBMITTED, gives_up=True)),
+    (ImagePipelineError, Ending(state=State.SUBMITTED, judged=True, gives_up=True)),
 )
 """The first row counts that an error is an instance of."""
 

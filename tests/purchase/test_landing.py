@@ -201,6 +201,8 @@ USELESS: dict[str, Fault] = {
     "blank": Fault(kind=FaultKind.BLACK_IMAGE),
     "unreadable answers": Fault(kind="html_page", after_accepting=True),
     "lost answers": Fault(kind=FaultKind.DROPPED_ANSWER),
+    "jobs without an end": Fault(kind=FaultKind.UNKNOWN_STATUS),
+    "no status": Fault(kind=FaultKind.SERVER_ERROR, operation=Operation.STATUS),
 }
 
 
@@ -211,7 +213,9 @@ def test_a_run_that_buys_nothing_useful_stops(
     """`max_failure_ratio` judges whatever is of no use, and stops long before the plan's end."""
     emulator.set_faults(USELESS[name])
 
-    bought = buyer.buy(prompts_of(numbered_rows(80)), link_patience_seconds=0)
+    bought = buyer.buy(
+        prompts_of(numbered_rows(80)), link_patience_seconds=0, job_timeout_seconds=1
+    )
 
     assert "samples failed, the last since " in str(bought.report.stopper)
     assert emulator.stats.posts_accepted < 60
