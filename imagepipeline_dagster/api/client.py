@@ -27,6 +27,7 @@ from imagepipeline_dagster.api.errors import (
     JobFailed,
     JobNotFound,
     JobTimedOut,
+    NothingTaken,
     StatusUnavailable,
     Throttled,
     Unreachable,
@@ -46,6 +47,8 @@ _SUBMIT_AGAIN = repeating(Unreachable, Throttled)
 _ASK_AGAIN = repeating(Unreachable, Throttled, StatusUnavailable)
 _FETCH_AGAIN = repeating(DownloadFailed)
 _LONGEST_PAUSE_SECONDS = 20.0
+# Each refusal slows the next request down: a plan of thousands would be tried for days.
+_REFUSALS_BELIEVED_SECONDS = 900.0
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
@@ -156,7 +159,12 @@ class ImagePipelineClient:
         except (Throttled, Unreachable) as error:
             sending(False)  # noqa: FBT003
             if isinstance(error, Throttled):
-                self._brake.throttled(error.retry_after)
+                refused_for = self._brake.throttled(error.retry_after)
+                if refused_for >= _REFUSALS_BELIEVED_SECONDS:
+                    raise NothingTaken(
+                        f"{self.origin} has taken no request for {refused_for / 60:.0f} minutes: "
+                        f"{error}"
+                    ) from error
             raise
         self._brake.accepted()
         return job

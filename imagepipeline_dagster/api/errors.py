@@ -50,6 +50,10 @@ class CreditsExhausted(RunStopper):
     """The account cannot pay for more."""
 
 
+class NothingTaken(RunStopper):
+    """The server has refused every request for now, and that for long."""
+
+
 class WrongAddress(RunStopper):
     """Something else than the API answers at the base URL."""
 

@@ -41,6 +41,7 @@ class Brake:
     _next_send: float = field(default=0.0, init=False)
     _last_send: float = field(default=0.0, init=False)
     _usual_gap: float = field(default=0.0, init=False)
+    _refused_since: float | None = field(default=None, init=False)
 
     async def turn(self) -> None:
         """Wait for the next moment to send."""
@@ -53,9 +54,14 @@ class Brake:
         self._last_send = now
         self._next_send = now + self._gap
 
-    def throttled(self, retry_after: float | None) -> None:
-        """Slow every sender down: the server refused a request for now."""
+    def throttled(self, retry_after: float | None) -> float:
+        """Slow every sender down: the server refused a request for now.
+
+        Returns for how long it has done nothing else, in seconds.
+        """
         now = time.monotonic()
+        if self._refused_since is None:
+            self._refused_since = now
         self._pause = max(self._pause, self.shortest_pause)
         pause = self._pause if retry_after is None else retry_after
         # One refusal speaks for all that were sent in the same moment.
@@ -63,8 +69,10 @@ class Brake:
             self._gap = min(2 * max(self._gap, self._usual_gap, 0.01), _SLOWEST_SECONDS)
             self._pause = min(2 * self._pause, _SLOWEST_SECONDS)
         self._next_send = max(self._next_send, now + pause)
+        return now - self._refused_since
 
     def accepted(self) -> None:
         """Speed up again, a little: the server took a request."""
+        self._refused_since = None
         self._pause /= 2
         self._gap = self._gap * 0.95 if self._gap > 0.001 else 0.0

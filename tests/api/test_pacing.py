@@ -88,3 +88,14 @@ def test_recovery_is_gradual(clock: Time) -> None:
         brake.accepted()
     assert gaps[0] > gaps[20] > gaps[100]
     assert gaps[-1] == 0.0
+
+
+def test_how_long_nothing_was_taken_is_known(clock: Time) -> None:
+    """Refusals count from the first one on, until the server takes a request."""
+    brake = Brake(0.25)
+    assert brake.throttled(30.0) == 0
+    turn(brake, clock)
+    assert brake.throttled(30.0) == pytest.approx(30.0)
+    brake.accepted()
+    turn(brake, clock)
+    assert brake.throttled(30.0) == 0

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from imagepipeline_dagster.api import client as api_client
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.contract import GenerationRequest
 from imagepipeline_dagster.api.errors import AccessRefused, CreditsExhausted, Unreachable
@@ -221,6 +222,25 @@ def test_throttling_slows_the_purchase_and_all_is_bought_in_the_end(
     assert bought.outcomes == {"generated": 6}
     assert emulator.stats.posts_accepted == 6
     assert {entry.attempt for entry in bought.entries.values()} == {1}
+
+
+def test_an_api_that_takes_nothing_for_long_is_left_to_the_next_run(
+    buyer: Buyer, emulator: EmulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run does not try all its plan where each request is refused for now; nothing is lost."""
+    monkeypatch.setattr(api_client, "_REFUSALS_BELIEVED_SECONDS", 0.5)
+    emulator.set_faults(Fault(kind=FaultKind.RATE_LIMITED, retry_after_seconds=0))
+    prompts = prompts_of(numbered_rows(60))
+    refused = buyer.buy(prompts)
+    tried = emulator.stats.posts_received
+    emulator.set_faults()
+    bought = buyer.buy(prompts)
+
+    assert f"{emulator.url} has taken no request for" in str(refused.report.stopper)
+    assert refused.outcomes == {"pending": 60}
+    assert tried < 60
+    assert bought.outcomes == {"generated": 60}
+    assert set(times_accepted(bought.plan, emulator.stats).values()) == {1}
 
 
 def test_a_job_past_its_deadline_is_asked_for_first_by_the_next_run(
