@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import PROJECT, environment
+from tests.waiting import PATIENCE_SECONDS
 
 
 def _commands(target: str, tmp_path: Path, *settings: str) -> str:
@@ -101,4 +102,4 @@ def test_the_ui_starts_without_a_warning(tmp_path: Path) -> None:
         assert (project / "schedules").is_dir()
     finally:
         os.killpg(server.pid, signal.SIGINT)
-        server.communicate(timeout=60)
+        server.communicate(timeout=PATIENCE_SECONDS)

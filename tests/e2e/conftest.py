@@ -48,12 +48,15 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pipeline(
     chromium: str,  # noqa: ARG001 - without a browser nothing is served
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ServedPipeline]:
-    """The pipeline served by a real Dagster, sensors and daemon included."""
+    """The pipeline served by a real Dagster, sensors and daemon included.
+
+    They work all the time that it is served: no longer than a module wants them.
+    """
     with serve(tmp_path_factory.mktemp("dagster")) as served:
         yield served
 

@@ -7,7 +7,7 @@ from imagepipeline_dagster.environment import resources_from_environment
 from imagepipeline_dagster.watching.options import Watching
 
 defs = build_definitions(
-    ImageDataset(watching=Watching(sensor_seconds=1)),
+    ImageDataset(watching=Watching(sensor_seconds=2)),
     resources_from_environment(os.environ),
     start=True,
 )
