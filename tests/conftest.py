@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import signal
 import tempfile
 import uuid
 import warnings
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 # Hypothesis' deadlines measure how busy the machine is, not the code.
 settings.register_profile("imagepipeline", deadline=None)
 settings.load_profile("imagepipeline")
+
+# A shell's job in the background ignores SIGINT. Dagster then lets its runs ignore SIGTERM too, and
+# so would each process that a test starts and means to end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
