@@ -16,7 +16,11 @@ from typing import Any
 
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.markup import template
-from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.moderation.verdicts import (
+    OVERRIDDEN,
+    ModeratedImage,
+    ModerationReason,
+)
 from imagepipeline_dagster.rows import StoredTable, column
 
 PLACE = ("prompt_set", "prompt_id", "call_index", "sample_index")
@@ -201,10 +205,13 @@ def _parameters(old: str | None, new: str | None) -> tuple[str, str]:
 
 
 def _why_added(place: _Place, new: Lineage, known: Known) -> _Why:
-    if place[:2] not in known.old_prompts:
-        return Cause.NEW_PROMPT, None, new["prompt"]
-    if new["overridden_by"] is not None:
+    is_new = place[:2] not in known.old_prompts
+    # A new one that would be kept anyway does not owe it to who confirmed that.
+    confirmed = is_new and new["moderation_reason"] == f"{OVERRIDDEN}{ModerationReason.OK}"
+    if new["overridden_by"] is not None and not confirmed:
         return Cause.OVERRIDE, None, new["overridden_by"]
+    if is_new:
+        return Cause.NEW_PROMPT, None, new["prompt"]
     return Cause.NEW_SAMPLE, None, new["prompt"]
 
 

@@ -93,6 +93,8 @@ def test_what_came_and_went_has_its_cause(storage: LocalFolder) -> None:
         rejected_row(5, "vendor_filtered", outcome="vendor_filtered"),
         kept_row(storage, 7),
         rejected_row(8, "withdrawn", outcome="withdrawn", error="withdrawn by ana: a person asked"),
+        kept_row(storage, 9, moderation_reason="override:nsfw", **decided),
+        kept_row(storage, 10, moderation_reason="override:ok", **decided),
     ]
     release, changes = after(storage, rows, former=former)
     assert [(c.change, c.prompt_id, c.sample_index, c.cause) for c in changes] == [
@@ -104,9 +106,11 @@ def test_what_came_and_went_has_its_cause(storage: LocalFolder) -> None:
         ("removed", "p006", 0, "prompt_removed"),
         ("added", "p007", 0, "new_prompt"),
         ("removed", "p008", 0, "withdrawn"),
+        ("added", "p009", 0, "override"),
+        ("added", "p010", 0, "new_prompt"),
     ]
     assert [c.after for c in changes if c.cause in ("override", "policy", "withdrawn")] == [
-        *("ana", "nsfw", "withdrawn by ana: a person asked")
+        *("ana", "nsfw", "withdrawn by ana: a person asked", "ana")
     ]
 
     page = Path(release.path, "CHANGES.md").read_text()
