@@ -277,8 +277,8 @@ class ImagePipelineClient:
         except TimeoutError as error:
             because = f"; the last status request failed: {trouble}" if trouble else ""
             raise JobTimedOut(
-                f"job {self._redaction.text(job.id or '?')} was still {job.word} "
-                f"after {timeout:g} s{because}",
+                f"job {self._redaction.text(job.id or '?')} was still "
+                f"{job.word or 'without a status'} after {timeout:g} s{because}",
                 job=job,
             ) from error
         if job.status is JobStatus.FAILURE:

@@ -1,7 +1,5 @@
 """`drift_canaries`: pinned pictures bought again on a schedule, and the check that compares."""
 
-import datetime as dt
-
 import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
@@ -35,9 +33,8 @@ def build_drift_canaries(dataset: ImageDataset) -> list[dg.AssetsDefinition]:
     ) -> dg.MaterializeResult[None]:
         with ledger.open() as opened:
             means = dataset.means(imagepipeline, opened, storage.open(), run_id=context.run.run_id)
-            today = dt.datetime.now(dt.UTC).date()
             try:
-                buy_canaries(pinned, means, approval=dataset.approval, today=today)
+                buy_canaries(pinned, means, approval=dataset.approval, today=opened.today())
             except CorrectableError as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
         return dg.MaterializeResult(metadata={"canaries": len(pinned)})

@@ -50,7 +50,7 @@ class Landing:
     """Brings the pictures of finished jobs home, some at a time; its threads end with its block.
 
     `patience_seconds` is how long a run goes on asking for one that cannot be had. The ledger's
-    clock is `ahead` of this machine's, and tells when a picture came.
+    clock is `ahead` of this machine's, and tells when a picture came and how long links live.
     """
 
     client: ImagePipelineClient
@@ -129,7 +129,7 @@ class Landing:
         unrecorded: list[StoredSample] = []
         if job.links_told and checked:
             unrecorded = [lost_sample(slot, Outcome.VENDOR_FILTERED, why) for slot in missing]
-        elif missing and dt.datetime.now(dt.UTC) < links_end:
+        elif missing and self._now() < links_end:
             late.append(PicturesLate(why))
         else:
             unrecorded = [lost_sample(slot, Outcome.EXPIRED, why) for slot in missing]
@@ -162,6 +162,10 @@ class Landing:
             sample.outcome == Outcome.GENERATED and sample.value_range != 0 for sample in landed
         )
 
+    def _now(self) -> dt.datetime:
+        """Return the time by the ledger's clock."""
+        return dt.datetime.now(dt.UTC) + self.ahead
+
     async def _with_links(
         self, job: Job, samples: int, *, checked: bool, links_end: dt.datetime
     ) -> Job:
@@ -189,7 +193,7 @@ class Landing:
         """Yield the pauses before each further try, in seconds: they grow, and end in this run."""
         yield 0.0
         pause, left = _FIRST_PAUSE_SECONDS, self.patience_seconds
-        while left > 0 and dt.datetime.now(dt.UTC) < links_end:
+        while left > 0 and self._now() < links_end:
             yield min(pause, left)
             pause, left = 2 * pause, left - pause
 
@@ -213,7 +217,7 @@ class Landing:
             await asyncio.sleep(pause)
             renewed = await self._renewed(job)
             job = renewed if len(renewed.download_urls) > slot else job
-        if dt.datetime.now(dt.UTC) < links_end:
+        if self._now() < links_end:
             raise PicturesLate(f"sample {slot}: {trouble}") from trouble
         decodes = not isinstance(trouble, Undecodable)
         return lost_sample(
@@ -241,7 +245,7 @@ class Landing:
             slot=slot,
             sample_index=index,
             # People's decisions are compared with it, whatever machine they are taken at.
-            stored_at=dt.datetime.now(dt.UTC) + self.ahead,
+            stored_at=self._now(),
             outcome=Outcome.GENERATED,
             image_sha256=picture.sha256,
             uri=uri,

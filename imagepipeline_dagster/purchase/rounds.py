@@ -184,7 +184,7 @@ class Rounds:
                 self.places.give_back()
             if job is not None:
                 self.want_sources(call)
-                links_since = (entry and entry.links_since) or dt.datetime.now(dt.UTC)
+                links_since = (entry and entry.links_since) or self.lease.now()
                 useful = await self.landing.land(
                     hold,
                     job,
@@ -215,7 +215,8 @@ class Rounds:
                 job = await self.client.status(job.task, job.id or "")
             if entry.submitted_at is not None:
                 age = (dt.datetime.now(dt.UTC) - entry.submitted_at).total_seconds()
-                timeout = max(timeout - age, min(timeout, 30.0))
+                # By a clock that was ahead it was submitted later than now.
+                timeout = min(timeout, max(timeout - age, 30.0))
         else:
             job = await self.submission.submit(call, hold)
             timer = self._polls.timer(shape)
@@ -243,7 +244,7 @@ class Rounds:
             id=entry.job_id,
             # Only a job that had succeeded at once has no id: its links are all there is.
             status=JobStatus.PENDING if entry.job_id else JobStatus.SUCCESS,
-            word="resumed",
+            word="unanswered",
             download_urls=entry.links,
         )
 

@@ -16,11 +16,7 @@ from typing import Any
 
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.markup import template
-from imagepipeline_dagster.moderation.verdicts import (
-    OVERRIDDEN,
-    ModeratedImage,
-    ModerationReason,
-)
+from imagepipeline_dagster.moderation.verdicts import OVERRIDDEN, ModeratedImage, ModerationReason
 from imagepipeline_dagster.rows import StoredTable, column
 
 PLACE = ("prompt_set", "prompt_id", "call_index", "sample_index")

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import dagster as dg
+import pytest
 
 from imagepipeline_dagster import (
     Alert,
@@ -15,8 +16,10 @@ from imagepipeline_dagster import (
     build_alerts,
     build_definitions,
 )
+from imagepipeline_dagster.ledger.lineage import lineage_of
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.purchase.canaries import Canaries, buy_canaries
+from imagepipeline_dagster.purchase.replay import bought_sample, replays_of
 from tests.buying import Buyer
 from tests.conftest import StartEmulator
 from tests.pipeline import Pipeline, checks_of, open_pipeline
@@ -42,6 +45,21 @@ def _bought(pipeline: Pipeline) -> dg.AssetCheckEvaluation:
     job = pipeline.definitions.resolve_job_def("shop_buy_canaries")
     result = job.execute_in_process(instance=pipeline.instance)
     return checks_of(result)["model_has_not_drifted"]
+
+
+def test_a_canarys_day_is_the_ledgers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines whose clocks differ around midnight buy a canary once in each day of the ledger."""
+    with open_pipeline(tmp_path, dataset=ImageDataset(key_prefix=("shop",))) as opened:
+        opened.add("boats", "raft")
+        opened.sync()
+        image = str(opened.table("moderated_images", "boats")["image_sha256"][0])
+        pipeline = _pinned(opened, image, [])
+        for day in (1, 1, 2):
+            monkeypatch.setattr(Ledger, "today", lambda _, day=day: dt.date(2020, 1, day))
+            _bought(pipeline)
+        with closing(Ledger(pipeline.ledger_url)) as ledger:
+            original = bought_sample(lineage_of(ledger, image))
+            assert len(replays_of(original, ledger)) == 2
 
 
 def test_a_drifted_model_is_told(tmp_path: Path, start_emulator: StartEmulator) -> None:

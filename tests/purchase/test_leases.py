@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select, update
 
 from imagepipeline_dagster import databases
-from imagepipeline_dagster.emulator import EmulatorServer
+from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind
 from imagepipeline_dagster.ledger.decisions import (
     DecisionRefused,
     LedgerDecision,
@@ -146,6 +146,25 @@ def test_a_wrong_clock_lets_nobody_decide_about_what_a_run_is_buying(
             entries = list(ledger.entries([key]).values())
             [refetched] = refetch(entries, buyer.means(ledger))
             assert refetched.trouble == "a run works on it"
+
+
+def test_links_live_by_the_ledgers_clock(
+    buyer: Buyer, postgres_url: str, emulator: EmulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How long a paid picture's links live is told by one clock, whatever a machine's own says."""
+    real = databases._now
+    buyer = dataclasses.replace(buyer, ledger_url=postgres_url)
+    emulator.set_faults(Fault(kind=FaultKind.EXPIRED_LINK))
+    monkeypatch.setattr(databases, "_now", lambda: real() + 2 * HOUR)
+    bought = [
+        buyer.buy(prompts_of(numbered_rows(1)), link_lifetime_hours=1, link_patience_seconds=0)
+        for _ in range(2)
+    ]
+
+    assert [dict(it.outcomes) for it in bought] == [{"pending": 1}] * 2
+    [entry] = bought[0].entries.values()
+    assert entry.links_since is not None
+    assert abs(entry.links_since - (real() - 2 * HOUR)) < dt.timedelta(seconds=30)
 
 
 def test_a_budgets_day_is_the_ledgers(

@@ -56,6 +56,7 @@ class ListeningClient(ImagePipelineClient):
         self._heard = heard
         self._jobs = 0
         self.most_jobs = 0
+        self.patience: list[float] = []
 
     async def submit(self, request: GenerationRequest, **options: Any) -> Job:  # noqa: ANN401
         """Note the POST."""
@@ -67,6 +68,7 @@ class ListeningClient(ImagePipelineClient):
     async def wait(self, job: Job, **options: Any) -> Job:  # noqa: ANN401 - the client's own
         """Note the end of a job."""
         self._heard.append(f"wait {job.word}")
+        self.patience.append(options["timeout"])
         try:
             return await super().wait(job, **options)
         finally:
@@ -258,10 +260,28 @@ def test_a_job_past_its_deadline_is_asked_for_first_by_the_next_run(
     assert [entry.state for entry in slow.entries.values()] == [State.SUBMITTED]
     assert slow.report.stopper is None
     assert "JobTimedOut" in (slow.images[0].error or "")
-    assert heard[0] == "wait resumed"
+    assert heard[0] == "wait unanswered"
     assert bought.report.resumed == 1
     assert bought.outcomes == {"generated": 5}
     assert set(times_accepted(bought.plan, vendor.stats).values()) == {1}
+
+
+def test_a_job_that_a_wrong_clock_submitted_later_than_now_is_waited_for_no_longer(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """A job of a machine whose clock was an hour ahead has the time that any job has."""
+    emulator.set_faults(Fault(kind=FaultKind.UNKNOWN_STATUS, times=1))
+    prompts = prompts_of(numbered_rows(1))
+    buyer.buy(prompts, job_timeout_seconds=0.01)
+    with buyer.open_ledger() as ledger, ledger.engine.begin() as connection:
+        later = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
+        connection.execute(sa.update(requests).values(submitted_at=later))
+    listening = ListeningClient(emulator.url, [])
+
+    bought = buyer.buy(prompts, open_client=lambda: listening, job_timeout_seconds=20)
+
+    assert bought.outcomes == {"generated": 1}
+    assert listening.patience == [20]
 
 
 def test_no_more_jobs_are_in_flight_than_allowed(buyer: Buyer, emulator: EmulatorServer) -> None:
