@@ -104,7 +104,9 @@ class ImageDataset(Options):
         Canaries(), description="Pictures that are bought again, to see whether the model drifted."
     )
     overrides: str = Field(
-        OVERRIDES, description="The table of people's decisions, in the database of the prompts."
+        OVERRIDES,
+        description="The table of people's decisions, in the database of the prompts. Datasets "
+        "that name the same one share them: with other prompts, give each its own.",
     )
     pool: str | None = Field(
         None,
