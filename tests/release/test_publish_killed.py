@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,19 +29,28 @@ FORMATS = (("parquet", "webdataset", "imagefolder", "lance"), ("imagefolder",))
 PICTURES = 30
 KILLS = 50
 OF_ONE_POLICY = 5  # one after the other, so that they take files over
-PUBLISHER = """
-import sys
-import lance.file  # ahead: its import takes longer than what is to be interrupted
-from imagepipeline_dagster.storage.opening import open_storage
-from tests.release.samples import kept_row, publish_rows
-from tests.release.test_publish_killed import PICTURES, policy_of
+# Forks a publisher for each turn that it is told: its imports take longer than what is interrupted.
+PUBLISHERS = """
+import os, sys
+import boto3, lance.file
+from tests.release.test_publish_killed import publish_turn
 
-storage = open_storage(sys.argv[1])
-rows = [kept_row(storage, number) for number in range(PICTURES)]
-rows[0] = kept_row(storage, 1000 + int(sys.argv[2]))
-print("ready", flush=True)
-publish_rows(storage, rows, policy=policy_of(int(sys.argv[2])))
+for turn in sys.stdin:
+    if not (publisher := os.fork()):
+        publish_turn(sys.argv[1], int(turn))
+        os._exit(0)
+    os.waitpid(publisher, 0)
+    print("ended", flush=True)
 """
+
+
+def publish_turn(uri: str, turn: int) -> None:
+    """Publish all pictures, of which each turn has another one; say which process does it."""
+    storage = open_storage(uri)
+    rows = [kept_row(storage, number) for number in range(PICTURES)]
+    rows[0] = kept_row(storage, 1000 + turn)
+    print(os.getpid(), flush=True)  # noqa: T201 - read by the test
+    publish_rows(storage, rows, policy=policy_of(turn))
 
 
 def policy_of(turn: int) -> ReleasePolicy:
@@ -61,19 +71,27 @@ def test_a_publisher_killed_at_any_moment_leaves_nothing_half(
         uri = f"s3://{request.getfixturevalue('s3_bucket')}/data"
     storage = open_storage(uri)
     chance = random.Random(7)  # noqa: S311 - moments, not secrets
-    for turn in range(KILLS):
-        publisher = subprocess.Popen(  # noqa: S603 - this very interpreter
-            [sys.executable, "-c", PUBLISHER, uri, str(turn)],
-            env={**os.environ, "PYTHONPATH": str(Path.cwd()), "TMPDIR": str(tmp_path)},
-            stdout=subprocess.PIPE,
-        )
-        with publisher:
-            assert publisher.stdout is not None
-            publisher.stdout.readline()
+    publishers = subprocess.Popen(  # noqa: S603 - this very interpreter
+        [sys.executable, "-c", PUBLISHERS, uri],
+        env={**os.environ, "PYTHONPATH": str(Path.cwd()), "TMPDIR": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with publishers:
+        assert publishers.stdin is not None
+        assert publishers.stdout is not None
+        for turn in range(KILLS):
+            publishers.stdin.write(f"{turn}\n")
+            publishers.stdin.flush()
+            publisher = int(publishers.stdout.readline())
             time.sleep(chance.uniform(0, 0.4 if home == "folder" else 1.5))
-            publisher.send_signal(signal.SIGKILL)
-        for release in manifests(storage)[-1:]:
-            assert problems_of(storage, release) == []
+            with suppress(ProcessLookupError):  # it may have come to its end
+                os.kill(publisher, signal.SIGKILL)
+            assert publishers.stdout.readline() == "ended\n"
+            for release in manifests(storage)[-1:]:
+                assert problems_of(storage, release) == []
+        publishers.stdin.close()
 
     monkeypatch.setattr(folder, "_SUSPENDED", 0)  # as if it were hours later
     monkeypatch.setattr(scratch, "_JUST_MADE", 0)
