@@ -121,6 +121,8 @@ def _fates(
     verdicts: dict[str, list[str]] = {}
     for of in image_fates.verdicts_in(storage, tables, images):
         text = f"{quoted(of.prompt_set, of.prompt_id)}: {of.verdict} ({of.moderation_reason})"
+        if of.overridden_by is not None:
+            text += f", decided by {of.overridden_by}: {of.override_reason}"
         verdicts.setdefault(of.image_sha256, []).append(text)
     verdicts |= {image: ["rejected (withdrawn)"] for image in withdrawn}
     return {

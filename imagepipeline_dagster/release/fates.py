@@ -12,13 +12,18 @@ from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleVerdict:
-    """The verdict on one sample with a picture, as a set's newest table has it."""
+    """The verdict on one sample with a picture, as a set's newest table has it.
+
+    A person who decided in place of the evidence is named, with why.
+    """
 
     prompt_set: str
     prompt_id: str
     image_sha256: str
     verdict: str
     moderation_reason: str
+    overridden_by: str | None = None
+    override_reason: str | None = None
 
 
 def verdicts_in(

@@ -147,6 +147,20 @@ def test_lineage_goes_forward(pipeline: Pipeline) -> None:
     assert do("lineage").exit_code == 2
 
 
+def test_lineage_tells_who_decided_about_a_picture(pipeline: Pipeline) -> None:
+    """A verdict that a person gave names that person, and why."""
+    pipeline.add("spring", "one")
+    pipeline.sync()
+    prompt = ("--prompt-set", "spring", "--prompt-id", "one")
+    do("override", "reject", *prompt, "--reviewer", "ana", "--reason", "blurry")
+    pipeline.run("spring")
+
+    [request] = facts("lineage", "--prompt", "spring/one")
+
+    told = "'spring' / 'one': rejected (override:ok), decided by ana: blurry"
+    assert request["images"][0]["verdicts"] == [told]
+
+
 def test_lineage_tells_why_a_request_failed(pipeline: Pipeline) -> None:
     """A row without a picture leads to what the API said of it."""
     pipeline.add("spring", "one")
