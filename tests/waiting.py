@@ -17,7 +17,10 @@ PATIENCE_SECONDS = 600.0
 def until(ask: Callable[[], T | None], *, what: str) -> T:
     """Return the first answer that is neither None, false nor empty; fail once patience is over."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (answer := ask()):
-        assert time.monotonic() < deadline, f"waited {PATIENCE_SECONDS:.0f} s in vain for {what}"
-        time.sleep(0.02)
-    return answer
+    while True:
+        began = time.monotonic()
+        if answer := ask():
+            return answer
+        assert began < deadline, f"waited {PATIENCE_SECONDS:.0f} s in vain for {what}"
+        # What is waited for may need the processor that a slow answer takes.
+        time.sleep(max(0.02, time.monotonic() - began))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import html
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import pytest
 from dagster._serdes import serialize_value
 
 from imagepipeline_dagster import ImageDataset
+from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.tables.errors import ColumnMissing
 from imagepipeline_dagster.tables.schema import TableMapping
+from imagepipeline_dagster.watching import states
 from imagepipeline_dagster.watching.options import Watching
 from tests.pipeline import (
     STAGES,
@@ -231,11 +234,6 @@ def test_a_table_that_could_not_be_stored_is_made_again(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A set whose last table failed to be written is not built: it is asked for again."""
-    import datetime as dt
-
-    from imagepipeline_dagster.storage.folder import LocalFolder
-    from imagepipeline_dagster.watching import states
-
     pipeline.add("boats", "one")
     (request,) = pipeline.tick()
     write = LocalFolder.write
