@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -29,6 +30,7 @@ from typing import ParamSpec, TypeVar
 import click
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 from rich.console import Console
 
 from benchmarks.promises import Figure, as_json, table_of
@@ -38,8 +40,10 @@ from imagepipeline_dagster.release.changes import ChangesTable
 from imagepipeline_dagster.release.columns import released_row, shard_schema
 from imagepipeline_dagster.release.comparing import changes_of
 from imagepipeline_dagster.release.content import Publication
+from imagepipeline_dagster.release.credentials import stamp_of
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import publish
+from imagepipeline_dagster.release.stamping import Mark
 from imagepipeline_dagster.storage.contract import image_path
 from imagepipeline_dagster.storage.folder import LocalFolder
 
@@ -203,9 +207,10 @@ def measure_releases(folder: Path, pictures: int) -> list[Figure]:
     first = first_released("releases", "parquet")
     changed = released("releases", "parquet", edited=in_one_set)
     beside = {
-        name: first_released(name, "parquet", name).seconds - first.seconds
+        name: first_released(name, "parquet", name)
         for name in ("webdataset", "imagefolder", "lance")
     }
+    lance_scattered = released("lance", "parquet", "lance", edited=all_over)
     folder_alone, scattered = (
         released("scattered", "imagefolder", edited=edited) for edited in (range(0), all_over)
     )
@@ -220,11 +225,11 @@ def measure_releases(folder: Path, pictures: int) -> list[Figure]:
         *(
             Figure(
                 what=f"{name} beside parquet",
-                measured=max(0.0, seconds) / copied,
+                measured=max(0.0, spent.seconds - first.seconds) / copied,
                 unit="x the copy",
                 at_most=1.5,
             )
-            for name, seconds in beside.items()
+            for name, spent in beside.items()
         ),
         *_changed(
             "1 % changed all over, image folder alone",
@@ -233,7 +238,35 @@ def measure_releases(folder: Path, pictures: int) -> list[Figure]:
             scattered,
             at_most=5,
         ),
+        *_changed(
+            "1 % changed all over, lance and parquet",
+            folder / "lance",
+            beside["lance"],
+            lance_scattered,
+            at_most=5,
+        ),
     ]
+
+
+def measure_stamping(times: int) -> list[Figure]:
+    """Stamp a picture of each container again and again, in memory."""
+    noise = hashlib.shake_128(b"a picture").digest(3 * 180 * 180)
+    picture = Image.frombytes("RGB", (180, 180), noise)
+    lines: list[Figure] = []
+    for container in ("PNG", "JPEG", "WEBP"):
+        file = io.BytesIO()
+        picture.save(file, container, quality=98)
+        seconds = _timed(_stamp, file.getvalue(), container, times).seconds
+        what = f"stamping a {container} picture"
+        lines.append(Figure(what=what, measured=1000 * seconds / times, unit="ms", at_most=0.3))
+    return lines
+
+
+def _stamp(data: bytes, container: str, times: int) -> None:
+    row, stamped = replace(_row(0, pictures=1), format=container), stamp_of(ReleasePolicy())
+    assert stamped is not None  # noqa: S101
+    for _ in range(times):
+        assert stamped(row, data).mark is Mark.STAMPED  # noqa: S101
 
 
 def _compared_release(folder: Path, version: str, rows: int, *, edited: bool) -> Release:
@@ -342,6 +375,7 @@ def main(pictures: int, rows: int, sets: int, json_path: Path | None) -> None:
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="releases-") as folder:
         lines = measure_releases(Path(folder, "releases"), pictures)
+        lines += measure_stamping(pictures)
         lines += measure_differences(Path(folder, "differences"), rows)
         lines += measure_sets(Path(folder, "sets"), sets)
     console = Console(width=110)

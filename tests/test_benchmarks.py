@@ -82,5 +82,5 @@ def test_the_benchmark_of_releases_runs_and_writes_its_figures(tmp_path: Path) -
     small = ["--pictures", "1000", "--rows", "1000", "--sets", "20"]
     told = figures_of("releases", *small, folder=tmp_path)
     lines = {line["what"]: line for line in told["lines"]}
-    assert len(lines) == 22
+    assert len(lines) == 27
     assert lines["1 % changed in one set, bytes"]["measured"] < 30
