@@ -63,7 +63,8 @@ def yaml_text(text: str) -> str:
 def template(name: str) -> Template:
     """Return a template of this package, as `release/card.md.jinja`; it escapes what it is given.
 
-    The ending before `.jinja` tells how: for Markdown (`md`) or for HTML (`html`).
+    What is None is shown as nothing. The ending before `.jinja` tells how the rest is: for Markdown
+    (`md`) or for HTML (`html`).
     """
     return _environment(_FINALIZERS[name.split(".")[-2]]).get_template(name)
 
@@ -90,11 +91,14 @@ def _environment(finalize: Callable[[object], Markup]) -> Environment:
 def _in_markdown(value: object) -> Markup:
     if isinstance(value, Markup):
         return value
-    return Markup(markdown_text(value, longest=_LONGEST_TEXT))  # noqa: S704 - escaped just now
+    text = "" if value is None else markdown_text(value, longest=_LONGEST_TEXT)
+    return Markup(text)  # noqa: S704 - escaped just now
 
 
 def _in_html(value: object) -> Markup:
-    return value if isinstance(value, Markup) else Markup.escape(visible(str(value)))
+    if isinstance(value, Markup):
+        return value
+    return Markup.escape("" if value is None else visible(str(value)))
 
 
 _FINALIZERS = {"md": _in_markdown, "html": _in_html}

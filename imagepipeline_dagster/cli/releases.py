@@ -144,12 +144,17 @@ def _change_lines(changes: Sequence[Change]) -> Iterator[str]:
         yield f"{change_kind}, {cause}: {number:,}"
     for change in changes[:_SHOWN]:
         before_and_after = " -> ".join(filter(None, (change.before, change.shown_after)))
-        place = quoted(change.prompt_set, change.prompt_id)
-        yield f"  {change.change} {place} ({change.cause}) {before_and_after}".rstrip()
+        yield f"  {change.change} {_place(change)} ({change.cause}) {before_and_after}".rstrip()
     if len(changes) > _SHOWN:
         yield f"  and {len(changes) - _SHOWN:,} more: --json has them all"
     if not changes:
         yield "No sample differs."
+
+
+def _place(change: Change) -> str:
+    numbers = {"call": change.call_index, "sample": change.sample_index}
+    known = (f"{name} {number}" for name, number in numbers.items() if number is not None)
+    return ", ".join((quoted(change.prompt_set, change.prompt_id), *known))
 
 
 def _write_sheet(file: Path, changes: list[Change], release: DatasetRelease) -> None:

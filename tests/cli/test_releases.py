@@ -51,10 +51,10 @@ def test_releases_are_listed_and_shown() -> None:
 
 
 def test_two_releases_are_compared(storage: LocalFolder) -> None:
-    """The difference names the samples and their causes."""
+    """The difference names the samples, of several of one prompt too, and their causes."""
     told = run("diff", "v0001", "v0002").stdout
     assert "added, new_prompt: 1" in told
-    assert "added 'spring' / 'p002' (new_prompt) a fox, number 2" in told
+    assert "added 'spring' / 'p002', call 0, sample 0 (new_prompt) a fox, number 2" in told
     [change] = json.loads(run("diff", "v0002", "v0001", "--json").stdout)
     assert (change["change"], change["prompt_id"]) == ("removed", "p002")
     assert run("diff", "v0001", "v0001").stdout == "No sample differs.\n"

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from imagepipeline_dagster.release import comparing
 from imagepipeline_dagster.release.changes import (
     COMPARED,
     Change,
+    ChangesTable,
     changes_between,
+    changes_page,
     next_semantic_version,
 )
 from imagepipeline_dagster.release.comparing import changes_of
@@ -119,6 +122,16 @@ def test_what_came_and_went_has_its_cause(storage: LocalFolder) -> None:
     frame = pd.read_parquet(io.BytesIO(storage.read("releases/v0002/changes.parquet")))
     assert list(frame["cause"]) == [c.cause for c in changes]
     assert "What changed since v0001" in Path(release.path, "README.md").read_text()
+
+
+def test_samples_of_one_prompt_are_told_apart() -> None:
+    """A page of changes says call and place of each sample, as far as they are known."""
+    added = partial(Change, change="added", cause="new_prompt", prompt_set="spring")
+    added = partial(added, prompt_id="p001", call_index=0, after="a fox")
+    changes = ChangesTable([added(sample_index=1), added(sample_index=None)])
+    page = changes_page("v0002", "v0001", changes)
+    assert "| added | spring | p001 | 0 | 1 | new_prompt |  | a fox |" in page
+    assert "| added | spring | p001 | 0 |  | new_prompt |  | a fox |" in page
 
 
 def test_the_time_of_a_comparison_grows_with_the_releases() -> None:
