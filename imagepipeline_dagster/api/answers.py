@@ -53,6 +53,7 @@ class AnswerReader:
         """
         location = _without_query(response.headers.get("Location", ""))
         kind = self._redaction.text(response.headers.get("Content-Type", "no content type"))
+        is_page = "html" in kind.lower() or response.content.lstrip()[:1] == b"<"
         job, unreadable = None, ""
         answer: object = None
         try:
@@ -64,9 +65,12 @@ class AnswerReader:
                 f"the answer about job {asked} is about another one, {told[:100]}"
             ) from None
         except UnreadableAnswer as error:
-            unreadable = str(error)
+            unreadable = self._redaction.text(str(error))[:_MAX_MESSAGE]
         except (ValueError, RecursionError):
             unreadable = f"it is not JSON ({kind[:60]})"
+            # A router that knows no such path says so in plain words; these are not the API's.
+            if not is_page and response.status_code not in (404, 405):
+                answer = response.text
         named = _job_at(location, task=task)
         if job is None and named and not self._redaction.holds_key(named):
             job = Job(task=Task(task), id=named, status=JobStatus.PENDING, word="redirected")
@@ -82,7 +86,7 @@ class AnswerReader:
             unreadable=unreadable,
             message=without_queries(text[:_MAX_MESSAGE]),
             words=without_echo(words, request) if request else words,
-            is_page="html" in kind.lower() or response.content.lstrip()[:1] == b"<",
+            is_page=is_page,
             retry_after=pause,
             pause=longest_pause(asked_pause(words)) if pause is None else pause,
             location=self._redaction.text(location),

@@ -49,6 +49,7 @@ _FETCH_AGAIN = repeating(DownloadFailed)
 _LONGEST_PAUSE_SECONDS = 20.0
 # Each refusal slows the next request down: a plan of thousands would be tried for days.
 _REFUSALS_BELIEVED_SECONDS = 900.0
+_MAX_TOLD = 500  # characters
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
@@ -182,7 +183,8 @@ class ImagePipelineClient:
             raise self._unreachable(error) from self._redaction.cause(error)
         except httpx.HTTPError as error:
             raise AnswerLost(
-                f"the answer to a POST never came ({type(error).__name__}); it may have been bought"
+                f"no answer to a POST came that can be read ({self._told(error)}); "
+                "it may have been bought"
             ) from self._redaction.cause(error)
         answer = self._answers.read(response, task=request.task, request=request)
         ruling = ruling_on_post(answer, refusing=self._refusing)
@@ -311,8 +313,13 @@ class ImagePipelineClient:
         for pace in self._paces:
             await pace.turn()
 
+    def _told(self, error: httpx.HTTPError) -> str:
+        """Return what went wrong on the way; some of it repeats what the server sent."""
+        told = f"{type(error).__name__}: {self._redaction.text(str(error))}"
+        return told[:_MAX_TOLD].removesuffix(": ")
+
     def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
-        reason = self._redaction.text(str(error)) or type(error).__name__
+        reason = self._told(error)
         if "CERTIFICATE_VERIFY_FAILED" in reason:
             reason += "; set SSL_CERT_FILE to the certificates of your own CA, if it is behind one"
         return Unreachable(f"{self.origin} cannot be reached: {reason}")

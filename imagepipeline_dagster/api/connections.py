@@ -27,6 +27,8 @@ _KEEPALIVE_SECONDS = 5.0
 # An answer of the API is a page of JSON at the very most.
 _MAX_ANSWER_BYTES = 4 * 1024 * 1024
 _KEPT_HEADERS = (b"content-type", b"location", b"retry-after")
+# What `unpacked` unpacks. httpx would offer more wherever a decoder of it happens to be installed.
+_OFFERED = {"Accept-Encoding": "gzip, deflate"}
 
 POST_KEEPALIVE_SECONDS = 2.0
 """A server closes idle connections after 5 s or more; giving them up first keeps a POST from being
@@ -61,7 +63,7 @@ class Network:
         limits = httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=keepalive_seconds)
         try:
             return httpx.AsyncClient(
-                headers=headers,
+                headers=_OFFERED | dict(headers),
                 cookies=cookies,
                 timeout=httpx.Timeout(self.request_timeout, pool=None),
                 transport=self.transport,
@@ -132,22 +134,22 @@ async def bounded_answer(
         httpx.HTTPError: no answer came, or not to its end.
     """
     packed = bytearray()
+    response: httpx.Response | None = None
     started = time.monotonic()
     try:
         async with (
             answer_deadline(seconds, sending=sending) as extensions,
             client.stream(method, url, json=json, extensions=extensions) as response,
         ):
-            try:
-                async for chunk in response.aiter_raw():
-                    packed += chunk
-                    if len(packed) > _MAX_ANSWER_BYTES:
-                        raise httpx.ReadError("the answer is too long")
-            except httpx.RemoteProtocolError:
-                if not _lacks_only_its_last_chunk(response, packed):
-                    raise
-    except TimeoutError as error:
-        raise httpx.ReadTimeout("the answer took too long") from error
+            async for chunk in response.aiter_raw():
+                packed += chunk
+                if len(packed) > _MAX_ANSWER_BYTES:
+                    raise httpx.ReadError("the answer is too long")
+    except (TimeoutError, httpx.TransportError) as error:
+        if response is None or not _is_whole(response, packed):
+            if isinstance(error, TimeoutError):
+                raise httpx.ReadTimeout("the answer took too long") from error
+            raise
     except httpx.InvalidURL as error:
         # httpx works out where a redirect leads, also where it is not to follow.
         raise httpx.RemoteProtocolError("the redirect leads nowhere") from error
@@ -158,10 +160,8 @@ async def bounded_answer(
     return httpx.Response(response.status_code, headers=kept, content=unpacked(response, packed))
 
 
-def _lacks_only_its_last_chunk(response: httpx.Response, body: bytearray) -> bool:
-    """Tell whether a broken answer is whole all the same: a JSON object says where it ends."""
-    if "Transfer-Encoding" not in response.headers:
-        return False
+def _is_whole(response: httpx.Response, body: bytearray) -> bool:
+    """Tell whether an answer that broke off came whole: a JSON object says where it ends."""
     try:
         return isinstance(jsons.loads(unpacked(response, body)), dict)
     except (ValueError, RecursionError, httpx.DecodingError):

@@ -124,7 +124,9 @@ def read_job(answer: object, *, task: str, job_id: str | None = None) -> Job:
     status = JobStatus.FAILURE if refused and not word else _status_of(word)
     own_id = job_id or next(iter(ids), None)
     if status in (None, JobStatus.PENDING) and not own_id:
-        raise UnreadableAnswer(f"the job is {word} but the answer names no usable id")
+        named = [fields[name] for name in _ID_NAMES if fields.get(name) is not None]
+        said = f": {', '.join(map(repr, named))}" if named else ""
+        raise UnreadableAnswer(f"the job is {word} but the answer names no usable id{said}")
     links = _links(fields)
     return Job(
         task=Task(task),
@@ -271,7 +273,10 @@ def _link(name: str, entry: object) -> str:
     return entry if isinstance(entry, str) and (name == "download_urls" or "://" in entry) else ""
 
 
-_MESSAGE_NAMES = ("error", "message", "detail", "errors", "title")
+_MESSAGE_NAMES = (
+    *("error", "message", "detail", "errors", "title"),
+    *("msg", "reason", "error_message"),
+)
 
 
 def error_text(answer: object, *, limit: int = 500) -> str:
@@ -281,14 +286,14 @@ def error_text(answer: object, *, limit: int = 500) -> str:
     """
     if isinstance(answer, list) and len(answer) == 1:
         answer = answer[0]
-    if not isinstance(answer, Mapping):
-        return NO_MESSAGE
-    fields = _opened(answer)
-    message = next((fields[name] for name in _MESSAGE_NAMES if fields.get(name)), "")
+    message: object = answer if isinstance(answer, str) else ""
+    if isinstance(answer, Mapping):
+        fields = _opened(answer)
+        message = next((fields[name] for name in _MESSAGE_NAMES if fields.get(name)), "")
     if isinstance(message, list) and all(isinstance(item, Mapping) for item in message):
         message = "; ".join(_complaint(item) for item in message)
     text = message if isinstance(message, str) else json.dumps(message, ensure_ascii=False)
-    return storable(text)[:limit] or NO_MESSAGE
+    return storable(text).strip()[:limit] or NO_MESSAGE
 
 
 def _complaint(item: Mapping[str, object]) -> str:

@@ -151,8 +151,9 @@ def error_of(ruling: Ruling, answer: Answer, *, origin: str) -> SubmitError:
         case Ruling.REFUSED:
             return RequestRefused(answered)
         case _ if answer.is_success:
+            said = f" ({answer.message})" if answer.unreadable and answer.words else ""
             return AnswerLost(
-                f"the answer to a POST names no job: {answer.unreadable or answer.message}; "
+                f"the answer to a POST names no job: {answer.unreadable or answer.message}{said}; "
                 "it may have been bought"
             )
         case _:

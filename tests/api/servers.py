@@ -43,7 +43,7 @@ class Reply:
     the body's. `pause` is in seconds, before the answer; `trickle` between its single bytes.
     `informing` sends so many 1xx answers before, a tenth of a second apart. `endless` sends a
     gigabyte, `drop` nothing at all, and `hang_up` closes the connection after an answer that
-    promised to keep it.
+    promised to keep it. `linger` is in seconds, with the connection open after an answer.
     """
 
     status: int = 200
@@ -57,6 +57,7 @@ class Reply:
     drop: bool = False
     hang_up: bool = False
     informing: int = 0
+    linger: float = 0.0
 
 
 class ScriptedServer:
@@ -132,6 +133,7 @@ class ScriptedServer:
                     self.wfile.write(piece)
                     server.bytes_sent += len(piece)
                     time.sleep(reply.trickle)
+                time.sleep(reply.linger)
 
             do_GET = do_POST = do_DELETE = _handle  # noqa: N815 - the library's names
 

@@ -38,7 +38,7 @@ def status(client: ImagePipelineClient, job_id: str = "job-1", task: str = "text
         Reply(status=503),
         Reply(status=504),
         Reply(drop=True),
-        Reply(value=PENDING, declared=9_999),
+        Reply(body=b'{"status": "PENDING"', declared=9_999),
         Reply(endless=True),
         Reply(body=b"[" * 200_000),
         PAGE,

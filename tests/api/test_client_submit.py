@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable
 from email.utils import format_datetime
+from typing import Any
 
 import httpx
 import pytest
@@ -62,7 +63,7 @@ OUTCOMES: dict[type[ImagePipelineError], dict[str, Reply]] = {
         "504 of the moderation": Reply(status=504, value={"error": "moderation is late"}),
         "408": Reply(status=408),
         "dropped": Reply(drop=True),
-        "truncated": Reply(value=PENDING, declared=9_999),
+        "truncated": Reply(body=b'{"status": "PENDING", "id": "job-1"', declared=9_999),
         "HTML with 200": Reply(body=PAGE, headers=HTML),
         "empty": Reply(body=b""),
         "no content": Reply(status=204, body=b""),
@@ -93,6 +94,7 @@ OUTCOMES: dict[type[ImagePipelineError], dict[str, Reply]] = {
     },
     RequestRefused: {
         "400": Reply(status=400, value={"error": "no such model"}),
+        "400 in plain words": Reply(status=400, body=b"no such model"),
         "404 with a reason": Reply(status=404, value={"error": "no such model"}),
         "422": Reply(status=422, value={"detail": [{"msg": "too big"}]}),
     },
@@ -127,6 +129,7 @@ OUTCOMES: dict[type[ImagePipelineError], dict[str, Reply]] = {
         "403 page": Reply(status=403, body=PAGE, headers=HTML),
         "404 page": Reply(status=404, body=PAGE, headers=HTML),
         "405 page": Reply(status=405, body=PAGE, headers=HTML),
+        "404 of a router": Reply(status=404, body=b"404 page not found\n"),
     },
 }
 
@@ -200,6 +203,7 @@ NAMED = {
     "an envelope": Reply(value={"data": PENDING, "success": True}),
     "an id alone": Reply(value={"id": "job-1"}),
     "a list of one": Reply(value=[PENDING]),
+    "a length that is wrong": Reply(value=PENDING, declared=9_999),
     "a note in another encoding": Reply(
         body=b'{"status": "PENDING", "id": "job-1", "note": "caf\xe9"}'
     ),
@@ -386,17 +390,53 @@ def test_redirect_is_not_followed(status: int, error: type[ImagePipelineError]) 
         assert elsewhere.received == []
 
 
-def test_an_answer_without_its_last_chunk() -> None:
-    """A JSON object that came whole is an answer, though the end of its transfer is missing."""
+def test_an_answer_without_its_end() -> None:
+    """A JSON object that came whole is an answer, though its transfer never ends or breaks off."""
     chunk = json.dumps(PENDING).encode()
     cut = Reply(
         body=b"%x\r\n%s\r\n" % (len(chunk), chunk), headers={"Transfer-Encoding": "chunked"}
     )
     half = Reply(body=b"%x\r\n%s" % (len(chunk), chunk[:-5]), headers=cut.headers)
-    with serving(cut, half) as server:
+    hanging = Reply(value=PENDING, declared=9_999, linger=1.5)
+    with serving(cut, hanging, half) as server:
         assert submit(client_of(server.url)).id == "job-1"
+        assert submit(client_of(server.url, request_timeout=0.4)).id == "job-1"
         with pytest.raises(AnswerLost):
             submit(client_of(server.url))
+
+
+def test_only_what_can_be_unpacked_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a team has Brotli or Zstandard installed, no API is asked to answer packed so."""
+    offered = httpx.AsyncClient.__init__
+
+    def with_more(client: httpx.AsyncClient, **options: Any) -> None:  # noqa: ANN401 - httpx's own
+        offered(client, **options)
+        more = {"Accept-Encoding": "gzip, deflate, br, zstd"}
+        client.headers = httpx.Headers(more | dict(options["headers"]))
+
+    monkeypatch.setattr(httpx.AsyncClient, "__init__", with_more)
+    with serving(Reply(value=PENDING)) as server:
+        submit(client_of(server.url))
+
+        assert server.received[0].headers["accept-encoding"] == "gzip, deflate"
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        (Reply(value={"status": "PENDING", "id": 12.5}), "names no usable id: 12.5; "),
+        (Reply(value={"status": "PENDING", "id": [f"j-{KEY}"]}), r"id: \['j-\[API key\]'\]; "),
+        (Reply(body=b'done({"id": "job-1"})'), r'not JSON .* \(done\({"id": "job-1"}\)\); '),
+        (Reply(status=500, body=b"upstream is gone\n"), "HTTP 500: upstream is gone; "),
+        (Reply(headers={"Content-Encoding": "br"}), "DecodingError: the answer is packed as 'br'"),
+    ],
+)
+def test_what_was_said_instead_of_a_job_is_told(reply: Reply, told: str) -> None:
+    """Of a lost answer a person sees what came, to find the job in the vendor's list."""
+    with serving(reply) as server, pytest.raises(AnswerLost, match=told) as raised:
+        submit(client_of(server.url))
+
+    assert KEY not in str(raised.value)
 
 
 def test_connection_closed_while_idle() -> None:

@@ -243,7 +243,10 @@ def test_what_an_answer_calls_unsafe(told: dict[str, object], unsafe: set[int]) 
         ({"detail": [{"loc": ["header", "api-key"], "msg": "no"}]}, "header api-key: no"),
         ({}, NO_MESSAGE),
         ([], NO_MESSAGE),
-        ("no GPU", NO_MESSAGE),
+        ("no GPU\n", "no GPU"),
+        ({"code": 7, "msg": "no GPU"}, "no GPU"),
+        ({"status": "FAILURE", "reason": "no GPU"}, "no GPU"),
+        (7, NO_MESSAGE),
     ],
 )
 def test_error_text(answer: object, message: str) -> None:
