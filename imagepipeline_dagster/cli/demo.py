@@ -51,10 +51,22 @@ def demo() -> None:
             raise click.ClickException(
                 f"the demo edits sample tables and runs on the emulator: unset {variable}"
             )
-    home = Path(os.environ.setdefault("DAGSTER_HOME", str(Path(".dagster").absolute())))
+    if not os.environ.get("DAGSTER_HOME"):
+        os.environ["DAGSTER_HOME"] = str(_own_home())
+    home = Path(os.environ["DAGSTER_HOME"])
     home.mkdir(parents=True, exist_ok=True)
     with plain_errors(), dg.DagsterInstance.from_config(str(home)) as instance:
         _run(instance, os.environ.get(environment.STORAGE) or "data", Console())
+
+
+def _own_home() -> Path:
+    """Return the folder of a Dagster instance of the demo's own, made with the first demo."""
+    home = Path(".dagster").absolute()
+    home.mkdir(exist_ok=True)
+    settings = home / "dagster.yaml"
+    if not settings.exists():
+        settings.write_text("telemetry:\n  enabled: false\n")
+    return home
 
 
 def _run(instance: dg.DagsterInstance, storage_uri: str, console: Console) -> None:
@@ -77,8 +89,9 @@ def _run(instance: dg.DagsterInstance, storage_uri: str, console: Console) -> No
     console.print()
     console.print(f"The dataset is at {dataset}", markup=False, soft_wrap=True)
     console.print(
-        f"Made with the emulator in {time.monotonic() - started:.0f} s; "
-        "`make dev` shows all of it in the Dagster UI."
+        f"Made with the emulator in {time.monotonic() - started:.0f} s. In the repository "
+        "`make dev` shows all of it in the Dagster UI; elsewhere `imagepipeline-dagster new` "
+        "makes a project to start from."
     )
 
 
