@@ -43,7 +43,7 @@ SEEDS = ("seed=None", "seed=2")
 CHANGED: list[tuple[dict[str, Any], str, str | None, str | None]] = [
     ({"prompt": "a cat"}, "prompt_changed", "a fox, number 1", "a cat"),
     ({"request": '{"prompt":"a fox, number 1","seed":2}'}, "parameters_changed", *SEEDS),
-    ({"embeddings": "neon", "embedding_version": "2"}, "embedding_changed", "", "neon 2"),
+    ({"embeddings": "neon", "embedding_version": "2"}, "embedding_changed", "", "neon version 2"),
     ({"overridden_by": "ana", "moderation_reason": "override:ok"}, "override", None, "ana"),
     ({"moderation_reason": "unchecked"}, "policy", "ok", "unchecked"),
 ]
