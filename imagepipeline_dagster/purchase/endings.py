@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from imagepipeline_dagster.api.errors import (
+    AccessRefused,
     AnswerLost,
     ImagePipelineError,
     JobFailed,
@@ -20,6 +21,7 @@ from imagepipeline_dagster.api.errors import (
     RunStopper,
     Throttled,
     Unreachable,
+    WrongAddress,
 )
 from imagepipeline_dagster.ledger.budget import Allowance
 from imagepipeline_dagster.ledger.records import Failure, Outcome, Owner, State
@@ -44,6 +46,7 @@ class Ending:
         failure: why it is FAILED.
         judged: whether its samples count where the run decides if it goes on buying.
         stops: whether the run sends nothing more.
+        doubts: whether it sends nothing more unless the API takes another request soon.
         gives_up: whether the run leaves the call to the next one.
     """
 
@@ -51,6 +54,7 @@ class Ending:
     failure: Failure | None = None
     judged: bool = False
     stops: bool = False
+    doubts: bool = False
     gives_up: bool = False
 
 
@@ -59,12 +63,17 @@ def _failed(failure: Failure, **what_follows: bool) -> Ending:
 
 
 _FILTERED = _failed(Failure.FILTERED)
+# A filter before the API refuses a prompt for its words, just as it refuses a key or an address.
+_REFUSED = _failed(Failure.NOT_SENT, judged=True, doubts=True, gives_up=True)
+_UNASKED = Ending(state=State.SUBMITTED, judged=True, doubts=True, gives_up=True)
 _BEFORE_A_JOB: tuple[tuple[type[Exception], Ending], ...] = (
     (RequestRefused, _failed(Failure.INPUT_REFUSED, judged=True)),
     (AnswerLost, Ending(state=State.UNKNOWN, judged=True)),
     # It was sent `max_attempts` times: as often as one run may.
     (Throttled, _failed(Failure.NOT_SENT, gives_up=True)),
     (Unreachable, _failed(Failure.NOT_SENT, stops=True)),
+    (AccessRefused, _REFUSED),
+    (WrongAddress, _REFUSED),
     (RunStopper, _failed(Failure.NOT_SENT, stops=True)),
     (SendingStopped, _failed(Failure.NOT_SENT)),
     (HoldLost, _failed(Failure.NOT_SENT)),
@@ -74,6 +83,8 @@ _OF_A_JOB: tuple[tuple[type[Exception], Ending], ...] = (
     # A later run asks for it once more; this one would only hear the same.
     (JobNotFound, Ending(state=State.UNKNOWN, judged=True, gives_up=True)),
     (HoldLost, Ending(state=None, gives_up=True)),
+    (AccessRefused, _UNASKED),
+    (WrongAddress, _UNASKED),
     (RunStopper, Ending(state=State.SUBMITTED, stops=True, gives_up=True)),
     (OSError, Ending(state=State.SUBMITTED, stops=True, gives_up=True)),
     (ImagePipelineError, Ending(state=State.SUBMITTED, judged=True, gives_up=True)),
@@ -130,6 +141,8 @@ class Endings:
             Exception: the error itself, where it is a defect.
         """
         ending = ending_of(error, has_job=has_job)
+        if ending.doubts:
+            self.state.doubt(error)
         if ending.stops:
             trouble = error.trouble if isinstance(error, JobFailed) else None
             self.state.stop(trouble or error)

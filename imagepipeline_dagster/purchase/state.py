@@ -9,6 +9,8 @@ from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.budget import BudgetReached
 from imagepipeline_dagster.markup import visible
 
+# Refusals of a key or an address after which the API has taken nothing.
+_REFUSALS_BELIEVED = 3
 # Samples that have to come to an end before their failures say anything about the rest.
 _SAMPLES_JUDGED = 20
 
@@ -50,6 +52,7 @@ class RunState:
     Attributes:
         max_failure_ratio: once more of the samples that came to an end failed, the run stops.
         stopper: why it stops submitting before the plan is carried out.
+        refusals: of the key or the address, since the API last took a request.
         interrupted: whether it was told to end.
         given_up: keys of the requests that this run leaves to the next.
         sending: keys of the POSTs whose answer has not come: each may name a job that is paid.
@@ -66,6 +69,7 @@ class RunState:
 
     max_failure_ratio: float
     stopper: Exception | None = None
+    refusals: list[Exception] = field(default_factory=list)
     interrupted: bool = False
     given_up: set[str] = field(default_factory=set)
     sending: set[str] = field(default_factory=set)
@@ -92,6 +96,12 @@ class RunState:
     def stop(self, reason: Exception) -> None:
         """Stop submitting; the first reason counts."""
         self.stopper = self.stopper or reason
+
+    def doubt(self, refusal: Exception) -> None:
+        """Count a refusal that may be one call's own, and stop where several follow each other."""
+        self.refusals.append(refusal)
+        if len(self.refusals) >= _REFUSALS_BELIEVED:
+            self.stop(refusal)
 
     def land(self, samples: int, *, useful: int) -> None:
         """Count samples that came; a blank one, or what is no picture, is as good as failed."""

@@ -76,6 +76,7 @@ class Submission:
             self.fence.raise_around(key, since=since)
             job = await self._send(call, hold)
             self.state.posts += 1
+            self.state.refusals.clear()
             telemetry.images_bought(
                 call.samples,
                 money=self.means.allowance.cost(call.samples),

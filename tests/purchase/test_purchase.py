@@ -19,7 +19,12 @@ import sqlalchemy as sa
 from imagepipeline_dagster.api import client as api_client
 from imagepipeline_dagster.api.client import ImagePipelineClient
 from imagepipeline_dagster.api.contract import GenerationRequest
-from imagepipeline_dagster.api.errors import AccessRefused, CreditsExhausted, Unreachable
+from imagepipeline_dagster.api.errors import (
+    AccessRefused,
+    CreditsExhausted,
+    Unreachable,
+    WrongAddress,
+)
 from imagepipeline_dagster.api.jobs import Job
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation
 from imagepipeline_dagster.ledger.budget import Allowance, Budget, Period
@@ -168,6 +173,44 @@ def test_a_key_refused_midway_lets_paid_jobs_come_home(
 
     assert isinstance(bought.report.stopper, AccessRefused)
     assert bought.outcomes == {"generated": 1, "pending": 2}
+
+
+@pytest.mark.parametrize("where", ["submit", "status"])
+@pytest.mark.parametrize("refusal", [AccessRefused, WrongAddress])
+def test_a_row_refused_as_a_key_is_keeps_no_other_back(
+    where: str, refusal: type[Exception], buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """A filter before the API refuses one prompt: the others are bought, and alone it is told."""
+    prompts = prompts_of(numbered_rows(6))
+
+    class Filtered(ListeningClient):
+        filters = False
+
+        async def submit(self, request: GenerationRequest, **options: Any) -> Job:  # noqa: ANN401
+            if where == "submit" and request.prompt == "boat number 0":
+                raise refusal("a page for people")
+            job = await super().submit(request, **options)
+            self.filters = request.prompt == "boat number 0"
+            return job
+
+        async def status(self, task: str, job_id: str) -> Job:
+            if where == "status" and self.filters:
+                raise refusal("a page for people")
+            return await super().status(task, job_id)
+
+    def filtered() -> Filtered:
+        return Filtered(emulator.url, [])
+
+    bought = buyer.buy(prompts, open_client=filtered, max_in_flight=1)
+    alone = buyer.buy(prompts[:1], open_client=filtered)
+    mended = buyer.buy(prompts)
+
+    assert bought.report.stopper is None
+    assert bought.outcomes == {"generated": 5, "pending": 1}
+    assert "a page for people" in str(bought.images[0].error)
+    assert where == "status" or isinstance(alone.report.stopper, refusal)
+    assert mended.outcomes == {"generated": 6}
+    assert_nothing_bought_twice(buyer, mended, emulator.stats)
 
 
 def test_an_unreachable_api_stops_the_purchase(buyer: Buyer, emulator: EmulatorServer) -> None:
