@@ -167,7 +167,8 @@ def _difference(old: Lineage, new: Lineage) -> _Why | None:
         if old[name] != new[name]:
             return Cause.PROMPT_CHANGED, old[name], new[name]
     embeddings = [
-        " version ".join(filter(None, (row["embeddings"], row["embedding_version"]))) for row in (old, new)
+        " version ".join(filter(None, (row["embeddings"], row["embedding_version"])))
+        for row in (old, new)
     ]
     if embeddings[0] != embeddings[1]:
         return Cause.EMBEDDING_CHANGED, embeddings[0], embeddings[1]
