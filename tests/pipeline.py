@@ -96,16 +96,26 @@ class Pipeline:
             _BOUND[key] = (parts, bound_resources(self.dataset, self.resources))
         return _BOUND[key][1]
 
+    def _asked_of(
+        self, definition: dg.SensorDefinition | dg.ScheduleDefinition
+    ) -> dict[str, dg.ResourceDefinition]:
+        # As in a code location nothing else is made; these two, the sensors look up by themselves.
+        looked_up = {self.dataset.resource(name) for name in ("tables", "ledger")}
+        return {key: self.bound[key] for key in definition.required_resource_keys | looked_up}
+
     def evaluate(self, sensor: str) -> SensorExecutionData:
         """Evaluate a sensor without doing what it asks for."""
         name = self.dataset.named(sensor)
+        definition = self.repository.get_sensor_def(name)
+        # By the reference alone it would open another instance for each tick.
         with dg.build_sensor_context(
+            instance=self.instance,
             instance_ref=self.instance.get_ref(),
             repository_def=self.repository,
-            resources=self.bound,
+            resources=self._asked_of(definition),
             cursor=self.cursors.get(name),
         ) as context:
-            found = self.repository.get_sensor_def(name).evaluate_tick(context)
+            found = definition.evaluate_tick(context)
         self.cursors[name] = found.cursor
         return found
 
@@ -124,9 +134,9 @@ class Pipeline:
         """Evaluate the reconcile schedule."""
         schedule = self.repository.get_schedule_def(self.dataset.named("reconcile_schedule"))
         with dg.build_schedule_context(
-            instance_ref=self.instance.get_ref(),
+            instance=self.instance,
             repository_def=self.repository,
-            resources=self.bound,
+            resources=self._asked_of(schedule),
             scheduled_execution_time=at or dt.datetime.now(dt.UTC),
         ) as context:
             return list(schedule.evaluate_tick(context).run_requests or ())
@@ -183,6 +193,7 @@ def _empty_home() -> Path:
     with dg.DagsterInstance.local_temp(str(home), overrides=_UNTOLD) as instance:
         instance.add_dynamic_partitions("none", ["none"])
         instance.get_runs()
+        instance.all_logs("")  # the events of no run have a database of their own
     return home
 
 

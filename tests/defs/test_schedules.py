@@ -113,7 +113,7 @@ def test_the_release_is_asked_for_daily(pipeline: Pipeline) -> None:
     """The release schedule asks for the release job, once a day, without a partition."""
     schedule = pipeline.repository.get_schedule_def("image_dataset_schedule")
     with dg.build_schedule_context(
-        instance_ref=pipeline.instance.get_ref(),
+        instance=pipeline.instance,
         repository_def=pipeline.repository,
         scheduled_execution_time=dt.datetime(2025, 6, 1, 6, tzinfo=dt.UTC),
     ) as context:
