@@ -74,6 +74,11 @@ class Change:
     image_after: str | None = column("SHA-256 of the picture", default=None)
 
     @property
+    def images(self) -> tuple[str | None, str | None]:
+        """The picture that it was and the one that it is, by SHA-256."""
+        return self.image_before, self.image_after
+
+    @property
     def shown_after(self) -> str:
         """What it is, for a person to read: a decision is told with who decided."""
         if self.cause == Cause.OVERRIDE and self.after:

@@ -23,6 +23,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from threading import Event
+from types import MappingProxyType
 
 from imagepipeline_dagster.markup import template
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
@@ -36,7 +37,7 @@ from imagepipeline_dagster.release.formats.parquet import ParquetFiles
 from imagepipeline_dagster.release.formats.webdataset import WebDatasetTars, member_extension
 from imagepipeline_dagster.release.held_rows import HeldRows
 from imagepipeline_dagster.release.parts import Part
-from imagepipeline_dagster.release.pictures import LostImage, Stamp, read_batches
+from imagepipeline_dagster.release.pictures import LostImage, Released, Stamp, read_batches
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.storage.contract import Storage
 
@@ -66,6 +67,7 @@ def pack(
     policy: ReleasePolicy,
     scratch: Path,
     former: Release | None = None,
+    kept: Mapping[Part, Callable[[], Released]] = MappingProxyType({}),
 ) -> tuple[tuple[ReleaseFile, ...], list[LostImage], list[str]]:
     """Write the rows with their pictures below `path`; they last once that folder is settled.
 
@@ -82,6 +84,7 @@ def pack(
         policy: names the formats.
         scratch: a folder for files that are not finished.
         former: the release whose files are taken over where they are the same.
+        kept: opens, for a part, the files of pictures that are gone from the storage.
     """
     rows = (row for of_split in parts.values() for part in of_split for row in part.rows)
     extension = member_extension(rows) if "webdataset" in policy.formats else ""
@@ -92,12 +95,16 @@ def pack(
     lost: list[LostImage] = []
     for split, of_split in parts.items():
         writers = [made[name](split, of_split, packed) for name in policy.formats]
-        lost += _write(storage, of_split, writers, policy)
+        lost += _write(storage, of_split, writers, policy, kept)
     return tuple(sorted(packed.files, key=lambda file: file.path)), lost, packed.left_out
 
 
 def _write(
-    storage: Storage, parts: Sequence[Part], writers: Sequence[Writer], policy: ReleasePolicy
+    storage: Storage,
+    parts: Sequence[Part],
+    writers: Sequence[Writer],
+    policy: ReleasePolicy,
+    kept: Mapping[Part, Callable[[], Released]],
 ) -> list[LostImage]:
     """Write what the writers want of the parts, each picture read once."""
     stamped = stamp_of(policy)
@@ -107,7 +114,14 @@ def _write(
     def write(run: Sequence[Part]) -> list[LostImage]:
         """Write some parts, from their pictures to the finished files, and return what was lost."""
         lost = (
-            _write_part(storage, part, writers_of[part], stamp=stamped, is_lost=is_lost)
+            _write_part(
+                storage,
+                part,
+                writers_of[part],
+                stamp=stamped,
+                kept=kept.get(part),
+                is_lost=is_lost,
+            )
             for part in run
             if writers_of[part]
         )
@@ -133,13 +147,14 @@ def _write_part(
     wanted: Mapping[Writer, HeldRows],
     *,
     stamp: Stamp | None,
+    kept: Callable[[], Released] | None,
     is_lost: Event,
 ) -> list[LostImage]:
     """Write a part, and return what was lost; once anything is, parts are just read for that."""
     # Some formats want all pictures of a part or none, and no other wants further ones.
     read = replace(part, rows=max(wanted.values(), key=len))
     lost: list[LostImage] = []
-    for batch in read_batches(storage, read, stamp=stamp):
+    for batch in read_batches(storage, read, stamp=stamp, kept=kept() if kept else None):
         lost += batch.lost
         if lost:
             is_lost.set()

@@ -24,6 +24,12 @@ _ROW_GROUP_BYTES = 16 * 2**20
 Stamp = Callable[[ModeratedImage, bytes], Stamped]
 """What turns a picture's bytes into those of its file in a release."""
 
+PictureFile = tuple[tuple[bytes | memoryview, ...], str | None]
+"""The bytes of a picture's file, in pieces, and its mark."""
+
+Released = Callable[[ModeratedImage], PictureFile | None]
+"""What has the file of a row's picture as it was released."""
+
 
 @dataclass(frozen=True, slots=True)
 class LostImage:
@@ -54,20 +60,27 @@ class Batch:
     lost: Sequence[LostImage]
 
 
-def read_batches(storage: Storage, part: Part, *, stamp: Stamp | None = None) -> Iterator[Batch]:
+def read_batches(
+    storage: Storage,
+    part: Part,
+    *,
+    stamp: Stamp | None = None,
+    kept: Released | None = None,
+) -> Iterator[Batch]:
     """Yield the rows of a part with their pictures, a batch at a time.
 
     Args:
         storage: where the pictures are.
         part: whose rows they are.
         stamp: writes a picture's origin into its file; None leaves it out.
+        kept: has the files of pictures that are gone from the storage.
 
     Raises:
         ValueError: when a row has no image.
     """
     digests = iter(part.rows.digests)
     for rows in portions_of(part.rows, bytes_at_most=_ROW_GROUP_BYTES, rows_at_most=_ROW_GROUP):
-        yield _read(storage, part.split, rows, list(islice(digests, len(rows))), stamp)
+        yield _read(storage, part.split, rows, list(islice(digests, len(rows))), stamp, kept)
 
 
 def _read(
@@ -76,6 +89,7 @@ def _read(
     rows: Sequence[ModeratedImage],
     digests: Sequence[bytes],
     stamp: Stamp | None,
+    kept: Released | None,
 ) -> Batch:
     """Return the rows as they are released, with the pictures that were bought."""
     there: list[bytes] = []
@@ -88,12 +102,13 @@ def _read(
     read = read_each(storage, pictures)
     for row, digest, picture, data in zip(rows, digests, pictures, read, strict=True):
         if isinstance(data, str):
-            lost.append(LostImage(row, data))
+            file = kept(row) if kept else None
+        else:
+            file = _stamped(row, readable(data, picture[1]), stamp)
+        if file is None:
+            lost.append(LostImage(row, str(data)))
             continue
-        sha256, picture_format = picture
-        shown = readable(data, picture_format)
-        stamped = stamp(row, shown) if stamp else None
-        of_file = stamped.pieces if stamped else (shown,)
+        of_file, mark = file
         pieces += of_file
         there.append(digest)
         names.append(_file_name(picture))
@@ -103,8 +118,8 @@ def _read(
                 row,
                 split=split,
                 # Of the bytes as they are stored it is known, and was checked.
-                file_sha256=sha256 if of_file == (data,) else _sha256_of(of_file),
-                mark=stamped.mark.value if stamped else None,
+                file_sha256=picture[0] if of_file == (data,) else _sha256_of(of_file),
+                mark=mark,
             )
         )
     ends = list(accumulate(sizes, initial=0))
@@ -121,6 +136,13 @@ def _read(
         images=_images(names, joined, ends),
         lost=lost,
     )
+
+
+def _stamped(row: ModeratedImage, shown: bytes, stamp: Stamp | None) -> PictureFile:
+    if stamp is None:
+        return (shown,), None
+    stamped = stamp(row, shown)
+    return stamped.pieces, stamped.mark.value
 
 
 def _sha256_of(pieces: Iterable[bytes | memoryview]) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import tee
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,8 +19,9 @@ from urllib.request import url2pathname
 from pydantic import ValidationError
 
 from imagepipeline_dagster.errors import CorrectableError
+from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.card import Release, ReleaseFile
-from imagepipeline_dagster.release.changes import Change
+from imagepipeline_dagster.release.changes import PLACE, Change
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.splits import leaks, place_of
 from imagepipeline_dagster.rows import parquet_table, rows_of
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _BATCH = 1000  # rows
+_COLUMNS_OF_SAMPLE = [*PLACE, "image_sha256"]
+_SAMPLE = attrgetter(*_COLUMNS_OF_SAMPLE)
 
 VERSION = re.compile(r"v\d+")
 """A release's folder."""
@@ -179,6 +184,50 @@ def lineage_in(
     wanted = names if columns is None else list(columns)
     for batch in opened.iter_batches(_BATCH, columns=wanted, use_threads=False):
         yield from batch.to_pylist()
+
+
+class ReleasedFiles:
+    """The pictures' files in one Parquet file of a release, which is opened when first asked.
+
+    A picture that several rows share has a file for each, whose marks name the row.
+    """
+
+    def __init__(self, storage: Storage, release: Release, shard: ReleaseFile) -> None:
+        self._open = partial(opened_shard, storage, release, shard)
+        self._group: tuple[int, pa.Table] | None = None
+
+    def __call__(self, row: ModeratedImage) -> tuple[tuple[bytes], str | None] | None:
+        """Return the file of a row's picture and its mark, None where it is not whole."""
+        place = self._places.get(_SAMPLE(row))
+        if place is None:
+            return None
+        group, number = place
+        if self._group is None or self._group[0] != group:  # mostly the same as the last time
+            self._group = group, self._opened.read_row_group(group, use_threads=False)
+        [found] = self._group[1].slice(number, 1).to_pylist()
+        data: bytes = found["image"]["bytes"]
+        # The first releases had the delivered bytes, and no column for those of the file.
+        sha256 = found.get("file_sha256", row.image_sha256)
+        return ((data,), found.get("mark")) if hashlib.sha256(data).hexdigest() == sha256 else None
+
+    @cached_property
+    def _opened(self) -> pq.ParquetFile:
+        return self._open()
+
+    @cached_property
+    def _places(self) -> dict[tuple[object, ...], tuple[int, int]]:
+        """Return the row group of each sample, and its place in it."""
+        if "image" not in self._opened.schema_arrow.names:
+            return {}  # an image folder takes over picture by picture
+        groups = (
+            self._opened.read_row_group(group, _COLUMNS_OF_SAMPLE, use_threads=False)
+            for group in range(self._opened.num_row_groups)
+        )
+        return {
+            sample: (group, number)
+            for group, table in enumerate(groups)
+            for number, sample in enumerate(zip(*table.to_pydict().values(), strict=True))
+        }
 
 
 def opened_shard(storage: Storage, release: Release, shard: ReleaseFile) -> pq.ParquetFile:

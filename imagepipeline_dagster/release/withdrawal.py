@@ -14,7 +14,8 @@ import datetime as dt
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain, groupby
 from pathlib import Path, PurePosixPath
 
@@ -26,16 +27,18 @@ from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage, summarise
 from imagepipeline_dagster.release.card import Release
-from imagepipeline_dagster.release.changes import ChangesTable
+from imagepipeline_dagster.release.changes import Cause, Change, ChangesTable
 from imagepipeline_dagster.release.columns import fingerprint, without_sources
 from imagepipeline_dagster.release.content import taken_back
 from imagepipeline_dagster.release.held_rows import HeldRows, joined
 from imagepipeline_dagster.release.packing import pack
 from imagepipeline_dagster.release.parts import Part
+from imagepipeline_dagster.release.pictures import Released
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import point_to_latest, write_beside, write_contact_sheet
 from imagepipeline_dagster.release.reading import (
     VERSION,
+    ReleasedFiles,
     delete_release,
     lineage_in,
     manifests,
@@ -67,6 +70,7 @@ class Withdrawal(BaseModel, frozen=True):
     why: str
     at: dt.datetime
     finished: bool = False
+    unsigned: tuple[str, ...] = ()  # paths of releases, to be told by whoever finishes it
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,11 +98,12 @@ def withdraw(
     """Take these pictures back, and all that an earlier call did not finish.
 
     Raises:
-        NotRewritten: a further picture that a release needs is gone or changed.
+        NotRewritten: a release is not whole, and cannot be written anew; all else is done.
     """
-    asked = [Withdrawal(image_sha256=image, who=who, why=why, at=at) for image in sorted(images)]
-    for withdrawal in asked:
-        _write(storage, withdrawal)
+    begun = {withdrawal.image_sha256: withdrawal.unsigned for withdrawal in _all(storage)}
+    for image in sorted(images):
+        asked = Withdrawal(image_sha256=image, who=who, why=why, at=at)
+        _write(storage, asked.model_copy(update={"unsigned": begun.get(image, ())}))
     # Two that write a release anew at once would delete each other's files.
     with ledger.changing_releases():
         return _finish(storage, ledger)
@@ -110,14 +115,24 @@ def _finish(storage: Storage, ledger: Ledger) -> Withdrawn:
     _tell(ledger, open_ones)
     reasons = {withdrawal.image_sha256: withdrawal for withdrawal in open_ones}
     withdrawn = Withdrawn(rewritten={}, unsigned={})
-    for folder in _folders(storage):
-        _rewrite_all(storage, folder, reasons, withdrawn)
-    for withdrawal in open_ones:
+    problems = [
+        problem
+        for folder in _folders(storage)
+        for problem in _rewrite_all(storage, folder, reasons, withdrawn)
+    ]
+    for path in sorted({path for withdrawal in reasons.values() for path in withdrawal.unsigned}):
+        if storage.exists(f"{path}/manifest.json") and not storage.exists(f"{path}/{SIGNATURE}"):
+            folder, _, version = path.rpartition("/")
+            withdrawn.unsigned.setdefault(folder, []).append(version)
+    for withdrawal in reasons.values():
         for path in list(storage.list(f"images/{withdrawal.image_sha256[:2]}")):
             if Path(path).stem == withdrawal.image_sha256:
                 storage.delete(path)
         storage.delete(thumbnail_path(withdrawal.image_sha256))
-        _write(storage, withdrawal.model_copy(update={"finished": True}))
+        if not problems:
+            _write(storage, withdrawal.model_copy(update={"finished": True, "unsigned": ()}))
+    if problems:
+        raise NotRewritten("\n".join(problems))
     return withdrawn
 
 
@@ -155,11 +170,14 @@ def _folders(storage: Storage, below: str = "") -> Iterator[str]:
 
 
 def _rewrite_all(
-    storage: Storage, folder: str, withdrawals: Mapping[str, Withdrawal], withdrawn: Withdrawn
-) -> None:
+    storage: Storage, folder: str, withdrawals: dict[str, Withdrawal], withdrawn: Withdrawn
+) -> Iterator[str]:
+    """Write all releases in a folder without the pictures; yield why where that cannot be."""
     for release in manifests(storage, folder):
         try:
             _rewrite(storage, release, withdrawals, withdrawn)
+        except NotRewritten as error:
+            yield str(error)
         except OSError as error:
             if not storage.exists(f"{release.path}/manifest.json"):
                 # Its publisher saw the withdrawal too, and deletes it, unfinished uploads as well.
@@ -167,10 +185,10 @@ def _rewrite_all(
                 continue
             if not isinstance(error, ObjectMissing):
                 raise
-            raise NotRewritten(
+            yield (
                 f"{release.version} is not whole: {error}. Restore the file from a backup, or "
                 f"delete {storage.uri_of(release.path)}, and withdraw again"
-            ) from error
+            )
     if folder in withdrawn.rewritten:
         point_to_latest(storage, folder)
 
@@ -178,23 +196,27 @@ def _rewrite_all(
 def _rewrite(
     storage: Storage,
     release: Release,
-    withdrawals: Mapping[str, Withdrawal],
+    withdrawals: dict[str, Withdrawal],
     withdrawn: Withdrawn,
 ) -> None:
-    """Write a release without the pictures, where it has any."""
+    """Write a release without the pictures, where it has any or tells of one that went."""
     # The first releases lack the columns of pictures that requests start from.
     columns = read_rows(storage, release, _PICTURES).itercolumns()
     pictures = chain.from_iterable(column.to_pylist() for column in columns)
     concerned = withdrawals.keys() & set(pictures)
+    changes = stored_changes(storage, release) or ()
+    told = withdrawals.keys() & {image for change in changes for image in change.images}
     current: Release | None = release
-    if concerned:
-        was_signed = storage.exists(f"{release.path}/{SIGNATURE}")
+    if concerned or told:
+        if storage.exists(f"{release.path}/{SIGNATURE}"):
+            *_, image = withdrawals  # that which is finished last
+            unsigned = (*withdrawals[image].unsigned, release.path)
+            withdrawals[image] = withdrawals[image].model_copy(update={"unsigned": unsigned})
+            _write(storage, withdrawals[image])
         with scratch_folder(storage.scratch) as scratch:
             current = _rewritten(storage, release, withdrawals, concerned, scratch)
         folder = str(PurePosixPath(release.path).parent)
         withdrawn.rewritten.setdefault(folder, []).append(release.version)
-        if was_signed and current is not None:
-            withdrawn.unsigned.setdefault(folder, []).append(release.version)
     if current is not None:
         _clear_strangers(storage, current)
 
@@ -208,7 +230,7 @@ def _rewritten(
 ) -> Release | None:
     """Write a release that some of the pictures concern without them; None if it has no other."""
     policy = _policy_of(storage, release)
-    parts, gone = _parts(storage, release, withdrawals, shaping=policy.shaping)
+    parts, gone, kept_files = _parts(storage, release, withdrawals, shaping=policy.shaping)
     held = list(chain.from_iterable(parts.values()))
     kept = joined(part.rows for part in held)
     splits = [part.split for part in held for _ in range(len(part.rows))]
@@ -216,7 +238,13 @@ def _rewritten(
         delete_release(storage, release)
         return None
     files, lost, _ = pack(
-        storage, release.path, parts, policy=policy, scratch=scratch, former=release
+        storage,
+        release.path,
+        parts,
+        policy=policy,
+        scratch=scratch,
+        former=release,
+        kept=kept_files,
     )
     if lost:
         raise NotRewritten(
@@ -232,8 +260,14 @@ def _rewritten(
         f"The picture {image[:12]} that requests start from {_by_whom(withdrawals[image])}"
         for image in sorted(set(concerned).difference(row.image_sha256 for row in gone))
     ]
+    changes = ChangesTable(
+        left
+        for change in stored_changes(storage, release) or ()
+        if (left := _without(change, withdrawals))
+    )
     changed = release.model_copy(
         update={
+            "changes": changes.by_cause,
             "files": (*files, write_contact_sheet(storage, release.path, kept)),
             "fingerprint": fingerprint(kept.digests, splits, packing=policy.packing),
             "splits": dict(Counter(splits)),
@@ -242,11 +276,6 @@ def _rewritten(
             "prompt_sets": by_set,
             "left_out": (*release.left_out, *told),
         }
-    )
-    changes = ChangesTable(
-        change
-        for change in stored_changes(storage, release) or ()
-        if withdrawals.keys().isdisjoint((change.image_before, change.image_after))
     )
     changed = write_beside(storage, changed, kept, changes, policy)
     manifest = f"{release.path}/manifest.json"
@@ -283,10 +312,14 @@ def _policy_of(storage: Storage, release: Release) -> ReleasePolicy:
 
 def _parts(
     storage: Storage, release: Release, withdrawals: Collection[str], *, shaping: str
-) -> tuple[dict[str, list[Part]], list[ModeratedImage]]:
-    """Return the release's parts, cut as they were, without the pictures; and their rows."""
+) -> tuple[dict[str, list[Part]], list[ModeratedImage], dict[Part, Callable[[], Released]]]:
+    """Return the release's parts, cut as they were, without the pictures; and the rows of these.
+
+    Last comes what opens the files of each part's pictures: those that the store lost are there.
+    """
     parts: dict[str, list[Part]] = {split: [] for split in release.splits}
     gone: list[ModeratedImage] = []
+    kept_files: dict[Part, Callable[[], Released]] = {}
     for shard in release.shards:
         size = shard.size // max(1, shard.rows or 1)  # a row does not say it; tars are cut by it
         lineage = lineage_in(storage, release, shard)
@@ -295,8 +328,10 @@ def _parts(
             gone += [row for row in rows if row.image_sha256 in withdrawals]
             if kept := [row for row in rows if row.image_sha256 not in withdrawals]:
                 number = len(parts[split])
-                parts[split].append(Part.of(split, number, HeldRows(kept), shaping=shaping))
-    return parts, gone
+                part = Part.of(split, number, HeldRows(kept), shaping=shaping)
+                parts[split].append(part)
+                kept_files[part] = partial(ReleasedFiles, storage, release, shard)
+    return parts, gone, kept_files
 
 
 def _judged(lineage: Mapping[str, object], size: int) -> ModeratedImage:
@@ -308,6 +343,23 @@ def _judged(lineage: Mapping[str, object], size: int) -> ModeratedImage:
 def _counts_without(counts: Counts, gone: Sequence[ModeratedImage]) -> Counts:
     """Return the counts with these kept samples as withdrawn ones."""
     return counts - summarise(gone) + summarise(map(taken_back, gone))
+
+
+def _without(change: Change, withdrawals: Mapping[str, Withdrawal]) -> Change | None:
+    """Return what a change is once such pictures were never there; None where it is none."""
+    before, after = (
+        None if image in withdrawals else image
+        for image in (change.image_before, change.image_after)
+    )
+    if (before, after) == (change.image_before, change.image_after):
+        return change
+    if after:
+        return dataclasses.replace(change, change="added", before=None, image_before=None)
+    if before:
+        why = _by_whom(withdrawals[change.image_after or ""])
+        gone = dataclasses.replace(change, change="removed", cause=Cause.WITHDRAWN, after=why)
+        return dataclasses.replace(gone, image_after=None)
+    return None
 
 
 def _told(row: ModeratedImage, withdrawal: Withdrawal) -> str:

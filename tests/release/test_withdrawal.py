@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import threading
@@ -22,17 +23,30 @@ from imagepipeline_dagster.emulator import EmulatorServer
 from imagepipeline_dagster.ledger.decisions import LedgerDecision, decide
 from imagepipeline_dagster.ledger.lineage import lineage_of
 from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.release.dataset_release import latest_release
+from imagepipeline_dagster.release.dataset_release import latest_release, releases_in
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.reading import delete_release, manifests
 from imagepipeline_dagster.release.signing import SIGNATURE, ManifestChanged, sign
 from imagepipeline_dagster.release.verifying import problems_of
 from imagepipeline_dagster.release.withdrawal import NotRewritten, withdraw
-from imagepipeline_dagster.storage.contract import Storage, StorageUnavailable
+from imagepipeline_dagster.storage.contract import (
+    Storage,
+    StorageUnavailable,
+    image_path,
+    tombstone_path,
+)
 from imagepipeline_dagster.storage.folder import LocalFolder
 from tests.buying import Buyer, numbered_rows, prompts_of
 from tests.moderation.judging import moderate
-from tests.release.samples import HALVES, NOON, Interrupted, kept_row, picture, publish_rows
+from tests.release.samples import (
+    EVERYTHING,
+    HALVES,
+    NOON,
+    Interrupted,
+    kept_row,
+    picture,
+    publish_rows,
+)
 
 pytest_plugins = ["tests.s3"]
 
@@ -178,28 +192,33 @@ def test_an_old_release_stays_what_it_is(storage: LocalFolder, ledger: Ledger) -
 
 @pytest.mark.parametrize(
     ("policy", "changes"),
-    [*((POLICIES[0], n) for n in range(0, 60, 4)), *((POLICIES[1], n) for n in range(1, 40, 5))],
+    [*((POLICIES[0], n) for n in range(0, 60, 3)), *((POLICIES[1], n) for n in range(1, 40, 5))],
 )
 def test_the_next_call_finishes_what_a_killed_one_began(
     tmp_path: Path, storage: LocalFolder, ledger: Ledger, policy: ReleasePolicy, changes: int
 ) -> None:
-    """Wherever it dies, a further call for nothing leaves the picture nowhere and all whole."""
+    """Wherever it dies, a further call leaves the picture nowhere, and tells what to sign again."""
     rows = [kept_row(storage, number) for number in range(5)]
-    publish_rows(storage, rows[:4], policy=policy)
-    publish_rows(storage, rows, policy=policy)
+    for kept in (rows[:4], rows):
+        release = publish_rows(storage, kept, policy=policy)
+        storage.write(f"{release.path}/{SIGNATURE}", b"signed")
     left = iter(range(changes))
+    signed = {"releases": ["v0001", "v0002"]}
 
     def spend(_: str) -> None:
         if next(left, None) is None:
             raise KeyboardInterrupt
 
     dying = Interrupted(tmp_path / "storage", spend)
+    again = [str(rows[2].image_sha256)][: changes % 2]  # or for nothing
     try:
         take_back(dying, ledger, str(rows[2].image_sha256))
+        signed = {}
     except KeyboardInterrupt:
         if changes == 0:
             return  # nothing was written: nobody knows of it
-    take_back(storage, ledger)
+    told = withdraw(storage, ledger, again, who="ana", why="a person asked", at=NOON)
+    assert told.unsigned == signed
     assert where_it_is(storage, 2) == []
     for release in manifests(storage):
         assert problems_of(storage, release) == []
@@ -287,12 +306,88 @@ def test_an_upload_into_a_release_that_its_publisher_deletes_stops_no_withdrawal
     assert (where_it_is(storage, 0) == []) is is_deleted
 
 
+@pytest.mark.parametrize("mark", ["stamped", None])
+def test_a_picture_that_the_store_lost_stays_in_a_release(
+    storage: LocalFolder, ledger: Ledger, mark: str | None
+) -> None:
+    """Other pictures are taken from the release itself, with the marks of their own rows."""
+    rows = [kept_row(storage, number) for number in range(6)]
+    shared = kept_row(storage, 7, data=picture(1))
+    policy = EVERYTHING.changed(stamp=mark is not None)
+    publish_rows(storage, [*rows, shared], policy=policy)
+    columns = ["prompt_id", "file_sha256", "mark", "image"]
+    before = latest_release(storage).as_arrow(columns).to_pylist()
+    for row in rows:
+        storage.delete(image_path(str(row.image_sha256), "PNG"))
+
+    take_back(storage, ledger, str(rows[2].image_sha256))
+
+    release = latest_release(storage)
+    assert problems_of(storage, release.manifest) == []
+    del before[2]
+    assert release.as_arrow(columns).to_pylist() == before
+    assert {row["mark"] for row in before} == {mark}
+    files = [f for f in release.manifest.files if f.path.startswith("imagefolder/train/")]
+    assert {row["file_sha256"] for row in before} < {file.sha256 for file in files}
+
+
+def test_no_change_tells_of_a_withdrawn_picture(storage: LocalFolder, ledger: Ledger) -> None:
+    """What differs between two releases is told as if it had never been in them."""
+    rows = [kept_row(storage, number) for number in range(5)]
+    rejected: dict[str, Any] = {"verdict": "rejected", "moderation_reason": "override:ok"}
+    edited = [
+        *(kept_row(storage, number, data=picture(number + 20)) for number in range(2)),
+        dataclasses.replace(rows[2], overridden_by="bo", **rejected),
+        *rows[3:],
+        kept_row(storage, 5),
+    ]
+    publish_rows(storage, rows)
+    publish_rows(storage, edited)
+    gone = [rows[0], edited[1], rows[2], edited[5]]
+
+    take_back(storage, ledger, *(str(row.image_sha256) for row in gone))
+
+    first, second = releases_in(storage)
+    changes = second.changes_since(first)
+    assert [(c.change, c.prompt_id, c.cause, c.images) for c in changes] == [
+        ("added", "p000", "bought_again", (None, edited[0].image_sha256)),
+        ("removed", "p001", "withdrawn", (rows[1].image_sha256, None)),
+    ]
+    assert changes[1].after == "was withdrawn by ana on 2026-03-01: a person asked"
+    assert second.manifest.changes == {"added: bought_again": 1, "removed: withdrawn": 1}
+    page = storage.read("releases/v0002/CHANGES.md").decode()
+    assert "| removed | withdrawn | 1 |" in page
+    assert "p002" not in page
+
+
+def test_a_release_that_lost_a_picture_is_rewritten_too(
+    storage: LocalFolder, ledger: Ledger
+) -> None:
+    """One that tells of a picture, and does not hold it, tells of it no more."""
+    rows = [kept_row(storage, number) for number in range(3)]
+    for kept in (rows, rows[:2]):
+        publish_rows(storage, kept)
+
+    assert take_back(storage, ledger, str(rows[2].image_sha256)) == {"releases": ["v0001", "v0002"]}
+
+    first, second = releases_in(storage)
+    assert second.changes_since(first) == []
+    assert (second.manifest.changes, second.manifest.left_out) == ({}, ())
+    assert second.counts.by_reason == {"ok": 2}
+    found = [path for path in storage.list("releases") if b"number 2" in storage.read(path)]
+    assert found == []
+
+
 def test_a_release_that_is_not_whole_says_how_to_go_on(
     storage: LocalFolder, ledger: Ledger
 ) -> None:
-    """Where a file of a release is lost, the message names it and the way out, which works."""
-    rows = [kept_row(storage, number) for number in range(4)]
-    release = publish_rows(storage, rows)
+    """Where a file of a release is lost, the message names it and the way out, which works.
+
+    Meanwhile the picture is nowhere else.
+    """
+    rows = [kept_row(storage, number) for number in range(5)]
+    release = publish_rows(storage, rows[:4])
+    publish_rows(storage, rows)
     [shard] = release.shards
     storage.delete(f"{release.path}/{shard.path}")
 
@@ -300,9 +395,11 @@ def test_a_release_that_is_not_whole_says_how_to_go_on(
         take_back(storage, ledger, str(rows[0].image_sha256))
 
     assert storage.uri_of(release.path) in str(told.value)
+    assert where_it_is(storage, 0) == []
+    assert problems_of(storage, latest_release(storage).manifest) == []
     storage.delete_folder(release.path)
     take_back(storage, ledger)
-    assert where_it_is(storage, 0) == []
+    assert json.loads(storage.read(tombstone_path(str(rows[0].image_sha256))))["finished"]
 
 
 @pytest.mark.parametrize("read", [1, 3], ids=["before its splits", "before its changes"])
