@@ -115,6 +115,15 @@ class Release(BaseModel, frozen=True):
     )
 
     @property
+    def identity(self) -> str:
+        """What tells its content and its making from any other's.
+
+        `datasets` keeps what it read of a folder by the folder's name and its card: without this in
+        both, it would take `v0001/parquet` for `v0002/parquet`.
+        """
+        return f"{self.version}, content {self.fingerprint[:16]}, run {self.run_id}"
+
+    @property
     def kept_sets(self) -> set[str]:
         """The prompt sets that it has pictures of."""
         return {name for name, counts in self.prompt_sets.items() if counts.kept}

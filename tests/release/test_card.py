@@ -83,6 +83,7 @@ def test_the_front_matter_leads_to_the_shards(storage: LocalFolder) -> None:
         "configs": [
             {
                 "config_name": "default",
+                "description": "v0003, content ffffffffffffffff, run run9",
                 "data_files": [{"split": "train", "path": "parquet/data/train-*.parquet"}],
             }
         ],

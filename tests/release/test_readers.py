@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import hashlib
 import io
@@ -24,6 +25,7 @@ from tests.release.samples import EVERYTHING, FORMATS, kept_row, publish_rows
 pytestmark = pytest.mark.slow
 
 PICTURES = 30
+FOLDERS = [".", "parquet", "webdataset", "imagefolder", "lance"]
 POLICY = EVERYTHING.changed(
     splits={"train": 0.6, "test": 0.4},
     license="cc-by-4.0",
@@ -86,8 +88,27 @@ def is_its_picture(data: bytes, expected: Mapping[str, Any]) -> bool:
     return hashlib.sha256(data).hexdigest() == str(expected["file_sha256"])
 
 
+@pytest.mark.parametrize("name", FOLDERS)
+def test_datasets_takes_no_release_for_another(
+    storage: LocalFolder,
+    datasets: Any,  # noqa: ANN401 - it has no types
+    name: str,
+    tmp_path: Path,
+) -> None:
+    """What it kept of one release is not loaded from a folder of the same name in another."""
+    rows = [kept_row(storage, number) for number in range(3)]
+    for prompt in ("a fox", "a cat"):
+        same = [dataclasses.replace(row, prompt=prompt) for row in rows]
+        release = publish_rows(storage, same, folder=f"{prompt[2:]}/releases", policy=EVERYTHING)
+        loaded = datasets.load_dataset(
+            str(tmp_path / "storage" / release.path / name), cache_dir=str(tmp_path / "cache")
+        )["train"]
+        lineage = loaded["json"] if name == "webdataset" else loaded
+        assert {row["prompt"] for row in lineage} == {prompt}
+
+
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("name", [".", "parquet", "webdataset", "imagefolder", "lance"])
+@pytest.mark.parametrize("name", FOLDERS)
 def test_datasets_loads_each_folder(
     released: Released,
     datasets: Any,  # noqa: ANN401 - it has no types
