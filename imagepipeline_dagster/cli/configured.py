@@ -19,6 +19,7 @@ import stamina.instrumentation
 import imagepipeline_dagster as package
 from imagepipeline_dagster import component, environment
 from imagepipeline_dagster.cli.terminal import AliasedOption, Answer, answering, json_option
+from imagepipeline_dagster.defs import resource_keys
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger import identity
 from imagepipeline_dagster.tables import reading, schema
@@ -40,11 +41,16 @@ _dataset_option = click.option(
 )
 
 
+# By the name of the command's dataset: what the definitions of its module give it.
+_of_module: dict[str, dict[str, Any]] = {}
+
+
 def on_dataset(command: Callable[..., Answer | None]) -> Callable[..., None]:
     """Give a command its dataset, and print its answer."""
 
     @wraps(command)
     def with_dataset(*, dataset: str | None, **options: Any) -> Answer | None:  # noqa: ANN401 - the command's own
+        _of_module.clear()
         where = _where_of_project() if dataset is None else dataset
         chosen = _dataset_at(where) if where and ":" in where else _dataset_named(where)
         return command(dataset=chosen, **options)
@@ -85,13 +91,16 @@ def _dataset_at(where: str) -> ImageDataset:
     module, _, name = where.partition(":")
     _make_importable(Path.cwd())
     try:
-        dataset = getattr(importlib.import_module(module), name)
+        loaded = importlib.import_module(module)
+        dataset = getattr(loaded, name)
     except (ImportError, AttributeError, ValueError) as error:
         raise click.BadParameter(str(error), param_hint="--dataset") from error
     except CorrectableError as error:  # a mistake in the module, or in the environment
         raise click.UsageError(str(error)) from error
     if not isinstance(dataset, package.ImageDataset):
         raise click.BadParameter(f"{where} is no ImageDataset", param_hint="--dataset")
+    if given := resource_keys.given_resources(dataset, vars(loaded).values()):
+        _of_module[dataset.name] = given
     return dataset
 
 
@@ -139,12 +148,14 @@ def changed_dataset(
 
 
 def resources_of(dataset: ImageDataset) -> dict[str, Any]:
-    """Return a dataset's resources: those of its YAML, or those that the environment names."""
+    """Return a dataset's resources: its YAML's, its module's, or those of the environment."""
     # It tells of requests that are repeated on standard output, where a command's answer belongs.
     stamina.instrumentation.set_on_retry_hooks(())
     secret = os.environ.__getitem__
     if isinstance(dataset, component.ImageDatasetComponent):
         return dataset.resources(secret)
+    if dataset.name in _of_module:
+        return _of_module[dataset.name]
     return environment.resources_from_environment(os.environ, secret=secret)
 
 

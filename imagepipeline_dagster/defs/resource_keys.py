@@ -6,18 +6,22 @@ there with every run, and could not launch a masked one.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
+from imagepipeline_dagster.environment import EnvironmentInvalid
 from imagepipeline_dagster.resources import ImagePipelineResource
 
 P = ParamSpec("P")
 T = TypeVar("T")
 DefinitionT = TypeVar("DefinitionT", bound=dg.AssetsDefinition)
+ConfigurableT = TypeVar(
+    "ConfigurableT", bound=dg.ConfigurableResource[Any] | dg.ConfigurableIOManager
+)
 
 _NAMES = ("imagepipeline", "tables", "ledger", "storage")
 _ABOUT = {
@@ -90,18 +94,14 @@ def _without_config(name: str, resource: Any) -> dg.ResourceDefinition:  # noqa:
         return dg.ResourceDefinition.hardcoded_resource(resource)
 
     def made(context: dg.InitResourceContext) -> Iterator[Any]:
-        fields = {field: getattr(resource, field) for field in type(resource).model_fields}
-        config = {
-            field: value.get_value() if isinstance(value, dg.EnvVar) else value
-            for field, value in fields.items()
-            if field not in resource.nested_resources
-        }
+        known = with_variables(resource)
+        nested = known.nested_resources
+        fields = [field for field in type(known).model_fields if field not in nested]
+        config = {field: getattr(known, field) for field in fields}
         # In the run's own instance: Dagster would make another one for each resource.
         with (
             dg.build_init_resource_context(config=config, instance=context.instance) as inner,
-            resource.from_resource_context_cm(
-                inner, nested_resources=resource.nested_resources
-            ) as ready,
+            known.from_resource_context_cm(inner, nested_resources=nested) as ready,
         ):
             yield ready
 
@@ -111,7 +111,54 @@ def _without_config(name: str, resource: Any) -> dg.ResourceDefinition:  # noqa:
     definition: dg.ResourceDefinition = kind(
         resource_fn=made, config_schema={}, description=_description(name, resource)
     )
+    vars(definition)["given"] = resource
     return definition
+
+
+def given_resources(dataset: ImageDataset, found: Iterable[object]) -> dict[str, Any]:
+    """Return the resources that a dataset's definitions were built with, secrets looked up.
+
+    They are looked for in those of `found` that are definitions; where none are the dataset's,
+    nothing is returned.
+
+    Raises:
+        EnvironmentInvalid: a variable that one of them names is not set.
+    """
+    for definitions in found:
+        if isinstance(definitions, dg.Definitions):
+            bound = definitions.resources or {}
+            named = {name: bound.get(dataset.resource(name)) for name in _NAMES}
+            given: dict[str, Any] = {
+                name: getattr(one, "given", None) for name, one in named.items()
+            }
+            if all(given.values()):
+                return {name: with_variables(resource) for name, resource in given.items()}
+    return {}
+
+
+def with_variables(resource: ConfigurableT) -> ConfigurableT:
+    """Return a resource whose settings are what the variables that they name hold.
+
+    Raises:
+        EnvironmentInvalid: one is not set in this process: no other value, and no emulator, may
+            take its place.
+    """
+    fields = {field: getattr(resource, field) for field in type(resource).model_fields}
+    return type(resource)(**{field: _looked_up(field, value) for field, value in fields.items()})
+
+
+def _looked_up(field: str, value: Any) -> Any:  # noqa: ANN401 - a setting of any type
+    if isinstance(value, dg.ConfigurableResource):
+        return with_variables(value)
+    if not isinstance(value, dg.EnvVar):
+        return value
+    held = value.get_value()
+    if held is None or not held.strip():
+        raise EnvironmentInvalid(
+            f"{value.env_var_name}: {field} is read from it, and it is not set in this process; "
+            "set it also where runs are carried out"
+        )
+    return held
 
 
 def _description(name: str, resource: object) -> str | None:

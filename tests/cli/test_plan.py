@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from imagepipeline_dagster.ledger.schema import SCHEMA_VERSION
+from imagepipeline_dagster.tables.creating import create_tables
 from tests.cli.shop import DROPPED, Shop, files_in, row_of
-from tests.tables.filling import run_sql
+from tests.tables.filling import insert, run_sql
 
 
 def test_plan_touches_nothing(shop: Shop) -> None:
@@ -98,3 +99,37 @@ def test_plan_takes_the_dataset_of_a_project(shop: Shop, monkeypatch: pytest.Mon
     assert "Besides, the canaries buy 2 images for 1.00, each time of 0 5 * * 1." in output
     for wrong in ("shop_definitions:other", "shop_definitions:none", "no_such_module:x", ":"):
         assert "--dataset" in shop.run("plan", "--dataset", wrong, ok=False)
+
+
+def test_a_datasets_own_resources_are_the_commands(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two datasets in Python each is looked at in its own tables, ledger and storage."""
+    shop.add("a")
+    tables_url = f"sqlite:///{shop.folder / 'shoes.db'}"
+    create_tables(tables_url)
+    insert(tables_url, "prompts", {"prompt_set": "boots", "prompt_id": "b", "prompt": "a boot"})
+    monkeypatch.setenv("SHOES_URL", tables_url)
+    (shop.folder / "two_definitions.py").write_text(
+        "import os\nimport dagster as dg\n"
+        "from imagepipeline_dagster import ImageDataset, build_definitions\n"
+        "from imagepipeline_dagster import resources_from_environment\n"
+        "shoes, boats = ImageDataset(key_prefix=['shoes']), ImageDataset()\n"
+        "own = {'IMAGEPIPELINE_TABLES_URL': os.environ['SHOES_URL'],\n"
+        "       'IMAGEPIPELINE_STORAGE': 'of_shoes'}\n"
+        "defs = dg.Definitions.merge(\n"
+        "    build_definitions(boats, resources_from_environment(os.environ), start=False),\n"
+        "    build_definitions(shoes, resources_from_environment(own), start=False))\n"
+    )
+    monkeypatch.syspath_prepend(str(shop.folder))
+
+    assert "boots" in (of_shoes := shop.run("plan", "--dataset", "two_definitions:shoes"))
+    assert "spring" not in of_shoes
+    assert "spring" in (of_boats := shop.run("plan", "--dataset", "two_definitions:boats"))
+    assert "boots" not in of_boats
+    found = shop.run("doctor", "--dataset", "two_definitions:shoes", ok=False)
+    assert "of_shoes/ledger.db" in found
+    assert "spring" in shop.run("plan")
+    monkeypatch.delenv("SHOES_URL")
+    refused = shop.run("plan", "--dataset", "two_definitions:shoes", ok=False)
+    assert "SHOES_URL: url is read from it, and it is not set" in refused

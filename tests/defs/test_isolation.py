@@ -11,7 +11,8 @@ import pytest
 
 from imagepipeline_dagster import ImageDataset, build_definitions
 from imagepipeline_dagster.defs.batches import run_config_of
-from imagepipeline_dagster.environment import resources_for
+from imagepipeline_dagster.defs.resource_keys import bound_resources
+from imagepipeline_dagster.environment import EnvironmentInvalid, resources_for
 from imagepipeline_dagster.release.columns import FORMAT_VERSION
 from imagepipeline_dagster.tables.schema import TableMapping
 from tests.pipeline import STAGES, figures, open_pipeline
@@ -245,3 +246,19 @@ def test_the_emulator_never_takes_over(tmp_path: Path) -> None:
     assert "were bought, and no API key is set" in why
     assert "IMAGEPIPELINE_API_KEY" in why
     assert len(rows) == 1
+
+
+@pytest.mark.parametrize("held", [None, " "])
+def test_no_emulator_takes_the_place_of_a_key(
+    held: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run in a process that lacks the key's variable fails, and names it."""
+    if held is not None:
+        monkeypatch.setenv("KEY_OF_SHOES", held)
+    resources = resources_for(storage_uri=str(tmp_path), api_key=dg.EnvVar("KEY_OF_SHOES"))
+    bound = bound_resources(ImageDataset(), resources)
+
+    with pytest.raises(dg.DagsterResourceFunctionError) as raised, dg.build_resources(bound):
+        pytest.fail("it is set up")
+    assert isinstance(raised.value.__cause__, EnvironmentInvalid)
+    assert "KEY_OF_SHOES: api_key is read from it" in str(raised.value.__cause__)
