@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -99,12 +99,14 @@ class Known:
         old_prompts: set and id of each prompt of the former release.
         new_sets: the prompt sets of the newer one.
         stopped: the sets that exist and are not in it, with why.
+        went: tells of a row whose picture an earlier release had why it went.
     """
 
     judged: Mapping[tuple[str, str, int | None, int | None], ModeratedImage]
     old_prompts: Container[tuple[str, str]]
     new_sets: Container[str]
     stopped: Mapping[str, str] = field(default_factory=dict)
+    went: Callable[[Lineage], tuple[str, str | None] | None] = lambda _: None
 
 
 def changes_between(
@@ -212,6 +214,11 @@ def _why_added(place: _Place, new: Lineage, known: Known) -> _Why:
     confirmed = is_new and new["moderation_reason"] == f"{OVERRIDDEN}{ModerationReason.OK}"
     if new["overridden_by"] is not None and not confirmed:
         return Cause.OVERRIDE, None, new["overridden_by"]
+    match known.went(new):  # what took it away is over
+        case (Cause.OVERRIDE | Cause.LEFT_OUT as cause, why):
+            return Cause(cause), why, None
+        case (Cause.POLICY as cause, why):
+            return Cause(cause), why, new["moderation_reason"]
     if is_new:
         return Cause.NEW_PROMPT, None, new["prompt"]
     return Cause.NEW_SAMPLE, None, new["prompt"]

@@ -24,8 +24,15 @@ import pyarrow.parquet as pq
 
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.card import Release, ReleaseFile
-from imagepipeline_dagster.release.changes import COMPARED, PLACE, Change, Known, changes_between
-from imagepipeline_dagster.release.reading import opened_shard
+from imagepipeline_dagster.release.changes import (
+    COMPARED,
+    PLACE,
+    Change,
+    Known,
+    Lineage,
+    changes_between,
+)
+from imagepipeline_dagster.release.reading import opened_shard, removed_until
 from imagepipeline_dagster.storage.contract import Storage
 
 _BAND = 10_000  # rows of both releases that are held at once
@@ -65,6 +72,7 @@ def changes_of(
         old_prompts=_Prompts(storage, former),
         new_sets=release.kept_sets,
         stopped=stopped,
+        went=_Went(storage, former),
     )
     for band in _bands([*groups[0], *groups[1]]):
         before, after = (
@@ -202,7 +210,7 @@ class _Prompts:
         self._release = release
 
     def __contains__(self, prompt: object) -> bool:
-        wanted = _prompt_hash(*prompt)  # type: ignore[misc] # a set's name and a prompt's id
+        wanted = _hash_of(*prompt)  # type: ignore[misc] # a set's name and a prompt's id
         at = int(np.searchsorted(self._hashes, np.uint64(wanted)))
         return at < len(self._hashes) and int(self._hashes[at]) == wanted
 
@@ -210,17 +218,37 @@ class _Prompts:
     def _hashes(self) -> _Hashes:
         """Eight bytes a row: a million prompts are not held as texts."""
         found = [
-            np.fromiter(
-                map(_prompt_hash, *(column.to_pylist() for column in batch.columns)), np.uint64
-            )
+            np.fromiter(map(_hash_of, *(column.to_pylist() for column in batch.columns)), np.uint64)
             for shard in self._release.shards
             for batch in _batches(opened_shard(self._storage, self._release, shard), PLACE[:2])
         ]
         return np.unique(np.concatenate(found))
 
 
-def _prompt_hash(prompt_set: str, prompt_id: str) -> int:
-    text = f"{len(prompt_set)} {prompt_set}{prompt_id}".encode()
+class _Went:
+    """Why pictures are not in a release that were in earlier ones; read when first asked for."""
+
+    def __init__(self, storage: Storage, release: Release) -> None:
+        self._storage = storage
+        self._release = release
+
+    def __call__(self, row: Lineage) -> tuple[str, str | None] | None:
+        return self._why.get(_hash_of(*(row[name] for name in PLACE), row["image_sha256"]))
+
+    @cached_property
+    def _why(self) -> dict[int, tuple[str, str | None]]:
+        found: dict[int, tuple[str, str | None]] = {}
+        told: dict[tuple[str, str | None], tuple[str, str | None]] = {}  # few, of many samples
+        for change in removed_until(self._storage, self._release):
+            why = (change.cause, change.after)
+            key = _hash_of(*(getattr(change, name) for name in PLACE), change.image_before)
+            found.setdefault(key, told.setdefault(why, why))
+        return found
+
+
+def _hash_of(*values: object) -> int:
+    """Return a hash of these values: eight bytes, where many would not be held as texts."""
+    text = repr(values).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
