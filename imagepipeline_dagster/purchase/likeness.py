@@ -10,7 +10,7 @@ from enum import StrEnum
 import numpy as np
 from PIL import Image, ImageChops, ImageStat
 
-from imagepipeline_dagster.purchase.pictures import eight_bits
+from imagepipeline_dagster.purchase.pictures import decoding, eight_bits
 
 _HASHED = (9, 8)  # pixels: each of eight columns has a right neighbour
 # A picture that was only encoded anew differs by less: JPEG of quality 80 by 2 to 4 levels of 255,
@@ -53,7 +53,11 @@ def compare_pictures(
     original: bytes, replayed: bytes, *, slot: int = 0, outcome: str = "generated"
 ) -> Comparison:
     """Return how like two encoded pictures are."""
-    with Image.open(io.BytesIO(original)) as before, Image.open(io.BytesIO(replayed)) as now:
+    with (
+        decoding(),
+        Image.open(io.BytesIO(original)) as before,
+        Image.open(io.BytesIO(replayed)) as now,
+    ):
         transparent = before.has_transparency_data or now.has_transparency_data
         mode = "RGBA" if transparent else "RGB"
         then, today = (eight_bits(image).convert(mode) for image in (before, now))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import warnings
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from PIL import ExifTags, Image, ImageOps, features
+from PIL import ExifTags, Image, ImageFile, ImageOps, features
 
 from imagepipeline_dagster.previews import thumbnail
 from imagepipeline_dagster.purchase.beside import carries_more
@@ -57,6 +58,31 @@ class Picture:
     thumbnail: bytes
 
 
+_telling_pillow = threading.Lock()
+_told_by_others: list[tuple[bool, int | None]] = []
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Decode with Pillow as it comes, whatever other code in this process told it.
+
+    Many set LOAD_TRUNCATED_IMAGES for all of it, and half a picture would pass for one; or a limit
+    of pixels, where that of this package counts. What they told it holds again afterwards.
+    """
+    with _telling_pillow:
+        # The last of several that decode at once tells it again.
+        others = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
+        _told_by_others.append(_told_by_others[0] if _told_by_others else others)
+        ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, None
+    try:
+        yield
+    finally:
+        with _telling_pillow:
+            others = _told_by_others.pop()
+            if not _told_by_others:
+                ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = others
+
+
 def read_picture(data: bytes) -> Picture:
     """Decode a picture and measure it.
 
@@ -65,20 +91,17 @@ def read_picture(data: bytes) -> Picture:
         OSError: this machine lacks the memory to decode it now.
     """
     try:
-        with warnings.catch_warnings():
-            # Pillow's own limit is a warning; ours is below, in pixels, and an error.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            # Pillow refuses a PNG for the length of its texts, which are no part of the picture.
-            pixels = without_texts(data) if data.startswith(PNG) else data
-            with Image.open(io.BytesIO(pixels), formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise Undecodable(f"{image.width} x {image.height} pixels are too many")
-                if getattr(image, "n_frames", 1) > 1:
-                    raise Undecodable("it is animated")
-                picture_format = str(image.format)
-                profile = image.info.get("icc_profile")
-                flat = as_shown(image)
-                has_alpha = _has_alpha(image)
+        # Pillow refuses a PNG for the length of its texts, which are no part of the picture.
+        pixels = without_texts(data) if data.startswith(PNG) else data
+        with decoding(), Image.open(io.BytesIO(pixels), formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Undecodable(f"{image.width} x {image.height} pixels are too many")
+            if getattr(image, "n_frames", 1) > 1:
+                raise Undecodable("it is animated")
+            picture_format = str(image.format)
+            profile = image.info.get("icc_profile")
+            flat = as_shown(image)
+            has_alpha = _has_alpha(image)
     except Undecodable:
         raise
     except MemoryError as error:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from PIL import Image, ImageOps
 
+from imagepipeline_dagster.purchase.pictures import decoding
 from imagepipeline_dagster.purchase.pieces import (
     TEXTS_OF_PNG,
     Piece,
@@ -54,7 +55,7 @@ def _is_suspect(data: bytes, picture_format: str) -> bool:
 
 def _can_be_turned(data: bytes) -> bool:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with decoding(), Image.open(io.BytesIO(data)) as image:
             image.load()
             image.getexif()
             ImageOps.exif_transpose(image)

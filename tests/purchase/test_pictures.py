@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from imagepipeline_dagster.purchase import pictures
+from imagepipeline_dagster.purchase.likeness import Likeness, compare_pictures
 from imagepipeline_dagster.purchase.pictures import Undecodable, read_picture
 
 
@@ -94,6 +96,28 @@ def test_a_decompression_bomb_is_not_decoded(monkeypatch: pytest.MonkeyPatch) ->
     assert read_picture(encoded(Image.new("L", (9, 11)))).width == 9
     with pytest.raises(Undecodable, match="10 x 10 pixels are too many"):
         read_picture(encoded(Image.new("L", (10, 10))))
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG"])
+def test_what_other_code_told_pillow_says_nothing_of_a_picture(
+    image_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A team may let Pillow pad half a picture, or open small ones alone: ours are read as ever."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    whole = encoded(Image.effect_noise((200, 200), 80), image_format)
+    half = whole[: len(whole) // 2]
+
+    def read(number: int) -> str:
+        try:
+            return read_picture(half if number % 2 else whole).format
+        except Undecodable:
+            return "half"
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(read, range(40))) == [image_format, "half"] * 20
+    assert compare_pictures(whole, whole).likeness is Likeness.IDENTICAL_BYTES
+    assert (ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS) == (True, 100)
 
 
 def test_reading_a_picture_again_gives_the_same() -> None:
