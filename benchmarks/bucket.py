@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import time
 import uuid
@@ -13,6 +12,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 from unittest.mock import patch
 
+from benchmarks.processes import forking
+
 _START_SECONDS = 60.0
 
 
@@ -21,9 +22,9 @@ def bucket(*, delay_seconds: float) -> Iterator[str]:
     """Serve an empty bucket, lead boto3 of this process and its children to it, give its URI."""
     import boto3
 
-    spawning = multiprocessing.get_context("spawn")
-    here, there = spawning.Pipe()
-    process = spawning.Process(target=_serve, args=(delay_seconds, there), daemon=True)
+    context = forking()
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(delay_seconds, there), daemon=True)
     process.start()
     if not here.poll(_START_SECONDS):
         raise TimeoutError("the S3 service did not start")

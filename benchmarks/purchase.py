@@ -10,12 +10,10 @@ is whatever else runs there: repeat a figure that surprises.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -25,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peers import Peer, buy_in_a_pool, buy_one_by_one
+from benchmarks.processes import new_processes
 from benchmarks.promises import Figure, as_json, table_of
 from benchmarks.stage import Api, Decoding, Stage, buy_a_set, measure_decoding, store_a_set
 from benchmarks.vendor import PICTURE_BYTES, Vendor
@@ -76,11 +75,7 @@ class Bench:
         self._folder = folder
         self._console = console
         # A process of its own for each contestant: its CPU time and its memory are its own.
-        self._processes = ProcessPoolExecutor(
-            1,
-            mp_context=multiprocessing.get_context("spawn"),
-            max_tasks_per_child=None if one_process else 1,
-        )
+        self._processes = new_processes(1, tasks_of_each=None if one_process else 1)
         self._runs = 0
 
     def compare(self) -> list[Line]:

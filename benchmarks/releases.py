@@ -14,14 +14,12 @@ import datetime as dt
 import hashlib
 import io
 import json
-import multiprocessing
 import os
 import resource
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -33,6 +31,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from rich.console import Console
 
+from benchmarks.processes import new_processes
 from benchmarks.promises import Figure, as_json, table_of
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage, summarise
 from imagepipeline_dagster.release.card import Release, ReleaseFile
@@ -68,7 +67,7 @@ class _Spent:
 
 def _apart(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Do it in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+    with new_processes(1) as process:
         return process.submit(work, *args, **kwargs).result()
 
 

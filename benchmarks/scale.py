@@ -9,11 +9,9 @@ of its own. The API, the bucket and the database are on the same machine: repeat
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import tempfile
 import uuid
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean, median
@@ -24,6 +22,7 @@ from rich.table import Table
 
 from benchmarks.bucket import bucket
 from benchmarks.databases import postgresql
+from benchmarks.processes import new_processes
 from benchmarks.promises import Figure, as_json, table_of
 from benchmarks.sets import PROMPTS_OF_A_SET, MadeSets, Place, make_sets_alone, make_sets_in_a_batch
 from benchmarks.shards import MadeLargeSet, launch_a_set, make_large_set
@@ -108,10 +107,10 @@ class Bench:
         with postgresql() as new_database:
             for make in (make_sets_alone, make_sets_in_a_batch):
                 self._console.print(f"{make.__name__} …", style="dim")
-                with self._vendor() as vendor, _processes(1) as pool:
+                with self._vendor() as vendor, new_processes(1) as pool:
                     place = self._place(vendor, new_database())
                     made.append(pool.submit(make, place, sets).result())
-            with self._vendor() as vendor, _processes(1) as pool:
+            with self._vendor() as vendor, new_processes(1) as pool:
                 place = self._place(vendor, new_database())
                 launched = pool.submit(launch_a_set, place, PROMPTS_OF_A_SET).result()
         alone, batch = made
@@ -169,7 +168,7 @@ class Bench:
             poll_min_seconds=0.1,
             account_max_in_flight=account,
         )
-        with _processes(processes) as pool:
+        with new_processes(processes) as pool:
             bought = [
                 pool.submit(
                     buy_a_set,
@@ -212,10 +211,6 @@ class Bench:
         folder = self._folder / uuid.uuid4().hex
         folder.mkdir()
         return folder
-
-
-def _processes(number: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("spawn"))
 
 
 def _line(who: str, stage: Stage) -> Line:

@@ -10,11 +10,9 @@ repeat one that surprises.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ from benchmarks import watching
 from benchmarks.catalogue import fill_catalogue
 from benchmarks.daemon import QuietTicks, measure_quiet_ticks
 from benchmarks.databases import postgresql
+from benchmarks.processes import new_processes
 from benchmarks.promises import Figure, as_json, table_of
 from benchmarks.watching import Place, Spent
 from imagepipeline_dagster.watching.options import Watching
@@ -66,8 +65,7 @@ class Figures:
 
 def _alone(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Do it in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with new_processes(1) as pool:
         return pool.submit(work, *args, **kwargs).result()
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from multiprocessing.connection import Connection
 from random import Random
 from typing import Self
 
 import httpx
 
+from benchmarks.processes import forking
 from imagepipeline_dagster.api.contract import request_for
 from imagepipeline_dagster.emulator.drawing import draw_png
 from imagepipeline_dagster.emulator.jobs import Queue
@@ -42,9 +42,9 @@ class Vendor:
         self.url = ""
 
     def __enter__(self) -> Self:
-        spawning = multiprocessing.get_context("spawn")
-        here, there = spawning.Pipe()
-        self._process = spawning.Process(target=_serve, args=(self.settings, there), daemon=True)
+        context = forking()
+        here, there = context.Pipe()
+        self._process = context.Process(target=_serve, args=(self.settings, there), daemon=True)
         self._process.start()
         if not here.poll(_START_SECONDS):
             raise TimeoutError("the emulator did not start")

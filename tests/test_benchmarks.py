@@ -67,7 +67,7 @@ def test_the_benchmark_of_the_sensors_runs(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_benchmark_of_scale_runs(tmp_path: Path) -> None:
     """A small run judges every promise, passes no account's limit and buys nothing twice."""
-    small = ("--jobs", "64", "--sets", "5", "--prompts", "40")
+    small = ("--jobs", "40", "--sets", "5", "--prompts", "40")
     told = figures_of("scale", *small, folder=tmp_path)
     assert all(line["pictures_per_second"] > 0 for line in told["lines"])
     met = {verdict["what"]: verdict["met"] for verdict in told["verdicts"]}
