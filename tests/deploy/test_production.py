@@ -28,7 +28,7 @@ from tests.waiting import PATIENCE_SECONDS, until
 
 pytest_plugins = ["tests.s3"]
 
-SETS, PROMPTS, LIMIT = 20, 3, 4
+SETS, PROMPTS, LIMIT = 8, 3, 4
 _BIN = Path(sys.executable).parent
 _RUNS = """
 query Runs { runsOrError(filter: {pipelineName: "materialize_prompt_set"}) {
@@ -137,7 +137,7 @@ def _statuses(port: int) -> list[str]:
 def test_many_sets_are_bought_side_by_side(
     installation: Installation, s3_bucket: str, start_emulator: Callable[..., EmulatorServer]
 ) -> None:
-    """Twenty sets, four runs at a time: nothing twice, no limit passed, the logs in the bucket."""
+    """Eight sets, four runs at a time: nothing twice, no limit passed, the logs in the bucket."""
     vendor = start_emulator(latency_seconds=0.3)
     installation.variables["IMAGEPIPELINE_BASE_URL"] = vendor.url
     most_at_once = 0
