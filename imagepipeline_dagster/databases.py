@@ -261,6 +261,13 @@ def copy_sqlite(file: Path, copy: Path) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def what_to_check(url: str) -> str:
+    """Return what a person looks at first where a database cannot be used."""
+    if url.startswith("sqlite"):
+        return "Check that its folder can be written and has room, that nobody keeps it locked"
+    return "Check that the database runs"
+
+
 def cause_of(error: BaseException) -> str:
     """Return what a driver says about an error, as a sentence on one line."""
     words = " ".join(str(getattr(error, "orig", None) or error).split())

@@ -25,7 +25,7 @@ from imagepipeline_dagster.api.client import ImagePipelineClient, poll_delays
 from imagepipeline_dagster.api.contract import RequestInvalid, Task, request_for
 from imagepipeline_dagster.api.errors import ImagePipelineError, JobNotFound
 from imagepipeline_dagster.api.jobs import Job
-from imagepipeline_dagster.databases import cause_of, parsed_url, shown_url
+from imagepipeline_dagster.databases import cause_of, parsed_url, shown_url, what_to_check
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.opening import LedgerTooNew, LedgerTooOld
 from imagepipeline_dagster.ledger.requests import Ledger
@@ -390,6 +390,7 @@ class LedgerResource(dg.ConfigurableResource[Any]):
 
     def _unavailable(self, error: SQLAlchemyError | OSError) -> LedgerUnavailable:
         return LedgerUnavailable(
-            f"The ledger at {shown_url(self.url)} cannot be used: {cause_of(error)} Check that the "
-            "database runs, and the URL in IMAGEPIPELINE_LEDGER_URL. Nothing is bought without it."
+            f"The ledger at {shown_url(self.url)} cannot be used: {cause_of(error)} "
+            f"{what_to_check(self.url)}, and the URL in IMAGEPIPELINE_LEDGER_URL. "
+            "Nothing is bought without it."
         )

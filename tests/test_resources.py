@@ -240,9 +240,9 @@ def test_a_ledger_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     """An unusable ledger is told on one line, without its password, with its variable."""
     file = tmp_path / "ledger.db"
     file.write_bytes(b"no database, but a text of some length" * 100)
-    for url, where in (
-        (f"sqlite:///{file}", str(file)),
-        (f"postgresql://me:{PASSWORD}@127.0.0.1:9/ledger", "me:***@127.0.0.1:9/ledger"),
+    for url, where, what in (
+        (f"sqlite:///{file}", str(file), "has room"),
+        (f"postgresql://me:{PASSWORD}@127.0.0.1:9/ledger", "me:***@127.0.0.1:9/ledger", "runs"),
     ):
         with (
             pytest.raises(LedgerUnavailable, match="IMAGEPIPELINE_LEDGER_URL") as raised,
@@ -250,6 +250,7 @@ def test_a_ledger_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
         ):
             pass
         assert where in str(raised.value)
+        assert what in str(raised.value)
         assert str(raised.value).split() == str(raised.value).split(" ")
         assert PASSWORD not in str(raised.value)
         assert PASSWORD not in str(raised.value.__cause__)

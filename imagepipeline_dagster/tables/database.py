@@ -18,6 +18,7 @@ from imagepipeline_dagster.databases import (
     parsed_url,
     shown_url,
     sqlite_file,
+    what_to_check,
 )
 from imagepipeline_dagster.tables.errors import RowRefused, TablesUnavailable
 
@@ -115,5 +116,5 @@ def reporting_database_errors(url: str) -> Iterator[None]:
     except (sa.exc.StatementError, sa.exc.TimeoutError) as error:
         raise TablesUnavailable(
             f"The tables at {shown_url(url)} cannot be used: {cause_of(error)} "
-            "Check that the database runs, and the URL in IMAGEPIPELINE_TABLES_URL."
+            f"{what_to_check(url)}, and the URL in IMAGEPIPELINE_TABLES_URL."
         ) from error

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,15 @@ def test_certificates_that_cannot_be_read(
     monkeypatch.setenv("SSL_CERT_FILE", str(file))
 
     with pytest.raises(ConnectionUnusable, match=f"SSL_CERT_FILE={file} .*cannot be read"):
+        client_of("https://api.example")
+
+
+def test_a_proxy_that_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SOCKS proxy without its package is told with what to install."""
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "socksio", None)
+
+    with pytest.raises(ConnectionUnusable, match=r"ALL_PROXY cannot be used: .*httpx\[socks\]"):
         client_of("https://api.example")
 
 

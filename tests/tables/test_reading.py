@@ -236,7 +236,7 @@ def test_no_database_in_a_file(tmp_path: Path) -> None:
     file.write_text("not a database " * 100)
     with (
         SourceTables(f"sqlite:///{file}") as tables,
-        pytest.raises(TablesUnavailable, match=r"notes\.db cannot be used: file is not a database"),
+        pytest.raises(TablesUnavailable, match=r"notes\.db cannot be used: .* has room"),
     ):
         tables.prompt_sets()
 
