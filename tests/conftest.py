@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from hypothesis import settings
 from psycopg import sql
 
@@ -25,6 +23,7 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.storage.folder import LocalFolder
 from imagepipeline_dagster.tables.creating import create_tables
 from tests.buying import API_KEY, Buyer
+from tests.instances import quicken_instances
 from tests.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
@@ -34,20 +33,7 @@ if TYPE_CHECKING:
 settings.register_profile("imagepipeline", deadline=None)
 settings.load_profile("imagepipeline")
 
-# Each database of a Dagster instance, and each run's events, are held against Dagster's migrations.
-# They stay as they are while the tests run, and reading them takes longer than a tick.
-_read_scripts = ScriptDirectory.from_config
-_scripts: dict[str | None, ScriptDirectory] = {}
-
-
-def _scripts_of(config: Config) -> ScriptDirectory:
-    place = config.get_main_option("script_location")
-    if place not in _scripts:
-        _scripts[place] = _read_scripts(config)
-    return _scripts[place]
-
-
-ScriptDirectory.from_config = _scripts_of  # type: ignore[method-assign]
+quicken_instances()
 
 # A shell's job in the background ignores SIGINT. Dagster then lets its runs ignore SIGTERM too, and
 # so would each process that a test starts and means to end.
