@@ -11,6 +11,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import dagster as dg
+from dagster.components.definitions import LazyDefinitions
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.environment import EnvironmentInvalid
@@ -124,12 +125,15 @@ def given_resources(dataset: ImageDataset, found: Iterable[object]) -> dict[str,
     Raises:
         EnvironmentInvalid: a variable that one of them names is not set.
     """
-    for definitions in found:
+    for one in found:
+        definitions = one
+        if isinstance(one, LazyDefinitions) and not one.has_context_arg:
+            definitions = one()
         if isinstance(definitions, dg.Definitions):
             bound = definitions.resources or {}
             named = {name: bound.get(dataset.resource(name)) for name in _NAMES}
             given: dict[str, Any] = {
-                name: getattr(one, "given", None) for name, one in named.items()
+                name: getattr(resource, "given", None) for name, resource in named.items()
             }
             if all(given.values()):
                 return {name: with_variables(resource) for name, resource in given.items()}

@@ -11,7 +11,7 @@ import pytest
 
 from imagepipeline_dagster import ImageDataset, build_definitions
 from imagepipeline_dagster.defs.batches import run_config_of
-from imagepipeline_dagster.defs.resource_keys import bound_resources
+from imagepipeline_dagster.defs.resource_keys import bound_resources, given_resources
 from imagepipeline_dagster.environment import EnvironmentInvalid, resources_for
 from imagepipeline_dagster.release.columns import FORMAT_VERSION
 from imagepipeline_dagster.tables.schema import TableMapping
@@ -252,7 +252,7 @@ def test_the_emulator_never_takes_over(tmp_path: Path) -> None:
 def test_no_emulator_takes_the_place_of_a_key(
     held: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run in a process that lacks the key's variable fails, and names it."""
+    """A run or a command in a process that lacks the key's variable fails, and names it."""
     if held is not None:
         monkeypatch.setenv("KEY_OF_SHOES", held)
     resources = resources_for(storage_uri=str(tmp_path), api_key=dg.EnvVar("KEY_OF_SHOES"))
@@ -262,3 +262,6 @@ def test_no_emulator_takes_the_place_of_a_key(
         pytest.fail("it is set up")
     assert isinstance(raised.value.__cause__, EnvironmentInvalid)
     assert "KEY_OF_SHOES: api_key is read from it" in str(raised.value.__cause__)
+    definitions = build_definitions(ImageDataset(), resources, start=False)
+    with pytest.raises(EnvironmentInvalid, match="KEY_OF_SHOES"):
+        given_resources(ImageDataset(), [definitions])
