@@ -2,6 +2,7 @@
 
     releases/claims/v0002/….json         who took the number
     releases/claims/v0002/made           the version was seen whole: nobody need look again
+    releases/claims/v0002/cleared        its publisher was taken for dead, and its files deleted
 
 A publisher takes a number by a claim of its own under it, where no other claim is. Of several at
 most one finds itself alone, and no number is ever taken again. So a folder has one writer in all
@@ -73,13 +74,26 @@ def clear_leftovers(storage: Storage, folder: str, scratch: Path) -> None:
         if storage.exists(f"{path}/manifest.json"):
             storage.write(made, b"")
             continue
-        taken = [json.loads(storage.read(claim)) for claim in claims[version]]
+        of_version = (claim for claim in claims[version] if claim.endswith(".json"))
+        taken = [json.loads(storage.read(claim)) for claim in of_version]
         if taken and all(_is_abandoned(storage, claim, scratch) for claim in taken):
-            storage.delete_folder(path)
+            # It may have slept, or have another clock: whoever of the two is later sees the other.
+            storage.write(_cleared_mark(path), b"")
+            if not storage.exists(f"{path}/manifest.json"):
+                storage.delete_folder(path)
     # Names alone are read: beside a release that is little, and nothing else looks at all.
     home = folder.rpartition("/")[0]  # has the tables, and pointers; `claims` has half claims
     for path in {"", home, folder, f"{folder}/claims", "images", "thumbnails"}:
         storage.delete_unfinished(path)
+
+
+def was_cleared(storage: Storage, path: str) -> bool:
+    """Tell whether another publisher deleted the files of the version at a path."""
+    return storage.exists(_cleared_mark(path))
+
+
+def _cleared_mark(path: str) -> str:
+    return f"{PurePosixPath(made_mark(path)).parent}/cleared"
 
 
 def _is_abandoned(storage: Storage, claim: Mapping[str, str], scratch: Path) -> bool:

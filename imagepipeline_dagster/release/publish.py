@@ -32,7 +32,7 @@ from imagepipeline_dagster.release.card import (
     pick_examples,
 )
 from imagepipeline_dagster.release.changes import ChangesTable, changes_page, next_semantic_version
-from imagepipeline_dagster.release.claims import claimed_version, clear_leftovers
+from imagepipeline_dagster.release.claims import claimed_version, clear_leftovers, was_cleared
 from imagepipeline_dagster.release.comparing import changes_of
 from imagepipeline_dagster.release.content import (
     Content,
@@ -86,8 +86,10 @@ def publish(asked: Publication) -> Release:
         try:
             content, release = _packed(asked, content, version, latest, scratch)
             described = _newest(asked, release, content)
-        except BaseException:
+        except BaseException as error:
             storage.delete_folder(path)
+            if isinstance(error, ObjectMissing) and was_cleared(storage, path):
+                return publish(asked)
             raise
         if described.version != version:
             storage.delete_folder(path)
@@ -98,7 +100,7 @@ def publish(asked: Publication) -> Release:
     # A withdrawal names its pictures before it looks for releases, and this one is there before
     # it looks for withdrawals: whoever is later sees the other.
     withdrawn = withdrawn_pictures(storage)
-    if withdrawn and content.shows_any(withdrawn):
+    if was_cleared(storage, path) or (withdrawn and content.shows_any(withdrawn)):
         delete_release(storage, described)
         return publish(asked)
     point_to_latest(storage, asked.folder)

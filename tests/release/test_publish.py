@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,12 +27,17 @@ from typing_extensions import override
 
 from imagepipeline_dagster.moderation.checks import objections
 from imagepipeline_dagster.previews import thumbnail
-from imagepipeline_dagster.release import parts
+from imagepipeline_dagster.release import claims, parts
 from imagepipeline_dagster.release.content import NothingToRelease, UnmoderatedImage
 from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.formats import webdataset
 from imagepipeline_dagster.release.policy import ReleasePolicy
-from imagepipeline_dagster.release.reading import delete_release, latest_manifest, read_rows
+from imagepipeline_dagster.release.reading import (
+    delete_release,
+    latest_manifest,
+    manifests,
+    read_rows,
+)
 from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.release.verifying import problems_of
 from imagepipeline_dagster.storage.contract import (
@@ -599,6 +606,34 @@ def test_a_living_publishers_files_are_left_alone(either_home: Storage) -> None:
             either_home.write(f"releases/{version}/parquet/data/train-0.parquet", b"half")
         assert publish_rows(either_home, rows[:1]).version == "v0004"
     assert list(either_home.folders("releases")) == ["claims", "v0001", "v0003", "v0004"]
+
+
+@pytest.mark.parametrize("last", ["CHANGES.md", "manifest.json"], ids=["before", "amid"])
+def test_a_publisher_that_was_taken_for_dead_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """One that slept for days, or whose clock is wrong, makes no half version of what is left."""
+    # Each is on a machine of its own.
+    monkeypatch.setattr(claims, "_home", lambda *_: uuid.uuid4().hex)
+    storage = LocalFolder(tmp_path / "storage")
+    rows = [kept_row(storage, number) for number in range(4)]
+    long_ago = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+    others = iter([rows[:2]])
+
+    def meet(path: str) -> None:
+        if path == f"releases/v0001/{last}":
+            for of_other in others:
+                publish_rows(storage, of_other, created_at=dt.datetime.now(dt.UTC))
+
+    publish_rows(Interrupted(tmp_path / "storage", meet), rows, created_at=long_ago)
+
+    released = manifests(storage)
+    assert [(release.version, release.previous) for release in released] == [
+        ("v0002", None),
+        ("v0003", "v0002"),
+    ]
+    assert [problems_of(storage, release) for release in released] == [[], []]
+    assert not list(storage.list("releases/v0001"))
 
 
 def test_an_old_release_costs_a_publisher_nothing(s3_bucket: str, s3_requests: Requests) -> None:
