@@ -99,7 +99,7 @@ class Known:
         old_prompts: set and id of each prompt of the former release.
         new_sets: the prompt sets of the newer one.
         stopped: the sets that exist and are not in it, with why.
-        went: tells of a row whose picture an earlier release had why it went.
+        went: tells of a row whose picture the former release had lost why it went.
     """
 
     judged: Mapping[tuple[str, str, int | None, int | None], ModeratedImage]

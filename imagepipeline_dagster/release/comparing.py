@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import accumulate, groupby, pairwise
@@ -32,7 +33,7 @@ from imagepipeline_dagster.release.changes import (
     Lineage,
     changes_between,
 )
-from imagepipeline_dagster.release.reading import opened_shard, removed_until
+from imagepipeline_dagster.release.reading import opened_shard, stored_changes
 from imagepipeline_dagster.storage.contract import Storage
 
 _BAND = 10_000  # rows of both releases that are held at once
@@ -226,7 +227,7 @@ class _Prompts:
 
 
 class _Went:
-    """Why pictures are not in a release that were in earlier ones; read when first asked for."""
+    """Why a release lost the pictures that the one before it had; read when first asked for."""
 
     def __init__(self, storage: Storage, release: Release) -> None:
         self._storage = storage
@@ -239,10 +240,12 @@ class _Went:
     def _why(self) -> dict[int, tuple[str, str | None]]:
         found: dict[int, tuple[str, str | None]] = {}
         told: dict[tuple[str, str | None], tuple[str, str | None]] = {}  # few, of many samples
-        for change in removed_until(self._storage, self._release):
-            why = (change.cause, change.after)
-            key = _hash_of(*(getattr(change, name) for name in PLACE), change.image_before)
-            found.setdefault(key, told.setdefault(why, why))
+        with suppress(pa.ArrowInvalid):  # a broken file stops no release
+            for change in stored_changes(self._storage, self._release) or ():
+                if change.change == "removed":
+                    why = (change.cause, change.after)
+                    key = _hash_of(*(getattr(change, name) for name in PLACE), change.image_before)
+                    found[key] = told.setdefault(why, why)
         return found
 
 

@@ -175,23 +175,6 @@ def stored_changes(storage: Storage, release: Release) -> Iterator[Change] | Non
     )
 
 
-def removed_until(storage: Storage, release: Release) -> Iterator[Change]:
-    """Yield the samples that a release lost, and those before it, the newest release first."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    folder, _, last = release.path.rpartition("/")
-    versions = (v for v in _versions(storage, folder) if number_of(v) <= number_of(last))
-    for data in storage.read_each([f"{folder}/{v}/changes.parquet" for v in versions]):
-        if isinstance(data, ObjectMissing):
-            continue  # the first releases have none
-        with suppress(pa.ArrowInvalid):  # a broken one must stop no later release
-            for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(use_threads=False):
-                removed = pa.Table.from_batches([batch]).filter(pc.field("change") == "removed")
-                yield from rows_of(removed, Change)
-
-
 def lineage_in(
     storage: Storage, release: Release, shard: ReleaseFile, columns: Iterable[str] | None = None
 ) -> Iterator[dict[str, Any]]:
