@@ -33,4 +33,5 @@ def new_processes(number: int, *, tasks_of_each: int | None = None) -> ProcessPo
 
 
 def _set_environment(variables: dict[str, str]) -> None:
+    os.environ.clear()
     os.environ.update(variables)

@@ -263,7 +263,7 @@ def copy_sqlite(file: Path, copy: Path) -> None:
 
 def what_to_check(url: str) -> str:
     """Return what a person looks at first where a database cannot be used."""
-    if url.startswith("sqlite"):
+    if url.startswith(("sqlite", "duckdb")):
         return "Check that its folder can be written and has room, that nobody keeps it locked"
     return "Check that the database runs"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import dagster as dg
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, field_validator, model_validator
 from sqlalchemy.exc import SQLAlchemyError
 
 from imagepipeline_dagster.api.address import origin_of
@@ -141,12 +141,14 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
     def _blank_is_none(cls, value: str | None) -> str | None:
         return (value if isinstance(value, dg.EnvVar) else value and value.strip()) or None
 
-    @model_validator(mode="after")
-    def _address_can_be_used(self) -> Self:
+    @model_validator(mode="wrap")
+    @classmethod
+    def _address_can_be_used(cls, given: Any, made_of: ModelWrapValidatorHandler[Self]) -> Self:  # noqa: ANN401 - as the caller gives it
+        made = made_of(given)
         # A variable's value is known when a run needs it: the resource is then made anew.
-        if not isinstance(self.base_url, dg.EnvVar):
-            origin_of(self.base_url, allow_insecure=self.allow_insecure or self.emulated)
-        return self
+        if not isinstance(given.get("base_url"), dg.EnvVar):
+            origin_of(made.base_url, allow_insecure=made.allow_insecure or made.emulated)
+        return made
 
     @property
     def emulated(self) -> bool:
@@ -161,7 +163,11 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
     @property
     def served_by(self) -> str:
         """The name that people read of who answers: the emulator, or the API's address."""
-        return "the emulator inside this process" if self.emulated else self.base_url
+        if self.emulated:
+            return "the emulator inside this process"
+        if isinstance(self.base_url, dg.EnvVar):  # which not every process knows
+            return f"the address in {self.base_url.env_var_name}"
+        return self.base_url
 
     @property
     def purchase_settings(self) -> PurchaseSettings:

@@ -315,7 +315,7 @@ class ImagePipelineClient:
 
     def _told(self, error: httpx.HTTPError) -> str:
         """Return what went wrong on the way; some of it repeats what the server sent."""
-        told = f"{type(error).__name__}: {self._redaction.text(str(error))}"
+        told = f"{type(error).__name__}: {without_queries(self._redaction.text(str(error)))}"
         return told[:_MAX_TOLD].removesuffix(": ")
 
     def _unreachable(self, error: httpx.HTTPError) -> Unreachable:

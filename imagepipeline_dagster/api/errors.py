@@ -39,7 +39,7 @@ class RequestRefused(SubmitError):
 
 
 class RunStopper(SubmitError):
-    """Every further request would fail in the same way."""
+    """Further requests would most likely fail in the same way."""
 
 
 class AccessRefused(RunStopper):

@@ -173,6 +173,6 @@ def _described(
 
 
 def _emulator_or_host(api: ImagePipelineResource) -> str:
-    host = "emulator" if api.emulated else urlsplit(api.base_url).hostname or "unknown"
+    host = "emulator" if api.emulated else urlsplit(api.served_by).hostname or "unknown"
     # Dagster takes no other tag: an address has colons, and a cloud's names may be longer.
     return re.sub(r"[^\w.-]+", "_", host, flags=re.ASCII)[:63]

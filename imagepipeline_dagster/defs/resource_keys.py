@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import dagster as dg
 from dagster.components.definitions import LazyDefinitions
+from pydantic import ValidationError
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.environment import EnvironmentInvalid
@@ -92,7 +93,7 @@ def _without_config(name: str, resource: Any) -> dg.ResourceDefinition:  # noqa:
     if not isinstance(resource, dg.ConfigurableResource | dg.ConfigurableIOManager):
         if isinstance(resource, dg.ResourceDefinition):
             return resource
-        return dg.ResourceDefinition.hardcoded_resource(resource)
+        return _saying_what_was_given(dg.ResourceDefinition.hardcoded_resource(resource), resource)
 
     def made(context: dg.InitResourceContext) -> Iterator[Any]:
         known = with_variables(resource)
@@ -109,9 +110,14 @@ def _without_config(name: str, resource: Any) -> dg.ResourceDefinition:  # noqa:
     kind: Any = dg.ResourceDefinition
     if isinstance(resource, dg.ConfigurableIOManager):
         kind = dg.IOManagerDefinition
-    definition: dg.ResourceDefinition = kind(
-        resource_fn=made, config_schema={}, description=_description(name, resource)
-    )
+    description = _description(name, resource)
+    made_by_dagster = kind(resource_fn=made, config_schema={}, description=description)
+    return _saying_what_was_given(made_by_dagster, resource)
+
+
+def _saying_what_was_given(
+    definition: dg.ResourceDefinition, resource: object
+) -> dg.ResourceDefinition:
     vars(definition)["given"] = resource
     return definition
 
@@ -123,32 +129,49 @@ def given_resources(dataset: ImageDataset, found: Iterable[object]) -> dict[str,
     nothing is returned.
 
     Raises:
-        EnvironmentInvalid: a variable that one of them names is not set.
+        EnvironmentInvalid: a variable that one of them names is not set, or one is a definition of
+            Dagster's own, which no command can open.
     """
-    for one in found:
+    for one in [*found]:  # a function of definitions may import more into its module
         definitions = one
         if isinstance(one, LazyDefinitions) and not one.has_context_arg:
             definitions = one()
         if isinstance(definitions, dg.Definitions):
             bound = definitions.resources or {}
             named = {name: bound.get(dataset.resource(name)) for name in _NAMES}
-            given: dict[str, Any] = {
-                name: getattr(resource, "given", None) for name, resource in named.items()
-            }
-            if all(given.values()):
-                return {name: with_variables(resource) for name, resource in given.items()}
+            if all(named.values()):
+                return {name: _opened(name, definition) for name, definition in named.items()}
     return {}
+
+
+def _opened(name: str, definition: object) -> Any:  # noqa: ANN401 - a resource of any type
+    try:
+        given = vars(definition)["given"]
+    except KeyError:
+        raise EnvironmentInvalid(
+            f"{name}: build_definitions was given a ResourceDefinition, which commands cannot "
+            "open: give it the resource itself, such as a StorageResource"
+        ) from None
+    return _looked_up(name, given)
 
 
 def with_variables(resource: ConfigurableT) -> ConfigurableT:
     """Return a resource whose settings are what the variables that they name hold.
 
     Raises:
-        EnvironmentInvalid: one is not set in this process: no other value, and no emulator, may
-            take its place.
+        EnvironmentInvalid: one is not set in this process, and no other value, and no emulator, may
+            take its place; or what it holds cannot be used.
     """
     fields = {field: getattr(resource, field) for field in type(resource).model_fields}
-    return type(resource)(**{field: _looked_up(field, value) for field, value in fields.items()})
+    known = {field: _looked_up(field, value) for field, value in fields.items()}
+    try:
+        return type(resource)(**known)
+    except ValidationError as error:  # which repeats the values, and the key among them
+        told = [
+            ".".join(map(str, one["loc"] or [type(resource).__name__])) + f": {one['msg']}"
+            for one in error.errors(include_input=False, include_context=False)
+        ]
+        raise EnvironmentInvalid("; ".join(told)) from None
 
 
 def _looked_up(field: str, value: Any) -> Any:  # noqa: ANN401 - a setting of any type

@@ -46,7 +46,7 @@ class Ending:
         failure: why it is FAILED.
         judged: whether its samples count where the run decides if it goes on buying.
         stops: whether the run sends nothing more.
-        doubts: whether it sends nothing more unless the API takes another request soon.
+        doubts: whether it sends nothing more unless the next calls fare better.
         gives_up: whether the run leaves the call to the next one.
     """
 
@@ -142,7 +142,7 @@ class Endings:
         """
         ending = ending_of(error, has_job=has_job)
         if ending.doubts:
-            self.state.doubt(error)
+            self.state.doubt(error, has_job=has_job)
         if ending.stops:
             trouble = error.trouble if isinstance(error, JobFailed) else None
             self.state.stop(trouble or error)

@@ -67,7 +67,8 @@ def decoding() -> Iterator[None]:
     """Decode with Pillow as it comes, whatever other code in this process told it.
 
     Many set LOAD_TRUNCATED_IMAGES for all of it, and half a picture would pass for one; or a limit
-    of pixels, where that of this package counts. What they told it holds again afterwards.
+    of pixels, where that of this package counts. What they told it holds again afterwards; other
+    threads see Pillow as it comes meanwhile.
     """
     with _telling_pillow:
         # The last of several that decode at once tells it again.
@@ -80,7 +81,10 @@ def decoding() -> Iterator[None]:
         with _telling_pillow:
             others = _told_by_others.pop()
             if not _told_by_others:
-                ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = others
+                # What they told it meanwhile stays.
+                ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES or others[0]
+                if Image.MAX_IMAGE_PIXELS is None:
+                    Image.MAX_IMAGE_PIXELS = others[1]
 
 
 def read_picture(data: bytes) -> Picture:

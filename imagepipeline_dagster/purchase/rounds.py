@@ -91,8 +91,7 @@ class Rounds:
             self.state.done = sum(len(entry.stored) for entry in entries.values())
             work, others = await self._sort(entries)
             if self.state.interrupted or not (work or others):
-                if self.state.refusals:
-                    self.state.stop(self.state.refusals[-1])
+                self.state.stop_where_all_was_refused()
                 return entries
             self.state.waits_for = None if work else _waited_for(others)
             if work:

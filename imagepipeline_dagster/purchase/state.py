@@ -9,7 +9,7 @@ from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.budget import BudgetReached
 from imagepipeline_dagster.markup import visible
 
-# Refusals of a key or an address after which the API has taken nothing.
+# Refusals of a key or an address that follow each other.
 _REFUSALS_BELIEVED = 3
 # Samples that have to come to an end before their failures say anything about the rest.
 _SAMPLES_JUDGED = 20
@@ -52,7 +52,9 @@ class RunState:
     Attributes:
         max_failure_ratio: once more of the samples that came to an end failed, the run stops.
         stopper: why it stops submitting before the plan is carried out.
-        refusals: of the key or the address, since the API last took a request.
+        refusal: the last one of the key or the address.
+        refused_posts: such refusals since the API last took a request.
+        refused_jobs: such refusals of jobs that were asked for, since one last came home.
         interrupted: whether it was told to end.
         given_up: keys of the requests that this run leaves to the next.
         sending: keys of the POSTs whose answer has not come: each may name a job that is paid.
@@ -69,7 +71,9 @@ class RunState:
 
     max_failure_ratio: float
     stopper: Exception | None = None
-    refusals: list[Exception] = field(default_factory=list)
+    refusal: Exception | None = None
+    refused_posts: int = 0
+    refused_jobs: int = 0
     interrupted: bool = False
     given_up: set[str] = field(default_factory=set)
     sending: set[str] = field(default_factory=set)
@@ -97,14 +101,27 @@ class RunState:
         """Stop submitting; the first reason counts."""
         self.stopper = self.stopper or reason
 
-    def doubt(self, refusal: Exception) -> None:
+    def doubt(self, refusal: Exception, *, has_job: bool) -> None:
         """Count a refusal that may be one call's own, and stop where several follow each other."""
-        self.refusals.append(refusal)
-        if len(self.refusals) >= _REFUSALS_BELIEVED:
+        self.refusal = refusal
+        self.refused_jobs += has_job
+        self.refused_posts += not has_job
+        if max(self.refused_posts, self.refused_jobs) >= _REFUSALS_BELIEVED:
             self.stop(refusal)
+
+    def stop_where_all_was_refused(self) -> None:
+        """Take a refusal for one of the key or the address where this run got nothing else."""
+        if self.refusal and not self.posts and not self.landed:
+            self.stop(self.refusal)
+
+    def take(self) -> None:
+        """Count a job that the API created."""
+        self.posts += 1
+        self.refused_posts = 0
 
     def land(self, samples: int, *, useful: int) -> None:
         """Count samples that came; a blank one, or what is no picture, is as good as failed."""
+        self.refused_jobs = 0
         self.done += samples
         self.landed += useful
         if useful < samples:

@@ -75,8 +75,7 @@ class Submission:
                 return None
             self.fence.raise_around(key, since=since)
             job = await self._send(call, hold)
-            self.state.posts += 1
-            self.state.refusals.clear()
+            self.state.take()
             telemetry.images_bought(
                 call.samples,
                 money=self.means.allowance.cost(call.samples),

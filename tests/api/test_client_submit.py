@@ -95,6 +95,9 @@ OUTCOMES: dict[type[ImagePipelineError], dict[str, Reply]] = {
     RequestRefused: {
         "400": Reply(status=400, value={"error": "no such model"}),
         "400 in plain words": Reply(status=400, body=b"no such model"),
+        "400 in no charset": Reply(
+            status=400, body=b"no such model", headers={"Content-Type": "text/plain; charset=hex"}
+        ),
         "404 with a reason": Reply(status=404, value={"error": "no such model"}),
         "422": Reply(status=422, value={"detail": [{"msg": "too big"}]}),
     },
@@ -130,6 +133,7 @@ OUTCOMES: dict[type[ImagePipelineError], dict[str, Reply]] = {
         "404 page": Reply(status=404, body=PAGE, headers=HTML),
         "405 page": Reply(status=405, body=PAGE, headers=HTML),
         "404 of a router": Reply(status=404, body=b"404 page not found\n"),
+        "404 of a router in JSON": Reply(status=404, value="404 page not found"),
     },
 }
 

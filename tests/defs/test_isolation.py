@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import traceback
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from imagepipeline_dagster import ImageDataset, build_definitions
+from imagepipeline_dagster import ImageDataset, ImagePipelineResource, build_definitions
 from imagepipeline_dagster.defs.batches import run_config_of
 from imagepipeline_dagster.defs.resource_keys import bound_resources, given_resources
 from imagepipeline_dagster.environment import EnvironmentInvalid, resources_for
@@ -264,4 +265,37 @@ def test_no_emulator_takes_the_place_of_a_key(
     assert "KEY_OF_SHOES: api_key is read from it" in str(raised.value.__cause__)
     definitions = build_definitions(ImageDataset(), resources, start=False)
     with pytest.raises(EnvironmentInvalid, match="KEY_OF_SHOES"):
+        given_resources(ImageDataset(), [definitions])
+
+
+def test_what_variables_hold_is_in_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address that cannot be used is told without the key beside it; one that can is used."""
+    monkeypatch.setenv("KEY_OF_SHOES", "sk-secret-of-shoes")
+    monkeypatch.setenv("URL_OF_SHOES", "http://far.example")
+    key, url = dg.EnvVar("KEY_OF_SHOES"), dg.EnvVar("URL_OF_SHOES")
+    resources = resources_for(storage_uri=str(tmp_path))
+    resources["imagepipeline"] = ImagePipelineResource(api_key=key, base_url=url)
+    definitions = build_definitions(ImageDataset(), resources, start=False)
+    about = (definitions.resources or {})["image_dataset_imagepipeline"].description
+    assert "Served by: the address in URL_OF_SHOES." in str(about)
+
+    with pytest.raises(EnvironmentInvalid, match=r"PipelineResource: .*far\.example") as raised:
+        given_resources(ImageDataset(), [definitions])
+    assert "sk-" not in "".join(traceback.format_exception(raised.value))
+    monkeypatch.setenv("URL_OF_SHOES", "https://far.example")
+    api = given_resources(ImageDataset(), [definitions])["imagepipeline"]
+    assert (api.api_key, api.origin) == ("sk-secret-of-shoes", "https://far.example")
+
+
+def test_commands_say_which_resource_they_cannot_open(tmp_path: Path) -> None:
+    """An object of the team's own is taken as it is; a definition of Dagster's is named."""
+    resources = resources_for(storage_uri=str(tmp_path)) | {"storage": object()}
+    definitions = build_definitions(ImageDataset(), resources, start=False)
+    assert given_resources(ImageDataset(), [definitions])["storage"] is resources["storage"]
+
+    resources["storage"] = dg.ResourceDefinition.hardcoded_resource(object())
+    definitions = build_definitions(ImageDataset(), resources, start=False)
+    with pytest.raises(EnvironmentInvalid, match=r"storage: .* ResourceDefinition"):
         given_resources(ImageDataset(), [definitions])

@@ -50,7 +50,6 @@ from tests.buying import (
     times_accepted,
 )
 from tests.conftest import StartEmulator
-from tests.waiting import until
 
 
 class ListeningClient(ImagePipelineClient):
@@ -137,8 +136,8 @@ def test_a_request_that_stands_twice_is_bought_once(buyer: Buyer, emulator: Emul
     assert bought.report.bought_and_reused(bought.images, run_id="run") == (1, 1)
 
 
-def test_a_refused_key_stops_the_purchase_at_once(buyer: Buyer, emulator: EmulatorServer) -> None:
-    """After a 401 nothing more is sent, the report says why, and nothing is lost by it."""
+def test_a_refused_key_stops_the_purchase_soon(buyer: Buyer, emulator: EmulatorServer) -> None:
+    """It is tried by no more than what is in flight, the report says so, and nothing is lost."""
     prompts = prompts_of(numbered_rows(30))
 
     refused = dataclasses.replace(buyer, api_key="a-wrong-key").buy(prompts)
@@ -158,56 +157,87 @@ def test_a_key_refused_midway_lets_paid_jobs_come_home(
 ) -> None:
     """A job that is under way when the key is refused for a further one is still brought home."""
     vendor = start_emulator(latency_seconds=0.6, latency_spread=0)
-    prompts = prompts_of(numbered_rows(3))
+    prompts = prompts_of(numbered_rows(4))
 
     class Refusing(ListeningClient):
         async def submit(self, request: GenerationRequest, **options: Any) -> Job:  # noqa: ANN401
             if request.prompt != "boat number 0":
-                await asyncio.to_thread(
-                    until, lambda: bool(vendor.stats.posts_accepted), what="a job is bought"
-                )
+                await is_bought.wait()
                 raise AccessRefused("the key was withdrawn")
-            return await super().submit(request, **options)
+            job = await super().submit(request, **options)
+            is_bought.set()
+            return job
+
+    is_bought = asyncio.Event()
 
     bought = buyer.buy(prompts, open_client=lambda: Refusing(vendor.url, []))
 
     assert isinstance(bought.report.stopper, AccessRefused)
-    assert bought.outcomes == {"generated": 1, "pending": 2}
+    assert bought.outcomes == {"generated": 1, "pending": 3}
 
 
+def test_jobs_that_cannot_be_asked_for_stop_the_purchase(
+    buyer: Buyer, emulator: EmulatorServer
+) -> None:
+    """Where POSTs are taken and each question is refused, few are bought that nobody can have."""
+
+    class Deaf(ListeningClient):
+        async def status(self, task: str, job_id: str) -> Job:
+            raise AccessRefused(f"no right to ask for {task} {job_id}")
+
+    bought = buyer.buy(
+        prompts_of(numbered_rows(30)),
+        open_client=lambda: Deaf(emulator.url, []),
+        max_failure_ratio=1.0,
+        max_in_flight=1,
+    )
+
+    assert isinstance(bought.report.stopper, AccessRefused)
+    assert emulator.stats.posts_accepted == 3
+
+
+@pytest.mark.parametrize("place", [0, 5])
+@pytest.mark.parametrize("max_in_flight", [1, 16])
 @pytest.mark.parametrize("where", ["submit", "status"])
 @pytest.mark.parametrize("refusal", [AccessRefused, WrongAddress])
 def test_a_row_refused_as_a_key_is_keeps_no_other_back(
-    where: str, refusal: type[Exception], buyer: Buyer, emulator: EmulatorServer
+    where: str,
+    refusal: type[Exception],
+    max_in_flight: int,
+    place: int,
+    buyer: Buyer,
+    emulator: EmulatorServer,
 ) -> None:
     """A filter before the API refuses one prompt: the others are bought, and alone it is told."""
     prompts = prompts_of(numbered_rows(6))
+    refused = f"boat number {place}"
 
     class Filtered(ListeningClient):
-        filters = False
+        refused_job: str | None = None
 
         async def submit(self, request: GenerationRequest, **options: Any) -> Job:  # noqa: ANN401
-            if where == "submit" and request.prompt == "boat number 0":
+            if where == "submit" and request.prompt == refused:
                 raise refusal("a page for people")
             job = await super().submit(request, **options)
-            self.filters = request.prompt == "boat number 0"
+            if request.prompt == refused:
+                self.refused_job = job.id
             return job
 
         async def status(self, task: str, job_id: str) -> Job:
-            if where == "status" and self.filters:
+            if where == "status" and job_id == self.refused_job:
                 raise refusal("a page for people")
             return await super().status(task, job_id)
 
     def filtered() -> Filtered:
         return Filtered(emulator.url, [])
 
-    bought = buyer.buy(prompts, open_client=filtered, max_in_flight=1)
-    alone = buyer.buy(prompts[:1], open_client=filtered)
+    bought = buyer.buy(prompts, open_client=filtered, max_in_flight=max_in_flight)
+    alone = buyer.buy(prompts[place : place + 1], open_client=filtered)
     mended = buyer.buy(prompts)
 
     assert bought.report.stopper is None
     assert bought.outcomes == {"generated": 5, "pending": 1}
-    assert "a page for people" in str(bought.images[0].error)
+    assert "a page for people" in str(bought.images[place].error)
     assert where == "status" or isinstance(alone.report.stopper, refusal)
     assert mended.outcomes == {"generated": 6}
     assert_nothing_bought_twice(buyer, mended, emulator.stats)

@@ -381,7 +381,7 @@ def test_two_processes_share_the_failures_of_one_set(
 def test_an_interrupted_purchase_ends_soon_and_keeps_every_job(
     number: signal.Signals, workers: Workers, make_order: MakeOrder
 ) -> None:
-    """An interruption stops the sending, keeps every job's id and is over within ten seconds."""
+    """An interruption stops the sending, keeps every job's id and is over within 15 seconds."""
     with vendor_process(0.5) as vendor:
         order = make_order(vendor, calls=40, max_in_flight=4)
         buyer, prompts = order.buyer(), order.prompts()
@@ -398,7 +398,7 @@ def test_an_interrupted_purchase_ends_soon_and_keeps_every_job(
         bought = buyer.buy(prompts, run_id="after", max_in_flight=32)
         stats = vendor.stats
     assert codes == [INTERRUPTED]
-    assert seconds < 10
+    assert seconds < 15
     assert posts < 40
     assert not [entry for entry in left.values() if entry.state is State.CLAIMED]
     with_id = [entry for entry in left.values() if entry.job_id]
@@ -429,7 +429,7 @@ def test_an_interruption_while_throttled_leaves_nothing_unknown(
         bought = buyer.buy(prompts, run_id="after")
         stats = vendor.stats
     assert codes == [INTERRUPTED]
-    assert seconds < 10
+    assert seconds < 15
     assert {entry.failure for entry in left.values()} == {Failure.NOT_SENT}
     assert bought.outcomes == {"generated": 4}
     assert stats.posts_accepted == 4
