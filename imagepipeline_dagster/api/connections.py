@@ -72,7 +72,9 @@ class Network:
                 limits=limits,
             )
         except ImportError as error:  # a proxy of a kind that httpx needs an extra for
-            raise ConnectionUnusable(f"HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot be used: {error}") from error
+            raise ConnectionUnusable(
+                f"HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot be used: {error}"
+            ) from error
         except (httpx.InvalidURL, ValueError) as error:
             raise ConnectionUnusable(
                 f"HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY cannot be read: {error}; write an "
