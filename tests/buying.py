@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import func, select
 
@@ -283,3 +284,30 @@ def assert_nothing_bought_twice(buyer: Buyer, bought: Bought, stats: EmulatorSta
     accepted = times_accepted(bought.plan, stats)
     assert all(count <= MAX_JOBS_PER_REQUEST for count in accepted.values())
     assert stats.posts_accepted <= len(accepted) + buyer.failures_counted()
+
+
+class ListeningClient(ImagePipelineClient):
+    """A client that notes what it was asked, and how many jobs are in flight."""
+
+    def __init__(self, base_url: str, heard: list[str]) -> None:
+        super().__init__(api_key=API_KEY, base_url=base_url, wait_initial=0.01)
+        self._heard = heard
+        self._jobs = 0
+        self.most_jobs = 0
+        self.patience: list[float] = []
+
+    async def submit(self, request: GenerationRequest, **options: Any) -> Job:  # noqa: ANN401
+        """Note the POST."""
+        self._heard.append(f"submit {request.prompt}")
+        self._jobs += 1
+        self.most_jobs = max(self.most_jobs, self._jobs)
+        return await super().submit(request, **options)
+
+    async def wait(self, job: Job, **options: Any) -> Job:  # noqa: ANN401 - the client's own
+        """Note the end of a job."""
+        self._heard.append(f"wait {job.word}")
+        self.patience.append(options["timeout"])
+        try:
+            return await super().wait(job, **options)
+        finally:
+            self._jobs -= 1
