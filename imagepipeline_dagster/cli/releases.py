@@ -143,7 +143,7 @@ def _change_lines(changes: Sequence[Change]) -> Iterator[str]:
     for (change_kind, cause), number in sorted(counts.items()):
         yield f"{change_kind}, {cause}: {number:,}"
     for change in changes[:_SHOWN]:
-        before_and_after = " -> ".join(filter(None, (change.before, change.shown_after)))
+        before_and_after = " -> ".join(filter(None, (change.shown_before, change.shown_after)))
         yield f"  {change.change} {_place(change)} ({change.cause}) {before_and_after}".rstrip()
     if len(changes) > _SHOWN:
         yield f"  and {len(changes) - _SHOWN:,} more: --json has them all"

@@ -79,11 +79,18 @@ class Change:
         return self.image_before, self.image_after
 
     @property
+    def shown_before(self) -> str:
+        """What it was, for a person to read: a decision is told with who decided."""
+        is_decision = self.cause == Cause.OVERRIDE and self.change != "removed"
+        return f"decided by {self.before}" if is_decision and self.before else self.before or ""
+
+    @property
     def shown_after(self) -> str:
-        """What it is, for a person to read: a decision is told with who decided."""
-        if self.cause == Cause.OVERRIDE and self.after:
-            return f"decided by {self.after}"
-        return self.after or ""
+        """What it is, for a person to read."""
+        if self.change == "added" and self.before and not self.after:
+            return "no longer so"
+        is_decision = self.cause == Cause.OVERRIDE
+        return f"decided by {self.after}" if is_decision and self.after else self.after or ""
 
 
 _Place = tuple[str, str, int | None, int | None, int]

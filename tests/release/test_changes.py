@@ -134,6 +134,24 @@ def test_samples_of_one_prompt_are_told_apart() -> None:
     assert "| added | spring | p001 | 0 |  | new_prompt |  | a fox |" in page
 
 
+@pytest.mark.parametrize(
+    ("change", "before", "after", "told"),
+    [
+        ("added", None, "ana", "|  | decided by ana |"),
+        ("added", "ana", None, "| decided by ana | no longer so |"),
+        ("changed", "ana", "bob", "| decided by ana | decided by bob |"),
+        ("removed", "a fox", "ana", "| a fox | decided by ana |"),
+    ],
+)
+def test_a_decision_is_told_in_words(
+    change: str, before: str | None, after: str | None, told: str
+) -> None:
+    """A page of changes says who decided, and whose decision holds no longer."""
+    decided = partial(Change, cause="override", prompt_set="spring", prompt_id="p001")
+    changes = ChangesTable([decided(change=change, before=before, after=after)])
+    assert told in changes_page("v0002", "v0001", changes)
+
+
 def test_the_time_of_a_comparison_grows_with_the_releases() -> None:
     """Ten thousand prompts that went and ten thousand others that came take no minutes."""
     old, new = (
