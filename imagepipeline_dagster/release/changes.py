@@ -29,6 +29,9 @@ COMPARED = (
 )
 """The columns of a release that a comparison needs."""
 
+CHANGES = "changes.parquet"
+"""The file of a release that has all its changes."""
+
 _LISTED = 100  # a page of ten thousand lines is read by nobody; the Parquet file has them all
 
 Lineage = Mapping[str, Any]
@@ -54,6 +57,9 @@ class Cause(StrEnum):
     WITHDRAWN = "withdrawn"
     SPLIT_CHANGED = "split_changed"
 
+
+PASSING = frozenset({Cause.OVERRIDE, Cause.POLICY, Cause.LEFT_OUT})
+"""Why a picture goes that may be there again: then that is over."""
 
 _DELIBERATE = frozenset({Cause.OVERRIDE, Cause.POLICY, Cause.WITHDRAWN})
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import accumulate, groupby, pairwise
@@ -27,6 +26,7 @@ from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.card import Release, ReleaseFile
 from imagepipeline_dagster.release.changes import (
     COMPARED,
+    PASSING,
     PLACE,
     Change,
     Known,
@@ -240,12 +240,11 @@ class _Went:
     def _why(self) -> dict[int, tuple[str, str | None]]:
         found: dict[int, tuple[str, str | None]] = {}
         told: dict[tuple[str, str | None], tuple[str, str | None]] = {}  # few, of many samples
-        with suppress(pa.ArrowInvalid):  # a broken file stops no release
-            for change in stored_changes(self._storage, self._release) or ():
-                if change.change == "removed":
-                    why = (change.cause, change.after)
-                    key = _hash_of(*(getattr(change, name) for name in PLACE), change.image_before)
-                    found[key] = told.setdefault(why, why)
+        for change in stored_changes(self._storage, self._release) or ():
+            if change.change == "removed" and change.cause in PASSING:
+                why = (change.cause, change.after)
+                key = _hash_of(*(getattr(change, name) for name in PLACE), change.image_before)
+                found[key] = told.setdefault(why, why)
         return found
 
 

@@ -6,7 +6,7 @@ import hashlib
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property, lru_cache, partial
 from itertools import tee
@@ -21,10 +21,10 @@ from pydantic import ValidationError
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
 from imagepipeline_dagster.release.card import Release, ReleaseFile
-from imagepipeline_dagster.release.changes import PLACE, Change
+from imagepipeline_dagster.release.changes import CHANGES, PLACE, Change
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.splits import leaks, place_of
-from imagepipeline_dagster.rows import parquet_table, rows_of
+from imagepipeline_dagster.rows import StoredTable, parquet_table
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 
 if TYPE_CHECKING:
@@ -61,19 +61,28 @@ def latest_manifest(storage: Storage, folder: str = "releases") -> Release | Non
 
 def _manifests(storage: Storage, folder: str) -> Iterator[Release]:
     """Yield the manifests, the newest first; a folder without one is no release."""
-    for version in _versions(storage, folder):
+    for version in versions_in(storage, folder):
         with suppress(ObjectMissing):
-            path = f"{folder}/{version}"
-            yield _release(storage.read(f"{path}/manifest.json"), path)
+            yield manifest_at(storage, f"{folder}/{version}")
+
+
+def manifest_at(storage: Storage, path: str) -> Release:
+    """Return the manifest in a version's folder.
+
+    Raises:
+        ManifestBroken: it says nothing, or is another version's.
+        ObjectMissing: it is no release, or not yet.
+    """
+    return _release(storage.read(f"{path}/manifest.json"), path)
 
 
 def newest_version(storage: Storage, folder: str) -> str | None:
     """Return the name of the newest release; its manifest, which may be long, is not read."""
-    versions = _versions(storage, folder)
+    versions = versions_in(storage, folder)
     return next((v for v in versions if storage.exists(f"{folder}/{v}/manifest.json")), None)
 
 
-def _versions(storage: Storage, folder: str) -> Iterator[str]:
+def versions_in(storage: Storage, folder: str) -> Iterator[str]:
     """Yield the names of the versions' folders, the newest first."""
     versions = filter(VERSION.fullmatch, storage.folders(folder))
     yield from sorted(versions, key=number_of, reverse=True)
@@ -81,11 +90,7 @@ def _versions(storage: Storage, folder: str) -> Iterator[str]:
 
 @lru_cache(maxsize=1)
 def _release(manifest: bytes, path: str) -> Release:
-    """Return what a manifest says; a publisher asks for the newest one again and again.
-
-    Raises:
-        ManifestBroken: it says nothing, or is another version's.
-    """
+    """Return what a manifest says; a publisher asks for the newest one again and again."""
     try:
         release = Release.model_validate_json(manifest)
     except ValidationError as error:
@@ -160,19 +165,21 @@ def _samples(
             yield SimpleNamespace(**row)
 
 
-def stored_changes(storage: Storage, release: Release) -> Iterator[Change] | None:
-    """Return the changes that were found when a release was made; None where none are written."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def stored_changes(storage: Storage, release: Release) -> Collection[Change] | None:
+    """Return the changes that were found when a release was made.
 
-    try:
-        stored = pa.BufferReader(storage.read(f"{release.path}/changes.parquet"))
-    except ObjectMissing:
-        return None
-    batches = pq.ParquetFile(stored).iter_batches(use_threads=False)
-    return (
-        change for batch in batches for change in rows_of(pa.Table.from_batches([batch]), Change)
-    )
+    None where none are written, and where the file is not the one that was released.
+    """
+    with suppress(ObjectMissing):
+        stored = storage.read(f"{release.path}/{CHANGES}")
+        if hashlib.sha256(stored).hexdigest() == listed_sha256(release, CHANGES):
+            return StoredTable(stored).rows(Change)
+    return None
+
+
+def listed_sha256(release: Release, path: str) -> str | None:
+    """Return the SHA-256 that the manifest says of a file, None where it lists none there."""
+    return next((file.sha256 for file in release.files if file.path == path), None)
 
 
 def lineage_in(
@@ -226,7 +233,9 @@ class ReleasedFiles:
         return {
             sample: (group, number)
             for group, table in enumerate(groups)
-            for number, sample in enumerate(zip(*table.to_pydict().values(), strict=True))
+            for number, sample in enumerate(
+                zip(*table.select(_COLUMNS_OF_SAMPLE).to_pydict().values(), strict=True)
+            )
         }
 
 

@@ -252,6 +252,25 @@ def test_what_comes_back_is_not_told_as_new(storage: LocalFolder) -> None:
     assert [c.cause for c in last.changes_since(first)] == ["bought_again"]
 
 
+@pytest.mark.parametrize("is_cut", [True, False], ids=["cut", "flipped"])
+def test_damaged_changes_of_the_former_release_stop_no_other(
+    storage: LocalFolder, *, is_cut: bool
+) -> None:
+    """What is not the file that was released is not believed, and what comes back is new."""
+    rows = [kept_row(storage, number, prompt_set=f"set {number}") for number in range(3)]
+    nsfw = dataclasses.replace(rows[0], verdict="quarantined", moderation_reason="nsfw")
+    publish_rows(storage, rows)
+    publish_rows(storage, [nsfw, *rows[1:]])
+    path = "releases/v0002/changes.parquet"
+    whole = storage.read(path)
+    flipped = bytes(255 - byte for byte in whole[-200:-8])
+    storage.write(path, whole[:-99] if is_cut else whole[:-200] + flipped + whole[-8:])
+
+    release = publish_rows(storage, rows)
+
+    assert release.changes == {"added: new_prompt": 1}
+
+
 def test_a_set_that_a_check_stops_is_not_told_as_removed(storage: LocalFolder) -> None:
     """A set that exists and is left out says why; one that is gone is removed."""
     rows = [kept_row(storage, number, prompt_set=f"set {number}") for number in range(3)]
