@@ -67,7 +67,7 @@ def pack(
     policy: ReleasePolicy,
     scratch: Path,
     former: Release | None = None,
-    kept: Mapping[Part, Callable[[], Released]] = MappingProxyType({}),
+    released: Mapping[Part, Callable[[], Released]] = MappingProxyType({}),
 ) -> tuple[tuple[ReleaseFile, ...], list[LostImage], list[str]]:
     """Write the rows with their pictures below `path`; they last once that folder is settled.
 
@@ -84,7 +84,7 @@ def pack(
         policy: names the formats.
         scratch: a folder for files that are not finished.
         former: the release whose files are taken over where they are the same.
-        kept: opens, for a part, the files of pictures that are gone from the storage.
+        released: opens, for a part, the files of pictures that are gone from the storage.
     """
     rows = (row for of_split in parts.values() for part in of_split for row in part.rows)
     extension = member_extension(rows) if "webdataset" in policy.formats else ""
@@ -95,7 +95,7 @@ def pack(
     lost: list[LostImage] = []
     for split, of_split in parts.items():
         writers = [made[name](split, of_split, packed) for name in policy.formats]
-        lost += _write(storage, of_split, writers, policy, kept)
+        lost += _write(storage, of_split, writers, policy, released)
     return tuple(sorted(packed.files, key=lambda file: file.path)), lost, packed.left_out
 
 
@@ -104,7 +104,7 @@ def _write(
     parts: Sequence[Part],
     writers: Sequence[Writer],
     policy: ReleasePolicy,
-    kept: Mapping[Part, Callable[[], Released]],
+    released: Mapping[Part, Callable[[], Released]],
 ) -> list[LostImage]:
     """Write what the writers want of the parts, each picture read once."""
     stamped = stamp_of(policy)
@@ -119,7 +119,7 @@ def _write(
                 part,
                 writers_of[part],
                 stamp=stamped,
-                kept=kept.get(part),
+                released=released.get(part),
                 is_lost=is_lost,
             )
             for part in run
@@ -147,14 +147,15 @@ def _write_part(
     wanted: Mapping[Writer, HeldRows],
     *,
     stamp: Stamp | None,
-    kept: Callable[[], Released] | None,
+    released: Callable[[], Released] | None,
     is_lost: Event,
 ) -> list[LostImage]:
     """Write a part, and return what was lost; once anything is, parts are just read for that."""
     # Some formats want all pictures of a part or none, and no other wants further ones.
     read = replace(part, rows=max(wanted.values(), key=len))
     lost: list[LostImage] = []
-    for batch in read_batches(storage, read, stamp=stamp, kept=kept() if kept else None):
+    files = released() if released else None
+    for batch in read_batches(storage, read, stamp=stamp, kept=files):
         lost += batch.lost
         if lost:
             is_lost.set()

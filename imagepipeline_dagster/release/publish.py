@@ -31,7 +31,12 @@ from imagepipeline_dagster.release.card import (
     examples_sheet,
     pick_examples,
 )
-from imagepipeline_dagster.release.changes import ChangesTable, changes_page, next_semantic_version
+from imagepipeline_dagster.release.changes import (
+    CHANGES,
+    ChangesTable,
+    changes_page,
+    next_semantic_version,
+)
 from imagepipeline_dagster.release.claims import claimed_version, clear_leftovers, was_cleared
 from imagepipeline_dagster.release.comparing import changes_of
 from imagepipeline_dagster.release.content import (
@@ -261,7 +266,7 @@ def write_beside(
         "README.md": card(release, pick_examples(kept), policy=policy).encode(),
         CROISSANT: croissant(release, policy),
         "CHANGES.md": page.encode(),
-        "changes.parquet": changes.parquet,
+        CHANGES: changes.parquet,
         **format_cards(release, policy, kept),
     }
     storage.write_all({f"{release.path}/{name}": data for name, data in others.items()})
@@ -290,9 +295,14 @@ def _unchanged(asked: Publication, latest: Release, left_out: tuple[str, ...]) -
 
 
 def point_to_latest(storage: Storage, folder: str) -> None:
-    """Let `latest` name the newest version; the next publisher does it for one that died before."""
+    """Let `latest` name the newest version; the next publisher does it for one that died before.
+
+    Where no version is left, it names none.
+    """
     if version := newest_version(storage, folder):
         storage.write(f"{folder}/latest", f"{version}\n".encode())
+    else:
+        storage.delete(f"{folder}/latest")
 
 
 def _told(lost: LostImage) -> str:

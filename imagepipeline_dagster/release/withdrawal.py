@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import hashlib
 import json
 import re
 from collections import Counter
@@ -27,7 +28,8 @@ from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.moderation.verdicts import Counts, ModeratedImage, summarise
 from imagepipeline_dagster.release.card import Release
-from imagepipeline_dagster.release.changes import Cause, Change, ChangesTable
+from imagepipeline_dagster.release.changes import CHANGES, Cause, Change, ChangesTable
+from imagepipeline_dagster.release.claims import clear_leftovers
 from imagepipeline_dagster.release.columns import fingerprint, without_sources
 from imagepipeline_dagster.release.content import taken_back
 from imagepipeline_dagster.release.held_rows import HeldRows, joined
@@ -38,19 +40,24 @@ from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import point_to_latest, write_beside, write_contact_sheet
 from imagepipeline_dagster.release.reading import (
     VERSION,
+    ManifestBroken,
     ReleasedFiles,
     delete_release,
     lineage_in,
-    manifests,
+    listed_sha256,
+    manifest_at,
+    number_of,
     read_rows,
-    stored_changes,
+    versions_in,
 )
 from imagepipeline_dagster.release.scratch import scratch_folder
 from imagepipeline_dagster.release.signing import SIGNATURE
 from imagepipeline_dagster.release.verifying import problems_of
+from imagepipeline_dagster.rows import StoredTable
 from imagepipeline_dagster.storage.contract import (
     ObjectMissing,
     Storage,
+    StorageUnavailable,
     thumbnail_path,
     tombstone_path,
 )
@@ -100,12 +107,11 @@ def withdraw(
     Raises:
         NotRewritten: a release is not whole, and cannot be written anew; all else is done.
     """
-    begun = {withdrawal.image_sha256: withdrawal.unsigned for withdrawal in _all(storage)}
-    for image in sorted(images):
-        asked = Withdrawal(image_sha256=image, who=who, why=why, at=at)
-        _write(storage, asked.model_copy(update={"unsigned": begun.get(image, ())}))
     # Two that write a release anew at once would delete each other's files.
     with ledger.changing_releases():
+        begun = {each.image_sha256 for each in _all(storage) if not each.finished}
+        for image in sorted(set(images) - begun):
+            _write(storage, Withdrawal(image_sha256=image, who=who, why=why, at=at))
         return _finish(storage, ledger)
 
 
@@ -173,24 +179,36 @@ def _rewrite_all(
     storage: Storage, folder: str, withdrawals: dict[str, Withdrawal], withdrawn: Withdrawn
 ) -> Iterator[str]:
     """Write all releases in a folder without the pictures; yield why where that cannot be."""
-    for release in manifests(storage, folder):
+    with scratch_folder(storage.scratch) as scratch:
+        clear_leftovers(storage, folder, scratch)  # a version that was never made may hold them too
+    for version in sorted(versions_in(storage, folder), key=number_of):
+        try:
+            release = manifest_at(storage, f"{folder}/{version}")
+        except ObjectMissing:
+            continue
+        except ManifestBroken as error:
+            yield f"{error} Then withdraw again."
+            continue
         try:
             _rewrite(storage, release, withdrawals, withdrawn)
         except NotRewritten as error:
             yield str(error)
-        except OSError as error:
+        except Exception as error:
             if not storage.exists(f"{release.path}/manifest.json"):
                 # Its publisher saw the withdrawal too, and deletes it, unfinished uploads as well.
                 storage.delete_folder(release.path)
                 continue
-            if not isinstance(error, ObjectMissing):
+            if isinstance(error, StorageUnavailable) or getattr(error, "errno", None) is not None:
+                raise  # as of a full disk, which says nothing of the release
+            release = manifest_at(storage, release.path)  # the new one, if that is written
+            _clear_strangers(storage, release)
+            if not (problems := problems_of(storage, release)):
                 raise
             yield (
-                f"{release.version} is not whole: {error}. Restore the file from a backup, or "
-                f"delete {storage.uri_of(release.path)}, and withdraw again"
+                f"{storage.uri_of(release.path)} is not whole: {problems[0]} Restore the file from "
+                "a backup, or delete that folder, and withdraw again."
             )
-    if folder in withdrawn.rewritten:
-        point_to_latest(storage, folder)
+    point_to_latest(storage, folder)
 
 
 def _rewrite(
@@ -204,17 +222,17 @@ def _rewrite(
     columns = read_rows(storage, release, _PICTURES).itercolumns()
     pictures = chain.from_iterable(column.to_pylist() for column in columns)
     concerned = withdrawals.keys() & set(pictures)
-    changes = stored_changes(storage, release) or ()
+    changes, is_half = _changes(storage, release)
     told = withdrawals.keys() & {image for change in changes for image in change.images}
     current: Release | None = release
-    if concerned or told:
+    if withdrawals and (concerned or told or is_half or _names_any(release.left_out, withdrawals)):
         if storage.exists(f"{release.path}/{SIGNATURE}"):
             *_, image = withdrawals  # that which is finished last
             unsigned = (*withdrawals[image].unsigned, release.path)
             withdrawals[image] = withdrawals[image].model_copy(update={"unsigned": unsigned})
             _write(storage, withdrawals[image])
         with scratch_folder(storage.scratch) as scratch:
-            current = _rewritten(storage, release, withdrawals, concerned, scratch)
+            current = _rewritten(storage, release, withdrawals, concerned, changes, scratch)
         folder = str(PurePosixPath(release.path).parent)
         withdrawn.rewritten.setdefault(folder, []).append(release.version)
     if current is not None:
@@ -226,11 +244,12 @@ def _rewritten(
     release: Release,
     withdrawals: Mapping[str, Withdrawal],
     concerned: Collection[str],
+    stored: Iterable[Change],
     scratch: Path,
 ) -> Release | None:
     """Write a release that some of the pictures concern without them; None if it has no other."""
     policy = _policy_of(storage, release)
-    parts, gone, kept_files = _parts(storage, release, withdrawals, shaping=policy.shaping)
+    parts, gone, released = _parts(storage, release, withdrawals, shaping=policy.shaping)
     held = list(chain.from_iterable(parts.values()))
     kept = joined(part.rows for part in held)
     splits = [part.split for part in held for _ in range(len(part.rows))]
@@ -244,12 +263,12 @@ def _rewritten(
         policy=policy,
         scratch=scratch,
         former=release,
-        kept=kept_files,
+        released=released,
     )
     if lost:
         raise NotRewritten(
-            f"{release.version} cannot be written anew: {lost[0].why}. Then withdraw again, or "
-            "delete the release"
+            f"{storage.uri_of(release.path)} cannot be written anew: {lost[0].why}. Then withdraw "
+            "again, or delete the release"
         )
     by_set = {
         name: _counts_without(counts, [row for row in gone if row.prompt_set == name])
@@ -260,11 +279,8 @@ def _rewritten(
         f"The picture {image[:12]} that requests start from {_by_whom(withdrawals[image])}"
         for image in sorted(set(concerned).difference(row.image_sha256 for row in gone))
     ]
-    changes = ChangesTable(
-        left
-        for change in stored_changes(storage, release) or ()
-        if (left := _without(change, withdrawals))
-    )
+    left_out = (it for it in release.left_out if not _names_any([it], withdrawals))
+    changes = ChangesTable(left for change in stored if (left := _without(change, withdrawals)))
     changed = release.model_copy(
         update={
             "changes": changes.by_cause,
@@ -274,7 +290,7 @@ def _rewritten(
             "emulated": kept.emulated,
             "counts": _counts_without(release.counts, gone),
             "prompt_sets": by_set,
-            "left_out": (*release.left_out, *told),
+            "left_out": (*left_out, *told),
         }
     )
     changed = write_beside(storage, changed, kept, changes, policy)
@@ -289,8 +305,24 @@ def _rewritten(
     storage.delete(signature)  # of whoever read the former manifest, and signed it since
     _clear_strangers(storage, changed)
     if problems := problems_of(storage, changed):
-        raise NotRewritten(f"{release.version} is not whole: {problems[0]}")
+        raise NotRewritten(f"{storage.uri_of(release.path)} is not whole: {problems[0]}")
     return changed
+
+
+def _changes(storage: Storage, release: Release) -> tuple[Collection[Change], bool]:
+    """Return a release's changes, and whether a killed call wrote them: its manifest lists others.
+
+    Then they name no picture any more, but the manifest is still to be written.
+    """
+    if (listed := listed_sha256(release, CHANGES)) is None:
+        return (), False
+    stored = storage.read(f"{release.path}/{CHANGES}")
+    return StoredTable(stored).rows(Change), hashlib.sha256(stored).hexdigest() != listed
+
+
+def _names_any(sentences: Iterable[str], withdrawals: Collection[str]) -> bool:
+    """Tell whether one names a picture, as those do that the store had lost."""
+    return any(image in sentence for sentence in sentences for image in withdrawals)
 
 
 def _policy_of(storage: Storage, release: Release) -> ReleasePolicy:
@@ -307,7 +339,8 @@ def _policy_of(storage: Storage, release: Release) -> ReleasePolicy:
         return ReleasePolicy.model_validate({"stamp": False, **stated})
     except ValidationError as error:  # an extra that its makers had, or options of later versions
         problems = "; ".join(problem["msg"] for problem in error.errors())
-        raise NotRewritten(f"{release.version} cannot be written anew: {problems}") from None
+        where = storage.uri_of(release.path)
+        raise NotRewritten(f"{where} cannot be written anew: {problems}") from None
 
 
 def _parts(
@@ -319,7 +352,7 @@ def _parts(
     """
     parts: dict[str, list[Part]] = {split: [] for split in release.splits}
     gone: list[ModeratedImage] = []
-    kept_files: dict[Part, Callable[[], Released]] = {}
+    released: dict[Part, Callable[[], Released]] = {}
     for shard in release.shards:
         size = shard.size // max(1, shard.rows or 1)  # a row does not say it; tars are cut by it
         lineage = lineage_in(storage, release, shard)
@@ -330,8 +363,8 @@ def _parts(
                 number = len(parts[split])
                 part = Part.of(split, number, HeldRows(kept), shaping=shaping)
                 parts[split].append(part)
-                kept_files[part] = partial(ReleasedFiles, storage, release, shard)
-    return parts, gone, kept_files
+                released[part] = partial(ReleasedFiles, storage, release, shard)
+    return parts, gone, released
 
 
 def _judged(lineage: Mapping[str, object], size: int) -> ModeratedImage:
@@ -358,7 +391,8 @@ def _without(change: Change, withdrawals: Mapping[str, Withdrawal]) -> Change | 
     if before:
         why = _by_whom(withdrawals[change.image_after or ""])
         gone = dataclasses.replace(change, change="removed", cause=Cause.WITHDRAWN, after=why)
-        return dataclasses.replace(gone, image_after=None)
+        # What stood there was of the other cause.
+        return dataclasses.replace(gone, before=None, image_after=None)
     return None
 
 

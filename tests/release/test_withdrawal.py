@@ -68,6 +68,16 @@ def where_it_is(storage: Storage, number: int) -> list[str]:
     return [path for path in storage.list("") if data in storage.read(path)]
 
 
+def dying_at(last: str, tmp_path: Path) -> Storage:
+    """Return the storage as one has it who is killed before a path is changed."""
+
+    def die(path: str) -> None:
+        if path == last:
+            raise KeyboardInterrupt
+
+    return Interrupted(tmp_path / "storage", die)
+
+
 @pytest.mark.parametrize(
     ("either_home", "policy"),
     [("folder", POLICIES[0]), ("folder", POLICIES[1]), ("bucket", POLICIES[0])],
@@ -109,13 +119,15 @@ def test_a_withdrawn_picture_is_nowhere(
 
 
 def test_a_release_of_nothing_else_is_deleted(storage: LocalFolder, ledger: Ledger) -> None:
-    """A release that held that picture alone is gone, and `latest` names the one before."""
+    """A release that held that picture alone is gone; `latest` names the one before, if any."""
     rows = [kept_row(storage, number) for number in range(2)]
     for row in rows:
         publish_rows(storage, [row])
     take_back(storage, ledger, str(rows[1].image_sha256))
     assert storage.read("releases/latest") == b"v0001\n"
     assert [release.version for release in manifests(storage)] == ["v0001"]
+    take_back(storage, ledger, str(rows[0].image_sha256))
+    assert not storage.exists("releases/latest")
 
 
 def test_only_a_rewritten_release_loses_its_signature(storage: LocalFolder, ledger: Ledger) -> None:
@@ -225,6 +237,54 @@ def test_the_next_call_finishes_what_a_killed_one_began(
         assert release.counts.by_reason["withdrawn"] == 1
 
 
+def test_a_release_that_only_tells_of_a_picture_is_finished_too(
+    tmp_path: Path, storage: LocalFolder, ledger: Ledger
+) -> None:
+    """Where a call dies after the changes were written, the next one writes their manifest."""
+    rows = [kept_row(storage, number) for number in range(3)]
+    for kept in (rows, rows[:2]):
+        release = publish_rows(storage, kept)
+        storage.write(f"{release.path}/{SIGNATURE}", b"signed")
+    image = str(rows[2].image_sha256)
+    with pytest.raises(KeyboardInterrupt):
+        take_back(dying_at("releases/v0002/manifest.json", tmp_path), ledger, image)
+
+    told = withdraw(storage, ledger, [], who="ana", why="a person asked", at=NOON)
+
+    assert told.unsigned == {"releases": ["v0001", "v0002"]}
+    assert [problems_of(storage, release) for release in manifests(storage)] == [[], []]
+    assert manifests(storage)[1].changes == {}
+
+
+def test_the_first_reason_stays(tmp_path: Path, storage: LocalFolder, ledger: Ledger) -> None:
+    """Who asks for what another call began does not change who took the picture back, and why."""
+    rows = [kept_row(storage, number) for number in range(2)]
+    publish_rows(storage, rows)
+    image = str(rows[1].image_sha256)
+    with pytest.raises(KeyboardInterrupt):
+        take_back(dying_at("releases/v0001/manifest.json", tmp_path), ledger, image)
+
+    withdraw(storage, ledger, [image], who="bo", why="for nothing", at=NOON)
+
+    assert "by ana on 2026-03-01: a person asked" in manifests(storage)[0].left_out[-1]
+    assert json.loads(storage.read(tombstone_path(image)))["who"] == "ana"
+
+
+def test_what_a_dead_publisher_left_goes_too(
+    tmp_path: Path, storage: LocalFolder, ledger: Ledger
+) -> None:
+    """A version that was never made keeps no withdrawn picture."""
+    rows = [kept_row(storage, number) for number in range(3)]
+    publish_rows(storage, rows[:2])
+    with pytest.raises(KeyboardInterrupt):
+        publish_rows(dying_at("releases/v0002/manifest.json", tmp_path), rows)
+    assert any(path.startswith("releases/v0002/") for path in where_it_is(storage, 2))
+
+    take_back(storage, ledger, str(rows[2].image_sha256))
+
+    assert where_it_is(storage, 2) == []
+
+
 def test_two_that_withdraw_at_once_wait_for_each_other(tmp_path: Path, ledger: Ledger) -> None:
     """Each of two pictures that are withdrawn at the same time is nowhere, and all is whole."""
     rows = [kept_row(LocalFolder(tmp_path), number) for number in range(6)]
@@ -332,11 +392,12 @@ def test_a_picture_that_the_store_lost_stays_in_a_release(
 
 
 def test_no_change_tells_of_a_withdrawn_picture(storage: LocalFolder, ledger: Ledger) -> None:
-    """What differs between two releases is told as if it had never been in them."""
+    """A sample whose other picture was withdrawn came or went; one that has no other is untold."""
     rows = [kept_row(storage, number) for number in range(5)]
     rejected: dict[str, Any] = {"verdict": "rejected", "moderation_reason": "override:ok"}
     edited = [
-        *(kept_row(storage, number, data=picture(number + 20)) for number in range(2)),
+        kept_row(storage, 0, data=picture(20)),
+        kept_row(storage, 1, data=picture(21), prompt="a cat"),
         dataclasses.replace(rows[2], overridden_by="bo", **rejected),
         *rows[3:],
         kept_row(storage, 5),
@@ -353,7 +414,8 @@ def test_no_change_tells_of_a_withdrawn_picture(storage: LocalFolder, ledger: Le
         ("added", "p000", "bought_again", (None, edited[0].image_sha256)),
         ("removed", "p001", "withdrawn", (rows[1].image_sha256, None)),
     ]
-    assert changes[1].after == "was withdrawn by ana on 2026-03-01: a person asked"
+    withdrawn = "was withdrawn by ana on 2026-03-01: a person asked"
+    assert (changes[1].before, changes[1].after) == (None, withdrawn)
     assert second.manifest.changes == {"added: bought_again": 1, "removed: withdrawn": 1}
     page = storage.read("releases/v0002/CHANGES.md").decode()
     assert "| removed | withdrawn | 1 |" in page
@@ -378,28 +440,60 @@ def test_a_release_that_lost_a_picture_is_rewritten_too(
     assert found == []
 
 
-def test_a_release_that_is_not_whole_says_how_to_go_on(
+def test_a_release_that_left_a_picture_out_names_it_no_more(
     storage: LocalFolder, ledger: Ledger
 ) -> None:
-    """Where a file of a release is lost, the message names it and the way out, which works.
+    """What a release says of a picture that the store had lost goes with the picture."""
+    rows = [kept_row(storage, number) for number in range(3)]
+    image = str(rows[2].image_sha256)
+    storage.delete(image_path(image, "PNG"))
+    assert image in str(publish_rows(storage, rows).left_out)
+
+    assert take_back(storage, ledger, image) == {"releases": ["v0001"]}
+
+    [release] = manifests(storage)
+    assert (release.left_out, problems_of(storage, release)) == ((), [])
+    assert [p for p in storage.list("releases") if image.encode() in storage.read(p)] == []
+
+
+@pytest.mark.parametrize("number", [0, 4], ids=["held", "not held"])
+@pytest.mark.parametrize(
+    ("kind", "damage"),
+    [
+        *(("shard", damage) for damage in ("lost", "cut")),
+        *(("changes.parquet", damage) for damage in ("lost", "cut")),
+        ("manifest.json", "cut"),
+    ],
+)
+def test_a_release_that_is_not_whole_says_how_to_go_on(
+    storage: LocalFolder, ledger: Ledger, kind: str, damage: str, number: int
+) -> None:
+    """Where a file of a release is damaged, the message names it and the way out, which works.
 
     Meanwhile the picture is nowhere else.
     """
     rows = [kept_row(storage, number) for number in range(5)]
+    image = str(rows[number].image_sha256)
     release = publish_rows(storage, rows[:4])
     publish_rows(storage, rows)
-    [shard] = release.shards
-    storage.delete(f"{release.path}/{shard.path}")
+    file = release.shards[0].path if kind == "shard" else kind
+    path = f"{release.path}/{file}"
+    if damage == "cut":
+        storage.write(path, storage.read(path)[:-99])
+    else:
+        storage.delete(path)
 
-    with pytest.raises(NotRewritten, match=rf"(?s)v0001.*{shard.path}.*or delete.*v0001") as told:
-        take_back(storage, ledger, str(rows[0].image_sha256))
+    with pytest.raises(NotRewritten, match=rf"(?s)v0001.*{file}.*or delete") as told:
+        take_back(storage, ledger, image)
 
-    assert storage.uri_of(release.path) in str(told.value)
-    assert where_it_is(storage, 0) == []
+    where = release.path if kind == "manifest.json" else storage.uri_of(release.path)
+    assert where in str(told.value)
+    assert "withdraw again" in str(told.value)
+    assert [p for p in where_it_is(storage, number) if not p.startswith(release.path)] == []
     assert problems_of(storage, latest_release(storage).manifest) == []
     storage.delete_folder(release.path)
     take_back(storage, ledger)
-    assert json.loads(storage.read(tombstone_path(str(rows[0].image_sha256))))["finished"]
+    assert json.loads(storage.read(tombstone_path(image)))["finished"]
 
 
 @pytest.mark.parametrize("read", [1, 3], ids=["before its splits", "before its changes"])
