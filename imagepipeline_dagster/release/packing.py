@@ -155,7 +155,7 @@ def _write_part(
     read = replace(part, rows=max(wanted.values(), key=len))
     lost: list[LostImage] = []
     files = released() if released else None
-    for batch in read_batches(storage, read, stamp=stamp, kept=files):
+    for batch in read_batches(storage, read, stamp=stamp, released=files):
         lost += batch.lost
         if lost:
             is_lost.set()

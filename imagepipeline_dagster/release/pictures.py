@@ -65,7 +65,7 @@ def read_batches(
     part: Part,
     *,
     stamp: Stamp | None = None,
-    kept: Released | None = None,
+    released: Released | None = None,
 ) -> Iterator[Batch]:
     """Yield the rows of a part with their pictures, a batch at a time.
 
@@ -73,14 +73,14 @@ def read_batches(
         storage: where the pictures are.
         part: whose rows they are.
         stamp: writes a picture's origin into its file; None leaves it out.
-        kept: has the files of pictures that are gone from the storage.
+        released: has the files of pictures that are gone from the storage.
 
     Raises:
         ValueError: when a row has no image.
     """
     digests = iter(part.rows.digests)
     for rows in portions_of(part.rows, bytes_at_most=_ROW_GROUP_BYTES, rows_at_most=_ROW_GROUP):
-        yield _read(storage, part.split, rows, list(islice(digests, len(rows))), stamp, kept)
+        yield _read(storage, part.split, rows, list(islice(digests, len(rows))), stamp, released)
 
 
 def _read(
@@ -89,12 +89,12 @@ def _read(
     rows: Sequence[ModeratedImage],
     digests: Sequence[bytes],
     stamp: Stamp | None,
-    kept: Released | None,
+    released: Released | None,
 ) -> Batch:
     """Return the rows as they are released, with the pictures that were bought."""
     there: list[bytes] = []
     names: list[str] = []
-    released: list[Mapping[str, Any]] = []
+    lineage: list[Mapping[str, Any]] = []
     pieces: list[bytes | memoryview] = []
     sizes: list[int] = []
     lost: list[LostImage] = []
@@ -102,7 +102,7 @@ def _read(
     read = read_each(storage, pictures)
     for row, digest, picture, data in zip(rows, digests, pictures, read, strict=True):
         if isinstance(data, str):
-            file = kept(row) if kept else None
+            file = released(row) if released else None
         else:
             file = _stamped(row, readable(data, picture[1]), stamp)
         if file is None:
@@ -113,7 +113,7 @@ def _read(
         there.append(digest)
         names.append(_file_name(picture))
         sizes.append(sum(map(len, of_file)))
-        released.append(
+        lineage.append(
             released_row(
                 row,
                 split=split,
@@ -130,8 +130,8 @@ def _read(
         free = free[len(piece) :]
     return Batch(
         digests=there,
-        rows=released,
-        lineage=lineage_table(released),
+        rows=lineage,
+        lineage=lineage_table(lineage),
         files=[view[start:end] for start, end in pairwise(ends)],
         images=_images(names, joined, ends),
         lost=lost,
