@@ -59,6 +59,17 @@ from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
 T = TypeVar("T")
 
 
+class TakenForDead(CorrectableError):
+    """Another publisher deleted what this one wrote, since it took so long."""
+
+    def __init__(self, version: str) -> None:
+        super().__init__(
+            f"{version} was begun more than a day ago, so another run took this one for dead and "
+            "deleted what it had written. Release again, with the rows as they are now. If this "
+            "run did not sleep, compare the clocks of the machines that release."
+        )
+
+
 class TooMuchLost(CorrectableError):
     """A release would lack many pictures of the former one, and nobody said that this is meant."""
 
@@ -77,6 +88,7 @@ def publish(asked: Publication) -> Release:
         UnmoderatedImage: when a row is kept that must not be.
         SplitsLeak: when pictures that tell of each other would be in several splits.
         TooMuchLost: when more of the former release would be gone than the policy allows.
+        TakenForDead: when another publisher deleted the files of this one.
     """
     storage = asked.storage
     latest, content = _beside_latest(asked, partial(content_of, asked))
@@ -93,8 +105,8 @@ def publish(asked: Publication) -> Release:
             described = _newest(asked, release, content)
         except BaseException as error:
             storage.delete_folder(path)
-            if isinstance(error, ObjectMissing) and was_cleared(storage, path):
-                return publish(asked)
+            if isinstance(error, OSError) and was_cleared(storage, path):
+                raise TakenForDead(version) from error
             raise
         if described.version != version:
             storage.delete_folder(path)
@@ -105,7 +117,10 @@ def publish(asked: Publication) -> Release:
     # A withdrawal names its pictures before it looks for releases, and this one is there before
     # it looks for withdrawals: whoever is later sees the other.
     withdrawn = withdrawn_pictures(storage)
-    if was_cleared(storage, path) or (withdrawn and content.shows_any(withdrawn)):
+    if was_cleared(storage, path):
+        delete_release(storage, described)
+        raise TakenForDead(version)
+    if withdrawn and content.shows_any(withdrawn):
         delete_release(storage, described)
         return publish(asked)
     point_to_latest(storage, asked.folder)

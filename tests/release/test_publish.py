@@ -32,6 +32,7 @@ from imagepipeline_dagster.release.content import NothingToRelease, UnmoderatedI
 from imagepipeline_dagster.release.dataset_release import latest_release
 from imagepipeline_dagster.release.formats import webdataset
 from imagepipeline_dagster.release.policy import ReleasePolicy
+from imagepipeline_dagster.release.publish import TakenForDead
 from imagepipeline_dagster.release.reading import (
     delete_release,
     latest_manifest,
@@ -609,10 +610,10 @@ def test_a_living_publishers_files_are_left_alone(either_home: Storage) -> None:
 
 
 @pytest.mark.parametrize("last", ["CHANGES.md", "manifest.json"], ids=["before", "amid"])
-def test_a_publisher_that_was_taken_for_dead_begins_again(
+def test_a_publisher_that_was_taken_for_dead_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:
-    """One that slept for days, or whose clock is wrong, makes no half version of what is left."""
+    """One that slept for days, or whose clock is wrong, makes no half version, and says so."""
     # Each is on a machine of its own.
     monkeypatch.setattr(claims, "_home", lambda *_: uuid.uuid4().hex)
     storage = LocalFolder(tmp_path / "storage")
@@ -625,14 +626,12 @@ def test_a_publisher_that_was_taken_for_dead_begins_again(
             for of_other in others:
                 publish_rows(storage, of_other, created_at=dt.datetime.now(dt.UTC))
 
-    publish_rows(Interrupted(tmp_path / "storage", meet), rows, created_at=long_ago)
+    with pytest.raises(TakenForDead, match=r"v0001 was begun .* Release again"):
+        publish_rows(Interrupted(tmp_path / "storage", meet), rows, created_at=long_ago)
 
-    released = manifests(storage)
-    assert [(release.version, release.previous) for release in released] == [
-        ("v0002", None),
-        ("v0003", "v0002"),
-    ]
-    assert [problems_of(storage, release) for release in released] == [[], []]
+    (released,) = manifests(storage)
+    assert released.version == "v0002"
+    assert problems_of(storage, released) == []
     assert not list(storage.list("releases/v0001"))
 
 
