@@ -9,8 +9,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.context import ForkServerContext
+
+# Each process runs the program's module once more, which its server has imported. That is meant.
+warnings.filterwarnings("ignore", ".* prior to execution of 'benchmarks", RuntimeWarning)
 
 
 def forking() -> ForkServerContext:
