@@ -54,8 +54,6 @@ class AnswerReader:
         location = _without_query(response.headers.get("Location", ""))
         kind = self._redaction.text(response.headers.get("Content-Type", "no content type"))
         is_page = "html" in kind.lower() or response.content.lstrip()[:1] == b"<"
-        # A router that knows no such path says so in plain words; these are not the API's.
-        is_of_router = response.status_code in (404, 405)
         job, unreadable = None, ""
         answer: object = None
         try:
@@ -67,12 +65,12 @@ class AnswerReader:
                 f"the answer about job {asked} is about another one, {told[:100]}"
             ) from None
         except UnreadableAnswer as error:
-            answer = None if is_of_router and isinstance(answer, str) else answer
             unreadable = without_queries(self._redaction.text(str(error)))[:_MAX_MESSAGE]
         except (ValueError, RecursionError):
             unreadable = f"it is not JSON ({kind[:60]})"
-            if not is_page and not is_of_router:
-                answer = response.content.decode(errors="replace")
+            answer = None if is_page else response.content.decode(errors="replace")
+        if isinstance(answer, str) and response.status_code in (404, 405):
+            answer = None  # a router that knows no such path says so in plain words, not the API
         named = _job_at(location, task=task)
         if job is None and named and not self._redaction.holds_key(named):
             job = Job(task=Task(task), id=named, status=JobStatus.PENDING, word="redirected")

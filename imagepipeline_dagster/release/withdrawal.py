@@ -3,8 +3,8 @@
     withdrawn/<sha256>.json      who took it back, when and why, and whether all of it is done
 
 The tombstone is written first, and says at the end that it is finished. Between, any call does all
-steps again: a killed one leaves nothing half. A release is rewritten in its folder. Its files have
-new names where their content is new, and the manifest is replaced in one step.
+steps again: a killed one leaves nothing half. A release is rewritten in its folder. Its shards have
+new names where their content is new; what is beside them is replaced, and the manifest last.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _PICTURES = ("image_sha256", "init_image_sha256", "mask_image_sha256")
 
 
 class NotRewritten(CorrectableError):
-    """A release could not be written without a picture; it is as it was."""
+    """A release could not be written without a picture, or is not whole; the message says which."""
 
 
 class Withdrawal(BaseModel, frozen=True):

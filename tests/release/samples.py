@@ -131,3 +131,13 @@ def publish_rows(storage: Storage, rows: list[ModeratedImage], **options: Any) -
     # Most tests are about few pictures, of which one is many.
     given.setdefault("policy", ReleasePolicy(max_lost_share=1))
     return publish(Publication(storage=storage, images=rows, **given))
+
+
+def contents(storage: Storage, folder: str) -> dict[str, bytes]:
+    """Return every object below the folder."""
+    return {path: storage.read(path) for path in storage.list(folder)}
+
+
+def folder_of(storage: LocalFolder, path: str) -> Path:
+    """Return the local folder of a path."""
+    return Path(storage.uri_of(path).removeprefix("file://"))
