@@ -368,9 +368,10 @@ def test_an_upload_into_a_release_that_its_publisher_deletes_stops_no_withdrawal
 
 @pytest.mark.parametrize("mark", ["stamped", None])
 def test_a_picture_that_the_store_lost_stays_in_a_release(
-    storage: LocalFolder, ledger: Ledger, mark: str | None
+    either_home: Storage, ledger: Ledger, mark: str | None
 ) -> None:
     """Other pictures are taken from the release itself, with the marks of their own rows."""
+    storage = either_home
     rows = [kept_row(storage, number) for number in range(6)]
     shared = kept_row(storage, 7, data=picture(1))
     policy = EVERYTHING.changed(stamp=mark is not None)
