@@ -113,7 +113,7 @@ def read_job(answer: object, *, task: str, job_id: str | None = None) -> Job:
         raise UnreadableAnswer("the answer is not a JSON object")
     fields = _opened(answer)
     ids = _ids_in(fields)
-    if job_id is not None and ids and job_id not in ids:
+    if job_id is not None and ids and not any(_is_same_id(job_id, told) for told in ids):
         raise OtherJob(ids[0])
     spelled = fields.get("status")
     # A question that fails says nothing of its job.
@@ -196,6 +196,14 @@ def _ids_in(answer: Mapping[str, object]) -> list[str]:
             # The last is the sign in place of what no encoding has.
             ids += [value] if value.isprintable() and "\ufffd" not in value else []
     return ids
+
+
+def _is_same_id(asked: str, told: str) -> bool:
+    """Tell whether two ids are one job's: a UUID may come back in the other case.
+
+    Of an id that mixes both, the case may be all that tells it from another.
+    """
+    return told == asked or {asked, told} == {asked.lower(), asked.upper()}
 
 
 def _links(answer: Mapping[str, object]) -> tuple[str, ...] | None:

@@ -101,6 +101,21 @@ def test_the_jobs_own_answer(answer: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "told"), [("15f002de-bf0c", "15F002DE-BF0C"), ("15F002DE-BF0C", "15f002de-bf0c")]
+)
+def test_an_id_in_the_other_case_is_the_jobs_own(asked: str, told: str) -> None:
+    """A UUID may come back in capitals, or without them; the job keeps the id that it had."""
+    assert read_job({"status": "PENDING", "id": told}, task="text2image", job_id=asked).id == asked
+
+
+@pytest.mark.parametrize("told", ["aBc", "ABC", "abc"])
+def test_an_id_of_both_cases_is_told_by_its_case(told: str) -> None:
+    """Where an id mixes capitals and small letters, another mixture is another job."""
+    with pytest.raises(OtherJob):
+        read_job({"status": "PENDING", "id": told}, task="text2image", job_id="AbC")
+
+
+@pytest.mark.parametrize(
     ("answer", "job_id", "status", "links"),
     [
         ({"data": {"status": "PENDING", "id": "j"}, "success": True}, "j", "PENDING", ()),
