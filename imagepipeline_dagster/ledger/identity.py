@@ -10,6 +10,7 @@ dies in between leaves a ledger that is ahead of its storage, never behind it.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -79,6 +80,17 @@ def check_ledger(ledger: Ledger, storage: Storage) -> LedgerIdentity | None:
     return own
 
 
+def may_be_older(ledger: Ledger, storage: Storage) -> bool:
+    """Tell whether the ledger may be a copy from before purchases that the storage counts."""
+    with ledger.reading() as connection:
+        own = _identity_in(connection)
+    try:
+        mark = _mark_of(own, storage)
+    except LedgerMismatch:
+        return True
+    return mark is not None and mark.purchases > own.purchases
+
+
 def is_known_to_ledgers(storage: Storage) -> bool:
     """Tell whether any ledger has bought into the storage."""
     return _holds(storage, _MARKS)
@@ -110,18 +122,19 @@ def mark_storage(
         mark = _mark_of(counted, storage)
         if mark is not None and mark.purchases >= counted.purchases:
             return
-    storage.write(_path(counted), counted.model_dump_json().encode())
+    _write_mark(storage, counted)
 
 
 def adopt(ledger: Ledger, storage: Storage) -> LedgerIdentity:
     """Take the ledger as it is for the storage's own, whatever was counted before."""
     with ledger.engine.begin() as connection:
-        own = _identity_in(connection)
-        mark = _mark_of(own, storage)
+        own, mark = _identity_in(connection), None
+        with suppress(LedgerMismatch):  # it is written anew
+            mark = _mark_of(own, storage)
         reached = max(own.purchases, mark.purchases if mark else 0)
         connection.execute(update(identity).values(purchases=reached))
         adopted = record_purchase(connection)
-    mark_storage(storage, adopted)
+    _write_mark(storage, adopted)
     return adopted
 
 
@@ -139,6 +152,10 @@ def _mark_of(own: LedgerIdentity, storage: Storage) -> LedgerIdentity | None:
             f"{storage.uri_of(_path(own))} does not say what was counted. Nothing was bought. "
             "`imagepipeline-dagster ledger adopt` writes it anew."
         ) from error
+
+
+def _write_mark(storage: Storage, counted: LedgerIdentity) -> None:
+    storage.write(_path(counted), counted.model_dump_json().encode())
 
 
 def _path(own: LedgerIdentity) -> str:

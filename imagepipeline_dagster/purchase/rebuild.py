@@ -1,9 +1,10 @@
 """A lost ledger's entries restored from what the storage keeps: three tables of each prompt set.
 
-Only missing entries are restored, and those that an older copy would buy though the tables show
-them as bought; the others stay as they are. The tables tell what was bought until they were stored.
-A request that they show as not bought may have been bought after that, by a run that never came to
-its end: it becomes `unknown`, for a person to decide. The errors tell what people decided.
+Only missing entries are restored, and those of an older copy of which the tables tell more; the
+others stay as they are. The tables tell what was bought until they were stored. A request that they
+show as not bought, and that the ledger lacks or an older copy would buy, may have been bought after
+that, by a run that never came to its end: it becomes `unknown`, for a person to decide. The errors
+tell what people decided.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from sqlalchemy import Connection
 
 from imagepipeline_dagster.api.contract import submit_path
 from imagepipeline_dagster.ledger.decisions import GIVEN_UP, restore_decision
-from imagepipeline_dagster.ledger.identity import adopt
+from imagepipeline_dagster.ledger.identity import adopt, may_be_older
 from imagepipeline_dagster.ledger.records import (
     MAX_JOBS_PER_REQUEST,
+    Entry,
     Failure,
     Outcome,
     PlanState,
@@ -95,6 +97,7 @@ class Rebuilding:
             "/".join((*self.key_prefix, asset))
             for asset in ("prompt_sets", "generation_requests", "generated_images")
         )
+        is_older = may_be_older(self.means.ledger, self.means.storage)
         for path in self.means.storage.list(of_prompts):
             file = path.removeprefix(f"{of_prompts}/")
             prompts = self._rows(path, Prompt)
@@ -102,7 +105,7 @@ class Rebuilding:
             images = self._rows(f"{of_images}/{file}", GeneratedImage)
             if plan:
                 with self.means.ledger.engine.begin() as connection:
-                    yield self._restore_set(connection, plan, prompts, images)
+                    yield self._restore_set(connection, plan, prompts, images, is_older=is_older)
 
     def adopt(self) -> int:
         """Take the ledger for the storage's own where it knows every stored image.
@@ -120,6 +123,8 @@ class Rebuilding:
         plan: Sequence[PlannedRequest],
         prompts: Sequence[Prompt],
         images: Sequence[GeneratedImage],
+        *,
+        is_older: bool,
     ) -> Restored:
         known = entries_seen_by(connection, (call.request_key for call in plan))
         shown = _samples_by_request(images)
@@ -132,12 +137,12 @@ class Rebuilding:
         restored: dict[str, Mapping[str, Any]] = {}
         stored = 0
         for call in plan:
-            rows = shown.get(call.request_key, ())
+            rows: Sequence[GeneratedImage] = shown.get(call.request_key, ())
             before = known.get(call.request_key)
-            is_older = plan_state(before) is PlanState.TO_BUY and _end_of(rows)[0] is not None
             if call.request_key in restored or not (before is None or is_older):
                 continue
-            entry = self._entry(call, rows)
+            rows = rows if before is None else _told_since(before, rows)
+            entry = self._entry(call, rows, before)
             if entry is None:
                 continue
             restored[call.request_key] = entry
@@ -147,7 +152,8 @@ class Rebuilding:
             for sample in _stored_samples(call.request_key, rows, attempt=entry["attempt"]):
                 put(connection, samples, sample)
                 stored += sample["image_sha256"] is not None
-            if entry["submitted_at"] is not None:
+            # A copy of a request that was being bought has counted it.
+            if entry["submitted_at"] is not None and plan_state(before) is PlanState.TO_BUY:
                 day = entry["submitted_at"].date()
                 spending.reserve(connection, images=call.samples, today=day)
         record_uses(connection, (use for use in uses if use.request_key in restored))
@@ -161,13 +167,14 @@ class Rebuilding:
         )
 
     def _entry(
-        self, call: PlannedRequest, rows: Sequence[GeneratedImage]
+        self, call: PlannedRequest, rows: Sequence[GeneratedImage], before: Entry | None
     ) -> Mapping[str, Any] | None:
-        """Return a request's row in the ledger; None where it is taken for not bought."""
+        """Return a request's row in the ledger; None where it stays, or is not bought."""
         row = next((row for row in rows if row.job_id), rows[0] if rows else None)
         state, failure, error = _end_of(rows)
+        is_to_buy = plan_state(before) is PlanState.TO_BUY
         if state is None:
-            if self.unbought:
+            if self.unbought or not is_to_buy:
                 return None
             state, error = State.UNKNOWN, _PERHAPS_BOUGHT
         submitted_at = row.submitted_at if row else None
@@ -176,7 +183,10 @@ class Rebuilding:
             **fields_of(call, "request_key", "task", "request", "samples", "embedding_version"),
             "state": state,
             # Of one that failed for good nobody knows how many there were.
-            "attempt": MAX_JOBS_PER_REQUEST if failure is Failure.MODEL_ERROR else 1,
+            "attempt": max(
+                MAX_JOBS_PER_REQUEST if failure is Failure.MODEL_ERROR else 1,
+                before.attempt + is_to_buy if before else 1,
+            ),
             "endpoint": (row and row.endpoint) or f"{self.means.origin}{submit_path(call.task)}",
             "emulated": row.emulated if row and row.endpoint else self.means.emulated,
             "run_id": (row and row.run_id) or _RESTORED,
@@ -213,6 +223,22 @@ def _samples_by_request(
         if (first.prompt_id, first.call_index) == (image.prompt_id, image.call_index):
             of_call.append(image)
     return shown
+
+
+def _told_since(before: Entry, rows: Sequence[GeneratedImage]) -> Sequence[GeneratedImage]:
+    """Return the samples where they tell more of a request than an older copy; else nothing."""
+    job_id = next((row.job_id for row in rows if row.job_id), None)
+    submitted_at = next((row.submitted_at for row in rows if row.submitted_at), None)
+    state = _end_of(rows)[0]
+    match plan_state(before):
+        case PlanState.TO_BUY:  # as its last job left it, or a person
+            is_news = job_id is None or job_id != before.job_id
+        case PlanState.IN_FLIGHT | PlanState.UNKNOWN:
+            is_later = submitted_at is not None and submitted_at >= before.claimed_at
+            is_news = is_later and (state, job_id) != (before.state, before.job_id)
+        case PlanState.REUSED | PlanState.FAILED:
+            is_news = False
+    return rows if is_news else ()
 
 
 def _end_of(rows: Sequence[GeneratedImage]) -> tuple[State | None, Failure | None, str | None]:

@@ -259,9 +259,13 @@ def test_a_run_that_buys_nothing_needs_no_mark(shopper: Buyer) -> None:
 
 
 def test_a_mark_that_cannot_be_read_is_named(shopper: Buyer, emulator: EmulatorServer) -> None:
-    """Somebody else's bytes in the mark's place buy nothing, and the message names the object."""
+    """Somebody else's bytes in its place buy nothing until a person adopts the ledger, as told."""
     [mark] = (shopper.folder / "ledgers").iterdir()
     mark.write_bytes(b"\x00")
     bought = shopper.buy(MORE)
     assert mark.name in str(bought.report.stopper)
     assert emulator.stats.posts_accepted == 3
+
+    with closing(Ledger(shopper.ledger_url)) as ledger:
+        adopt(ledger, open_storage(str(shopper.folder)))
+    assert shopper.buy(MORE).outcomes == {"generated": 5}

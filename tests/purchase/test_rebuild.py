@@ -6,10 +6,13 @@ import dataclasses
 import datetime as dt
 from collections.abc import Sequence
 from contextlib import closing
+from typing import Any
 
 import pytest
-from sqlalchemy import MetaData
+from sqlalchemy import MetaData, Table
 
+from imagepipeline_dagster.api.client import ImagePipelineClient
+from imagepipeline_dagster.api.jobs import Job
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind
 from imagepipeline_dagster.ledger.budget import Allowance, Budget
 from imagepipeline_dagster.ledger.decisions import (
@@ -21,13 +24,13 @@ from imagepipeline_dagster.ledger.decisions import (
 )
 from imagepipeline_dagster.ledger.identity import LedgerMismatch, adopt
 from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.ledger.schema import requests, samples
+from imagepipeline_dagster.ledger.schema import metadata, requests
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.purchase.rebuild import Rebuilding, Restored
 from imagepipeline_dagster.rows import StoredTable
-from tests.buying import Bought, Buyer, numbered_rows, prompts_of
+from tests.buying import API_KEY, Bought, Buyer, numbered_rows, prompts_of
 
 ALLOWANCE = Allowance(scope="images@emulator", budget=Budget(images=100))
 
@@ -48,6 +51,35 @@ def store(buyer: Buyer, prompts: Sequence[Prompt], bought: Bought, *, died: bool
         tables["generated_images"] = StoredTable.of(bought.images, GeneratedImage)
     for folder, table in tables.items():
         buyer.storage.write(f"{folder}/spring.parquet", table.encoded)
+
+
+LedgerCopy = dict[Table, list[dict[str, Any]]]
+
+
+def copy_of_ledger(buyer: Buyer) -> LedgerCopy:
+    """Return all rows of the ledger, as a backup keeps them."""
+    with buyer.open_ledger() as ledger, ledger.reading() as connection:
+        return {
+            table: [dict(row) for row in connection.execute(table.select()).mappings()]
+            for table in metadata.sorted_tables
+        }
+
+
+def put_back(buyer: Buyer, copy: LedgerCopy) -> None:
+    """Put a copy in place of the ledger; whoever was buying then has ended."""
+    with buyer.open_ledger() as ledger, ledger.engine.begin() as connection:
+        for table, rows in copy.items():
+            connection.execute(table.delete())
+            if rows:
+                connection.execute(table.insert(), rows)
+        long_ago = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+        connection.execute(requests.update().values(owner="gone", lease_until=long_ago))
+
+
+def images_spent(buyer: Buyer) -> int:
+    """Return how many images the ledger counts as spent."""
+    with buyer.open_ledger() as ledger:
+        return ALLOWANCE.spent(ledger, today=dt.datetime.now(dt.UTC).date())["total"].images
 
 
 def lose_the_ledger(ledger_url: str) -> None:
@@ -99,9 +131,8 @@ def test_a_lost_ledger_costs_nothing(pair: Buyer, emulator: EmulatorServer) -> N
     assert emulator.stats.posts_accepted == posts
     assert facts(again) == facts(bought)
     assert {image.error for image in again.images} == {image.error for image in bought.images}
-    today = dt.datetime.now(dt.UTC).date()
+    assert images_spent(pair) == 6
     with pair.open_ledger() as ledger:
-        assert ALLOWANCE.spent(ledger, today=today)["total"].images == 6
         assert len(ledger.latest_uses("images", "spring")) == 5
     assert rebuild(pair) == [Restored("spring", 0, 0, 0)]
 
@@ -144,21 +175,65 @@ def test_an_older_copy_learns_what_was_bought_since(pair: Buyer, emulator: Emula
     """What an older copy would buy, and the tables show as bought, is known again."""
     prompts = prompts_of(numbered_rows(2, samples=2))
     emulator.set_faults(Fault(kind=FaultKind.OUT_OF_QUOTA))
-    assert pair.buy(prompts).outcomes == {"pending": 4}
-    with pair.open_ledger() as ledger, ledger.reading() as connection:
-        older = [dict(row) for row in connection.execute(requests.select()).mappings()]
+    assert pair.buy(prompts, allowance=ALLOWANCE).outcomes == {"pending": 4}
+    older = copy_of_ledger(pair)
     emulator.set_faults()
-    bought = pair.buy(prompts)
+    bought = pair.buy(prompts, allowance=ALLOWANCE)
     store(pair, prompts, bought)
-    with pair.open_ledger() as ledger, ledger.engine.begin() as connection:
-        for table in (samples, requests):
-            connection.execute(table.delete())
-        connection.execute(requests.insert(), older)
+    put_back(pair, older)
 
-    assert older
     assert rebuild(pair) == [Restored("spring", 2, 4, 0)]
     assert facts(pair.buy(prompts)) == facts(bought)
     assert emulator.stats.posts_accepted == 2
+    assert images_spent(pair) == 4
+
+
+def test_a_copy_from_the_middle_of_a_purchase_learns_its_end(
+    pair: Buyer, emulator: EmulatorServer
+) -> None:
+    """A request that was being sent when the copy was made has its pictures, and is spent once."""
+    prompts = prompts_of(numbered_rows(1, samples=2))
+    copies = []
+
+    class CopyingClient(ImagePipelineClient):
+        async def submit(self, *arguments: Any, **options: Any) -> Job:  # noqa: ANN401
+            copies.append(copy_of_ledger(pair))
+            return await super().submit(*arguments, **options)
+
+    bought = pair.buy(
+        prompts,
+        allowance=ALLOWANCE,
+        open_client=lambda: CopyingClient(api_key=API_KEY, base_url=pair.base_url),
+    )
+    store(pair, prompts, bought)
+    put_back(pair, copies[0])
+    assert [row["state"] for row in copies[0][requests]] == ["claimed"]
+
+    assert rebuild(pair) == [Restored("spring", 1, 2, 0)]
+    assert facts(pair.buy(prompts)) == facts(bought)
+    assert emulator.stats.posts_accepted == 1
+    assert images_spent(pair) == 2
+
+
+@pytest.mark.parametrize("unbought", [False, True])
+def test_what_an_older_copy_would_buy_may_be_bought(
+    pair: Buyer,
+    emulator: EmulatorServer,
+    unbought: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """What a run bought after the copy, without coming to its end, is sent on a person's word."""
+    prompts = prompts_of(numbered_rows(2, samples=2))
+    emulator.set_faults(Fault(kind=FaultKind.OUT_OF_QUOTA))
+    store(pair, prompts, pair.buy(prompts))
+    older = copy_of_ledger(pair)
+    emulator.set_faults()
+    assert pair.buy(prompts).outcomes == {"generated": 4}
+    put_back(pair, older)
+
+    restored = 0 if unbought else 2
+    assert rebuild(pair, unbought=unbought) == [Restored("spring", restored, 0, restored)]
+    assert pair.buy(prompts).outcomes == {"generated" if unbought else "unknown": 4}
+    assert emulator.stats.posts_accepted == (4 if unbought else 2)
 
 
 def test_what_people_decided_is_known_again(pair: Buyer, emulator: EmulatorServer) -> None:
@@ -200,3 +275,18 @@ def test_a_ledger_that_has_entries_keeps_them(pair: Buyer) -> None:
 
     assert rebuild(pair) == [Restored("spring", 2, 2, 0)]
     assert pair.entries(kept.plan) == kept.entries
+
+
+def test_a_rebuild_takes_back_no_decision(pair: Buyer, emulator: EmulatorServer) -> None:
+    """A request that a person allows one more job for stays so, though the tables show its end."""
+    prompts = prompts_of(numbered_rows(1, samples=2))
+    emulator.set_faults(Fault(kind=FaultKind.FEWER_LINKS))
+    filtered = pair.buy(prompts)
+    assert filtered.outcomes["vendor_filtered"]
+    store(pair, prompts, filtered)
+    with pair.open_ledger() as ledger:
+        decide(ledger, list(filtered.entries), LedgerDecision.RESUBMIT, who="mira", why="needed")
+
+    emulator.set_faults()
+    assert rebuild(pair) == [Restored("spring", 0, 0, 0)]
+    assert pair.buy(prompts).outcomes == {"generated": 2}
