@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 KEY = "key-5f2c9a/secret"
 PENDING = {"status": "PENDING", "id": "job-1"}
+NEVER = 3600.0
+"""Seconds: a test that waits for them is long given up."""
 _LONGEST_ENDLESS_BODY = 1_000_000_000
 
 

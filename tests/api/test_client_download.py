@@ -17,7 +17,16 @@ from imagepipeline_dagster.api.errors import (
     LinkExpired,
     LinkRefused,
 )
-from tests.api.servers import Received, Reply, a_request, answering, client_of, closing, serving
+from tests.api.servers import (
+    NEVER,
+    Received,
+    Reply,
+    a_request,
+    answering,
+    client_of,
+    closing,
+    serving,
+)
 
 PICTURE = bytes(range(256)) * 40
 OK = Reply(body=PICTURE, headers={"Content-Type": "image/png"})
@@ -206,21 +215,18 @@ def test_exactly_the_limit() -> None:
 @pytest.mark.parametrize(
     "reply",
     [
-        Reply(body=PICTURE, pause=1.5),
-        Reply(body=PICTURE, trickle=0.02),
-        Reply(body=PICTURE, informing=100),
+        Reply(body=PICTURE, pause=NEVER),
+        Reply(body=PICTURE * 1000, trickle=0.02),
+        Reply(body=PICTURE, informing=10_000),
     ],
     ids=["silent", "trickling", "informing"],
 )
 def test_slow_host_gives_up(reply: Reply) -> None:
     """A host that is silent, trickles or informs for ever holds no download for ever."""
     with serving(reply) as server:
-        started = time.monotonic()
         client = client_of(server.url, request_timeout=0.05, max_attempts=1)
         with pytest.raises(DownloadFailed, match="was interrupted"):
             download(client, f"{server.url}/1.png")
-
-        assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from imagepipeline_dagster.api.retrying import retry_after
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings, Fault, FaultKind
 from tests.api.servers import (
     KEY,
+    NEVER,
     PENDING,
     Received,
     Reply,
@@ -172,20 +173,18 @@ def test_failure_at_once(message: str) -> None:
 @pytest.mark.parametrize(
     "reply",
     [
-        Reply(value=PENDING, pause=1.5),
-        Reply(value=PENDING, trickle=0.1),
-        Reply(value=PENDING, informing=100),
+        Reply(value=PENDING, pause=NEVER),
+        Reply(value=PENDING | {"padding": "-" * 10_000}, trickle=0.1),
+        Reply(value=PENDING, informing=10_000),
     ],
     ids=["silent", "trickling", "informing"],
 )
 def test_slow_answer_is_lost(reply: Reply) -> None:
     """A POST whose answer takes longer than `request_timeout` may have been bought: sent once."""
     with serving(reply) as server:
-        started = time.monotonic()
         with pytest.raises(AnswerLost, match="it may have been bought"):
             submit(client_of(server.url, request_timeout=0.4))
 
-        assert time.monotonic() - started < 3
         assert server.posts == 1
 
 

@@ -18,7 +18,7 @@ from imagepipeline_dagster.api.errors import (
 )
 from imagepipeline_dagster.api.jobs import Job, JobStatus
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings, Fault, FaultKind
-from tests.api.servers import PENDING, Reply, a_request, client_of, closing, serving
+from tests.api.servers import NEVER, PENDING, Reply, a_request, client_of, closing, serving
 
 JOB = Job(task=Task.TEXT2IMAGE, id="job-1", status=JobStatus.PENDING, word="PENDING")
 DONE = Reply(value={"status": "SUCCESS", "download_urls": ["https://a/1.png"]})
@@ -76,34 +76,30 @@ def test_deadline_carries_the_job() -> None:
         ) as it:
             wait(client_of(server.url), timeout=0.3)
 
-        assert 0.3 <= time.monotonic() - started < 5
+        assert time.monotonic() - started >= 0.3
     assert (it.value.job.id, it.value.job.word) == ("job-1", "PROCESSING")
 
 
 @pytest.mark.parametrize(
     "reply",
     [
-        Reply(value=PENDING, pause=3.0),
-        Reply(status=429, headers={"Retry-After": "60"}),
-        Reply(value=PENDING, trickle=0.2),
+        Reply(value=PENDING, pause=NEVER),
+        Reply(status=429, headers={"Retry-After": "3600"}),
+        Reply(value=PENDING | {"padding": "-" * 10_000}, trickle=0.2),
     ],
     ids=["silent", "throttling", "trickling"],
 )
 def test_deadline_cuts_a_poll_short(reply: Reply) -> None:
     """The deadline holds while a poll is unanswered or waits for its next attempt."""
-    with serving(reply) as server:
-        started = time.monotonic()
-        with pytest.raises(JobTimedOut):
-            wait(client_of(server.url), timeout=0.3)
-
-        assert time.monotonic() - started < 2.5
+    with serving(reply) as server, pytest.raises(JobTimedOut):
+        wait(client_of(server.url), timeout=0.3)
 
 
 def test_deadline_cuts_a_pause_short() -> None:
     """The deadline holds during a long pause between two polls, too."""
     with serving(DONE) as server:
         with pytest.raises(JobTimedOut):
-            wait(client_of(server.url), timeout=0.1, delays=(60.0,))
+            wait(client_of(server.url), timeout=0.1, delays=(NEVER,))
 
         assert server.received == []
 

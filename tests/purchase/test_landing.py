@@ -262,11 +262,9 @@ def test_503_after_taking_is_bought_once(buyer: Buyer, emulator: EmulatorServer)
 def test_303_to_the_job_is_the_job(buyer: Buyer, emulator: EmulatorServer) -> None:
     """A redirect to its status names a job, which is waited for."""
     emulator.set_faults(Fault(kind=FaultKind.REDIRECT_TO_JOB))
-    started = time.monotonic()
 
     assert buyer.buy(prompts_of(numbered_rows(2))).outcomes == {"generated": 2}
     assert emulator.stats.posts_received == 2
-    assert time.monotonic() - started < 20
 
 
 def test_no_quota_stops_the_run_at_once(buyer: Buyer, emulator: EmulatorServer) -> None:

@@ -381,24 +381,23 @@ def test_two_processes_share_the_failures_of_one_set(
 def test_an_interrupted_purchase_ends_soon_and_keeps_every_job(
     number: signal.Signals, workers: Workers, make_order: MakeOrder
 ) -> None:
-    """An interruption stops the sending, keeps every job's id and is over within 15 seconds."""
+    """An interruption stops the sending, keeps every job's id and waits for no job."""
     with vendor_process(0.5) as vendor:
         order = make_order(vendor, calls=40, max_in_flight=4)
         buyer, prompts = order.buyer(), order.prompts()
         [pid] = workers.start(order)
         until(lambda: vendor.stats.posts_accepted >= 6, what="six jobs")
 
-        started = time.monotonic()
+        vendor.set_faults(Fault(kind=FaultKind.STUCK))
         os.kill(pid, number)
         codes = workers.wait()
-        seconds = time.monotonic() - started
 
         posts = vendor.stats.posts_accepted
+        vendor.set_faults()
         left = buyer.entries(buyer.plan(prompts))
         bought = buyer.buy(prompts, run_id="after", max_in_flight=32)
         stats = vendor.stats
     assert codes == [INTERRUPTED]
-    assert seconds < 15
     assert posts < 40
     assert not [entry for entry in left.values() if entry.state is State.CLAIMED]
     with_id = [entry for entry in left.values() if entry.job_id]
@@ -413,23 +412,20 @@ def test_an_interruption_while_throttled_leaves_nothing_unknown(
 ) -> None:
     """A POST that waits for its turn is not sent any more, and is known not to have been."""
     with vendor_process(0.1) as vendor:
-        vendor.set_faults(Fault(kind=FaultKind.RATE_LIMITED, retry_after_seconds=60))
+        vendor.set_faults(Fault(kind=FaultKind.RATE_LIMITED, retry_after_seconds=3600))
         order = make_order(vendor, calls=4, max_in_flight=4)
         buyer, prompts = order.buyer(), order.prompts()
         [pid] = workers.start(order)
         until(lambda: vendor.stats.posts_received >= 1, what="a POST")
 
-        started = time.monotonic()
         os.kill(pid, signal.SIGINT)
         codes = workers.wait()
-        seconds = time.monotonic() - started
 
         left = buyer.entries(buyer.plan(prompts))
         vendor.set_faults()
         bought = buyer.buy(prompts, run_id="after")
         stats = vendor.stats
     assert codes == [INTERRUPTED]
-    assert seconds < 15
     assert {entry.failure for entry in left.values()} == {Failure.NOT_SENT}
     assert bought.outcomes == {"generated": 4}
     assert stats.posts_accepted == 4
