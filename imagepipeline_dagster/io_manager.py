@@ -4,7 +4,7 @@
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import dagster as dg
 import pyarrow as pa
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     # Our own assets give tables: only who has data frames has use for it.
     import pandas as pd
 
+    _Loaded = pd.DataFrame | pa.Table | StoredTable
+
 
 class ParquetIOManager(dg.ConfigurableIOManager):
     """Stores data frames and tables as Parquet, and hands them on as data frames.
@@ -27,7 +29,8 @@ class ParquetIOManager(dg.ConfigurableIOManager):
     with the partition quoted into one safe path part. An Arrow table keeps its schema and the
     descriptions of its columns; a data frame's index is not stored. A data frame that comes back
     has nullable column types, and UTC where a timestamp was stored so. An input that is annotated
-    as a `pyarrow.Table` comes as one, in a fraction of the memory, and as a `StoredTable` in less.
+    as a `pyarrow.Table` comes as one, in a fraction of the memory, and as a `StoredTable` in less;
+    so do those of several partitions, as in `dict[str, pyarrow.Table]`.
     """
 
     storage: dg.ResourceDependency[StorageResource]
@@ -51,28 +54,34 @@ class ParquetIOManager(dg.ConfigurableIOManager):
         )
         context.add_output_metadata({"dagster/uri": uri})
 
-    def load_input(
-        self, context: dg.InputContext
-    ) -> "pd.DataFrame | pa.Table | StoredTable | dict[str, pd.DataFrame]":
+    def load_input(self, context: dg.InputContext) -> "_Loaded | dict[str, _Loaded]":
         """Return the table that an asset stored.
 
-        In a run of one partition that is the data frame of the partition asked for; in a run
-        without one, a data frame for each partition that has been materialized, by its key.
+        An input that is annotated as a dict gets a table for each partition that has been
+        materialized, by its key, also where there is one; any other annotation gets one table.
+        Without an annotation it is one in a run of one partition, and a dict in a run without.
 
         Raises:
             ObjectMissing: when the table was not materialized yet.
+            TypeError: when one table is wanted of several partitions, or of none.
         """
-        storage = self.storage.open()
+        storage, key = self.storage.open(), context.asset_key
+        wanted = context.dagster_type.typing_type
         if not context.has_asset_partitions:
-            return _data_frame(_stored(storage, context.asset_key, None))
+            return _loaded(_stored(storage, key, None), wanted)
         partitions = context.asset_partition_keys
-        if context.has_partition_key and len(partitions) == 1:
-            stored = _stored(storage, context.asset_key, partitions[0])
-            wanted = context.dagster_type.typing_type
-            if wanted is StoredTable:
-                return StoredTable(stored)
-            return parquet_table(stored) if wanted is pa.Table else _data_frame(stored)
-        return _load_materialized(storage, context.asset_key, partitions)
+        one = context.has_partition_key and len(partitions) == 1
+        if get_origin(wanted) is dict or wanted is dict or (wanted is Any and not one):
+            _, each = get_args(wanted) or (str, Any)
+            return _load_materialized(storage, key, partitions, each)
+        if len(partitions) != 1:
+            name = getattr(wanted, "__name__", str(wanted))
+            raise TypeError(
+                f"{key.to_user_string()} has {len(partitions)} partitions for the input "
+                f"{context.name}, which is annotated as {name}: annotate it as dict[str, {name}], "
+                "or let a partition mapping choose one"
+            )
+        return _loaded(_stored(storage, key, partitions[0]), wanted)
 
 
 def table_path(asset_key: dg.AssetKey, partition: str | None) -> str:
@@ -98,7 +107,11 @@ def _encoded(table: pa.Table) -> bytes:
     return encoded.getvalue()
 
 
-def _data_frame(stored: bytes) -> "pd.DataFrame":
+def _loaded(stored: bytes, wanted: object) -> "_Loaded":
+    if wanted is StoredTable:
+        return StoredTable(stored)
+    if wanted is pa.Table:
+        return parquet_table(stored)
     import pandas as pd
 
     return pd.read_parquet(pa.BufferReader(stored), dtype_backend="numpy_nullable")
@@ -117,19 +130,19 @@ def _stored(storage: Storage, asset_key: dg.AssetKey, partition: str | None) -> 
 
 
 def _load_materialized(
-    storage: Storage, asset_key: dg.AssetKey, partitions: Sequence[str]
-) -> "dict[str, pd.DataFrame]":
-    def load(partition: str) -> "pd.DataFrame | None":
+    storage: Storage, asset_key: dg.AssetKey, partitions: Sequence[str], wanted: object
+) -> "dict[str, _Loaded]":
+    def load(partition: str) -> "_Loaded | None":
         try:
-            return _data_frame(_stored(storage, asset_key, partition))
+            return _loaded(_stored(storage, asset_key, partition), wanted)
         except ObjectMissing:
             return None
 
     # A bucket answers each read after tens of milliseconds: ask for many at once.
     with ThreadPoolExecutor(8) as threads:
-        frames = threads.map(load, partitions)
+        tables = threads.map(load, partitions)
         return {
-            partition: frame
-            for partition, frame in zip(partitions, frames, strict=True)
-            if frame is not None
+            partition: table
+            for partition, table in zip(partitions, tables, strict=True)
+            if table is not None
         }

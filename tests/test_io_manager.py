@@ -172,6 +172,75 @@ def test_a_single_partition_is_still_a_dict(
     assert result.output_for_node("every_partition")["key"].tolist() == ["only"]
 
 
+@dg.asset(
+    partitions_def=dg.StaticPartitionsDefinition(["monday"]),
+    ins={"rows": dg.AssetIn(partition_mapping=dg.AllPartitionMapping())},
+)
+def of_a_day(rows: dict[str, pa.Table]) -> None:
+    """Look at each set on a day."""
+    assert [table.num_rows for table in rows.values()] == [2] * len(rows)
+
+
+@dg.asset(
+    ins={"rows": dg.AssetIn(partition_mapping=dg.SpecificPartitionsPartitionMapping(["spring"]))}
+)
+def of_spring(rows: pd.DataFrame) -> None:
+    """Look at one set alone."""
+    assert rows["prompt_set"][0] == "spring"
+
+
+@dg.asset
+def without_partitions(every_partition: pa.Table) -> None:
+    """Look at a table that is in no partition."""
+    assert every_partition.column_names == ["key", "count"]
+
+
+@dg.asset
+def of_all_in_one(rows: pd.DataFrame) -> None:
+    """Want one table of all sets."""
+
+
+@in_a_folder
+def test_an_input_comes_as_it_is_annotated(
+    instance: dg.DagsterInstance, resources: dict[str, Any]
+) -> None:
+    """A dict for all partitions, also of one; one table where a mapping chooses one; its kind."""
+    mine = [of_a_day, of_spring, without_partitions]
+    for partition in ("spring", "autumn"):
+        _materialize(instance, resources, rows, partition=partition)
+        _materialize(instance, resources, every_partition)
+        for asset in mine:
+            day = "monday" if asset is of_a_day else None
+            assert dg.materialize(
+                [*STAGES, asset],
+                selection=[asset],
+                instance=instance,
+                resources=resources,
+                partition_key=day,
+            ).success
+
+
+@in_a_folder
+def test_one_table_of_several_partitions_says_what_to_write(
+    instance: dg.DagsterInstance, resources: dict[str, Any]
+) -> None:
+    """The error names the asset, the input and the annotation that takes all of them."""
+    for partition in ("spring", "autumn"):
+        _materialize(instance, resources, rows, partition=partition)
+
+    with pytest.raises(
+        TypeError,
+        match=r"rows has 2 partitions for the input rows, which is annotated as DataFrame: "
+        r"annotate it as dict\[str, DataFrame\]",
+    ):
+        dg.materialize(
+            [*STAGES, of_all_in_one],
+            selection=[of_all_in_one],
+            instance=instance,
+            resources=resources,
+        )
+
+
 @in_a_folder
 def test_a_second_materialization_replaces_the_first(
     instance: dg.DagsterInstance, resources: dict[str, Any], storage: Storage
