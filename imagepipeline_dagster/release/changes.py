@@ -27,7 +27,10 @@ COMPARED = (
     *("prompt", "negative_prompt", "embeddings", "embedding_version", "request"),
     *("image_sha256", "moderation_reason", "overridden_by", "split"),
 )
-"""The columns of a release that a comparison needs."""
+"""The columns of a release that make a sample another one."""
+
+READ = (*COMPARED, "completed_at")
+"""Those that a comparison reads of a sample that is another one."""
 
 CHANGES = "changes.parquet"
 """The file of a release that has all its changes."""
@@ -112,14 +115,14 @@ class Known:
         old_prompts: set and id of each prompt of the former release.
         new_sets: the prompt sets of the newer one.
         stopped: the sets that exist and are not in it, with why.
-        went: tells of a row whose picture the former release had lost why it went.
+        kept_out: tells what kept a row out of the former release though it was there then.
     """
 
     judged: Mapping[tuple[str, str, int | None, int | None], ModeratedImage]
     old_prompts: Container[tuple[str, str]]
     new_sets: Container[str]
     stopped: Mapping[str, str] = field(default_factory=dict)
-    went: Callable[[Lineage], tuple[str, str | None] | None] = lambda _: None
+    kept_out: Callable[[Lineage], tuple[str, str | None] | None] = lambda _: None
 
 
 def changes_between(
@@ -128,7 +131,7 @@ def changes_between(
     """Return what differs, in the order of the samples.
 
     Args:
-        before: the former release's rows, with the columns of `COMPARED`.
+        before: the former release's rows, with the columns of `READ`.
         after: this one's.
         known: what else there is to know; without it, these rows are all that either has.
     """
@@ -227,7 +230,7 @@ def _why_added(place: _Place, new: Lineage, known: Known) -> _Why:
     confirmed = is_new and new["moderation_reason"] == f"{OVERRIDDEN}{ModerationReason.OK}"
     if new["overridden_by"] is not None and not confirmed:
         return Cause.OVERRIDE, None, new["overridden_by"]
-    match known.went(new):  # what took it away is over
+    match known.kept_out(new):  # that is over
         case (Cause.OVERRIDE | Cause.LEFT_OUT as cause, why):
             return Cause(cause), why, None
         case (Cause.POLICY as cause, why):
@@ -252,9 +255,15 @@ def _why_removed(place: _Place, old: Lineage, known: Known) -> _Why:
     elif row.outcome != Outcome.GENERATED:
         cause, now = Cause.NOT_BOUGHT, row.moderation_reason
     else:
-        cause = Cause.LEFT_OUT if row.moderation_reason == "lost" else Cause.POLICY
-        now = row.moderation_reason
+        cause, now = cause_of_reason(row.moderation_reason), row.moderation_reason
     return cause, old["prompt"], now
+
+
+def cause_of_reason(reason: str) -> Cause:
+    """Return what a sample that has a picture is not kept for, by its reason."""
+    if reason.startswith(OVERRIDDEN):
+        return Cause.OVERRIDE
+    return Cause.LEFT_OUT if reason == "lost" else Cause.POLICY
 
 
 class ChangesTable:

@@ -22,15 +22,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from imagepipeline_dagster.moderation.verdicts import ModeratedImage
+from imagepipeline_dagster.ledger.records import Outcome
+from imagepipeline_dagster.moderation.verdicts import NO_COUNTS, ModeratedImage
 from imagepipeline_dagster.release.card import Release, ReleaseFile
 from imagepipeline_dagster.release.changes import (
     COMPARED,
     PASSING,
     PLACE,
+    READ,
+    Cause,
     Change,
     Known,
     Lineage,
+    cause_of_reason,
     changes_between,
 )
 from imagepipeline_dagster.release.reading import opened_shard, stored_changes
@@ -40,6 +44,8 @@ _BAND = 10_000  # rows of both releases that are held at once
 _BATCH = 2_000  # rows that are hashed at once
 
 _SORTED_SHARES = 16  # of all hashes: sorting takes several times their memory
+
+_WITHOUT_A_PICTURE = frozenset(map(str, Outcome))
 
 _Hashes = npt.NDArray[np.uint64]
 
@@ -73,7 +79,7 @@ def changes_of(
         old_prompts=_Prompts(storage, former),
         new_sets=release.kept_sets,
         stopped=stopped,
-        went=_Went(storage, former),
+        kept_out=_KeptOut(storage, former, release),
     )
     for band in _bands([*groups[0], *groups[1]]):
         before, after = (
@@ -193,7 +199,7 @@ class _Rows:
             )
             start = 0
             opened = self._open(read[0].shard)
-            for batch in _batches(opened, COMPARED, [group.number for group in read]):
+            for batch in _batches(opened, READ, [group.number for group in read]):
                 own = pa.array(wanted[start : start + batch.num_rows])
                 start += batch.num_rows
                 name: Any = batch.column("prompt_set")
@@ -226,21 +232,47 @@ class _Prompts:
         return np.unique(np.concatenate(found))
 
 
-class _Went:
-    """Why a release lost the pictures that the one before it had; read when first asked for."""
+class _KeptOut:
+    """What kept a row of a release out of the former one, though its picture was there then.
 
-    def __init__(self, storage: Storage, release: Release) -> None:
+    Either it lost the picture, as its changes tell, or it was made without it. Of the latter it has
+    the counts alone: a set has fewer samples by now that a rule or a decision keeps out.
+    """
+
+    def __init__(self, storage: Storage, former: Release, release: Release) -> None:
         self._storage = storage
+        self._former = former
         self._release = release
 
     def __call__(self, row: Lineage) -> tuple[str, str | None] | None:
-        return self._why.get(_hash_of(*(row[name] for name in PLACE), row["image_sha256"]))
+        lost = self._why.get(_hash_of(*(row[name] for name in PLACE), row["image_sha256"]))
+        is_older = row["completed_at"] and row["completed_at"] < self._former.created_at
+        return lost or (self._held_back(row["prompt_set"]) if is_older else None)
+
+    def _held_back(self, prompt_set: str) -> tuple[str, str | None] | None:
+        counts = self._former.prompt_sets.get(prompt_set)
+        if counts is None:
+            sentences = (text.partition(f"{prompt_set!r}: ") for text in self._former.left_out)
+            why = next((why for before, own, why in sentences if own and not before), None)
+            return (Cause.LEFT_OUT, why) if why else None
+        now = self._release.prompt_sets.get(prompt_set, NO_COUNTS).why_not_kept
+        over = [
+            reason
+            for reason, number in counts.why_not_kept.items()
+            if number > now.get(reason, 0) and reason not in _WITHOUT_A_PICTURE
+        ]
+        if not over:
+            return None
+        causes = set(map(cause_of_reason, over))
+        cause = causes.pop() if len(causes) == 1 else Cause.POLICY
+        # By whom it was decided, no release says.
+        return cause, None if cause == Cause.OVERRIDE else " or ".join(over)
 
     @cached_property
     def _why(self) -> dict[int, tuple[str, str | None]]:
         found: dict[int, tuple[str, str | None]] = {}
         told: dict[tuple[str, str | None], tuple[str, str | None]] = {}  # few, of many samples
-        for change in stored_changes(self._storage, self._release) or ():
+        for change in stored_changes(self._storage, self._former) or ():
             if change.change == "removed" and change.cause in PASSING:
                 why = (change.cause, change.after)
                 key = _hash_of(*(getattr(change, name) for name in PLACE), change.image_before)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import io
 import time
 from collections import Counter
@@ -26,7 +27,7 @@ from imagepipeline_dagster.release.dataset_release import DatasetRelease, releas
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.release.publish import TooMuchLost
 from imagepipeline_dagster.storage.folder import LocalFolder
-from tests.release.samples import kept_row, picture, publish_rows, rejected_row
+from tests.release.samples import NOON, kept_row, picture, publish_rows, rejected_row
 
 
 def after(
@@ -250,6 +251,43 @@ def test_what_comes_back_is_not_told_as_new(storage: LocalFolder) -> None:
     changes = last.changes_since(second)
     assert [(c.prompt_set, c.cause, c.before, c.after) for c in changes] == told
     assert [c.cause for c in last.changes_since(first)] == ["bought_again"]
+
+
+def test_what_a_release_held_back_is_not_told_as_new(storage: LocalFolder) -> None:
+    """A picture that is let in for the first time says what kept it out of the former release."""
+    earlier = NOON - dt.timedelta(hours=1)
+    rows = [
+        kept_row(storage, number, prompt_set=f"set {number}", completed_at=earlier)
+        for number in range(6)
+    ]
+    unchecked: dict[str, Any] = {"verdict": "quarantined", "moderation_reason": "unchecked"}
+    refused: dict[str, Any] = {"verdict": "rejected", "moderation_reason": "override:ok"}
+    publish_rows(
+        storage,
+        [
+            rows[0],
+            dataclasses.replace(rows[1], **unchecked),
+            dataclasses.replace(rows[2], overridden_by="ana", **refused),
+            dataclasses.replace(rows[4], **unchecked),
+        ],
+        stopped={"set 3": "the check accounting failed"},
+    )
+    late = kept_row(storage, 9, prompt_set="set 1", completed_at=NOON + dt.timedelta(hours=1))
+    # A prompt that was left alone keeps what is new from being taken for it.
+    still = dataclasses.replace(rows[4], **unchecked)
+    new = kept_row(storage, 8, prompt_set="set 4", completed_at=earlier)
+    release = publish_rows(storage, [*rows[:4], late, still, new, rows[5]])
+
+    changes = releases_in(storage)[1].changes_since(releases_in(storage)[0])
+    assert [(c.prompt_set, c.prompt_id, c.cause, c.before, c.after) for c in changes] == [
+        ("set 1", "p001", "policy", "unchecked", "ok"),
+        ("set 1", "p009", "new_prompt", None, "a fox, number 9"),
+        ("set 2", "p002", "override", None, None),
+        ("set 3", "p003", "left_out", "the check accounting failed", None),
+        ("set 4", "p008", "new_prompt", None, "a fox, number 8"),
+        ("set 5", "p005", "new_prompt", None, "a fox, number 5"),
+    ]
+    assert release.changes["added: policy"] == 1
 
 
 @pytest.mark.parametrize("is_cut", [True, False], ids=["cut", "flipped"])
