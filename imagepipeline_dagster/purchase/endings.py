@@ -162,6 +162,8 @@ class Endings:
                 )
             case State.FAILED if ending.failure is not None:
                 await self.writer.write(self._record_failure, call, ending.failure, str(error))
+                # Not before it is committed: a write that is tried again gives back as much.
+                self.state.reserved.pop(call.request_key, None)
 
     def _count(self, call: PlannedRequest, ending: Ending, *, bought_now: bool, why: str) -> None:
         # Earlier runs' jobs do not say whether to go on buying.
@@ -183,6 +185,6 @@ class Endings:
             filtered=[lost_sample(slot, Outcome.VENDOR_FILTERED, error) for slot in held_back],
         )
         # A request that was never sent gives its money back.
-        day: dt.date | None = self.state.reserved.pop(call.request_key, None)
+        day = self.state.reserved.get(call.request_key)
         if recorded and failure is Failure.NOT_SENT and day is not None:
             self.allowance.give_back(connection, images=call.samples, day=day)

@@ -148,11 +148,18 @@ class Submission:
         self, connection: Connection, calls: Sequence[tuple[PlannedRequest, Hold]]
     ) -> list[bool]:
         """Claim calls, and reserve what they cost; False where another has one or none is left."""
-        together = len(calls) > 1 and all(hold.attempt == 1 for _, hold in calls)
-        if together and self._claim_new(connection, [call for call, _ in calls]):
+        mine = {hold for _, hold in calls if self._has_claimed(connection, hold)}
+        new = [(call, hold) for call, hold in calls if hold not in mine]
+        together = len(new) > 1 and all(hold.attempt == 1 for _, hold in new)
+        if together and self._claim_new(connection, [call for call, _ in new]):
             return [True] * len(calls)
         # Claiming a call a second time is no harm.
-        return [self._claim(connection, call, hold) for call, hold in calls]
+        return [hold in mine or self._claim(connection, call, hold) for call, hold in calls]
+
+    def _has_claimed(self, connection: Connection, hold: Hold) -> bool:
+        """Tell whether a claim was committed, its cost reserved, though nobody confirmed that."""
+        was_tried = hold.request_key in self.state.reserved
+        return was_tried and record_confirmation(connection, hold, lease_until=self.lease.until())
 
     def _claim_new(self, connection: Connection, calls: Sequence[PlannedRequest]) -> bool:
         """Claim calls that the ledger does not know; False where one could not be."""

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import random
+import sqlite3
+import threading
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import stamina
+from sqlalchemy.engine.default import DefaultDialect
 
 from imagepipeline_dagster.emulator import EmulatorServer, Fault, FaultKind, Operation, faults
+from imagepipeline_dagster.ledger.budget import Allowance, Budget, Period
 from imagepipeline_dagster.ledger.records import MAX_JOBS_PER_REQUEST
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.purchase.means import PurchaseSettings
@@ -237,3 +245,34 @@ def test_a_mixture_of_faults_loses_nothing_and_buys_nothing_twice(
     assert vendor.stats.downloads_with_key == 0
     for key, count in times_accepted(bought.plan, vendor.stats).items():
         assert count <= max(bought.entries[key].attempt, 1) <= MAX_JOBS_PER_REQUEST
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_commit_that_nobody_confirms_is_counted_once(
+    buyer: Buyer, emulator: EmulatorServer, monkeypatch: pytest.MonkeyPatch, *, committed: bool
+) -> None:
+    """A database that ends connections makes no budget smaller, be the commit made or not."""
+    commit: Callable[[DefaultDialect, Any], None] = DefaultDialect.do_commit
+    ends = itertools.cycle((True, False))
+
+    def ending(self: DefaultDialect, connection: Any) -> None:  # noqa: ANN401 - the driver's own
+        lost = threading.current_thread().name == "ledger-writer" and next(ends)
+        if committed or not lost:
+            commit(self, connection)
+        if lost:
+            raise sqlite3.OperationalError("the connection was closed")
+
+    monkeypatch.setattr(DefaultDialect, "do_commit", ending)
+    emulator.set_faults(Fault(kind=FaultKind.RATE_LIMITED, operation=SUBMIT, probability=0.5))
+    allowance = Allowance(scope="images", budget=Budget(images=100))
+    stamina.set_testing(True, attempts=3)
+    try:
+        bought = buyer.buy(prompts_of(numbered_rows(12)), allowance=allowance)
+    finally:
+        stamina.set_testing(False)
+        monkeypatch.undo()
+
+    assert bought.outcomes.keys() == {"generated", "pending"}
+    with buyer.open_ledger() as ledger:
+        spent = allowance.spent(ledger, today=ledger.today())
+    assert spent[Period.TOTAL].images == emulator.stats.posts_accepted == bought.report.posts
