@@ -41,16 +41,13 @@ _dataset_option = click.option(
 )
 
 
-# By the name of the command's dataset: what the definitions of its module give it.
-_of_module: dict[str, dict[str, Any]] = {}
-
-
 def on_dataset(command: Callable[..., Answer | None]) -> Callable[..., None]:
     """Give a command its dataset, and print its answer."""
 
     @wraps(command)
     def with_dataset(*, dataset: str | None, **options: Any) -> Answer | None:  # noqa: ANN401 - the command's own
-        _of_module.clear()
+        # Stamina would tell of repeated requests on standard output, where an answer belongs.
+        stamina.instrumentation.set_on_retry_hooks(())
         where = _where_of_project() if dataset is None else dataset
         chosen = _dataset_at(where) if where and ":" in where else _dataset_named(where)
         return command(dataset=chosen, **options)
@@ -99,8 +96,7 @@ def _dataset_at(where: str) -> ImageDataset:
         raise click.UsageError(str(error)) from error
     if not isinstance(dataset, package.ImageDataset):
         raise click.BadParameter(f"{where} is no ImageDataset", param_hint="--dataset")
-    if given := resource_keys.given_resources(dataset, vars(loaded).values()):
-        _of_module[dataset.name] = given
+    click.get_current_context().obj = resource_keys.given_resources(dataset, vars(loaded).values())
     return dataset
 
 
@@ -148,15 +144,20 @@ def changed_dataset(
 
 
 def resources_of(dataset: ImageDataset) -> dict[str, Any]:
-    """Return a dataset's resources: its YAML's, its module's, or those of the environment."""
-    # It tells of requests that are repeated on standard output, where a command's answer belongs.
-    stamina.instrumentation.set_on_retry_hooks(())
-    secret = os.environ.__getitem__
-    if isinstance(dataset, component.ImageDatasetComponent):
-        return dataset.resources(secret)
-    if dataset.name in _of_module:
-        return _of_module[dataset.name]
-    return environment.resources_from_environment(os.environ, secret=secret)
+    """Return the resources of a command's dataset, made once in its context.
+
+    They are those of its module's definitions, of its YAML, or else of the environment.
+    """
+    context = click.get_current_context()
+    if not context.obj:
+        secret = os.environ.__getitem__
+        context.obj = (
+            dataset.resources(secret)
+            if isinstance(dataset, component.ImageDatasetComponent)
+            else environment.resources_from_environment(os.environ, secret=secret)
+        )
+    resources: dict[str, Any] = context.obj
+    return resources
 
 
 def tables_url(dataset: ImageDataset) -> str:
