@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from imagepipeline_dagster.cli.configured import configured_ledger, resources_of
 from imagepipeline_dagster.cli.plan import refusal_lines, to_buy_text
-from imagepipeline_dagster.cli.terminal import counts_table, printable, shown_number
+from imagepipeline_dagster.cli.terminal import Answer, counts_table, printable, shown_number
 from imagepipeline_dagster.defs import plans
 from imagepipeline_dagster.tables.spelling import quoted
 from imagepipeline_dagster.tables.transfer.progress import OnProgress, counted
@@ -67,64 +67,63 @@ def _short(value: object) -> str:
     return text if len(text) <= _VALUE else f"{text[:_VALUE]}…"
 
 
-def forecast_after(
-    dataset: ImageDataset,
-    merge: Merge,
-    changes: Changes,
-    tables: SourceTables,
-    *,
-    on_progress: OnProgress,
-) -> Forecast:
-    """Return what a purchase of the prompt sets concerned would buy after an import.
+def dry_run_answer(
+    dataset: ImageDataset, merge: Merge, tables: SourceTables, *, on_progress: OnProgress
+) -> Answer:
+    """Return how a file is read, what its import would change, and what a purchase would then buy.
 
     `tables` are as they are.
     """
-    origin = resources_of(dataset)["imagepipeline"].origin
-    with configured_ledger(dataset, create=False) as ledger:
-        sets = merge.sets_after(tables, changes)
-        embeddings = merge.embeddings_after(tables)
-        return plans.forecast(
-            counted(sets, on_progress), embeddings, dataset, ledger, origin=origin
-        )
-
-
-def dry_run_facts(
-    dataset: ImageDataset, merge: Merge, changes: Changes, planned: Forecast
-) -> dict[str, Any]:
-    """Return what `--dry-run` shows, for a program: how a file was read, changes and cost."""
     api = resources_of(dataset)["imagepipeline"]
+    changes = merge.changes()
+    with configured_ledger(dataset, create=False) as ledger:
+        planned = plans.forecast(
+            counted(merge.sets_after(tables, changes), on_progress),
+            merge.embeddings_after(tables),
+            dataset,
+            ledger,
+            origin=api.origin,
+        )
     total = planned.total
-    return {
+    cost = dataset.allowance(api.origin).cost(total.to_buy)
+    facts = {
         "rows": dataclasses.asdict(changes.total),
         "rows_by_set": {name: dataclasses.asdict(of) for name, of in changes.by_set.items()},
         "guessed": merge.incoming.guessed,
         "ignored_columns": merge.incoming.ignored_columns,
         "notes": merge.notes(),
         "images_to_buy": total.to_buy,
-        "cost": dataset.allowance(api.origin).cost(total.to_buy),
+        "cost": cost,
         "currency": dataset.currency,
         "to_buy_by_reason": dict(total.summary.to_buy_by_reason),
         "refused_rows": total.refused,
         "refusals": [dataclasses.asdict(refusal) for refusal in total.refusals],
         "emulated": api.emulated,
     }
-
-
-def cost_lines(dataset: ImageDataset, planned: Forecast) -> Iterator[str]:
-    """Yield what a purchase of the prompt sets concerned would buy after an import, and why."""
-    api = resources_of(dataset)["imagepipeline"]
-    total = planned.total
-    cost = dataset.allowance(api.origin).cost(total.to_buy)
     to_buy = to_buy_text(total.to_buy, cost, emulated=api.emulated)
+    return Answer(
+        facts,
+        [
+            *_first_row_lines(merge),
+            *reading_lines(merge),
+            *change_lines(changes),
+            *_purchase_lines(planned, to_buy),
+            "Nothing was changed.",
+        ],
+    )
+
+
+def _purchase_lines(planned: Forecast, to_buy: str) -> Iterator[str]:
+    """Yield what a purchase of the prompt sets concerned would buy after an import, and why."""
+    total = planned.total
     if planned.sets:
         yield f"\nThe prompt sets concerned ({len(planned.sets):,}) would then have {to_buy}"
     for reason, images in total.summary.to_buy_by_reason.items():
         yield f"  {images:,} {reason.replace('_', ' ')}"
     yield from refusal_lines(total.refusals, total.refused)
-    yield "Nothing was changed."
 
 
-def first_row_lines(merge: Merge) -> Iterator[str]:
+def _first_row_lines(merge: Merge) -> Iterator[str]:
     """Yield the first rows of a file as they would be."""
     yield "First rows:"
     for row in next(merge.rows.chunks(_FIRST_ROWS), []):

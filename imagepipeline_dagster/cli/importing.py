@@ -13,14 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imagepipeline_dagster import databases
-from imagepipeline_dagster.cli.changes import (
-    change_lines,
-    cost_lines,
-    dry_run_facts,
-    first_row_lines,
-    forecast_after,
-    reading_lines,
-)
+from imagepipeline_dagster.cli.changes import change_lines, dry_run_answer, reading_lines
 from imagepipeline_dagster.cli.configured import changed_dataset, on_dataset, resources_of
 from imagepipeline_dagster.cli.plan import price_option, refusal_lines
 from imagepipeline_dagster.cli.progress import ShownProgress
@@ -255,29 +248,13 @@ def _import(
                 url, prompts=dataset.prompts, embeddings=dataset.embeddings
             ) as tables:
                 if dry_run:
-                    answer = _dry_run(dataset, merge, tables, on_progress=on_progress)
+                    answer = dry_run_answer(dataset, merge, tables, on_progress=on_progress)
                     _refusals(dataset, merge, tables, refused)
                     return answer
                 asks = replace_set and not yes
                 done = _agreed_on(merge) if asks else merge.carry_out()
                 refusals = _refusals(dataset, merge, tables, refused)
                 return _report(done, merge, refusals)
-
-
-def _dry_run(
-    dataset: ImageDataset, merge: Merge, tables: SourceTables, *, on_progress: ShownProgress
-) -> Answer:
-    changes = merge.changes()
-    planned = forecast_after(dataset, merge, changes, tables, on_progress=on_progress)
-    return Answer(
-        dry_run_facts(dataset, merge, changes, planned),
-        [
-            *first_row_lines(merge),
-            *reading_lines(merge),
-            *change_lines(changes),
-            *cost_lines(dataset, planned),
-        ],
-    )
 
 
 def _refusals(
