@@ -9,15 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from imagepipeline_dagster.tables.schema import EmbeddingRow, PromptRow, content_json
-
-if TYPE_CHECKING:
-    from imagepipeline_dagster.tables.reading import SourceTables
-
 
 _ROW_BYTES = 32
 _MODULUS = 2 ** (8 * _ROW_BYTES)
@@ -50,7 +45,7 @@ def fingerprint_set(
     Raises:
         ValueError: when the rows are of several sets, or there are none to name the set.
     """
-    fingerprints = _fingerprints(prompt_rows, embeddings)
+    fingerprints = fingerprint_sets(prompt_rows, embeddings)
     if len(fingerprints) != 1:
         raise ValueError(f"the rows are of {len(fingerprints)} prompt sets, not of one")
     return next(iter(fingerprints.values()))
@@ -74,41 +69,13 @@ def fingerprint_used(embedding_ids: Iterable[str], embeddings: Mapping[str, Embe
 
 
 def fingerprint_sets(
-    tables: SourceTables,
-    prompt_sets: Collection[str] | None = None,
-    *,
-    embeddings: Mapping[str, EmbeddingRow] | None = None,
-) -> dict[str, SetFingerprint]:
-    """Return the fingerprints of these prompt sets, or of all, reading each row once.
-
-    A set without rows is absent. Memory grows with the number of sets, not with that of rows.
-    Errors as of `SourceTables`.
-    """
-    if embeddings is None:
-        # First: one that changes in between then looks old, and the next reading sees it.
-        embeddings = tables.embeddings()
-    return _fingerprints(tables.iter_prompts(prompt_sets), embeddings)
-
-
-@dataclass(slots=True)
-class _Sum:
-    """A multiset of texts as one number: digests added, so order is lost and repetitions count."""
-
-    total: int = 0
-    count: int = 0
-
-    def add(self, text: str) -> None:
-        digest = digest_of(text, size=_ROW_BYTES)
-        self.total = (self.total + int.from_bytes(digest)) % _MODULUS
-        self.count += 1
-
-    def fingerprint(self) -> str:
-        return digest_of(f"{self.count} {self.total:x}").hex()
-
-
-def _fingerprints(
     prompt_rows: Iterable[PromptRow], embeddings: Mapping[str, EmbeddingRow]
 ) -> dict[str, SetFingerprint]:
+    """Return the fingerprints of the prompt sets that these rows are of, given all embeddings.
+
+    Memory grows with the number of sets, not with that of rows. Read the embeddings first: a set
+    whose embedding changes in between then looks old, and the next reading sees it.
+    """
     sums: defaultdict[str, _Sum] = defaultdict(_Sum)
     used: defaultdict[str, set[str]] = defaultdict(set)
     for row in prompt_rows:
@@ -125,6 +92,22 @@ def _fingerprints(
         )
         for name, rows in sums.items()
     }
+
+
+@dataclass(slots=True)
+class _Sum:
+    """A multiset of texts as one number: digests added, so order is lost and repetitions count."""
+
+    total: int = 0
+    count: int = 0
+
+    def add(self, text: str) -> None:
+        digest = digest_of(text, size=_ROW_BYTES)
+        self.total = (self.total + int.from_bytes(digest)) % _MODULUS
+        self.count += 1
+
+    def fingerprint(self) -> str:
+        return digest_of(f"{self.count} {self.total:x}").hex()
 
 
 def digest_of(text: str, *, size: int = 16) -> bytes:

@@ -132,7 +132,7 @@ class SetContents:
         embeddings = prompts.source.embeddings()
         for batch in batches(sets):
             names = [summary.prompt_set for summary in batch]
-            fingerprints = fingerprint_sets(prompts.source, names, embeddings=embeddings)
+            fingerprints = fingerprint_sets(prompts.source.iter_prompts(names), embeddings)
             earlier = self._kept("content", "changed_at", of=names)
             now = dt.datetime.now(dt.UTC)
             rows = []

@@ -228,7 +228,7 @@ class Catalogue(RuleBasedStateMachine):
             connection.execute(statement, values)
         connection.close()
         with SourceTables(self.pipeline.tables_url) as tables:
-            after = fingerprint_sets(tables)
+            after = fingerprint_sets(tables.iter_prompts(), tables.embeddings())
         for name in {*after, *self.desired}:
             if after.get(name) != self.desired.get(name):
                 self.changes[name] += 1

@@ -25,7 +25,7 @@ def _build(pipeline: Pipeline, *names: str) -> None:
     """Note that these sets were built from what the tables say now, as their runs would."""
     source = pipeline.resources["tables"]
     with source.open(pipeline.dataset.prompts, pipeline.dataset.embeddings) as tables:
-        fingerprints = fingerprint_sets(tables)
+        fingerprints = fingerprint_sets(tables.iter_prompts(), tables.embeddings())
     ledger = Ledger(pipeline.ledger_url)
     states = PromptSetStates(ledger, dataset=pipeline.dataset.name)
     for name in names:

@@ -59,7 +59,7 @@ def test_changes_are_seen(url: str) -> None:
     """Newest times, summaries and checksums follow what another program writes."""
     with SourceTables(url, prompts=BRIEFS) as tables:
         newest, before = newest_in(tables), asked(checksums_among, tables, ["spring"])
-        fingerprints = fingerprint_sets(tables)
+        fingerprints = fingerprint_sets(tables.iter_prompts(), tables.embeddings())
         run_sql(
             url,
             "UPDATE studio.briefs SET updated_at = now()",
@@ -70,7 +70,9 @@ def test_changes_are_seen(url: str) -> None:
         first, last = asked(summarise_sets, tables)
         assert asked(checksums_between, tables, last, last) == before
         assert set(asked(checksums_between, tables, first, last)) == {"autumn", "spring"}
-        assert fingerprint_sets(tables, ["spring"]) == fingerprints
+        assert (
+            fingerprint_sets(tables.iter_prompts(["spring"]), tables.embeddings()) == fingerprints
+        )
 
 
 def test_nothing_is_written(url: str, tmp_path: Path) -> None:

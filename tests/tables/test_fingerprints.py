@@ -130,7 +130,7 @@ def test_all_sets_at_once_and_one_by_one_agree(
         " VALUES ('s', '1', 'a', 7, true, 'e'), ('s', '2', 'b', 7.5, null, null),"
         " ('t', '1', 'a', null, false, 'x')",
     )
-    fingerprints = fingerprint_sets(tables)
+    fingerprints = fingerprint_sets(tables.iter_prompts(), tables.embeddings())
     embeddings = tables.embeddings()
     assert {name: of.rows for name, of in fingerprints.items()} == {"s": 2, "t": 1}
     for name, of in fingerprints.items():

@@ -71,7 +71,7 @@ def test_existing_tables_are_never_touched(tables_url: str, execute: Execute, ta
 def test_edited_prompt_changes_one_set(sample_url: str) -> None:
     """Each edit gives one prompt a text it never had, and so changes one set's content."""
     with SourceTables(sample_url) as tables:
-        before = fingerprint_sets(tables)
+        before = fingerprint_sets(tables.iter_prompts(), tables.embeddings())
         texts, sentences = set(), set()
         for _ in range(20):
             sentences.add(edit_sample_prompt(sample_url))
@@ -79,7 +79,7 @@ def test_edited_prompt_changes_one_set(sample_url: str) -> None:
                 row for row in tables.prompts("spring_catalogue") if row.prompt_id == "teapot"
             ]
             texts.add(teapot.prompt)
-        after = fingerprint_sets(tables)
+        after = fingerprint_sets(tables.iter_prompts(), tables.embeddings())
     assert len(texts) == len(sentences) == 20
     assert [name for name in before if before[name].content != after[name].content] == [
         "spring_catalogue"
@@ -89,10 +89,16 @@ def test_edited_prompt_changes_one_set(sample_url: str) -> None:
 def test_edited_embedding_changes_the_few_sets_that_use_it(sample_url: str) -> None:
     """Each edit raises the version of an embedding that two or three prompts use."""
     with SourceTables(sample_url) as tables:
-        old, before = tables.embeddings(), fingerprint_sets(tables)
+        old, before = (
+            tables.embeddings(),
+            fingerprint_sets(tables.iter_prompts(), tables.embeddings()),
+        )
         assert "from version 1 to 2" in edit_sample_embedding(sample_url)
         assert "from version 2 to 3" in edit_sample_embedding(sample_url)
-        new, after = tables.embeddings(), fingerprint_sets(tables)
+        new, after = (
+            tables.embeddings(),
+            fingerprint_sets(tables.iter_prompts(), tables.embeddings()),
+        )
         rows = list(tables.iter_prompts())
     (edited,) = [name for name in old if old[name].version != new[name].version]
     users = [row for row in rows if row.embeddings == edited]
