@@ -11,8 +11,6 @@ from imagepipeline_dagster.defs.sensors import run_request, watched_dataset
 from imagepipeline_dagster.resources import LedgerResource, TablesResource
 from imagepipeline_dagster.watching.ticks import ask_again
 
-_RECONCILE_CRON = "0 * * * *"
-
 
 def build_schedules(
     dataset: ImageDataset, *, status: dg.DefaultScheduleStatus
@@ -22,7 +20,7 @@ def build_schedules(
     @dg.schedule(
         name=dataset.named("reconcile_schedule"),
         job_name=dataset.named("materialize_prompt_set"),
-        cron_schedule=_RECONCILE_CRON,
+        cron_schedule="0 * * * *",
         default_status=status,
         description="Asks again for prompt sets that are not built whole, with growing pauses.",
     )
@@ -59,13 +57,8 @@ def build_schedules(
 
 def next_ticks(dataset: ImageDataset, *, now: dt.datetime) -> dict[str, dt.datetime]:
     """Return when each schedule ticks next, if it runs."""
-    crons = {
-        "reconcile_schedule": _RECONCILE_CRON,
-        "image_dataset_schedule": dataset.release_cron,
-    }
-    if dataset.canaries.images:
-        crons["canaries_schedule"] = dataset.canaries.cron
+    at = now.timestamp()
     return {
-        dataset.named(name): next(iter(cron_string_iterator(now.timestamp(), cron, "UTC")))
-        for name, cron in crons.items()
+        each.name: next(iter(cron_string_iterator(at, str(each.cron_schedule), "UTC")))
+        for each in build_schedules(dataset, status=dg.DefaultScheduleStatus.STOPPED)
     }
