@@ -9,7 +9,7 @@ import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.moderation.verdicts import ModeratedImage
-from imagepipeline_dagster.planning.prompts import Prompt
+from imagepipeline_dagster.planning.prompts import PARAMETERS, Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest
 from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.rows import arrow_schema
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 _Column = tuple[str, str]
 """An asset, and a column of its table."""
 
-_PARAMETERS = (
-    *("model_id", "embeddings", "num_inference_steps", "guidance_scale", "strength", "width"),
-    *("height", "refiner", "scheduler", "safety_checker", "init_image", "mask_image"),
-)
 _TRIGGERS: list[_Column] = [("embeddings", "trigger_words"), ("embeddings", "placement")]
 _PROMPT: _Column = ("prompt_sets", "effective_prompt")
 _NEGATIVE_PROMPT: _Column = ("prompt_sets", "effective_negative_prompt")
@@ -36,7 +32,7 @@ _COMPOSED: dict[_Column, list[_Column]] = {
     ("prompt_sets", "embedding_version"): [("embeddings", "version")],
     ("generation_requests", "request"): [
         *(_PROMPT, _NEGATIVE_PROMPT),
-        *(("prompt_sets", parameter) for parameter in _PARAMETERS),
+        *(("prompt_sets", parameter) for parameter in PARAMETERS),
     ],
     ("generated_images", "prompt"): [_PROMPT],
     ("generated_images", "negative_prompt"): [_NEGATIVE_PROMPT],

@@ -119,16 +119,18 @@ class Prompt:
     def request_parameters(self) -> dict[str, Any]:
         """Return what a request takes from this row; its call adds `samples` and `seed`."""
         return {
-            **fields_of(self, *_PARAMETERS),
+            **fields_of(self, *PARAMETERS),
             "prompt": self.effective_prompt,
             "negative_prompt": self.effective_negative_prompt,
         }
 
 
-_PARAMETERS = (
+PARAMETERS = (
     *("model_id", "num_inference_steps", "guidance_scale", "strength", "width", "height"),
     *("embeddings", "safety_checker", "refiner", "scheduler", "init_image", "mask_image"),
 )
+"""What a request takes from a row as it stands there."""
+
 _AS_WRITTEN = (
     *("negative_prompt", "task", "model_id", "embeddings", "scheduler"),
     *("init_image", "mask_image"),
@@ -197,7 +199,7 @@ def _validated(
     prompt, negative_prompt = _with_trigger_words(
         row.prompt, values["negative_prompt"], embedding if not embedding_problems else None
     )
-    parameters = {name: values[name] for name in _PARAMETERS} | {
+    parameters = {name: values[name] for name in PARAMETERS} | {
         "prompt": prompt,
         "negative_prompt": negative_prompt,
         "seed": values["seed"],
