@@ -20,6 +20,7 @@ from imagepipeline_dagster.rows import column, fields_of
 from imagepipeline_dagster.tables.fingerprints import fingerprint_set
 from imagepipeline_dagster.tables.prompt_syntax import foreign_syntax
 from imagepipeline_dagster.tables.schema import (
+    MAX_SAMPLES,
     PLACEMENTS,
     EmbeddingRow,
     PromptRow,
@@ -27,9 +28,6 @@ from imagepipeline_dagster.tables.schema import (
     source_json,
 )
 from imagepipeline_dagster.tables.spelling import is_blank, look_alike
-
-MAX_SAMPLES = 10_000
-"""The most images that one row may ask for; more is taken for a slip of the hand."""
 
 
 def _of_column(name: str, default: object) -> Any:  # noqa: ANN401 - pydantic's Field is of any type

@@ -20,6 +20,9 @@ from imagepipeline_dagster.tables.values import READERS, Kind
 PLACEMENTS: tuple[str, ...] = ("positive", "negative", "either")
 """The prompt that an embedding's trigger words belong in."""
 
+MAX_SAMPLES = 10_000
+"""The most images that one row may ask for; more is taken for a slip of the hand."""
+
 _OTHER_WORDS: Mapping[str, str] = {
     **dict.fromkeys(("txt2img", "texttoimage", "t2i"), Task.TEXT2IMAGE.value),
     **dict.fromkeys(("img2img", "imagetoimage", "i2i"), Task.IMAGE2IMAGE.value),

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from imagepipeline_dagster.api.contract import request_for
 from imagepipeline_dagster.planning.prompts import (
-    MAX_SAMPLES,
     GenerationDefaults,
     Prompt,
     token_problems,
@@ -22,7 +21,13 @@ from imagepipeline_dagster.planning.requests import unplanned_requests
 from imagepipeline_dagster.planning.tokens import MAX_TOKENS, TOKENS_ARE_ESTIMATED, count_tokens
 from imagepipeline_dagster.rows import StoredTable
 from imagepipeline_dagster.tables.prompt_syntax import foreign_syntax
-from imagepipeline_dagster.tables.schema import PLACEMENTS, EmbeddingRow, PromptRow, row_reader
+from imagepipeline_dagster.tables.schema import (
+    MAX_SAMPLES,
+    PLACEMENTS,
+    EmbeddingRow,
+    PromptRow,
+    row_reader,
+)
 
 DEFAULTS = GenerationDefaults()
 ROW = PromptRow(prompt_set="spring", prompt_id="p1", prompt="a boat at sea")

@@ -21,6 +21,7 @@ from imagepipeline_dagster.api.contract import RANGES, Range
 from imagepipeline_dagster.tables.errors import TablesError
 from imagepipeline_dagster.tables.prompt_syntax import foreign_syntax
 from imagepipeline_dagster.tables.schema import (
+    MAX_SAMPLES,
     Column,
     PromptRow,
     RowType,
@@ -359,7 +360,7 @@ class IncomingRows:
 
 
 # A table's row may ask for more images than one call of the API gives.
-_RANGES = {**RANGES, "samples": Range(1, 10_000)}
+_RANGES = {**RANGES, "samples": Range(1, MAX_SAMPLES)}
 
 
 def problem_of(column: Column, raw: object, value: Any) -> str | None:  # noqa: ANN401 - by kind
