@@ -35,6 +35,9 @@ from imagepipeline_dagster.ledger.uses import sets_using
 MIN_PREFIX = 8
 """Least hex digits that stand for a request key, or for an image."""
 
+FIRST_DIGITS = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}")
+"""What stands for a request key, or for an image: its first digits, or all of them."""
+
 GIVEN_UP = "given up by "
 """How the error of a request begins that was given up; then follow who decided so, and why."""
 _WITHDRAWN = "withdrawn by "
@@ -264,7 +267,7 @@ _PAST: Mapping[LedgerDecision, str] = {
 
 def _key(connection: Connection, prefix: str) -> str:
     wanted = prefix.strip().lower()
-    if not re.fullmatch(rf"[0-9a-f]{{{MIN_PREFIX},64}}", wanted):
+    if not FIRST_DIGITS.fullmatch(wanted):
         raise DecisionRefused(
             f"{prefix!r} is no request key: give its first {MIN_PREFIX} or more hex digits"
         )

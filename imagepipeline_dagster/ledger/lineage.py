@@ -18,14 +18,18 @@ from urllib.request import url2pathname
 from sqlalchemy import Column, ColumnElement, Connection, select
 
 from imagepipeline_dagster.errors import CorrectableError
-from imagepipeline_dagster.ledger.decisions import MIN_PREFIX, TakenDecision, decisions_about
+from imagepipeline_dagster.ledger.decisions import (
+    FIRST_DIGITS,
+    MIN_PREFIX,
+    TakenDecision,
+    decisions_about,
+)
 from imagepipeline_dagster.ledger.records import Attempt, Entry, StoredSample
 from imagepipeline_dagster.ledger.requests import Ledger, entries_seen_by
 from imagepipeline_dagster.ledger.schema import samples, sources, uses
 from imagepipeline_dagster.ledger.uses import Use, uses_of
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_PREFIX = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}", re.IGNORECASE)
 
 
 class ImageUnknown(CorrectableError):
@@ -176,8 +180,8 @@ def _sha256(connection: Connection, image: str) -> str:
             )
         return named
     path = Path(image)
-    if _PREFIX.fullmatch(image) and not path.is_file():
-        return _completed(connection, image.lower())
+    if FIRST_DIGITS.fullmatch(digits := image.lower()) and not path.is_file():
+        return _completed(connection, digits)
     return _of_file(connection, path)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
 from sqlalchemy import Connection, and_, select
 
-from imagepipeline_dagster.ledger.decisions import MIN_PREFIX
+from imagepipeline_dagster.ledger.decisions import FIRST_DIGITS, MIN_PREFIX
 from imagepipeline_dagster.ledger.lineage import images_beginning_with
 from imagepipeline_dagster.ledger.schema import uses
 from imagepipeline_dagster.tables.overrides import Override, OverrideDecision, OverrideInvalid
@@ -25,7 +24,6 @@ OVERRIDE_COLUMNS = ("image_sha256", "prompt_set", "prompt_id", "decision", "revi
 
 _REQUIRED = ("decision", "reviewer", "reason")
 _PROBLEMS = 20  # shown of a file
-_DIGITS = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}")
 
 
 class KnownTargets:
@@ -56,7 +54,7 @@ class KnownTargets:
                 whether one that is alike was meant.
         """
         digits = written.strip().lower()
-        if not _DIGITS.fullmatch(digits):
+        if not FIRST_DIGITS.fullmatch(digits):
             raise OverrideInvalid(
                 f"{written!r} is not a SHA-256, nor the first {MIN_PREFIX} or more of its digits.",
                 column="image_sha256",

@@ -7,14 +7,13 @@ replay that a person asks for counts as well. When it drifted, the ledger and th
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import Field, field_validator
 
 from imagepipeline_dagster.ledger.budget import Allowance
-from imagepipeline_dagster.ledger.decisions import MIN_PREFIX
+from imagepipeline_dagster.ledger.decisions import FIRST_DIGITS, MIN_PREFIX
 from imagepipeline_dagster.ledger.lineage import ImageUnknown, lineage_of
 from imagepipeline_dagster.ledger.records import Entry
 from imagepipeline_dagster.ledger.requests import Ledger
@@ -30,8 +29,6 @@ from imagepipeline_dagster.purchase.replay import (
     replays_of,
 )
 from imagepipeline_dagster.storage.contract import ObjectMissing, Storage
-
-_DIGITS = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},64}}")
 
 
 class Canaries(Options):
@@ -56,7 +53,7 @@ class Canaries(Options):
     @classmethod
     def _are_digits(cls, images: Sequence[str]) -> Sequence[str]:
         for image in images:
-            if not _DIGITS.fullmatch(image):
+            if not FIRST_DIGITS.fullmatch(image):
                 raise ValueError(f"images: {image!r} is not {MIN_PREFIX} or more digits of a hash")
         return images
 
