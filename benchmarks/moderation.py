@@ -187,6 +187,11 @@ def _moderated(
     return _Took(time.perf_counter() - began, cpu)
 
 
+def of_one_thread() -> OpenNsfw:
+    """Return the classifier with a single thread, for a policy to name."""
+    return OpenNsfw(1)
+
+
 def _look_at_shard(
     images: list[GeneratedImage], ledger_url: str, storage: Path, threads: int | None
 ) -> float:
@@ -194,9 +199,10 @@ def _look_at_shard(
     with closing(Ledger(ledger_url)) as ledger:
         measured = measure(
             images,
-            _POLICY,
+            _POLICY.changed(
+                classifier="benchmarks.moderation:of_one_thread" if threads == 1 else None
+            ),
             prompt_set="bench",
-            classifier=lambda: OpenNsfw(threads),
             ledger=ledger,
             storage=LocalFolder(storage),
         )
@@ -224,7 +230,6 @@ def replay(rows: int, *, folder: Path) -> Figure:
                 overrides=[],
                 ledger=ledger,
                 storage=LocalFolder(folder / "empty"),
-                classifier=lambda: classifier,
             )
             verdicts = list(moderation.images)
     if moderation.classified or any(row.nsfw_score is None for row in verdicts):

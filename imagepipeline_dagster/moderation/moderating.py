@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.moderation.classifier import (
-    Classifier,
-    check_classifier,
-    load_classifier,
-)
+from imagepipeline_dagster.moderation.classifier import check_classifier, load_classifier
 from imagepipeline_dagster.moderation.duplicates import check_hashes
 from imagepipeline_dagster.moderation.evidence import hashes_of, scores_of
 from imagepipeline_dagster.moderation.policy import ModerationPolicy, Rules
@@ -62,25 +58,16 @@ def moderate_set(
     overrides: Sequence[Override],
     ledger: Ledger,
     storage: Storage,
-    classifier: Callable[[], Classifier] | None = None,
 ) -> Moderation:
     """Return the verdicts on a set's samples under a policy; nothing is ever bought here.
 
     Pictures are read only where the policy needs a score or a hash that is not known yet. The
-    samples are gone through several times. `classifier` makes the one to ask; the policy's own
-    unless given.
+    samples are gone through several times.
     """
     decided = overrides_by_set(ledger, overrides, dataset=dataset, storage=storage)
     about = decided.get(prompt_set, [])
     rules = policy.rules_for(prompt_set)
-    measured = measure(
-        generated,
-        policy,
-        prompt_set=prompt_set,
-        ledger=ledger,
-        storage=storage,
-        classifier=classifier,
-    )
+    measured = measure(generated, policy, prompt_set=prompt_set, ledger=ledger, storage=storage)
     basis = basis_of(policy, prompt_set, about)
     evidence = dataclasses.replace(measured, overrides=about, basis=basis)
     return Moderation(
@@ -95,14 +82,13 @@ def measure(
     prompt_set: str,
     ledger: Ledger,
     storage: Storage,
-    classifier: Callable[[], Classifier] | None = None,
 ) -> Evidence:
     """Measure what the policy wants to know of a set's pictures and the ledger does not."""
     rules, measured = policy.rules_for(prompt_set), Evidence()
     if rules.classifies and any(is_classified(image, rules) for image in images):
         asked = (image for image in images if is_classified(image, rules))
-        chosen = classifier() if classifier else load_classifier(policy.classifier)
-        measured = scores_of(asked, chosen, ledger=ledger, storage=storage)
+        classifier = load_classifier(policy.classifier)
+        measured = scores_of(asked, classifier, ledger=ledger, storage=storage)
     if rules.near_duplicate_distance is None:
         return measured
     return dataclasses.replace(measured, hashes=hashes_of(images, ledger=ledger, storage=storage))

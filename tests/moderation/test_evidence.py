@@ -6,6 +6,7 @@ import io
 import math
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,13 @@ def test_hashes_are_computed_once(storage: LocalFolder, ledger: Ledger) -> None:
     assert hashes_of(images, ledger=ledger, storage=blind) == found
 
 
+_NUMBERS = count()
+
+
+class Named:
+    """What makes the classifiers of policies, each under a name of its own."""
+
+
 def moderated(
     images: Sequence[GeneratedImage],
     policy: ModerationPolicy,
@@ -147,16 +155,17 @@ def moderated(
     storage: LocalFolder,
     classifier: Given,
 ) -> Moderation:
-    """Moderate the set with the given classifier."""
+    """Moderate the set with the given classifier, which the policy names."""
+    name = f"given_{next(_NUMBERS)}"
+    setattr(Named, name, lambda: classifier)
     return moderate_set(
         images,
         prompt_set="spring",
         dataset="image_dataset",
-        policy=policy,
+        policy=policy.changed(classifier=f"{__name__}:Named.{name}"),
         overrides=[],
         ledger=ledger,
         storage=storage,
-        classifier=lambda: classifier,
     )
 
 
