@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -121,26 +121,21 @@ class Known:
     judged: Mapping[tuple[str, str, int | None, int | None], ModeratedImage]
     old_prompts: Container[tuple[str, str]]
     new_sets: Container[str]
-    stopped: Mapping[str, str] = field(default_factory=dict)
-    kept_out: Callable[[Lineage], tuple[str, str | None] | None] = lambda _: None
+    stopped: Mapping[str, str]
+    kept_out: Callable[[Lineage], tuple[str, str | None] | None]
 
 
 def changes_between(
-    before: Iterable[Lineage], after: Iterable[Lineage], known: Known | None = None
+    before: Iterable[Lineage], after: Iterable[Lineage], known: Known
 ) -> list[Change]:
     """Return what differs, in the order of the samples.
 
     Args:
         before: the former release's rows, with the columns of `READ`.
         after: this one's.
-        known: what else there is to know; without it, these rows are all that either has.
+        known: what else there is to know.
     """
     old, new = _by_place(before), _by_place(after)
-    known = known or Known(
-        judged={},
-        old_prompts={place[:2] for place in old},
-        new_sets={place[0] for place in new},
-    )
     return [
         change
         for place in sorted(old.keys() | new.keys(), key=_sortable)
