@@ -16,16 +16,16 @@ import dagster as dg
 from pydantic import Field
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.generated_images import SetToBuy, buy_set, check_generated_images
+from imagepipeline_dagster.defs.generated_images import GENERATED_IMAGES_CHECKS, SetToBuy, buy_set
 from imagepipeline_dagster.defs.generation_requests import plan_set
 from imagepipeline_dagster.defs.internals import AssetMaterializationPlannedData
 from imagepipeline_dagster.defs.metadata import found_table
 from imagepipeline_dagster.defs.moderated_images import (
-    check_moderated_images,
+    MODERATED_IMAGES_CHECKS,
     moderate,
     record_built,
 )
-from imagepipeline_dagster.defs.prompt_sets import check_prompt_sets, make_prompt_set
+from imagepipeline_dagster.defs.prompt_sets import PROMPT_SETS_CHECKS, make_prompt_set
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.stage import STAGES, Made, StageCheck
 from imagepipeline_dagster.errors import CorrectableError
@@ -247,7 +247,7 @@ class _Batch:
         dataset, name = self.dataset, made.prompt_set
         with self.reading:
             prompts = make_prompt_set(dataset, name, self.source)
-        self._keep(made, prompts, check_prompt_sets(dataset))
+        self._keep(made, prompts, PROMPT_SETS_CHECKS)
         made.stage = "generation_requests"
         plan = plan_set(dataset, name, prompts.table, api=self.api, ledger=self.ledger)
         self._keep(made, plan)
@@ -269,7 +269,7 @@ class _Batch:
                 metadata=purchased.plan_figures,
             )
         )
-        self._keep(made, purchased.images, check_generated_images(dataset))
+        self._keep(made, purchased.images, GENERATED_IMAGES_CHECKS)
         made.stage = "moderated_images"
         images = moderate(
             dataset,
@@ -280,7 +280,7 @@ class _Batch:
             storage=self.storage,
             small_sheets=True,
         )
-        self._keep(made, images, check_moderated_images(dataset))
+        self._keep(made, images, MODERATED_IMAGES_CHECKS)
 
     def _begin(self, prompt_set: str, purchase: Purchase) -> None:
         self.purchases[prompt_set] = purchase
@@ -304,7 +304,7 @@ class _Batch:
         )
         made.given[made.stage] = result.table
         for check in checks:
-            seen = check.look(**{name: made.given[name] for name in check.inputs()})
+            seen = check.result(self.dataset, made.given)
             made.events.append(
                 dg.AssetCheckEvaluation(
                     asset_key=key,

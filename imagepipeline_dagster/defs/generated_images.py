@@ -211,33 +211,29 @@ def _failure(stopper: Exception | None, figures: Mapping[str, Any]) -> dg.Failur
     )
 
 
-def check_generated_images(dataset: ImageDataset) -> list[StageCheck]:
-    """Return the checks."""
-
-    @StageCheck.of("Nothing that the plan would buy waits until a person approves it.")
-    def no_purchase_waits(
-        generated_images: StoredTable, imagepipeline: ImagePipelineResource
-    ) -> dg.AssetCheckResult:
-        waiting = waiting_for_approval(generated_images.rows(GeneratedImage))
-        if not waiting:
-            return dg.AssetCheckResult(
-                passed=True, description="nothing waits for a person", metadata={"images": 0}
-            )
-        images = samples_asked_for(waiting)
-        price = dataset.allowance(imagepipeline.origin).price_text(images)
+@StageCheck.of("Nothing that the plan would buy waits until a person approves it.")
+def no_purchase_waits(
+    generated_images: StoredTable, imagepipeline: ImagePipelineResource, dataset: ImageDataset
+) -> dg.AssetCheckResult:
+    """Count the images that wait, and say how they are approved."""
+    waiting = waiting_for_approval(generated_images.rows(GeneratedImage))
+    if not waiting:
         return dg.AssetCheckResult(
-            passed=False,
-            severity=dg.AssetCheckSeverity.WARN,
-            # The UI reads a description as Markdown, and a text of the metadata as it is.
-            description=f"images that wait until a person approves their plan: {images}",
-            metadata={
-                "images": images,
-                "to_approve": str(waiting[0].error),
-                **({"price": price} if price else {}),
-            },
+            passed=True, description="nothing waits for a person", metadata={"images": 0}
         )
-
-    return [no_purchase_waits, *map(_outcome_check, EXPECTATIONS)]
+    images = samples_asked_for(waiting)
+    price = dataset.allowance(imagepipeline.origin).price_text(images)
+    return dg.AssetCheckResult(
+        passed=False,
+        severity=dg.AssetCheckSeverity.WARN,
+        # The UI reads a description as Markdown, and a text of the metadata as it is.
+        description=f"images that wait until a person approves their plan: {images}",
+        metadata={
+            "images": images,
+            "to_approve": str(waiting[0].error),
+            **({"price": price} if price else {}),
+        },
+    )
 
 
 def _outcome_check(expectation: Expectation) -> StageCheck:
@@ -258,6 +254,9 @@ def _outcome_check(expectation: Expectation) -> StageCheck:
         )
 
     return StageCheck(name=expectation.name, description=expectation.description, look=look)
+
+
+GENERATED_IMAGES_CHECKS = (no_purchase_waits, *map(_outcome_check, EXPECTATIONS))
 
 
 def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[dg.AssetsDefinition]:
@@ -290,7 +289,7 @@ def build_generated_images(dataset: ImageDataset, *, in_shards: bool) -> list[dg
         bought = shards.map(lambda shard: buy_shard(*tables, shard=shard))
         return buy_rest(*tables, bought=bought.collect())
 
-    checks = build_checks(dataset, "generated_images", check_generated_images(dataset))
+    checks = build_checks(dataset, "generated_images", GENERATED_IMAGES_CHECKS)
     return [generated_images, checks]
 
 

@@ -9,7 +9,7 @@ import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import column_metadata, found_table, table_metadata
-from imagepipeline_dagster.defs.moderation_checks import verdict_checks
+from imagepipeline_dagster.defs.moderation_checks import VERDICT_CHECKS
 from imagepipeline_dagster.defs.moderation_metadata import moderation_metadata
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.stage import SHARD_RETRIES, Made, StageCheck, build_checks
@@ -85,29 +85,26 @@ def record_built(dataset: ImageDataset, images: Iterable[ModeratedImage], ledger
     )
 
 
-def check_moderated_images(dataset: ImageDataset) -> list[StageCheck]:
-    """Return the checks."""
-
-    @StageCheck.of(
-        "Each row of the prompt set has as many rows here as it asks for samples.", blocking=True
+@StageCheck.of(
+    "Each row of the prompt set has as many rows here as it asks for samples.", blocking=True
+)
+def every_sample_is_accounted_for(
+    moderated_images: StoredTable, prompt_sets: StoredTable
+) -> dg.AssetCheckResult:
+    """Compare the rows with what the prompts ask for."""
+    asked = Counter[str]()
+    for prompt_id, samples in prompt_sets.values("prompt_id", "samples"):
+        asked[prompt_id] += samples
+    problems = accounting_problems(asked, moderated_images.rows(ModeratedImage))
+    return dg.AssetCheckResult(
+        passed=not problems,
+        description=f"{moderated_images.num_rows} samples; {len(problems)} of {len(asked)} "
+        "prompts have another number than they ask for",
+        metadata=found_table("problems", ["problem"], [[p] for p in problems[:_PROBLEMS_SHOWN]]),
     )
-    def every_sample_is_accounted_for(
-        moderated_images: StoredTable, prompt_sets: StoredTable
-    ) -> dg.AssetCheckResult:
-        asked = Counter[str]()
-        for prompt_id, samples in prompt_sets.values("prompt_id", "samples"):
-            asked[prompt_id] += samples
-        problems = accounting_problems(asked, moderated_images.rows(ModeratedImage))
-        return dg.AssetCheckResult(
-            passed=not problems,
-            description=f"{moderated_images.num_rows} samples; {len(problems)} of {len(asked)} "
-            "prompts have another number than they ask for",
-            metadata=found_table(
-                "problems", ["problem"], [[p] for p in problems[:_PROBLEMS_SHOWN]]
-            ),
-        )
 
-    return [every_sample_is_accounted_for, *verdict_checks(dataset)]
+
+MODERATED_IMAGES_CHECKS = (every_sample_is_accounted_for, *VERDICT_CHECKS)
 
 
 def build_moderated_images(dataset: ImageDataset, *, in_shards: bool) -> list[dg.AssetsDefinition]:
@@ -141,7 +138,7 @@ def build_moderated_images(dataset: ImageDataset, *, in_shards: bool) -> list[dg
         looked_at = shards.map(lambda shard: look_at_shard(generated_images, shard=shard))
         return give_verdicts(generated_images, looked_at=looked_at.collect())
 
-    checks = build_checks(dataset, "moderated_images", check_moderated_images(dataset))
+    checks = build_checks(dataset, "moderated_images", MODERATED_IMAGES_CHECKS)
     return [moderated_images, checks]
 
 

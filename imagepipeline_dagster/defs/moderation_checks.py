@@ -24,43 +24,6 @@ from imagepipeline_dagster.rows import StoredTable
 _ROWS_SHOWN = 20
 
 
-def verdict_checks(dataset: ImageDataset) -> list[StageCheck]:
-    """Return the checks."""
-
-    def judged(moderated_images: StoredTable) -> tuple[Collection[ModeratedImage], Rules]:
-        images = moderated_images.rows(ModeratedImage)
-        return images, dataset.moderation.rules_for(next(iter(images)).prompt_set)
-
-    @StageCheck.of(
-        "No larger share is rejected for what it shows than the policy allows. More is a sign that "
-        f"the model or the prompts went wrong. Sets of fewer than {FEW} always pass.",
-        blocking=True,
-    )
-    def few_are_rejected(moderated_images: StoredTable) -> dg.AssetCheckResult:
-        return _rejected(*judged(moderated_images))
-
-    @StageCheck.of(
-        "The classifier found nothing in pictures that the API's safety checker let pass. It looks "
-        "at them where the policy says checked='classify'."
-    )
-    def classifier_agrees_with_the_api(
-        moderated_images: StoredTable, storage: StorageResource
-    ) -> dg.AssetCheckResult:
-        return _doubted(*judged(moderated_images), storage)
-
-    @StageCheck.of("The share of pictures that repeat another of their set.")
-    def few_are_duplicates(moderated_images: StoredTable) -> dg.AssetCheckResult:
-        return _repeating(*judged(moderated_images))
-
-    return [
-        sizes_are_as_asked,
-        only_kept_passes_on,
-        few_are_rejected,
-        classifier_agrees_with_the_api,
-        few_are_duplicates,
-    ]
-
-
 @StageCheck.of("Each picture has the width and height that its request asked for.")
 def sizes_are_as_asked(moderated_images: StoredTable) -> dg.AssetCheckResult:
     """Compare each picture with its request."""
@@ -94,7 +57,14 @@ def only_kept_passes_on(moderated_images: StoredTable) -> dg.AssetCheckResult:
     )
 
 
-def _rejected(images: Collection[ModeratedImage], rules: Rules) -> dg.AssetCheckResult:
+@StageCheck.of(
+    "No larger share is rejected for what it shows than the policy allows. More is a sign that "
+    f"the model or the prompts went wrong. Sets of fewer than {FEW} always pass.",
+    blocking=True,
+)
+def few_are_rejected(moderated_images: StoredTable, dataset: ImageDataset) -> dg.AssetCheckResult:
+    """Count the pictures that were rejected for what they show."""
+    images, rules = _judged(moderated_images, dataset)
     judged, rejected = judged_pictures(images)
     limit = rules.max_rejected_share
     return dg.AssetCheckResult(
@@ -105,9 +75,15 @@ def _rejected(images: Collection[ModeratedImage], rules: Rules) -> dg.AssetCheck
     )
 
 
-def _doubted(
-    images: Collection[ModeratedImage], rules: Rules, storage: StorageResource
+@StageCheck.of(
+    "The classifier found nothing in pictures that the API's safety checker let pass. It looks "
+    "at them where the policy says checked='classify'."
+)
+def classifier_agrees_with_the_api(
+    moderated_images: StoredTable, storage: StorageResource, dataset: ImageDataset
 ) -> dg.AssetCheckResult:
+    """Show the pictures that the classifier doubts."""
+    images, rules = _judged(moderated_images, dataset)
     compared, doubted = disagreements(images, rules)
     description = (
         f"the classifier doubts {len(doubted)} of {compared} pictures that the API let pass"
@@ -128,7 +104,10 @@ def _doubted(
     )
 
 
-def _repeating(images: Collection[ModeratedImage], rules: Rules) -> dg.AssetCheckResult:
+@StageCheck.of("The share of pictures that repeat another of their set.")
+def few_are_duplicates(moderated_images: StoredTable, dataset: ImageDataset) -> dg.AssetCheckResult:
+    """Name the pictures that repeat another, and which."""
+    images, rules = _judged(moderated_images, dataset)
     pictures, repeating = repetitions(images)
     rows = [[i.prompt_id, i.call_index, i.image_sha256, i.duplicate_of] for i in repeating]
     headers = ["prompt_id", "call", "image_sha256", "duplicate_of"]
@@ -142,6 +121,20 @@ def _repeating(images: Collection[ModeratedImage], rules: Rules) -> dg.AssetChec
             **found_table("duplicates", headers, rows[:_ROWS_SHOWN]),
         },
     )
+
+
+VERDICT_CHECKS = (
+    *(sizes_are_as_asked, only_kept_passes_on, few_are_rejected),
+    *(classifier_agrees_with_the_api, few_are_duplicates),
+)
+
+
+def _judged(
+    moderated_images: StoredTable, dataset: ImageDataset
+) -> tuple[Collection[ModeratedImage], Rules]:
+    """Return a set's samples, and the rules that its verdicts follow."""
+    images = moderated_images.rows(ModeratedImage)
+    return images, dataset.moderation.rules_for(next(iter(images)).prompt_set)
 
 
 def _pictures_of(

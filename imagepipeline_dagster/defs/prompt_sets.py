@@ -56,48 +56,46 @@ def make_prompt_set(dataset: ImageDataset, prompt_set: str, source: SourceTables
     )
 
 
-def check_prompt_sets(dataset: ImageDataset) -> list[StageCheck]:
-    """Return the checks."""
-    del dataset  # they look at the rows alone
-
-    @StageCheck.of("No row was refused. Refused rows are not bought; the others are.")
-    def every_row_is_valid(prompt_sets: StoredTable) -> dg.AssetCheckResult:
-        columns = prompt_sets.columns("prompt_id", "problems", "valid")
-        refused = columns.filter(pc.invert(columns.column("valid")))
-        problems = [
-            [row["prompt_id"], row["problems"]]
-            for row in refused.slice(0, _PROBLEMS_SHOWN).to_pylist()
-        ]
-        return dg.AssetCheckResult(
-            passed=not refused.num_rows,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=f"{refused.num_rows} of {prompt_sets.num_rows} rows are refused",
-            metadata={
-                "refused": refused.num_rows,
-                **found_table("problems", ["prompt_id", "problems"], problems),
-            },
-        )
-
-    @StageCheck.of(
-        "No prompt has the syntax of another tool, which would be sent as words. "
-        "`refuse_prompt_syntax` refuses such rows."
+@StageCheck.of("No row was refused. Refused rows are not bought; the others are.")
+def every_row_is_valid(prompt_sets: StoredTable) -> dg.AssetCheckResult:
+    """Name the rows that were refused, and why."""
+    columns = prompt_sets.columns("prompt_id", "problems", "valid")
+    refused = columns.filter(pc.invert(columns.column("valid")))
+    problems = [
+        [row["prompt_id"], row["problems"]] for row in refused.slice(0, _PROBLEMS_SHOWN).to_pylist()
+    ]
+    return dg.AssetCheckResult(
+        passed=not refused.num_rows,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{refused.num_rows} of {prompt_sets.num_rows} rows are refused",
+        metadata={
+            "refused": refused.num_rows,
+            **found_table("problems", ["prompt_id", "problems"], problems),
+        },
     )
-    def prompts_are_plain_text(prompt_sets: StoredTable) -> dg.AssetCheckResult:
-        names = ("prompt_id", "effective_prompt", "effective_negative_prompt")
-        parts = (
-            (prompt_id, ", ".join(foreign_syntax(prompt or "") + foreign_syntax(negative or "")))
-            for prompt_id, prompt, negative in prompt_sets.values(*names)
-        )
-        rows = [(prompt_id, syntax) for prompt_id, syntax in parts if syntax]
-        return dg.AssetCheckResult(
-            passed=not rows,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=f"{len(rows)} of {prompt_sets.num_rows} rows have the syntax of other "
-            "tools",
-            metadata=found_table("syntax", ["prompt_id", "syntax"], rows[:_PROBLEMS_SHOWN]),
-        )
 
-    return [every_row_is_valid, prompts_are_plain_text]
+
+@StageCheck.of(
+    "No prompt has the syntax of another tool, which would be sent as words. "
+    "`refuse_prompt_syntax` refuses such rows."
+)
+def prompts_are_plain_text(prompt_sets: StoredTable) -> dg.AssetCheckResult:
+    """Name the rows with the syntax of another tool."""
+    names = ("prompt_id", "effective_prompt", "effective_negative_prompt")
+    parts = (
+        (prompt_id, ", ".join(foreign_syntax(prompt or "") + foreign_syntax(negative or "")))
+        for prompt_id, prompt, negative in prompt_sets.values(*names)
+    )
+    rows = [(prompt_id, syntax) for prompt_id, syntax in parts if syntax]
+    return dg.AssetCheckResult(
+        passed=not rows,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=f"{len(rows)} of {prompt_sets.num_rows} rows have the syntax of other tools",
+        metadata=found_table("syntax", ["prompt_id", "syntax"], rows[:_PROBLEMS_SHOWN]),
+    )
+
+
+PROMPT_SETS_CHECKS = (every_row_is_valid, prompts_are_plain_text)
 
 
 def build_prompt_sets(dataset: ImageDataset) -> list[dg.AssetsDefinition]:
@@ -121,4 +119,4 @@ def build_prompt_sets(dataset: ImageDataset) -> list[dg.AssetsDefinition]:
             made = make_prompt_set(dataset, prompt_set_of(context.partition_key), source)
         return made.output(context)
 
-    return [prompt_sets, build_checks(dataset, "prompt_sets", check_prompt_sets(dataset))]
+    return [prompt_sets, build_checks(dataset, "prompt_sets", PROMPT_SETS_CHECKS)]

@@ -14,7 +14,7 @@ from imagepipeline_dagster.defs.internals import (
     AssetCheckExecutionRecordStatus,
     AssetCheckPartitionInfo,
 )
-from imagepipeline_dagster.defs.moderated_images import check_moderated_images
+from imagepipeline_dagster.defs.moderated_images import MODERATED_IMAGES_CHECKS
 from imagepipeline_dagster.defs.resource_keys import with_resources_of
 from imagepipeline_dagster.defs.under_way import partitions_in_use
 from imagepipeline_dagster.partition_names import partition_key
@@ -84,9 +84,7 @@ def _checks(dataset: ImageDataset) -> list[dg.AssetCheckKey]:
     """Return the blocking checks of a set's verdicts."""
     key = dataset.key("moderated_images")
     return [
-        dg.AssetCheckKey(key, check.name)
-        for check in check_moderated_images(dataset)
-        if check.blocking
+        dg.AssetCheckKey(key, check.name) for check in MODERATED_IMAGES_CHECKS if check.blocking
     ]
 
 

@@ -50,7 +50,7 @@ class StageCheck:
     Attributes:
         name: of the check.
         description: what holds where it passes.
-        look: takes tables by the names of their stages, and resources by theirs.
+        look: takes tables by the names of their stages, resources by theirs, and the `dataset`.
         blocking: whether what comes after waits for it to pass.
     """
 
@@ -68,9 +68,16 @@ class StageCheck:
             name=look.__name__, description=description, look=look, blocking=blocking
         )
 
-    def inputs(self) -> list[str]:
-        """Return the names of the tables and resources that it takes."""
-        return list(inspect.signature(self.look).parameters)
+    def inputs(self) -> dict[str, inspect.Parameter]:
+        """Return the tables and resources that it takes, by name."""
+        takes = dict(inspect.signature(self.look, eval_str=True).parameters)
+        takes.pop("dataset", None)
+        return takes
+
+    def result(self, dataset: ImageDataset, given: Mapping[str, Any]) -> dg.AssetCheckResult:
+        """Return what it sees in what is given, by name; that may be more than it takes."""
+        known = {**given, "dataset": dataset}
+        return self.look(**{name: known[name] for name in inspect.signature(self.look).parameters})
 
 
 def build_checks(
@@ -87,13 +94,13 @@ def build_checks(
     ) -> Iterator[dg.AssetCheckResult]:
         for check in checks:
             if dg.AssetCheckKey(key, check.name) in context.selected_asset_check_keys:
-                seen = check.look(**{name: given[name] for name in check.inputs()})
+                seen = check.result(dataset, given)
                 yield seen._replace(asset_key=key, check_name=check.name)
 
     inputs = {
         name: parameter.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
         for check in checks
-        for name, parameter in inspect.signature(check.look, eval_str=True).parameters.items()
+        for name, parameter in check.inputs().items()
     }
     above = [name for name in inputs if name in STAGES and name != stage]
     signature = inspect.signature(look, eval_str=True)

@@ -12,19 +12,19 @@ from contextlib import suppress
 import dagster as dg
 
 from imagepipeline_dagster.defs.dataset import ImageDataset
-from imagepipeline_dagster.defs.generated_images import check_generated_images
+from imagepipeline_dagster.defs.generated_images import GENERATED_IMAGES_CHECKS
 from imagepipeline_dagster.defs.internals import AssetCheckExecutionRecord, CheckError
-from imagepipeline_dagster.defs.moderated_images import check_moderated_images
-from imagepipeline_dagster.defs.prompt_sets import check_prompt_sets
+from imagepipeline_dagster.defs.moderated_images import MODERATED_IMAGES_CHECKS
+from imagepipeline_dagster.defs.prompt_sets import PROMPT_SETS_CHECKS
 from imagepipeline_dagster.partition_names import prompt_set_of
 
 _PAGE = 1_000  # executions of a check in memory at a time
 _LONGEST_REASON = 300  # characters: it stands in a release's card
 _PARTITION = "dagster/partition"
 _CHECKS = {
-    "prompt_sets": check_prompt_sets,
-    "generated_images": check_generated_images,
-    "moderated_images": check_moderated_images,
+    "prompt_sets": PROMPT_SETS_CHECKS,
+    "generated_images": GENERATED_IMAGES_CHECKS,
+    "moderated_images": MODERATED_IMAGES_CHECKS,
 }
 
 
@@ -56,8 +56,8 @@ def _blocking_checks(
         graph = context.repository_def.asset_graph
         ours = {
             dg.AssetCheckKey(dataset.key(stage), check.name)
-            for stage, checks_of in _CHECKS.items()
-            for check in checks_of(dataset)
+            for stage, checks in _CHECKS.items()
+            for check in checks
         }
         above = graph.get_ancestor_asset_keys(context.asset_key)
         for key in sorted(graph.get_check_keys_for_assets(above) - ours, key=str):
