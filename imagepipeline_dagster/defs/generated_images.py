@@ -211,11 +211,11 @@ def _failure(stopper: Exception | None, figures: Mapping[str, Any]) -> dg.Failur
     )
 
 
-@StageCheck.of("Nothing that the plan would buy waits until a person approves it.")
+@StageCheck.of()
 def no_purchase_waits(
     generated_images: StoredTable, imagepipeline: ImagePipelineResource, dataset: ImageDataset
 ) -> dg.AssetCheckResult:
-    """Count the images that wait, and say how they are approved."""
+    """Nothing that the plan would buy waits until a person approves it."""
     waiting = waiting_for_approval(generated_images.rows(GeneratedImage))
     if not waiting:
         return dg.AssetCheckResult(

@@ -85,13 +85,11 @@ def record_built(dataset: ImageDataset, images: Iterable[ModeratedImage], ledger
     )
 
 
-@StageCheck.of(
-    "Each row of the prompt set has as many rows here as it asks for samples.", blocking=True
-)
+@StageCheck.of(blocking=True)
 def every_sample_is_accounted_for(
     moderated_images: StoredTable, prompt_sets: StoredTable
 ) -> dg.AssetCheckResult:
-    """Compare the rows with what the prompts ask for."""
+    """Each row of the prompt set has as many rows here as it asks for samples."""
     asked = Counter[str]()
     for prompt_id, samples in prompt_sets.values("prompt_id", "samples"):
         asked[prompt_id] += samples

@@ -8,7 +8,6 @@ from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.metadata import contact_sheet_of, found_table
 from imagepipeline_dagster.defs.stage import StageCheck
 from imagepipeline_dagster.moderation.checks import (
-    FEW,
     disagreements,
     judged_pictures,
     objections,
@@ -24,9 +23,9 @@ from imagepipeline_dagster.rows import StoredTable
 _ROWS_SHOWN = 20
 
 
-@StageCheck.of("Each picture has the width and height that its request asked for.")
+@StageCheck.of()
 def sizes_are_as_asked(moderated_images: StoredTable) -> dg.AssetCheckResult:
-    """Compare each picture with its request."""
+    """Each picture has the width and height that its request asked for."""
     wrong = wrong_sizes(moderated_images.rows(ModeratedImage))
     rows = [
         [i.prompt_id, i.call_index, f"{i.pixel_width} x {i.pixel_height}", i.image_sha256]
@@ -40,13 +39,12 @@ def sizes_are_as_asked(moderated_images: StoredTable) -> dg.AssetCheckResult:
     )
 
 
-@StageCheck.of(
-    "Every kept sample has a picture and was checked, or a person or the policy decided; a "
-    "release takes nothing else.",
-    blocking=True,
-)
+@StageCheck.of(blocking=True)
 def only_kept_passes_on(moderated_images: StoredTable) -> dg.AssetCheckResult:
-    """Look for kept samples that must not be."""
+    """Every kept sample has a picture and was checked, or a person or the policy decided.
+
+    A release takes nothing else.
+    """
     images = moderated_images.rows(ModeratedImage)
     problems = objections(image for image in images if image.verdict == Verdict.KEPT)
     shown = [[problem] for problem in problems[:_ROWS_SHOWN]]
@@ -57,13 +55,12 @@ def only_kept_passes_on(moderated_images: StoredTable) -> dg.AssetCheckResult:
     )
 
 
-@StageCheck.of(
-    "No larger share is rejected for what it shows than the policy allows. More is a sign that "
-    f"the model or the prompts went wrong. Sets of fewer than {FEW} always pass.",
-    blocking=True,
-)
+@StageCheck.of(blocking=True)
 def few_are_rejected(moderated_images: StoredTable, dataset: ImageDataset) -> dg.AssetCheckResult:
-    """Count the pictures that were rejected for what they show."""
+    """No larger share is rejected for what it shows than the policy allows.
+
+    More is a sign that the model or the prompts went wrong. Sets of few samples always pass.
+    """
     images, rules = _judged(moderated_images, dataset)
     judged, rejected = judged_pictures(images)
     limit = rules.max_rejected_share
@@ -75,14 +72,14 @@ def few_are_rejected(moderated_images: StoredTable, dataset: ImageDataset) -> dg
     )
 
 
-@StageCheck.of(
-    "The classifier found nothing in pictures that the API's safety checker let pass. It looks "
-    "at them where the policy says checked='classify'."
-)
+@StageCheck.of()
 def classifier_agrees_with_the_api(
     moderated_images: StoredTable, storage: StorageResource, dataset: ImageDataset
 ) -> dg.AssetCheckResult:
-    """Show the pictures that the classifier doubts."""
+    """The classifier found nothing in pictures that the API's safety checker let pass.
+
+    It looks at them where the policy says checked='classify'.
+    """
     images, rules = _judged(moderated_images, dataset)
     compared, doubted = disagreements(images, rules)
     description = (
@@ -104,9 +101,9 @@ def classifier_agrees_with_the_api(
     )
 
 
-@StageCheck.of("The share of pictures that repeat another of their set.")
+@StageCheck.of()
 def few_are_duplicates(moderated_images: StoredTable, dataset: ImageDataset) -> dg.AssetCheckResult:
-    """Name the pictures that repeat another, and which."""
+    """Few pictures repeat another of their set."""
     images, rules = _judged(moderated_images, dataset)
     pictures, repeating = repetitions(images)
     rows = [[i.prompt_id, i.call_index, i.image_sha256, i.duplicate_of] for i in repeating]

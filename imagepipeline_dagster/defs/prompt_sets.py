@@ -56,9 +56,9 @@ def make_prompt_set(dataset: ImageDataset, prompt_set: str, source: SourceTables
     )
 
 
-@StageCheck.of("No row was refused. Refused rows are not bought; the others are.")
+@StageCheck.of()
 def every_row_is_valid(prompt_sets: StoredTable) -> dg.AssetCheckResult:
-    """Name the rows that were refused, and why."""
+    """No row was refused. Refused rows are not bought; the others are."""
     columns = prompt_sets.columns("prompt_id", "problems", "valid")
     refused = columns.filter(pc.invert(columns.column("valid")))
     problems = [
@@ -75,12 +75,12 @@ def every_row_is_valid(prompt_sets: StoredTable) -> dg.AssetCheckResult:
     )
 
 
-@StageCheck.of(
-    "No prompt has the syntax of another tool, which would be sent as words. "
-    "`refuse_prompt_syntax` refuses such rows."
-)
+@StageCheck.of()
 def prompts_are_plain_text(prompt_sets: StoredTable) -> dg.AssetCheckResult:
-    """Name the rows with the syntax of another tool."""
+    """No prompt has the syntax of another tool, which would be sent as words.
+
+    `refuse_prompt_syntax` refuses such rows.
+    """
     names = ("prompt_id", "effective_prompt", "effective_negative_prompt")
     parts = (
         (prompt_id, ", ".join(foreign_syntax(prompt or "") + foreign_syntax(negative or "")))

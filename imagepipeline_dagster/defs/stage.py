@@ -60,12 +60,13 @@ class StageCheck:
     blocking: bool = False
 
     @classmethod
-    def of(
-        cls, description: str, *, blocking: bool = False
-    ) -> Callable[[Callable[..., dg.AssetCheckResult]], Self]:
-        """Make a function that looks at tables a check of its name."""
+    def of(cls, *, blocking: bool = False) -> Callable[[Callable[..., dg.AssetCheckResult]], Self]:
+        """Make a function that looks at tables a check, called and described as it is."""
         return lambda look: cls(
-            name=look.__name__, description=description, look=look, blocking=blocking
+            name=look.__name__,
+            description=" ".join((look.__doc__ or "").split()),
+            look=look,
+            blocking=blocking,
         )
 
     def inputs(self) -> dict[str, inspect.Parameter]:

@@ -16,7 +16,7 @@ from imagepipeline_dagster.moderation.verdicts import (
 )
 from imagepipeline_dagster.purchase.images import GeneratedImage
 
-FEW = 20
+_FEW = 20
 """Among fewer judged samples some flags are a large share, and no sign of anything."""
 
 
@@ -45,7 +45,7 @@ def judged_pictures(images: Iterable[ModeratedImage]) -> tuple[int, int]:
 def too_many_are_rejected(images: Iterable[ModeratedImage], rules: Rules) -> bool:
     """Tell whether a larger share is rejected for what it shows than the rules allow."""
     judged, rejected = judged_pictures(images)
-    return judged >= FEW and rejected > rules.max_rejected_share * judged
+    return judged >= _FEW and rejected > rules.max_rejected_share * judged
 
 
 def disagreements(

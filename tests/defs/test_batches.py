@@ -187,7 +187,7 @@ def test_a_set_that_a_check_stops_is_materialized(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run fails, and the set's verdicts show as stored, as after a run of its own."""
-    monkeypatch.setattr(checks, "FEW", 1)
+    monkeypatch.setattr(checks, "_FEW", 1)
     pipeline.tick("prompts_sensor")
     for prompt_id in ("one", "two"):
         pipeline.sql(
