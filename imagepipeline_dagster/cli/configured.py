@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 import stamina.instrumentation
@@ -27,7 +27,12 @@ from imagepipeline_dagster.tables import reading, schema
 if TYPE_CHECKING:
     from imagepipeline_dagster.defs.dataset import ImageDataset
     from imagepipeline_dagster.ledger.requests import Ledger
-    from imagepipeline_dagster.resources import LedgerResource
+    from imagepipeline_dagster.resources import (
+        ImagePipelineResource,
+        LedgerResource,
+        StorageResource,
+        TablesResource,
+    )
     from imagepipeline_dagster.tables.reading import SourceTables
 
 _dataset_option = click.option(
@@ -143,7 +148,16 @@ def changed_dataset(
     return dataset.changed(**{name: to for name, to in changes.items() if to is not None})
 
 
-def resources_of(dataset: ImageDataset) -> dict[str, Any]:
+class Resources(TypedDict):
+    """What a command's dataset works with, by the names of `build_definitions`."""
+
+    imagepipeline: ImagePipelineResource
+    tables: TablesResource
+    ledger: LedgerResource
+    storage: StorageResource
+
+
+def resources_of(dataset: ImageDataset) -> Resources:
     """Return the resources of a command's dataset, made once in its context.
 
     They are those of its module's definitions, of its YAML, or else of the environment.
@@ -156,14 +170,13 @@ def resources_of(dataset: ImageDataset) -> dict[str, Any]:
             if isinstance(dataset, component.ImageDatasetComponent)
             else environment.resources_from_environment(os.environ, secret=secret)
         )
-    resources: dict[str, Any] = context.obj
+    resources: Resources = context.obj
     return resources
 
 
 def tables_url(dataset: ImageDataset) -> str:
     """Return the URL of a dataset's tables."""
-    url: str = resources_of(dataset)["tables"].url
-    return url
+    return resources_of(dataset)["tables"].url
 
 
 def configured_tables(dataset: ImageDataset) -> SourceTables:
@@ -178,8 +191,7 @@ def configured_tables(dataset: ImageDataset) -> SourceTables:
 
 def configured_ledger(dataset: ImageDataset, *, create: bool) -> AbstractContextManager[Ledger]:
     """Open a dataset's ledger; without `create` it is read alone, and an absent one is empty."""
-    ledger: LedgerResource = resources_of(dataset)["ledger"]
-    return ledger.open(create=create)
+    return resources_of(dataset)["ledger"].open(create=create)
 
 
 def ledger_warning(dataset: ImageDataset, ledger: Ledger) -> str | None:

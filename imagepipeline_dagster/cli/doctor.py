@@ -93,7 +93,7 @@ def _findings(dataset: ImageDataset) -> Iterator[Finding]:
     except (CorrectableError, ValueError) as error:
         yield Finding("settings", Grade.WRONG, str(error))
         return
-    api, storage, ledger = (resources[name] for name in ("imagepipeline", "storage", "ledger"))
+    api, storage, ledger = resources["imagepipeline"], resources["storage"], resources["ledger"]
     yield from _guarded("key", lambda: _key(api))
     yield from _guarded("tables", lambda: _tables(dataset))
     yield from _guarded("storage", lambda: _storage(storage))
