@@ -16,16 +16,16 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from imagepipeline_dagster.markup import markdown_text
 
+_THUMBNAIL_SIDE = 128  # pixels, the longest
 
-def thumbnail(image: Image.Image, *, side: int = 128) -> bytes:
+
+def thumbnail(image: Image.Image) -> bytes:
     """Return a picture's thumbnail as WebP; transparency becomes white.
 
-    Args:
-        image: the decoded picture, in any mode; it stays as it is.
-        side: longest side of the thumbnail, in pixels. A smaller picture keeps its size.
+    `image` is decoded, in any mode, and stays as it is. A smaller one keeps its size.
     """
     mode = "RGBA" if image.has_transparency_data else "RGB"
-    scale = min(1.0, side / max(image.size))
+    scale = min(1.0, _THUMBNAIL_SIDE / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     # Converting to the same mode would copy the whole picture.
     whole = image if image.mode == mode else image.convert(mode)
