@@ -30,7 +30,6 @@ from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger.opening import LedgerTooNew, LedgerTooOld
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.planning.prompts import token_problems
-from imagepipeline_dagster.purchase.means import PurchaseSettings
 from imagepipeline_dagster.storage.bucket import S3Opener
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.storage.opening import folder_at, open_storage
@@ -168,20 +167,6 @@ class ImagePipelineResource(dg.ConfigurableResource[Any]):
         if isinstance(self.base_url, dg.EnvVar):  # which not every process knows
             return f"the address in {self.base_url.env_var_name}"
         return self.base_url
-
-    @property
-    def purchase_settings(self) -> PurchaseSettings:
-        """How a purchase through this resource is carried out."""
-        return PurchaseSettings(
-            max_in_flight=self.max_in_flight,
-            requests_per_second=self.requests_per_second,
-            account_max_in_flight=self.account_max_in_flight,
-            account_requests_per_second=self.account_requests_per_second,
-            job_timeout_seconds=self.job_timeout_seconds,
-            poll_min_seconds=self.poll_min_seconds,
-            poll_max_seconds=self.poll_max_seconds,
-            link_lifetime_hours=self.link_lifetime_hours,
-        )
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[ImagePipelineClient]:

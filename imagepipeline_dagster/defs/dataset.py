@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Self
 
 import dagster as dg
@@ -17,7 +16,7 @@ from imagepipeline_dagster.options import Options, bounded
 from imagepipeline_dagster.planning.approval import Approval
 from imagepipeline_dagster.planning.prompts import GenerationDefaults
 from imagepipeline_dagster.purchase.canaries import Canaries
-from imagepipeline_dagster.purchase.means import Means
+from imagepipeline_dagster.purchase.means import Means, PurchaseSettings
 from imagepipeline_dagster.release.policy import ReleasePolicy
 from imagepipeline_dagster.resources import ImagePipelineResource
 from imagepipeline_dagster.storage.contract import Storage
@@ -191,8 +190,15 @@ class ImageDataset(Options):
             origin=api.origin,
             emulated=api.emulated,
             allowance=self.allowance(api.origin),
-            settings=replace(
-                api.purchase_settings,
+            settings=PurchaseSettings(
+                max_in_flight=api.max_in_flight,
+                requests_per_second=api.requests_per_second,
+                account_max_in_flight=api.account_max_in_flight,
+                account_requests_per_second=api.account_requests_per_second,
+                job_timeout_seconds=api.job_timeout_seconds,
+                poll_min_seconds=api.poll_min_seconds,
+                poll_max_seconds=api.poll_max_seconds,
+                link_lifetime_hours=api.link_lifetime_hours,
                 max_failure_ratio=self.max_failure_ratio,
                 keep_source_pictures=self.keep_source_pictures,
             ),
