@@ -262,13 +262,7 @@ class _Batch:
             on_start=partial(self._begin, name),
         )
         purchased = buy_set(to_buy, small_sheets=True)
-        made.events.append(
-            dg.AssetObservation(
-                dataset.key("generation_requests"),
-                partition=partition_key(name),
-                metadata=purchased.plan_figures,
-            )
-        )
+        made.events.append(purchased.plan)
         self._keep(made, purchased.images, GENERATED_IMAGES_CHECKS)
         made.stage = "moderated_images"
         images = moderate(

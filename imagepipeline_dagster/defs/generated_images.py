@@ -28,7 +28,7 @@ from imagepipeline_dagster.ledger.bought import refuse_emulator
 from imagepipeline_dagster.ledger.budget import BudgetReached
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.ledger.sources import SourcePicture
-from imagepipeline_dagster.partition_names import prompt_set_of
+from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
 from imagepipeline_dagster.planning.approval import NotApproved, why_withheld
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import (
@@ -55,10 +55,10 @@ _ROWS_SHOWN = 50
 
 
 class PurchasedSet(NamedTuple):
-    """A set's images, and what its plan's page shows afterwards: what there is to buy now."""
+    """A set's images, and what its plan comes to afterwards: what there is to buy now."""
 
     images: Made
-    plan_figures: Mapping[str, Any]
+    plan: dg.AssetObservation
 
 
 class _BoughtShard(NamedTuple):
@@ -187,7 +187,13 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
         },
     )
     spent = allowance.spent(means.ledger, today=means.ledger.today())
-    return PurchasedSet(made, plan_figures(plan.summary, allowance, spent, emulated=means.emulated))
+    # The plan's page would go on saying what there was to buy before this.
+    plan_now = dg.AssetObservation(
+        dataset.key("generation_requests"),
+        partition=partition_key(to_buy.prompt_set),
+        metadata=plan_figures(plan.summary, allowance, spent, emulated=means.emulated),
+    )
+    return PurchasedSet(made, plan_now)
 
 
 def _source_figures(sources: Collection[SourcePicture]) -> dict[str, Any]:
@@ -363,14 +369,7 @@ def _op_for_set(dataset: ImageDataset) -> dg.OpDefinition:
             means = dataset.means(imagepipeline, opened, storage.open(), run_id=run_id)
             to_buy = _set_of_step(context, dataset, prompt_sets, generation_requests, means)
             purchased = buy_set(to_buy)
-        # The plan's page would go on saying what there was to buy before this.
-        context.log_event(
-            dg.AssetObservation(
-                dataset.key("generation_requests"),
-                partition=context.partition_key,
-                metadata=purchased.plan_figures,
-            )
-        )
+        context.log_event(purchased.plan)
         return purchased.images.output(context)
 
     return buy_rest
