@@ -224,30 +224,30 @@ def _rewrite(
     concerned = withdrawals.keys() & set(pictures)
     changes, is_half = _changes(storage, release)
     told = withdrawals.keys() & {image for change in changes for image in change.images}
-    current: Release | None = release
-    if withdrawals and (concerned or told or is_half or _names_any(release.left_out, withdrawals)):
-        if storage.exists(f"{release.path}/{SIGNATURE}"):
-            *_, image = withdrawals  # that which is finished last
-            unsigned = (*withdrawals[image].unsigned, release.path)
-            withdrawals[image] = withdrawals[image].model_copy(update={"unsigned": unsigned})
-            _write(storage, withdrawals[image])
-        with scratch_folder(storage.scratch) as scratch:
-            current = _rewritten(storage, release, withdrawals, concerned, changes, scratch)
-        folder = str(PurePosixPath(release.path).parent)
-        withdrawn.rewritten.setdefault(folder, []).append(release.version)
-    if current is not None:
-        _clear_strangers(storage, current)
+    tells = concerned or told or is_half or _names_any(release.left_out, withdrawals)
+    if not (withdrawals and tells):
+        _clear_strangers(storage, release)
+        return
+    if storage.exists(f"{release.path}/{SIGNATURE}"):
+        *_, image = withdrawals  # that which is finished last
+        unsigned = (*withdrawals[image].unsigned, release.path)
+        withdrawals[image] = withdrawals[image].model_copy(update={"unsigned": unsigned})
+        _write(storage, withdrawals[image])
+    with scratch_folder(storage.scratch) as scratch:
+        _write_anew(storage, release, withdrawals, concerned, changes, scratch)
+    folder = str(PurePosixPath(release.path).parent)
+    withdrawn.rewritten.setdefault(folder, []).append(release.version)
 
 
-def _rewritten(
+def _write_anew(
     storage: Storage,
     release: Release,
     withdrawals: Mapping[str, Withdrawal],
     concerned: Collection[str],
     stored: Iterable[Change],
     scratch: Path,
-) -> Release | None:
-    """Write a release that some of the pictures concern without them; None if it has no other."""
+) -> None:
+    """Write a release that some of the pictures concern without them, or delete it with them."""
     policy = _policy_of(storage, release)
     parts, gone, released = _parts(storage, release, withdrawals, shaping=policy.shaping)
     held = list(chain.from_iterable(parts.values()))
@@ -255,7 +255,7 @@ def _rewritten(
     splits = [part.split for part in held for _ in range(len(part.rows))]
     if not kept:
         delete_release(storage, release)
-        return None
+        return
     files, lost, _ = pack(
         storage,
         release.path,
@@ -274,11 +274,6 @@ def _rewritten(
         name: _counts_without(counts, [row for row in gone if row.prompt_set == name])
         for name, counts in release.prompt_sets.items()
     }
-    told = [_told(row, withdrawals[row.image_sha256 or ""]) for row in gone]
-    told += [
-        f"The picture {image[:12]} that requests start from {_by_whom(withdrawals[image])}"
-        for image in sorted(set(concerned).difference(row.image_sha256 for row in gone))
-    ]
     left_out = (it for it in release.left_out if not _names_any([it], withdrawals))
     changes = ChangesTable(left for change in stored if (left := _without(change, withdrawals)))
     changed = release.model_copy(
@@ -290,23 +285,26 @@ def _rewritten(
             "emulated": kept.emulated,
             "counts": _counts_without(release.counts, gone),
             "prompt_sets": by_set,
-            "left_out": (*left_out, *told),
+            "left_out": (*left_out, *_told(gone, concerned, withdrawals)),
         }
     )
-    changed = write_beside(storage, changed, kept, changes, policy)
-    manifest = f"{release.path}/manifest.json"
+    _replace(storage, write_beside(storage, changed, kept, changes, policy))
+
+
+def _replace(storage: Storage, changed: Release) -> None:
+    """Let a release whose files are written take the place of the former one, and verify it."""
+    manifest = f"{changed.path}/manifest.json"
     if not storage.exists(manifest):
         # Its publisher saw the withdrawal too, deleted it, and makes another one.
-        storage.delete_folder(release.path)
-        return None
-    signature = f"{release.path}/{SIGNATURE}"
+        storage.delete_folder(changed.path)
+        return
+    signature = f"{changed.path}/{SIGNATURE}"
     storage.delete(signature)  # of the former manifest
     storage.write(manifest, f"{changed.model_dump_json(indent=2)}\n".encode())
     storage.delete(signature)  # of whoever read the former manifest, and signed it since
     _clear_strangers(storage, changed)
     if problems := problems_of(storage, changed):
-        raise NotRewritten(f"{storage.uri_of(release.path)} is not whole: {problems[0]}")
-    return changed
+        raise NotRewritten(f"{storage.uri_of(changed.path)} is not whole: {problems[0]}")
 
 
 def _changes(storage: Storage, release: Release) -> tuple[Collection[Change], bool]:
@@ -396,11 +394,23 @@ def _without(change: Change, withdrawals: Mapping[str, Withdrawal]) -> Change | 
     return None
 
 
-def _told(row: ModeratedImage, withdrawal: Withdrawal) -> str:
-    return (
-        f"{row.prompt_set!r}, prompt {row.prompt_id!r}: its picture {withdrawal.image_sha256[:12]} "
-        f"{_by_whom(withdrawal)}"
-    )
+def _told(
+    gone: Iterable[ModeratedImage],
+    concerned: Collection[str],
+    withdrawals: Mapping[str, Withdrawal],
+) -> Iterator[str]:
+    """Yield a sentence for each row that went, and each other picture that rows start from."""
+    others = set(concerned)
+    for row in gone:
+        image = row.image_sha256 or ""
+        others.discard(image)
+        yield (
+            f"{row.prompt_set!r}, prompt {row.prompt_id!r}: its picture {image[:12]} "
+            f"{_by_whom(withdrawals[image])}"
+        )
+    for image in sorted(others):
+        by_whom = _by_whom(withdrawals[image])
+        yield f"The picture {image[:12]} that requests start from {by_whom}"
 
 
 def _by_whom(withdrawal: Withdrawal) -> str:
