@@ -154,15 +154,15 @@ class ImageDatasetComponent(_ApiOptions, ImageDataset, dg.Component, dg.Resolvab
     @override
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         _refuse_namesakes(self, context)
-        resources = self.resources(dg.EnvVar)
+        resources = self.resources()
         start = resources["imagepipeline"].emulated if self.start is None else self.start
         return build_definitions(self, resources, start=start, executor=_executor(self.executor))
 
-    def resources(self, secret: Callable[[str], str]) -> dict[str, Any]:
-        """Return its resources; `secret` gives a variable's value, or what stands for it."""
+    def resources(self) -> dict[str, Any]:
+        """Return its resources; the secrets in them stay references."""
 
         def referred(value: str | Variable | None) -> str | None:
-            return secret(value.name) if isinstance(value, Variable) else value
+            return dg.EnvVar(value.name) if isinstance(value, Variable) else value
 
         return resources_for(
             api_key=referred(self.api_key),

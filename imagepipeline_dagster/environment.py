@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -36,35 +36,33 @@ class EnvironmentInvalid(CorrectableError):
     """A variable is missing or cannot be used; the message says which, and what to do."""
 
 
-def resources_from_environment(
-    environment: Mapping[str, str], *, secret: Callable[[str], str] | None = None
-) -> dict[str, Any]:
+def resources_from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the resources by their names in `build_definitions`, from the documented variables.
 
-    `secret` gives the value of a variable, or what stands for it. By default the API key and the
-    database URLs stay references, so that neither the UI nor the run storage ever holds a secret.
-    A second dataset may have values of its own, from variables of any name. One that no variable of
-    the process holds counts as it is given.
+    The API key and the database URLs stay references, so that neither the UI nor the run storage
+    ever holds a secret. A second dataset may have values of its own, from variables of any name.
+    One that no variable of the process holds counts as it is given.
 
     Raises:
         EnvironmentInvalid: names the variable.
     """
     settings = {name: value for name, value in environment.items() if value.strip()}
 
-    def reference(name: str) -> str:
+    def secret(name: str) -> str | None:
+        if name not in settings:
+            return None
         # The process's own variable of that name may hold another value.
         holders = (each for each in (name, *os.environ) if os.environ.get(each) == settings[name])
         holder = next(holders, None)
         return dg.EnvVar(holder) if holder else settings[name]
 
-    secret = secret or reference
     return resources_for(
-        api_key=secret(API_KEY) if API_KEY in settings else None,
+        api_key=secret(API_KEY),
         base_url=settings.get(BASE_URL, DEFAULT_BASE_URL),
         max_in_flight=_whole_number(settings.get(MAX_IN_FLIGHT, "16")),
         storage_uri=settings.get(STORAGE, "data"),
-        tables_url=secret(TABLES_URL) if TABLES_URL in settings else None,
-        ledger_url=secret(LEDGER_URL) if LEDGER_URL in settings else None,
+        tables_url=secret(TABLES_URL),
+        ledger_url=secret(LEDGER_URL),
         allow_insecure=settings.get(ALLOW_INSECURE, "").strip().lower() in {"1", "true", "yes"},
     )
 

@@ -164,12 +164,12 @@ def resources_of(dataset: ImageDataset) -> Resources:
     """
     context = click.get_current_context()
     if not context.obj:
-        secret = os.environ.__getitem__
-        context.obj = (
-            dataset.resources(secret)
+        given = (
+            dataset.resources()
             if isinstance(dataset, component.ImageDatasetComponent)
-            else environment.resources_from_environment(os.environ, secret=secret)
+            else environment.resources_from_environment(os.environ)
         )
+        context.obj = {name: resource_keys.with_variables(it) for name, it in given.items()}
     resources: Resources = context.obj
     return resources
 
