@@ -152,9 +152,7 @@ def overrides_table(metadata: sa.MetaData, name: str = OVERRIDES) -> sa.Table:
     )
     # Quoted whole: the table's name may need it, and then so does each name made of it.
     quoted = DefaultDialect().identifier_preparer.quote_identifier
-    guards = {
-        guard: quoted(f"{name}_{guard}") for guard in ("no_update", "no_delete", "only_grows")
-    }
+    guards = {guard: quoted(f"{name}_{guard}") for guard in _GUARDS}
     for dialect, statements in _APPEND_ONLY.items():
         for statement in statements:
             ddl = sa.DDL(statement, context=guards).execute_if(dialect=dialect)  # type: ignore[no-untyped-call]
@@ -165,25 +163,44 @@ def overrides_table(metadata: sa.MetaData, name: str = OVERRIDES) -> sa.Table:
 def _what_can_be_meant() -> Iterator[sa.schema.SchemaItem]:
     """Yield checks that refuse a row at once: once there, nobody could take it away again."""
     for text in ("reviewer", "reason"):
-        yield sa.CheckConstraint(f"length(trim({text})) > 0")
-    digits = f"length(image_sha256) = {_SHA256_DIGITS} AND image_sha256 NOT GLOB '*[^0-9a-fA-F]*'"
+        yield sa.CheckConstraint(f"length(trim({text}, '{_WHITE_SPACE}')) > 0")
+    start = "substr(decided_at, 1, 19)"
+    texts = ("image_sha256", "prompt_set", "prompt_id", "reviewer", "reason")
     for check in (
-        digits,
-        "typeof(reviewer) = 'text' AND typeof(reason) = 'text'",
+        f"length(image_sha256) = {_SHA256_DIGITS} AND image_sha256 NOT GLOB '*[^0-9a-fA-F]*'",
+        *(f"typeof({text}) IN ('text', 'null')" for text in texts),
+        # SQLite also takes a Julian day, a time without its day, and the 31st of a shorter month.
         "datetime(decided_at) IS NOT NULL",
+        f"datetime({start}, '+0 days') LIKE replace({start}, 'T', ' ') || '%'",
+        f"decided_at >= '{_FIRST_DAY}' AND decided_at NOT GLOB '*z'",
     ):
         yield sa.CheckConstraint(check).ddl_if(dialect="sqlite")
-    digits = f"image_sha256 ~ '^[0-9a-fA-F]{{{_SHA256_DIGITS}}}$'"
-    yield sa.CheckConstraint(digits).ddl_if(dialect="postgresql")
+    for check in (
+        f"image_sha256 ~ '^[0-9a-fA-F]{{{_SHA256_DIGITS}}}$'",
+        f"decided_at >= '{_FIRST_DAY}' AND decided_at < now() + interval '{_CLOCKS_DIFFER}'",
+    ):
+        yield sa.CheckConstraint(check).ddl_if(dialect="postgresql")
 
 
+_WHITE_SPACE = "".join(filter(str.isspace, map(chr, range(0x3001))))
+_FIRST_DAY = "2000-01-01"
+# A decision from the future would overrule all that people decide until then.
+_CLOCKS_DIFFER = "5 minutes"
 _REFUSAL = "overrides are only added: add a later one"
-# DDL fills in %(fullname)s by itself.
+_GUARDS = ("no_update", "no_delete", "only_grows", "no_future")
+# DDL fills in %(fullname)s by itself. SQLite's checks cannot ask for the time.
 _APPEND_ONLY = {
     "sqlite": [
-        f"CREATE TRIGGER %(no_{verb.lower()})s BEFORE {verb} ON %(fullname)s"
-        f" BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END"
-        for verb in ("UPDATE", "DELETE")
+        *(
+            f"CREATE TRIGGER %(no_{verb.lower()})s BEFORE {verb} ON %(fullname)s"
+            f" BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END"
+            for verb in ("UPDATE", "DELETE")
+        ),
+        (
+            "CREATE TRIGGER %(no_future)s BEFORE INSERT ON %(fullname)s"
+            f" WHEN datetime(NEW.decided_at) > datetime('now', '{_CLOCKS_DIFFER}')"
+            " BEGIN SELECT RAISE(ABORT, 'decided_at is in the future, as a time in UTC'); END"
+        ),
     ],
     "postgresql": [
         (

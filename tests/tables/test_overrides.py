@@ -17,6 +17,7 @@ from imagepipeline_dagster.tables.overrides import (
     read_overrides,
     record_overrides,
 )
+from imagepipeline_dagster.tables.values import read_time
 from tests.tables.conftest import Execute
 from tests.tables.filling import insert
 
@@ -112,7 +113,12 @@ WRONG: list[dict[str, object]] = [
     {"image_sha256": "ab" * 31},
     {"image_sha256": "xy" * 32},
     {"reviewer": " "},
+    {"reviewer": "\t"},
+    {"reviewer": "\u00a0"},
     {"reason": ""},
+    {"reason": "\n"},
+    {"decided_at": dt.datetime(1999, 12, 31, tzinfo=dt.UTC)},
+    {"decided_at": dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)},
 ]
 
 
@@ -124,7 +130,20 @@ def test_what_cannot_be_meant_never_gets_in(created_url: str) -> None:
     assert read_overrides(created_url) == []
 
 
-@pytest.mark.parametrize(("column", "value"), [("reason", b"\xff"), ("decided_at", "yesterday")])
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("reason", b"\xff"),
+        ("prompt_set", b"spring"),
+        ("image_sha256", SHA256.encode()),
+        ("decided_at", "yesterday"),
+        ("decided_at", "2026-02-31 12:00:00"),
+        ("decided_at", "2026-03-01 24:00:00"),
+        ("decided_at", "2026-03-01 12:00:00z"),
+        ("decided_at", "12:00:00"),
+        ("decided_at", 2461000.5),
+    ],
+)
 def test_sqlite_refuses_what_other_databases_have_types_for(
     sqlite_url: str, column: str, value: object
 ) -> None:
@@ -132,6 +151,25 @@ def test_sqlite_refuses_what_other_databases_have_types_for(
     row = {**BY_SQL, "decided_at": "2026-03-01 12:00:00", column: value}
     with pytest.raises(IntegrityError):
         insert(sqlite_url, OVERRIDES, row)
+
+
+@pytest.mark.parametrize(
+    "time",
+    ["2026-03-01", "2026-03-01T12:00", "2026-03-01 12:00:00.123456", "2026-03-01 12:00:00+02:00"],
+)
+def test_times_as_people_write_them_get_in(created_url: str, time: str) -> None:
+    """A time of any usual spelling is taken, and read as it was meant."""
+    insert(created_url, OVERRIDES, {**BY_SQL, "decided_at": time})
+    [decided] = read_overrides(created_url)
+    assert decided.decided_at == read_time(time)
+
+
+@pytest.mark.parametrize("time", ["infinity", "-infinity", "0044-03-15 BC", "20000-01-01"])
+def test_postgresql_refuses_times_that_nothing_else_holds(postgres_url: str, time: str) -> None:
+    """PostgreSQL has times that no driver reads, and every reading would stop."""
+    assert record_overrides(postgres_url, []) == 0
+    with pytest.raises(IntegrityError):
+        insert(postgres_url, OVERRIDES, {**BY_SQL, "decided_at": time})
 
 
 def test_a_hash_in_capitals_is_the_same_picture(created_url: str) -> None:
