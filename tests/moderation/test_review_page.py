@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 from typing import Any
 
 import pytest
@@ -89,6 +90,23 @@ def test_undo_leaves_anothers_later_decision_alone(page: TestClient, sqlite_url:
     refused = page.post("decisions", json={"decision": "undo"})
     assert (refused.status_code, len(recorded(sqlite_url))) == (409, 2)
     assert "Somebody has decided anew" in refused.json()["error"]
+
+
+def test_undo_brings_back_what_another_decided_meanwhile(page: TestClient, sqlite_url: str) -> None:
+    """What somebody else decided after the page was loaded stands again, and is not cleared."""
+    page.get("samples")
+    theirs = decided(
+        "reject",
+        at=dt.datetime.now(dt.UTC),
+        prompt_set="spring",
+        image_sha256=KEPT,
+        reviewer="ben",
+    )
+    record_overrides(sqlite_url, [theirs])
+    decide(page, "keep", KEPT)
+    undone = page.post("decisions", json={"decision": "undo"}).json()
+    assert (undone["verdict"], undone["decision"]) == ("rejected", "reject")
+    assert [row[0] for row in recorded(sqlite_url)] == ["reject", "keep", "reject"]
 
 
 @pytest.mark.parametrize(

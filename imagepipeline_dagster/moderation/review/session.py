@@ -13,6 +13,7 @@ from imagepipeline_dagster.moderation.review.samples import facts_of, most_urgen
 from imagepipeline_dagster.moderation.verdicts import (
     OVERRIDDEN,
     VERDICT_OF,
+    Decisions,
     ModeratedImage,
     decision_about,
     latest_decisions,
@@ -140,7 +141,8 @@ class ReviewSession:
         with self._lock:
             if place not in self._by_place:
                 raise PictureUnknown("This page has no such picture: load it anew.")
-            before = self._standing.get(place)
+            # Somebody else may have decided since the page was loaded: an undo brings that back.
+            before = decision_about(self._by_place[place], self._decisions())
             now = self._record(place, decision, reason.strip() or _NO_REASON)
             self._undoable.append((now, before))
             self.recorded += 1
@@ -183,8 +185,11 @@ class ReviewSession:
         self._standing[place] = override
         return override
 
+    def _decisions(self) -> Decisions:
+        return latest_decisions(read_overrides(self._tables_url, table=self._table))
+
     def _read_decisions(self) -> None:
-        decisions = latest_decisions(read_overrides(self._tables_url, table=self._table))
+        decisions = self._decisions()
         self._standing = {
             place: decision_about(image, decisions) for place, image in self._by_place.items()
         }
