@@ -64,6 +64,8 @@ class ReleaseConfig(dg.Config):
 
     max_lost_share: float | None = Field(
         default=None,
+        ge=0,
+        le=1,
         description="In place of the ReleasePolicy's: 1 where a release may lose what it likes.",
     )
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from pydantic import ValidationError
 
 from imagepipeline_dagster import ImageDataset
+from imagepipeline_dagster.defs.image_dataset import ReleaseConfig
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import prompt_sets
 from imagepipeline_dagster.release.dataset_release import latest_release
@@ -186,4 +188,6 @@ def test_a_removed_set_makes_one_release(tmp_path: Path) -> None:
         refused = pipeline.release(ok=False)
         assert "set_removed" in failure_of(refused)
         assert "max_lost_share: 1" in failure_of(refused)
+        with pytest.raises(ValidationError, match="less than or equal to 1"):
+            ReleaseConfig(max_lost_share=20)
         assert pipeline.tick("image_dataset_sensor") == []
