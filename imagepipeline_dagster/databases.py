@@ -157,11 +157,11 @@ def _engine(url: URL, **options: Any) -> sa.Engine:  # noqa: ANN401 - create_eng
     try:
         return sa.create_engine(url, **options)
     except (sa.exc.NoSuchModuleError, ImportError) as error:
-        extra = (
-            " (pip install 'imagepipeline-dagster[postgres]')" if "psycopg" in str(error) else ""
-        )
+        extra = "pip install 'imagepipeline-dagster[postgres]'"
+        another = "install it, or name another one, as dialect+driver://…"
+        what_to_do = extra if "psycopg" in str(error) else another
         raise DriverMissing(
-            f"No driver for {shown_url(url)} is installed{extra}: {error}"
+            f"No driver for {shown_url(url)} is installed ({what_to_do}): {error}"
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -12,12 +13,18 @@ from starlette.types import ASGIApp
 from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from imagepipeline_dagster.errors import CorrectableError
+
 LOOPBACK = "127.0.0.1"
 _BACKLOG = 512
 _START_SECONDS = 10.0
 _STOP_SECONDS = 5.0
 # Longer than any client keeps a connection: a loaded machine closes none that is just being used.
 _KEEP_ALIVE_SECONDS = 75
+
+
+class PortUnusable(CorrectableError):
+    """Nothing can listen on a port; the message says why, and what to do."""
 
 
 class QuietServer(uvicorn.Server):
@@ -28,7 +35,7 @@ class QuietServer(uvicorn.Server):
     waits for the answers under way. `protocol` is how it speaks HTTP/1.1.
 
     Raises:
-        OSError: the port is taken.
+        PortUnusable: the port is taken, or nobody but root may take it.
     """
 
     def __init__(
@@ -53,7 +60,11 @@ class QuietServer(uvicorn.Server):
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             )
         )
-        self._listening = socket.create_server((LOOPBACK, port), backlog=_BACKLOG)
+        try:
+            self._listening = socket.create_server((LOOPBACK, port), backlog=_BACKLOG)
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+            raise PortUnusable(f"port {port} of {LOOPBACK}: {why}; choose another one") from error
         self.url = f"http://{LOOPBACK}:{self._listening.getsockname()[1]}"
         self._on_ready = on_ready
         self._on_stop = on_stop

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     )
     from imagepipeline_dagster.tables.reading import SourceTables
 
+_PROJECT_FILE = "pyproject.toml"
+
 _dataset_option = click.option(
     "--dataset",
     "--prefix",
@@ -54,7 +56,8 @@ def on_dataset(command: Callable[..., Answer | None]) -> Callable[..., None]:
         # Stamina would tell of repeated requests on standard output, where an answer belongs.
         stamina.instrumentation.set_on_retry_hooks(())
         where = _where_of_project() if dataset is None else dataset
-        chosen = _dataset_at(where) if where and ":" in where else _dataset_named(where)
+        named_in = "--dataset" if dataset is not None else f"`dataset` in {_PROJECT_FILE}"
+        chosen = _dataset_at(where, named_in) if where and ":" in where else _dataset_named(where)
         return command(dataset=chosen, **options)
 
     return json_option(_dataset_option(answering(with_dataset)))
@@ -79,28 +82,34 @@ def chosen_name() -> str | None:
 def _where_of_project() -> str | None:
     """Return what pyproject.toml names as the dataset of the commands, if it does."""
     try:
-        text = Path("pyproject.toml").read_text(encoding="utf-8")
+        text = Path(_PROJECT_FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     try:
-        where = tomllib.loads(text).get("tool", {}).get("imagepipeline-dagster", {}).get("dataset")
+        options = tomllib.loads(text).get("tool", {}).get("imagepipeline-dagster", {})
     except tomllib.TOMLDecodeError as error:
-        raise click.ClickException(f"pyproject.toml: {error}") from error
-    return None if where is None else str(where)
+        raise click.ClickException(f"{_PROJECT_FILE}: {error}") from error
+    # Without it, a command would be about another dataset than was meant.
+    if unknown := ", ".join(options.keys() - {"dataset"}):
+        raise click.ClickException(
+            f"{_PROJECT_FILE}: [tool.imagepipeline-dagster] has one option, `dataset`, "
+            f"and no {unknown}"
+        )
+    return str(options["dataset"]) if options else None
 
 
-def _dataset_at(where: str) -> ImageDataset:
+def _dataset_at(where: str, named_in: str) -> ImageDataset:
     module, _, name = where.partition(":")
     _make_importable(Path.cwd())
     try:
         loaded = importlib.import_module(module)
         dataset = getattr(loaded, name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise click.BadParameter(str(error), param_hint="--dataset") from error
+        raise click.BadParameter(str(error), param_hint=named_in) from error
     except CorrectableError as error:  # a mistake in the module, or in the environment
         raise click.UsageError(str(error)) from error
     if not isinstance(dataset, package.ImageDataset):
-        raise click.BadParameter(f"{where} is no ImageDataset", param_hint="--dataset")
+        raise click.BadParameter(f"{where} is no ImageDataset", param_hint=named_in)
     click.get_current_context().obj = resource_keys.given_resources(dataset, vars(loaded).values())
     return dataset
 

@@ -65,8 +65,8 @@ def _release(dataset: ImageDataset, version: str) -> DatasetRelease:
     if version == "latest" and releases:
         return releases[-1]
     if version not in versions:
-        there = f"there are {', '.join(versions[-5:])}" if versions else "there is none"
-        raise click.ClickException(f"There is no release {version}: {there}.")
+        there = f"{version}: there are {', '.join(versions[-5:])}" if versions else "yet"
+        raise click.ClickException(f"There is no release {there}.")
     return releases[versions.index(version)]
 
 

@@ -165,6 +165,7 @@ class Fault(BaseModel):
             problems = (
                 f"{'.'.join(map(str, problem['loc'])) or kind}: {problem['msg']}"
                 for problem in error.errors()
+                if problem["type"] != "default_factory_not_called"  # it follows from another one
             )
             raise ValueError("; ".join(problems)) from None
 

@@ -68,7 +68,7 @@ def test_what_does_not_fit_is_said(arguments: tuple[str, ...], words: list[str])
         ("postgresql://me:sesame@127.0.0.1:9/shop", ["me:***@127.0.0.1:9/shop", "refused"]),
         ("sqlite:///.", ["sqlite:///.", "unable to open database file. Check"]),
         ("sqlite:///good.csv", ["sqlite:///good.csv", "file is not a database. Check"]),
-        ("mysql://me:sesame@host/shop", ["No driver for mysql://me:***@host/shop"]),
+        ("mysql://me:sesame@host/shop", ["mysql://me:***@host/shop is installed (install it"]),
         ("me:sesame@host", ["URL cannot be read", "sqlite:///data/tables.db"]),
     ],
 )

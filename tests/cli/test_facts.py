@@ -150,3 +150,21 @@ def test_a_project_names_the_dataset_of_its_commands(shop: Shop) -> None:
     shop.add("a")
     assert facts("plan")["total"]["cost"] == 3
     assert facts("plan", "--dataset", "image_dataset")["total"]["cost"] is None
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ('datset = "shop:dataset"', "has one option, `dataset`, and no datset"),
+        ('dataset = "no_such_shop:dataset"', "`dataset` in pyproject.toml: No module named"),
+        ('dataset = "json:loads"', "`dataset` in pyproject.toml: json:loads is no ImageDataset"),
+    ],
+)
+def test_a_dataset_that_a_project_misnames_is_no_other_one(
+    shop: Shop, option: str, words: str
+) -> None:
+    """A command about the wrong dataset could approve or buy: it says what pyproject.toml has."""
+    Path("pyproject.toml").write_text(f"[tool.imagepipeline-dagster]\n{option}\n")
+    shop.add("a")
+
+    assert words in do("plan").output

@@ -167,8 +167,9 @@ def test_a_release_is_copied_whole(storage: LocalFolder, tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("storage")
 def test_a_release_that_is_not_there_is_told() -> None:
-    """An unknown version names those that are there."""
+    """An unknown version names those that are there, also where there is none yet."""
     assert "There is no release v0009: there are v0001, v0002." in run("show", "v0009").output
+    assert "There is no release yet." in do("releases", "show").output
 
 
 def test_old_releases_are_pruned_when_a_person_agrees(storage: LocalFolder) -> None:

@@ -92,7 +92,7 @@ def test_a_fault_in_words(text: str, fault: Fault) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("meteor", "kind: .*'rate_limited'"),
+        ("meteor", "kind: .*'rate_limited'.*'corrupt_bytes'$"),
         ("server_error:status=404", "server_error has 500 to 599"),
         ("refused:status=500", "refused has 400 to 499"),
         ("stuck:tiems=3", "tiems: "),

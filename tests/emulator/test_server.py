@@ -26,6 +26,7 @@ from imagepipeline_dagster.emulator import (
 )
 from imagepipeline_dagster.emulator.intake import MAX_SIDE
 from imagepipeline_dagster.emulator.jobs import JobTicket
+from imagepipeline_dagster.loopback import PortUnusable
 from tests.emulator.conftest import NO_TLS, Caller, Started, calling, fetch, follow
 
 # The request of the API page's own snippet.
@@ -315,9 +316,10 @@ def test_server_stops_while_an_answer_waits() -> None:
 
 
 def test_taken_port_is_an_error(caller: Caller) -> None:
-    """Two servers cannot share a port."""
+    """Two servers cannot share a port, and the error names it."""
     port = int(caller.server.url.rpartition(":")[2])
-    with pytest.raises(OSError, match="in use"), EmulatorServer(port=port):
+    taken = f"port {port} .* in use; choose"
+    with pytest.raises(PortUnusable, match=taken), EmulatorServer(port=port):
         pass
 
 
