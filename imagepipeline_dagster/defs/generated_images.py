@@ -5,8 +5,8 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 import dagster as dg
 import pyarrow as pa
@@ -29,7 +29,7 @@ from imagepipeline_dagster.ledger.budget import BudgetReached
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.ledger.sources import SourcePicture
 from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
-from imagepipeline_dagster.planning.approval import NotApproved, why_withheld
+from imagepipeline_dagster.planning.approval import NotApproved, allowed_to_spend
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import (
     PlanCount,
@@ -91,11 +91,11 @@ class SetToBuy:
         """The parts that are bought one at a time, or each by a step of its own."""
         return shards_of(self.prompts.num_rows, shard_rows=self.dataset.shard_rows)
 
-    def why_withheld(self) -> NotApproved | None:
-        """Return why nothing may be bought now."""
+    def as_approved(self) -> tuple[Self, NotApproved | None]:
+        """Return the same within what a person approved, and why nothing may be bought now."""
         if self.means.emulated:
             refuse_emulator(self.means.ledger)
-        return why_withheld(
+        allowed = allowed_to_spend(
             self.plan.rows(PlannedRequest),
             self.dataset.approval,
             prompt_set=self.prompt_set,
@@ -104,6 +104,9 @@ class SetToBuy:
             allowance=self.means.allowance,
             now=dt.datetime.now(dt.UTC),
         )
+        if isinstance(allowed, NotApproved):
+            return self, allowed
+        return replace(self, means=replace(self.means, allowance=allowed)), None
 
     def buy(self, shard: Shard, *, withheld: Exception | None, beside_others: bool) -> _BoughtShard:
         """Buy what a shard lacks; others of this run may be bought at the same time."""
@@ -126,8 +129,8 @@ class SetToBuy:
 def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
     """Buy what the plan of one prompt set lacks, shard by shard."""
     started = time.monotonic()
+    to_buy, withheld = to_buy.as_approved()
     dataset, means, allowance = to_buy.dataset, to_buy.means, to_buy.means.allowance
-    withheld = to_buy.why_withheld()
     stoppers, plan = [], PlanCount()
     figures, outcomes, of_this_run = Counter[str](), Counter[str](), Counter[str]()
     sources: dict[str, SourcePicture] = {}
@@ -338,7 +341,8 @@ def _op_for_shard(dataset: ImageDataset) -> dg.OpDefinition:
         with ledger.open() as opened:
             means = dataset.means(imagepipeline, opened, storage.open(), run_id=context.run_id)
             to_buy = _set_of_step(context, dataset, prompt_sets, generation_requests, means)
-            bought = to_buy.buy(shard, withheld=to_buy.why_withheld(), beside_others=True)
+            to_buy, withheld = to_buy.as_approved()
+            bought = to_buy.buy(shard, withheld=withheld, beside_others=True)
         figures = bought.report.figures(bought.images, run_id=context.run_id)
         if _is_failure(bought.report.stopper):
             raise _failure(bought.report.stopper, figures)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from sqlalchemy import insert, select
 
+from imagepipeline_dagster.ledger.budget import Allowance, Budget, Period
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import approvals
 from imagepipeline_dagster.rows import fields_of
@@ -25,6 +26,11 @@ class WantedPurchase(NamedTuple):
     fingerprint: str
     images: int
     cost: float | None
+
+    @property
+    def price_per_image(self) -> float | None:
+        """The price of an image, where it is known."""
+        return self.cost / self.images if self.cost is not None and self.images else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,29 @@ class ApprovedPlan:
         cost = wanted.cost
         return self.max_money is None or (cost is not None and cost <= self.max_money)
 
+    def allowance(self, price_per_image: float | None) -> Allowance | None:
+        """Return what may be bought under it in all; None where it sets no limit."""
+        if self.max_images is not None:
+            budget = Budget(images=self.max_images, period=Period.TOTAL)
+        elif self.max_money is not None:
+            budget = Budget(money=self.max_money, period=Period.TOTAL)
+        else:
+            return None
+        return Allowance(
+            scope=f"{self.dataset} approval {self.name}",
+            price_per_image=price_per_image,
+            budget=budget,
+            limit_name="approval",
+        )
+
+    def is_used_up(self, ledger: Ledger, price_per_image: float | None) -> bool:
+        """Tell whether all that may be bought under it was bought."""
+        allowance = self.allowance(price_per_image)
+        if allowance is None:
+            return False
+        share = allowance.share_spent(allowance.spent(ledger, today=ledger.today()))
+        return share is not None and share >= 1
+
 
 def record_approvals(ledger: Ledger, approved: Sequence[ApprovedPlan]) -> None:
     """Record that these plans are approved."""
@@ -67,7 +96,10 @@ def record_approvals(ledger: Ledger, approved: Sequence[ApprovedPlan]) -> None:
 
 
 def approval_of(ledger: Ledger, wanted: WantedPurchase, *, now: dt.datetime) -> ApprovedPlan | None:
-    """Return the newest approval under which this may be bought now; None where none is."""
+    """Return the newest approval under which this may be bought now; None where none is.
+
+    One under which something may still be bought counts: the ledger holds all runs together to it.
+    """
     query = (
         select(approvals)
         .where(
@@ -80,7 +112,14 @@ def approval_of(ledger: Ledger, wanted: WantedPurchase, *, now: dt.datetime) -> 
     )
     with ledger.reading() as connection:
         valid = [ApprovedPlan(**row) for row in connection.execute(query).mappings()]
-    return next((approval for approval in valid if approval.covers(wanted)), None)
+    return next(
+        (
+            approval
+            for approval in valid
+            if approval.covers(wanted) and not approval.is_used_up(ledger, wanted.price_per_image)
+        ),
+        None,
+    )
 
 
 def approvals_since(

@@ -86,6 +86,8 @@ class Allowance:
         price_per_image: money for one image; None where only images are counted.
         budget: the limit, or None.
         currency: label of the money.
+        approved: what a person agreed to, where the purchase needs that; counted beside.
+        limit_name: of the limit, for messages.
 
     Raises:
         ValueError: a budget of money without a price.
@@ -95,6 +97,8 @@ class Allowance:
     price_per_image: float | None = None
     budget: Budget | None = None
     currency: str = ""
+    approved: Allowance | None = None
+    limit_name: str = "budget"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -136,7 +140,15 @@ class Allowance:
         return f"{shown_money(money)} {self.currency}".rstrip()
 
     def reserve(self, connection: Connection, *, images: int, today: dt.date) -> str | None:
-        """Count images as spent; returns why not, where that would pass the budget."""
+        """Count images as spent; returns why not, where that would pass a limit."""
+        if self.approved is None:
+            return self._reserve(connection, images, today)
+        refusal = self.approved.reserve(connection, images=images, today=today)
+        if refusal is None and (refusal := self._reserve(connection, images, today)) is not None:
+            self.approved.give_back(connection, images=images, day=today)
+        return refusal
+
+    def _reserve(self, connection: Connection, images: int, today: dt.date) -> str | None:
         # Added first: that locks the row of the sum, so that no other reservation overtakes this.
         touched = self._add(connection, images, today)
         if touched < len(_rows_of(today)):
@@ -157,6 +169,8 @@ class Allowance:
 
     def give_back(self, connection: Connection, *, images: int, day: dt.date) -> None:
         """Take back what was reserved on a day: its POST created no job."""
+        if self.approved is not None:  # first, as above: nobody waits for a row in a circle
+            self.approved.give_back(connection, images=images, day=day)
         self._add(connection, -images, day)
 
     def spent(self, ledger: Ledger, *, today: dt.date) -> Mapping[str, Spent]:
@@ -166,12 +180,12 @@ class Allowance:
         return {period: Spent.of(*counted[period]) for period in Period}
 
     def _refusal(self, budget: Budget, spent: int, micros: int, images: int) -> str | None:
-        per = budget.per
+        per, limited = budget.per, f"the {self.limit_name} of"
         if budget.images is not None and spent + images > budget.images:
-            return f"the budget of {budget.images:,} images {per} is reached: {spent:,} are spent"
+            return f"{limited} {budget.images:,} images {per} is reached: {spent:,} are spent"
         if budget.money is not None and micros + self._micros(images) > _micros_of(budget.money):
             limit, money = shown_money(budget.money), shown_money(micros / _MICROS)
-            return f"the budget of {limit} {per} is reached: {money} are spent"
+            return f"{limited} {limit} {per} is reached: {money} are spent"
         return None
 
     def _add(self, connection: Connection, images: int, day: dt.date) -> int:

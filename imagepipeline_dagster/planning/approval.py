@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import shlex
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -81,7 +82,7 @@ def waits_for_person(
     )
 
 
-def why_withheld(
+def allowed_to_spend(
     plan: Iterable[PlannedRequest],
     approval: Approval,
     *,
@@ -90,14 +91,14 @@ def why_withheld(
     ledger: Ledger,
     allowance: Allowance,
     now: dt.datetime,
-) -> NotApproved | None:
-    """Return why a plan must not be bought yet; None where nothing of it waits for a person.
+) -> Allowance | NotApproved:
+    """Return what may be spent on a plan, or why it must not be bought yet.
 
     The ledger says what is to buy: as it stands now, not as it stood when the plan was made. The
     plan is gone through more than once.
     """
     if approval.required == "never":
-        return None
+        return allowance
     calls = {call.request_key: call.samples for call in plan}
     entries = ledger.entries(calls)
     images = sum(
@@ -107,8 +108,10 @@ def why_withheld(
     )
     cost = allowance.cost(images)
     wanted = WantedPurchase(dataset, prompt_set, plan_fingerprint(plan), images, cost)
-    if not waits_for_person(approval, ledger, wanted, now=now):
-        return None
+    if not approval.is_needed(images, cost):
+        return allowance
+    if (approved := approval_of(ledger, wanted, now=now)) is not None:
+        return replace(allowance, approved=approved.allowance(allowance.price_per_image))
     counted = "1 image" if images == 1 else f"{images:,} images"
     price = "" if cost is None else f", for {allowance.price_text(images)},"
     waits = "waits" if images == 1 else "wait"

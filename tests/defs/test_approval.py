@@ -11,7 +11,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from imagepipeline_dagster import ImageDataset
+from imagepipeline_dagster import ImageDataset, ImagePipelineResource
+from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings, Fault, FaultKind
 from imagepipeline_dagster.ledger.budget import Budget
 from imagepipeline_dagster.planning.approval import Approval
 from tests.pipeline import (
@@ -170,6 +171,36 @@ def test_an_approval_stays_within_the_budget(tmp_path: Path) -> None:
 
         assert figures(run)["bought"] == 1
         assert "budget" in str(figures(run)["stopped"])
+
+
+def test_a_job_that_fails_is_bought_anew_with_another_approval(tmp_path: Path) -> None:
+    """No run buys more than was approved: what failed waits for a person again."""
+    dataset = ImageDataset(approval=Approval(required="always"), price_per_image=0.25)
+    with (
+        EmulatorServer(EmulatorSettings(latency_seconds=0.02)) as emulator,
+        open_pipeline(
+            tmp_path,
+            dataset=dataset,
+            api=ImagePipelineResource(
+                api_key=emulator.settings.api_key, base_url=emulator.url, poll_min_seconds=0.02
+            ),
+        ) as pipeline,
+    ):
+        pipeline.add("spring", "one")
+        pipeline.add("spring", "two")
+        pipeline.tick()
+        emulator.set_faults(Fault(kind=FaultKind.JOB_FAILURE, times=1))
+        do(pipeline, "approve_plan", up_to=0.5, who="ana", why="tests")
+        stops = [str(figures(pipeline.run("spring"))["stopped"]) for _ in range(2)]
+        assert "the approval of 2 images" in stops[0]
+        assert "not approved: 1 image, for 0.25" in stops[1]
+        assert emulator.stats.posts_accepted == 2
+
+        do(pipeline, "approve_plan", up_to=0.25, who="ana", why="tests")
+        pipeline.run("spring")
+        assert emulator.stats.posts_accepted == 3
+        frame = pipeline.table("generated_images", "spring")
+        assert set(frame["outcome"]) == {"generated"}
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -99,6 +100,29 @@ def test_many_at_once_never_pass_the_budget(ledger: Ledger) -> None:
     with ThreadPoolExecutor(8) as threads:
         refusals = list(threads.map(lambda _: reserve(ledger, allowance, 1), range(40)))
     assert refusals.count(None) == 25
+
+
+def test_what_was_approved_and_the_budget_hold_side_by_side(ledger: Ledger) -> None:
+    """Neither is passed, and what one refuses counts in none of both."""
+    approved = Allowance(
+        scope="a/1",
+        budget=Budget(images=3, period=Period.TOTAL),
+        limit_name="approval",
+    )
+    allowance = Allowance(
+        scope="a", budget=Budget(images=4, period=Period.TOTAL), approved=approved
+    )
+    assert reserve(ledger, allowance, 2) is None
+    assert reserve(ledger, allowance, 2) == (
+        "the approval of 3 images in all is reached: 2 are spent"
+    )
+    assert reserve(ledger, dataclasses.replace(allowance, approved=None), 2) is None
+    assert "the budget of 4 images" in str(reserve(ledger, allowance, 1))
+    with ledger.engine.begin() as connection:
+        allowance.give_back(connection, images=2, day=TODAY)
+
+    spent = [it.spent(ledger, today=TODAY)[Period.TOTAL].images for it in (allowance, approved)]
+    assert spent == [2, 0]
 
 
 @pytest.mark.parametrize(

@@ -96,3 +96,29 @@ def test_an_approval_is_for_one_plan_its_price_and_its_time(
     found = approval_of(ledger, wanted, now=NOW + dt.timedelta(days=later))
 
     assert found == (dataclasses.replace(GIVEN, number=1) if covers else None)
+
+
+@pytest.mark.parametrize(
+    ("limits", "used_up_by"),
+    [
+        ({"max_money": None}, 10),
+        ({"max_images": None}, 10),
+        ({"max_images": None, "max_money": None}, None),
+    ],
+)
+def test_an_approval_is_used_once(
+    ledger: Ledger, limits: dict[str, Any], used_up_by: int | None
+) -> None:
+    """Once so many images were bought under it as it allows, it lets nothing go any more."""
+    record_approvals(ledger, [dataclasses.replace(GIVEN, **limits)])
+    wanted = WantedPurchase("images", "spring", "plan-1", images=1, cost=0.5)
+    approved = approval_of(ledger, wanted, now=NOW)
+    assert approved is not None
+    allowance = approved.allowance(wanted.price_per_image)
+    assert (allowance is None) is (used_up_by is None)
+    if allowance is not None and used_up_by is not None:
+        for images in (used_up_by - 1, 1):
+            assert approval_of(ledger, wanted, now=NOW) is not None
+            with ledger.engine.begin() as connection:
+                assert allowance.reserve(connection, images=images, today=NOW.date()) is None
+        assert approval_of(ledger, wanted, now=NOW) is None
