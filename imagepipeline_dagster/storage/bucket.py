@@ -45,8 +45,10 @@ _PERMISSIONS = (
     "allow s3:ListBucket on the bucket, s3:GetObject, s3:PutObject and s3:DeleteObject in it"
 )
 _BUSY = "it is asked for too much at once: let fewer runs work side by side, or run again later"
+_FULL = "make room in it, or raise its quota, and run again"
 _REMEDIES = {
     **dict.fromkeys(("503", "InternalError", "ServiceUnavailable", "SlowDown"), _BUSY),
+    **dict.fromkeys(("507", "QuotaExceeded", "StorageFull", "XMinioStorageFull"), _FULL),
     "403": _PERMISSIONS,
     "AccessDenied": _PERMISSIONS,
     "ConnectTimeoutError": "check the endpoint and the network",

@@ -285,6 +285,17 @@ def test_a_bucket_that_is_asked_for_too_much_says_so(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("s3_environment")
+def test_a_bucket_that_is_full_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither credentials nor network are to blame where a service has no room left."""
+    full = b"<Error><Code>XMinioStorageFull</Code><Message>No room.</Message></Error>"
+    with serving(Reply(status=507, body=full)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        storage = open_storage("s3://bucket", s3=S3Resource(max_attempts=0))
+        with pytest.raises(StorageUnavailable, match="make room in it"):
+            storage.read("a")
+
+
+@pytest.mark.usefixtures("s3_environment")
 def test_an_unreachable_endpoint_shows_no_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
