@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 
 from imagepipeline_dagster.api.contract import TASKS, Task, canonical_json
 from imagepipeline_dagster.options import Options
+from imagepipeline_dagster.tables.spelling import is_blank
 from imagepipeline_dagster.tables.values import READERS, Kind
 
 PLACEMENTS: tuple[str, ...] = ("positive", "negative", "either")
@@ -86,11 +87,13 @@ class Column:
         value = self.reader(raw)
         if self.required:
             return "" if value is None else value
+        if isinstance(value, str) and is_blank(value):
+            return None
         if self.choices and isinstance(value, str):
             word = re.sub(r"[\s_-]", "", value.lower())
             word = _OTHER_WORDS.get(word, word)
             value = word if word in self.choices else value
-        return None if value == "" else value
+        return value
 
 
 def _column(
@@ -104,7 +107,8 @@ def _column(
 class PromptRow:
     """A row of the prompts table as it was read.
 
-    Text stands as it was written; a null in a required column is the empty text. A number, flag
+    Text stands as it was written; a null in a required column is the empty text, and a text of
+    white space in any other a null. A number, flag
     or time which cannot be read as one is kept as text, 1.5 for a whole number as a float.
     """
 

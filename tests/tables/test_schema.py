@@ -66,6 +66,16 @@ def test_row_reads_what_is_unambiguous_and_keeps_the_rest() -> None:
     assert read(("e", "Sideways")).placement == "Sideways"
 
 
+def test_what_cannot_be_seen_takes_the_default() -> None:
+    """White space in an optional column is no model, embedding or link of that name: it is null."""
+    optional = [column.name for column in columns_of(PromptRow).values() if not column.required]
+    for blank in ("", "  ", "\n", "\u00a0", "\u200b"):
+        for name in optional:
+            read = row_reader(PromptRow, ("prompt_set", "prompt_id", "prompt", name))
+            row = read(("s", "a", "a kite", blank))
+            assert getattr(row, name) is None, (name, blank)
+
+
 def test_source_json_holds_the_whole_row() -> None:
     """Lineage keeps every column as it was, times as ISO text, in one spelling."""
     time = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)

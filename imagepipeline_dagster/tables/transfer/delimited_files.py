@@ -195,6 +195,8 @@ def _malformed(error: str) -> str:
     hint = ""
     if "expected after" in error:
         hint = "; a quote within quotes is doubled, or --no-quotes says that quotes are text"
+    elif "end of data" in error:
+        hint = "; a quote in it is never closed, or --no-quotes says that quotes are text"
     return f"is not well-formed: {error}{hint}"
 
 

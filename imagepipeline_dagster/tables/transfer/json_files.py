@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
 from typing_extensions import override
@@ -20,8 +21,23 @@ from imagepipeline_dagster.tables.transfer.text_lines import text_lines
 _LIKE_THIS = '{"prompt": "…"}'
 _READ_AT_ONCE = 1 << 16  # characters
 _SIGN = re.compile(r"\S")
+
+
+class _Repeating(dict[str, object]):
+    """An object in which a key stands several times: all but one of its values would be lost."""
+
+    def __init__(self, pairs: Sequence[tuple[str, object]]) -> None:
+        super().__init__(pairs)
+        [(self.key, self.times)] = Counter(name for name, _ in pairs).most_common(1)
+
+
+def _object_of(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
+    whole = dict(pairs)
+    return whole if len(whole) == len(pairs) else _Repeating(pairs)
+
+
 # Decimals keep the digits of a number as they are written.
-_DECODER = json.JSONDecoder(parse_float=Decimal)
+_DECODER = json.JSONDecoder(parse_float=Decimal, object_pairs_hook=_object_of)
 
 
 class _JsonFile(RowsFile):
@@ -134,6 +150,8 @@ class _Window:
 
 
 def _row(place: str, value: object) -> FileRow | RowUnreadable:
+    if isinstance(value, _Repeating):
+        return RowUnreadable(place, f"has the key {value.key!r} {value.times} times")
     if isinstance(value, dict):
         return FileRow(place, value)
     return RowUnreadable(place, f"is not a JSON object, like {_LIKE_THIS}")

@@ -16,7 +16,13 @@ SAMPLE_BYTES = 1 << 16
 """How much of a file is looked at to find out how it is written."""
 
 _MARK = "\ufeff"
-_WIDE = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+# That of UTF-32 begins with that of UTF-16.
+_WIDE = {
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 _LIKELY = ("cp1252", "cp1251", "shift_jis", "gb18030")
 # Python keeps bytes that are no text as these halves of characters.
 _NO_TEXT = re.compile("[\udc80-\udcff]")
@@ -31,7 +37,7 @@ def text_lines(path: Path, encoding: str | None = None) -> Iterator[str]:
     number = 0
     try:
         sample = first_bytes(path, SAMPLE_BYTES)
-        name = encoding or _WIDE.get(sample[:2], "utf-8")
+        name = encoding or _encoding_of(sample)
         with closing(unpacked(path)) as raw:
             # Surrogates are kept, to know the line and the byte at fault.
             text = io.TextIOWrapper(
@@ -50,6 +56,18 @@ def text_lines(path: Path, encoding: str | None = None) -> Iterator[str]:
         raise RowUnreadable(f"line {number + 1}", f"cannot be unpacked: {error}") from error
 
 
+def _encoding_of(sample: bytes) -> str:
+    for mark, name in _WIDE.items():
+        if sample.startswith(mark):
+            return name
+    if sample.count(0) > len(sample) // 4:
+        order = "be" if sample.startswith(b"\0") else "le"
+        width = 32 if sample.count(0) > len(sample) // 2 else 16
+        likely = f"it looks like UTF-{width}: --encoding utf-{width}-{order}"
+        raise RowUnreadable("line 1", f"is full of NUL characters; {likely}")
+    return "utf-8"
+
+
 def _line_end(sample: bytes, encoding: str) -> str:
     """Return what ends a line: old Macs wrote a carriage return alone."""
     start = sample.decode(encoding, "replace")
@@ -60,8 +78,6 @@ def _undecodable(line: str, broken: re.Match[str], encoding: str) -> str:
     raw = line.encode(encoding, "surrogateescape")
     place = len(line[: broken.start()].encode(encoding)) + 1
     problem = f"is not {encoding.upper()} text (byte 0x{raw[place - 1]:02x} at position {place})"
-    if raw.count(0) > len(raw) // 4:
-        return f"{problem}; it looks like UTF-16: --encoding utf-16-le"
     likely = [name for name in _LIKELY if _reads(raw, name)]
     if not likely:
         return f"{problem}; save the file as UTF-8"

@@ -95,6 +95,18 @@ CASES: dict[str, Case] = {
     "parquet named csv": ("a.csv", parquet(KITE), "", KITE),
     "embeddings": ("a.csv", "embedding_id,trigger_words\ne,film\n", "", "import-embeddings takes"),
     "empty": ("a.csv", "", "", "is empty"),
+    "key twice": (
+        "a.jsonl",
+        f'{line()}\n{{"prompt": "a", "prompt_set": "s", "prompt": "b"}}',
+        "",
+        "line 2 has the key 'prompt' 2 times",
+    ),
+    "key twice in an array": (
+        "a.json",
+        f'[{line()},\n{{"prompt": "a", "prompt_set": "s", "prompt": "b"}}]',
+        "",
+        "line 2 has the key 'prompt' 2 times",
+    ),
     "empty lines": ("a.jsonl", "\n\n", "", "is empty; it holds JSON objects"),
     # text
     "utf-8 mark": ("a.csv", "\ufeff" + PLAIN, "", KITE),
@@ -102,6 +114,10 @@ CASES: dict[str, Case] = {
     "utf-16": ("a.csv", PLAIN.encode("utf-16"), "", KITE),
     "utf-16 big end": ("a.csv", b"\xfe\xff" + PLAIN.encode("utf-16-be"), "", KITE),
     "utf-16 unmarked": ("a.csv", (PLAIN + "é").encode("utf-16-le"), "", "--encoding utf-16-le"),
+    "utf-16 unmarked, big end": ("a.csv", PLAIN.encode("utf-16-be"), "", "--encoding utf-16-be"),
+    "utf-16 of plain letters": ("a.csv", PLAIN.encode("utf-16-le"), "", "--encoding utf-16-le"),
+    "utf-32": ("a.csv", PLAIN.encode("utf-32"), "", KITE),
+    "utf-32 unmarked": ("a.jsonl", line().encode("utf-32-le"), "", "--encoding utf-32-le"),
     "cp1252": ("a.csv", f"{HEAD}\ns,a,a café\n".encode("cp1252"), "", "--encoding cp1252"),
     "cp1252 said": (
         "a.csv",
