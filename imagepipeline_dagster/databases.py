@@ -120,6 +120,9 @@ def engine_that_reads(url: URL) -> sa.Engine:
         options["poolclass"] = sa.pool.NullPool
     if url.get_backend_name() == "duckdb":
         options["connect_args"] = {"read_only": True}
+    if url.drivername == _PSYCOPG:
+        # A statement that the server had prepared fails once its owner gives a column another type.
+        options["connect_args"] = {"prepare_threshold": None}
     engine = _engine(url, **options)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare("query_only = ON"))
@@ -151,7 +154,7 @@ def engine_that_writes(url: URL, *, write_ahead: bool = False) -> sa.Engine:
 
 def _engine(url: URL, **options: Any) -> sa.Engine:  # noqa: ANN401 - create_engine's own
     if url.drivername == _PSYCOPG and "connect_timeout" not in url.query:
-        options["connect_args"] = {"connect_timeout": _CONNECT_SECONDS}
+        options.setdefault("connect_args", {})["connect_timeout"] = _CONNECT_SECONDS
     if url.get_backend_name() != "sqlite":
         options["pool_pre_ping"] = True
     try:

@@ -25,6 +25,9 @@ THREE = (
 )
 
 
+NOON = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)
+
+
 def test_sets_and_rows(tables: SourceTables, execute: Execute) -> None:
     """Sets and their rows come sorted, as they are now; rows without a set are counted."""
     execute(*THREE)
@@ -378,3 +381,18 @@ def test_a_file_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
         file.unlink()
         with pytest.raises(TablesUnavailable, match="There is no SQLite file"):
             tables.prompt_sets()
+
+
+def test_a_column_gets_another_type_while_it_is_watched(postgres_url: str) -> None:
+    """A table that was read again and again on one connection is read after a change of its type.
+
+    PostgreSQL keeps the plan of a statement that its driver prepared, and refuses it from then on.
+    """
+    create_tables(postgres_url)
+    row = {"prompt_set": "s", "prompt_id": "a", "prompt": "p", "updated_at": NOON}
+    insert(postgres_url, "prompts", row)
+    with SourceTables(postgres_url) as tables:
+        seen = [newest_in(tables) for _ in range(10)]
+        assert set(seen) == {"time 2026-05-01 12:00:00+00:00"}
+        run_sql(postgres_url, "ALTER TABLE prompts ALTER COLUMN updated_at TYPE text")
+        assert newest_in(tables).startswith("text 2026-05-01")
