@@ -73,7 +73,7 @@ docs: $(EVERYTHING) ## Write the pages that follow from the code
 pictures: $(EVERYTHING) ## Take the pictures of the UI in docs/images anew
 	RENEW_PICTURES=1 $(BIN)/pytest -m slow tests/e2e/test_approved_purchase.py tests/e2e/test_overrides.py
 
-bench: $(EVERYTHING) ## Measure purchase, sensors and moderation beside what one would write by hand
+bench: $(EVERYTHING) ## Measure each stage, and judge what is promised of its speed
 	$(BIN)/python -m benchmarks.purchase
 	$(BIN)/python -m benchmarks.tables
 	$(BIN)/python -m benchmarks.moderation

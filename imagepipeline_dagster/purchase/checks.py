@@ -40,7 +40,8 @@ EXPECTATIONS = (
         description="Every sample came, was filtered or was refused; none is still open or failed.",
         outcomes=(Outcome.PENDING, Outcome.FAILED, Outcome.EXPIRED),
         finding="are open or failed",
-        advice="materialize the set again; for what stays open see the column `error`",
+        advice="approve its plan if that is what it waits for, or materialize the set again; for "
+        "what stays open see the column `error`",
     ),
     Expectation(
         name="no_answer_was_lost",
