@@ -95,6 +95,7 @@ def test_undo_leaves_anothers_later_decision_alone(page: TestClient, sqlite_url:
 def test_undo_brings_back_what_another_decided_meanwhile(page: TestClient, sqlite_url: str) -> None:
     """What somebody else decided after the page was loaded stands again, and is not cleared."""
     page.get("samples")
+    decide(page, "reject", KEPT)
     theirs = decided(
         "reject",
         at=dt.datetime.now(dt.UTC),
@@ -106,7 +107,9 @@ def test_undo_brings_back_what_another_decided_meanwhile(page: TestClient, sqlit
     decide(page, "keep", KEPT)
     undone = page.post("decisions", json={"decision": "undo"}).json()
     assert (undone["verdict"], undone["decision"]) == ("rejected", "reject")
-    assert [row[0] for row in recorded(sqlite_url)] == ["reject", "keep", "reject"]
+    again = page.post("decisions", json={"decision": "undo"})
+    assert again.status_code == 409
+    assert [row[0] for row in recorded(sqlite_url)] == ["reject", "reject", "keep", "reject"]
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,9 @@ class ReviewSession:
                 raise PictureUnknown("This page has no such picture: load it anew.")
             # Somebody else may have decided since the page was loaded: an undo brings that back.
             before = decision_about(self._by_place[place], self._decisions())
+            if before is not None and before.reviewer != self.reviewer:
+                # What was decided here before theirs is no longer to be taken back.
+                self._undoable = [each for each in self._undoable if _about(each[0]) != place]
             now = self._record(place, decision, reason.strip() or _NO_REASON)
             self._undoable.append((now, before))
             self.recorded += 1
@@ -159,7 +162,7 @@ class ReviewSession:
             if not self._undoable:
                 raise NothingToUndo("Nothing was decided here that could be taken back.")
             mine, before = self._undoable[-1]
-            place = str(mine.prompt_set), str(mine.image_sha256)
+            place = _about(mine)
             self._read_decisions()
             stands = self._standing[place]
             if stands is None or _signed(stands) != _signed(mine):
@@ -226,6 +229,10 @@ class ReviewSession:
 def _signed(override: Override) -> tuple[str, str]:
     # Without reason and time: a decision that an undo brought back has others.
     return override.decision, override.reviewer
+
+
+def _about(override: Override) -> _Place:
+    return str(override.prompt_set), str(override.image_sha256)
 
 
 def _place(image: ModeratedImage) -> _Place:
