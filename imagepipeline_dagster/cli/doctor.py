@@ -22,6 +22,7 @@ from imagepipeline_dagster.cli.terminal import Answer
 from imagepipeline_dagster.defs import under_way
 from imagepipeline_dagster.errors import CorrectableError
 from imagepipeline_dagster.ledger import bought, identity, opening, requests
+from imagepipeline_dagster.moderation import decisions
 from imagepipeline_dagster.storage.contract import Storage
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         ImagePipelineResource,
         LedgerResource,
         StorageResource,
+        TablesResource,
     )
 
 _DISTRIBUTION = "imagepipeline-dagster"
@@ -65,7 +67,7 @@ class Finding:
 @click.command()
 @on_dataset
 def doctor(*, dataset: ImageDataset) -> Answer:
-    """Look at versions, key, tables, storage, ledger, clock, pools and daemon.
+    """Look at versions, key, tables, storage, ledger, clock, decisions, pools and daemon.
 
     Nothing is bought. The storage gets a small object, which is removed again. The exit code is 1
     where something is wrong.
@@ -95,9 +97,13 @@ def _findings(dataset: ImageDataset) -> Iterator[Finding]:
         return
     api, storage, ledger = resources["imagepipeline"], resources["storage"], resources["ledger"]
     yield from _guarded("key", lambda: _key(api))
-    yield from _guarded("tables", lambda: _tables(dataset))
+    of_tables = list(_guarded("tables", lambda: _tables(dataset)))
+    yield from of_tables
     yield from _guarded("storage", lambda: _storage(storage))
-    yield from _guarded("ledger", lambda: _ledger(ledger, storage, api))
+    of_ledger = list(_guarded("ledger", lambda: _ledger(ledger, storage, api)))
+    yield from of_ledger
+    if not any(finding.grade is Grade.WRONG for finding in (*of_tables, *of_ledger)):
+        yield from _guarded("decisions", lambda: _decisions(dataset, resources["tables"], ledger))
     yield from _guarded("dagster", lambda: _dagster(dataset))
 
 
@@ -224,6 +230,20 @@ def _ledger(
         well="this machine and the database agree on the time",
         remedy="let NTP set the clocks: sensors, links and buckets go by them",
     )
+
+
+def _decisions(
+    dataset: ImageDataset, tables: TablesResource, resource: LedgerResource
+) -> Iterator[Finding]:
+    overrides = tables.overrides(dataset.overrides)
+    with resource.open(create=False) as ledger, ledger.reading() as connection:
+        for decided, why in decisions.decisions_about_nothing(connection, overrides):
+            yield Finding(
+                "decisions",
+                Grade.NOTE,
+                f"the {decided.decision} of row {decided.number} is about nothing: {why}",
+                f"add the row that was meant to {dataset.overrides}, or a clear of this one",
+            )
 
 
 def _without_ledger(ledger: Ledger, storage: Storage) -> Finding:

@@ -1,6 +1,7 @@
 """Verdicts made anew without buying: after people's decisions, or under another policy."""
 
 import datetime as dt
+from itertools import islice
 from typing import Any
 
 import dagster as dg
@@ -8,8 +9,11 @@ import dagster as dg
 from imagepipeline_dagster.defs.dataset import ImageDataset
 from imagepipeline_dagster.defs.sensor_resources import ledger_of, tables_of
 from imagepipeline_dagster.defs.under_way import partitions_in_use
+from imagepipeline_dagster.moderation.decisions import decisions_about_nothing
 from imagepipeline_dagster.moderation.ticks import looked_at, watch_verdicts
 from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
+
+_TOLD = 20  # decisions without effect, in the log of a tick
 
 
 def build_moderation_overrides(
@@ -43,11 +47,18 @@ def build_moderation_overrides(
         # Looked up first: a run that ends meanwhile has said by then what it was made from.
         in_use = partitions_in_use(context.instance, keys)
         now = dt.datetime.now(dt.UTC)
+        overrides = tables.overrides(dataset.overrides)
         with ledger_of(context, dataset).open() as opened:
+            with opened.reading() as connection:
+                for decided, why in islice(decisions_about_nothing(connection, overrides), _TOLD):
+                    context.log.warning(
+                        "the %s of row %d of %s is about nothing: %s",
+                        *(decided.decision, decided.number, dataset.overrides, why),
+                    )
             tick = watch_verdicts(
                 opened,
                 dataset.moderation,
-                tables.overrides(dataset.overrides),
+                overrides,
                 dataset=dataset.name,
                 present=set(map(prompt_set_of, keys)),
                 max_runs=dataset.watching.max_runs_per_tick,

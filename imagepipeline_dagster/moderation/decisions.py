@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 
 from sqlalchemy import Connection, and_, select
 
+from imagepipeline_dagster.databases import batches
 from imagepipeline_dagster.ledger.decisions import FIRST_DIGITS, MIN_PREFIX
 from imagepipeline_dagster.ledger.lineage import images_beginning_with
-from imagepipeline_dagster.ledger.schema import uses
-from imagepipeline_dagster.tables.overrides import Override, OverrideDecision, OverrideInvalid
+from imagepipeline_dagster.ledger.schema import samples, uses
+from imagepipeline_dagster.tables.overrides import (
+    EVERY_SET,
+    Override,
+    OverrideDecision,
+    OverrideInvalid,
+)
 from imagepipeline_dagster.tables.spelling import did_you_mean
 from imagepipeline_dagster.tables.transfer.file_rows import FileUnreadable, RowUnreadable
 from imagepipeline_dagster.tables.transfer.incoming import ImportRefused
@@ -33,12 +40,21 @@ class KnownTargets:
         connection: to the ledger.
         where: what messages call it.
         force: whether a decision may be about what is not there yet.
+        advice: how to decide about such a thing all the same.
     """
 
-    def __init__(self, connection: Connection, *, where: str, force: bool = False) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        where: str,
+        force: bool = False,
+        advice: str = " --force decides about what is not there yet.",
+    ) -> None:
         self._connection = connection
         self._where = where
         self._force = force
+        self._advice = advice
         self._ids: dict[str, frozenset[str]] = {}
 
     @cached_property
@@ -93,10 +109,56 @@ class KnownTargets:
                 column="prompt_id",
             )
 
+    def check_set(self, decided: Override, sets: Collection[str]) -> None:
+        """Refuse a picture in a set that it is not in.
+
+        Raises:
+            OverrideInvalid: asks whether one that is spelled alike was meant.
+        """
+        named = decided.prompt_set
+        if named is not None and named not in (EVERY_SET, *sets):
+            asked = did_you_mean(named, sets)
+            picture = f"picture {decided.image_sha256} in set {named!r}"
+            self._refuse(f"{picture}.{asked}", column="prompt_set")
+
     def _refuse(self, what: str, *, column: str) -> None:
         if not self._force:
-            hint = "--force decides about what is not there yet."
-            raise OverrideInvalid(f"{self._where} knows no {what} {hint}", column=column)
+            raise OverrideInvalid(f"{self._where} knows no {what}{self._advice}", column=column)
+
+
+def decisions_about_nothing(
+    connection: Connection, overrides: Iterable[Override]
+) -> Iterator[tuple[Override, str]]:
+    """Yield decisions that stand and do nothing, each with why: a row of SQL may have a slip.
+
+    The ledger, to which this is a connection, knows no picture that they are about.
+    """
+    latest = {
+        (each.image_sha256, each.prompt_set, each.prompt_id): each
+        for each in sorted(overrides, key=attrgetter("rank"))
+    }
+    standing = [each for each in latest.values() if each.decision is not OverrideDecision.CLEAR]
+    sets_of: dict[str, set[str]] = {}
+    for some in batches(sorted({each.image_sha256 for each in standing if each.image_sha256})):
+        query = (
+            select(samples.c.image_sha256, uses.c.prompt_set)
+            .join(uses, uses.c.request_key == samples.c.request_key)
+            .where(samples.c.image_sha256.in_(some))
+            .distinct()
+        )
+        for sha256, prompt_set in connection.execute(query):
+            sets_of.setdefault(sha256, set()).add(prompt_set)
+    known = KnownTargets(connection, where="the ledger", advice="")
+    for each in standing:
+        try:
+            if each.image_sha256 is None:
+                known.check_prompt(each.prompt_set or "", each.prompt_id or "")
+            elif each.image_sha256 not in sets_of:
+                known.image(each.image_sha256)
+            else:
+                known.check_set(each, sets_of[each.image_sha256])
+        except OverrideInvalid as error:
+            yield each, str(error)
 
 
 def decisions_of_file(file: Path, known: KnownTargets | None) -> list[Override]:

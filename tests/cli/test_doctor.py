@@ -17,6 +17,7 @@ from dagster._daemon.types import DaemonHeartbeat
 
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.storage.folder import LocalFolder
+from imagepipeline_dagster.tables.overrides import Override, OverrideDecision, record_overrides
 from tests.buying import API_KEY
 from tests.cli.running import do, facts
 from tests.cli.shop import Shop
@@ -193,6 +194,23 @@ def test_what_is_wrong_is_said(
     assert "hunter2" not in result.output
     assert API_KEY not in result.output
     assert installation.emulator.stats.bought_twice == ()
+
+
+def test_a_decision_about_nothing_is_noted(installation: Shop) -> None:
+    """A row of SQL that decides about no picture is named, with the one that was meant."""
+    slip = Override(
+        decision=OverrideDecision.REJECT,
+        reviewer="ana",
+        reason="blurry",
+        decided_at=dt.datetime.now(dt.UTC),
+        prompt_set="sprin",
+        prompt_id="a",
+    )
+    record_overrides(installation.tables_url, [slip])
+    assert grades()["decisions"] == "note"
+    told = do("doctor").output
+    assert "the reject of row 1 is about nothing" in told
+    assert "Did you mean 'spring'?" in told
 
 
 def test_the_default_limit_of_pools_counts(installation: Shop, tmp_path: Path) -> None:

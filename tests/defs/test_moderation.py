@@ -77,6 +77,42 @@ def decide(pipeline: Pipeline, decision: str, **about: str) -> None:
     )
 
 
+def test_a_decision_with_a_slip_is_told(
+    pipeline: Pipeline, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The log of a tick names a row of SQL that is about nothing, until it is cleared."""
+    pipeline.add("spring", "fox")
+    pipeline.sync()
+    picture = pipeline.table("generated_images", "spring")["image_sha256"][0]
+    decide(pipeline, "reject", prompt_set="Spring ", prompt_id="fox")
+    decide(pipeline, "reject", prompt_set="spring", prompt_id="fxo")
+    decide(pipeline, "keep", image_sha256=picture, prompt_set="sprin")
+    decide(pipeline, "reject", image_sha256=f"{picture[:-1]}{'1' if picture[-1] == '0' else '0'}")
+    decide(pipeline, "keep", image_sha256=picture)
+    capfd.readouterr()
+
+    assert partition_keys(pipeline.tick(SENSOR)) == ["spring"]
+    log = capfd.readouterr().err
+    nothing = "of moderation_overrides is about nothing: the ledger knows no"
+    for words in (
+        f"reject of row 1 {nothing} pictures of a prompt set 'Spring '. Did you mean 'spring'?",
+        f"row 2 {nothing} pictures of a prompt 'fxo' in set 'spring'. Did you mean 'fox'?",
+        f"knows no picture {picture} in set 'sprin'. Did you mean 'spring'?",
+        f"Did you mean {picture}?",
+    ):
+        assert words in log
+    assert "row 5" not in log
+
+    for about in (
+        {"prompt_set": "Spring ", "prompt_id": "fox"},
+        {"prompt_set": "spring", "prompt_id": "fxo"},
+        {"image_sha256": picture, "prompt_set": "sprin"},
+    ):
+        decide(pipeline, "clear", **about)
+    pipeline.tick(SENSOR)
+    assert capfd.readouterr().err.count("is about nothing") == 1
+
+
 @pytest.mark.slow
 def test_another_policy_makes_other_verdicts_and_buys_nothing(pipeline: Pipeline) -> None:
     """A changed policy is noticed by the sensor, changes verdicts and data version, and is free."""
