@@ -164,15 +164,16 @@ def _what_can_be_meant() -> Iterator[sa.schema.SchemaItem]:
     """Yield checks that refuse a row at once: once there, nobody could take it away again."""
     for text in ("reviewer", "reason"):
         yield sa.CheckConstraint(f"length(trim({text}, '{_WHITE_SPACE}')) > 0")
-    start = "substr(decided_at, 1, 19)"
     texts = ("image_sha256", "prompt_set", "prompt_id", "reviewer", "reason")
     for check in (
         f"length(image_sha256) = {_SHA256_DIGITS} AND image_sha256 NOT GLOB '*[^0-9a-fA-F]*'",
         *(f"typeof({text}) IN ('text', 'null')" for text in texts),
         # SQLite also takes a Julian day, a time without its day, and the 31st of a shorter month.
         "datetime(decided_at) IS NOT NULL",
-        f"datetime({start}, '+0 days') LIKE replace({start}, 'T', ' ') || '%'",
-        f"decided_at >= '{_FIRST_DAY}' AND decided_at NOT GLOB '*z'",
+        "date(substr(decided_at, 1, 10), '+0 days') IS substr(decided_at, 1, 10)",
+        "length(decided_at) = 10 OR substr(decided_at, 11) GLOB '[ T][012][0-9]:[0-5]*'",
+        "substr(decided_at, 12) NOT GLOB '*[^0-9:.+Z-]*' AND substr(decided_at, 12, 2) < '24'",
+        f"decided_at >= '{_FIRST_DAY}'",
     ):
         yield sa.CheckConstraint(check).ddl_if(dialect="sqlite")
     for check in (

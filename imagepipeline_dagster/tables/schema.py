@@ -108,8 +108,8 @@ class PromptRow:
     """A row of the prompts table as it was read.
 
     Text stands as it was written; a null in a required column is the empty text, and a text of
-    white space in any other a null. A number, flag
-    or time which cannot be read as one is kept as text, 1.5 for a whole number as a float.
+    white space in any other a null. A number, flag or time which cannot be read as one is kept as
+    text, 1.5 for a whole number as a float.
     """
 
     prompt_set: str = _column(Kind.TEXT, "Batch that a person would name")
