@@ -13,7 +13,6 @@ from imagepipeline_dagster.moderation.review.samples import facts_of, most_urgen
 from imagepipeline_dagster.moderation.verdicts import (
     OVERRIDDEN,
     VERDICT_OF,
-    Decisions,
     ModeratedImage,
     decision_about,
     latest_decisions,
@@ -24,6 +23,7 @@ from imagepipeline_dagster.tables.overrides import (
     OVERRIDES,
     Override,
     OverrideDecision,
+    count_overrides,
     read_overrides,
     record_overrides,
 )
@@ -104,6 +104,7 @@ class ReviewSession:
         self._table = table
         self._lock = threading.Lock()
         self._standing: dict[_Place, Override | None] = {}
+        self._decisions_read = -1  # how many there were
         self._undoable: list[tuple[Override, Override | None]] = []
 
     def samples(self) -> list[ShownSample]:
@@ -142,7 +143,9 @@ class ReviewSession:
             if place not in self._by_place:
                 raise PictureUnknown("This page has no such picture: load it anew.")
             # Somebody else may have decided since the page was loaded: an undo brings that back.
-            before = decision_about(self._by_place[place], self._decisions())
+            if count_overrides(self._tables_url, table=self._table) != self._decisions_read:
+                self._read_decisions()
+            before = self._standing.get(place)
             if before is not None and before.reviewer != self.reviewer:
                 # What was decided here before theirs is no longer to be taken back.
                 self._undoable = [each for each in self._undoable if _about(each[0]) != place]
@@ -186,13 +189,13 @@ class ReviewSession:
         )
         record_overrides(self._tables_url, [override], table=self._table)
         self._standing[place] = override
+        self._decisions_read += 1
         return override
 
-    def _decisions(self) -> Decisions:
-        return latest_decisions(read_overrides(self._tables_url, table=self._table))
-
     def _read_decisions(self) -> None:
-        decisions = self._decisions()
+        # Counted first: what is recorded meanwhile is read again. None is ever taken away.
+        self._decisions_read = count_overrides(self._tables_url, table=self._table)
+        decisions = latest_decisions(read_overrides(self._tables_url, table=self._table))
         self._standing = {
             place: decision_about(image, decisions) for place, image in self._by_place.items()
         }
