@@ -66,7 +66,7 @@ class ParquetIOManager(dg.ConfigurableIOManager):
             TypeError: when one table is wanted of several partitions, or of none.
         """
         storage, key = self.storage.open(), context.asset_key
-        wanted = context.dagster_type.typing_type
+        wanted = _without_none(context.dagster_type.typing_type)
         if not context.has_asset_partitions:
             return _loaded(_stored(storage, key, None), wanted)
         partitions = context.asset_partition_keys
@@ -105,6 +105,12 @@ def _encoded(table: pa.Table) -> bytes:
     encoded = io.BytesIO()
     pq.write_table(table, encoded, compression="zstd")
     return encoded.getvalue()
+
+
+def _without_none(annotated: object) -> object:
+    """Return what an annotation names beside None."""
+    others = [each for each in get_args(annotated) if each is not type(None)]
+    return others[0] if type(None) in get_args(annotated) and len(others) == 1 else annotated
 
 
 def _loaded(stored: bytes, wanted: object) -> "_Loaded":

@@ -176,8 +176,9 @@ def test_a_single_partition_is_still_a_dict(
     partitions_def=dg.StaticPartitionsDefinition(["monday"]),
     ins={"rows": dg.AssetIn(partition_mapping=dg.AllPartitionMapping())},
 )
-def of_a_day(rows: dict[str, pa.Table]) -> None:
+def of_a_day(rows: dict[str, pa.Table] | None) -> None:
     """Look at each set on a day."""
+    assert rows is not None
     assert [table.num_rows for table in rows.values()] == [2] * len(rows)
 
 
