@@ -7,6 +7,7 @@ only one release has are read again, a band of some thousands at a time, to tell
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -243,6 +244,7 @@ class _KeptOut:
         self._storage = storage
         self._former = former
         self._release = release
+        self._over: dict[str, tuple[tuple[str, str | None] | None, int]] = {}
 
     def __call__(self, row: Lineage) -> tuple[str, str | None] | None:
         lost = self._why.get(_hash_of(*(row[name] for name in PLACE), row["image_sha256"]))
@@ -250,23 +252,30 @@ class _KeptOut:
         return lost or (self._held_back(row["prompt_set"]) if is_older else None)
 
     def _held_back(self, prompt_set: str) -> tuple[str, str | None] | None:
+        """Return what kept one more sample of a set out; None where it is over for no further."""
+        if prompt_set not in self._over:
+            self._over[prompt_set] = self._over_in(prompt_set)
+        why, samples = self._over[prompt_set]
+        self._over[prompt_set] = why, samples - 1
+        return why if samples > 0 else None
+
+    def _over_in(self, prompt_set: str) -> tuple[tuple[str, str | None] | None, int]:
+        """Return what kept samples of a set out and does no more, and of how many that is true."""
         counts = self._former.prompt_sets.get(prompt_set)
         if counts is None:
             sentences = (text.partition(f"{prompt_set!r}: ") for text in self._former.left_out)
             why = next((why for before, own, why in sentences if own and not before), None)
-            return (Cause.LEFT_OUT, why) if why else None
+            return ((Cause.LEFT_OUT, why), sys.maxsize) if why else (None, 0)
         now = self._release.prompt_sets.get(prompt_set, NO_COUNTS).why_not_kept
-        over = [
-            reason
+        over = {
+            reason: fewer
             for reason, number in counts.why_not_kept.items()
-            if number > now.get(reason, 0) and reason not in _WITHOUT_A_PICTURE
-        ]
-        if not over:
-            return None
+            if (fewer := number - now.get(reason, 0)) > 0 and reason not in _WITHOUT_A_PICTURE
+        }
         causes = set(map(cause_of_reason, over))
         cause = causes.pop() if len(causes) == 1 else Cause.POLICY
         # By whom it was decided, no release says.
-        return cause, None if cause == Cause.OVERRIDE else " or ".join(over)
+        return (cause, None if cause == Cause.OVERRIDE else " or ".join(over)), sum(over.values())
 
     @cached_property
     def _why(self) -> dict[int, tuple[str, str | None]]:

@@ -281,15 +281,18 @@ def test_what_a_release_held_back_is_not_told_as_new(storage: LocalFolder) -> No
         stopped={"set 3": "the check accounting failed"},
     )
     late = kept_row(storage, 9, prompt_set="set 1", completed_at=NOON + dt.timedelta(hours=1))
+    # One sample of the set is held back no more, so this one was bought for another.
+    older = kept_row(storage, 10, prompt_set="set 1", completed_at=earlier)
     # A prompt that was left alone keeps what is new from being taken for it.
     still = dataclasses.replace(rows[4], **unchecked)
     new = kept_row(storage, 8, prompt_set="set 4", completed_at=earlier)
-    release = publish_rows(storage, [*rows[:4], late, still, new, rows[5]])
+    release = publish_rows(storage, [*rows[:4], late, older, still, new, rows[5]])
 
     changes = releases_in(storage)[1].changes_since(releases_in(storage)[0])
     assert [(c.prompt_set, c.prompt_id, c.cause, c.before, c.after) for c in changes] == [
         ("set 1", "p001", "policy", "unchecked", "ok"),
         ("set 1", "p009", "new_prompt", None, "a fox, number 9"),
+        ("set 1", "p010", "new_prompt", None, "a fox, number 10"),
         ("set 2", "p002", "override", None, None),
         ("set 3", "p003", "left_out", "the check accounting failed", None),
         ("set 4", "p008", "new_prompt", None, "a fox, number 8"),
