@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, distributions, requires, version
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
@@ -44,6 +45,7 @@ _REMEDIES = {
     "tables": "name the tables' database by IMAGEPIPELINE_TABLES_URL",
 }
 _CLOCK_TOLERANCE = dt.timedelta(seconds=30)
+_MOST_DECISIONS = 20  # about nothing, the newest
 
 
 class Grade(StrEnum):
@@ -102,7 +104,7 @@ def _findings(dataset: ImageDataset) -> Iterator[Finding]:
     yield from _guarded("storage", lambda: _storage(storage))
     of_ledger = list(_guarded("ledger", lambda: _ledger(ledger, storage, api)))
     yield from of_ledger
-    if not any(finding.grade is Grade.WRONG for finding in (*of_tables, *of_ledger)):
+    if all(finding.grade is Grade.GOOD for finding in (*of_tables, *of_ledger)):
         yield from _guarded("decisions", lambda: _decisions(dataset, resources["tables"], ledger))
     yield from _guarded("dagster", lambda: _dagster(dataset))
 
@@ -237,7 +239,8 @@ def _decisions(
 ) -> Iterator[Finding]:
     overrides = tables.overrides(dataset.overrides)
     with resource.open(create=False) as ledger, ledger.reading() as connection:
-        for decided, why in decisions.decisions_about_nothing(connection, overrides):
+        about_nothing = decisions.decisions_about_nothing(connection, overrides)
+        for decided, why in islice(about_nothing, _MOST_DECISIONS):
             yield Finding(
                 "decisions",
                 Grade.NOTE,

@@ -59,7 +59,7 @@ def only_kept_passes_on(moderated_images: StoredTable) -> dg.AssetCheckResult:
 def few_are_rejected(moderated_images: StoredTable, dataset: ImageDataset) -> dg.AssetCheckResult:
     """No larger share is rejected for what it shows than the policy allows.
 
-    More is a sign that the model or the prompts went wrong. Sets of few samples always pass.
+    More is a sign that the model or the prompts went wrong. Sets of fewer than 20 always pass.
     """
     images, rules = _judged(moderated_images, dataset)
     judged, rejected = judged_pictures(images)

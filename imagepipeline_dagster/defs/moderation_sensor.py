@@ -13,7 +13,7 @@ from imagepipeline_dagster.moderation.decisions import decisions_about_nothing
 from imagepipeline_dagster.moderation.ticks import looked_at, watch_verdicts
 from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
 
-_TOLD = 20  # decisions without effect, in the log of a tick
+_TOLD = 5  # decisions about nothing, the newest, in the log of a tick: each has a search behind it
 
 
 def build_moderation_overrides(

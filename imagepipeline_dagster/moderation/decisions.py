@@ -62,6 +62,10 @@ class KnownTargets:
         """The datasets: the index of uses begins with them, so each set is then looked up in it."""
         return list(self._connection.scalars(select(uses.c.dataset).distinct()))
 
+    @cached_property
+    def _sets(self) -> list[str]:
+        return list(self._connection.scalars(select(uses.c.prompt_set).distinct()))
+
     def image(self, written: str) -> str:
         """Return the SHA-256 of the picture that it, or its first eight or more digits, names.
 
@@ -99,8 +103,7 @@ class KnownTargets:
             self._ids[prompt_set] = frozenset(self._connection.scalars(query))
         ids = self._ids[prompt_set]
         if not ids:
-            sets = self._connection.scalars(select(uses.c.prompt_set).distinct())
-            asked = did_you_mean(prompt_set, sets)
+            asked = did_you_mean(prompt_set, self._sets)
             self._refuse(f"pictures of a prompt set {prompt_set!r}.{asked}", column="prompt_set")
         elif prompt_id not in ids:
             asked = did_you_mean(prompt_id, sorted(ids))
@@ -129,15 +132,17 @@ class KnownTargets:
 def decisions_about_nothing(
     connection: Connection, overrides: Iterable[Override]
 ) -> Iterator[tuple[Override, str]]:
-    """Yield decisions that stand and do nothing, each with why: a row of SQL may have a slip.
+    """Yield decisions that stand and are about no picture, each with why, the newest first.
 
-    The ledger, to which this is a connection, knows no picture that they are about.
+    A row of SQL may have a slip, which nobody would notice. The connection is to the ledger that
+    knows the pictures.
     """
-    latest = {
+    by_target = {
         (each.image_sha256, each.prompt_set, each.prompt_id): each
         for each in sorted(overrides, key=attrgetter("rank"))
     }
-    standing = [each for each in latest.values() if each.decision is not OverrideDecision.CLEAR]
+    latest = sorted(by_target.values(), key=attrgetter("rank"), reverse=True)
+    standing = [each for each in latest if each.decision is not OverrideDecision.CLEAR]
     sets_of: dict[str, set[str]] = {}
     for some in batches(sorted({each.image_sha256 for each in standing if each.image_sha256})):
         query = (
@@ -148,7 +153,7 @@ def decisions_about_nothing(
         )
         for sha256, prompt_set in connection.execute(query):
             sets_of.setdefault(sha256, set()).add(prompt_set)
-    known = KnownTargets(connection, where="the ledger", advice="")
+    known = KnownTargets(connection, where="this ledger", advice="")
     for each in standing:
         try:
             if each.image_sha256 is None:

@@ -93,7 +93,7 @@ def test_a_decision_with_a_slip_is_told(
 
     assert partition_keys(pipeline.tick(SENSOR)) == ["spring"]
     log = capfd.readouterr().err
-    nothing = "of moderation_overrides is about nothing: the ledger knows no"
+    nothing = "of moderation_overrides is about nothing: this ledger knows no"
     for words in (
         f"reject of row 1 {nothing} pictures of a prompt set 'Spring '. Did you mean 'spring'?",
         f"row 2 {nothing} pictures of a prompt 'fxo' in set 'spring'. Did you mean 'fox'?",
