@@ -283,7 +283,7 @@ def test_sets_of_a_run_that_is_ended_end_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No set waits for another's last answers, nor sends anything meanwhile."""
-    monkeypatch.setattr(purchase, "_GRACE_SECONDS", 2.0)
+    monkeypatch.setattr(purchase, "_GRACE_SECONDS", 4.0)
     interrupt_one = purchase.Purchase.interrupt
     steps: list[str] = []
 

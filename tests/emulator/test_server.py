@@ -309,7 +309,7 @@ def test_server_stops_while_an_answer_waits() -> None:
     body = {"model_id": "sdxl", "prompt": "a boat"}
     with ThreadPoolExecutor(1) as pool, EmulatorServer(slow) as server:
         url, key = f"{server.url}/sdxl/text2image/v1", {"API-Key": "emulator"}
-        waiting = pool.submit(httpx.post, url, headers=key, json=body, verify=NO_TLS, timeout=None)
+        waiting = pool.submit(httpx.post, url, headers=key, json=body, verify=NO_TLS, timeout=300)
         while server.stats.posts_accepted == 0:
             time.sleep(0.01)
     assert isinstance(waiting.exception(), httpx.RemoteProtocolError)
