@@ -1,10 +1,10 @@
 """A lost ledger's entries restored from what the storage keeps: three tables of each prompt set.
 
-Only missing entries are restored, and those of an older copy of which the tables tell more; the
-others stay as they are. The tables tell what was bought until they were stored. A request that they
-show as not bought, and that the ledger lacks or an older copy would buy, may have been bought after
-that, by a run that never came to its end: it becomes `unknown`, for a person to decide. The errors
-tell what people decided.
+Only missing entries are restored, and those of which the tables show a job, or an end, that the
+ledger does not know; the others stay as they are. The tables tell what was bought until they were
+stored. A request that they show as not bought, and that the ledger lacks or an older copy would
+buy, may have been bought after that, by a run that never came to its end: it becomes `unknown`, for
+a person to decide. The errors tell what people decided.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, delete
 
 from imagepipeline_dagster.api.contract import submit_path
 from imagepipeline_dagster.ledger.decisions import GIVEN_UP, restore_decision
 from imagepipeline_dagster.ledger.identity import adopt, may_be_older
 from imagepipeline_dagster.ledger.records import (
     MAX_JOBS_PER_REQUEST,
+    Attempt,
     Entry,
     Failure,
     Outcome,
@@ -33,6 +34,7 @@ from imagepipeline_dagster.ledger.records import (
 from imagepipeline_dagster.ledger.requests import entries_seen_by
 from imagepipeline_dagster.ledger.schema import requests, samples
 from imagepipeline_dagster.ledger.sources import record_source
+from imagepipeline_dagster.ledger.steps import keep_attempt
 from imagepipeline_dagster.ledger.upserts import put
 from imagepipeline_dagster.ledger.uses import record_uses
 from imagepipeline_dagster.ledger.verification import count_strangers
@@ -55,8 +57,8 @@ _ENDED = (
 )
 _RESTORED = "restored from the stored tables"
 _PERHAPS_BOUGHT = (
-    "the ledger was lost, and the stored tables do not show it as bought; a run that did not end "
-    "may have bought it"
+    "the ledger was lost or is an older copy, and the stored tables do not show the request as "
+    "bought; a run that did not end may have bought it"
 )
 _LONG_AGO = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 
@@ -139,23 +141,17 @@ class Rebuilding:
         for call in plan:
             rows: Sequence[GeneratedImage] = shown.get(call.request_key, ())
             before = known.get(call.request_key)
-            if call.request_key in restored or not (before is None or is_older):
+            if call.request_key in restored:
                 continue
-            rows = rows if before is None else _told_since(before, rows)
-            entry = self._entry(call, rows, before)
+            if before is not None and not _tells_more(rows, before, is_older=is_older):
+                rows = ()
+            entry = self._entry(call, rows, before, is_older=is_older)
             if entry is None:
                 continue
             restored[call.request_key] = entry
-            put(connection, requests, entry, replace=tuple(entry))
-            for error, row in {row.error: row for row in rows if row.error}.items():
-                restore_decision(connection, call.request_key, error, at=_moment_of(row))
-            for sample in _stored_samples(call.request_key, rows, attempt=entry["attempt"]):
-                put(connection, samples, sample)
-                stored += sample["image_sha256"] is not None
-            # A copy of a request that was being bought has counted it.
-            if entry["submitted_at"] is not None and plan_state(before) is PlanState.TO_BUY:
-                day = entry["submitted_at"].date()
-                spending.reserve(connection, images=call.samples, today=day)
+            stored += _put(connection, entry, rows, before)
+            for bought_at in _uncounted_jobs(rows, before):
+                spending.reserve(connection, images=call.samples, today=bought_at.date())
         record_uses(connection, (use for use in uses if use.request_key in restored))
         for source in sources_shown_by(images, self.means.storage):
             record_source(connection, source)
@@ -167,14 +163,20 @@ class Rebuilding:
         )
 
     def _entry(
-        self, call: PlannedRequest, rows: Sequence[GeneratedImage], before: Entry | None
+        self,
+        call: PlannedRequest,
+        rows: Sequence[GeneratedImage],
+        before: Entry | None,
+        *,
+        is_older: bool,
     ) -> Mapping[str, Any] | None:
         """Return a request's row in the ledger; None where it stays, or is not bought."""
-        row = next((row for row in rows if row.job_id), rows[0] if rows else None)
+        row = _last_of(rows)
         state, failure, error = _end_of(rows)
-        is_to_buy = plan_state(before) is PlanState.TO_BUY
         if state is None:
-            if self.unbought or not is_to_buy:
+            would_buy = plan_state(before) is PlanState.TO_BUY
+            decided = before is not None and (_is_restored(before) or not (is_older or rows))
+            if self.unbought or not would_buy or decided:
                 return None
             state, error = State.UNKNOWN, _PERHAPS_BOUGHT
         submitted_at = row.submitted_at if row else None
@@ -185,7 +187,7 @@ class Rebuilding:
             # Of one that failed for good nobody knows how many there were.
             "attempt": max(
                 MAX_JOBS_PER_REQUEST if failure is Failure.MODEL_ERROR else 1,
-                before.attempt + is_to_buy if before else 1,
+                before.attempt + (not _shows_attempt_of(before, row)) if before else 1,
             ),
             "endpoint": (row and row.endpoint) or f"{self.means.origin}{submit_path(call.task)}",
             "emulated": row.emulated if row and row.endpoint else self.means.emulated,
@@ -210,6 +212,38 @@ class Rebuilding:
         return rows_of(parquet_table(data), row_type)
 
 
+def _put(
+    connection: Connection,
+    entry: Mapping[str, Any],
+    rows: Sequence[GeneratedImage],
+    before: Entry | None,
+) -> int:
+    """Put a request's row, samples and decisions in place of what was known; count its pictures."""
+    request_key = entry["request_key"]
+    if before and before.attempt and not _shows_attempt_of(before, _last_of(rows)):
+        keep_attempt(connection, before, Failure.RESUBMITTED, before.error or _RESTORED)
+    put(connection, requests, entry, replace=tuple(entry))
+    known = {sample.error for sample in before.stored} if before else set()
+    for error, row in {row.error: row for row in rows if row.error}.items():
+        if error not in known:
+            restore_decision(connection, request_key, error, at=_moment_of(row))
+    if rows:
+        connection.execute(delete(samples).where(samples.c.request_key == request_key))
+    numbers = {job.submitted_at: job.attempt for job in _jobs_of(before)}
+    stored = list(_stored_samples(request_key, rows, numbers, last=entry["attempt"]))
+    for sample in stored:
+        put(connection, samples, sample)
+    return sum(sample["image_sha256"] is not None for sample in stored)
+
+
+def _uncounted_jobs(rows: Sequence[GeneratedImage], before: Entry | None) -> Iterator[dt.datetime]:
+    """Return when each job was submitted that the ledger has not counted as spent."""
+    known = {job.submitted_at for job in _jobs_of(before)}
+    for bought_at, row in {row.submitted_at: row for row in rows}.items():
+        if bought_at and bought_at not in known and not _shows_attempt_of(before, row):
+            yield bought_at
+
+
 def _samples_by_request(
     images: Sequence[GeneratedImage],
 ) -> dict[str, list[GeneratedImage]]:
@@ -225,20 +259,57 @@ def _samples_by_request(
     return shown
 
 
-def _told_since(before: Entry, rows: Sequence[GeneratedImage]) -> Sequence[GeneratedImage]:
-    """Return the samples where they tell more of a request than an older copy; else nothing."""
-    job_id = next((row.job_id for row in rows if row.job_id), None)
-    submitted_at = next((row.submitted_at for row in rows if row.submitted_at), None)
-    state = _end_of(rows)[0]
-    match plan_state(before):
-        case PlanState.TO_BUY:  # as its last job left it, or a person
-            is_news = job_id is None or job_id != before.job_id
-        case PlanState.IN_FLIGHT | PlanState.UNKNOWN:
-            is_later = submitted_at is not None and submitted_at >= before.claimed_at
-            is_news = is_later and (state, job_id) != (before.state, before.job_id)
-        case PlanState.REUSED | PlanState.FAILED:
-            is_news = False
-    return rows if is_news else ()
+def _tells_more(rows: Sequence[GeneratedImage], before: Entry, *, is_older: bool) -> bool:
+    """Tell whether the samples show more of a request than the ledger knows.
+
+    A ledger knows each job that its own tables show, also after a person let it be bought again.
+    """
+    last, state = _last_of(rows), _end_of(rows)[0]
+    if last is None:
+        return False
+    would_do = plan_state(before)
+    if last.submitted_at is None:
+        if state is None or would_do is not PlanState.TO_BUY or _is_restored(before):
+            return False
+        return is_older or last.run_id not in {job.run_id for job in _jobs_of(before)}
+    if last.submitted_at == before.submitted_at:
+        is_open = would_do in (PlanState.IN_FLIGHT, PlanState.UNKNOWN)
+        return is_open and state in (State.SUCCEEDED, State.FAILED)
+    known = [job.submitted_at for job in _jobs_of(before) if job.submitted_at]
+    if would_do is not PlanState.TO_BUY:  # there its last claim sent nothing, or is overruled
+        known.append(before.claimed_at)
+    return all(last.submitted_at > moment for moment in known)
+
+
+def _jobs_of(entry: Entry | None) -> tuple[Entry | Attempt, ...]:
+    """Return the attempts at a request that the ledger knows, its current one first."""
+    return (entry, *entry.earlier) if entry else ()
+
+
+def _shows_attempt_of(before: Entry | None, row: GeneratedImage | None) -> bool:
+    """Tell whether a sample is of the attempt that the entry is at, which counted it as spent."""
+    if before is None or row is None:
+        return False
+    if before.submitted_at is not None:
+        return row.submitted_at == before.submitted_at
+    awaits_answer = plan_state(before) in (PlanState.IN_FLIGHT, PlanState.UNKNOWN)
+    return awaits_answer and row.run_id == before.run_id
+
+
+def _is_restored(entry: Entry) -> bool:
+    """Tell whether no run had a request since it was restored: a person alone let it be bought."""
+    return entry.owner.name == _RESTORED
+
+
+def _last_of(rows: Sequence[GeneratedImage]) -> GeneratedImage | None:
+    """Return the sample that shows a request's last attempt; one to be bought shows none."""
+
+    def place(row: GeneratedImage) -> tuple[bool, dt.datetime]:
+        is_unsent = row.outcome == Outcome.PENDING and row.submitted_at is None
+        is_open = row.outcome not in _ENDED and not is_unsent
+        return is_open, row.submitted_at or _LONG_AGO
+
+    return max(rows, key=place, default=None)
 
 
 def _end_of(rows: Sequence[GeneratedImage]) -> tuple[State | None, Failure | None, str | None]:
@@ -262,15 +333,20 @@ def _end_of(rows: Sequence[GeneratedImage]) -> tuple[State | None, Failure | Non
 
 
 def _stored_samples(
-    request_key: str, rows: Sequence[GeneratedImage], *, attempt: int
+    request_key: str,
+    rows: Sequence[GeneratedImage],
+    numbers: Mapping[dt.datetime | None, int],
+    *,
+    last: int,
 ) -> Iterator[dict[str, Any]]:
+    """Return the rows of samples; `numbers` are those of the jobs that the ledger knew, by time."""
     for slot, row in enumerate(rows):
         if row.outcome not in _ENDED:
             continue
         yield fields_of(row, *_OF_SAMPLE) | {
             "request_key": request_key,
             "slot": slot,
-            "attempt": attempt,
+            "attempt": numbers.get(row.submitted_at, last),
             "stored_at": _moment_of(row),
         }
 

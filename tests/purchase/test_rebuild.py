@@ -90,13 +90,25 @@ def lose_the_ledger(ledger_url: str) -> None:
         there.drop_all(connection)
 
 
-def rebuild(buyer: Buyer, *, unbought: bool = False) -> list[Restored]:
+def adopted(buyer: Buyer) -> None:
+    """Take the ledger as it is."""
+    with buyer.open_ledger() as ledger:
+        adopt(ledger, buyer.storage)
+
+
+def resubmit(buyer: Buyer, bought: Bought) -> None:
+    """Let a person allow one more job for all requests."""
+    with buyer.open_ledger() as ledger:
+        decide(ledger, list(bought.entries), LedgerDecision.RESUBMIT, who="mira", why="needed")
+
+
+def rebuild(buyer: Buyer, *, unbought: bool = False, adopts: bool = True) -> list[Restored]:
     """Restore what the ledger lacks."""
     with buyer.open_ledger() as ledger:
         means = dataclasses.replace(buyer.means(ledger, allowance=ALLOWANCE), origin=buyer.base_url)
         rebuilding = Rebuilding(means=means, dataset="images", unbought=unbought)
         restored = list(rebuilding.restore())
-        if rebuilding.adopt():
+        if adopts and rebuilding.adopt():
             adopt(ledger, buyer.storage)
         return restored
 
@@ -171,8 +183,13 @@ def test_a_job_under_way_is_resumed_after_a_rebuild(pair: Buyer, emulator: Emula
     assert emulator.stats.posts_accepted == 1
 
 
-def test_an_older_copy_learns_what_was_bought_since(pair: Buyer, emulator: EmulatorServer) -> None:
-    """What an older copy would buy, and the tables show as bought, is known again."""
+@pytest.mark.parametrize("is_adopted", [False, True])
+def test_an_older_copy_learns_what_was_bought_since(
+    pair: Buyer,
+    emulator: EmulatorServer,
+    is_adopted: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """What a copy would buy, and the tables show as bought, is known again, also once adopted."""
     prompts = prompts_of(numbered_rows(2, samples=2))
     emulator.set_faults(Fault(kind=FaultKind.OUT_OF_QUOTA))
     assert pair.buy(prompts, allowance=ALLOWANCE).outcomes == {"pending": 4}
@@ -181,11 +198,73 @@ def test_an_older_copy_learns_what_was_bought_since(pair: Buyer, emulator: Emula
     bought = pair.buy(prompts, allowance=ALLOWANCE)
     store(pair, prompts, bought)
     put_back(pair, older)
+    if is_adopted:
+        adopted(pair)
 
     assert rebuild(pair) == [Restored("spring", 2, 4, 0)]
     assert facts(pair.buy(prompts)) == facts(bought)
     assert emulator.stats.posts_accepted == 2
     assert images_spent(pair) == 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"), [(FaultKind.STUCK, "pending"), (FaultKind.DROPPED_ANSWER, "unknown")]
+)
+def test_an_adopted_copy_learns_what_was_sent_since(
+    pair: Buyer, emulator: EmulatorServer, fault: FaultKind, outcome: str
+) -> None:
+    """What the tables show as sent, without its pictures, is bought by no adopted copy."""
+    prompts = prompts_of(numbered_rows(1, samples=2))
+    emulator.set_faults(Fault(kind=FaultKind.OUT_OF_QUOTA))
+    pair.buy(prompts)
+    older = copy_of_ledger(pair)
+    emulator.set_faults(Fault(kind=fault))
+    sent = pair.buy(prompts, run_id="later", job_timeout_seconds=0.3)
+    assert sent.outcomes == {outcome: 2}
+    store(pair, prompts, sent)
+    put_back(pair, older)
+    adopted(pair)
+
+    assert rebuild(pair) == [Restored("spring", 1, 0, int(outcome == "unknown"))]
+    emulator.set_faults()
+    again = pair.buy(prompts)
+    assert again.outcomes == {"generated" if outcome == "pending" else "unknown": 2}
+    assert emulator.stats.posts_accepted == 1
+
+
+@pytest.mark.parametrize("is_adopted", [False, True])
+@pytest.mark.parametrize("ended", ["failed", "unknown", "vendor_filtered"])
+def test_an_older_copy_learns_of_a_further_job(
+    pair: Buyer,
+    emulator: EmulatorServer,
+    ended: str,
+    is_adopted: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """What a person let be bought once more after the copy has its pictures; both jobs count."""
+    prompts = prompts_of(numbered_rows(1, samples=2))
+    is_filtered = ended == "vendor_filtered"
+    fault = FaultKind.FEWER_LINKS if is_filtered else FaultKind.DROPPED_ANSWER
+    emulator.set_faults(Fault(kind=fault))
+    first = pair.buy(prompts, allowance=ALLOWANCE)
+    if ended == "failed":
+        with pair.open_ledger() as ledger:
+            decide(ledger, list(first.entries), LedgerDecision.FORGET, who="jo", why="not in")
+    older = copy_of_ledger(pair)
+    resubmit(pair, first)
+    emulator.set_faults()
+    bought = pair.buy(prompts, allowance=ALLOWANCE, run_id="later")
+    assert bought.outcomes == {"generated": 2}
+    store(pair, prompts, bought)
+    put_back(pair, older)
+    if is_adopted:
+        adopted(pair)
+
+    assert rebuild(pair) == [Restored("spring", 1, 2, 0)]
+    again = pair.buy(prompts)
+    assert facts(again) == facts(bought)
+    assert [entry.attempt for entry in again.entries.values()] == [2]
+    assert images_spent(pair) == 4
+    assert rebuild(pair) == [Restored("spring", 0, 0, 0)]
 
 
 def test_a_copy_from_the_middle_of_a_purchase_learns_its_end(
@@ -269,24 +348,45 @@ def test_a_ledger_that_has_entries_keeps_them(pair: Buyer) -> None:
     bought = pair.buy(all_of_them)
     store(pair, all_of_them, bought)
     lose_the_ledger(pair.ledger_url)
-    with pair.open_ledger() as ledger:
-        adopt(ledger, pair.storage)
+    adopted(pair)
     kept = pair.buy(few, run_id="later")
 
     assert rebuild(pair) == [Restored("spring", 2, 2, 0)]
     assert pair.entries(kept.plan) == kept.entries
 
 
-def test_a_rebuild_takes_back_no_decision(pair: Buyer, emulator: EmulatorServer) -> None:
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [(FaultKind.FEWER_LINKS, "vendor_filtered"), (FaultKind.DROPPED_ANSWER, "unknown")],
+)
+def test_a_rebuild_takes_back_no_decision(
+    pair: Buyer, emulator: EmulatorServer, fault: FaultKind, outcome: str
+) -> None:
     """A request that a person allows one more job for stays so, though the tables show its end."""
     prompts = prompts_of(numbered_rows(1, samples=2))
-    emulator.set_faults(Fault(kind=FaultKind.FEWER_LINKS))
-    filtered = pair.buy(prompts)
-    assert filtered.outcomes["vendor_filtered"]
-    store(pair, prompts, filtered)
-    with pair.open_ledger() as ledger:
-        decide(ledger, list(filtered.entries), LedgerDecision.RESUBMIT, who="mira", why="needed")
+    emulator.set_faults(Fault(kind=fault))
+    ended = pair.buy(prompts)
+    assert ended.outcomes[outcome]
+    store(pair, prompts, ended)
+    resubmit(pair, ended)
 
     emulator.set_faults()
     assert rebuild(pair) == [Restored("spring", 0, 0, 0)]
     assert pair.buy(prompts).outcomes == {"generated": 2}
+
+
+def test_a_second_rebuild_takes_back_no_decision(pair: Buyer, emulator: EmulatorServer) -> None:
+    """What a person lets be bought after a rebuild is bought, though the copy stays unadopted."""
+    prompts = prompts_of(numbered_rows(2, samples=2))
+    emulator.set_faults(Fault(kind=FaultKind.OUT_OF_QUOTA))
+    planned = pair.buy(prompts)
+    store(pair, prompts, planned)
+    older = copy_of_ledger(pair)
+    emulator.set_faults()
+    pair.buy(prompts)
+    put_back(pair, older)
+
+    assert rebuild(pair, adopts=False) == [Restored("spring", 2, 0, 2)]
+    resubmit(pair, planned)
+    assert rebuild(pair) == [Restored("spring", 0, 0, 0)]
+    assert pair.buy(prompts).outcomes == {"generated": 4}
