@@ -29,7 +29,7 @@ from imagepipeline_dagster.ledger.budget import BudgetReached
 from imagepipeline_dagster.ledger.records import Outcome
 from imagepipeline_dagster.ledger.sources import SourcePicture
 from imagepipeline_dagster.partition_names import partition_key, prompt_set_of
-from imagepipeline_dagster.planning.approval import NotApproved, allowed_to_spend
+from imagepipeline_dagster.planning.approval import NotApproved, allowed_to_spend, is_not_approved
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import (
     PlanCount,
@@ -120,6 +120,8 @@ class SetToBuy:
         )
         self.on_start(purchase)
         report = purchase.carry_out(withheld=withheld)
+        if is_not_approved(report.stopper):
+            withheld = report.stopper
         images = noting_why_withheld(
             images_of_plan(prompts, plan, report.entries, report.sources), withheld
         )
@@ -167,7 +169,7 @@ def buy_set(to_buy: SetToBuy, *, small_sheets: bool = False) -> PurchasedSet:
     if stoppers:
         if _is_failure(stoppers[-1]):
             raise _failure(stoppers[-1], told)
-        pending = "pending: " if isinstance(stoppers[0], NotApproved) else ""
+        pending = "pending: " if is_not_approved(stoppers[0]) else ""
         told["stopped"] = f"{pending}{stoppers[0]}"
     made = Made(
         table=table,

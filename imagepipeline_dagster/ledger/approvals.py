@@ -10,27 +10,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import insert, select
+from sqlalchemy import Connection, insert, select
 
-from imagepipeline_dagster.ledger.budget import Allowance, Budget, Period
+from imagepipeline_dagster.ledger.budget import Allowance, Budget, Period, cost_of
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.ledger.schema import approvals
 from imagepipeline_dagster.rows import fields_of
 
 
 class WantedPurchase(NamedTuple):
-    """What a plan would buy now; `cost` is None where no price is known."""
+    """What a plan would buy now; `largest_call` are the images of the largest call of that."""
 
     dataset: str
     prompt_set: str
     fingerprint: str
     images: int
-    cost: float | None
+    largest_call: int
+    price_per_image: float | None
 
     @property
-    def price_per_image(self) -> float | None:
-        """The price of an image, where it is known."""
-        return self.cost / self.images if self.cost is not None and self.images else None
+    def cost(self) -> float | None:
+        """What it costs, where the price is known."""
+        return cost_of(self.images, self.price_per_image)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,26 +66,23 @@ class ApprovedPlan:
 
     def allowance(self, price_per_image: float | None) -> Allowance | None:
         """Return what may be bought under it in all; None where it sets no limit."""
-        if self.max_images is not None:
-            budget = Budget(images=self.max_images, period=Period.TOTAL)
-        elif self.max_money is not None:
-            budget = Budget(money=self.max_money, period=Period.TOTAL)
-        else:
+        if self.max_images is None and self.max_money is None:
             return None
+        # Unchecked: a configured budget has one limit, and what is approved has both.
+        budget = Budget.model_construct(
+            images=self.max_images, money=self.max_money, period=Period.TOTAL
+        )
         return Allowance(
             scope=f"{self.dataset} approval {self.name}",
             price_per_image=price_per_image,
             budget=budget,
-            limit_name="approval",
+            limit_name="the approval",
         )
 
-    def is_used_up(self, ledger: Ledger, price_per_image: float | None) -> bool:
-        """Tell whether all that may be bought under it was bought."""
-        allowance = self.allowance(price_per_image)
-        if allowance is None:
-            return False
-        share = allowance.share_spent(allowance.spent(ledger, today=ledger.today()))
-        return share is not None and share >= 1
+    def is_used_up(self, connection: Connection, wanted: WantedPurchase) -> bool:
+        """Tell whether too little is left of it for a call to buy: any of them may come first."""
+        allowance = self.allowance(wanted.price_per_image)
+        return allowance is not None and allowance.refuses(connection, images=wanted.largest_call)
 
 
 def record_approvals(ledger: Ledger, approved: Sequence[ApprovedPlan]) -> None:
@@ -112,14 +110,14 @@ def approval_of(ledger: Ledger, wanted: WantedPurchase, *, now: dt.datetime) -> 
     )
     with ledger.reading() as connection:
         valid = [ApprovedPlan(**row) for row in connection.execute(query).mappings()]
-    return next(
-        (
-            approval
-            for approval in valid
-            if approval.covers(wanted) and not approval.is_used_up(ledger, wanted.price_per_image)
-        ),
-        None,
-    )
+        return next(
+            (
+                approval
+                for approval in valid
+                if approval.covers(wanted) and not approval.is_used_up(connection, wanted)
+            ),
+            None,
+        )
 
 
 def approvals_since(

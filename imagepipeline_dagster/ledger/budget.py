@@ -87,7 +87,7 @@ class Allowance:
         budget: the limit, or None.
         currency: label of the money.
         approved: what a person agreed to, where the purchase needs that; counted beside.
-        limit_name: of the limit, for messages.
+        limit_name: of the limit, for messages; they end with `advice`.
 
     Raises:
         ValueError: a budget of money without a price.
@@ -98,7 +98,8 @@ class Allowance:
     budget: Budget | None = None
     currency: str = ""
     approved: Allowance | None = None
-    limit_name: str = "budget"
+    limit_name: str = "the budget"
+    advice: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -107,7 +108,7 @@ class Allowance:
 
     def cost(self, images: int) -> float | None:
         """Return what so many images cost, where the price is known, to the millionth."""
-        return None if self.price_per_image is None else self._micros(images) / _MICROS
+        return cost_of(images, self.price_per_image)
 
     def price_text(self, images: int) -> str | None:
         """Return the cost of so many images with its currency, where the price is known."""
@@ -167,6 +168,13 @@ class Allowance:
             self._add(connection, -images, today)
         return refusal
 
+    def refuses(self, connection: Connection, *, images: int) -> bool:
+        """Tell whether so many more images would pass a limit in all."""
+        if self.budget is None:
+            return False
+        spent = _spent(connection, self.scope, None)[Period.TOTAL]
+        return self._refusal(self.budget, *spent, images) is not None
+
     def give_back(self, connection: Connection, *, images: int, day: dt.date) -> None:
         """Take back what was reserved on a day: its POST created no job."""
         if self.approved is not None:  # first, as above: nobody waits for a row in a circle
@@ -180,13 +188,21 @@ class Allowance:
         return {period: Spent.of(*counted[period]) for period in Period}
 
     def _refusal(self, budget: Budget, spent: int, micros: int, images: int) -> str | None:
-        per, limited = budget.per, f"the {self.limit_name} of"
+        micros_then = self._together(spent, micros, images)
         if budget.images is not None and spent + images > budget.images:
-            return f"{limited} {budget.images:,} images {per} is reached: {spent:,} are spent"
-        if budget.money is not None and micros + self._micros(images) > _micros_of(budget.money):
-            limit, money = shown_money(budget.money), shown_money(micros / _MICROS)
-            return f"{limited} {limit} {per} is reached: {money} are spent"
-        return None
+            limit, used = f"{budget.images:,} images", f"{spent:,}"
+        elif budget.money is not None and micros_then > _micros_of(budget.money):
+            limit, used = shown_money(budget.money), shown_money(micros / _MICROS)
+        else:
+            return None
+        reached = f"{self.limit_name} of {limit} {budget.per} is reached"
+        return f"{reached}: {used} are spent{self.advice}"
+
+    def _together(self, spent: int, micros: int, images: int) -> int:
+        """Return what was spent and these images cost together, in millionths."""
+        counted, exact = micros + self._micros(images), self._micros(spent + images)
+        # The cost of each request was rounded: the last of what is allowed is not refused for that.
+        return exact if abs(counted - exact) <= (spent + images + 1) / 2 else counted
 
     def _add(self, connection: Connection, images: int, day: dt.date) -> int:
         """Add to what was spent on a day and in all; returns how many of their rows exist."""
@@ -210,6 +226,11 @@ _OF_MONTH_AND_IN_ALL = select(spending.c.day, spending.c.images, spending.c.micr
 )
 
 
+def cost_of(images: int, price_per_image: float | None) -> float | None:
+    """Return what so many images cost, where the price is known, to the millionth."""
+    return None if price_per_image is None else _micros_of(images * price_per_image) / _MICROS
+
+
 def shown_money(money: float) -> str:
     """Return money for people to read, to the cent at least, else as exactly as it is counted."""
     whole, _, decimals = f"{money:,.6f}".partition(".")
@@ -225,15 +246,20 @@ def _rows_of(day: dt.date) -> tuple[str, str]:
     return _IN_ALL, day.isoformat()
 
 
-def _spent(connection: Connection, scope: str, today: dt.date) -> dict[Period, tuple[int, int]]:
-    """Return the images and the millionths of money that were spent, by period."""
+def _spent(
+    connection: Connection, scope: str, today: dt.date | None
+) -> dict[Period, tuple[int, int]]:
+    """Return the images and the millionths of money that were spent, by period.
+
+    Without a day only the sum is read.
+    """
     of_period = dict.fromkeys(Period, (0, 0))
-    values = {"of_scope": scope, "sum": _IN_ALL, "month": f"{today:%Y-%m}%"}
+    values = {"of_scope": scope, "sum": _IN_ALL, "month": f"{today:%Y-%m}%" if today else _IN_ALL}
     for day, images, micros in connection.execute(_OF_MONTH_AND_IN_ALL, values):
         if day == _IN_ALL:
             of_period[Period.TOTAL] = images, micros
             continue
-        if day == today.isoformat():
+        if today and day == today.isoformat():
             of_period[Period.DAY] = images, micros
         month_images, month_micros = of_period[Period.MONTH]
         of_period[Period.MONTH] = month_images + images, month_micros + micros

@@ -17,7 +17,7 @@ from imagepipeline_dagster.ledger.approvals import (
     approval_of,
     record_approvals,
 )
-from imagepipeline_dagster.ledger.budget import Allowance
+from imagepipeline_dagster.ledger.budget import Allowance, Budget, Period
 from imagepipeline_dagster.ledger.records import PlanState, plan_state
 from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.options import Options, bounded
@@ -82,6 +82,11 @@ def waits_for_person(
     )
 
 
+def is_not_approved(why: Exception | str | None) -> bool:
+    """Tell whether this says of something that it waits for a person."""
+    return str(why).startswith(NOT_APPROVED)
+
+
 def allowed_to_spend(
     plan: Iterable[PlannedRequest],
     approval: Approval,
@@ -101,24 +106,38 @@ def allowed_to_spend(
         return allowance
     calls = {call.request_key: call.samples for call in plan}
     entries = ledger.entries(calls)
-    images = sum(
-        samples
-        for key, samples in calls.items()
-        if plan_state(entries.get(key)) is PlanState.TO_BUY
-    )
-    cost = allowance.cost(images)
-    wanted = WantedPurchase(dataset, prompt_set, plan_fingerprint(plan), images, cost)
-    if not approval.is_needed(images, cost):
+    to_buy, under_way = [], 0
+    for key, samples in calls.items():
+        entry = entries.get(key)
+        if plan_state(entry) is PlanState.TO_BUY:
+            to_buy.append(samples)
+        elif entry is not None and entry.is_under_way:
+            under_way += samples
+    images, price = sum(to_buy), allowance.price_per_image
+    # What is under way may fail: this run then buys it again.
+    if not approval.is_needed(images + under_way, allowance.cost(images + under_way)):
         return allowance
-    if (approved := approval_of(ledger, wanted, now=now)) is not None:
-        return replace(allowance, approved=approved.allowance(allowance.price_per_image))
-    counted = "1 image" if images == 1 else f"{images:,} images"
-    price = "" if cost is None else f", for {allowance.price_text(images)},"
-    waits = "waits" if images == 1 else "wait"
-    return NotApproved(
-        f"{NOT_APPROVED}: {counted}{price} {waits} for a person: "
-        f"`imagepipeline-dagster approve {shlex.quote(prompt_set)}`, or the job approve_plan"
+    wanted = WantedPurchase(
+        dataset, prompt_set, plan_fingerprint(plan), images, max(to_buy, default=1), price
     )
+    how = f": `imagepipeline-dagster approve {shlex.quote(prompt_set)}`, or the job approve_plan"
+    if (approved := approval_of(ledger, wanted, now=now)) is not None:
+        limit = approved.allowance(price)
+    elif not approval.is_needed(images, wanted.cost):
+        limit = Allowance(
+            scope=f"{dataset} unapproved {now.isoformat()}",
+            price_per_image=price,
+            budget=Budget(images=images, period=Period.TOTAL),
+            limit_name="the limit without an approval",
+        )
+    else:
+        counted = "1 image" if images == 1 else f"{images:,} images"
+        cost = "" if price is None else f", for {allowance.price_text(images)},"
+        waits = "waits" if images == 1 else "wait"
+        return NotApproved(f"{NOT_APPROVED}: {counted}{cost} {waits} for a person{how}")
+    if limit is not None:
+        limit = replace(limit, limit_name=f"{NOT_APPROVED}: {limit.limit_name}", advice=how)
+    return replace(allowance, approved=limit)
 
 
 def approve_plans(

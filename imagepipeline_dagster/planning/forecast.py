@@ -55,8 +55,14 @@ class SetPlan:
 
     def wanted(self, dataset: str, allowance: Allowance) -> WantedPurchase:
         """Return what a dataset would buy by this plan."""
-        cost = allowance.cost(self.to_buy)
-        return WantedPurchase(dataset, self.name, self.fingerprint, self.to_buy, cost)
+        return WantedPurchase(
+            dataset,
+            self.name,
+            self.fingerprint,
+            self.to_buy,
+            self.summary.largest_to_buy,
+            allowance.price_per_image,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

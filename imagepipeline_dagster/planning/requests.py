@@ -68,11 +68,15 @@ def _parsed(task: str, request: str) -> GenerationRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSummary:
-    """A plan in numbers: calls and images by state, images to buy by reason."""
+    """A plan in numbers: calls and images by state, images to buy by reason.
+
+    `largest_to_buy` are the images of the largest call to buy.
+    """
 
     calls: Mapping[str, int]
     images: Mapping[str, int]
     to_buy_by_reason: Mapping[str, int]
+    largest_to_buy: int
 
 
 def request_key(*, task: str, request: str, embedding_version: str | None, origin: str) -> str:
@@ -224,14 +228,17 @@ class PlanCount:
         """All of them in numbers."""
         images: Counter[str] = Counter(dict.fromkeys(PlanState, 0))
         by_reason: Counter[str] = Counter()
+        largest = 0
         for state, samples, reason in self._distinct.values():
             images[state] += samples
             if state == PlanState.TO_BUY:
                 by_reason[reason] += samples
+                largest = max(largest, samples)
         return PlanSummary(
             calls=Counter(state for state, _, _ in self._distinct.values()),
             images=images,
             to_buy_by_reason=by_reason,
+            largest_to_buy=largest,
         )
 
 

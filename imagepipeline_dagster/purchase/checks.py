@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from imagepipeline_dagster.ledger.records import Outcome
-from imagepipeline_dagster.planning.approval import NOT_APPROVED
+from imagepipeline_dagster.planning.approval import is_not_approved
 from imagepipeline_dagster.purchase.images import GeneratedImage
 
 
@@ -63,4 +63,4 @@ EXPECTATIONS = (
 
 def waiting_for_approval(images: Iterable[GeneratedImage]) -> list[GeneratedImage]:
     """Return the samples that wait until a person approves their purchase."""
-    return [image for image in images if (image.error or "").startswith(NOT_APPROVED)]
+    return [image for image in images if is_not_approved(image.error)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import html
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 
 from imagepipeline_dagster import ImageDataset, ImagePipelineResource
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings, Fault, FaultKind
+from imagepipeline_dagster.ledger.approvals import approvals_since
 from imagepipeline_dagster.ledger.budget import Budget
+from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.planning.approval import Approval
 from tests.pipeline import (
     Pipeline,
@@ -191,9 +194,12 @@ def test_a_job_that_fails_is_bought_anew_with_another_approval(tmp_path: Path) -
         pipeline.tick()
         emulator.set_faults(Fault(kind=FaultKind.JOB_FAILURE, times=1))
         do(pipeline, "approve_plan", up_to=0.5, who="ana", why="tests")
-        stops = [str(figures(pipeline.run("spring"))["stopped"]) for _ in range(2)]
-        assert "the approval of 2 images" in stops[0]
+        runs = [pipeline.run("spring") for _ in range(2)]
+        stops = [str(figures(run)["stopped"]) for run in runs]
+        assert stops[0].startswith("pending: not approved: the approval of 2 images in all is")
         assert "not approved: 1 image, for 0.25" in stops[1]
+        checks = [checks_of(run)["no_purchase_waits"] for run in runs]
+        assert [check.metadata["images"].value for check in checks] == [1, 1]
         assert emulator.stats.posts_accepted == 2
 
         do(pipeline, "approve_plan", up_to=0.25, who="ana", why="tests")
@@ -201,6 +207,30 @@ def test_a_job_that_fails_is_bought_anew_with_another_approval(tmp_path: Path) -
         assert emulator.stats.posts_accepted == 3
         frame = pipeline.table("generated_images", "spring")
         assert set(frame["outcome"]) == {"generated"}
+
+
+def test_all_that_an_approval_does_not_reach_for_waits(tmp_path: Path) -> None:
+    """Where it is reached within a run, what was not even tried waits for a person, too."""
+    dataset = ImageDataset(approval=Approval(required="always"))
+    api = ImagePipelineResource(poll_min_seconds=0.02, max_in_flight=1)
+    with open_pipeline(tmp_path, dataset=dataset, api=api) as pipeline:
+        for prompt_id in ("one", "two", "three"):
+            pipeline.add("spring", prompt_id)
+        pipeline.tick()
+        do(pipeline, "approve_plan", who="ana", why="tests")
+        with closing(Ledger(pipeline.ledger_url)) as ledger:
+            (approved,) = approvals_since(ledger, None, dataset=dataset.name, at_most=1)
+            limit = approved.allowance(None)
+            assert limit is not None
+            with ledger.engine.begin() as connection:
+                assert limit.reserve(connection, images=2, today=ledger.today()) is None
+
+        run = pipeline.run("spring")
+
+        assert figures(run)["bought"] == 1
+        check = checks_of(run)["no_purchase_waits"]
+        assert (check.passed, check.metadata["images"].value) == (False, 2)
+        assert "imagepipeline-dagster approve spring" in str(check.metadata["to_approve"].value)
 
 
 @pytest.mark.slow

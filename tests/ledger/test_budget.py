@@ -34,7 +34,16 @@ def test_a_budget_of_images_is_spent_to_the_last_one_and_no_further(ledger: Ledg
     assert allowance.spent(ledger, today=TODAY)[Period.DAY].images == 5
 
 
-@pytest.mark.parametrize(("price", "money", "images"), [(0.1, 1, 10), (0.67, 2.01, 3)])
+@pytest.mark.parametrize(
+    ("price", "money", "images"),
+    [
+        (0.1, 1, 10),
+        (0.67, 2.01, 3),
+        # The ledger rounds each to a millionth: up, and down.
+        (0.0033335, 0.033335, 10),
+        (0.0000014, 0.000014, 10),
+    ],
+)
 def test_a_budget_of_money_counts_exactly(
     ledger: Ledger, price: float, money: float, images: int
 ) -> None:
@@ -107,7 +116,7 @@ def test_what_was_approved_and_the_budget_hold_side_by_side(ledger: Ledger) -> N
     approved = Allowance(
         scope="a/1",
         budget=Budget(images=3, period=Period.TOTAL),
-        limit_name="approval",
+        limit_name="the approval",
     )
     allowance = Allowance(
         scope="a", budget=Budget(images=4, period=Period.TOTAL), approved=approved
