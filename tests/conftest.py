@@ -42,9 +42,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give slow tests the time for several things that are waited for with all patience."""
+    """Give slow tests, and those of a served UI, the time for several things to wait for."""
     for item in items:
-        if item.get_closest_marker("slow"):
+        if item.get_closest_marker("slow") or item.path.parent.name == "e2e":
             item.add_marker(pytest.mark.timeout(3 * PATIENCE_SECONDS))
 
 
