@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from imagepipeline_dagster.ledger.decisions import LedgerDecision
     from imagepipeline_dagster.ledger.requests import Ledger
     from imagepipeline_dagster.ledger.uses import Use
-    from imagepipeline_dagster.purchase.rebuild import Restored
+    from imagepipeline_dagster.purchase.rebuild import Hindrances, Restored
 
 _KEY_DIGITS = 12
 _NONE_UNKNOWN = "No request is unknown."
@@ -183,12 +183,12 @@ def rebuild(*, unbought: bool, yes: bool, dataset: ImageDataset) -> Answer:
         )
         restored = [part for part in rebuilding.restore() if part.requests]
         withdrawal.tell_ledger(storage, ledger)
-        strangers = rebuilding.adopt()
-    facts = {"restored": [asdict(part) for part in restored], "strangers": strangers}
-    return Answer(facts, _restored_lines(restored, strangers))
+        hindrances = rebuilding.adopt()
+    facts = {"restored": [asdict(part) for part in restored], **asdict(hindrances)}
+    return Answer(facts, _restored_lines(restored, hindrances))
 
 
-def _restored_lines(restored: Sequence[Restored], strangers: int) -> Iterator[str]:
+def _restored_lines(restored: Sequence[Restored], hindrances: Hindrances) -> Iterator[str]:
     for part in restored:
         unknown = f", {part.unknown:,} of them unknown" if part.unknown else ""
         yield (
@@ -199,12 +199,16 @@ def _restored_lines(restored: Sequence[Restored], strangers: int) -> Iterator[st
         yield "The ledger lacks nothing that the storage tells of."
     if any(part.unknown for part in restored):
         yield "`imagepipeline-dagster ledger unknown` lists what you have to decide about."
-    if strangers:
+    if hindrances.datasets:
+        others = ", ".join(map(quoted, hindrances.datasets))
+        yield f"It is an older copy of other datasets, too: {others}. Rebuild each (--dataset)."
+    if hindrances.strangers:
         yield (
-            f"{count_of(strangers, 'image')} on the storage without an entry: of another dataset "
-            "(--dataset), of rows that have changed since, or of a run that died. Runs buy again "
-            "after `imagepipeline-dagster ledger adopt`."
+            f"{count_of(hindrances.strangers, 'image')} on the storage without an entry: of "
+            "another dataset (--dataset), of rows that have changed since, or of a run that died."
         )
+    if hindrances.datasets or hindrances.strangers:
+        yield "Runs buy again after `imagepipeline-dagster ledger adopt`."
 
 
 @ledger_group.command(short_help="Allow one more job for requests.")

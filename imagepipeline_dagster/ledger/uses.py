@@ -52,6 +52,11 @@ def record_uses(connection: Connection, calls: Iterable[Use]) -> None:
         put(connection, uses, rows, replace=replace)
 
 
+def datasets_in(connection: Connection) -> list[str]:
+    """Return the datasets of all calls, by name."""
+    return sorted(connection.scalars(select(uses.c.dataset).distinct()))
+
+
 def sets_using(connection: Connection, request_keys: Iterable[str]) -> list[tuple[str, str]]:
     """Return the dataset and the name of each prompt set that uses one of these requests."""
     calls = chain.from_iterable(uses_of(connection, request_keys).values())

@@ -36,12 +36,13 @@ from imagepipeline_dagster.ledger.schema import requests, samples
 from imagepipeline_dagster.ledger.sources import record_source
 from imagepipeline_dagster.ledger.steps import keep_attempt
 from imagepipeline_dagster.ledger.upserts import put
-from imagepipeline_dagster.ledger.uses import record_uses
+from imagepipeline_dagster.ledger.uses import datasets_in, record_uses
 from imagepipeline_dagster.ledger.verification import count_strangers
 from imagepipeline_dagster.planning.prompts import Prompt
 from imagepipeline_dagster.planning.requests import PlannedRequest, uses_of_plan
 from imagepipeline_dagster.purchase.images import GeneratedImage
 from imagepipeline_dagster.purchase.means import Means
+from imagepipeline_dagster.purchase.replay import REPLAYS
 from imagepipeline_dagster.purchase.sources import sources_shown_by
 from imagepipeline_dagster.rows import fields_of, parquet_table, rows_of
 from imagepipeline_dagster.storage.contract import ObjectMissing
@@ -71,6 +72,19 @@ class Restored:
     requests: int
     images: int
     unknown: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hindrances:
+    """What keeps a ledger from being adopted, for a person to look at.
+
+    Args:
+        strangers: stored images that it does not know.
+        datasets: the others of an older copy, which are to be rebuilt as well.
+    """
+
+    strangers: int
+    datasets: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,15 +123,24 @@ class Rebuilding:
                 with self.means.ledger.engine.begin() as connection:
                     yield self._restore_set(connection, plan, prompts, images, is_older=is_older)
 
-    def adopt(self) -> int:
-        """Take the ledger for the storage's own where it knows every stored image.
+    def adopt(self) -> Hindrances:
+        """Take the ledger for the storage's own, where nothing hinders that.
 
-        Returns how many it does not know; a person decides about a ledger that lacks some.
+        An adopted ledger is seen as an older copy no longer: what no table of another dataset
+        shows as bought would not become `unknown` then.
         """
-        strangers = count_strangers(self.means.ledger, self.means.storage)
-        if not strangers:
-            adopt(self.means.ledger, self.means.storage)
-        return strangers
+        ledger, storage = self.means.ledger, self.means.storage
+        datasets = []
+        if may_be_older(ledger, storage):
+            with ledger.reading() as connection:
+                datasets = datasets_in(connection)
+        found = Hindrances(
+            strangers=count_strangers(ledger, storage),
+            datasets=[name for name in datasets if name not in (self.dataset, REPLAYS)],
+        )
+        if not found.strangers and not found.datasets:
+            adopt(ledger, storage)
+        return found
 
     def _restore_set(
         self,

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from imagepipeline_dagster.ledger.identity import LedgerMismatch
 from imagepipeline_dagster.ledger.requests import Ledger
+from imagepipeline_dagster.ledger.schema import uses
+from imagepipeline_dagster.purchase.replay import REPLAYS
 from tests.cli.running import do
 from tests.cli.shop import Shop, files_in, lose_one, row_of
 from tests.pipeline import open_pipeline
@@ -151,6 +154,31 @@ def test_a_lost_ledger_is_rebuilt_by_the_command(
         assert "'spring': 2 requests, 2 images" in do("ledger", "rebuild", "--yes").output
         assert do("plan").output == before
         assert "lacks nothing" in do("ledger", "rebuild", "--yes").output
+
+
+def test_an_older_copy_of_several_datasets_is_adopted_last(shop: Shop) -> None:
+    """A copy buys nothing before a person adopts it, and is told whose rebuild comes first."""
+    shop.add("a")
+    shop.buy()
+    with closing(Ledger(shop.buyer.ledger_url)) as ledger, ledger.engine.begin() as connection:
+        [use] = connection.execute(uses.select()).mappings()
+        for dataset in ("boots", "image_dataset", REPLAYS):
+            connection.execute(uses.insert(), {**use, "dataset": dataset})
+        connection.execute(uses.delete().where(uses.c.dataset == use["dataset"]))
+    shop.run("ledger", "backup", "copy.db")
+    shop.run("ledger", "adopt", "--yes")  # as a later purchase, it is counted
+    for file in (shop.folder / "data").glob("ledger.db*"):
+        file.unlink()
+    (shop.folder / "copy.db").rename(shop.folder / "data/ledger.db")
+    shop.add("b")
+
+    said = shop.run("ledger", "rebuild", "--yes")
+    assert "It is an older copy of other datasets, too: 'boots'. Rebuild each" in said
+    assert said.endswith("Runs buy again after `imagepipeline-dagster ledger adopt`.\n")
+    assert isinstance(shop.buy().report.stopper, LedgerMismatch)
+    shop.run("ledger", "adopt", "--yes")
+    assert "older copy" not in shop.run("ledger", "rebuild", "--yes")
+    assert shop.buy().outcomes == {"generated": 2}
 
 
 def test_a_paid_picture_is_asked_for_again(shop: Shop) -> None:

@@ -108,7 +108,7 @@ def rebuild(buyer: Buyer, *, unbought: bool = False, adopts: bool = True) -> lis
         means = dataclasses.replace(buyer.means(ledger, allowance=ALLOWANCE), origin=buyer.base_url)
         rebuilding = Rebuilding(means=means, dataset="images", unbought=unbought)
         restored = list(rebuilding.restore())
-        if adopts and rebuilding.adopt():
+        if adopts and rebuilding.adopt().strangers:
             adopt(ledger, buyer.storage)
         return restored
 
