@@ -201,7 +201,7 @@ def _restored_lines(restored: Sequence[Restored], hindrances: Hindrances) -> Ite
         yield "`imagepipeline-dagster ledger unknown` lists what you have to decide about."
     if hindrances.datasets:
         others = ", ".join(map(quoted, hindrances.datasets))
-        yield f"It is an older copy of other datasets, too: {others}. Rebuild each (--dataset)."
+        yield f"The ledger is an older copy, also of {others}: rebuild each (--dataset)."
     if hindrances.strangers:
         yield (
             f"{count_of(hindrances.strangers, 'image')} on the storage without an entry: of "

@@ -173,7 +173,7 @@ def test_an_older_copy_of_several_datasets_is_adopted_last(shop: Shop) -> None:
     shop.add("b")
 
     said = shop.run("ledger", "rebuild", "--yes")
-    assert "It is an older copy of other datasets, too: 'boots'. Rebuild each" in said
+    assert "The ledger is an older copy, also of 'boots': rebuild each" in said
     assert said.endswith("Runs buy again after `imagepipeline-dagster ledger adopt`.\n")
     assert isinstance(shop.buy().report.stopper, LedgerMismatch)
     shop.run("ledger", "adopt", "--yes")
