@@ -21,6 +21,7 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 from imagepipeline_dagster import ImageDataset, build_definitions
 from imagepipeline_dagster.cli.demo import change_partitions
 from imagepipeline_dagster.defs.resource_keys import bound_resources
+from imagepipeline_dagster.emulator import EmulatorServer
 from imagepipeline_dagster.environment import resources_for
 from imagepipeline_dagster.resources import ImagePipelineResource
 from imagepipeline_dagster.tables.creating import create_tables
@@ -195,6 +196,13 @@ def _empty_home() -> Path:
         instance.get_runs()
         instance.all_logs("")  # the events of no run have a database of their own
     return home
+
+
+def api_of(emulator: EmulatorServer) -> ImagePipelineResource:
+    """Return the resource that buys from an emulator as from the vendor, and asks early."""
+    return ImagePipelineResource(
+        api_key=emulator.settings.api_key, base_url=emulator.url, poll_min_seconds=0.02
+    )
 
 
 @contextmanager

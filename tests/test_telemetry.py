@@ -12,9 +12,9 @@ from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from imagepipeline_dagster import ImageDataset, ImagePipelineResource
+from imagepipeline_dagster import ImageDataset
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings, Fault, FaultKind
-from tests.pipeline import open_pipeline
+from tests.pipeline import api_of, open_pipeline
 from tests.processes import PROJECT, run
 
 
@@ -48,14 +48,13 @@ def _counted(reader: InMemoryMetricReader) -> dict[str, list[tuple[dict[str, Any
 def test_a_purchase_is_counted(tmp_path: Path, reader: InMemoryMetricReader) -> None:
     """Outcomes, money, answers, refusals and open requests are those of the purchase."""
     dataset = ImageDataset(price_per_image=0.5, currency="EUR")
-    with EmulatorServer(EmulatorSettings(latency_seconds=0.02)) as emulator:
-        api = ImagePipelineResource(
-            api_key=emulator.settings.api_key, base_url=emulator.url, poll_min_seconds=0.02
-        )
-        with open_pipeline(tmp_path, dataset=dataset, api=api) as pipeline:
-            emulator.set_faults(Fault(kind=FaultKind.RATE_LIMITED, times=1))
-            pipeline.add("spring", "one", samples=2)
-            pipeline.sync()
+    with (
+        EmulatorServer(EmulatorSettings(latency_seconds=0.02)) as emulator,
+        open_pipeline(tmp_path, dataset=dataset, api=api_of(emulator)) as pipeline,
+    ):
+        emulator.set_faults(Fault(kind=FaultKind.RATE_LIMITED, times=1))
+        pipeline.add("spring", "one", samples=2)
+        pipeline.sync()
     counted = _counted(reader)
 
     assert counted["images"] == [

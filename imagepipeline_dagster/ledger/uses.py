@@ -10,7 +10,7 @@ from itertools import chain
 from sqlalchemy import Connection, select
 
 from imagepipeline_dagster.databases import batches
-from imagepipeline_dagster.ledger.schema import uses
+from imagepipeline_dagster.ledger.schema import samples, uses
 from imagepipeline_dagster.ledger.upserts import put
 from imagepipeline_dagster.rows import fields_of
 
@@ -55,6 +55,25 @@ def record_uses(connection: Connection, calls: Iterable[Use]) -> None:
 def datasets_in(connection: Connection) -> list[str]:
     """Return the datasets of all calls, by name."""
     return sorted(connection.scalars(select(uses.c.dataset).distinct()))
+
+
+def sets_of_pictures(
+    connection: Connection, pictures: Iterable[str], *, dataset: str | None = None
+) -> dict[str, list[str]]:
+    """Return the prompt sets that pictures, by SHA-256, are in; those of one dataset, if named."""
+    sets: dict[str, list[str]] = {}
+    for some in batches(sorted(pictures)):
+        query = (
+            select(samples.c.image_sha256, uses.c.prompt_set)
+            .join(uses, uses.c.request_key == samples.c.request_key)
+            .where(samples.c.image_sha256.in_(some))
+            .distinct()
+        )
+        if dataset is not None:
+            query = query.where(uses.c.dataset == dataset)
+        for sha256, prompt_set in connection.execute(query):
+            sets.setdefault(sha256, []).append(prompt_set)
+    return sets
 
 
 def sets_using(connection: Connection, request_keys: Iterable[str]) -> list[tuple[str, str]]:

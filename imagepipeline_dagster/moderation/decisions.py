@@ -10,10 +10,10 @@ from pathlib import Path
 
 from sqlalchemy import Connection, and_, select
 
-from imagepipeline_dagster.databases import batches
 from imagepipeline_dagster.ledger.decisions import FIRST_DIGITS, MIN_PREFIX
 from imagepipeline_dagster.ledger.lineage import images_beginning_with
-from imagepipeline_dagster.ledger.schema import samples, uses
+from imagepipeline_dagster.ledger.schema import uses
+from imagepipeline_dagster.ledger.uses import datasets_in, sets_of_pictures
 from imagepipeline_dagster.tables.overrides import (
     EVERY_SET,
     Override,
@@ -60,7 +60,7 @@ class KnownTargets:
     @cached_property
     def _datasets(self) -> list[str]:
         """The datasets: the index of uses begins with them, so each set is then looked up in it."""
-        return list(self._connection.scalars(select(uses.c.dataset).distinct()))
+        return datasets_in(self._connection)
 
     @cached_property
     def _sets(self) -> list[str]:
@@ -143,16 +143,8 @@ def decisions_about_nothing(
     }
     latest = sorted(by_target.values(), key=attrgetter("rank"), reverse=True)
     standing = [each for each in latest if each.decision is not OverrideDecision.CLEAR]
-    sets_of: dict[str, set[str]] = {}
-    for some in batches(sorted({each.image_sha256 for each in standing if each.image_sha256})):
-        query = (
-            select(samples.c.image_sha256, uses.c.prompt_set)
-            .join(uses, uses.c.request_key == samples.c.request_key)
-            .where(samples.c.image_sha256.in_(some))
-            .distinct()
-        )
-        for sha256, prompt_set in connection.execute(query):
-            sets_of.setdefault(sha256, set()).add(prompt_set)
+    pictures = {each.image_sha256 for each in standing if each.image_sha256}
+    sets_of = sets_of_pictures(connection, pictures)
     known = KnownTargets(connection, where="this ledger", advice="")
     for each in standing:
         try:

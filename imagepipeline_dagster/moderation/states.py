@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from sqlalchemy import and_, bindparam, select, update
 
 from imagepipeline_dagster.api.contract import canonical_json
-from imagepipeline_dagster.databases import batches
 from imagepipeline_dagster.ledger.identity import check_ledger
 from imagepipeline_dagster.ledger.requests import Ledger
-from imagepipeline_dagster.ledger.schema import prompt_sets, samples, uses
+from imagepipeline_dagster.ledger.schema import prompt_sets
 from imagepipeline_dagster.ledger.upserts import put
+from imagepipeline_dagster.ledger.uses import sets_of_pictures
 from imagepipeline_dagster.moderation.policy import ModerationPolicy
 from imagepipeline_dagster.storage.contract import Storage
 from imagepipeline_dagster.tables.overrides import EVERY_SET, Override
@@ -74,7 +74,8 @@ def overrides_by_set(
     by_set: dict[str, list[Override]] = {}
     anywhere = (None, EVERY_SET)
     pictures = {o.image_sha256 for o in overrides if o.image_sha256 and o.prompt_set in anywhere}
-    sets_of = _sets_of(ledger, sorted(pictures), dataset=dataset)
+    with ledger.reading() as connection:
+        sets_of = sets_of_pictures(connection, pictures, dataset=dataset)
     if storage is not None and pictures - sets_of.keys():
         check_ledger(ledger, storage)
     for decided in overrides:
@@ -83,24 +84,6 @@ def overrides_by_set(
         for prompt_set in named or sets_of.get(override.image_sha256 or "", []):
             by_set.setdefault(prompt_set, []).append(override)
     return by_set
-
-
-def _sets_of(ledger: Ledger, pictures: Sequence[str], *, dataset: str) -> dict[str, list[str]]:
-    sets: dict[str, list[str]] = {}
-    with ledger.reading() as connection:
-        for some in batches(pictures):
-            query = (
-                select(samples.c.image_sha256, uses.c.prompt_set)
-                .join(uses, uses.c.request_key == samples.c.request_key)
-                .where(
-                    uses.c.dataset == dataset,
-                    samples.c.image_sha256.in_(some),
-                )
-                .distinct()
-            )
-            for sha256, prompt_set in connection.execute(query):
-                sets.setdefault(sha256, []).append(prompt_set)
-    return sets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,7 +78,7 @@ class Restored:
 class Hindrances:
     """What keeps a ledger from being adopted, for a person to look at.
 
-    Args:
+    Attributes:
         strangers: stored images that it does not know.
         datasets: the others of an older copy, which are to be rebuilt as well.
     """

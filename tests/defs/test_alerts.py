@@ -13,14 +13,13 @@ from imagepipeline_dagster import (
     Approval,
     Budget,
     ImageDataset,
-    ImagePipelineResource,
     Watching,
     build_alerts,
     slack_webhook,
 )
 from imagepipeline_dagster.emulator import EmulatorServer, EmulatorSettings, Fault, FaultKind
 from tests.alerts.receivers import Receiver, receiving
-from tests.pipeline import Pipeline, open_pipeline
+from tests.pipeline import Pipeline, api_of, open_pipeline
 
 _STANDING, _RUNS = "standing_alerts_sensor", "run_alerts_sensor"
 
@@ -59,9 +58,7 @@ def test_budget_lost_answers_and_approvals_are_told(tmp_path: Path, receiver: Re
         open_pipeline(
             tmp_path,
             dataset=dataset,
-            api=ImagePipelineResource(
-                api_key=emulator.settings.api_key, base_url=emulator.url, poll_min_seconds=0.02
-            ),
+            api=api_of(emulator),
         ) as opened,
     ):
         pipeline = watched(opened, receiver.url)

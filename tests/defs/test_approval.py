@@ -20,6 +20,7 @@ from imagepipeline_dagster.ledger.requests import Ledger
 from imagepipeline_dagster.planning.approval import Approval
 from tests.pipeline import (
     Pipeline,
+    api_of,
     checks_of,
     failure_of,
     figures,
@@ -184,9 +185,7 @@ def test_a_job_that_fails_is_bought_anew_with_another_approval(tmp_path: Path) -
         open_pipeline(
             tmp_path,
             dataset=dataset,
-            api=ImagePipelineResource(
-                api_key=emulator.settings.api_key, base_url=emulator.url, poll_min_seconds=0.02
-            ),
+            api=api_of(emulator),
         ) as pipeline,
     ):
         pipeline.add("spring", "one")

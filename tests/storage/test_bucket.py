@@ -273,26 +273,21 @@ def test_missing_credentials_are_explained(
 
 
 @pytest.mark.usefixtures("s3_environment")
-def test_a_bucket_that_is_asked_for_too_much_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the bucket nor the credentials are to blame where S3 asks for patience."""
-    slow_down = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
-    with serving(Reply(status=503, body=slow_down)) as server:
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [(503, "SlowDown", "or run again later"), (507, "XMinioStorageFull", "make room in it")],
+)
+def test_a_bucket_that_is_busy_or_full_says_so(
+    monkeypatch: pytest.MonkeyPatch, status: int, code: str, words: str
+) -> None:
+    """Neither credentials nor network are to blame where S3 asks for patience, or has no room."""
+    body = f"<Error><Code>{code}</Code><Message>No.</Message></Error>".encode()
+    with serving(Reply(status=status, body=body)) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         storage = open_storage("s3://bucket", s3=S3Resource(max_attempts=0))
         for ask in (storage.read, lambda path: list(storage.list(path))):
-            with pytest.raises(StorageUnavailable, match="or run again later"):
+            with pytest.raises(StorageUnavailable, match=words):
                 ask("a")
-
-
-@pytest.mark.usefixtures("s3_environment")
-def test_a_bucket_that_is_full_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither credentials nor network are to blame where a service has no room left."""
-    full = b"<Error><Code>XMinioStorageFull</Code><Message>No room.</Message></Error>"
-    with serving(Reply(status=507, body=full)) as server:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-        storage = open_storage("s3://bucket", s3=S3Resource(max_attempts=0))
-        with pytest.raises(StorageUnavailable, match="make room in it"):
-            storage.read("a")
 
 
 @pytest.mark.usefixtures("s3_environment")
